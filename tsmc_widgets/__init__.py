@@ -1,0 +1,1 @@
+"""Twisted Sequential Monte Carlo on language models, made visible."""

@@ -1,0 +1,69 @@
+"""Named errors, and the checks that raise them with the value, what is allowed and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class TsmcError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    ``trace`` holds what a run had recorded when it stopped, or None.
+    """
+
+    trace: Any = None
+
+
+class AllParticlesDeadError(TsmcError, RuntimeError):
+    """Every particle of a run has weight zero, so the run cannot go on."""
+
+
+class PotentialError(TsmcError, ValueError):
+    """A potential raised, or returned NaN, +inf or a wrong shape."""
+
+
+class ContextLengthError(TsmcError, ValueError):
+    """Prompt and generated tokens together do not fit the model's context."""
+
+
+class UnknownTokenError(TsmcError, ValueError):
+    """A text, word or token that the model's vocabulary does not have."""
+
+
+class UnsupportedModelError(TsmcError, TypeError):
+    """A model, cache or tokenizer that the package cannot use correctly."""
+
+
+class BudgetError(TsmcError, RuntimeError):
+    """An exact computation would need, or has used up, more than its budget."""
+
+
+class TraceFormatError(TsmcError, ValueError):
+    """A file is not a trace of this package, is damaged, or is of a newer version."""
+
+
+class MissingExtraError(TsmcError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        names = ", ".join(str(choice) for choice in allowed)
+        raise ValueError(f"{name} must be one of {names}; got {value!r}.")
+
+
+def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < at_least:
+        raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """Build the error for an optional ``package`` that ``purpose`` needs."""
+    return MissingExtraError(
+        f"{purpose} needs {package}, which is not installed: "
+        f"pip install 'tsmc-widgets[{extra}]'."
+    )

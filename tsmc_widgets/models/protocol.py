@@ -1,0 +1,94 @@
+"""What the package asks of a base language model p0: four methods and a few facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class Carry(Protocol):
+    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written."""
+
+    def select(self, rows: Int[Tensor, " batch"]) -> Carry:
+        """Carry of the given rows, in that order and with repeats; this one stays as it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LMStep:
+    """A model's answer for a batch of prefixes.
+
+    Attributes:
+        log_probs: log p0(. | prefix), normalised over the full vocabulary.
+        hidden: last hidden state, which heads on the trunk read; None where there is none.
+        carry: goes into the next ``advance``.
+    """
+
+    log_probs: Float[Tensor, "batch vocab"]
+    hidden: Float[Tensor, "batch width"] | None
+    carry: Carry
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherForced:
+    """A model's answers along given tokens, with gradients; position i looks at tokens before it.
+
+    Attributes:
+        log_probs: log p0(. | s_{<t}) for t = 1..T, normalised.
+        hidden: the state that predicts token t; None where there is none.
+    """
+
+    log_probs: Float[Tensor, "batch steps vocab"]
+    hidden: Float[Tensor, "batch steps width"] | None
+
+    def chosen(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, "batch steps"]:
+        """Log p0 of the given tokens, one for each step."""
+        return self.log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A base model p0: the full softmax at temperature 1, in eval mode.
+
+    ``testing.check_language_model`` checks the contract. Tokens are int64 on ``device``.
+    """
+
+    vocab_size: int
+    eos_token_id: int | None
+    context_length: int | None
+    device: torch.device
+
+    def prefill(self, tokens: Int[Tensor, "batch length"]) -> LMStep:
+        """Read whole prefixes, all of one length."""
+        ...
+
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Carry) -> LMStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        ...
+
+    def teacher_force(self, tokens: Int[Tensor, "batch length"], prompt_length: int) -> TeacherForced:
+        """Answers for the tokens after the first ``prompt_length``, in one pass with gradients."""
+        ...
+
+    def log_prob(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log p0 of each token after the first ``prompt_length``, in nats, with gradients."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; raises UnknownTokenError where the vocabulary lacks a part of it."""
+        ...
+
+    def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
+        """Text of each row, special tokens left out."""
+        ...
+
+    def token_text(self, token: int) -> str:
+        """One token as people read it, special tokens included."""
+        ...
