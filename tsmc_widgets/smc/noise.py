@@ -1,0 +1,85 @@
+"""Randomness by address: every uniform is a function of (seed, run, step, use, particle).
+
+Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+SC 2011) maps a counter to 128 random bits, so nothing is drawn from a stream: rewinding, resuming
+and taking one run out of many give the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer
+
+Use = Literal["token", "resample"]
+
+_USES: dict[str, int] = {"token": 0, "resample": 1}
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+
+
+class Noise(Protocol):
+    """Where a sampler's uniforms come from; a test may script them."""
+
+    def uniform(self, *, step: int, use: Use, num_particles: int) -> Float[Tensor, "runs particles"]:
+        """Uniforms in [0, 1), float64, the same at every call with the same arguments."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AddressedNoise:
+    """Uniforms of runs ``first_run``, ``first_run + 1``, ... under one seed.
+
+    Attributes:
+        seed: integer in [0, 2**64).
+        num_runs: R.
+        first_run: address of the first run; run r of a batch is run ``first_run + r`` anywhere.
+    """
+
+    seed: int
+    num_runs: int
+    first_run: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the address."""
+        check_integer("seed", self.seed, at_least=0)
+        check_integer("num_runs", self.num_runs)
+        check_integer("first_run", self.first_run, at_least=0)
+        if self.seed >= 2**64:
+            raise ValueError(f"seed must be below 2**64; got {self.seed}.")
+
+    def uniform(self, *, step: int, use: Use, num_particles: int) -> Float[Tensor, "runs particles"]:
+        """Uniforms in [0, 1) with 53 bits, one for each run and particle."""
+        pairs = (num_particles + 1) // 2
+        runs = np.arange(self.first_run, self.first_run + self.num_runs, dtype=np.uint64)
+        counter = np.empty((4, self.num_runs, pairs), dtype=np.uint64)
+        counter[0] = np.arange(pairs, dtype=np.uint64)
+        counter[1] = 2 * step + _USES[use]
+        counter[2] = (runs & _LOW)[:, None]
+        counter[3] = (runs >> _SHIFT)[:, None]
+        words = philox(counter.reshape(4, -1), self.seed)
+        high, low = words[0::2] >> np.uint64(5), words[1::2] >> np.uint64(6)
+        uniforms = (high * np.float64(2**26) + low) * np.float64(2**-53)
+        table = uniforms.T.reshape(self.num_runs, 2 * pairs)[:, :num_particles]
+        return torch.from_numpy(np.ascontiguousarray(table))
+
+
+def philox(counter: np.ndarray, seed: int) -> np.ndarray:
+    """Ten rounds of Philox 4x32: counter (4, n) of 32-bit words -> random words (4, n), uint64."""
+    key = np.array([[seed & 0xFFFFFFFF], [seed >> 32]], dtype=np.uint64)
+    even, odd = counter[0::2], counter[1::2]
+    for _ in range(10):
+        product = even * _MULTIPLIERS
+        even, odd = (product[::-1] >> _SHIFT) ^ odd ^ key, product[::-1] & _LOW
+        key = (key + _WEYL) & _LOW
+    words = np.empty_like(counter)
+    words[0::2], words[1::2] = even, odd
+    return words

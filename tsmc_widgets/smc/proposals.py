@@ -1,0 +1,174 @@
+"""Proposals q: where the next token is drawn from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
+from tsmc_widgets.twists.protocol import Twist, TwistStep
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalStep:
+    """A proposal's answer for a batch of prefixes.
+
+    Attributes:
+        log_q_next: log q(. | prefix), normalised.
+        carry: goes into the next ``advance``; None where the proposal keeps nothing.
+    """
+
+    log_q_next: Float[Tensor, "batch vocab"]
+    carry: Carry | None
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A proposal steps along with the base model and the sampler's twist.
+
+    ``testing.check_proposal`` checks the contract.
+    """
+
+    def prefill(
+        self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
+    ) -> ProposalStep:
+        """Read the prompts."""
+        ...
+
+    def advance(
+        self,
+        tokens: Int[Tensor, " batch"],
+        carry: Carry | None,
+        lm_step: LMStep,
+        twist_step: TwistStep | None,
+    ) -> ProposalStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        ...
+
+    def describe(self) -> str:
+        """The proposal in a few words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """q = p0: particles are drawn from the base model and weighed afterwards."""
+
+    def prefill(
+        self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
+    ) -> ProposalStep:
+        """Pass on p0."""
+        return ProposalStep(lm_step.log_probs, None)
+
+    def advance(
+        self,
+        tokens: Int[Tensor, " batch"],
+        carry: Carry | None,
+        lm_step: LMStep,
+        twist_step: TwistStep | None,
+    ) -> ProposalStep:
+        """Pass on p0."""
+        return ProposalStep(lm_step.log_probs, None)
+
+    def describe(self) -> str:
+        """The proposal in a few words."""
+        return "base model"
+
+
+@dataclass(frozen=True, slots=True)
+class TwistInduced:
+    """q proportional to p0 psi_t, over the whole vocabulary (paper, eq. 15: one forward pass).
+
+    Attributes:
+        twist: the twist to follow; None follows the sampler's own, which costs nothing more.
+    """
+
+    twist: Twist | None = None
+    follows_twist: bool = field(default=True, init=False)
+
+    def prefill(
+        self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
+    ) -> ProposalStep:
+        """Weigh p0 by the twist."""
+        if self.twist is not None:
+            twist_step = self.twist.prefill(tokens, lm_step)
+        return self._propose(lm_step, twist_step)
+
+    def advance(
+        self,
+        tokens: Int[Tensor, " batch"],
+        carry: Carry | None,
+        lm_step: LMStep,
+        twist_step: TwistStep | None,
+    ) -> ProposalStep:
+        """Weigh p0 by the twist."""
+        if self.twist is not None:
+            twist_step = self.twist.advance(tokens, carry, lm_step)
+        return self._propose(lm_step, twist_step)
+
+    def _propose(self, lm_step: LMStep, twist_step: TwistStep | None) -> ProposalStep:
+        if twist_step is None:
+            return ProposalStep(lm_step.log_probs, None)
+        log_q = tilt(lm_step.log_probs, twist_step.log_psi_next)
+        return ProposalStep(log_q, twist_step.carry if self.twist is not None else None)
+
+    def describe(self) -> str:
+        """The proposal in a few words."""
+        return "twist-induced" if self.twist is None else "induced by another twist"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProposal:
+    """q = another language model over the same vocabulary.
+
+    Attributes:
+        lm: the model to draw from.
+        prompt_tokens: what it reads in place of the target's prompt; None reads the same.
+    """
+
+    lm: LanguageModel
+    prompt_tokens: Int[Tensor, " length"] | None = None
+
+    def prefill(
+        self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
+    ) -> ProposalStep:
+        """Read the prompts with the other model."""
+        if self.lm.vocab_size != lm_step.log_probs.shape[-1]:
+            raise ValueError(
+                f"the proposal's model has {self.lm.vocab_size} tokens and the base model "
+                f"{lm_step.log_probs.shape[-1]}: a proposal must share the base model's vocabulary."
+            )
+        if self.prompt_tokens is not None:
+            tokens = self.prompt_tokens.unsqueeze(0).expand(tokens.shape[0], -1)
+        return self._propose(self.lm.prefill(tokens), lm_step)
+
+    def advance(
+        self,
+        tokens: Int[Tensor, " batch"],
+        carry: Carry | None,
+        lm_step: LMStep,
+        twist_step: TwistStep | None,
+    ) -> ProposalStep:
+        """Read one more token with the other model."""
+        return self._propose(self.lm.advance(tokens, carry), lm_step)
+
+    def _propose(self, step: LMStep, lm_step: LMStep) -> ProposalStep:
+        return ProposalStep(step.log_probs.to(lm_step.log_probs), step.carry)
+
+    def describe(self) -> str:
+        """The proposal in a few words."""
+        return f"another model ({type(self.lm).__name__})"
+
+
+def tilt(
+    log_probs: Float[Tensor, "batch vocab"], log_psi_next: Float[Tensor, "batch vocab"]
+) -> Float[Tensor, "batch vocab"]:
+    """Log of p0 psi, normalised; p0 itself on rows that psi forbids whole."""
+    joint = log_probs + log_psi_next.to(log_probs.dtype)
+    log_total = torch.logsumexp(joint, dim=-1, keepdim=True)
+    return torch.where(log_total == -math.inf, log_probs, joint - log_total)

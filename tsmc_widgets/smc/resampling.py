@@ -1,0 +1,190 @@
+"""Resampling schemes and the rules that say when to resample.
+
+Every scheme is unbiased: the expected number of copies of particle k is K times its normalised
+weight (Douc, Cappe and Moulines 2005 compare the four).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.numerics import normalise
+
+Scheme = Callable[
+    [Float[Tensor, "runs particles"], Float[Tensor, "runs particles"]],
+    Int[Tensor, "runs particles"],
+]
+
+
+def invert_cdf(
+    mass: Float[Tensor, "rows n"], uniforms: Float[Tensor, "rows draws"]
+) -> Int[Tensor, "rows draws"]:
+    """Index i with probability mass[i] / sum(mass), by inversion; never one of zero mass."""
+    cdf = torch.cumsum(mass, dim=-1, dtype=torch.float64)
+    total = cdf[..., -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))
+    return torch.searchsorted(cdf, torch.minimum(uniforms * total, below), right=True)
+
+
+def multinomial(
+    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
+) -> Int[Tensor, "runs particles"]:
+    """K independent draws."""
+    return invert_cdf(weights, uniforms)
+
+
+def stratified(
+    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
+) -> Int[Tensor, "runs particles"]:
+    """One draw in each of K equal strata of the cumulative weight."""
+    strata = torch.arange(weights.shape[-1], dtype=torch.float64, device=weights.device)
+    return invert_cdf(weights, (strata + uniforms) / weights.shape[-1])
+
+
+def systematic(
+    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
+) -> Int[Tensor, "runs particles"]:
+    """One draw shared by K equal strata."""
+    return stratified(weights, uniforms[..., :1].expand_as(uniforms))
+
+
+def residual(
+    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
+) -> Int[Tensor, "runs particles"]:
+    """floor(K w) sure copies of each, the rest drawn independently from what is left."""
+    size = weights.shape[-1]
+    scaled = weights * size
+    # A weight of exactly c / K may arrive a rounding error below it: it still owes c sure copies.
+    nearest = torch.round(scaled)
+    copies = torch.where((scaled - nearest).abs() < 1e-9 * size, nearest, torch.floor(scaled))
+    left = (scaled - copies).clamp(min=0)
+    ends = torch.cumsum(copies, dim=-1)
+    slots = torch.arange(size, dtype=torch.float64, device=weights.device)
+    sure = torch.searchsorted(ends, slots.expand_as(ends).contiguous(), right=True)
+    nothing_left = left.sum(-1, keepdim=True) == 0
+    drawn = invert_cdf(torch.where(nothing_left, weights, left), uniforms)
+    return torch.where(slots < ends[..., -1:], sure.clamp(max=size - 1), drawn)
+
+
+SCHEMES: dict[str, Scheme] = {
+    "multinomial": multinomial,
+    "residual": residual,
+    "stratified": stratified,
+    "systematic": systematic,
+}
+
+
+def resample(
+    log_weights: Float[Tensor, "runs particles"],
+    uniforms: Float[Tensor, "runs particles"],
+    resampler: str,
+) -> Int[Tensor, "runs particles"]:
+    """Ancestors by a scheme of ``SCHEMES``; runs whose weights are all zero keep their particles."""
+    check_one_of("resampler", resampler, sorted(SCHEMES))
+    weights = normalise(log_weights)
+    dead = weights.sum(-1, keepdim=True) == 0
+    identity = torch.arange(weights.shape[-1], device=weights.device).expand_as(weights)
+    ancestors = SCHEMES[resampler](torch.where(dead, 1.0, weights), uniforms)
+    return torch.where(dead, identity, ancestors)
+
+
+class ResampleRule(Protocol):
+    """When to resample: asked before every step but the first."""
+
+    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+        """Which runs resample before ``step``, given the ESS after the step before it."""
+        ...
+
+    def describe(self) -> str:
+        """The rule in a few words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ESSBelow:
+    """Resample a run when its ESS is below ``threshold`` times K."""
+
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the threshold."""
+        if not 0.0 <= self.threshold <= 1.0:
+            raise ValueError(
+                "ess_threshold must be a fraction of K between 0 (never) and 1 (whenever weights "
+                f"differ); got {self.threshold!r}."
+            )
+
+    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+        """Where the ESS is below the threshold; equal weights never are."""
+        # Rounding must not make K equal weights look like fewer than K.
+        return ess < self.threshold * num_particles * (1 - 1e-12)
+
+    def describe(self) -> str:
+        """The rule in a few words."""
+        return f"ESS < {self.threshold:g} K"
+
+
+@dataclass(frozen=True, slots=True)
+class EveryNSteps:
+    """Resample before steps n+1, 2n+1, ...; n = 1 is every step."""
+
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        """Check n."""
+        check_integer("n", self.n)
+
+    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+        """All runs or none."""
+        return torch.full_like(ess, (step - 1) % self.n == 0, dtype=torch.bool)
+
+    def describe(self) -> str:
+        """The rule in a few words."""
+        return "every step" if self.n == 1 else f"every {self.n} steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Never resample: sequential importance sampling, the IWAE bound."""
+
+    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+        """None."""
+        return torch.zeros_like(ess, dtype=torch.bool)
+
+    def describe(self) -> str:
+        """The rule in a few words."""
+        return "never"
+
+
+def Always() -> EveryNSteps:  # noqa: N802 - reads as the rule that it makes
+    """Resample before every step but the first."""
+    return EveryNSteps(1)
+
+
+RULES: dict[str, Callable[[], ResampleRule]] = {"always": Always, "never": Never, "ess": ESSBelow}
+
+
+def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -> ResampleRule:
+    """The rule that a user's ``rule`` and ``ess_threshold`` name; ESS < 0.5 K when both are None."""
+    if rule is not None and ess_threshold is not None:
+        raise ValueError(
+            f"give rule or ess_threshold, not both; got rule={rule!r} and "
+            f"ess_threshold={ess_threshold!r}."
+        )
+    if rule is None:
+        return ESSBelow(0.5 if ess_threshold is None else float(ess_threshold))
+    if isinstance(rule, str):
+        check_one_of("rule", rule, RULES)
+        return RULES[rule]()
+    if not hasattr(rule, "due"):
+        raise TypeError(
+            f"rule must be always, ess, never or an object such as EveryNSteps(2); got {rule!r}."
+        )
+    return rule
