@@ -1,0 +1,234 @@
+"""A real browser and a real JupyterLab for tests.
+
+`page` is a blank page that fails its test on a script error or on a request that leaves the
+machine. `open_notebook(path)` shows a copy of a notebook in a JupyterLab of its own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
+]
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+KERNEL_READY = """async name => {
+    const pause = () => new Promise(resolve => setTimeout(resolve, 50));
+    const shown = () => jupyterapp.shell.currentWidget;
+    while (shown()?.context?.path !== name) await pause();
+    await shown().context.ready;
+    await shown().sessionContext.ready;
+    while (!shown().sessionContext.session?.kernel) await pause();
+    await shown().sessionContext.session.kernel.info;
+}"""
+NO_CHROMIUM = "no Chromium: put `chromium` on PATH or its path in TSMC_CHROMIUM"
+
+
+def find_chromium():
+    """Path of Chromium, or None."""
+    names = [os.environ.get("TSMC_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
+    return next(filter(None, (shutil.which(name) for name in names if name)), None)
+
+
+def leaves_machine(url):
+    """Whether a request to this address goes to another machine."""
+    parts = urlsplit(url)
+    return parts.scheme in {"http", "https", "ws", "wss"} and parts.hostname not in LOOPBACK
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Path of Chromium; without one the test is skipped, in CI it fails."""
+    path = find_chromium()
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(NO_CHROMIUM)
+    return path
+
+
+# Not for the session: an open Playwright keeps an event loop running in the test thread, and
+# code under test that calls asyncio.run would then fail in later modules.
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """One Chromium for the tests of a module."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A blank page with no storage, which fails the test on script errors and outside requests."""
+    context = browser.new_context(
+        reduced_motion="reduce", viewport={"width": 1280, "height": 900}, accept_downloads=True
+    )
+    problems = []
+
+    def note_request(request):
+        if leaves_machine(request.url):
+            problems.append(f"request off loopback: {request.url}")
+
+    def watch(page):
+        page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
+        page.on("websocket", note_request)
+
+    context.on("request", note_request)
+    context.on("page", watch)
+    yield context.new_page()
+    context.close()
+    assert not problems, "\n".join(problems)
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def lab_environment(home):
+    """Environment in which Jupyter reads and writes nothing of the user's own."""
+    folders = {
+        name: home / name.lower()
+        for name in [
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_DATA_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "JUPYTERLAB_SETTINGS_DIR",
+            "JUPYTERLAB_WORKSPACES_DIR",
+            "IPYTHONDIR",
+        ]
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False}
+    settings = folders["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    return os.environ | {name: str(folder) for name, folder in folders.items()}
+
+
+def wait_until_served(url, server, log, timeout=60.0):
+    """Return when the server answers; fail with its log when it ends or stays silent."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}/api/status", timeout=5).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"JupyterLab does not answer at {url}:\n{log.read_text()}")
+
+
+def end_group(server):
+    """End the server and the kernels that it started."""
+    if os.name == "nt":
+        subprocess.run(["taskkill", "/T", "/F", "/PID", str(server.pid)], capture_output=True)
+    else:
+        os.killpg(server.pid, signal.SIGTERM)
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    if os.name != "nt":
+        try:
+            os.killpg(server.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+@contextmanager
+def jupyter_lab(home, notebook_dir):
+    """Serve a folder with a JupyterLab of its own; gives its address, without a final slash.
+
+    Args:
+        home: An empty folder for settings, kernels' files and the log.
+        notebook_dir: The folder to serve.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": notebook_dir,
+        "ServerApp.open_browser": False,
+        "ServerApp.allow_root": True,
+        "IdentityProvider.token": "",
+        "LabApp.expose_app_in_browser": True,
+        "LabApp.extension_manager": "readonly",
+    }
+    command = [sys.executable, "-m", "jupyterlab"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    log = home / "jupyterlab.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            command,
+            env=lab_environment(home),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_until_served(url, server, log)
+            yield url
+        finally:
+            end_group(server)
+
+
+def execute_command(page, command, **arguments):
+    """Run a JupyterLab command, as its menus would, and wait for it to end."""
+    page.evaluate(
+        "([name, given]) => jupyterapp.commands.execute(name, given).then(() => null)",
+        [command, arguments],
+    )
+
+
+def run_all_cells(page):
+    """Run the shown notebook from the top and wait until its last cell has ended."""
+    execute_command(page, "notebook:run-all-cells")
+
+
+@pytest.fixture
+def open_notebook(page, tmp_path):
+    """Function that shows a copy of a notebook in JupyterLab and returns the page.
+
+    The kernel is ready when it returns; nothing has been run.
+    """
+    with ExitStack() as servers:
+
+        def open_copy(notebook):
+            folder = tmp_path / "notebooks"
+            folder.mkdir()
+            name = Path(shutil.copy(notebook, folder)).name
+            url = servers.enter_context(jupyter_lab(tmp_path, folder))
+            page.goto(f"{url}/lab/tree/{name}?reset")
+            page.wait_for_function("globalThis.jupyterapp !== undefined")
+            page.evaluate("jupyterapp.restored.then(() => null)")
+            page.evaluate(KERNEL_READY, name)
+            return page
+
+        yield open_copy

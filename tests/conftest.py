@@ -1,0 +1,18 @@
+"""Settings that hold for every test.
+
+Under pytest, and only there, every annotated function of the package is checked against its
+jaxtyping shapes. The hook must stand before the package's first import, hence here.
+"""
+
+import os
+
+# Read by torch when it is first imported, and inherited by the kernels that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# No test may depend on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("tsmc_widgets", "beartype.beartype")
+
+from browser_support import browser, chromium, open_notebook, page  # noqa: F401
