@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import LanguageModel
-
-if TYPE_CHECKING:
-    from tsmc_widgets.targets.automata import TokenAutomaton
+from tsmc_widgets.targets.automata import TokenAutomaton, combine
+from tsmc_widgets.targets.checked import log_phi_checked, show_text, show_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,30 @@ class Context:
         lm: the base model; gives text from tokens and tokens from text.
         prompt_tokens: s_0.
         num_steps: T.
+        eos_token_id: the token that ends a text and repeats to step T; None where T is fixed.
     """
 
     lm: LanguageModel
     prompt_tokens: Int[Tensor, " length"]
     num_steps: int
+    eos_token_id: int | None = None
+
+    def full_texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """Prompt and generated tokens as one text for each row."""
+        prompt = self.prompt_tokens.to(tokens.device).expand(tokens.shape[0], -1)
+        return self.lm.decode(torch.cat([prompt, tokens], dim=1))
+
+    def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """The generated part of each full text, with the space before its first word if any."""
+        prompt = self.lm.decode(self.prompt_tokens.unsqueeze(0))[0]
+        full = self.full_texts(tokens)
+        if all(text.startswith(prompt) for text in full):
+            return [text[len(prompt) :] for text in full]
+        return self.lm.decode(tokens)
+
+    def show_row(self, row: Int[Tensor, " steps"]) -> str:
+        """A row of tokens as error messages quote it."""
+        return show_text(self.full_texts(row.unsqueeze(0))[0])
 
 
 @runtime_checkable
@@ -48,11 +70,13 @@ class Potential:
     ``phi_a * phi_b`` is the product, ``phi ** beta`` the power; ``Mixture`` the positive mixture.
     A subclass gives ``log_phi`` and whatever else it knows. A potential that may offer log phi of
     all V last tokens at once has a method ``log_phi_next(tokens: (batch, T-1)) -> (batch, V)``;
-    others do not have the attribute, or have it as None.
+    others have it as None.
     """
 
     log_phi_max: float | None = None
     """An upper bound on log phi in nats, where one is known: rejection needs it."""
+
+    log_phi_next: Callable[[Tensor], Tensor] | None = None
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """Log phi(s_{1:T}) in nats, see ``SupportsLogPhi``."""
@@ -69,3 +93,253 @@ class Potential:
     def describe(self) -> str:
         """The potential in a line for people."""
         return type(self).__name__
+
+    def factors(self) -> tuple[Potential, ...]:
+        """The factors of a product, each able to ``describe`` itself; of others, just this one."""
+        return (self,)
+
+    def __mul__(self, other: Any) -> Potential:
+        if not _is_potential(other):
+            return NotImplemented
+        return Product((*self.factors(), *as_potential(other).factors()))
+
+    def __rmul__(self, other: Any) -> Potential:
+        if not _is_potential(other):
+            return NotImplemented
+        return Product((*as_potential(other).factors(), *self.factors()))
+
+    def __pow__(self, beta: float | int) -> Potential:
+        beta = _check_beta(beta)
+        if beta == 0:
+            return Constant()
+        powers = tuple(_power(factor, beta) for factor in self.factors())
+        return powers[0] if len(powers) == 1 else Product(powers)
+
+
+@dataclass(frozen=True)
+class Constant(Potential):
+    """The same log phi for every text; 0 makes the target p0 itself.
+
+    Attributes:
+        value: log phi, in nats.
+    """
+
+    value: float = 0.0
+    vocab_size: int | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise ValueError(f"value must be a finite number in nats; got {self.value!r}.")
+
+    @property
+    def log_phi_max(self) -> float:
+        """The value itself."""
+        return self.value
+
+    def bind(self, context: Context) -> Constant:
+        """Take note of the vocabulary's size."""
+        return replace(self, vocab_size=context.lm.vocab_size)
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """The value, once for each row."""
+        return torch.full(tokens.shape[:1], self.value, dtype=torch.float64, device=tokens.device)
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """The value for each row and last token, once bound."""
+        if self.vocab_size is None:
+            return None
+        return lambda tokens: self.log_phi(tokens).unsqueeze(-1).expand(-1, self.vocab_size)
+
+    def automaton(self) -> TokenAutomaton | None:
+        """One state."""
+        if self.vocab_size is None:
+            return None
+        return TokenAutomaton(
+            initial=0,
+            transition=torch.zeros(1, self.vocab_size, dtype=torch.int64),
+            log_value=torch.tensor([self.value], dtype=torch.float64),
+        )
+
+    def describe(self) -> str:
+        """The constant, as e to the power of its log."""
+        return "1" if self.value == 0 else f"exp({self.value:g})"
+
+
+@dataclass(frozen=True)
+class Product(Potential):
+    """Product of potentials: logs add. Written ``phi_a * phi_b``."""
+
+    parts: tuple[Potential, ...]
+    context: Context | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def log_phi_max(self) -> float | None:
+        """Sum of the factors' bounds; None where one is unknown."""
+        bounds = [part.log_phi_max for part in self.parts]
+        return None if None in bounds else math.fsum(bounds)
+
+    def bind(self, context: Context) -> Product:
+        """Bind every factor."""
+        return Product(tuple(part.bind(context) for part in self.parts), context)
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Sum of the factors' log phi, each checked under its own name."""
+        return torch.stack([part_log_phi(p, tokens, self.context) for p in self.parts]).sum(0)
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Offered if every factor offers it."""
+        offers = [part.log_phi_next for part in self.parts]
+        if None in offers:
+            return None
+        return lambda tokens: torch.stack([offer(tokens).double() for offer in offers]).sum(0)
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton | None:
+        return combine([part.automaton() for part in self.parts], lambda logs: logs.sum(-1))
+
+    def automaton(self) -> TokenAutomaton | None:
+        """Product of the factors' automata, over the states that can be reached."""
+        return self._automaton
+
+    def describe(self) -> str:
+        """The factors with × between them."""
+        return " × ".join(part.describe() for part in self.parts)
+
+    def factors(self) -> tuple[Potential, ...]:
+        """The factors, each able to describe itself."""
+        return self.parts
+
+
+@dataclass(frozen=True)
+class Power(Potential):
+    """A potential to the power of beta > 0: its log times beta. Written ``phi ** beta``."""
+
+    part: Potential
+    beta: float
+    context: Context | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def log_phi_max(self) -> float | None:
+        """The bound times beta."""
+        bound = self.part.log_phi_max
+        return None if bound is None else self.beta * bound
+
+    def bind(self, context: Context) -> Power:
+        """Bind what is raised."""
+        return Power(self.part.bind(context), self.beta, context)
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Beta times log phi."""
+        return self.beta * part_log_phi(self.part, tokens, self.context)
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Offered if what is raised offers it."""
+        offer = self.part.log_phi_next
+        return None if offer is None else lambda tokens: self.beta * offer(tokens).double()
+
+    def automaton(self) -> TokenAutomaton | None:
+        """The same automaton with other values."""
+        inner = self.part.automaton()
+        return None if inner is None else replace(inner, log_value=self.beta * inner.log_value)
+
+    def describe(self) -> str:
+        """What is raised, ^ and beta."""
+        return f"{bracketed(self.part.describe())}^{self.beta:g}"
+
+
+@dataclass(frozen=True)
+class UserPotential(Potential):
+    """Anything with a ``log_phi`` method, with the rest of a potential filled in."""
+
+    inner: Any
+    context: Context | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def log_phi_max(self) -> float | None:
+        """The user's own bound, if it has one."""
+        return getattr(self.inner, "log_phi_max", None)
+
+    def bind(self, context: Context) -> UserPotential:
+        """Bind the user's object if it wants to be bound."""
+        bind = getattr(self.inner, "bind", None)
+        return UserPotential(self.inner if bind is None else bind(context), context)
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """The user's log phi, checked."""
+        return part_log_phi(self.inner, tokens, self.context, name=self.describe())
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """The user's own, if it has one."""
+        return getattr(self.inner, "log_phi_next", None)
+
+    def automaton(self) -> TokenAutomaton | None:
+        """The user's own, if it has one."""
+        automaton = getattr(self.inner, "automaton", None)
+        return None if automaton is None else automaton()
+
+    def describe(self) -> str:
+        """The user's own description, or the name of its class."""
+        describe = getattr(self.inner, "describe", None)
+        return type(self.inner).__name__ if describe is None else describe()
+
+
+def as_potential(phi: Any) -> Potential:
+    """Give any object with a ``log_phi(tokens)`` method the algebra of the package's potentials."""
+    if isinstance(phi, Potential):
+        return phi
+    if _is_potential(phi):
+        return UserPotential(phi)
+    hint = "A Python function goes into TextFunction or TokenFunction." if callable(phi) else ""
+    if isinstance(phi, type):
+        hint = f"That is a class: did you mean {phi.__name__}(...)?"
+    raise TypeError(
+        f"A potential must be an object with a method log_phi(tokens); got {phi!r}. {hint}".rstrip()
+    )
+
+
+def part_log_phi(
+    part: SupportsLogPhi,
+    tokens: Int[Tensor, "batch steps"],
+    context: Context | None,
+    *,
+    name: str | None = None,
+) -> Float[Tensor, " batch"]:
+    """Log phi of one part of a larger potential, so that errors name the part and the text."""
+    return log_phi_checked(
+        part.log_phi,
+        tokens,
+        name=part.describe() if name is None else name,
+        show_row=show_tokens if context is None else context.show_row,
+    )
+
+
+def bracketed(description: str) -> str:
+    """A description ready to stand before ^ or behind a weight."""
+    one_term = description.startswith("p(") and description.endswith(")")
+    return description if one_term or " " not in description else f"({description})"
+
+
+def _is_potential(phi: object) -> bool:
+    return not isinstance(phi, type) and callable(getattr(phi, "log_phi", None))
+
+
+def _check_beta(beta: object) -> float:
+    try:
+        value = float(beta)
+    except (TypeError, ValueError):
+        value = math.nan
+    if isinstance(beta, bool) or not math.isfinite(value) or value < 0:
+        raise ValueError(
+            f"The power of a potential must be a finite number of at least 0; got {beta!r}."
+        )
+    return value
+
+
+def _power(factor: Potential, beta: float) -> Potential:
+    if isinstance(factor, Power):
+        return replace(factor, beta=factor.beta * beta)
+    return Power(factor, beta)

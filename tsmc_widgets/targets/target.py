@@ -1,1 +1,249 @@
 """The target sigma(s) = p0(s | s_0) phi(s) / Z over T tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import (
+    ContextLengthError,
+    UnknownTokenError,
+    UnsupportedModelError,
+    check_integer,
+    check_one_of,
+)
+from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
+from tsmc_widgets.targets.protocol import Context, Potential, SupportsLogPhi, as_potential
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor
+"""Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
+
+LOG_P_ELEMENTS = 2**25
+"""log_p runs on so many rows at a time that rows x tokens x vocabulary stays below this."""
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class Target:
+    """The distribution p0(s | prompt) phi(s) / Z over the next ``num_steps`` tokens.
+
+    Args:
+        lm: the base model p0.
+        potential: phi; any object with a ``log_phi(tokens)`` method.
+        prompt: s_0 as text, as token ids, or as chat messages for the model's chat template.
+        num_steps: T.
+        eos: "ignore" for texts of exactly T tokens, as in the paper; "absorb" for texts that end
+            at the model's EOS token, which then repeats up to step T at no cost.
+
+    Attributes:
+        potential: phi, bound to this target.
+        prompt_tokens: s_0 as the model reads it.
+        absorbs_eos: whether a text ends at EOS.
+        eos_token_id: the model's EOS token; None where it has none.
+    """
+
+    lm: LanguageModel
+    potential: Potential
+    prompt_tokens: Int[Tensor, " length"]
+    num_steps: int
+    absorbs_eos: bool
+    eos_token_id: int | None
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        potential: SupportsLogPhi,
+        *,
+        prompt: Prompt,
+        num_steps: int,
+        eos: Literal["ignore", "absorb"] = "ignore",
+    ) -> None:
+        _check_model(lm)
+        check_integer("num_steps", num_steps)
+        check_one_of("eos", eos, ("ignore", "absorb"))
+        if eos == "absorb" and lm.eos_token_id is None:
+            raise ValueError(
+                "eos='absorb' needs a model with an EOS token, and this one has none: "
+                "use eos='ignore' for texts of exactly num_steps tokens."
+            )
+        phi = as_potential(potential)
+        tokens = prompt_ids(lm, prompt)
+        _check_length(lm, len(tokens), num_steps)
+        absorbs = eos == "absorb"
+        context = Context(lm, tokens, int(num_steps), lm.eos_token_id if absorbs else None)
+        for name, value in [
+            ("lm", lm),
+            ("potential", phi.bind(context)),
+            ("prompt_tokens", tokens),
+            ("num_steps", int(num_steps)),
+            ("absorbs_eos", absorbs),
+            ("eos_token_id", lm.eos_token_id),
+            ("_context", context),
+        ]:
+            object.__setattr__(self, name, value)
+
+    @property
+    def context(self) -> Context:
+        """What the potential was told of this target."""
+        return self._context
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        """Log phi(s) in nats, once for each distinct row, refused if NaN or +inf.
+
+        Raises:
+            PotentialError: the potential raised or misbehaved; says on which text.
+        """
+        self._check_tokens(tokens, self.num_steps)
+        if not len(tokens):
+            return torch.zeros(0, dtype=torch.float64, device=tokens.device)
+        distinct, rows = torch.unique(tokens, dim=0, return_inverse=True)
+        values = log_phi_checked(
+            self.potential.log_phi,
+            distinct,
+            name=self.potential.describe(),
+            show_row=self.context.show_row,
+        )
+        return values[rows]
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Log phi of rows of T-1 tokens with each of the V last ones; None if phi offers none."""
+        return None if self.potential.log_phi_next is None else self._log_phi_next
+
+    def log_p(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        """Log p0(s | prompt) in nats, teacher-forced; nothing is added after an absorbing EOS."""
+        self._check_tokens(tokens, self.num_steps)
+        prompt = self.prompt_tokens
+        length = len(prompt)
+        cells = (length + self.num_steps) * self.lm.vocab_size
+        chunks = []
+        with torch.no_grad():
+            for part in tokens.split(max(1, LOG_P_ELEMENTS // cells)):
+                full = torch.cat([prompt.expand(len(part), length), part.to(prompt.device)], dim=1)
+                log_p = self.lm.log_prob(full, length).double().to(tokens.device)
+                chunks.append(torch.where(self._after_eos(part), 0.0, log_p).sum(-1))
+        return torch.cat(chunks)
+
+    def log_sigma_tilde(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        """Log p0(s | prompt) + log phi(s), in nats: sigma without its constant."""
+        return self.log_p(tokens) + self.log_phi(tokens)
+
+    def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """The generated part of each text, special tokens left out."""
+        return self.context.texts(tokens)
+
+    def full_texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """Prompt and generated part as one text each, special tokens left out."""
+        return self.context.full_texts(tokens)
+
+    def describe(self) -> str:
+        """The target in a line for people."""
+        prompt = self.lm.decode(self.prompt_tokens.unsqueeze(0))[0]
+        ends = " or up to EOS" if self.absorbs_eos else ""
+        return f'{self.potential.describe()}, {self.num_steps} tokens{ends} after "{prompt}"'
+
+    def __repr__(self) -> str:
+        return f"<Target: {self.describe()}>"
+
+    def _log_phi_next(
+        self, prefixes: Int[Tensor, "batch shorter"]
+    ) -> Float64[Tensor, "batch vocab"]:
+        self._check_tokens(prefixes, self.num_steps - 1)
+        return log_phi_next_checked(
+            self.potential.log_phi_next,
+            prefixes,
+            self.lm.vocab_size,
+            name=self.potential.describe(),
+            show_row=self.context.show_row,
+        )
+
+    def _after_eos(self, tokens: Int[Tensor, "batch steps"]) -> Tensor:
+        if not self.absorbs_eos:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        ended = tokens == self.eos_token_id
+        return (ended.cumsum(-1) - ended.long()) > 0
+
+    def _check_tokens(self, tokens: Tensor, steps: int) -> None:
+        if tokens.shape[1] != steps:
+            raise ValueError(
+                f"tokens must have shape (rows, {steps}), without the prompt; "
+                f"got {tuple(tokens.shape)}."
+            )
+
+
+def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
+    """Token ids of a prompt given as text, token ids or chat messages."""
+    if isinstance(prompt, str):
+        ids = list(getattr(lm, "encode_prompt", lm.encode)(prompt))
+    elif isinstance(prompt, Tensor):
+        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.dtype == torch.bool:
+            raise ValueError(
+                "A prompt of token ids must be a tensor of integers with one axis; got shape "
+                f"{tuple(prompt.shape)}, {prompt.dtype}."
+            )
+        ids = prompt.tolist()
+    elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        ids = _chat_ids(lm, prompt)
+    elif isinstance(prompt, Sequence):
+        ids = list(prompt)
+    else:
+        raise TypeError(
+            "prompt must be text, a list or tensor of token ids, or a list of chat messages; "
+            f"got {type(prompt).__name__}."
+        )
+    for token in ids:
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise TypeError(f"prompt must hold integer token ids; got {token!r} among them.")
+        if not 0 <= token < lm.vocab_size:
+            raise UnknownTokenError(
+                f"Token id {token} of the prompt is not in the vocabulary: ids are 0 to "
+                f"{lm.vocab_size - 1}."
+            )
+    if not ids and not getattr(lm, "allows_empty_prompt", False):
+        raise ValueError(
+            "The prompt is empty, and this model must read at least one token before it can "
+            "predict: give a prompt, such as a first word or the model's BOS token."
+        )
+    return torch.tensor(ids, dtype=torch.int64, device=lm.device)
+
+
+def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise ValueError(
+                "Each chat message must be a dictionary with 'role' and 'content'; "
+                f"got {message!r}."
+            )
+    template = getattr(lm, "apply_chat_template", None)
+    if template is None:
+        raise UnsupportedModelError(
+            "This model has no chat template, so it cannot read chat messages: give the prompt as "
+            "text."
+        )
+    return list(template([dict(message) for message in messages]))
+
+
+def _check_model(lm: object) -> None:
+    needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
+    missing = [name for name in needed if not hasattr(lm, name)]
+    if missing or isinstance(lm, type):
+        hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
+        raise UnsupportedModelError(
+            f"lm must be a language model of this package's protocol; got {lm!r}, which lacks "
+            f"{', '.join(missing) or 'an instance'}.{hint}"
+        )
+
+
+def _check_length(lm: LanguageModel, prompt_length: int, num_steps: int) -> None:
+    limit = lm.context_length
+    if limit is not None and prompt_length + num_steps > limit:
+        raise ContextLengthError(
+            f"The prompt's {prompt_length} tokens and num_steps={num_steps} make "
+            f"{prompt_length + num_steps}, and this model's context holds {limit}: shorten the "
+            "prompt or take fewer steps."
+        )

@@ -1,0 +1,130 @@
+"""Evaluation that trusts nobody: shapes, NaN and +inf refused with the text that caused them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import PotentialError, TsmcError
+
+ShowRow = Callable[[Tensor], str]
+"""Says what a row of tokens is, in words: ``the text 'a b c'``."""
+
+SHOWN_CHARACTERS = 500
+
+
+def show_text(text: str) -> str:
+    """A text as error messages quote it, cut in the middle where it is long."""
+    if len(text) > SHOWN_CHARACTERS:
+        half = SHOWN_CHARACTERS // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return f"the text {text!r}"
+
+
+def show_tokens(row: Int[Tensor, " steps"]) -> str:
+    """A row of tokens where no text is at hand."""
+    return f"the tokens {row.tolist()}"
+
+
+def log_phi_checked(
+    log_phi: Callable[[Tensor], Any],
+    tokens: Int[Tensor, "batch steps"],
+    *,
+    name: str,
+    show_row: ShowRow = show_tokens,
+) -> Float64[Tensor, " batch"]:
+    """Log phi of each row as float64, or PotentialError that says what is wrong and where."""
+    values = call_checked(log_phi, tokens, name=name, show_row=show_row)
+    return as_log_phi(
+        values, tokens.shape[:1], name=name, show=lambda i: show_row(tokens[i[0]])
+    ).to(tokens.device)
+
+
+def log_phi_next_checked(
+    log_phi_next: Callable[[Tensor], Any],
+    prefixes: Int[Tensor, "batch shorter"],
+    vocab_size: int,
+    *,
+    name: str,
+    show_row: ShowRow = show_tokens,
+) -> Float64[Tensor, "batch vocab"]:
+    """Log phi of every row with every last token, checked like ``log_phi_checked``."""
+
+    def show(index: tuple[int, ...]) -> str:
+        return f"{show_row(prefixes[index[0]])} followed by token {index[1]}"
+
+    values = call_checked(log_phi_next, prefixes, name=name, show_row=show_row)
+    shape = (prefixes.shape[0], vocab_size)
+    return as_log_phi(values, shape, name=name, show=show).to(prefixes.device)
+
+
+def call_checked(
+    function: Callable[[Tensor], Any],
+    tokens: Int[Tensor, "batch steps"],
+    *,
+    name: str,
+    show_row: ShowRow,
+) -> Any:
+    """Call other people's code without gradients; what it raises becomes a PotentialError."""
+    try:
+        with torch.no_grad():
+            return function(tokens)
+    except TsmcError:
+        raise
+    except Exception as error:
+        rows = tokens.shape[0]
+        where = show_row(tokens[0]) if rows else "no rows at all"
+        others = f" (the first of {rows} rows)" if rows > 1 else ""
+        raise raised_error(name, error, f"{where}{others}", tokens.shape[1]) from error
+
+
+def raised_error(name: str, error: Exception, where: str, step: int | None) -> PotentialError:
+    """The error for code that raised ``error`` on ``where`` after ``step`` tokens."""
+    at = "" if step is None else f" at step {step}"
+    return PotentialError(f"{name} raised {type(error).__name__}: {error}{at} on {where}.")
+
+
+def as_log_phi(
+    values: Any,
+    shape: Sequence[int],
+    *,
+    name: str,
+    show: Callable[[tuple[int, ...]], str],
+) -> Float64[Tensor, "*shape"]:
+    """What a potential returned as a float64 tensor of ``shape``: finite numbers or -inf."""
+    tensor = _as_tensor(values, name)
+    if tuple(tensor.shape) != tuple(shape):
+        raise PotentialError(
+            f"{name} must return log phi of shape {tuple(shape)}, one number for each row; "
+            f"got shape {tuple(tensor.shape)}."
+        )
+    bad = tensor.isnan() | (tensor == math.inf)
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        raise PotentialError(
+            f"{name} gave log phi = {float(tensor[index])} for {show(index)}. log phi must be a "
+            "number in nats, or -inf for a text that is ruled out: look for a division by zero or "
+            "the log of a negative number."
+        )
+    return tensor
+
+
+def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:
+    try:
+        tensor = torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PotentialError(
+            f"{name} must return a tensor of log phi, one number for each row; "
+            f"got {type(values).__name__}."
+        ) from error
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        raise PotentialError(
+            f"{name} must return log phi in nats as floating point numbers; got {tensor.dtype}. "
+            "For an indicator return 0.0 where it holds and -inf where it does not."
+        )
+    return tensor.double()

@@ -1,0 +1,351 @@
+"""Potentials that look at tokens: contains, avoids, count, length."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import UnknownTokenError, check_integer
+from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
+from tsmc_widgets.targets.protocol import Context, Potential
+
+TokenPattern = str | int | Sequence[str | int]
+"""A token by its text or id, or several in a row; a text of several tokens stands for them all."""
+
+
+class BoundOnly(Potential):
+    """A potential that knows its numbers only after ``bind``."""
+
+    _context: Context | None = None
+
+    def bind(self, context: Context) -> BoundOnly:
+        """The same potential for one target."""
+        bound = copy.copy(self)
+        for name in [name for name in vars(bound) if name in _cached_names(type(self))]:
+            del bound.__dict__[name]
+        bound._context = context
+        return bound
+
+    @property
+    def context(self) -> Context:
+        """What the target says; an error before ``bind``."""
+        if self._context is None:
+            raise ValueError(
+                f"The potential {self.describe()} belongs to no model yet: put it in a Target, "
+                "or call bind(context) first."
+            )
+        return self._context
+
+    def _key(self) -> tuple:
+        """What makes two potentials equal, their target aside."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.describe()}>"
+
+
+class AutomatonPotential(BoundOnly):
+    """A potential that a finite automaton over tokens computes; it offers log phi of all V."""
+
+    def automaton(self) -> TokenAutomaton | None:
+        """The automaton, built once for each target; None before ``bind``."""
+        return None if self._context is None else self._automaton
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton | None:
+        raise NotImplementedError
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Log phi of every row with every last token, from the automaton."""
+        automaton = self.automaton()
+        return None if automaton is None else automaton.log_phi_next
+
+
+class TokenPatterns(AutomatonPotential):
+    """Potentials that ask where one of several token patterns occurs."""
+
+    log_phi_max = 0.0
+
+    def __init__(self, *patterns: TokenPattern) -> None:
+        if not patterns:
+            raise ValueError(f"{type(self).__name__} needs at least one token; got none.")
+        self.patterns = tuple(_check_pattern(pattern) for pattern in patterns)
+
+    def bind(self, context: Context) -> TokenPatterns:
+        """Look the tokens up in the model's vocabulary."""
+        bound = super().bind(context)
+        bound._ids = tuple(dict.fromkeys(token_ids(p, context.lm) for p in self.patterns))
+        return bound
+
+    @property
+    def token_ids(self) -> tuple[tuple[int, ...], ...]:
+        """The patterns as ids of the model's tokens."""
+        return self.context and self._ids
+
+    def ends(self, tokens: Int[Tensor, "batch steps"]) -> Bool[Tensor, "batch steps"]:
+        """Where some pattern ends."""
+        found = torch.zeros_like(tokens, dtype=torch.bool)
+        for pattern in self.token_ids:
+            if len(pattern) <= tokens.shape[1]:
+                windows = tokens.unfold(1, len(pattern), 1)
+                wanted = torch.tensor(pattern, device=tokens.device)
+                found[:, len(pattern) - 1 :] |= (windows == wanted).all(-1)
+        return found
+
+    def _pattern_automaton(self) -> tuple[Tensor, Tensor]:
+        lm = self.context.lm
+        return pattern_automaton(self.token_ids, lm.vocab_size, device=lm.device)
+
+    def _containing(self, *, found: float, missing: float) -> TokenAutomaton:
+        transition, ends = self._pattern_automaton()
+        transition[ends] = ends.nonzero()[0]
+        return TokenAutomaton(0, transition, log_indicator(ends, found, missing))
+
+    def _quoted(self, last: str = " or ") -> str:
+        return last.join(_quote(pattern) for pattern in self.patterns)
+
+    def _key(self) -> tuple:
+        return self.patterns
+
+
+class ContainsToken(TokenPatterns):
+    """Phi = 1 where at least one of the tokens (or runs of tokens) is generated, else 0.
+
+    Args:
+        patterns: each a token's text or id, or a list of them that must stand in a row. A text of
+            several tokens stands for all of them in a row.
+    """
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """0 where a pattern occurs, -inf elsewhere."""
+        return log_indicator(self.ends(tokens).any(-1))
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton:
+        return self._containing(found=0.0, missing=-math.inf)
+
+    def describe(self) -> str:
+        """``contains "c"``."""
+        return f"contains {self._quoted()}"
+
+
+class AvoidsToken(TokenPatterns):
+    """Phi = 1 where none of the tokens (or runs of tokens) is generated, else 0.
+
+    Args:
+        patterns: each a token's text or id, or a list of them that must stand in a row. A text of
+            several tokens stands for all of them in a row.
+    """
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """-inf where a pattern occurs, 0 elsewhere."""
+        return log_indicator(~self.ends(tokens).any(-1))
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton:
+        return self._containing(found=-math.inf, missing=0.0)
+
+    def describe(self) -> str:
+        """``avoids "c"``."""
+        return f"avoids {self._quoted()}"
+
+
+class CountToken(TokenPatterns):
+    """Phi = 1 where the tokens occur between ``at_least`` and ``at_most`` times, else 0.
+
+    Args:
+        patterns: each a token's text or id, or a list of them that must stand in a row; their
+            occurrences are counted together, by the position at which one ends.
+        at_least: fewest occurrences; 0 if None.
+        at_most: most occurrences; no limit if None.
+    """
+
+    def __init__(
+        self, *patterns: TokenPattern, at_least: int | None = None, at_most: int | None = None
+    ) -> None:
+        super().__init__(*patterns)
+        self.at_least, self.at_most = _check_range(at_least, at_most)
+
+    def bind(self, context: Context) -> CountToken:
+        """Look the tokens up; the absorbing EOS has no count."""
+        bound = super().bind(context)
+        if context.eos_token_id is not None and (context.eos_token_id,) in bound._ids:
+            raise ValueError(
+                "CountToken cannot count the EOS token of a target whose texts end there: "
+                "Length(at_least=, at_most=) bounds the tokens before it."
+            )
+        return bound
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """0 where the count is in the range, -inf elsewhere."""
+        return log_in_range(self.ends(tokens).sum(-1), self.at_least, self.at_most)
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton | None:
+        transition, ends = self._pattern_automaton()
+        finder = TokenAutomaton(0, transition, torch.zeros(len(ends), dtype=torch.float64))
+        cap = _cap(self.at_least, self.at_most)
+        # State (count, finder's state); entering an end adds one, up to the cap.
+        states = len(ends)
+        count = torch.arange(cap + 1, device=ends.device).repeat_interleave(states)
+        following = transition.repeat(cap + 1, 1)
+        counted = (count.unsqueeze(-1) + ends[following].long()).clamp(max=cap)
+        counter = TokenAutomaton(
+            finder.initial,
+            counted * states + following,
+            log_in_range(count, self.at_least, self.at_most),
+        )
+        return combine([counter], lambda values: values[:, 0])
+
+    def describe(self) -> str:
+        """``2 to 3 times "c"``."""
+        return f"{_range_words(self.at_least, self.at_most)} times {self._quoted()}"
+
+    def _key(self) -> tuple:
+        return (self.patterns, self.at_least, self.at_most)
+
+
+class Length(AutomatonPotential):
+    """Phi = 1 where the tokens before the first EOS number ``at_least`` to ``at_most``, else 0.
+
+    Args:
+        at_least: fewest tokens; 0 if None.
+        at_most: most tokens; no limit if None.
+    """
+
+    log_phi_max = 0.0
+
+    def __init__(self, *, at_least: int | None = None, at_most: int | None = None) -> None:
+        self.at_least, self.at_most = _check_range(at_least, at_most)
+
+    def bind(self, context: Context) -> Length:
+        """The model must have an EOS token."""
+        if context.lm.eos_token_id is None:
+            raise ValueError(
+                "Length counts the tokens before EOS, and this model has no EOS token: every text "
+                f"has num_steps={context.num_steps} tokens. Set num_steps instead."
+            )
+        return super().bind(context)
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """0 where the length is in the range, -inf elsewhere."""
+        before_eos = (tokens != self.context.lm.eos_token_id).long().cumprod(-1)
+        return log_in_range(before_eos.sum(-1), self.at_least, self.at_most)
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton:
+        lm = self.context.lm
+        cap = _cap(self.at_least, self.at_most)
+        # States 0..cap count while the text runs, cap + 1 + n keep the length of one that ended.
+        running = torch.arange(cap + 1, device=lm.device)
+        transition = (running + 1).clamp(max=cap).unsqueeze(-1).repeat(2, lm.vocab_size)
+        ended = running + cap + 1
+        transition[: cap + 1, lm.eos_token_id] = ended
+        transition[cap + 1 :] = ended.unsqueeze(-1)
+        return TokenAutomaton(
+            0, transition, log_in_range(running.repeat(2), self.at_least, self.at_most)
+        )
+
+    def describe(self) -> str:
+        """``2 to 3 tokens long``."""
+        return f"{_range_words(self.at_least, self.at_most)} tokens long"
+
+    def _key(self) -> tuple:
+        return (self.at_least, self.at_most)
+
+
+def token_ids(pattern: TokenPattern, lm: LanguageModel) -> tuple[int, ...]:
+    """Ids of a pattern's tokens in a model's vocabulary."""
+    if isinstance(pattern, str):
+        ids = tuple(lm.encode(pattern))
+        if not ids:
+            raise UnknownTokenError(f"The text {pattern!r} has no tokens in this model.")
+        return ids
+    if isinstance(pattern, int):
+        if not 0 <= pattern < lm.vocab_size:
+            raise UnknownTokenError(
+                f"Token id {pattern} is not in the vocabulary: ids are 0 to {lm.vocab_size - 1}."
+            )
+        return (pattern,)
+    return tuple(token for part in pattern for token in token_ids(part, lm))
+
+
+def log_indicator(
+    holds: Bool[Tensor, "*shape"], yes: float = 0.0, no: float = -math.inf
+) -> Float[Tensor, "*shape"]:
+    """Log of 1 where something holds and of 0 elsewhere, in float64."""
+    yes_no = torch.tensor([no, yes], dtype=torch.float64, device=holds.device)
+    return yes_no[holds.long()]
+
+
+def log_in_range(
+    counts: Int[Tensor, "*shape"], at_least: int, at_most: int | None
+) -> Float[Tensor, "*shape"]:
+    """0 where a count is in the range, -inf elsewhere."""
+    holds = counts >= at_least
+    return log_indicator(holds if at_most is None else holds & (counts <= at_most))
+
+
+def _cached_names(cls: type) -> set[str]:
+    return {
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, cached_property)
+    }
+
+
+def _check_pattern(pattern: object) -> str | int | tuple[str | int, ...]:
+    if isinstance(pattern, str | int) and not isinstance(pattern, bool) and pattern != "":
+        return pattern
+    if isinstance(pattern, list | tuple) and pattern:
+        return tuple(_check_pattern(part) for part in pattern)
+    raise ValueError(
+        f"A token must be a non-empty text, an id, or a non-empty list of these; got {pattern!r}."
+    )
+
+
+def _check_range(at_least: int | None, at_most: int | None) -> tuple[int, int | None]:
+    if at_least is None and at_most is None:
+        raise ValueError("Give at_least, at_most or both; got neither.")
+    for name, value in [("at_least", at_least), ("at_most", at_most)]:
+        if value is not None:
+            check_integer(name, value, at_least=0)
+    low = 0 if at_least is None else int(at_least)
+    if at_most is not None and at_most < low:
+        raise ValueError(f"at_most must be at least at_least={low}; got {at_most}.")
+    return low, None if at_most is None else int(at_most)
+
+
+def _cap(at_least: int, at_most: int | None) -> int:
+    return at_least if at_most is None else at_most + 1
+
+
+def _range_words(at_least: int, at_most: int | None) -> str:
+    if at_most is None:
+        return f"at least {at_least}"
+    if at_least == at_most:
+        return f"exactly {at_least}"
+    return f"at most {at_most}" if at_least == 0 else f"{at_least} to {at_most}"
+
+
+def _quote(pattern: str | int | tuple) -> str:
+    if isinstance(pattern, str):
+        return f'"{pattern}"'
+    if isinstance(pattern, int):
+        return f"token {pattern}"
+    return " then ".join(_quote(part) for part in pattern)
