@@ -16,7 +16,12 @@ class TsmcError(Exception):
 
 
 class AllParticlesDeadError(TsmcError, RuntimeError):
-    """Every particle of a run has weight zero, so the run cannot go on."""
+    """Every particle of a run has weight zero, so the run cannot go on.
+
+    ``record`` holds the step at which it happened.
+    """
+
+    record: Any = None
 
 
 class PotentialError(TsmcError, ValueError):

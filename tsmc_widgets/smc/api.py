@@ -1,0 +1,169 @@
+"""The two run functions: forward SMC for lower bounds, conditional SMC for upper bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.smc.noise import AddressedNoise
+from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
+from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.state import SMCConfig
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import Twist
+
+
+def start_smc(
+    target: Target,
+    *,
+    num_particles: int,
+    num_runs: int = 1,
+    proposal: Proposal | None = None,
+    twist: Twist | None = None,
+    resampler: str = "systematic",
+    rule: str | ResampleRule | None = None,
+    ess_threshold: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> SMCSession:
+    """Prepare a run to be stepped by hand; takes what ``run_smc`` takes."""
+    options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
+    config = SMCConfig(
+        num_particles=num_particles,
+        num_runs=num_runs,
+        proposal=Base() if proposal is None else proposal,
+        twist=twist,
+        resampler=resampler,
+        rule=resolve_rule(rule, ess_threshold),
+        **options,
+    )
+    _check_proposal(target, config)
+    return SMCSession(target, config)
+
+
+def run_smc(
+    target: Target,
+    *,
+    num_particles: int,
+    num_runs: int = 1,
+    proposal: Proposal | None = None,
+    twist: Twist | None = None,
+    resampler: str = "systematic",
+    rule: str | ResampleRule | None = None,
+    ess_threshold: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> SMCTrace:
+    """Sample sigma by twisted SMC; E[exp(log_z)] = Z, so the mean of log_z is a lower bound.
+
+    Args:
+        target: what to sample.
+        num_particles: K.
+        num_runs: R independent runs in one batch.
+        proposal: where tokens are drawn from; None is the base model.
+        twist: psi_t; None is psi = 1, which leaves every decision to phi at T.
+        resampler: multinomial, residual, stratified or systematic.
+        rule: always, never, ess or a ``ResampleRule`` such as ``EveryNSteps(2)``.
+        ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given.
+        seed: address of the noise; equal arguments give equal bytes.
+        **options: first_run (address of the first run), noise, top_k (next tokens to record),
+            dead_runs ("raise" or "keep"), as in ``SMCConfig``.
+
+    Returns:
+        The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
+
+    Raises:
+        AllParticlesDeadError: all weights of a run are zero. Any exception, Ctrl-C included,
+            carries what was recorded as ``error.trace``.
+    """
+    session = start_smc(
+        target,
+        num_particles=num_particles,
+        num_runs=num_runs,
+        proposal=proposal,
+        twist=twist,
+        resampler=resampler,
+        rule=rule,
+        ess_threshold=ess_threshold,
+        seed=seed,
+        **options,
+    )
+    return session.run()
+
+
+def run_conditional_smc(
+    target: Target,
+    *,
+    retained: Int[Tensor, "runs steps"],
+    num_particles: int,
+    proposal: Proposal | None = None,
+    twist: Twist | None = None,
+    resampler: str = "multinomial",
+    rule: str | ResampleRule | None = None,
+    ess_threshold: float | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> SMCTrace:
+    """SMC with one exact sample of sigma in slot 0: E[exp(-log_z)] = 1/Z, an upper bound.
+
+    Args:
+        target: what to sample.
+        retained: exact samples of sigma, one for each run, without the prompt.
+        num_particles: K, the retained path included.
+        proposal: as for ``run_smc``.
+        twist: as for ``run_smc``.
+        resampler: multinomial; the other schemes are biased here and refused.
+        rule: as for ``run_smc``.
+        ess_threshold: as for ``run_smc``.
+        seed: as for ``run_smc``.
+        **options: as for ``run_smc``.
+
+    Returns:
+        The trace of as many runs as there are retained samples.
+    """
+    return start_smc(
+        target,
+        num_particles=num_particles,
+        num_runs=int(retained.shape[0]),
+        proposal=proposal,
+        twist=twist,
+        resampler=resampler,
+        rule=rule,
+        ess_threshold=ess_threshold,
+        seed=seed,
+        retained=_check_retained(target, retained),
+        **options,
+    ).run()
+
+
+def _check_proposal(target: Target, config: SMCConfig) -> None:
+    follows = getattr(config.proposal, "follows_twist", False)
+    own = getattr(config.proposal, "twist", None)
+    if follows and own is None and config.twist is None and target.log_phi_next is None:
+        raise ValueError(
+            "TwistInduced() follows the sampler's twist and none was given: pass twist=..., or "
+            "TwistInduced(other_twist), or proposal=Base()."
+        )
+
+
+def _check_retained(target: Target, retained: Any) -> Int[Tensor, "runs steps"]:
+    retained = torch.as_tensor(retained, device=target.prompt_tokens.device)
+    if retained.ndim != 2 or retained.shape[1] != target.num_steps or not retained.shape[0]:
+        raise ValueError(
+            f"retained must have shape (num_runs, {target.num_steps}), one exact sample of "
+            f"{target.num_steps} tokens for each run; got {tuple(retained.shape)}."
+        )
+    if retained.is_floating_point() or retained.dtype == torch.bool:
+        raise ValueError(f"retained must hold token ids; got dtype {retained.dtype}.")
+    check_integer("smallest token of retained", int(retained.min()), at_least=0)
+    if int(retained.max()) >= target.lm.vocab_size:
+        raise ValueError(
+            f"retained holds token {int(retained.max())}; the model has {target.lm.vocab_size}."
+        )
+    return retained.long()

@@ -1,0 +1,167 @@
+"""The models run once for each distinct prefix: this is where the speed comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets.models.protocol import Carry, LMStep
+from tsmc_widgets.smc.proposals import Proposal, ProposalStep
+from tsmc_widgets.smc.resampling import invert_cdf
+from tsmc_widgets.twists.protocol import Twist, TwistStep
+
+_DRAW_CELLS = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixSteps:
+    """The answers of base model, twist and proposal for U distinct prefixes."""
+
+    lm: LMStep
+    twist: TwistStep | None
+    proposal: ProposalStep
+
+    @property
+    def size(self) -> int:
+        """U."""
+        return self.lm.log_probs.shape[0]
+
+    def draw(
+        self, rows: Int[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
+    ) -> Int[Tensor, "runs particles"]:
+        """Draw a next token from q for each particle, by inversion."""
+        mass = self.proposal.log_q_next.exp()
+        flat_rows, flat_uniforms = rows.reshape(-1), uniforms.to(mass.device).reshape(-1, 1)
+        chunk = max(1, _DRAW_CELLS // mass.shape[1])
+        parts = [
+            invert_cdf(mass[flat_rows[at : at + chunk]], flat_uniforms[at : at + chunk])
+            for at in range(0, flat_rows.shape[0], chunk)
+        ]
+        return torch.cat(parts).reshape(rows.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokenTable:
+    """The likeliest next tokens of each distinct prefix under p0 or q, whichever rates one higher.
+
+    Attributes:
+        rows: each particle's prefix.
+        tokens: token ids, likeliest first.
+        log_p: log p0 of each.
+        log_q: log q of each.
+        log_psi: log psi_t of each; zeros without a twist.
+    """
+
+    rows: Int[Tensor, "runs particles"]
+    tokens: Int[Tensor, "prefixes k"]
+    log_p: Float[Tensor, "prefixes k"]
+    log_q: Float[Tensor, "prefixes k"]
+    log_psi: Float[Tensor, "prefixes k"]
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """The distinct (prefix, next token) pairs among some particles.
+
+    Attributes:
+        parents: row of the prefix in the steps before.
+        tokens: the token that follows it.
+        first: one particle (flat index over runs and particles) that has the pair.
+        inverse: each particle's pair, in the order that the particles were given.
+    """
+
+    parents: Int[Tensor, " pairs"]
+    tokens: Int[Tensor, " pairs"]
+    first: Int[Tensor, " pairs"]
+    inverse: Int[Tensor, " members"]
+
+
+def distinct_pairs(
+    rows: Int[Tensor, "runs particles"],
+    tokens: Int[Tensor, "runs particles"],
+    members: Int[Tensor, " members"],
+    vocab_size: int,
+) -> Distinct:
+    """Group the particles ``members`` (flat indices) by prefix and next token."""
+    keys = (rows * vocab_size + tokens).reshape(-1)[members]
+    pairs, inverse = torch.unique(keys, return_inverse=True)
+    first = torch.empty_like(pairs)
+    first[inverse] = members
+    return Distinct(
+        parents=pairs // vocab_size, tokens=pairs % vocab_size, first=first, inverse=inverse
+    )
+
+
+def prefill_steps(
+    target: Any, proposal: Proposal, twist: Twist | None, prefixes: Int[Tensor, "rows t"]
+) -> PrefixSteps:
+    """Read whole prefixes s_{1:t} (distinct ones) after the prompt."""
+    prompt = target.prompt_tokens.unsqueeze(0).expand(prefixes.shape[0], -1)
+    tokens = torch.cat([prompt, prefixes], dim=1)
+    lm_step = target.lm.prefill(tokens)
+    twist_step = None if twist is None else twist.prefill(tokens, lm_step)
+    twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
+    return PrefixSteps(lm_step, twist_step, proposal.prefill(tokens, lm_step, twist_step))
+
+
+def advance_steps(
+    target: Any,
+    proposal: Proposal,
+    twist: Twist | None,
+    steps: PrefixSteps,
+    pairs: Distinct,
+    paths: Int[Tensor, "particles t"],
+) -> PrefixSteps:
+    """Read one more token on the distinct prefixes; ``paths`` are all particles' tokens so far."""
+    unchanged = pairs.parents.shape[0] == steps.size and bool(
+        (pairs.parents == torch.arange(steps.size, device=pairs.parents.device)).all()
+    )
+
+    def select(carry: Carry | None) -> Carry | None:
+        return carry if carry is None or unchanged else carry.select(pairs.parents)
+
+    lm_step = target.lm.advance(pairs.tokens, select(steps.lm.carry))
+    twist_step = None
+    if twist is not None:
+        twist_step = twist.advance(pairs.tokens, select(steps.twist.carry), lm_step)
+    twist_step = _last_step_twist(target, proposal, twist_step, lambda: paths[pairs.first])
+    proposal_step = proposal.advance(
+        pairs.tokens, select(steps.proposal.carry), lm_step, twist_step
+    )
+    return PrefixSteps(lm_step, twist_step, proposal_step)
+
+
+def next_token_table(
+    steps: PrefixSteps, rows: Int[Tensor, "runs particles"], k: int
+) -> NextTokenTable:
+    """The k likeliest next tokens of each distinct prefix."""
+    log_p, log_q = steps.lm.log_probs, steps.proposal.log_q_next
+    best = torch.maximum(log_p, log_q).topk(min(k, log_p.shape[1]), dim=1).indices
+    log_psi = torch.zeros_like(log_p) if steps.twist is None else steps.twist.log_psi_next
+    return NextTokenTable(
+        rows=rows,
+        tokens=best,
+        log_p=log_p.gather(1, best),
+        log_q=log_q.gather(1, best),
+        log_psi=log_psi.gather(1, best),
+    )
+
+
+def _last_step_twist(
+    target: Any, proposal: Proposal, twist_step: TwistStep | None, prefixes: Any
+) -> TwistStep | None:
+    """At T a proposal that follows the twist follows phi itself, where the potential offers it."""
+    follows = getattr(proposal, "follows_twist", False) and getattr(proposal, "twist", None) is None
+    if not follows or target.log_phi_next is None:
+        return twist_step
+    paths = prefixes()
+    if paths.shape[1] != target.num_steps - 1:
+        return twist_step
+    log_phi_next = target.log_phi_next(paths)
+    if twist_step is None:
+        return TwistStep(log_phi_next, None)
+    return replace(twist_step, log_psi_next=log_phi_next)

@@ -1,0 +1,222 @@
+"""Twisted SMC on one screen: ``init``, ``step`` and nothing hidden (paper, algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.smc.prefixes import (
+    Distinct,
+    PrefixSteps,
+    advance_steps,
+    distinct_pairs,
+    next_token_table,
+    prefill_steps,
+)
+from tsmc_widgets.smc.resampling import resample
+from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
+from tsmc_widgets.targets.target import Target
+
+
+@torch.no_grad()
+def init(target: Target, config: SMCConfig) -> SMCState:
+    """State before the first step: the prompt is read once for all particles of all runs."""
+    shape, device = (config.num_runs, config.num_particles), target.prompt_tokens.device
+    no_tokens = torch.zeros(*shape, 0, dtype=torch.int64, device=device)
+    zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+    return SMCState(
+        t=0,
+        tokens=no_tokens,
+        log_weights=zeros,
+        log_psi=zeros,
+        log_z=zeros[:, 0],
+        ess=torch.full_like(zeros[:, 0], config.num_particles),
+        finished=torch.zeros(shape, dtype=torch.bool, device=device),
+        rows=torch.zeros(shape, dtype=torch.int64, device=device),
+        steps=prefill_steps(target, config.proposal, config.twist, no_tokens[0, :1]),
+    )
+
+
+@torch.no_grad()
+def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, StepRecord]:
+    """One step: resample, propose, weigh, extend. Neither argument is changed.
+
+    Raises:
+        AllParticlesDeadError: all weights of a run are zero; ``error.record`` holds the step.
+    """
+    t, final = state.t + 1, state.t + 1 == target.num_steps
+    if t > target.num_steps:
+        raise ValueError(f"the run is done: all {target.num_steps} steps have been taken.")
+    rows, steps = (state.rows, state.steps) if state.steps else _rebuild(state, target, config)
+
+    # Resample, never before the first step and never after the last.
+    due, ancestors = _ancestors(state, config, t)
+    log_weights = torch.where(due.unsqueeze(1), 0.0, state.log_weights)
+    rows = rows.gather(1, ancestors)
+    log_psi_before = state.log_psi.gather(1, ancestors)
+    finished = state.finished.gather(1, ancestors)
+    paths = state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens))
+
+    # Propose: a path that has ended only repeats its EOS.
+    uniforms = config.noise.uniform(step=t, use="token", num_particles=config.num_particles)
+    tokens = steps.draw(rows, uniforms)
+    if config.retained is not None:
+        tokens[:, 0] = config.retained[:, t - 1]
+    if target.absorbs_eos:
+        tokens = torch.where(finished, target.eos_token_id, tokens)
+    log_p = torch.where(finished, 0.0, steps.lm.log_probs[rows, tokens].double())
+    log_q = torch.where(finished, 0.0, steps.proposal.log_q_next[rows, tokens].double())
+    paths = torch.cat([paths, tokens.unsqueeze(-1)], dim=-1)
+
+    # Weigh: phi itself stands for psi at T, and wherever a path ends.
+    live = ~finished
+    ends = live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
+    log_psi = _log_psi(steps, rows, tokens, log_psi_before, finished)
+    log_psi = _put_phi(target, live if final else ends, rows, tokens, paths, log_psi)
+    log_increment = _increment(log_p, log_q, log_psi, log_psi_before, log_weights, t)
+    log_weights_before, log_weights = log_weights, log_weights + log_increment
+    log_z = _add_log_z(state.log_z, log_weights_before, log_weights)
+    ess = numerics.ess(log_weights)
+    table = next_token_table(steps, rows, config.top_k) if config.top_k else None
+    record = StepRecord(
+        t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
+        steps.size, table,
+    )  # fmt: skip
+    _check_alive(record, target, config)
+
+    # Extend: each distinct prefix is read once, and nothing is read after the last token.
+    finished = finished | ends
+    if not final:
+        rows, steps = _extend(target, config, steps, rows, tokens, paths, ~finished)
+    return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
+
+
+def _ancestors(
+    state: SMCState, config: SMCConfig, t: int
+) -> tuple[Bool[Tensor, " runs"], Int[Tensor, "runs particles"]]:
+    size = config.num_particles
+    keep = torch.arange(size, device=state.rows.device).expand_as(state.rows)
+    due = torch.zeros_like(state.ess, dtype=torch.bool)
+    if t > 1:
+        due = config.rule.due(t, state.ess, size) & (state.ess > 0)
+    if not bool(due.any()):
+        return due, keep
+    uniforms = config.noise.uniform(step=t, use="resample", num_particles=size)
+    drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)
+    if config.retained is not None:
+        drawn[:, 0] = 0
+    return due, torch.where(due.unsqueeze(1), drawn, keep)
+
+
+def _log_psi(
+    steps: PrefixSteps,
+    rows: Int[Tensor, "runs particles"],
+    tokens: Int[Tensor, "runs particles"],
+    before: Float[Tensor, "runs particles"],
+    finished: Bool[Tensor, "runs particles"],
+) -> Float[Tensor, "runs particles"]:
+    if steps.twist is None:
+        return torch.where(finished, before, 0.0)
+    return torch.where(finished, before, steps.twist.log_psi_next[rows, tokens].double())
+
+
+def _put_phi(
+    target: Target,
+    where: Bool[Tensor, "runs particles"],
+    rows: Int[Tensor, "runs particles"],
+    tokens: Int[Tensor, "runs particles"],
+    paths: Int[Tensor, "runs particles t"],
+    log_psi: Float[Tensor, "runs particles"],
+) -> Float[Tensor, "runs particles"]:
+    members = where.reshape(-1).nonzero().squeeze(1)
+    if members.shape[0] == 0:
+        return log_psi
+    pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
+    texts = paths.reshape(-1, paths.shape[-1])[pairs.first]
+    padding = target.num_steps - texts.shape[1]
+    if padding:
+        texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
+    flat = log_psi.reshape(-1).clone()
+    flat[members] = target.log_phi(texts)[pairs.inverse].to(flat)
+    return flat.reshape(log_psi.shape)
+
+
+def _increment(
+    log_p: Float[Tensor, "runs particles"],
+    log_q: Float[Tensor, "runs particles"],
+    log_psi: Float[Tensor, "runs particles"],
+    log_psi_before: Float[Tensor, "runs particles"],
+    log_weights: Float[Tensor, "runs particles"],
+    t: int,
+) -> Float[Tensor, "runs particles"]:
+    if bool((log_q == -math.inf).any()):
+        raise ValueError(
+            f"the proposal gives probability 0 to the retained path's token at step {t}: "
+            "a proposal must cover every text that the potential allows."
+        )
+    dead = (log_weights == -math.inf) | (log_psi_before == -math.inf)
+    log_increment = (log_p - log_q) + (log_psi - torch.where(dead, 0.0, log_psi_before))
+    return torch.where(dead, -math.inf, log_increment)
+
+
+def _add_log_z(
+    log_z: Float[Tensor, " runs"],
+    before: Float[Tensor, "runs particles"],
+    after: Float[Tensor, "runs particles"],
+) -> Float[Tensor, " runs"]:
+    total, total_before = numerics.logsumexp(after), numerics.logsumexp(before)
+    alive = total > -math.inf
+    return torch.where(alive, log_z + total - torch.where(alive, total_before, 0.0), -math.inf)
+
+
+def _extend(
+    target: Target,
+    config: SMCConfig,
+    steps: PrefixSteps,
+    rows: Int[Tensor, "runs particles"],
+    tokens: Int[Tensor, "runs particles"],
+    paths: Int[Tensor, "runs particles t"],
+    live: Bool[Tensor, "runs particles"],
+) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
+    members = live.reshape(-1).nonzero().squeeze(1)
+    if members.shape[0] == 0:
+        return rows, steps
+    pairs: Distinct = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
+    flat_paths = paths.reshape(-1, paths.shape[-1])
+    steps = advance_steps(target, config.proposal, config.twist, steps, pairs, flat_paths)
+    flat_rows = torch.zeros_like(rows).reshape(-1)
+    flat_rows[members] = pairs.inverse
+    return flat_rows.reshape(rows.shape), steps
+
+
+def _rebuild(
+    state: SMCState, target: Target, config: SMCConfig
+) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
+    flat = state.tokens.reshape(-1, state.t)
+    if state.t == 0:
+        prefixes, rows = flat[:1], torch.zeros_like(state.rows)
+    else:
+        prefixes, inverse = torch.unique(flat, dim=0, return_inverse=True)
+        rows = inverse.reshape(state.rows.shape)
+    return rows, prefill_steps(target, config.proposal, config.twist, prefixes)
+
+
+def _check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
+    dead = (record.ess == 0).nonzero()
+    if config.dead_runs == "keep" or dead.shape[0] == 0:
+        return
+    run = int(dead[0, 0])
+    last = [target.lm.token_text(int(token)) for token in record.tokens[run, :8]]
+    where = "the potential is" if record.t == target.num_steps else "potential or twist are"
+    error = AllParticlesDeadError(
+        f"All {config.num_particles} weights are zero at step {record.t} of run {run}: {where} "
+        f"-inf on every particle (last tokens: {', '.join(map(repr, last))}). Try a twist, more "
+        'particles or a softer potential; dead_runs="keep" records such runs as log Z_hat = -inf.'
+    )
+    error.record = record
+    raise error

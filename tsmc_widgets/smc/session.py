@@ -1,0 +1,98 @@
+"""One mutable object: a run that can be stepped, interrupted, continued and rewound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tsmc_widgets.errors import AllParticlesDeadError, check_integer
+from tsmc_widgets.smc.sampler import init, step
+from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target
+
+
+class SMCSession:
+    """A run in progress. An error or an interrupt loses no recorded step: call ``run`` again."""
+
+    def __init__(self, target: Target, config: SMCConfig) -> None:
+        """Prepare a run; the first call of ``step`` reads the prompt.
+
+        Args:
+            target: what to sample.
+            config: how to sample it.
+        """
+        self.target = target
+        self.config = config
+        # State and records change together, in one assignment, so that an interrupt between any
+        # two operations finds either the step before or the step after.
+        self._progress: tuple[SMCState | None, tuple[StepRecord, ...]] = (None, ())
+
+    @property
+    def t(self) -> int:
+        """Steps done."""
+        state = self._progress[0]
+        return 0 if state is None else state.t
+
+    @property
+    def done(self) -> bool:
+        """Whether all T steps have been taken."""
+        return self.t == self.target.num_steps
+
+    @property
+    def state(self) -> SMCState | None:
+        """What the next step starts from; None before the prompt has been read."""
+        return self._progress[0]
+
+    @property
+    def trace(self) -> SMCTrace:
+        """Everything recorded so far."""
+        return SMCTrace.from_records(self._progress[1], self.target, self.config)
+
+    def step(self) -> StepRecord:
+        """Take the next step.
+
+        Raises:
+            AllParticlesDeadError: all weights of a run are zero; the step stays on record, the run
+                stays where it was before it.
+        """
+        state, records = self._progress
+        if state is None:
+            state = init(self.target, self.config)
+            self._progress = (state, records)
+        try:
+            new_state, record = step(state, self.target, self.config)
+        except AllParticlesDeadError as error:
+            self._progress = (state, (*records[: state.t], error.record))
+            raise
+        self._progress = (new_state, (*records[: state.t], record))
+        return record
+
+    def run(self, *, on_step: Callable[[StepRecord], object] | None = None) -> SMCTrace:
+        """Take all steps that are left and return the trace.
+
+        An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``.
+        """
+        try:
+            while not self.done:
+                record = self.step()
+                if on_step is not None:
+                    on_step(record)
+        except BaseException as error:
+            error.trace = self.trace
+            raise
+        return self.trace
+
+    def rewind(self, t: int) -> None:
+        """Go back to just after step ``t``; the steps from there come out the same to the byte.
+
+        Earlier states keep no caches, so the run is retraced from the prompt: the same operations
+        on the same batches, where one long prefill would round differently.
+        """
+        check_integer("t", t, at_least=0)
+        if t > self.t:
+            raise ValueError(f"cannot rewind to step {t}: only {self.t} have been taken.")
+        records = self._progress[1][:t]
+        state = init(self.target, self.config)
+        for _ in range(t):
+            state, _ = step(state, self.target, self.config)
+        self._progress = (state, records)

@@ -1,0 +1,132 @@
+"""What a sampler is told, what it carries and what it writes down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.smc.noise import AddressedNoise, Noise
+from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
+from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
+from tsmc_widgets.twists.protocol import Twist
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SMCConfig:
+    """How to sample: everything but the target.
+
+    Attributes:
+        num_particles: K.
+        num_runs: R, the runs of one batch; independent of each other.
+        proposal: where tokens are drawn from.
+        twist: psi_t; None is psi = 1.
+        resampler: a scheme of ``resampling.SCHEMES``.
+        rule: when to resample.
+        noise: where uniforms come from.
+        retained: exact samples of sigma that sit in slot 0 of each run (conditional SMC); or None.
+        top_k: how many next tokens each step records for every distinct prefix; 0 records none.
+        dead_runs: "raise" stops when all weights of a run are zero; "keep" goes on, log Z_hat -inf.
+    """
+
+    num_particles: int
+    num_runs: int = 1
+    proposal: Proposal = field(default_factory=Base)
+    twist: Twist | None = None
+    resampler: str = "systematic"
+    rule: ResampleRule = field(default_factory=ESSBelow)
+    noise: Noise | None = None
+    retained: Int[Tensor, "runs steps"] | None = None
+    top_k: int = 0
+    dead_runs: str = "raise"
+
+    def __post_init__(self) -> None:
+        """Check the values against each other."""
+        check_integer("num_particles", self.num_particles)
+        check_integer("num_runs", self.num_runs)
+        check_integer("top_k", self.top_k, at_least=0)
+        check_one_of("resampler", self.resampler, sorted(SCHEMES))
+        check_one_of("dead_runs", self.dead_runs, ("raise", "keep"))
+        if self.noise is None:
+            object.__setattr__(self, "noise", AddressedNoise(0, self.num_runs))
+        if self.retained is None:
+            return
+        if self.resampler != "multinomial":
+            raise ValueError(
+                "resampler must be multinomial in conditional SMC, where plain stratified, "
+                f"systematic and residual resampling are biased; got {self.resampler!r}."
+            )
+        if self.retained.shape[0] != self.num_runs:
+            raise ValueError(
+                f"retained must hold one sample for each of the {self.num_runs} runs; "
+                f"got {self.retained.shape[0]}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SMCState:
+    """What the next step needs.
+
+    Attributes:
+        t: steps done.
+        tokens: generated tokens of each particle's path.
+        log_weights: after step t, before resampling.
+        log_psi: log psi_t (log phi where a particle has ended) of each path.
+        log_z: running log Z_hat.
+        ess: effective sample size of the weights.
+        finished: paths ended by an absorbing EOS.
+        rows: each particle's place among the distinct prefixes of ``steps``.
+        steps: the models' answers for the distinct prefixes: derived data, rebuilt when None.
+    """
+
+    t: int
+    tokens: Int[Tensor, "runs particles t"]
+    log_weights: Float[Tensor, "runs particles"]
+    log_psi: Float[Tensor, "runs particles"]
+    log_z: Float[Tensor, " runs"]
+    ess: Float[Tensor, " runs"]
+    finished: Bool[Tensor, "runs particles"]
+    rows: Int[Tensor, "runs particles"]
+    steps: PrefixSteps | None
+
+    def __reduce__(self) -> tuple:
+        """Pickle without the models' answers, which a step rebuilds."""
+        return SMCState, (*(getattr(self, name) for name in self.__slots__[:-1]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step did; never needed to go on.
+
+    Attributes:
+        t: the step, 1..T.
+        resampled: which runs resampled before it.
+        ancestors: slot at t-1 that each slot descends from.
+        tokens: s_t of each particle.
+        log_p: log p0(s_t | s_{<t}); 0 after an absorbing EOS.
+        log_q: log q(s_t | s_{<t}); 0 after an absorbing EOS.
+        log_psi: log psi_t(s_{1:t}); log phi at T and where a particle has ended.
+        log_increment: log of the incremental weight.
+        log_weights: cumulative since the last resampling.
+        ess: effective sample size, in [1, K]; 0 where all weights are zero.
+        log_z: running log Z_hat.
+        distinct: distinct prefixes that the models answered for.
+        table: the likeliest next tokens before s_t was drawn, where asked for.
+    """
+
+    t: int
+    resampled: Bool[Tensor, " runs"]
+    ancestors: Int[Tensor, "runs particles"]
+    tokens: Int[Tensor, "runs particles"]
+    log_p: Float[Tensor, "runs particles"]
+    log_q: Float[Tensor, "runs particles"]
+    log_psi: Float[Tensor, "runs particles"]
+    log_increment: Float[Tensor, "runs particles"]
+    log_weights: Float[Tensor, "runs particles"]
+    ess: Float[Tensor, " runs"]
+    log_z: Float[Tensor, " runs"]
+    distinct: int
+    table: NextTokenTable | None

@@ -1,0 +1,344 @@
+"""A run on record: columns of every step, who descends from whom, weighted samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import check_integer, missing_extra
+from tsmc_widgets.smc import genealogy
+from tsmc_widgets.smc.noise import AddressedNoise
+from tsmc_widgets.smc.prefixes import NextTokenTable
+from tsmc_widgets.smc.resampling import multinomial
+from tsmc_widgets.smc.state import SMCConfig, StepRecord
+from tsmc_widgets.targets.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class TraceColumns:
+    """What every step recorded; see ``StepRecord`` for what each column holds."""
+
+    resampled: Bool[Tensor, "runs steps"]
+    ancestors: Int[Tensor, "runs steps particles"]
+    tokens: Int[Tensor, "runs steps particles"]
+    log_p: Float[Tensor, "runs steps particles"]
+    log_q: Float[Tensor, "runs steps particles"]
+    log_psi: Float[Tensor, "runs steps particles"]
+    log_increment: Float[Tensor, "runs steps particles"]
+    log_weights: Float[Tensor, "runs steps particles"]
+    ess: Float[Tensor, "runs steps"]
+    log_z: Float[Tensor, "runs steps"]
+    distinct: Int[Tensor, " steps"]
+
+    @classmethod
+    def stack(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
+        """Columns of the records of (R, K) = ``shape`` runs and particles; none gives T = 0."""
+        runs, size = shape
+        per_run = ("resampled", "ess", "log_z")
+        columns = {}
+        for name in (column.name for column in fields(cls)):
+            if name == "distinct":
+                columns[name] = torch.tensor([r.distinct for r in records], dtype=torch.int64)
+            elif records:
+                columns[name] = torch.stack([getattr(r, name) for r in records], dim=1).cpu()
+            else:
+                kind = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
+                empty = (runs, 0) if name in per_run else (runs, 0, size)
+                columns[name] = torch.zeros(empty, dtype=kind.get(name, torch.float64))
+        return cls(**columns)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """What a trace knows of how it came about: words and numbers only, so that it can be saved.
+
+    Attributes:
+        num_steps: T, also when fewer have been recorded.
+        prompt: text of s_0.
+        prompt_tokens: ids of s_0.
+        potential: the potential in a line.
+        proposal: the proposal in a few words.
+        twist: the twist's kind; None without one.
+        resampler: resampling scheme.
+        rule: when to resample.
+        ess_threshold: the rule's fraction of K; None where the rule is not about ESS.
+        seed: of the noise; None where it was scripted.
+        conditional: whether slot 0 holds an exact sample (conditional SMC).
+        eos_token_id: the absorbing EOS; None with fixed T.
+    """
+
+    num_steps: int
+    prompt: str
+    prompt_tokens: list[int]
+    potential: str
+    proposal: str
+    twist: str | None
+    resampler: str
+    rule: str
+    ess_threshold: float | None
+    seed: int | None
+    conditional: bool
+    eos_token_id: int | None
+
+    @classmethod
+    def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
+        """Information on a target sampled by a configuration."""
+        return cls(
+            num_steps=target.num_steps,
+            prompt=target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+            prompt_tokens=target.prompt_tokens.tolist(),
+            potential=target.potential.describe(),
+            proposal=config.proposal.describe(),
+            twist=None if config.twist is None else type(config.twist).__name__,
+            resampler=config.resampler,
+            rule=config.rule.describe(),
+            ess_threshold=getattr(config.rule, "threshold", None),
+            seed=getattr(config.noise, "seed", None),
+            conditional=config.retained is not None,
+            eos_token_id=target.eos_token_id if target.absorbs_eos else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SMCTrace:
+    """The record of R runs in one batch, whole or as far as they got.
+
+    Columns keep their run axis; properties drop it where there is one run, so that ``log_z`` is a
+    float for one run and has shape (R,) for several.
+    """
+
+    columns: TraceColumns
+    info: TraceInfo
+    token_texts: dict[int, str]
+    final_texts: list[list[str]]
+    tables: list[NextTokenTable | None] = field(default_factory=list)
+
+    @classmethod
+    def from_records(
+        cls, records: Sequence[StepRecord], target: Target, config: SMCConfig
+    ) -> SMCTrace:
+        """Trace of the steps recorded so far."""
+        shape = (config.num_runs, config.num_particles)
+        columns = TraceColumns.stack(records, shape)
+        seen = {*columns.tokens.unique().tolist(), *target.prompt_tokens.tolist()}
+        paths = genealogy.paths(columns.ancestors, columns.tokens)
+        flat, inverse = torch.unique(
+            paths.reshape(-1, paths.shape[-1]), dim=0, return_inverse=True
+        )
+        distinct = target.texts(flat.to(target.prompt_tokens.device))
+        texts = [[distinct[i] for i in row] for row in inverse.reshape(shape).tolist()]
+        return cls(
+            columns=columns,
+            info=TraceInfo.of(target, config),
+            token_texts={token: target.lm.token_text(token) for token in sorted(seen)},
+            final_texts=texts,
+            tables=[record.table for record in records] if config.top_k else [],
+        )
+
+    @property
+    def num_runs(self) -> int:
+        """R."""
+        return self.columns.ancestors.shape[0]
+
+    @property
+    def num_particles(self) -> int:
+        """K."""
+        return self.columns.ancestors.shape[2]
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.info.num_steps
+
+    @property
+    def steps_done(self) -> int:
+        """Steps on record."""
+        return self.columns.ancestors.shape[1]
+
+    @property
+    def done(self) -> bool:
+        """Whether all T steps are on record."""
+        return self.steps_done == self.num_steps
+
+    @property
+    def prompt(self) -> str:
+        """Text of s_0."""
+        return self.info.prompt
+
+    @property
+    def log_z(self) -> float | Float[Tensor, " runs"]:
+        """Log Z_hat after the last recorded step, in nats: its exponential is unbiased for Z at T."""
+        zeros = torch.zeros(self.num_runs, dtype=torch.float64)
+        values = self.columns.log_z[:, -1] if self.steps_done else zeros
+        return float(values[0]) if self.num_runs == 1 else values
+
+    @property
+    def ess(self) -> Float[Tensor, "*runs steps"]:
+        """Effective sample size after each step, in [1, K]."""
+        return self._squeeze(self.columns.ess)
+
+    @property
+    def log_weights(self) -> Float[Tensor, "*runs particles"]:
+        """Log weights after the last recorded step."""
+        return self._squeeze(self._last("log_weights"))
+
+    @property
+    def weights(self) -> Float[Tensor, "*runs particles"]:
+        """Normalised weights after the last recorded step."""
+        return self._squeeze(numerics.normalise(self._last("log_weights")))
+
+    @property
+    def log_phi(self) -> Float[Tensor, "*runs particles"]:
+        """Log phi of the final texts, in nats; NaN before T."""
+        values = self._last("log_psi") if self.done else self._last("log_psi") * math.nan
+        return self._squeeze(values)
+
+    @property
+    def tokens(self) -> Int[Tensor, "*runs particles steps"]:
+        """Tokens of each particle's own path."""
+        return self._squeeze(self.paths("tokens"))
+
+    def texts(self) -> list[str] | list[list[str]]:
+        """Generated text of each particle, without the prompt; a list for each of several runs."""
+        return self.final_texts[0] if self.num_runs == 1 else self.final_texts
+
+    def paths(self, column: str) -> Tensor:
+        """A column along each particle's own path through its ancestors: (R, K, steps)."""
+        return genealogy.paths(self.columns.ancestors, getattr(self.columns, column))
+
+    def lineage(self, particle: int, *, run: int = 0) -> Int[Tensor, " steps"]:
+        """Slots through which a particle of the last step descends, one for each step."""
+        slots = self.num_particles
+        if not 0 <= particle < slots:
+            raise ValueError(f"particle must be in 0..{slots - 1}; got {particle}.")
+        ones = torch.arange(slots).expand_as(self.columns.tokens)
+        return genealogy.paths(self.columns.ancestors, ones)[run, particle]
+
+    def surviving_ancestors(self) -> Int[Tensor, "*runs steps"]:
+        """How many slots of each step have a descendant at the last step."""
+        return self._squeeze(genealogy.surviving_ancestors(self.columns.ancestors))
+
+    def log_z_variance(self, *, lag: int | None = None) -> float | Float[Tensor, " runs"]:
+        """Variance of log Z_hat as each run alone estimates it (delta method; may be negative).
+
+        Args:
+            lag: None follows each family from the first step (Lee and Whiteley 2018): times
+                Z_hat**2 it is unbiased for Var(Z_hat) under multinomial resampling, and near 1 it
+                only says that all particles share an ancestor. A number of steps (Olsson and Douc
+                2019) is stable for long runs and slightly biased.
+        """
+        if not self.steps_done:
+            raise ValueError("no step has been recorded yet: run at least one.")
+        weights = numerics.normalise(self.columns.log_weights)
+        values = genealogy.log_z_variance(
+            self.columns.ancestors, self.columns.resampled, weights, lag
+        )
+        return float(values[0]) if self.num_runs == 1 else values
+
+    def k_hat(self) -> float | Float[Tensor, " runs"]:
+        """Pareto k of the last weights; above 0.7 averages over them cannot be trusted (PSIS)."""
+        try:
+            from arviz_stats.base import array_stats
+        except ImportError:
+            raise missing_extra("arviz-stats", "lab", "SMCTrace.k_hat") from None
+        values = []
+        for row in self._last("log_weights"):
+            spread = row.max() - row.min()
+            flat = bool(spread < 1e-9) or row.shape[0] < 5 or not bool(torch.isfinite(row.max()))
+            alive = torch.where(torch.isfinite(row), row, row.max() - 745.0)
+            values.append(math.nan if flat else float(array_stats.psislw(alive.numpy())[1]))
+        return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p."""
+        pd = _pandas()
+        runs, size = self.num_runs, self.num_particles
+        shape = (runs, size)
+        return pd.DataFrame(
+            {
+                "run": torch.arange(runs).unsqueeze(1).expand(shape).reshape(-1).numpy(),
+                "particle": torch.arange(size).expand(shape).reshape(-1).numpy(),
+                "text": [text for row in self.final_texts for text in row],
+                "weight": self.weights.reshape(-1).numpy(),
+                "log_weight": self.log_weights.reshape(-1).numpy(),
+                "log_phi": self.log_phi.reshape(-1).numpy(),
+                "log_p": self.paths("log_p").sum(-1).reshape(-1).numpy(),
+            }
+        )
+
+    def resampled_frame(self, num_samples: int | None = None, *, seed: int) -> pd.DataFrame:
+        """Rows of ``to_frame`` drawn by weight, ``num_samples`` for each run (K if None)."""
+        size = self.num_particles if num_samples is None else num_samples
+        check_integer("num_samples", size)
+        noise = AddressedNoise(seed, self.num_runs)
+        uniforms = noise.uniform(step=self.num_steps + 1, use="resample", num_particles=size)
+        weights = numerics.normalise(self._last("log_weights"))
+        if not bool((weights.sum(1) > 0).all()):
+            raise ValueError("a run's weights are all zero: there is nothing to resample.")
+        drawn = multinomial(weights, uniforms) + self.num_particles * torch.arange(
+            self.num_runs
+        ).unsqueeze(1)
+        frame = self.to_frame().drop(columns=["weight", "log_weight"])
+        return frame.iloc[drawn.reshape(-1).numpy()].reset_index(drop=True)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace to one file, without pickle; an existing file is replaced whole."""
+        from tsmc_widgets.smc.storage import save_trace
+
+        return save_trace(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> SMCTrace:
+        """Read a saved trace; raises TraceFormatError for any other file."""
+        from tsmc_widgets.smc.storage import load_trace
+
+        return load_trace(Path(path))
+
+    def run(self, run: int) -> SMCTrace:
+        """One run of several."""
+        if not 0 <= run < self.num_runs:
+            raise ValueError(f"run must be in 0..{self.num_runs - 1}; got {run}.")
+        columns = {f.name: getattr(self.columns, f.name) for f in fields(self.columns)}
+        distinct = columns.pop("distinct")
+        picked = {name: values[run : run + 1] for name, values in columns.items()}
+        return SMCTrace(
+            columns=TraceColumns(**picked, distinct=distinct),
+            info=self.info,
+            token_texts=self.token_texts,
+            final_texts=self.final_texts[run : run + 1],
+        )
+
+    def __repr__(self) -> str:
+        """A line with the run's shape and its estimate."""
+        return (
+            f"SMCTrace(runs={self.num_runs}, particles={self.num_particles}, "
+            f"steps={self.steps_done}/{self.num_steps}, potential={self.info.potential!r})"
+        )
+
+    def _last(self, column: str) -> Tensor:
+        values = getattr(self.columns, column)
+        if not self.steps_done:
+            return torch.zeros(values.shape[0], values.shape[2], dtype=values.dtype)
+        return values[:, -1]
+
+    def _squeeze(self, values: Tensor) -> Any:
+        return values[0] if self.num_runs == 1 else values
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise missing_extra("pandas", "lab", "a table of samples") from None
+    return pandas
