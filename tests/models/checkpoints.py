@@ -1,0 +1,131 @@
+"""Tiny random checkpoints, made and saved by the tests that load them."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+TEXT = """
+once upon a time there was the little old kind brave fox bear girl boy king queen in by near forest
+house river hill who liked wanted saw found lost broke had to and but then so sad happy angry friend
+apple lamp book said it he she they dog . , ! i bought this is great bad
+"""
+WORDS = TEXT.split()
+SPECIAL = ["<unk>", "<bos>", "<eos>"]
+VOCABULARY = [*SPECIAL, *dict.fromkeys(WORDS)]
+WINDOW = 4
+
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+}
+_GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+_QWEN3 = {**_SIZES, "head_dim": 8}
+
+# Name: config class, model class, config options.
+ARCHITECTURES = {
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", _GPT2_SIZES),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        "GPTNeoForCausalLM",
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": WINDOW,
+            "max_position_embeddings": 32,
+        },
+    ),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", _SIZES),
+    "mistral": ("MistralConfig", "MistralForCausalLM", {**_SIZES, "sliding_window": WINDOW}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _SIZES),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", _QWEN3),
+    "gemma3": (
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        {
+            **_QWEN3,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+}
+CLASSIFIERS = {
+    "gpt2": ("GPT2Config", "GPT2ForSequenceClassification", _GPT2_SIZES),
+    "bert": (
+        "BertConfig",
+        "BertForSequenceClassification",
+        {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"},
+    ),
+}
+
+
+def word_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Word-level tokenizer over ``VOCABULARY``, text joined by spaces."""
+    ids = {word: index for index, word in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>"
+    )
+
+
+def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE tokenizer trained on a few sentences."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = ["Once upon a time there was a fox.", "The fox found a café.", "There was the time."]
+    tokenizer.train_from_iterator(text * 5, trainer)
+    end = "<|endoftext|>"
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end
+    )
+
+
+def make_checkpoint(
+    architecture: str, folder: Path, *, tokenizer=None, dtype=torch.float32, **options
+) -> Path:
+    """Save a random causal language model with its tokenizer, and give the folder back."""
+    return _save(ARCHITECTURES[architecture], folder, tokenizer, dtype, options)
+
+
+def make_classifier(
+    architecture: str, folder: Path, *, tokenizer=None, dtype=torch.float32, **options
+) -> Path:
+    """Save a random sequence classifier with its tokenizer, and give the folder back."""
+    return _save(CLASSIFIERS[architecture], folder, tokenizer, dtype, options)
+
+
+def _save(kind, folder, tokenizer, dtype, options):
+    tokenizer = word_tokenizer() if tokenizer is None else tokenizer
+    config_class, model_class, sizes = kind
+    config = getattr(transformers, config_class)(
+        **{
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.eos_token_id,
+            # Wide enough that tokens matter: with the usual 0.02 every prefix looks alike.
+            "initializer_range": 0.2,
+            **sizes,
+            **options,
+        }
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, model_class)(config).to(dtype)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)

@@ -1,0 +1,289 @@
+"""Any causal language model of transformers, with a KV cache that is never written in place."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
+from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
+from tsmc_widgets.models.protocol import LMStep, TeacherForced
+from tsmc_widgets.models.text import TokenizerText
+
+# Of float32 logits or activations in one forward pass, whichever are wider.
+_PASS_BYTES = 2**28
+
+
+class HuggingFaceLM(TokenizerText):
+    """A causal language model and its tokenizer as p0: full softmax, temperature 1, eval mode.
+
+    Log-probs and hidden states are float32 whatever the model's dtype (float64 for a float64
+    model). ``hidden`` is what the output embedding reads: the last state after the final norm.
+
+    Args:
+        model: a transformers model with a language-modelling head; it is put in eval mode.
+        tokenizer: its tokenizer.
+        max_rows: rows that one forward pass of one token reads at most; passes over longer rows
+            read proportionally fewer. None bounds the logits of a pass to 256 MB.
+
+    Attributes:
+        model: the transformers model.
+        tokenizer: its tokenizer.
+        vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
+        context_length: most tokens, prompt included; None where the model sets no bound.
+        eos_token_id: the token that ends a text, if one does.
+        bos_token_id: the token that begins a text, if one does.
+    """
+
+    allows_empty_prompt = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_rows: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer)
+        self._head = _output_embedding(model)
+        self._windows = layer_windows(model.config)
+        self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        config = model.config.get_text_config(decoder=True)
+        self.model = model.eval()
+        self.vocab_size = _vocab_size(self._head)
+        self.context_length = _context_length(config)
+        self.bos_token_id = tokenizer.bos_token_id
+        self.eos_token_id = _first(tokenizer.eos_token_id, config.eos_token_id)
+        if max_rows is None:
+            width = max(self.vocab_size, 8 * config.hidden_size)
+            max_rows = max(1, _PASS_BYTES // (4 * width))
+        check_integer("max_rows", max_rows)
+        self.max_rows = max_rows
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_rows: int | None = None,
+    ) -> HuggingFaceLM:
+        """Load a checkpoint by its transformers name or from a folder.
+
+        Args:
+            name_or_folder: what transformers' ``from_pretrained`` takes.
+            device: where to put the model; None is the CPU.
+            dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
+            max_rows: as for the class.
+        """
+        from tsmc_widgets.models.loading import load_checkpoint
+
+        model, tokenizer = load_checkpoint(
+            "AutoModelForCausalLM", name_or_folder, device=device, dtype=dtype
+        )
+        return cls(model, tokenizer, max_rows=max_rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return self._head.weight.device
+
+    def __repr__(self) -> str:
+        """Class, model type and sizes."""
+        return (
+            f"HuggingFaceLM({self.model.config.model_type}, vocab_size={self.vocab_size}, "
+            f"context_length={self.context_length}, device={str(self.device)!r})"
+        )
+
+    def check_context(self, prompt_length: int, num_steps: int) -> None:
+        """Raise ContextLengthError unless prompt and generated tokens fit the model together."""
+        if self.context_length is not None and prompt_length + num_steps > self.context_length:
+            raise ContextLengthError(
+                f"A prompt of {prompt_length} tokens and {num_steps} steps make "
+                f"{prompt_length + num_steps} tokens, and the model's context holds "
+                f"{self.context_length}: use a shorter prompt or at most "
+                f"{max(0, self.context_length - prompt_length)} steps."
+            )
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"]) -> LMStep:
+        """Read whole prefixes, all of one length."""
+        if tokens.shape[1] == 0:
+            raise ValueError(
+                "This model can not start from an empty prompt: give a text, or "
+                "prompt=[lm.bos_token_id] where the model has such a token."
+            )
+        self.check_context(tokens.shape[1], 0)
+        return self._read(tokens, None)
+
+    @torch.no_grad()
+    def advance(self, tokens: Int[Tensor, " batch"], carry: KVCarry) -> LMStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        if carry.batch != tokens.shape[0]:
+            raise ValueError(
+                f"tokens must be one for each row of the carry; got {tokens.shape[0]} tokens for "
+                f"{carry.batch} rows."
+            )
+        if self.context_length is not None and carry.length >= self.context_length:
+            self.check_context(carry.length, 1)
+        return self._read(tokens.unsqueeze(1), carry)
+
+    def teacher_force(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> TeacherForced:
+        """Answers for the tokens after the first ``prompt_length``, in one pass with gradients."""
+        log_probs, hidden = [], []
+        for _, logits, states in self._passes(tokens, prompt_length):
+            log_probs.append(torch.log_softmax(logits, dim=-1, dtype=_wide(logits)))
+            hidden.append(states)
+        return TeacherForced(
+            log_probs=_join(log_probs), hidden=None if hidden[0] is None else _join(hidden)
+        )
+
+    def log_prob(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log p0 of each token after the first ``prompt_length``, in nats, with gradients."""
+        log_probs = []
+        for rows, logits, _ in self._passes(tokens, prompt_length):
+            logits = logits.to(_wide(logits))
+            chosen = rows[:, prompt_length:].unsqueeze(-1)
+            log_probs.append(logits.gather(-1, chosen).squeeze(-1) - logits.logsumexp(-1))
+        return _join(log_probs)
+
+    def _read(self, tokens: Int[Tensor, "batch length"], carry: KVCarry | None) -> LMStep:
+        batch, length = tokens.shape
+        self._check_mode()
+        extension = Extension(self._windows, batch, carry)
+        log_probs, hidden = [], []
+        for start, stop in self._chunks(batch, length):
+            logits, states = self._forward(
+                tokens[start:stop],
+                keep=1,
+                past_key_values=extension.cache(start, stop),
+                use_cache=True,
+            )
+            log_probs.append(torch.log_softmax(logits[:, -1], dim=-1, dtype=_wide(logits)))
+            hidden.append(None if states is None else states[:, -1])
+        return LMStep(
+            log_probs=_join(log_probs),
+            hidden=None if hidden[0] is None else _join(hidden),
+            carry=extension.finish(length),
+        )
+
+    def _passes(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Tokens, logits and states of each chunk of rows, for the tokens after the prompt."""
+        batch, length = tokens.shape
+        check_integer("prompt_length", prompt_length)
+        if length <= prompt_length:
+            raise ValueError(
+                f"tokens must go beyond the prompt; got {length} tokens with a prompt of "
+                f"{prompt_length}."
+            )
+        self.check_context(prompt_length, length - prompt_length)
+        self._check_mode()
+        keep = length - prompt_length
+        for start, stop in self._chunks(batch, length - 1):
+            rows = tokens[start:stop]
+            logits, states = self._forward(rows[:, :-1], keep=keep, use_cache=False)
+            yield rows, logits[:, -keep:], None if states is None else states[:, -keep:]
+
+    def _chunks(self, batch: int, length: int) -> list[tuple[int, int]]:
+        rows = max(1, self.max_rows // length)
+        return [(start, min(start + rows, batch)) for start in range(0, batch, rows)]
+
+    def _forward(
+        self, tokens: Tensor, *, keep: int, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of at least the last ``keep`` positions and the states that they come from."""
+        if self._trims_logits:
+            options["logits_to_keep"] = keep
+        with _inputs_of(self._head) as seen:
+            logits = self.model(input_ids=tokens, **options).logits
+        return logits, seen[0].to(_wide(seen[0])) if seen else None
+
+    def _check_mode(self) -> None:
+        if self.model.training:
+            raise RuntimeError(
+                "The model is in training mode, where dropout changes p0: call lm.model.eval()."
+            )
+
+
+_T = TypeVar("_T", bound=Tensor)
+
+
+def _join(chunks: Sequence[_T]) -> _T:
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what this thread feeds to a module."""
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def see(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:
+            seen.append(inputs[0])
+
+    handle = module.register_forward_pre_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model: use a causal (decoder-only) one."
+        )
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} lets tokens look at later ones: use a causal model (or set "
+            "is_decoder=True in the config of one that was trained so)."
+        )
+    head = model.get_output_embeddings()
+    if head is None or "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no language-modelling head with a KV cache: use a class "
+            "that AutoModelForCausalLM gives."
+        )
+    return head
+
+
+def _vocab_size(head: torch.nn.Module) -> int:
+    return int(getattr(head, "out_features", None) or head.weight.shape[0])
+
+
+def _context_length(config: Any) -> int | None:
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _first(*candidates: int | Sequence[int] | None) -> int | None:
+    for candidate in candidates:
+        if isinstance(candidate, int):
+            return candidate
+        if candidate:
+            return candidate[0]
+    return None

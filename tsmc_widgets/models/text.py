@@ -1,0 +1,114 @@
+"""Text in and out of a transformers tokenizer, with errors that name the words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tsmc_widgets.errors import UnknownTokenError, UnsupportedModelError
+
+
+class TokenizerText:
+    """The text half of a language model: what its tokenizer can say."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the tokenizer, a fast or a slow one."""
+        self.tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens around it.
+
+        Raises:
+            UnknownTokenError: the vocabulary lacks a word of the text.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            raise UnknownTokenError(self._unknown_message(text, unknown))
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that begins a sequence: after BOS where the tokenizer puts one."""
+        ids = self.encode(text)
+        bos = self.tokenizer.bos_token_id
+        framed = self.tokenizer.encode(text, add_special_tokens=True)
+        begins = bos is not None and framed[:1] == [bos] and ids[:1] != [bos]
+        return [bos, *ids] if begins else ids
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the model's answer begins.
+
+        Args:
+            messages: dictionaries with "role" and "content".
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise UnsupportedModelError(
+                "The model's tokenizer has no chat template: give the prompt as a text, or use an "
+                "instruction-tuned model."
+            )
+        return self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+
+    def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
+        """Text of each row, special tokens left out."""
+        return self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
+
+    def token_text(self, token: int) -> str:
+        """One token as people read it, with its leading space, special tokens included.
+
+        Bytes that are no text by themselves read like ``<0xE2>``, ids that the tokenizer lacks
+        (a model's vocabulary may be padded) like ``<id 50300>``.
+        """
+        piece = None
+        if 0 <= token < len(self.tokenizer):
+            piece = self.tokenizer.convert_ids_to_tokens(token)
+        if piece is None:
+            return f"<id {token}>"
+        if token in self.tokenizer.all_special_ids:
+            return piece
+        if "\u2581" in piece:
+            return piece.replace("\u2581", " ")
+        text = self.tokenizer.convert_tokens_to_string([piece])
+        if "\ufffd" in text:
+            values = [_BYTE_OF.get(character) for character in piece]
+            if None not in values:
+                return "".join(f"<0x{value:02X}>" for value in values)
+        return text
+
+    def _unknown_message(self, text: str, unknown: int) -> str:
+        words = self._unknown_words(text, unknown)
+        vocabulary = {token.strip("\u2581\u0120 ") for token in self.tokenizer.get_vocab()}
+        hints = []
+        for word in words[:5]:
+            near = difflib.get_close_matches(word, vocabulary, n=3)
+            hints.append(f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else ""))
+        return f"The model's vocabulary lacks {', '.join(hints)} in the text {text!r}: use other words."
+
+    def _unknown_words(self, text: str, unknown: int) -> list[str]:
+        if not self.tokenizer.is_fast:
+            parts = text.split()
+            found = [
+                part
+                for part in parts
+                if unknown in self.tokenizer.encode(part, add_special_tokens=False)
+            ]
+            return found or [text]
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return list(dict.fromkeys(text[a:b].strip() for token, (a, b) in spans if token == unknown))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte that each character of a byte-level BPE token stands for (as GPT-2 defined it)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [value for value in range(256) if value not in printable]
+    alphabet = {chr(value): value for value in printable}
+    return alphabet | {chr(256 + at): value for at, value in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
