@@ -1,0 +1,266 @@
+"""The oracle: log Z, sigma, its marginals, samples and optimal twist, computed and not estimated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import BudgetError, check_integer
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.noise import AddressedNoise
+from tsmc_widgets.smc.proposals import TwistInduced
+from tsmc_widgets.smc.resampling import Never, invert_cdf
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.automata import TokenAutomaton
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
+from tsmc_widgets.twists.protocol import Twist
+
+
+class Oracle(Protocol):
+    """What is known exactly of a target."""
+
+    target: Target
+    log_z: float
+
+    def optimal_twist(self) -> Twist:
+        """psi*_t: with the twist-induced proposal every run gives log Z exactly."""
+        ...
+
+    def marginals(self) -> Float[Tensor, "steps vocab"]:
+        """Probability under sigma of each token at each step."""
+        ...
+
+    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+        """Independent exact samples of sigma, without the prompt."""
+        ...
+
+    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+        """Exact samples in the columns of a run, so that every figure of runs can draw them."""
+        ...
+
+
+def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
+    """Compute a target exactly, by automaton where one is known and by enumeration otherwise.
+
+    Args:
+        target: any target; a Markov ``TabularLM`` with a potential that a finite automaton computes
+            (tokens, words, regular expressions, counts and their products) is exact at any T.
+        max_sequences: enumeration's budget, in sequences of T tokens.
+
+    Raises:
+        BudgetError: the target has more sequences than that and no automaton.
+    """
+    check_integer("max_sequences", max_sequences)
+    automaton = target.potential.automaton() if getattr(target.lm, "is_markov", False) else None
+    if automaton is not None:
+        return ChainOracle(target, automaton)
+    return EnumeratedOracle(target, max_sequences=max_sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Prefixes of one length: how each continues under p0."""
+
+    children: Int[Tensor, "prefixes vocab"]
+    log_probs: Float[Tensor, "prefixes vocab"]
+
+
+class EnumeratedOracle:
+    """Every sequence that p0 can produce, with its probability.
+
+    Attributes:
+        tokens: the sequences.
+        log_p: log p0 of each, in nats.
+        log_phi: log phi of each, in nats.
+        log_z: log Z, exact.
+    """
+
+    @torch.no_grad()
+    def __init__(self, target: Target, *, max_sequences: int = 2**20) -> None:
+        """Enumerate a target; raises BudgetError where it has too many sequences."""
+        self.target = target
+        levels, self.tokens, self.log_p = _enumerate(target, max_sequences)
+        self.log_phi = target.log_phi(self.tokens).double().cpu()
+        log_psi = [self.log_phi]
+        for level in reversed(levels):
+            below = torch.where(level.children < 0, -math.inf, log_psi[0][level.children.clamp(min=0)])
+            log_psi.insert(0, numerics.logsumexp(_plus(level.log_probs, below)))
+        self.log_z = float(log_psi[0][0])
+        self._tree = PrefixTree([level.children for level in levels], log_psi)
+
+    @property
+    def log_sigma(self) -> Float[Tensor, " sequences"]:
+        """Log sigma of each sequence, normalised, in nats."""
+        _require_mass(self)
+        return _plus(self.log_p, self.log_phi) - self.log_z
+
+    def optimal_twist(self) -> TreeTwist:
+        """psi*_t of every prefix."""
+        return TreeTwist(self._tree, prompt_length=self.target.prompt_tokens.shape[0])
+
+    def marginals(self) -> Float[Tensor, "steps vocab"]:
+        """Probability under sigma of each token at each step."""
+        sigma = self.log_sigma.exp()
+        columns = [
+            torch.zeros(self.target.lm.vocab_size, dtype=torch.float64).index_add(
+                0, self.tokens[:, t].cpu(), sigma
+            )
+            for t in range(self.target.num_steps)
+        ]
+        return torch.stack(columns)
+
+    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+        """Independent exact samples of sigma."""
+        check_integer("num_samples", num_samples)
+        uniforms = AddressedNoise(seed, 1).uniform(
+            step=0, use="token", num_particles=num_samples
+        )
+        drawn = invert_cdf(self.log_sigma.exp().unsqueeze(0), uniforms).squeeze(0)
+        return self.tokens[drawn.to(self.tokens.device)]
+
+    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+        """Exact samples in the columns of a run."""
+        return _exact_trace(self, num_particles, seed)
+
+
+class ChainOracle:
+    """Forward-backward over (last token, automaton state): exact at any T.
+
+    Attributes:
+        log_z: log Z, exact.
+        log_backward: entry [t - 1, v, a] is log psi*_t where token t is v and the state after it a.
+    """
+
+    def __init__(self, target: Target, automaton: TokenAutomaton) -> None:
+        """Run the backward recursion of a Markov ``TabularLM``."""
+        self.target = target
+        self.automaton = automaton
+        lm = target.lm
+        self._log_first = lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0].double()
+        self._log_transition = lm.transition.log()
+        if target.absorbs_eos:
+            self._log_transition[target.eos_token_id] = -math.inf
+            self._log_transition[target.eos_token_id, target.eos_token_id] = 0.0
+        vocab = torch.arange(lm.vocab_size)
+        backward = [automaton.log_value.double().expand(lm.vocab_size, -1)]
+        for _ in range(target.num_steps - 1):
+            # (states, vocab): log psi* of the next token, from each state
+            after = backward[0][vocab, automaton.transition]
+            backward.insert(
+                0,
+                numerics.logsumexp(_plus(self._log_transition.unsqueeze(1), after.unsqueeze(0))),
+            )
+        self.log_backward = torch.stack(backward)
+        first = self.log_backward[0][vocab, automaton.transition[automaton.initial]]
+        self.log_z = float(numerics.logsumexp(_plus(self._log_first, first)))
+
+    def optimal_twist(self) -> ChainTwist:
+        """psi*_t at every prefix."""
+        length = self.target.prompt_tokens.shape[0]
+        return ChainTwist(self.automaton, self.log_backward, prompt_length=length)
+
+    def marginals(self) -> Float[Tensor, "steps vocab"]:
+        """Probability under sigma of each token at each step.
+
+        sigma is itself a chain over (token, state), with transitions p0 psi*_{t+1} / psi*_t, so
+        probabilities are pushed forward and nothing can underflow.
+        """
+        _require_mass(self)
+        vocab, transition = torch.arange(self.target.lm.vocab_size), self.automaton.transition
+        start = transition[self.automaton.initial]
+        chance = numerics.normalise(_plus(self._log_first, self.log_backward[0][vocab, start]))
+        joint = torch.zeros_like(self.log_backward[0])
+        joint[vocab, start] = chance
+        columns = [joint.sum(1)]
+        for t in range(1, self.target.num_steps):
+            after = self.log_backward[t][vocab, transition]
+            moves = numerics.normalise(
+                _plus(self._log_transition.unsqueeze(1), after.unsqueeze(0))
+            )
+            flow = torch.einsum("ua,uav->av", joint, moves)
+            joint = torch.zeros_like(joint).index_put(
+                (vocab.expand_as(transition), transition), flow, accumulate=True
+            )
+            columns.append(joint.sum(1))
+        return torch.stack(columns)
+
+    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+        """Independent exact samples of sigma."""
+        return _exact_trace(self, num_samples, seed).paths("tokens")[0]
+
+    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+        """Exact samples in the columns of a run."""
+        return _exact_trace(self, num_particles, seed)
+
+
+def _exact_trace(oracle: Any, num_particles: int, seed: int) -> SMCTrace:
+    """Draw with the optimal twist: all weights are equal, so the particles are exact samples."""
+    _require_mass(oracle)
+    return run_smc(
+        oracle.target,
+        num_particles=num_particles,
+        proposal=TwistInduced(),
+        twist=oracle.optimal_twist(),
+        rule=Never(),
+        seed=seed,
+    )
+
+
+def _require_mass(oracle: Any) -> None:
+    if oracle.log_z == -math.inf:
+        raise ValueError(
+            "Z is zero: the base model gives no mass to any text that the potential allows, so "
+            "sigma does not exist. Soften the potential or change prompt or number of steps."
+        )
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of logs in which a zero stays a zero."""
+    return torch.where((a == -math.inf) | (b == -math.inf), -math.inf, a + b)
+
+
+def _enumerate(
+    target: Target, max_sequences: int
+) -> tuple[list[_Level], Int[Tensor, "sequences steps"], Float[Tensor, " sequences"]]:
+    lm, eos = target.lm, target.eos_token_id if target.absorbs_eos else None
+    device = target.prompt_tokens.device
+    tokens = torch.zeros(1, 0, dtype=torch.int64, device=device)
+    log_p = torch.zeros(1, dtype=torch.float64)
+    step = lm.prefill(target.prompt_tokens.unsqueeze(0))
+    live = torch.ones(1, dtype=torch.bool)
+    levels = []
+    for t in range(target.num_steps):
+        count, live_rows = tokens.shape[0], live.nonzero().squeeze(1)
+        log_probs = torch.full((count, lm.vocab_size), -math.inf, dtype=torch.float64)
+        if eos is not None:
+            log_probs[:, eos] = 0.0
+        log_probs[live_rows] = step.log_probs.double().cpu()
+        possible = log_probs > -math.inf
+        grown = int(possible.sum())
+        if grown > max_sequences:
+            raise BudgetError(
+                f"enumeration would pass {max_sequences} sequences at step {t + 1} of "
+                f"{target.num_steps} (vocabulary {lm.vocab_size}): use a smaller vocabulary or T, "
+                "raise max_sequences, or use a Markov TabularLM with a potential of tokens, words "
+                "or a regular expression, which is exact at any T."
+            )
+        children = torch.full((count, lm.vocab_size), -1, dtype=torch.int64)
+        parents, chosen = possible.nonzero(as_tuple=True)
+        children[parents, chosen] = torch.arange(grown)
+        levels.append(_Level(children, log_probs))
+        tokens = torch.cat([tokens[parents.to(device)], chosen.unsqueeze(1).to(device)], dim=1)
+        log_p = log_p[parents] + log_probs[parents, chosen]
+        place = torch.full((count,), -1, dtype=torch.int64)
+        place[live_rows] = torch.arange(live_rows.shape[0])
+        live = live[parents] if eos is None else live[parents] & (chosen != eos)
+        if t + 1 < target.num_steps and bool(live.any()):
+            rows = place[parents[live]].to(device)
+            step = lm.advance(chosen[live].to(device), step.carry.select(rows))
+    return levels, tokens, log_p
