@@ -6,18 +6,19 @@ machine. `open_notebook(path)` shows a copy of a notebook in a JupyterLab of its
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from dev import find_chromium
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -31,22 +32,12 @@ CHROMIUM_FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-KERNEL_READY = """async name => {
-    const pause = () => new Promise(resolve => setTimeout(resolve, 50));
-    const shown = () => jupyterapp.shell.currentWidget;
-    while (shown()?.context?.path !== name) await pause();
-    await shown().context.ready;
-    await shown().sessionContext.ready;
-    while (!shown().sessionContext.session?.kernel) await pause();
-    await shown().sessionContext.session.kernel.info;
+NOTEBOOK_SHOWN = "name => jupyterapp.shell.currentWidget?.context?.path === name"
+KERNEL_IDLE = """() => {
+    const kernel = jupyterapp.shell.currentWidget.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
 }"""
 NO_CHROMIUM = "no Chromium: put `chromium` on PATH or its path in TSMC_CHROMIUM"
-
-
-def find_chromium():
-    """Path of Chromium, or None."""
-    names = [os.environ.get("TSMC_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"]
-    return next(filter(None, (shutil.which(name) for name in names if name)), None)
 
 
 def leaves_machine(url):
@@ -77,9 +68,9 @@ def browser(chromium):
         browser.close()
 
 
-@pytest.fixture
-def page(browser):
-    """A blank page with no storage, which fails the test on script errors and outside requests."""
+@contextmanager
+def watched_page(browser):
+    """A blank page with no storage; at its end, script errors and outside requests raise."""
     context = browser.new_context(
         reduced_motion="reduce", viewport={"width": 1280, "height": 900}, accept_downloads=True
     )
@@ -89,15 +80,21 @@ def page(browser):
         if leaves_machine(request.url):
             problems.append(f"request off loopback: {request.url}")
 
-    def watch(page):
-        page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
-        page.on("websocket", note_request)
-
+    context.on("weberror", lambda error: problems.append(f"script error: {error.error}"))
     context.on("request", note_request)
-    context.on("page", watch)
-    yield context.new_page()
-    context.close()
+    context.on("page", lambda page: page.on("websocket", note_request))
+    try:
+        yield context.new_page()
+    finally:
+        context.close()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def page(browser):
+    """A blank page, which fails the test on script errors and on requests off the machine."""
+    with watched_page(browser) as page:
+        yield page
 
 
 def free_port():
@@ -153,10 +150,8 @@ def end_group(server):
         server.kill()
         server.wait()
     if os.name != "nt":
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 @contextmanager
@@ -212,6 +207,16 @@ def run_all_cells(page):
     execute_command(page, "notebook:run-all-cells")
 
 
+def copy_with_kernel(notebook, folder):
+    """Copy a notebook; one that names no kernel would make JupyterLab ask for it."""
+    content = json.loads(Path(notebook).read_text(encoding="utf-8"))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content["metadata"].setdefault("kernelspec", kernel)
+    copy = folder / Path(notebook).name
+    copy.write_text(json.dumps(content), encoding="utf-8")
+    return copy
+
+
 @pytest.fixture
 def open_notebook(page, tmp_path):
     """Function that shows a copy of a notebook in JupyterLab and returns the page.
@@ -223,12 +228,13 @@ def open_notebook(page, tmp_path):
         def open_copy(notebook):
             folder = tmp_path / "notebooks"
             folder.mkdir()
-            name = Path(shutil.copy(notebook, folder)).name
+            copy = copy_with_kernel(notebook, folder)
             url = servers.enter_context(jupyter_lab(tmp_path, folder))
-            page.goto(f"{url}/lab/tree/{name}?reset")
+            page.goto(f"{url}/lab/tree/{copy.name}?reset")
             page.wait_for_function("globalThis.jupyterapp !== undefined")
             page.evaluate("jupyterapp.restored.then(() => null)")
-            page.evaluate(KERNEL_READY, name)
+            page.wait_for_function(NOTEBOOK_SHOWN, arg=copy.name)
+            page.wait_for_function(KERNEL_IDLE)
             return page
 
         yield open_copy

@@ -1,0 +1,205 @@
+"""The set-up script decides rightly; nothing is installed here."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import dev
+
+ROOT = Path(dev.__file__).parent
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with an environment that set_up believes to stand."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("torch==2.13.0\n")
+    monkeypatch.setattr(dev, "ROOT", tmp_path)
+    monkeypatch.setattr(dev, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(dev, "STAMP", tmp_path / ".venv" / "setup.json")
+    monkeypatch.setattr(dev, "LOG", tmp_path / ".venv" / "setup.log")
+    monkeypatch.setattr(dev, "recipe_hash", lambda: "hash now")
+    monkeypatch.setattr(dev, "venv_python", lambda: Path(sys.executable))
+    (tmp_path / ".venv").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def done(project, monkeypatch):
+    """Names of the steps that set_up takes."""
+    steps = []
+
+    def make_venv():
+        steps.append("venv")
+        return Path(sys.executable)
+
+    def logged(command):
+        steps.append("package" if "-e" in command else "torch")
+        return True
+
+    monkeypatch.setattr(dev, "make_venv", make_venv)
+    monkeypatch.setattr(dev, "logged", logged)
+    monkeypatch.setattr(dev.platform, "system", lambda: "Linux")
+    return steps
+
+
+def test_script_needs_the_standard_library_only():
+    tree = ast.parse((ROOT / "dev.py").read_text(encoding="utf-8"))
+    names = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+    }
+    assert names <= sys.stdlib_module_names
+
+
+def test_old_python_is_named():
+    assert dev.python_error((3, 11)) is None
+    assert "this is 3.9" in dev.python_error((3, 9))
+
+
+def test_script_parses_on_old_python():
+    ast.parse((ROOT / "dev.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+def test_hash_changes_with_what_it_depends_on(project, monkeypatch):
+    monkeypatch.undo()
+    hashes = [dev.recipe_hash(project)]
+    for name in ("pyproject.toml", "constraints.txt"):
+        (project / name).write_text("changed")
+        hashes.append(dev.recipe_hash(project))
+    monkeypatch.setattr(dev, "RECIPE", dev.RECIPE + 1)
+    hashes.append(dev.recipe_hash(project))
+    assert len(set(hashes)) == len(hashes)
+    assert dev.recipe_hash(project) == hashes[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "remembered", "choice"),
+    [
+        ([], {}, None, "cpu"),
+        (["-x", "--default-torch"], {}, "cpu", "default"),
+        ([], {"TSMC_TORCH": "default"}, "cpu", "default"),
+        ([], {}, "default", "default"),
+        (["--cpu-torch"], {"TSMC_TORCH": "default"}, "default", "cpu"),
+    ],
+)
+def test_torch_choice(flags, environ, remembered, choice):
+    assert dev.torch_choice(flags, environ, remembered) == choice
+
+
+def test_unknown_torch_choice_is_refused():
+    with pytest.raises(dev.SetupError, match="cpu or default; got 'gpu'"):
+        dev.torch_choice([], {"TSMC_TORCH": "gpu"}, None)
+
+
+def test_torch_on_linux_is_sought_here_first_and_never_brings_cuda():
+    attempts = dev.torch_attempts("cpu", "Linux", "torch==2.13.0")
+    assert "--no-index" in attempts[0]
+    assert attempts[1][-1] == "torch==2.13.0+cpu"
+    assert dev.TORCH_CPU_INDEX in attempts[2]
+    assert all("--no-deps" in attempt for attempt in attempts)
+
+
+@pytest.mark.parametrize(
+    ("choice", "system"), [("default", "Linux"), ("cpu", "Darwin"), ("cpu", "Windows")]
+)
+def test_ordinary_installation_brings_torch_elsewhere(choice, system):
+    assert dev.torch_attempts(choice, system, "torch==2.13.0") == []
+
+
+def test_torch_is_pinned():
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert dev.pinned("torch", constraints) == "torch==2.13.0"
+
+
+def test_interpreter_of_each_system():
+    assert dev.venv_python(Path("v"), "posix") == Path("v/bin/python")
+    assert dev.venv_python(Path("v"), "nt") == Path("v/Scripts/python.exe")
+
+
+def test_lab_opens_the_notebook_on_loopback():
+    command = dev.lab_command(Path("python"), ["--no-browser"], root_user=False)
+    assert "--ServerApp.ip=127.0.0.1" in command
+    assert "--LabApp.extension_manager=readonly" in command
+    assert f"--LabApp.default_url=/lab/tree/{dev.NOTEBOOK}" in command
+    assert command[-1] == "--no-browser"
+    assert "--allow-root" not in command
+    assert "--allow-root" in dev.lab_command(Path("python"), [], root_user=True)
+
+
+def test_first_set_up_makes_everything(project, done):
+    dev.set_up("cpu")
+    assert done == ["venv", "torch", "package"]
+    overrides = project / ".venv/share/jupyter/lab/settings/overrides.json"
+    assert json.loads(overrides.read_text()) == dev.OVERRIDES
+
+
+def test_second_set_up_does_nothing(done):
+    dev.set_up("cpu")
+    done.clear()
+    dev.set_up("cpu")
+    assert done == []
+
+
+def test_changed_requirements_keep_the_environment(done, monkeypatch):
+    dev.set_up("cpu")
+    done.clear()
+    monkeypatch.setattr(dev, "recipe_hash", lambda: "hash later")
+    dev.set_up("cpu")
+    assert done == ["torch", "package"]
+
+
+def test_another_torch_makes_a_new_environment(done):
+    dev.set_up("cpu")
+    done.clear()
+    dev.set_up("default")
+    assert done == ["venv", "package"]
+
+
+def test_interrupted_set_up_is_redone(done, monkeypatch):
+    dev.set_up("cpu")
+    monkeypatch.setattr(dev, "recipe_hash", lambda: "hash later")
+
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dev, "logged", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dev.set_up("cpu")
+    done.clear()
+    dev.set_up("cpu")
+    assert done == ["venv", "torch", "package"]
+
+
+def test_failed_installation_says_where_to_read_more(project, done, monkeypatch):
+    dev.LOG.write_text("ERROR: no such version\n")
+
+    def failing(command):
+        dev.LOG.write_text("ERROR: no such version\n")
+        return False
+
+    monkeypatch.setattr(dev, "logged", failing)
+    with pytest.raises(dev.SetupError, match="no such version") as error:
+        dev.set_up("cpu")
+    assert "--default-torch" in str(error.value)
+    assert str(dev.LOG) in str(error.value)
+
+
+def test_unknown_command_shows_the_usage(capsys):
+    assert dev.main(["lap"]) == 2
+    assert "python3 dev.py" in capsys.readouterr().out
+
+
+def test_browser_given_by_variable_comes_first(tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text("#!/bin/sh\n")
+    browser.chmod(0o755)
+    assert dev.find_chromium({"TSMC_CHROMIUM": str(browser)}) == str(browser)
