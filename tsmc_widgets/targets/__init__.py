@@ -1,6 +1,18 @@
 """Targets sigma proportional to p0 phi: potentials, their algebra, and the Target."""
 
 from tsmc_widgets.targets.automata import TokenAutomaton
+from tsmc_widgets.targets.classifier import ClassConditional, ClassProbability
+from tsmc_widgets.targets.compose import Mixture
+from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.continuation import Continuation, Infilling
+from tsmc_widgets.targets.contract import check_potential
+from tsmc_widgets.targets.exact_samples import (
+    ExactSamples,
+    JointSamples,
+    joint_samples,
+    rejection_samples,
+)
+from tsmc_widgets.targets.functions import TextFunction, TokenFunction
 from tsmc_widgets.targets.protocol import (
     Constant,
     Context,
@@ -10,21 +22,43 @@ from tsmc_widgets.targets.protocol import (
     SupportsLogPhi,
     as_potential,
 )
+from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.text import TextPotential
 from tsmc_widgets.targets.tokens import AvoidsToken, ContainsToken, CountToken, Length
+from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, MatchesRegex
 
 __all__ = [
     "AvoidsToken",
+    "AvoidsWord",
+    "ClassConditional",
+    "ClassProbability",
+    "ConditionalPotential",
     "Constant",
     "ContainsToken",
+    "ContainsWord",
     "Context",
+    "Continuation",
     "CountToken",
+    "ExactSamples",
+    "Infilling",
+    "JointSamples",
     "Length",
+    "MatchesRegex",
+    "Mixture",
     "Potential",
     "Power",
     "Product",
+    "RewardThreshold",
     "SupportsLogPhi",
     "Target",
+    "TemperedReward",
+    "TextFunction",
+    "TextPotential",
     "TokenAutomaton",
+    "TokenFunction",
     "as_potential",
+    "check_potential",
+    "joint_samples",
+    "rejection_samples",
 ]

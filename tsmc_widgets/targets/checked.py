@@ -18,6 +18,14 @@ ShowRow = Callable[[Tensor], str]
 SHOWN_CHARACTERS = 500
 
 
+class FailedOnText(Exception):
+    """Carries the text on which other people's code raised; its cause is what they raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
 def show_text(text: str) -> str:
     """A text as error messages quote it, cut in the middle where it is long."""
     if len(text) > SHOWN_CHARACTERS:

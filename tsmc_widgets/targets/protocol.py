@@ -98,6 +98,21 @@ class Potential:
         """The factors of a product, each able to ``describe`` itself; of others, just this one."""
         return (self,)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether phi depends on an observation o, so that it needs ``condition(observed)``."""
+        return False
+
+    def condition(self, observed: Any) -> Potential:
+        """The potential for one observation o; only a conditional potential has one."""
+        raise TypeError(f"{self.describe()} depends on no observation: use it as it is.")
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log phi of each row under its own observation; the same where phi depends on none."""
+        return self.log_phi(tokens)
+
     def __mul__(self, other: Any) -> Potential:
         if not _is_potential(other):
             return NotImplemented
@@ -203,6 +218,29 @@ class Product(Potential):
         """Product of the factors' automata, over the states that can be reached."""
         return self._automaton
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some factor is."""
+        return any(part.is_conditional for part in self.parts)
+
+    def condition(self, observed: Any) -> Product:
+        """Condition the one factor that is conditional."""
+        if sum(part.is_conditional for part in self.parts) != 1:
+            raise TypeError(
+                f"{self.describe()} must have exactly one factor that depends on an observation: "
+                "condition the factors before they are multiplied."
+            )
+        return replace(
+            self,
+            parts=tuple(p.condition(observed) if p.is_conditional else p for p in self.parts),
+        )
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Sum of the factors' log phi, each row under its own observation."""
+        return torch.stack([p.log_phi_given(tokens, observed).double() for p in self.parts]).sum(0)
+
     def describe(self) -> str:
         """The factors with × between them."""
         return " × ".join(part.describe() for part in self.parts)
@@ -244,6 +282,21 @@ class Power(Potential):
         """The same automaton with other values."""
         inner = self.part.automaton()
         return None if inner is None else replace(inner, log_value=self.beta * inner.log_value)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether what is raised is."""
+        return self.part.is_conditional
+
+    def condition(self, observed: Any) -> Power:
+        """Condition what is raised."""
+        return replace(self, part=self.part.condition(observed))
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Beta times log phi, each row under its own observation."""
+        return self.beta * self.part.log_phi_given(tokens, observed).double()
 
     def describe(self) -> str:
         """What is raised, ^ and beta."""
@@ -319,7 +372,7 @@ def part_log_phi(
 
 def bracketed(description: str) -> str:
     """A description ready to stand before ^ or behind a weight."""
-    one_term = description.startswith("p(") and description.endswith(")")
+    one_term = description.startswith(("p(", "exp(", "(")) and description.endswith(")")
     return description if one_term or " " not in description else f"({description})"
 
 

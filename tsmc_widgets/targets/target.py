@@ -19,13 +19,18 @@ from tsmc_widgets.errors import (
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
+from tsmc_widgets.targets.exact_samples import (
+    DEFAULT_BUDGET,
+    ExactSamples,
+    JointSamples,
+    joint_samples,
+    rejection_samples,
+)
 from tsmc_widgets.targets.protocol import Context, Potential, SupportsLogPhi, as_potential
+from tsmc_widgets.targets.sampling import log_p_suffix
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor
 """Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
-
-LOG_P_ELEMENTS = 2**25
-"""log_p runs on so many rows at a time that rows x tokens x vocabulary stays below this."""
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -116,22 +121,67 @@ class Target:
         return None if self.potential.log_phi_next is None else self._log_phi_next
 
     def log_p(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
-        """Log p0(s | prompt) in nats, teacher-forced; nothing is added after an absorbing EOS."""
+        """Log p0(s | prompt) in nats, teacher-forced; after an absorbing EOS only EOS follows."""
         self._check_tokens(tokens, self.num_steps)
-        prompt = self.prompt_tokens
-        length = len(prompt)
-        cells = (length + self.num_steps) * self.lm.vocab_size
-        chunks = []
-        with torch.no_grad():
-            for part in tokens.split(max(1, LOG_P_ELEMENTS // cells)):
-                full = torch.cat([prompt.expand(len(part), length), part.to(prompt.device)], dim=1)
-                log_p = self.lm.log_prob(full, length).double().to(tokens.device)
-                chunks.append(torch.where(self._after_eos(part), 0.0, log_p).sum(-1))
-        return torch.cat(chunks)
+        length = len(self.prompt_tokens)
+        prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), length)
+        return log_p_suffix(
+            self.lm,
+            torch.cat([prompt, tokens], dim=1),
+            length,
+            prompt_length=length,
+            eos_token_id=self.context.eos_token_id,
+        )
 
     def log_sigma_tilde(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Log p0(s | prompt) + log phi(s), in nats: sigma without its constant."""
         return self.log_p(tokens) + self.log_phi(tokens)
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float64[Tensor, " batch"]:
+        """Log phi of each row under its own observation o, in nats, checked."""
+        self._check_tokens(tokens, self.num_steps)
+        return log_phi_checked(
+            lambda rows: self.potential.log_phi_given(rows, observed),
+            tokens,
+            name=self.potential.describe(),
+            show_row=self.context.show_row,
+        )
+
+    def condition(self, observed: Any) -> Target:
+        """The target for one observation o, where the potential waits for one."""
+        return Target(
+            self.lm,
+            self.potential.condition(observed),
+            prompt=self.prompt_tokens,
+            num_steps=self.num_steps,
+            eos="absorb" if self.absorbs_eos else "ignore",
+        )
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the potential waits for an observation o."""
+        return self.potential.is_conditional
+
+    def exact_samples(
+        self, n: int, *, seed: int, budget: int = DEFAULT_BUDGET, progress: bool = True
+    ) -> ExactSamples | JointSamples:
+        """Exact samples of sigma: by joint draw where phi waits for o, else by rejection from p0.
+
+        Args:
+            n: how many.
+            seed: the same seed gives the same samples.
+            budget: draws from p0 at most, for rejection.
+            progress: whether rejection shows a progress bar.
+
+        Raises:
+            PotentialError: neither way is open; says why.
+            BudgetError: rejection found too few; ``.samples`` holds those it found.
+        """
+        if self.is_conditional:
+            return joint_samples(self, n, seed=seed)
+        return rejection_samples(self, n, seed=seed, budget=budget, progress=progress)
 
     def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """The generated part of each text, special tokens left out."""
@@ -161,12 +211,6 @@ class Target:
             name=self.potential.describe(),
             show_row=self.context.show_row,
         )
-
-    def _after_eos(self, tokens: Int[Tensor, "batch steps"]) -> Tensor:
-        if not self.absorbs_eos:
-            return torch.zeros_like(tokens, dtype=torch.bool)
-        ended = tokens == self.eos_token_id
-        return (ended.cumsum(-1) - ended.long()) > 0
 
     def _check_tokens(self, tokens: Tensor, steps: int) -> None:
         if tokens.shape[1] != steps:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -14,65 +13,11 @@ from torch import Tensor
 from tsmc_widgets.errors import UnknownTokenError, check_integer
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
-from tsmc_widgets.targets.protocol import Context, Potential
+from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
+from tsmc_widgets.targets.protocol import Context
 
 TokenPattern = str | int | Sequence[str | int]
 """A token by its text or id, or several in a row; a text of several tokens stands for them all."""
-
-
-class BoundOnly(Potential):
-    """A potential that knows its numbers only after ``bind``."""
-
-    _context: Context | None = None
-
-    def bind(self, context: Context) -> BoundOnly:
-        """The same potential for one target."""
-        bound = copy.copy(self)
-        for name in [name for name in vars(bound) if name in _cached_names(type(self))]:
-            del bound.__dict__[name]
-        bound._context = context
-        return bound
-
-    @property
-    def context(self) -> Context:
-        """What the target says; an error before ``bind``."""
-        if self._context is None:
-            raise ValueError(
-                f"The potential {self.describe()} belongs to no model yet: put it in a Target, "
-                "or call bind(context) first."
-            )
-        return self._context
-
-    def _key(self) -> tuple:
-        """What makes two potentials equal, their target aside."""
-        raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._key()))
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.describe()}>"
-
-
-class AutomatonPotential(BoundOnly):
-    """A potential that a finite automaton over tokens computes; it offers log phi of all V."""
-
-    def automaton(self) -> TokenAutomaton | None:
-        """The automaton, built once for each target; None before ``bind``."""
-        return None if self._context is None else self._automaton
-
-    @cached_property
-    def _automaton(self) -> TokenAutomaton | None:
-        raise NotImplementedError
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """Log phi of every row with every last token, from the automaton."""
-        automaton = self.automaton()
-        return None if automaton is None else automaton.log_phi_next
 
 
 class TokenPatterns(AutomatonPotential):
@@ -83,7 +28,7 @@ class TokenPatterns(AutomatonPotential):
     def __init__(self, *patterns: TokenPattern) -> None:
         if not patterns:
             raise ValueError(f"{type(self).__name__} needs at least one token; got none.")
-        self.patterns = tuple(_check_pattern(pattern) for pattern in patterns)
+        self.patterns = tuple(check_pattern(pattern) for pattern in patterns)
 
     def bind(self, context: Context) -> TokenPatterns:
         """Look the tokens up in the model's vocabulary."""
@@ -115,8 +60,9 @@ class TokenPatterns(AutomatonPotential):
         transition[ends] = ends.nonzero()[0]
         return TokenAutomaton(0, transition, log_indicator(ends, found, missing))
 
-    def _quoted(self, last: str = " or ") -> str:
-        return last.join(_quote(pattern) for pattern in self.patterns)
+    def _quoted(self) -> str:
+        lm = None if self._context is None else self._context.lm
+        return " or ".join(quote(pattern, lm) for pattern in self.patterns)
 
     def _key(self) -> tuple:
         return self.patterns
@@ -139,7 +85,7 @@ class ContainsToken(TokenPatterns):
         return self._containing(found=0.0, missing=-math.inf)
 
     def describe(self) -> str:
-        """``contains "c"``."""
+        """``contains token "c"``."""
         return f"contains {self._quoted()}"
 
 
@@ -160,7 +106,7 @@ class AvoidsToken(TokenPatterns):
         return self._containing(found=-math.inf, missing=0.0)
 
     def describe(self) -> str:
-        """``avoids "c"``."""
+        """``avoids token "c"``."""
         return f"avoids {self._quoted()}"
 
 
@@ -212,8 +158,8 @@ class CountToken(TokenPatterns):
         return combine([counter], lambda values: values[:, 0])
 
     def describe(self) -> str:
-        """``2 to 3 times "c"``."""
-        return f"{_range_words(self.at_least, self.at_most)} times {self._quoted()}"
+        """``2 to 3 times token "c"``."""
+        return f"{_range_words(self.at_least, self.at_most, 'time')} {self._quoted()}"
 
     def _key(self) -> tuple:
         return (self.patterns, self.at_least, self.at_most)
@@ -262,7 +208,7 @@ class Length(AutomatonPotential):
 
     def describe(self) -> str:
         """``2 to 3 tokens long``."""
-        return f"{_range_words(self.at_least, self.at_most)} tokens long"
+        return f"{_range_words(self.at_least, self.at_most, 'token')} long"
 
     def _key(self) -> tuple:
         return (self.at_least, self.at_most)
@@ -284,14 +230,6 @@ def token_ids(pattern: TokenPattern, lm: LanguageModel) -> tuple[int, ...]:
     return tuple(token for part in pattern for token in token_ids(part, lm))
 
 
-def log_indicator(
-    holds: Bool[Tensor, "*shape"], yes: float = 0.0, no: float = -math.inf
-) -> Float[Tensor, "*shape"]:
-    """Log of 1 where something holds and of 0 elsewhere, in float64."""
-    yes_no = torch.tensor([no, yes], dtype=torch.float64, device=holds.device)
-    return yes_no[holds.long()]
-
-
 def log_in_range(
     counts: Int[Tensor, "*shape"], at_least: int, at_most: int | None
 ) -> Float[Tensor, "*shape"]:
@@ -300,20 +238,12 @@ def log_in_range(
     return log_indicator(holds if at_most is None else holds & (counts <= at_most))
 
 
-def _cached_names(cls: type) -> set[str]:
-    return {
-        name
-        for base in cls.__mro__
-        for name, value in vars(base).items()
-        if isinstance(value, cached_property)
-    }
-
-
-def _check_pattern(pattern: object) -> str | int | tuple[str | int, ...]:
+def check_pattern(pattern: object) -> str | int | tuple:
+    """A pattern that can be hashed, or ValueError."""
     if isinstance(pattern, str | int) and not isinstance(pattern, bool) and pattern != "":
         return pattern
     if isinstance(pattern, list | tuple) and pattern:
-        return tuple(_check_pattern(part) for part in pattern)
+        return tuple(check_pattern(part) for part in pattern)
     raise ValueError(
         f"A token must be a non-empty text, an id, or a non-empty list of these; got {pattern!r}."
     )
@@ -335,17 +265,21 @@ def _cap(at_least: int, at_most: int | None) -> int:
     return at_least if at_most is None else at_most + 1
 
 
-def _range_words(at_least: int, at_most: int | None) -> str:
+def _range_words(at_least: int, at_most: int | None, unit: str) -> str:
     if at_most is None:
-        return f"at least {at_least}"
-    if at_least == at_most:
-        return f"exactly {at_least}"
-    return f"at most {at_most}" if at_least == 0 else f"{at_least} to {at_most}"
+        words = f"at least {at_least}"
+    elif at_least == at_most:
+        words = f"exactly {at_least}"
+    else:
+        words = f"at most {at_most}" if at_least == 0 else f"{at_least} to {at_most}"
+    last = at_least if at_most is None else at_most
+    return f"{words} {unit}" if last == 1 else f"{words} {unit}s"
 
 
-def _quote(pattern: str | int | tuple) -> str:
+def quote(pattern: str | int | tuple, lm: LanguageModel | None = None) -> str:
+    """A pattern as people read it, ids as text where a model is given."""
     if isinstance(pattern, str):
-        return f'"{pattern}"'
+        return f'token "{pattern}"'
     if isinstance(pattern, int):
-        return f"token {pattern}"
-    return " then ".join(_quote(part) for part in pattern)
+        return f"token {pattern}" if lm is None else f'token "{lm.token_text(pattern)}"'
+    return " then ".join(quote(part, lm) for part in pattern)

@@ -1,0 +1,232 @@
+"""Potentials from text classifiers: the probability of a class, and classes as observations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from tsmc_widgets.errors import PotentialError, check_one_of
+from tsmc_widgets.targets.checked import show_text
+from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.sampling import base_samples, draw
+from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
+
+
+@runtime_checkable
+class SupportsLogits(Protocol):
+    """A text classifier: labels, and their logits for each text. One label is a scalar logit."""
+
+    labels: Sequence[str]
+
+    def logits(self, texts: list[str]) -> Float[Tensor, "texts labels"]:
+        """Logits of each text, before softmax (one label: before sigmoid)."""
+        ...
+
+
+ClassifierLike = str | Path | SupportsLogits
+"""A classifier, or a name or folder that ``load_classifier`` takes."""
+
+
+_CACHES: WeakKeyDictionary[Any, TextCache[tuple[float, ...]]] = WeakKeyDictionary()
+"""Potentials on the same classifier share what it said; it goes when the classifier goes."""
+
+
+class CachedClassifier:
+    """A classifier that reads each distinct text once, whoever asks.
+
+    Attributes:
+        name: what to call it: the last part of its path, or its class.
+        labels: the classes' names.
+    """
+
+    def __init__(self, classifier: SupportsLogits, name: str) -> None:
+        self.classifier = classifier
+        self.name = name
+        self.labels = [str(label) for label in classifier.labels]
+        try:
+            self._cache = _CACHES.setdefault(classifier, TextCache())
+        except TypeError:  # it cannot be hashed or weakly referred to
+            self._cache = TextCache()
+
+    def logits(self, texts: Sequence[str]) -> Float64[Tensor, "texts labels"]:
+        """Logits of each text, in float64 on the CPU; PotentialError where they are NaN."""
+        rows = self._cache.look_up(texts, self._compute)
+        return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.labels))
+
+    def log_probs(self, texts: Sequence[str]) -> Float64[Tensor, "texts classes"]:
+        """Log-probabilities; a scalar logit r gives the classes low and high, p(high) = sigmoid."""
+        logits = self.logits(texts)
+        if len(self.labels) > 1:
+            return logits.log_softmax(-1)
+        return torch.cat([logsigmoid(-logits), logsigmoid(logits)], dim=-1)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that ``log_probs`` gives."""
+        if len(self.labels) > 1:
+            return self.labels
+        name = self.labels[0]
+        return ["low", "high"] if re.fullmatch(r"LABEL_\d+", name) else [f"not {name}", name]
+
+    def _compute(self, texts: list[str]) -> list[tuple[float, ...]]:
+        logits = torch.as_tensor(self.classifier.logits(texts)).double().cpu()
+        if logits.shape != (len(texts), len(self.labels)):
+            raise PotentialError(
+                f"The classifier {self.name} must give logits of shape "
+                f"{(len(texts), len(self.labels))}; got {tuple(logits.shape)}."
+            )
+        bad = logits.isnan().any(-1) | (logits == torch.inf).any(-1)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            raise PotentialError(
+                f"The classifier {self.name} gave the logits {logits[at].tolist()} for "
+                f"{show_text(texts[at])}: they must be numbers."
+            )
+        return [tuple(row) for row in logits.tolist()]
+
+
+class ClassProbability(TextPotential):
+    """Phi = p(class | text), from a classifier on the decoded text.
+
+    Args:
+        model: a classifier, or its name or folder ("storybook/stars").
+        label: the class. A text is a class's name ("5 stars"). A number is first a name that
+            starts with it (5 is "5 stars"), and where no name starts with a number, an index. A
+            classifier with a scalar logit r has two classes: 1 or "high", with probability
+            sigmoid(r), and 0 or "low", with 1 - sigmoid(r).
+        scope: "full" shows it prompt and generated part, "continuation" the generated part.
+    """
+
+    log_phi_max = 0.0
+
+    def __init__(self, model: ClassifierLike, *, label: str | int, scope: Scope = "full") -> None:
+        super().__init__(scope=scope)
+        self.classifier = cached_classifier(model)
+        self.index = class_index(label, self.classifier)
+
+    @property
+    def label(self) -> str:
+        """Name of the class."""
+        return self.classifier.classes[self.index]
+
+    def log_phi_of_texts(self, texts: Sequence[str]) -> Float64[Tensor, " texts"]:
+        """Log p(class | text), in nats."""
+        return self.classifier.log_probs(texts)[:, self.index]
+
+    def describe(self) -> str:
+        """``p(5 stars | text)``."""
+        return f"p({self.label} | text)"
+
+    def _key(self) -> tuple:
+        return (self.classifier.classifier, self.index, self.scope)
+
+
+class ClassConditional(ConditionalPotential):
+    """Phi = p(o | text) where the class o is drawn with the text, or given by ``condition``.
+
+    Args:
+        model: a classifier, or its name or folder ("storybook/stars").
+        scope: "full" shows it prompt and generated part, "continuation" the generated part.
+    """
+
+    def __init__(self, model: ClassifierLike, *, scope: Scope = "full") -> None:
+        check_one_of("scope", scope, ("continuation", "full"))
+        self.classifier = cached_classifier(model)
+        self.scope = scope
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; ``observed`` holds their indices."""
+        return self.classifier.classes
+
+    def condition(self, observed: str | int | Int[Tensor, " width"]) -> ClassProbability:
+        """The probability of one class: a label as ClassProbability takes, or a row of indices."""
+        label = observed
+        if isinstance(observed, Tensor):
+            label = self.classes[int(observed.reshape(()))]
+        fixed = ClassProbability(self.classifier, label=label, scope=self.scope)
+        return fixed if self._context is None else fixed.bind(self._context)
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log p(o | text) of each row with its own class index, in nats."""
+        return self._log_probs(tokens).gather(1, observed).squeeze(1)
+
+    def draw_joint(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
+        """Draw texts from p0, and for each its class."""
+        context = self.context
+        tokens = base_samples(
+            context.lm,
+            context.prompt_tokens,
+            context.num_steps,
+            n,
+            generator=generator,
+            eos_token_id=context.eos_token_id,
+        )
+        return tokens, draw(self._log_probs(tokens).exp(), generator).unsqueeze(1)
+
+    def describe(self) -> str:
+        """``p(class of stars | text)``."""
+        return f"p(class of {self.classifier.name} | text)"
+
+    def _log_probs(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, "batch classes"]:
+        context = self.context
+        texts = context.full_texts(tokens) if self.scope == "full" else context.texts(tokens)
+        return self.classifier.log_probs(texts).to(tokens.device)
+
+    def _key(self) -> tuple:
+        return (self.classifier.classifier, self.scope)
+
+
+def cached_classifier(model: ClassifierLike | CachedClassifier) -> CachedClassifier:
+    """A classifier by object, name or folder; as potentials use it."""
+    if isinstance(model, CachedClassifier):
+        return model
+    name = type(model).__name__
+    if isinstance(model, str | Path):
+        from tsmc_widgets.models.loading import load_classifier
+
+        name = Path(model).name
+        model = load_classifier(model)
+    if not isinstance(model, SupportsLogits):
+        raise TypeError(
+            "A classifier must have labels and a method logits(texts), or be the name or folder "
+            f"of a transformers sequence classifier; got {model!r}."
+        )
+    return CachedClassifier(model, name)
+
+
+def class_index(label: str | int, classifier: CachedClassifier) -> int:
+    """Index of a class given by name or number, see ``ClassProbability``."""
+    classes = classifier.classes
+    if len(classifier.labels) == 1 and label in ("low", "high"):
+        return ("low", "high").index(label)
+    if isinstance(label, bool):
+        matches = []
+    elif isinstance(label, int):
+        numbered = {i: re.match(r"\s*(\d+)(?![\d.])", name) for i, name in enumerate(classes)}
+        matches = [i for i, match in numbered.items() if match and int(match[1]) == label]
+        if not any(numbered.values()) and 0 <= label < len(classes):
+            matches = [label]
+    else:
+        matches = [i for i, name in enumerate(classes) if name == label]
+        matches = matches or [i for i, c in enumerate(classes) if c.lower() == label.lower()]
+    if len(matches) != 1:
+        names = ", ".join(repr(name) for name in classes)
+        problem = "fits several" if matches else "is none"
+        raise ValueError(
+            f"label {label!r} {problem} of the classes of {classifier.name}: {names}. Give one of "
+            "these names."
+        )
+    return matches[0]

@@ -1,0 +1,155 @@
+"""Potentials p0(o | s): what should follow the generated tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import ContextLengthError, check_integer
+from tsmc_widgets.targets.bound import BoundOnly
+from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.protocol import Context
+from tsmc_widgets.targets.sampling import base_samples, log_p_suffix
+from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids
+
+
+class Continuation(BoundOnly):
+    """Phi = p0(o | prompt, s): how well a given text o follows what is generated.
+
+    Args:
+        observed: o as text (with the space before its first word, if the model wants one), or as
+            a list of token ids or token texts.
+    """
+
+    log_phi_max = 0.0
+
+    def __init__(self, observed: TokenPattern) -> None:
+        self.observed = check_pattern(observed)
+
+    def bind(self, context: Context) -> Continuation:
+        """Look the tokens up in the model's vocabulary."""
+        bound = super().bind(context)
+        bound._ids = token_ids(self.observed, context.lm)
+        check_room(context, len(bound._ids))
+        return bound
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """O as ids of the model's tokens."""
+        return self.context and self._ids
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Log p0(o | prompt, s) in nats, teacher-forced."""
+        observed = torch.tensor(self.token_ids, device=tokens.device)
+        return log_p_following(self.context, tokens, observed.expand(len(tokens), -1))
+
+    def describe(self) -> str:
+        """``p(" the end" | text)``."""
+        if isinstance(self.observed, str):
+            shown = f'"{self.observed}"'
+        elif self._context is not None:
+            shown = f'"{self._context.lm.decode(torch.tensor([self._ids]))[0]}"'
+        else:
+            shown = quote(self.observed)
+        return f"p({shown} | text)"
+
+    def _key(self) -> tuple:
+        return (self.observed,)
+
+
+class Infilling(ConditionalPotential):
+    """Phi = p0(o | prompt, s) where o, the ``num_tokens`` tokens that follow, is drawn with s.
+
+    Args:
+        num_tokens: c, the number of tokens in o.
+    """
+
+    def __init__(self, *, num_tokens: int) -> None:
+        check_integer("num_tokens", num_tokens)
+        self.num_tokens = num_tokens
+
+    def bind(self, context: Context) -> Infilling:
+        """The model's context must hold prompt, T tokens and o."""
+        check_room(context, self.num_tokens)
+        return super().bind(context)
+
+    def condition(self, observed: TokenPattern | Int[Tensor, " width"]) -> Continuation:
+        """The fixed continuation o: text, token ids, or a row of ``observed``."""
+        if isinstance(observed, Tensor):
+            observed = observed.tolist()
+        fixed = Continuation(observed)
+        if self._context is not None:
+            fixed = fixed.bind(self._context)
+            _check_width(len(fixed.token_ids), self.num_tokens)
+        elif isinstance(observed, Sequence) and not isinstance(observed, str):
+            _check_width(len(observed), self.num_tokens)
+        return fixed
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log p0(o | prompt, s) of each row with its own o, in nats."""
+        _check_width(observed.shape[1], self.num_tokens)
+        return log_p_following(self.context, tokens, observed)
+
+    def draw_joint(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
+        """Draw T + c tokens from p0: the first T are an exact sample for the others."""
+        context = self.context
+        texts = base_samples(
+            context.lm,
+            context.prompt_tokens,
+            context.num_steps + self.num_tokens,
+            n,
+            generator=generator,
+            eos_token_id=context.eos_token_id,
+        )
+        return texts[:, : context.num_steps], texts[:, context.num_steps :]
+
+    def describe(self) -> str:
+        """``p(next 3 tokens | text)``."""
+        plural = "" if self.num_tokens == 1 else "s"
+        return f"p(next {self.num_tokens} token{plural} | text)"
+
+    def _key(self) -> tuple:
+        return (self.num_tokens,)
+
+
+def log_p_following(
+    context: Context,
+    tokens: Int[Tensor, "batch steps"],
+    observed: Int[Tensor, "batch width"],
+) -> Float[Tensor, " batch"]:
+    """Log p0(o | prompt, s) of each row, in nats; after an absorbing EOS only EOS may follow."""
+    prompt = context.prompt_tokens.to(tokens.device).expand(len(tokens), -1)
+    length = prompt.shape[1]
+    log_p = log_p_suffix(
+        context.lm,
+        torch.cat([prompt, tokens, observed], dim=1),
+        length + tokens.shape[1],
+        prompt_length=length,
+        eos_token_id=context.eos_token_id,
+    )
+    # Rounding in float32 must not break the bound that rejection relies on.
+    return log_p.clamp(max=0.0)
+
+
+def check_room(context: Context, extra: int) -> None:
+    """Raise ContextLengthError unless the model can read ``extra`` tokens after the T."""
+    limit = context.lm.context_length
+    total = len(context.prompt_tokens) + context.num_steps + extra
+    if limit is not None and total > limit:
+        raise ContextLengthError(
+            f"The prompt's {len(context.prompt_tokens)} tokens, num_steps={context.num_steps} and "
+            f"the {extra} tokens that follow make {total}, and this model's context holds {limit}: "
+            "shorten the prompt, take fewer steps or a shorter continuation."
+        )
+
+
+def _check_width(width: int, num_tokens: int) -> None:
+    if width != num_tokens:
+        raise ValueError(f"observed must have num_tokens={num_tokens} tokens; got {width}.")

@@ -1,0 +1,266 @@
+"""Exact samples of a target: by rejection from p0, or by drawing text and observation together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
+from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.protocol import Context, Potential
+from tsmc_widgets.targets.sampling import base_samples
+
+DEFAULT_BUDGET = 1_000_000
+SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
+
+
+@runtime_checkable
+class SupportsSampling(Protocol):
+    """What sampling asks of a target."""
+
+    potential: Potential
+    context: Context
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        """Log phi of each row, checked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExactSamples:
+    """Independent samples of sigma from rejection, and what the rejected draws tell about Z.
+
+    Attributes:
+        tokens: the samples.
+        log_phi: log phi of each, in nats.
+        proposed: draws from p0 that were looked at.
+        accepted: how many of them were accepted, surplus ones of the last batch included.
+        log_z: log of the mean of phi over all draws: an estimate of log Z; -inf if all are 0.
+        log_z_standard_error: its standard error, to first order.
+    """
+
+    tokens: Int[Tensor, "n steps"]
+    log_phi: Float64[Tensor, " n"]
+    proposed: int
+    accepted: int
+    log_z: float
+    log_z_standard_error: float
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Share of draws that were accepted; an estimate of Z / phi_max."""
+        return self.accepted / self.proposed if self.proposed else math.nan
+
+    @property
+    def acceptance_rate_standard_error(self) -> float:
+        """Standard error of the acceptance rate."""
+        rate = self.acceptance_rate
+        return math.sqrt(rate * (1 - rate) / self.proposed) if self.proposed else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class JointSamples:
+    """Texts from p0, each an exact sample of the target under its own observation.
+
+    Attributes:
+        tokens: the texts.
+        observed: what was observed with each: the tokens that follow, or the class index.
+    """
+
+    tokens: Int[Tensor, "n steps"]
+    observed: Int[Tensor, "n width"]
+
+
+def rejection_samples(
+    target: SupportsSampling,
+    n: int,
+    *,
+    seed: int,
+    budget: int = DEFAULT_BUDGET,
+    progress: bool = True,
+) -> ExactSamples:
+    """Draw from p0 and accept with probability phi / phi_max until ``n`` samples are found.
+
+    Args:
+        target: its potential must know an upper bound ``log_phi_max``.
+        n: how many samples.
+        seed: the same seed gives the same samples, with or without a progress bar.
+        budget: draws from p0 at most.
+        progress: whether to show a progress bar.
+
+    Raises:
+        BudgetError: the budget ended first; ``.samples`` holds what was found.
+        PotentialError: no bound is known, or a text exceeds it.
+        KeyboardInterrupt: as ever; its ``.samples`` holds what was found.
+    """
+    check_integer("n", n)
+    check_integer("budget", budget)
+    if target.potential.is_conditional:
+        raise PotentialError(
+            f"{target.potential.describe()} waits for an observation: call condition(observed) "
+            "first, or use joint_samples."
+        )
+    bound = target.potential.log_phi_max
+    if bound is None:
+        raise PotentialError(
+            f"Exact samples by rejection need an upper bound on log phi, and none is known for "
+            f"{target.potential.describe()}: give log_phi_max (or reward_max) to the part that has "
+            "none."
+        )
+    search = _Search(target, bound, torch.Generator(target.context.lm.device).manual_seed(seed))
+    try:
+        with _bar(n, progress) as bar:
+            while search.accepted < n and search.proposed < budget:
+                search.extend(min(search.batch_size(n), budget - search.proposed))
+                bar.update(min(search.accepted, n) - bar.n)
+                bar.set_postfix_str(f"{search.accepted} of {search.proposed} draws", refresh=False)
+    except BaseException as error:
+        error.samples = search.samples(n)
+        raise
+    samples = search.samples(n)
+    if len(samples.tokens) < n:
+        raise _budget_error(samples, n, budget)
+    return samples
+
+
+def joint_samples(target: SupportsSampling, n: int, *, seed: int) -> JointSamples:
+    """Draw texts from p0 and an observation for each: exact samples for their own observations."""
+    check_integer("n", n)
+    potential = target.potential
+    if not isinstance(potential, ConditionalPotential):
+        raise PotentialError(
+            f"Joint draws need a potential that is p(o | s) itself, such as Infilling or "
+            f"ClassConditional; {potential.describe()} is not. Powers and products of p(o | s) "
+            "have no joint draw: condition on one observation and use rejection."
+        )
+    generator = torch.Generator(target.context.lm.device).manual_seed(seed)
+    tokens, observed = potential.draw_joint(n, generator)
+    return JointSamples(tokens, observed)
+
+
+@dataclass(slots=True)
+class _Search:
+    """Accepted draws so far and the running sums over all draws."""
+
+    target: SupportsSampling
+    bound: float
+    generator: torch.Generator
+    proposed: int = 0
+    accepted: int = 0
+    log_sum: float = -math.inf
+    log_sum_squares: float = -math.inf
+    batches: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def batch_size(self, n: int) -> int:
+        """As many draws as the acceptance rate so far asks for."""
+        rate = (self.accepted + 1) / (self.proposed + 2)
+        wanted = math.ceil((n - self.accepted) / rate) if self.proposed else n
+        return max(SMALLEST_BATCH, min(LARGEST_BATCH, wanted))
+
+    def extend(self, size: int) -> None:
+        """Draw and judge one batch; all or nothing of it is kept."""
+        context = self.target.context
+        tokens = base_samples(
+            context.lm,
+            context.prompt_tokens,
+            context.num_steps,
+            size,
+            generator=self.generator,
+            eos_token_id=context.eos_token_id,
+        )
+        log_phi = self.target.log_phi(tokens)
+        worst = int(log_phi.argmax())
+        if log_phi[worst] > self.bound + 1e-6 * max(1.0, abs(self.bound)):
+            raise PotentialError(
+                f"{self.target.potential.describe()} says log_phi_max = {self.bound:g}, and log "
+                f"phi = {float(log_phi[worst]):g} for {context.show_row(tokens[worst])}: raise the "
+                "bound, as exact samples depend on it."
+            )
+        uniforms = torch.rand(
+            size, dtype=torch.float64, device=tokens.device, generator=self.generator
+        )
+        accepted = uniforms.log() < log_phi - self.bound
+        log_sum = float(torch.logsumexp(log_phi, 0))
+        log_sum_squares = float(torch.logsumexp(2 * log_phi, 0))
+        self.batches.append((tokens[accepted], log_phi[accepted]))
+        self.log_sum = float(torch.logaddexp(*torch.tensor([self.log_sum, log_sum]).double()))
+        self.log_sum_squares = float(
+            torch.logaddexp(*torch.tensor([self.log_sum_squares, log_sum_squares]).double())
+        )
+        self.proposed += size
+        self.accepted += int(accepted.sum())
+
+    def samples(self, n: int) -> ExactSamples:
+        """The first ``n`` accepted draws, or as many as there are."""
+        context = self.target.context
+        none = context.prompt_tokens.new_empty((0, context.num_steps))
+        tokens = torch.cat([none, *(tokens for tokens, _ in self.batches)])
+        log_phi = torch.cat([none.new_empty(0).double(), *(values for _, values in self.batches)])
+        log_z, error = -math.inf, math.nan
+        if self.log_sum > -math.inf:
+            log_z = self.log_sum - math.log(self.proposed)
+            # Relative variance of phi: mean of squares over squared mean, less 1.
+            ratio = self.log_sum_squares - math.log(self.proposed) - 2 * log_z
+            error = math.sqrt(max(0.0, math.expm1(ratio)) / self.proposed)
+        return ExactSamples(
+            tokens=tokens[:n],
+            log_phi=log_phi[:n],
+            proposed=self.proposed,
+            accepted=self.accepted,
+            log_z=log_z,
+            log_z_standard_error=error,
+        )
+
+
+def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:
+    from scipy.stats import binomtest
+
+    found, proposed = samples.accepted, samples.proposed
+    interval = binomtest(found, proposed).proportion_ci(0.95, method="exact")
+    rate = (
+        f"The acceptance rate is {samples.acceptance_rate:.2g} "
+        f"(95 % interval {interval.low:.2g} to {interval.high:.2g})"
+    )
+    if found:
+        need = f"about {math.ceil(n / samples.acceptance_rate):,} draws are needed"
+    else:
+        need = f"more than {math.floor(n / interval.high):,} draws are needed"
+    error = BudgetError(
+        f"The budget of {budget:,} draws ended with {found} of {n} exact samples found. {rate}, "
+        f"so {need}: raise budget=, ask for fewer samples or soften the potential. What was found "
+        "is in this error's .samples."
+    )
+    error.samples = samples
+    return error
+
+
+class _NoBar:
+    n = 0
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, by: int) -> None:
+        """Count."""
+        self.n += by
+
+    def set_postfix_str(self, text: str, refresh: bool) -> None:
+        """Show nothing."""
+
+
+def _bar(total: int, progress: bool) -> Any:
+    if progress:
+        try:
+            from tqdm.auto import tqdm
+        except ModuleNotFoundError:
+            return _NoBar()
+        return tqdm(total=total, desc="exact samples", unit="sample", leave=False)
+    return _NoBar()

@@ -1,0 +1,131 @@
+"""Any Python function of text or of tokens as a potential."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.targets.bound import BoundOnly
+from tsmc_widgets.targets.checked import call_checked, log_phi_checked
+from tsmc_widgets.targets.text import Scope, TextPotential, each_text
+
+
+class TextFunction(TextPotential):
+    """Log phi from any Python function of text, called once for each distinct text.
+
+    Args:
+        function: gives log phi in nats; -inf rules a text out.
+        takes: "text" for a function of one text that returns a number, "texts" for one of a list
+            of texts that returns as many numbers.
+        scope: "full" gives it prompt and generated part, "continuation" the generated part.
+        log_phi_max: an upper bound on what it returns, in nats; exact samples need it.
+        name: what to call it; the function's own name if None.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        takes: Literal["text", "texts"] = "text",
+        scope: Scope = "full",
+        log_phi_max: float | int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(scope=scope)
+        check_one_of("takes", takes, ("text", "texts"))
+        self.function = check_callable(function)
+        self.takes = takes
+        self.log_phi_max = check_bound("log_phi_max", log_phi_max)
+        self.name = function_name(function) if name is None else name
+
+    def log_phi_of_texts(self, texts: Sequence[str]) -> Any:
+        """What the function returns."""
+        return call_on_texts(self.function, self.takes, texts)
+
+    def describe(self) -> str:
+        """``exp(name(text))``."""
+        return f"exp({self.name}(text))"
+
+    def _key(self) -> tuple:
+        return (self.function, self.takes, self.scope, self.log_phi_max, self.name)
+
+
+class TokenFunction(BoundOnly):
+    """Log phi from any Python function of the generated tokens.
+
+    Args:
+        function: gives log phi in nats; -inf rules a text out.
+        takes: "batch" for a function of a tensor (rows, T) that returns one number a row, "row"
+            for one of a list of T ids that returns a number.
+        log_phi_max: an upper bound on what it returns, in nats; exact samples need it.
+        name: what to call it; the function's own name if None.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        takes: Literal["batch", "row"] = "batch",
+        log_phi_max: float | int | None = None,
+        name: str | None = None,
+    ) -> None:
+        check_one_of("takes", takes, ("batch", "row"))
+        self.function = check_callable(function)
+        self.takes = takes
+        self.log_phi_max = check_bound("log_phi_max", log_phi_max)
+        self.name = function_name(function) if name is None else name
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """What the function returns, checked."""
+        call = self.function if self.takes == "batch" else self._call_each
+        show_row = self.context.show_row
+        return log_phi_checked(call, tokens, name=self.describe(), show_row=show_row)
+
+    def describe(self) -> str:
+        """``exp(name(tokens))``."""
+        return f"exp({self.name}(tokens))"
+
+    def _call_each(self, tokens: Tensor) -> list[float]:
+        def value(row: Tensor) -> float:
+            return float(self.function(row[0].tolist()))
+
+        show_row, name = self.context.show_row, self.describe()
+        rows = tokens.split(1)
+        return [call_checked(value, row, name=name, show_row=show_row) for row in rows]
+
+    def _key(self) -> tuple:
+        return (self.function, self.takes, self.log_phi_max, self.name)
+
+
+def call_on_texts(function: Callable[..., Any], takes: str, texts: Sequence[str]) -> Any:
+    """Call a function of one text on each, or a function of many on all."""
+    if takes == "texts":
+        return function(list(texts))
+    return each_text(lambda text: float(function(text)), texts)
+
+
+def check_callable(function: object) -> Callable[..., Any]:
+    """The function, or a TypeError."""
+    if not callable(function):
+        raise TypeError(f"The function of a potential must be callable; got {function!r}.")
+    return function
+
+
+def check_bound(name: str, value: float | int | None) -> float | None:
+    """An upper bound as a float, or a ValueError."""
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number in nats or None; got {value!r}.")
+    return float(value)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """What people call a function."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return "f" if name == "<lambda>" else name

@@ -1,0 +1,105 @@
+"""Plain samples of p0, and log p0 of given tokens, in pieces that fit the memory."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.models.protocol import LanguageModel
+
+PIECE = 2**25
+"""Tables of log-probabilities have at most about so many numbers at a time."""
+
+
+def base_samples(
+    lm: LanguageModel,
+    prompt_tokens: Int[Tensor, " length"],
+    num_steps: int,
+    n: int,
+    *,
+    generator: torch.Generator,
+    eos_token_id: int | None = None,
+) -> Int[Tensor, "n num_steps"]:
+    """Draw ``n`` texts of ``num_steps`` tokens from p0; a text that meets ``eos_token_id`` ends."""
+    rows = max(1, PIECE // lm.vocab_size)
+    counts = [min(rows, n - start) for start in range(0, n, rows)]
+    pieces = [
+        _sample_piece(lm, prompt_tokens, num_steps, count, generator, eos_token_id)
+        for count in counts
+    ]
+    return torch.cat([prompt_tokens.new_empty((0, num_steps)), *pieces])
+
+
+def log_p_suffix(
+    lm: LanguageModel,
+    tokens: Int[Tensor, "batch length"],
+    start: int,
+    *,
+    prompt_length: int,
+    eos_token_id: int | None = None,
+) -> Float64[Tensor, " batch"]:
+    """Log p0 of the tokens from ``start`` on, given those before, in nats and without gradients.
+
+    Args:
+        lm: the model.
+        tokens: prompts and what follows.
+        start: the first position that counts.
+        prompt_length: an EOS before this position ends nothing.
+        eos_token_id: after this token p0 puts mass 1 on it again; None if nothing is absorbing.
+    """
+    device = lm.device
+    totals = [torch.zeros(0, dtype=torch.float64, device=tokens.device)]
+    rows = max(1, PIECE // (tokens.shape[1] * lm.vocab_size))
+    with torch.no_grad():
+        for piece in tokens.split(rows) if len(tokens) else ():
+            log_p = lm.log_prob(piece.to(device), start).double().to(tokens.device)
+            if eos_token_id is not None:
+                ended = after_eos(piece[:, prompt_length:], eos_token_id)[
+                    :, start - prompt_length :
+                ]
+                again = piece[:, start:] == eos_token_id
+                log_p = torch.where(ended, torch.where(again, 0.0, -torch.inf), log_p)
+            totals.append(log_p.sum(-1))
+    return torch.cat(totals)
+
+
+def after_eos(tokens: Int[Tensor, "batch steps"], eos_token_id: int) -> Bool[Tensor, "batch steps"]:
+    """Positions after a row's first EOS."""
+    is_eos = (tokens == eos_token_id).long()
+    return (is_eos.cumsum(-1) - is_eos) > 0
+
+
+def draw(probs: Float64[Tensor, "batch n"], generator: torch.Generator) -> Int[Tensor, " batch"]:
+    """One index for each row, with the row's probabilities."""
+    return torch.multinomial(probs, 1, generator=generator).squeeze(-1)
+
+
+def _sample_piece(
+    lm: LanguageModel,
+    prompt_tokens: Int[Tensor, " length"],
+    num_steps: int,
+    count: int,
+    generator: torch.Generator,
+    eos_token_id: int | None,
+) -> Int[Tensor, "count num_steps"]:
+    device = prompt_tokens.device
+    fill = 0 if eos_token_id is None else eos_token_id
+    tokens = torch.full((count, num_steps), fill, dtype=torch.int64, device=device)
+    live = torch.arange(count, device=device)
+    with torch.no_grad():
+        step = lm.prefill(prompt_tokens.unsqueeze(0))
+        log_probs = step.log_probs.expand(count, -1)
+        # The prompt is read once: at first every text stands on row 0 of the carry.
+        rows = torch.zeros_like(live)
+        for t in range(num_steps):
+            chosen = draw(log_probs.double().exp(), generator)
+            tokens[live, t] = chosen
+            if eos_token_id is not None:
+                going = chosen != eos_token_id
+                live, chosen, rows = live[going], chosen[going], rows[going]
+            if t + 1 == num_steps or not len(live):
+                break
+            step = lm.advance(chosen, step.carry.select(rows))
+            log_probs, rows = step.log_probs, torch.arange(len(live), device=device)
+    return tokens
