@@ -1,0 +1,168 @@
+"""A made-up run, and the view's script in a browser page without Jupyter."""
+
+import base64
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tsmc_widgets.widgets.particle_view import ParticleView
+
+SENTENCE = (
+    "I bought this book lamp and it was great broken . the a very nice happy seller quickly "
+    "arrived yesterday terrible ! , because my daughter loved"
+)
+WORDS = [
+    *SENTENCE.split(),
+    "<script>globalThis.hacked=1</script>",
+    "<img/src=x/onerror=globalThis.hacked=1>",
+    "\n",
+    "\t",
+    " ",
+]
+
+FAKE_MODEL = """
+globalThis.makeModel = state => ({
+  state, sent: 0, handlers: {},
+  get(name) { return this.state[name]; },
+  set(name, value) {
+    this.state[name] = value;
+    (this.handlers['change:' + name] || []).forEach(act => act());
+  },
+  save_changes() { this.sent += 1; },
+  on(name, act) { (this.handlers[name] ??= []).push(act); },
+  off(name, act) { this.handlers[name] = (this.handlers[name] || []).filter(a => a !== act); },
+});
+globalThis.bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+globalThis.show = async ([esm, css, header, data, status]) => {
+  const empty = { step: 0, hold: false, more: 0, hello: 0, welcome: 0 };
+  globalThis.model = makeModel({ header, data: bytes(data), status, ...empty });
+  const style = document.createElement('style');
+  style.textContent = css;
+  document.head.append(style);
+  const url = URL.createObjectURL(new Blob([esm], { type: 'text/javascript' }));
+  const el = document.createElement('div');
+  document.body.append(el);
+  globalThis.abort = new AbortController();
+  const { render } = (await import(url)).default;
+  globalThis.cleanup = render({ model, el, signal: abort.signal });
+  globalThis.root = el.querySelector('.pv');
+};
+"""
+
+
+def build_trace(
+    K=64, T=24, *, done=None, seed=0, threshold=0.5, dead_at=(), all_dead_at=None, num_runs=1
+):
+    """Something with the attributes of an SMCTrace, from random numbers."""
+    rng = np.random.default_rng(seed)
+    done = T if done is None else done
+    shape = (num_runs, done, K)
+    increments = rng.normal(0, 0.6, shape)
+    for step in dead_at:
+        increments[:, step - 1, ::3] = -np.inf
+    if all_dead_at is not None:
+        increments[:, all_dead_at - 1] = -np.inf
+    ancestors = np.tile(np.arange(K), (num_runs, done, 1))
+    log_weights, resampled = np.zeros(shape), np.zeros((num_runs, done), dtype=bool)
+    ess, log_z = np.zeros((num_runs, done)), np.zeros((num_runs, done))
+    for run in range(num_runs):
+        before, total = np.zeros(K), 0.0
+        for step in range(done):
+            share = normalise(before)
+            if step and 0 < 1 / (share**2).sum() < threshold * K:
+                resampled[run, step] = True
+                places = (rng.random() + np.arange(K)) / K
+                found = np.searchsorted(np.cumsum(share), places)
+                ancestors[run, step] = np.minimum(found, K - 1)
+                before = np.zeros(K)
+            after = before + increments[run, step]
+            total += np.logaddexp.reduce(after) - np.logaddexp.reduce(before)
+            squares = (normalise(after) ** 2).sum()
+            ess[run, step] = 1 / squares if squares else 0.0
+            log_weights[run, step], log_z[run, step], before = after, total, after
+    finite = np.where(np.isfinite(increments), increments, -3.0)
+    columns = SimpleNamespace(
+        ancestors=ancestors,
+        tokens=rng.integers(0, len(WORDS), shape),
+        log_p=-rng.gamma(2, 1.2, shape),
+        log_psi=np.where(np.isfinite(increments), np.cumsum(finite, axis=1), -np.inf),
+        log_increment=increments,
+        log_weights=log_weights,
+        resampled=resampled,
+        ess=ess,
+        log_z=log_z,
+    )
+    return SimpleNamespace(
+        columns=columns,
+        num_particles=K,
+        num_steps=T,
+        num_runs=num_runs,
+        steps_done=done,
+        prompt="I bought this",
+        token_texts=dict(enumerate(WORDS)),
+        final_texts=[texts(columns, run, K, done) for run in range(num_runs)],
+        info=SimpleNamespace(
+            potential='avoids "broken" × p(5 stars | text)^2',
+            proposal="base model",
+            twist=None,
+            resampler="systematic",
+            rule=f"ESS < {threshold:g} K",
+            ess_threshold=threshold,
+            conditional=False,
+            seed=seed,
+        ),
+    )
+
+
+def normalise(log_weights):
+    top = log_weights.max()
+    weights = np.exp(log_weights - top) if np.isfinite(top) else np.zeros(len(log_weights))
+    return weights / (weights.sum() or 1.0)
+
+
+def texts(columns, run, K, done):
+    result = []
+    for slot in range(K):
+        words, at = [], slot
+        for step in reversed(range(done)):
+            words.append(WORDS[columns.tokens[run, step, at]])
+            at = columns.ancestors[run, step, at]
+        result.append(" ".join(reversed(words)))
+    return result
+
+
+def as_script_arguments(view, status=None):
+    data = base64.b64encode(view.data).decode()
+    return [view._esm, view._css, view.header, data, status or {}]
+
+
+@pytest.fixture
+def make_trace():
+    """Function that makes up a run, see ``build_trace``."""
+    return build_trace
+
+
+@pytest.fixture
+def open_view(page):
+    """Function that shows a ParticleView in a blank page and returns the page, once drawn."""
+
+    def show(view, *, status=None, drawn=True):
+        page.set_content("<!doctype html><html><body></body></html>")
+        page.add_script_tag(content=FAKE_MODEL)
+        page.evaluate("show", as_script_arguments(view, status))
+        if drawn:
+            page.wait_for_function("root._stats.renders > 0")
+        return page
+
+    return show
+
+
+@pytest.fixture
+def open_trace(open_view):
+    """The same for a made-up run, given as ``make_trace`` takes it."""
+
+    def show(*, status=None, **shape):
+        return open_view(ParticleView.from_trace(build_trace(**shape)), status=status)
+
+    return show

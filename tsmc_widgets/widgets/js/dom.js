@@ -1,0 +1,121 @@
+/** @file Elements, icons, numbers and colours. Nothing here knows of particles. */
+
+const SVG = "http://www.w3.org/2000/svg";
+const FOCUSABLE = new Set(["button", "select", "input"]);
+
+/**
+ * Make an element. Strings among the children become text nodes: text is never parsed as HTML.
+ * @param {string} tag
+ * @param {Record<string, string>} [attributes]
+ * @param {...(Node|string)} children
+ * @returns {any}
+ */
+function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  // Without this JupyterLab reads the keys too, and `d d` deletes the cell.
+  if (FOCUSABLE.has(tag) || "tabindex" in attributes) {
+    node.setAttribute("data-lm-suppress-shortcuts", "true");
+  }
+  node.append(...children);
+  return node;
+}
+
+/** Icons of the transport bar, as paths in a 16 x 16 box. */
+const ICONS = {
+  rewind: "M3 3h2v10H3zM13 3v10L6 8z",
+  back: "M11 3h2v10h-2zM9 3v10L3 8z",
+  play: "M4 2.5v11l9-5.5z",
+  pause: "M4 3h3v10H4zM9 3h3v10H9z",
+  step: "M3 3h2v10H3zM7 3v10l6-5z",
+};
+
+/** @param {keyof typeof ICONS} name */
+function icon(name) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
+}
+
+/** A token as a cell shows it: blanks that would not be seen become marks. @param {string} text */
+function readable(text) {
+  const marked = text.replace(/\r?\n/g, "↵").replace(/\t/g, "⇥");
+  if (marked.trim() !== "") return marked.trim();
+  return marked === "" ? "∅" : "␣";
+}
+
+/** @param {number} value @param {number} [digits] */
+function number(value, digits = 2) {
+  if (Number.isNaN(value)) return "–";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const text = value.toFixed(digits);
+  return Number(text) === 0 ? (0).toFixed(digits) : text.replace("-", "−");
+}
+
+/** A share of the whole weight, in per cent. @param {number} share in [0, 1] */
+function percent(share) {
+  if (share <= 0) return "0 %";
+  if (share < 0.0005) return "< 0.1 %";
+  return `${(100 * share).toFixed(share >= 0.0995 ? 0 : 1)} %`;
+}
+
+/** @param {number} count @param {string} noun */
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/** @param {number} value @param {number} low @param {number} high */
+function clamp(value, low, high) {
+  return Math.min(high, Math.max(low, value));
+}
+
+/** @typedef {[number, number, number]} Rgb */
+
+/** Colour `over` with the given alpha on `under`. @param {Rgb} under @param {number[]} over @param {number} alpha @returns {Rgb} */
+function mix(under, over, alpha) {
+  return /** @type {Rgb} */ (under.map((base, i) => base + (over[i] - base) * alpha));
+}
+
+/** @param {number[]} rgb @param {number} [alpha] */
+function css(rgb, alpha = 1) {
+  return `rgba(${rgb.map((part) => Math.round(part)).join(",")},${alpha.toFixed(3)})`;
+}
+
+const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+
+/** Any CSS colour as it looks on `under`. @param {string} colour @param {Rgb} under @returns {Rgb} */
+function resolve(colour, under) {
+  if (!probe) return under;
+  probe.canvas.width = probe.canvas.height = 1;
+  probe.fillStyle = css(under);
+  probe.fillRect(0, 0, 1, 1);
+  probe.fillStyle = colour;
+  probe.fillRect(0, 0, 1, 1);
+  const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+  return [r, g, b];
+}
+
+/** @param {Rgb} rgb */
+function isDark(rgb) {
+  return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 128;
+}
+
+/**
+ * A canvas whose bitmap follows the size it is shown at. A hidden cell reports 0: keep the last.
+ * @param {HTMLCanvasElement} canvas
+ */
+function fitCanvas(canvas) {
+  const ratio = globalThis.devicePixelRatio || 1;
+  const width = canvas.clientWidth || canvas.width / ratio;
+  const height = canvas.clientHeight || canvas.height / ratio;
+  const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== w || canvas.height !== t) [canvas.width, canvas.height] = [w, t];
+  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height, ratio };
+}

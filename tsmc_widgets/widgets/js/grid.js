@@ -1,0 +1,245 @@
+/** @file Texts of the particles: one row a particle, one token a cell, only visible rows in the DOM. */
+
+const ROW_HEIGHT = 22;
+const HEADER_HEIGHT = 24;
+const HEAD_WIDTH = 148;
+const CELL_MIN = 26;
+const CELL_MAX = 104;
+
+class TextGrid {
+  /** @param {(slot: number) => void} onSelect @param {() => void} redraw @param {AbortSignal} signal */
+  constructor(onSelect, redraw, signal) {
+    this.header = h("div", { class: "pv-columns", "aria-hidden": "true" });
+    this.marks = h("div", { class: "pv-marks", "aria-hidden": "true" });
+    this.rows = h("div", { class: "pv-rows" });
+    this.inner = h("div", { class: "pv-inner" }, this.header, this.marks, this.rows);
+    this.el = h(
+      "div",
+      { class: "pv-scroller", role: "listbox", tabindex: "0", "aria-label": "Texts of the particles" },
+      this.inner,
+    );
+    this.prefix = `pv${Math.random().toString(36).slice(2, 8)}`;
+    /** @type {any[]} */
+    this.pool = [];
+    /** @type {any[]} */
+    this.columns = [];
+    this.offsets = [0];
+    this.viewHeight = 520;
+    this.viewWidth = 600;
+    this.shownStep = -1;
+    this.onSelect = onSelect;
+    this.el.addEventListener("scroll", redraw, { signal, passive: true });
+    this.el.addEventListener("click", (event) => this._click(event), { signal });
+  }
+
+  /** @param {MouseEvent} event */
+  _click(event) {
+    const row = /** @type {Element} */ (event.target).closest(".pv-row");
+    if (row) this.onSelect(Number(row.getAttribute("data-slot")));
+  }
+
+  /**
+   * Widths of the columns: the widest token of each, measured once a word.
+   * @param {RunRecord} record @param {Theme} theme
+   */
+  measure(record, theme) {
+    const context = /** @type {CanvasRenderingContext2D} */ (probe);
+    context.font = `12.5px ${theme.font}`;
+    if (this.measuredFont !== theme.font || this.measuredId !== record.id) this.widths = [];
+    [this.measuredFont, this.measuredId] = [theme.font, record.id];
+    for (let i = this.widths.length; i < record.words.length; i++) {
+      this.widths.push(context.measureText(record.words[i]).width);
+    }
+    this.offsets = [0];
+    const planned = clamp(median(this.widths) + 10, CELL_MIN, CELL_MAX) || CELL_MIN;
+    for (let s = 0; s < record.T; s++) {
+      let width = s < record.steps ? 0 : planned - 10;
+      const end = Math.min(s + 1, record.steps) * record.K;
+      for (let i = s * record.K; i < end; i++) width = Math.max(width, this.widths[record.tokens[i]]);
+      const column = Math.ceil(clamp(width + 10, CELL_MIN, CELL_MAX));
+      this.offsets.push(this.offsets[s] + column);
+    }
+    const content = HEADER_HEIGHT + record.K * ROW_HEIGHT;
+    this.el.style.setProperty("--pv-content", `${content + 16}px`);
+    this._layColumns(record);
+  }
+
+  /** @param {RunRecord} record */
+  _layColumns(record) {
+    const total = HEAD_WIDTH + this.offsets[record.T] + 8;
+    this.inner.style.width = `${total}px`;
+    this.inner.style.height = `${HEADER_HEIGHT + record.K * ROW_HEIGHT}px`;
+    this.columns = Array.from({ length: record.T }, (_, s) => {
+      const name = h("span", { class: "pv-column" }, String(s + 1));
+      name.style.left = `${HEAD_WIDTH + this.offsets[s]}px`;
+      name.style.width = `${this.offsets[s + 1] - this.offsets[s]}px`;
+      const mark = h("span", { class: "pv-mark" });
+      mark.style.left = `${HEAD_WIDTH + this.offsets[s] - 2}px`;
+      return { name, mark };
+    });
+    const head = h("span", { class: "pv-head pv-head-title" }, h("span", { class: "pv-slot" }, "slot"), "weight");
+    this.header.replaceChildren(head, ...this.columns.map(({ name }) => name));
+    this.marks.replaceChildren(...this.columns.map(({ mark }) => mark));
+    for (const row of this.pool) {
+      row.cells.forEach((cell, s) => this._placeCell(cell.node, s));
+      row.cells.length = Math.min(row.cells.length, record.T);
+      while (row.line.childElementCount > row.cells.length) row.line.lastElementChild.remove();
+    }
+    this.shownStep = -1;
+  }
+
+  /** @param {HTMLElement} node @param {number} s */
+  _placeCell(node, s) {
+    if (s + 1 >= this.offsets.length) return;
+    node.style.left = `${this.offsets[s]}px`;
+    node.style.width = `${this.offsets[s + 1] - this.offsets[s] - 2}px`;
+  }
+
+  /** @param {number} count rows that the pool needs */
+  _fill(count) {
+    while (this.pool.length < count) {
+      const slot = h("span", { class: "pv-slot" });
+      const fill = h("span", { class: "pv-bar-fill" });
+      const bar = h("span", { class: "pv-bar" }, fill);
+      const weight = h("span", { class: "pv-weight" });
+      const line = h("span", { class: "pv-line" });
+      const head = h("span", { class: "pv-head" }, slot, bar, weight);
+      const node = h("div", { class: "pv-row", role: "option" }, head, line);
+      this.pool.push({ node, slot, fill, bar, weight, line, cells: [], k: -1, at: -1, state: "" });
+      this.rows.append(node);
+    }
+    while (this.pool.length > count) this.pool.pop().node.remove();
+  }
+
+  /** Rows and columns in sight. @param {RunRecord} record */
+  _window(record) {
+    this.viewHeight = this.el.clientHeight || this.viewHeight;
+    this.viewWidth = this.el.clientWidth || this.viewWidth;
+    const visible = Math.ceil(this.viewHeight / ROW_HEIGHT) + 1;
+    const count = Math.min(record.K, visible);
+    const top = Math.floor(this.el.scrollTop / ROW_HEIGHT);
+    const first = clamp(top, 0, record.K - count);
+    const left = this.el.scrollLeft;
+    const right = left + this.viewWidth - HEAD_WIDTH;
+    let [from, to] = [0, record.T];
+    while (from < record.T && this.offsets[from + 1] < left) from++;
+    while (to > from && this.offsets[to - 1] > right) to--;
+    return { first, count, from, to };
+  }
+
+  /** Bring the column of a new step into sight. @param {any} view */
+  _followStep({ t, record }) {
+    if (t === this.shownStep) return;
+    this.shownStep = t;
+    const s = Math.max(0, t - 1);
+    const room = this.viewWidth - HEAD_WIDTH;
+    const [left, right] = [this.offsets[s], this.offsets[Math.min(s + 1, record.T)]];
+    const at = this.el.scrollLeft;
+    if (right + 16 > at + room) this.el.scrollLeft = right + 16 - room;
+    else if (left < at) this.el.scrollLeft = t <= 1 ? 0 : left - room / 3;
+  }
+
+  /** Bring a particle's row into sight. @param {any} view @param {number} slot */
+  reveal({ record, t, sort }, slot) {
+    const at = record.order(t, sort).indexOf(slot) * ROW_HEIGHT;
+    const room = this.viewHeight - HEADER_HEIGHT;
+    if (at < this.el.scrollTop) this.el.scrollTop = at;
+    else if (at + ROW_HEIGHT > this.el.scrollTop + room) this.el.scrollTop = at + ROW_HEIGHT - room;
+  }
+
+  /** @param {any} view the state of the view, see main.js */
+  draw(view) {
+    const { record, t } = view;
+    this._followStep(view);
+    const range = this._window(record);
+    this.columns.forEach(({ name, mark }, s) => {
+      name.classList.toggle("pv-now", s === t - 1);
+      name.classList.toggle("pv-ahead", s >= t);
+      mark.classList.toggle("pv-on", s < t && record.resampled[s] === 1);
+    });
+    this._fill(range.count);
+    const order = record.order(t, view.sort);
+    const full = Math.min(1, 8 / record.K);
+    const genealogy = record.genealogy(t);
+    let active = "";
+    for (let i = range.first; i < range.first + range.count; i++) {
+      const row = this.pool[i % range.count];
+      this._drawHead(row, i, order[i], record.weight(t, order[i]), full, record.K);
+      const related = view.related[order[i]] === 1;
+      this._setState(row, related, record.weight(t, order[i]) === 0);
+      if (related && !active) active = row.node.id;
+      this._drawCells(row, order[i], range, view, genealogy);
+    }
+    if (active) this.el.setAttribute("aria-activedescendant", active);
+    else this.el.removeAttribute("aria-activedescendant");
+  }
+
+  /** @param {any} row @param {number} i @param {number} k @param {number} weight @param {number} full weight of a full bar @param {number} K */
+  _drawHead(row, i, k, weight, full, K) {
+    if (row.at !== i) {
+      row.at = i;
+      row.node.style.transform = `translateY(${i * ROW_HEIGHT}px)`;
+      row.node.id = `${this.prefix}-row-${i}`;
+      row.node.setAttribute("aria-posinset", String(i + 1));
+      row.node.setAttribute("aria-setsize", String(K));
+      row.bar.style.setProperty("--pv-average", `${(100 / K / full).toFixed(1)}%`);
+    }
+    if (row.k !== k) {
+      row.k = k;
+      row.node.setAttribute("data-slot", String(k));
+      row.slot.textContent = String(k);
+    }
+    if (row.value === weight) return;
+    row.value = weight;
+    row.fill.style.transform = `scaleX(${Math.min(1, weight / full).toFixed(4)})`;
+    row.weight.textContent = percent(weight);
+  }
+
+  /** @param {any} row @param {boolean} related @param {boolean} dead */
+  _setState(row, related, dead) {
+    const state = `${related} ${dead}`;
+    if (row.state === state) return;
+    row.state = state;
+    row.node.classList.toggle("pv-selected", related);
+    row.node.classList.toggle("pv-dead-row", dead);
+    row.node.setAttribute("aria-selected", String(related));
+  }
+
+  /** @param {any} row @param {number} k @param {{from: number, to: number}} range @param {any} view @param {any} genealogy */
+  _drawCells(row, k, { from, to }, view, { slots }) {
+    const { record, t, indices, palette, selection } = view;
+    while (row.cells.length < to) {
+      const node = h("span", { class: "pv-cell" });
+      const text = document.createTextNode("");
+      node.append(text);
+      this._placeCell(node, row.cells.length);
+      row.line.append(node);
+      row.cells.push({ node, text, word: "", colour: "", kind: "pv-cell" });
+    }
+    for (let s = from; s < to; s++) {
+      const cell = row.cells[s];
+      let [word, colour, kind] = ["", "", "pv-cell"];
+      if (s < t) {
+        const slot = slots[s * record.K + k];
+        const at = s * record.K + slot;
+        word = record.words[record.tokens[at]];
+        colour = palette.cell[indices[at]];
+        if (indices[at] === DEAD) kind += " pv-dead";
+        if (selection && s < selection.step && selection.path[s] === slot) kind += " pv-shared";
+      }
+      if (cell.word !== word) {
+        cell.word = word;
+        cell.text.data = word;
+        if (word.length > 15) cell.node.title = word;
+        else if (cell.node.title) cell.node.removeAttribute("title");
+      }
+      if (cell.colour !== colour) cell.node.style.backgroundColor = cell.colour = colour;
+      if (cell.kind !== kind) cell.node.className = cell.kind = kind;
+    }
+  }
+}
+
+/** @param {number[]} values */
+function median(values) {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
+}

@@ -1,0 +1,109 @@
+/** @file The panels made of words: what the run is, its state, and its final samples. */
+
+/** Prompt, target and settings. */
+class Heading {
+  constructor() {
+    this.prompt = h("span", { class: "pv-prompt" });
+    this.target = h("span", { class: "pv-target" });
+    this.facts = h("p", { class: "pv-facts" });
+    this.el = h("header", { class: "pv-heading" }, h("p", {}, this.prompt, this.target), this.facts);
+  }
+
+  /** @param {any} header */
+  show(header) {
+    this.prompt.textContent = header.prompt ? `“${header.prompt}”` : "(no prompt)";
+    this.target.textContent = header.target || "";
+    const facts = [
+      `K = ${plural(header.num_particles, "particle")}`,
+      `T = ${plural(header.num_steps, "token")}`,
+      ...header.facts,
+    ];
+    if (header.num_runs > 1) facts.push(`run ${header.run + 1} of ${header.num_runs}`);
+    this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
+  }
+}
+
+/** A text with its line breaks shown. @param {string} text */
+function show(text) {
+  return text.trim().replace(/\s*\n\s*/g, " ↵ ");
+}
+
+/** What the computation is doing, and errors, in words. */
+class Status {
+  constructor() {
+    this.text = h("span", { class: "pv-status-text" });
+    this.el = h("p", { class: "pv-status", role: "status" }, this.text);
+    this.alert = h("p", { class: "pv-alert", role: "alert", hidden: "" });
+    this.lost = h("p", { class: "pv-alert pv-lost", role: "alert", hidden: "" });
+    this.lost.textContent = "No contact with Python: run the cell again.";
+  }
+
+  /** @param {any} status */
+  show(status) {
+    const { state = "", text = "", error = "" } = status || {};
+    this.el.dataset.state = state;
+    this.text.textContent = text;
+    this.el.hidden = text === "";
+    if (this.alert.textContent !== error) this.alert.textContent = error;
+    this.alert.hidden = error === "";
+  }
+}
+
+/** The weighted samples of a finished run, equal texts together. */
+class Samples {
+  /** @param {(slot: number) => void} onSelect @param {AbortSignal} signal */
+  constructor(onSelect, signal) {
+    this.count = h("span", { class: "pv-note" });
+    this.body = h("tbody");
+    const head = h("tr");
+    const titles = ["weight", "particles", "log φ (nats)", "text"];
+    head.append(...titles.map((title) => h("th", { scope: "col" }, title)));
+    this.scroller = h(
+      "div",
+      { class: "pv-samples-scroller", tabindex: "0", role: "region", "aria-label": "Final samples" },
+      h("table", {}, h("thead", {}, head), this.body),
+    );
+    this.el = h(
+      "section",
+      { class: "pv-samples" },
+      h("h4", {}, "Final samples ", this.count),
+      this.scroller,
+    );
+    this.body.addEventListener(
+      "click",
+      (event) => {
+        const row = /** @type {Element} */ (event.target).closest("tr");
+        if (row) onSelect(Number(row.dataset.slot));
+      },
+      { signal },
+    );
+  }
+
+  /** @param {RunRecord} record */
+  show(record) {
+    const { samples } = record.header;
+    this.scroller.hidden = samples.length === 0;
+    if (samples.length === 0) {
+      this.count.textContent = `after step ${record.T}, when log φ has been weighed in`;
+      this.body.replaceChildren();
+      return;
+    }
+    const { num_texts: texts } = record.header;
+    const some = texts > samples.length ? `, the ${samples.length} heaviest` : "";
+    this.count.textContent =
+      `${plural(texts, "different text")} of ${plural(record.K, "particle")}${some}, by weight`;
+    const rows = samples.map((/** @type {any} */ sample, /** @type {number} */ i) => {
+      const weight = record.sampleWeights[i];
+      const row = h(
+        "tr",
+        { "data-slot": String(sample.slot), class: weight === 0 ? "pv-dead-row" : "" },
+        h("td", {}, percent(weight)),
+        h("td", {}, String(sample.copies)),
+        h("td", {}, number(record.sampleLogPhi[i])),
+        h("td", {}, h("span", { class: "pv-note" }, record.header.prompt), ` ${show(sample.text)}`),
+      );
+      return row;
+    });
+    this.body.replaceChildren(...rows);
+  }
+}

@@ -1,0 +1,145 @@
+/** @file The quantities that colour a token, each on a fixed and labelled scale. */
+
+const BLUE = [0, 114, 178];
+const ORANGE = [230, 159, 0];
+const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [187, 174, 110], [253, 231, 55]];
+
+/**
+ * @typedef {object} Quantity
+ * @property {string} label in the menu
+ * @property {string} caption beside the legend, with its unit
+ * @property {number} low value at the left end; smaller ones look the same
+ * @property {number} high value at the right end
+ * @property {boolean} diverging two colours about the middle, or one ramp
+ * @property {[string, string, string]} ticks at the ends and in the middle
+ * @property {(record: RunRecord, i: number) => number} value of cell i
+ */
+
+/** @type {Record<string, Quantity>} */
+const QUANTITIES = {
+  weight: {
+    label: "weight",
+    caption: "weight after the step ÷ average 1/K",
+    low: -3,
+    high: 3,
+    diverging: true,
+    ticks: ["⅛ ×", "1 ×", "8 ×"],
+    value: (record, i) => Math.log2(record.K * record.weights[i]),
+  },
+  increment: {
+    label: "log increment",
+    caption: "log weight gained by the step (nats)",
+    low: -4,
+    high: 4,
+    diverging: true,
+    ticks: ["−4", "0", "+4"],
+    value: (record, i) => record.logIncrement[i],
+  },
+  psi: {
+    label: "log ψ",
+    caption: "log ψ of the text so far, log φ at step T (nats)",
+    low: -8,
+    high: 8,
+    diverging: true,
+    ticks: ["−8", "0", "+8"],
+    value: (record, i) => record.logPsi[i],
+  },
+  surprise: {
+    label: "surprise",
+    caption: "surprise −log p₀ of the token (nats)",
+    low: 0,
+    high: 8,
+    diverging: false,
+    ticks: ["0", "4", "8"],
+    value: (record, i) => -record.logP[i],
+  },
+};
+
+/** Index of a dead cell (value −inf); the others run from 1 to 255. */
+const DEAD = 0;
+
+/** Colour indices of every recorded cell. @param {RunRecord} record @param {Quantity} quantity */
+function colourIndices(record, quantity) {
+  const indices = new Uint8Array(record.steps * record.K);
+  const scale = 254 / (quantity.high - quantity.low);
+  for (let i = 0; i < indices.length; i++) {
+    const value = quantity.value(record, i);
+    const dead = Number.isNaN(value) || record.weights[i] === 0;
+    indices[i] = dead ? DEAD : 1 + clamp(Math.round((value - quantity.low) * scale), 0, 254);
+  }
+  return indices;
+}
+
+/** Hue and strength in [0, 1] at a point of the scale. @param {Quantity} quantity @param {number} x in [0, 1] */
+function hueAt(quantity, x) {
+  if (quantity.diverging) {
+    return { rgb: x < 0.5 ? BLUE : ORANGE, strength: Math.abs(2 * x - 1) };
+  }
+  const at = x * (CIVIDIS.length - 1);
+  const low = Math.min(Math.floor(at), CIVIDIS.length - 2);
+  return { rgb: mix(/** @type {Rgb} */ (CIVIDIS[low]), CIVIDIS[low + 1], at - low), strength: 1 };
+}
+
+/** Colours of a theme, derived from its text and background. @param {Element} root */
+function readTheme(root) {
+  const style = getComputedStyle(root);
+  const background = resolve(style.backgroundColor, [255, 255, 255]);
+  const text = resolve(style.color, background);
+  const dark = isDark(background);
+  return {
+    background,
+    text,
+    dark,
+    muted: mix(background, text, 0.66),
+    grid: mix(background, text, 0.16),
+    blue: /** @type {Rgb} */ (dark ? [86, 180, 233] : BLUE),
+    orange: /** @type {Rgb} */ (dark ? ORANGE : [204, 121, 0]),
+    lineage: /** @type {Rgb} */ (dark ? [230, 140, 190] : [170, 51, 119]),
+    font: style.fontFamily,
+  };
+}
+
+/** @typedef {ReturnType<typeof readTheme>} Theme */
+
+/**
+ * The 256 colours of a quantity: behind text (alpha capped so that the text stays readable), in
+ * the overview, and in the overview for cells that left no descendant.
+ * @param {Quantity} quantity @param {Theme} theme
+ */
+function makePalette(quantity, theme) {
+  const cell = new Array(256);
+  const overview = new Uint32Array(256);
+  const faded = new Uint32Array(256);
+  const neutral = mix(theme.background, theme.text, 0.3);
+  const cap = quantity.diverging || !theme.dark ? 0.55 : 0.4;
+  for (let index = 0; index < 256; index++) {
+    const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254);
+    const dead = index === DEAD;
+    cell[index] = dead ? "" : css(rgb, cap * strength);
+    const solid = dead ? mix(theme.background, theme.text, 0.85) : mix(neutral, rgb, strength);
+    overview[index] = pack(solid);
+    faded[index] = pack(mix(theme.background, solid, 0.2));
+  }
+  return { cell, overview, faded };
+}
+
+/** A colour as putImageData wants it (little-endian RGBA). @param {Rgb} rgb */
+function pack([r, g, b]) {
+  return ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
+}
+
+/** The legend of a quantity: a gradient with its ends and middle labelled. @param {Quantity} quantity @param {ReturnType<typeof makePalette>} palette */
+function legend(quantity, palette) {
+  const stops = Array.from({ length: 17 }, (_, i) => palette.cell[1 + Math.round((254 * i) / 16)]);
+  const bar = h("span", { class: "pv-legend-bar" });
+  bar.style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
+  const ticks = h("span", { class: "pv-legend-ticks" });
+  ticks.append(...quantity.ticks.map((tick) => h("span", {}, tick)));
+  return h(
+    "span",
+    { class: "pv-legend", role: "img", "aria-label": `Colour scale: ${quantity.caption}` },
+    h("span", { class: "pv-legend-caption" }, quantity.caption),
+    h("span", { class: "pv-legend-scale" }, bar, ticks),
+    h("span", { class: "pv-legend-dead" }, h("s", {}, "word"), " weight 0"),
+  );
+}

@@ -1,0 +1,138 @@
+/** @file The transport bar: play head, buttons, keys. It moves a step; what is shown is not its business. */
+
+const SPEEDS = [1, 2, 4, 8, 16, 30];
+
+/** Play, pause, step, rewind and scrub over the recorded steps. */
+class Transport {
+  /**
+   * @param {{seek: (t: number) => void, hold: (on: boolean) => void, more: () => void,
+   *   settled: () => void}} on what the bar asks of the view
+   * @param {AbortSignal} signal
+   */
+  constructor(on, signal) {
+    this.on = on;
+    this.t = 0;
+    this.steps = 0;
+    this.T = 1;
+    this.complete = true;
+    this.playing = false;
+    this.rate = 4;
+    /** @type {(name: any, label: string, act: () => void) => any} */
+    const button = (name, label, act) => {
+      const node = h("button", { type: "button", title: label, "aria-label": label }, icon(name));
+      node.addEventListener("click", act, { signal });
+      return node;
+    };
+    this.playButton = button("play", "Play (Space)", () => this.toggle());
+    this.speed = h("select", { "aria-label": "Speed, steps a second" });
+    for (const rate of SPEEDS) this.speed.append(h("option", { value: String(rate) }, `${rate} / s`));
+    this.speed.value = String(this.rate);
+    this.speed.addEventListener("change", () => (this.rate = Number(this.speed.value)), { signal });
+    this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
+    this.range.addEventListener("input", () => this.scrub(Number(this.range.value)), { signal });
+    this.range.addEventListener("change", () => on.settled(), { signal });
+    this.readout = h("output", { class: "pv-readout" });
+    this.el = h(
+      "div",
+      { class: "pv-transport", role: "group", "aria-label": "Playback" },
+      h(
+        "span",
+        { class: "pv-buttons" },
+        button("rewind", "Rewind to the prompt (Home)", () => this.scrub(0, true)),
+        button("back", "Back one step (left arrow)", () => this.scrub(this.t - 1, true)),
+        this.playButton,
+        button("step", "One step on (right arrow)", () => this.forward()),
+      ),
+      this.range,
+      this.readout,
+      h("label", { class: "pv-field" }, "speed ", this.speed),
+    );
+    signal.addEventListener("abort", () => this._stop());
+  }
+
+  /** Tell the bar what is recorded and shown. @param {{t: number, steps: number, T: number, complete: boolean, note: string}} now */
+  update({ t, steps, T, complete, note }) {
+    Object.assign(this, { t, steps, T, complete });
+    if (Number(this.range.max) !== T) this.range.max = String(T);
+    if (Number(this.range.value) !== t) this.range.value = String(t);
+    this.range.style.setProperty("--pv-recorded", `${(100 * steps) / T}%`);
+    const place = t === 0 ? `prompt, before step 1 of ${T}` : `step ${t} of ${T}`;
+    this.range.setAttribute("aria-valuetext", note ? `${place}, ${note}` : place);
+    if (this.readout.textContent !== place) this.readout.textContent = place;
+  }
+
+  toggle() {
+    if (this.playing) this.pause();
+    else this.play();
+  }
+
+  play() {
+    if (this.complete && this.t >= this.steps) this.on.seek(0);
+    this.on.hold(false);
+    this.playing = true;
+    this._show();
+    let last = performance.now();
+    const tick = (/** @type {number} */ now) => {
+      if (!this.playing) return;
+      const due = Math.floor(((now - last) * this.rate) / 1000);
+      if (due > 0) {
+        last = now;
+        if (this.t < this.steps) this.on.seek(Math.min(this.steps, this.t + due));
+        if (this.complete && this.t >= this.steps) return this._stop(true);
+      }
+      this.frame = requestAnimationFrame(tick);
+    };
+    this.frame = requestAnimationFrame(tick);
+  }
+
+  pause() {
+    this._stop(true);
+    this.on.hold(true);
+  }
+
+  /** @param {boolean} [settle] */
+  _stop(settle = false) {
+    cancelAnimationFrame(this.frame ?? 0);
+    this.playing = false;
+    this._show();
+    if (settle) this.on.settled();
+  }
+
+  _show() {
+    const label = this.playing ? "Pause (Space)" : "Play (Space)";
+    this.playButton.replaceChildren(icon(this.playing ? "pause" : "play"));
+    this.playButton.setAttribute("aria-label", label);
+    this.playButton.title = label;
+  }
+
+  /** @param {number} t @param {boolean} [settle] */
+  scrub(t, settle = false) {
+    if (this.playing) this._stop();
+    this.on.seek(clamp(t, 0, this.steps));
+    if (settle) this.on.settled();
+  }
+
+  /** One step on; at the frontier of an unfinished run the next one is asked for. */
+  forward() {
+    if (this.t >= this.steps && !this.complete) {
+      if (this.playing) this._stop();
+      this.on.more();
+    } else this.scrub(this.t + 1, true);
+  }
+
+  /** Keys of the whole view, where the focused control has no use for them. @param {KeyboardEvent} event */
+  key(event) {
+    const target = /** @type {Element} */ (event.target);
+    if (event.altKey || event.ctrlKey || event.metaKey || target.tagName === "SELECT") return false;
+    const acts = {
+      ArrowLeft: () => this.scrub(this.t - 1, true),
+      ArrowRight: () => this.forward(),
+      Home: () => this.scrub(0, true),
+      End: () => this.scrub(this.steps, true),
+      " ": () => this.toggle(),
+    };
+    if (!(event.key in acts) || (event.key === " " && target.tagName === "BUTTON")) return false;
+    acts[event.key]();
+    return true;
+  }
+}
