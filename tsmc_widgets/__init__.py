@@ -1,1 +1,46 @@
-"""Twisted Sequential Monte Carlo on language models, made visible."""
+"""Twisted Sequential Monte Carlo on language models, made visible.
+
+Importing the package is cheap: each name is loaded when it is first used, and transformers, plotly
+and ipywidgets only when something needs them.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "tsmc_widgets.models.loading": ("load_classifier", "load_language_model"),
+    "tsmc_widgets.models.huggingface": ("HuggingFaceLM",),
+    "tsmc_widgets.models.tabular": ("TabularLM",),
+    "tsmc_widgets.targets": (
+        "AvoidsToken", "AvoidsWord", "ClassConditional", "ClassProbability", "Constant",
+        "ContainsToken", "ContainsWord", "Continuation", "CountToken", "Infilling", "Length",
+        "MatchesRegex", "Mixture", "Potential", "RewardThreshold", "Target", "TemperedReward",
+        "TextFunction", "TokenFunction",
+    ),
+    "tsmc_widgets.twists": ("LinearHeadTwist", "TableTwist"),
+    "tsmc_widgets.smc": (
+        "Always", "Base", "ESSBelow", "EveryNSteps", "ModelProposal", "Never", "SMCConfig",
+        "SMCSession", "SMCTrace", "TwistInduced", "exact", "run_conditional_smc", "run_smc",
+        "start_smc",
+    ),
+    "tsmc_widgets.widgets": ("ParticleView", "WatchSMC"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tsmc_widgets' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return [*globals(), *__all__]

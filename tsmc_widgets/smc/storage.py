@@ -28,7 +28,7 @@ def save_trace(trace: SMCTrace, path: Path) -> Path:
         "version": VERSION,
         "info": asdict(trace.info),
         "token_texts": {str(token): text for token, text in trace.token_texts.items()},
-        "final_texts": trace.final_texts,
+        "final_texts": [list(texts) for texts in trace.final_texts],
         "tables": len(trace.tables),
     }
     arrays = {f.name: getattr(trace.columns, f.name).numpy() for f in fields(trace.columns)}

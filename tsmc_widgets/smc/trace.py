@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,19 +111,26 @@ class TraceInfo:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SMCTrace:
     """The record of R runs in one batch, whole or as far as they got.
 
     Columns keep their run axis; properties drop it where there is one run, so that ``log_z`` is a
     float for one run and has shape (R,) for several.
+
+    Attributes:
+        columns: what every step recorded.
+        info: how the run came about.
+        token_texts: readable text of every token that occurs.
+        final_texts: generated text of each particle, a list for each run.
+        tables: the likeliest next tokens at each step, where they were recorded.
     """
 
     columns: TraceColumns
     info: TraceInfo
-    token_texts: dict[int, str]
-    final_texts: list[list[str]]
-    tables: list[NextTokenTable | None] = field(default_factory=list)
+    token_texts: Mapping[int, str]
+    final_texts: Sequence[Sequence[str]]
+    tables: Sequence[NextTokenTable] = ()
 
     @classmethod
     def from_records(
@@ -131,18 +139,11 @@ class SMCTrace:
         """Trace of the steps recorded so far."""
         shape = (config.num_runs, config.num_particles)
         columns = TraceColumns.stack(records, shape)
-        seen = {*columns.tokens.unique().tolist(), *target.prompt_tokens.tolist()}
-        paths = genealogy.paths(columns.ancestors, columns.tokens)
-        flat, inverse = torch.unique(
-            paths.reshape(-1, paths.shape[-1]), dim=0, return_inverse=True
-        )
-        distinct = target.texts(flat.to(target.prompt_tokens.device))
-        texts = [[distinct[i] for i in row] for row in inverse.reshape(shape).tolist()]
         return cls(
             columns=columns,
             info=TraceInfo.of(target, config),
-            token_texts={token: target.lm.token_text(token) for token in sorted(seen)},
-            final_texts=texts,
+            token_texts=_TokenTexts(columns, target),
+            final_texts=_FinalTexts(columns, target),
             tables=[record.table for record in records] if config.top_k else [],
         )
 
@@ -211,7 +212,7 @@ class SMCTrace:
 
     def texts(self) -> list[str] | list[list[str]]:
         """Generated text of each particle, without the prompt; a list for each of several runs."""
-        return self.final_texts[0] if self.num_runs == 1 else self.final_texts
+        return list(self.final_texts[0]) if self.num_runs == 1 else list(self.final_texts)
 
     def paths(self, column: str) -> Tensor:
         """A column along each particle's own path through its ancestors: (R, K, steps)."""
@@ -247,17 +248,15 @@ class SMCTrace:
         return float(values[0]) if self.num_runs == 1 else values
 
     def k_hat(self) -> float | Float[Tensor, " runs"]:
-        """Pareto k of the last weights; above 0.7 averages over them cannot be trusted (PSIS)."""
+        """Pareto k of the last weights; above 0.7 averages over them cannot be trusted (PSIS).
+
+        NaN where the tail cannot be fitted: fewer than 25 particles, or equal or dead weights.
+        """
         try:
             from arviz_stats.base import array_stats
         except ImportError:
             raise missing_extra("arviz-stats", "lab", "SMCTrace.k_hat") from None
-        values = []
-        for row in self._last("log_weights"):
-            spread = row.max() - row.min()
-            flat = bool(spread < 1e-9) or row.shape[0] < 5 or not bool(torch.isfinite(row.max()))
-            alive = torch.where(torch.isfinite(row), row, row.max() - 745.0)
-            values.append(math.nan if flat else float(array_stats.psislw(alive.numpy())[1]))
+        values = [_pareto_k(array_stats, row) for row in self._last("log_weights")]
         return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
 
     def to_frame(self) -> pd.DataFrame:
@@ -334,6 +333,57 @@ class SMCTrace:
 
     def _squeeze(self, values: Tensor) -> Any:
         return values[0] if self.num_runs == 1 else values
+
+
+class _TokenTexts(Mapping[int, str]):
+    """Token texts, looked up when they are first wanted."""
+
+    def __init__(self, columns: TraceColumns, target: Target) -> None:
+        self._columns, self._target = columns, target
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        seen = {*self._columns.tokens.unique().tolist(), *self._target.prompt_tokens.tolist()}
+        return {token: self._target.lm.token_text(token) for token in sorted(seen)}
+
+    def __getitem__(self, token: int) -> str:
+        return self._texts[token]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
+class _FinalTexts(Sequence[Sequence[str]]):
+    """Generated texts, decoded when they are first wanted, equal ones once."""
+
+    def __init__(self, columns: TraceColumns, target: Target) -> None:
+        self._columns, self._target = columns, target
+
+    @cached_property
+    def _texts(self) -> list[list[str]]:
+        paths = genealogy.paths(self._columns.ancestors, self._columns.tokens)
+        flat = paths.reshape(-1, paths.shape[-1])
+        distinct, inverse = torch.unique(flat, dim=0, return_inverse=True)
+        texts = self._target.texts(distinct.to(self._target.prompt_tokens.device))
+        return [[texts[i] for i in row] for row in inverse.reshape(paths.shape[:2]).tolist()]
+
+    def __getitem__(self, run: Any) -> Any:
+        return self._texts[run]
+
+    def __len__(self) -> int:
+        return self._columns.tokens.shape[0]
+
+
+def _pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> float:
+    alive = log_weights[torch.isfinite(log_weights)]
+    if log_weights.shape[0] < 25 or alive.numel() < 2 or float(alive.max() - alive.min()) < 1e-9:
+        return math.nan
+    # A zero weight enters as the smallest positive double would.
+    filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)
+    return float(array_stats.psislw(filled.numpy())[1])
 
 
 def _pandas() -> Any:

@@ -1,1 +1,16 @@
-"""TODO."""
+"""Twists psi_t: what a particle's prefix is worth before its text is finished."""
+
+from tsmc_widgets.twists.heads import LinearHeadTwist
+from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
+from tsmc_widgets.twists.protocol import Twist, TwistStep
+from tsmc_widgets.twists.table import TableTwist
+
+__all__ = [
+    "ChainTwist",
+    "LinearHeadTwist",
+    "PrefixTree",
+    "TableTwist",
+    "TreeTwist",
+    "Twist",
+    "TwistStep",
+]
