@@ -1,0 +1,361 @@
+"""The storybook: its grammar, its tokenizer, its checkpoints and the numbers on its card."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tsmc_widgets.models import storybook
+from tsmc_widgets.models.storybook import measure
+from tsmc_widgets.models.storybook.batches import Encoded, encode, packed_rows, prefix_batch
+from tsmc_widgets.models.storybook.engine import Dice, Page, join, lines
+from tsmc_widgets.models.storybook.grammar import (
+    REVIEW_PROMPT,
+    STORY_PROMPT,
+    Text,
+    corpus,
+    hostile_logit,
+    write,
+)
+from tsmc_widgets.models.storybook.sampling import draw
+
+PARTS = ("lm", "stars", "hostility")
+
+
+@cache
+def texts() -> tuple[Text, ...]:
+    return tuple(corpus(77, 5000))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(storybook.path("lm"))
+
+
+@pytest.fixture(scope="module")
+def held_out(tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
+    """A first part of the very texts that the card's numbers were measured on."""
+    return encode(list(corpus(storybook.card()["held_out"]["seed"], 400)), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, PreTrainedModel]:
+    return {part: measure.load(storybook.path("lm").parent, part) for part in PARTS}
+
+
+def sentences(text: Text) -> list[str]:
+    return re.split(r"(?<=[.!?])”? ", str(text))
+
+
+def test_grammar_is_seeded_and_addressed():
+    again = list(corpus(77, 40))
+    assert again == list(texts()[:40])
+    assert again[10:] == list(corpus(77, 30, start=10))
+    assert {str(t) for t in corpus(78, 40)}.isdisjoint(str(t) for t in again)
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="one of story, review; got 'poem'"):
+        write("poem", 0, 0)
+
+
+def test_texts_are_varied():
+    found = {sentence for text in texts() for sentence in sentences(text)}
+    assert len(found) > 8000
+    assert len({str(text) for text in texts()}) > 4990
+    assert Counter(t.stars for t in texts()).keys() == {None, 1, 2, 3, 4, 5}
+
+
+def test_lengths():
+    lengths = sorted(len(text.words) for text in texts())
+    assert lengths[0] >= 8
+    assert lengths[-1] <= 160
+    assert 30 <= lengths[len(lengths) // 2] <= 110
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        r"\b[Aa] [aeiou]\w+",
+        r"\b[Aa]n (?!hour)[^aeiou\W]\w*",
+        r"\b(She|He|It|she|he|it) (were|have|are|do|want|love|like)\b",
+        r"\b([Tt]hey|I|[Ww]e|[Yy]ou) (was not|has|is|does|wants|loves|likes)\b",
+        r"\bthis (headphones|shoes|gloves)\b",
+        r"\b(a|an|another) (\w+ )?(headphones|shoes|gloves)\b",
+        r"\bI bought these (?!\w+s\b|\w+ (headphones|shoes|gloves))",
+        r"[.!?]”? [a-z]\w+ (?!said|asked|yelled|shouted|cried|called)\w+ \w+ \w+ \w+ \w+[.]$",
+        r" [.,!?]|\s\s|“ | ”|[{}\[\]|*^/]",
+        r"\b(\w+) \1\b",
+    ],
+)
+def test_no_text_is_ungrammatical(wrong: str):
+    for text in texts():
+        assert not (match := re.search(wrong, str(text))), f"{match[0]!r} in {text}"
+
+
+def test_every_sentence_begins_with_a_capital():
+    for text in texts():
+        for sentence in re.split(r"[.!?] ", str(text)):
+            assert sentence.lstrip("“")[0].isupper() or sentence.startswith(("and", "but")), text
+
+
+def test_a_hero_keeps_one_gender():
+    for text in texts():
+        if match := re.search(r"named (Lily|Mia|Zoe|Tom|Max|Ben)\. (She|He|It)\b", str(text)):
+            assert match[2] == ("She" if match[1] in {"Lily", "Mia", "Zoe"} else "He")
+
+
+def test_quotes_are_paired():
+    for text in texts():
+        opened = 0
+        for word in text.words:
+            opened += (word == "“") - (word == "”")
+            assert opened in (0, 1), text
+        assert opened == 0, text
+
+
+def test_hostility_is_graded_and_depends_on_context():
+    assert all(level >= 0.0 for text in texts() for level in text.hostility())
+    final = [text.hostility()[-1] for text in texts() if text.kind == "story"]
+    for low, high, least in (
+        (0.0, 0.1, 0.4),
+        (0.1, 2.0, 0.1),
+        (2.0, 4.0, 0.02),
+        (4.0, 99.0, 0.005),
+    ):
+        assert sum(low <= level < high for level in final) / len(final) > least
+    harmless = [t for t in texts() if re.search(r"hit the \w+ with a stick", str(t))]
+    assert len(harmless) > 20
+    for text in harmless:
+        at = text.words.index("hit")
+        assert text.words[at + 1] != "the" or text.heats[at] == 0.0
+
+
+def test_sorry_takes_hostility_away():
+    assert any(heat < 0.0 for text in texts() for heat in text.heats)
+    for text in texts():
+        for at, heat in enumerate(text.heats):
+            if text.words[at - 1 : at + 1] == ("said", "sorry"):
+                assert heat == -1.0 or text.words[at - 2] in ("never", "must")
+
+
+def test_hostile_logit_is_increasing():
+    logits = [hostile_logit(level / 10) for level in range(120)]
+    assert all(a < b for a, b in itertools.pairwise(logits))
+    assert hostile_logit(2.5) == 0.0
+
+
+def test_engine_chooses_by_weight_and_counts_surprise():
+    counts: Counter[str] = Counter()
+    for i in range(4000):
+        page = Page(Dice(f"{i}"))
+        page.write("[3* yes|no] .")
+        counts[page.words[0]] += 1
+        assert math.isclose(page.dice.nats, -math.log(0.75 if page.words[0] == "Yes" else 0.25))
+    assert abs(counts["Yes"] - 3000) / math.sqrt(4000 * 0.75 * 0.25) < 4.5
+
+
+def test_engine_agreement_articles_and_heat():
+    page = Page(Dice("0"), plural=True)
+    page.values["who"] = "a old [dog|dog]"
+    page.write("{who} is/are a^0.5 [angry]^0.25 , “ go ! ” they/it said .")
+    assert join(page.words) == "An old dog are an angry, “Go!” it said."
+    assert page.heats[4:6] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("template", ["[a|b", "a|b]", "a] b", "{thing}^0.2"])
+def test_engine_refuses_broken_templates(template: str):
+    with pytest.raises(ValueError, match=r"Unbalanced|stand alone"):
+        lines(template)
+
+
+def test_vocabulary_covers_the_grammar(tokenizer: PreTrainedTokenizerFast):
+    assert 400 <= len(tokenizer) <= 800
+    vocabulary = tokenizer.get_vocab()
+    assert {"broken", "great", "love", "hate", "Once", "I", "“", "”", "."} <= vocabulary.keys()
+    assert not {word for text in texts() for word in text.words} - vocabulary.keys()
+
+
+def test_tokenizer_round_trip_on_texts(tokenizer: PreTrainedTokenizerFast):
+    rows = tokenizer([str(text) for text in texts()[:1000]])["input_ids"]
+    for text, row in zip(texts(), rows, strict=False):
+        assert tokenizer.convert_ids_to_tokens(row) == list(text.words)
+        assert tokenizer.decode(row) == str(text)
+
+
+def test_tokenizer_round_trip_and_prefixes_of_any_tokens(tokenizer: PreTrainedTokenizerFast):
+    rng = random.Random(0)
+    for _ in range(2000):
+        row = [rng.randrange(3, len(tokenizer)) for _ in range(rng.randrange(1, 16))]
+        text = tokenizer.decode(row)
+        assert tokenizer(text)["input_ids"] == row
+        cut = rng.randrange(1, len(row) + 1)
+        assert text.startswith(tokenizer.decode(row[:cut]))
+
+
+def test_special_tokens(tokenizer: PreTrainedTokenizerFast):
+    ids = tokenizer("The dog")["input_ids"]
+    row = [*ids, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    assert tokenizer.decode(row, skip_special_tokens=True) == "The dog"
+    assert tokenizer("The xylophone")["input_ids"][1] == tokenizer.unk_token_id
+    assert tokenizer('He said, "Go!"')["input_ids"] == tokenizer("He said, “Go!”")["input_ids"]
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_paths_and_card():
+    for part in PARTS:
+        assert (storybook.path(part) / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="one of lm, stars, hostility; got 'poems'"):
+        storybook.path("poems")
+    assert storybook.card()["lm"]["perplexity"] > 1.0
+
+
+def test_import_is_light():
+    code = (
+        "import sys, tsmc_widgets.models.storybook as s; s.card(); "
+        "assert not {'transformers', 'tokenizers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_folders_are_small():
+    root = storybook.path("lm").parent
+    assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) < 10_000_000
+
+
+def test_checkpoints_are_ordinary():
+    lm = AutoModelForCausalLM.from_pretrained(storybook.path("lm"))
+    stars = AutoModelForSequenceClassification.from_pretrained(storybook.path("stars"))
+    hostility = AutoModelForSequenceClassification.from_pretrained(storybook.path("hostility"))
+    assert {m.dtype for m in (lm, stars, hostility)} == {torch.float16}
+    assert stars.config.id2label == {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
+    assert hostility.config.num_labels == 1
+    for part in PARTS:
+        vocabulary = AutoTokenizer.from_pretrained(storybook.path(part)).get_vocab()
+        assert len(vocabulary) == lm.config.vocab_size
+
+
+def test_packed_rows_begin_with_texts(held_out: list[Encoded]):
+    rows = list(packed_rows(held_out, 64, 0, random.Random(0)))
+    assert {len(row) for row in rows} == {64}
+    whole = {tuple(text.tokens[:8]) for text in held_out}
+    assert sum(tuple(row[:8]) in whole for row in rows) / len(rows) > 0.5
+
+
+def test_classifiers_read_padded_text_as_unpadded(
+    models: dict[str, PreTrainedModel], held_out: list[Encoded], tokenizer: PreTrainedTokenizerFast
+):
+    for part in ("stars", "hostility"):
+        batch = [text for text in held_out if text.text.stars][:6]
+        tokens, _ = prefix_batch(batch, part, tokenizer.pad_token_id)
+        with torch.inference_mode():
+            together = models[part](tokens).logits
+            alone = [models[part](torch.tensor([text.tokens])).logits[0] for text in batch]
+        torch.testing.assert_close(together, torch.stack(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_perplexity_is_the_cards(models: dict[str, PreTrainedModel], held_out: list[Encoded]):
+    """By text, so that the standard error is honest: tokens of one text are not independent."""
+    means, sizes = [], []
+    for text in held_out[:200]:
+        found = measure.perplexity(models["lm"], [text], 1)
+        means.append(found["nats_per_token"] * len(text.text.words))
+        sizes.append(len(text.text.words))
+    wanted = storybook.card()["lm"]["nats_per_token"]
+    gaps = torch.tensor([m - wanted * n for m, n in zip(means, sizes, strict=True)])
+    assert abs(gaps.mean() / (gaps.std() / math.sqrt(len(gaps)))) < 4.5
+    assert wanted < 1.15 * storybook.card()["lm"]["grammar_bound_nats"]
+
+
+def test_star_accuracy_is_the_cards(models: dict[str, PreTrainedModel], held_out: list[Encoded]):
+    reviews = [text for text in held_out if text.text.stars]
+    found = measure.measure_stars(models["stars"], reviews, 1)
+    card = storybook.card()["stars"]
+    for name in ("accuracy_whole", "accuracy_10_tokens", "accuracy_20_tokens"):
+        error = math.sqrt(card[name] * (1 - card[name]) / len(reviews))
+        assert abs(found[name] - card[name]) / error < 4.5
+    assert card["accuracy_whole"] > 0.6
+    assert card["calibration_error_20_tokens"] < 0.05
+
+
+def test_hostility_is_the_cards(models: dict[str, PreTrainedModel], held_out: list[Encoded]):
+    found = measure.measure_hostility(models["hostility"], held_out, 1)
+    card = storybook.card()["hostility"]
+    for name in ("accuracy_whole", "accuracy_prefix"):
+        error = math.sqrt(card[name] * (1 - card[name]) / len(held_out))
+        assert abs(found[name] - card[name]) / error < 4.5
+    assert card["accuracy_prefix"] > 0.97
+    assert card["calibration_error_prefix"] < 0.03
+
+
+def test_hostility_depends_on_context(
+    models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+):
+    def logit(text: str) -> float:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        return models["hostility"](ids).logits.item()
+
+    start = "Once upon a time there was a little boy named Tom. "
+    assert logit(start + "Tom hit the ball with a stick and laughed.") < -2.0
+    hit = logit(start + "Tom hit Lily with a stick.")
+    assert hit > -1.5
+    worse = logit(start + "Tom hit Lily with a stick. “I hate you!” yelled Tom.")
+    assert worse > max(hit, 0.0)
+    sorry = "Tom hit Lily with a stick. “I hate you!” yelled Tom. Tom said sorry and hugged Lily."
+    assert logit(start + sorry) < worse
+
+
+def test_model_writes_known_word_pairs(
+    models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+):
+    pairs = {pair for text in corpus(1, 6000) for pair in itertools.pairwise(text.words)}
+    for prompt in (STORY_PROMPT, REVIEW_PROMPT):
+        ids = tokenizer(prompt)["input_ids"]
+        rows = draw(models["lm"], ids, num_steps=20, num_draws=200, seed=5).tolist()
+        words = [tokenizer.convert_ids_to_tokens(row) for row in rows]
+        seen = [
+            pair in pairs
+            for row in words
+            for pair in itertools.pairwise(row)
+            if "<eos>" not in pair
+        ]
+        assert sum(seen) / len(seen) > 0.97
+
+
+def test_draws_are_seeded(models: dict[str, PreTrainedModel]):
+    first = draw(models["lm"], [5, 6], num_steps=6, num_draws=16, seed=3)
+    assert torch.equal(first, draw(models["lm"], [5, 6], num_steps=6, num_draws=16, seed=3))
+    assert not torch.equal(first, draw(models["lm"], [5, 6], num_steps=6, num_draws=16, seed=4))
+
+
+@pytest.mark.slow
+def test_rare_threshold_is_the_cards(
+    models: dict[str, PreTrainedModel], tokenizer: PreTrainedTokenizerFast
+):
+    rare = storybook.card()["hostility"]["threshold"]
+    assert 1e-4 <= rare["rate"] <= 1e-3
+    prompt = tokenizer(rare["prompt"])["input_ids"]
+    num_draws = 40_960
+    logits = measure.exceedance(
+        models["lm"], models["hostility"], prompt, num_draws=num_draws, seed=12345
+    )
+    rate = (logits >= rare["eta"]).double().mean().item()
+    error = math.sqrt(rare["rate"] * (1 / num_draws + 1 / rare["draws"]))
+    assert abs(rate - rare["rate"]) / error < 4.5

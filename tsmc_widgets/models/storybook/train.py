@@ -1,0 +1,211 @@
+"""Train the storybook: `python -m tsmc_widgets.models.storybook.train`.
+
+Writes text with the grammar, trains the language model and the two classifiers on it, saves them in
+half precision and measures what was saved. Seeded; about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from tsmc_widgets.models.storybook import measure
+from tsmc_widgets.models.storybook.batches import (
+    IGNORED,
+    Encoded,
+    encode,
+    packed_rows,
+    prefix_batch,
+)
+from tsmc_widgets.models.storybook.grammar import corpus
+from tsmc_widgets.models.storybook.model_card import write_card
+from tsmc_widgets.models.storybook.tokens import CONTEXT, build_tokenizer, count_words
+
+log = logging.getLogger(__name__)
+
+STARS = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
+TOKENS_PER_STEP = 2048
+TEXTS_PER_BATCH = 48
+
+
+def _gpt2_config(tokenizer: PreTrainedTokenizerFast, **kwargs: object) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=CONTEXT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **kwargs,
+    )
+
+
+def _fit(
+    model: PreTrainedModel,
+    batches: Iterable[tuple[Tensor, ...]],
+    loss_of: Callable[..., Tensor],
+    *,
+    num_steps: int,
+    peak: float,
+    name: str,
+) -> None:
+    """AdamW with a short warm-up and a cosine to a twentieth of the peak rate."""
+    model.train()
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
+    began, running = time.monotonic(), 0.0
+    for step, batch in zip(range(num_steps), batches, strict=False):
+        warm = min(1.0, (step + 1) / 50)
+        cosine = 0.525 + 0.475 * math.cos(math.pi * step / num_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * warm * cosine
+        loss = loss_of(model, *batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
+        if (step + 1) % 100 == 0 or step + 1 == num_steps:
+            seconds = time.monotonic() - began
+            log.info("%s step %d: loss %.4f, %.0f s", name, step + 1, running, seconds)
+    model.eval()
+
+
+def _lm_loss(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    log_probs = model(tokens, use_cache=False).logits[:, :-1]
+    return nn.functional.cross_entropy(log_probs.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def _lm_batches(
+    seed: int, num_steps: int, tokenizer: PreTrainedTokenizerFast
+) -> Iterable[tuple[Tensor]]:
+    """Fresh text for every step; one step in four has rows as long as the context."""
+    rng, position = random.Random(seed), 0
+    for step in range(num_steps):
+        length = CONTEXT if step % 4 == 3 else CONTEXT // 2
+        rows: list[list[int]] = []
+        while len(rows) * length < TOKENS_PER_STEP:
+            texts = encode(list(corpus(seed, 16, position)), tokenizer)
+            position += 16
+            rng.shuffle(texts)
+            rows += packed_rows(texts, length, tokenizer.eos_token_id, rng)
+        yield (torch.tensor(rows[: TOKENS_PER_STEP // length]),)
+
+
+def train_lm(tokenizer: PreTrainedTokenizerFast, seed: int, num_steps: int) -> GPT2LMHeadModel:
+    """The language model: next-token loss on texts packed one after another."""
+    set_seed(seed)
+    model = GPT2LMHeadModel(_gpt2_config(tokenizer, n_embd=160, n_layer=3, n_head=5))
+    batches = _lm_batches(seed, num_steps, tokenizer)
+    _fit(model, batches, _lm_loss, num_steps=num_steps, peak=3e-3, name="lm")
+    return model
+
+
+def _prefix_loss(model: PreTrainedModel, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Loss at every prefix at once: the classifiers are causal, so each position is a prefix."""
+    hidden = model.transformer(tokens, use_cache=False).last_hidden_state
+    logits = model.score(hidden)  # (batch, length, labels)
+    real = targets != IGNORED
+    if model.config.num_labels > 1:
+        return nn.functional.cross_entropy(logits[real], targets[real].long())
+    wanted = targets[real]
+    error = (logits[real].squeeze(-1) - wanted).square().mean()
+    soft = nn.functional.binary_cross_entropy_with_logits(
+        logits[real].squeeze(-1), wanted.sigmoid()
+    )
+    return soft + 0.1 * error
+
+
+def _prefix_batches(
+    texts: list[Encoded], task: str, pad: int, seed: int
+) -> Iterable[tuple[Tensor, Tensor]]:
+    rng = random.Random(seed)
+    while True:
+        rng.shuffle(texts)
+        for i in range(0, len(texts) - TEXTS_PER_BATCH, TEXTS_PER_BATCH):
+            yield prefix_batch(texts[i : i + TEXTS_PER_BATCH], task, pad, rng)
+
+
+def train_classifier(
+    tokenizer: PreTrainedTokenizerFast, task: str, seed: int, num_steps: int
+) -> GPT2ForSequenceClassification:
+    """A classifier of whole and of unfinished texts, by the grammar's latent labels."""
+    set_seed(seed)
+    if task == "stars":
+        labels = {"id2label": STARS, "label2id": {name: i for i, name in STARS.items()}}
+    else:
+        labels = {"id2label": {0: "hostile"}, "label2id": {"hostile": 0}}
+    config = _gpt2_config(
+        tokenizer, n_embd=96, n_layer=2, n_head=4, num_labels=len(labels["id2label"]), **labels
+    )
+    model = GPT2ForSequenceClassification(config)
+    wanted = "review" if task == "stars" else None
+    texts = [t for t in corpus(seed, 60_000) if wanted in (None, t.kind)]
+    texts = encode(texts, tokenizer)
+    batches = _prefix_batches(texts, task, tokenizer.pad_token_id, seed)
+    _fit(model, batches, _prefix_loss, num_steps=num_steps, peak=3e-3, name=task)
+    return model
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """An ordinary checkpoint folder in half precision, tokenizer included."""
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Train, save, measure, and write the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1600, help="steps of the language model")
+    parser.add_argument("--classifier-steps", type=int, default=700)
+    parser.add_argument("--draws", type=int, default=200_000, help="draws to measure the threshold")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    began = time.monotonic()
+    counts = count_words(corpus(options.seed, 60_000))
+    tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
+    save(train_lm(tokenizer, options.seed, options.steps), tokenizer, options.out / "lm")
+    for task in ("stars", "hostility"):
+        model = train_classifier(tokenizer, task, options.seed, options.classifier_steps)
+        save(model, tokenizer, options.out / task)
+    trained = time.monotonic()
+    card = measure.measure_all(options.out, seed=options.seed, num_draws=options.draws)
+    card["training"] = {
+        "seed": options.seed,
+        "lm_steps": options.steps,
+        "tokens_per_step": TOKENS_PER_STEP,
+        "classifier_steps": options.classifier_steps,
+        "seconds_training": round(trained - began),
+        "seconds_measuring": round(time.monotonic() - trained),
+    }
+    write_card(card, options.out)
+    log.info(json.dumps(card, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
