@@ -185,13 +185,9 @@ class _Search:
             size, dtype=torch.float64, device=tokens.device, generator=self.generator
         )
         accepted = uniforms.log() < log_phi - self.bound
-        log_sum = float(torch.logsumexp(log_phi, 0))
-        log_sum_squares = float(torch.logsumexp(2 * log_phi, 0))
         self.batches.append((tokens[accepted], log_phi[accepted]))
-        self.log_sum = float(torch.logaddexp(*torch.tensor([self.log_sum, log_sum]).double()))
-        self.log_sum_squares = float(
-            torch.logaddexp(*torch.tensor([self.log_sum_squares, log_sum_squares]).double())
-        )
+        self.log_sum = _log_add(self.log_sum, log_phi)
+        self.log_sum_squares = _log_add(self.log_sum_squares, 2 * log_phi)
         self.proposed += size
         self.accepted += int(accepted.sum())
 
@@ -215,6 +211,10 @@ class _Search:
             log_z=log_z,
             log_z_standard_error=error,
         )
+
+
+def _log_add(total: float, values: Float64[Tensor, " n"]) -> float:
+    return float(torch.logsumexp(torch.cat([values, values.new_tensor([total])]), 0))
 
 
 def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:

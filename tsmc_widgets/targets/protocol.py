@@ -41,10 +41,12 @@ class Context:
     def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """The generated part of each full text, with the space before its first word if any."""
         prompt = self.lm.decode(self.prompt_tokens.unsqueeze(0))[0]
-        full = self.full_texts(tokens)
-        if all(text.startswith(prompt) for text in full):
-            return [text[len(prompt) :] for text in full]
-        return self.lm.decode(tokens)
+        texts = []
+        for row, text in zip(tokens, self.full_texts(tokens), strict=True):
+            # A prompt may end within a character that the first generated token completes.
+            whole = text.startswith(prompt)
+            texts.append(text[len(prompt) :] if whole else self.lm.decode(row.unsqueeze(0))[0])
+        return texts
 
     def show_row(self, row: Int[Tensor, " steps"]) -> str:
         """A row of tokens as error messages quote it."""
@@ -139,7 +141,7 @@ class Constant(Potential):
         value: log phi, in nats.
     """
 
-    value: float = 0.0
+    value: float | int = 0.0
     vocab_size: int | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -385,7 +387,7 @@ def _check_beta(beta: object) -> float:
         value = float(beta)
     except (TypeError, ValueError):
         value = math.nan
-    if isinstance(beta, bool) or not math.isfinite(value) or value < 0:
+    if isinstance(beta, bool | str) or not math.isfinite(value) or value < 0:
         raise ValueError(
             f"The power of a potential must be a finite number of at least 0; got {beta!r}."
         )

@@ -275,11 +275,13 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
 def _check_model(lm: object) -> None:
     needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
     missing = [name for name in needed if not hasattr(lm, name)]
-    if missing or isinstance(lm, type):
+    if isinstance(lm, type):
+        missing = ["an instance"]
+    if missing:
         hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
         raise UnsupportedModelError(
             f"lm must be a language model of this package's protocol; got {lm!r}, which lacks "
-            f"{', '.join(missing) or 'an instance'}.{hint}"
+            f"{', '.join(missing)}.{hint}"
         )
 
 

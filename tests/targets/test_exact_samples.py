@@ -1,0 +1,223 @@
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from targets.toys import Stars, Tone, every, letters
+
+from tsmc_widgets.errors import BudgetError, PotentialError
+from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.targets import (
+    ClassConditional,
+    ClassProbability,
+    ContainsToken,
+    ExactSamples,
+    Infilling,
+    JointSamples,
+    Length,
+    Mixture,
+    RewardThreshold,
+    Target,
+    TemperedReward,
+    TextFunction,
+    joint_samples,
+    rejection_samples,
+)
+from tsmc_widgets.targets.sampling import base_samples
+
+T = 3
+N = 4000
+
+
+def p_value(samples, cells, probabilities):
+    """Chi-square of counts of rows against their probabilities; an impossible row gives 0."""
+    match = (samples.unsqueeze(1) == cells).all(-1)
+    assert match.any(1).all()
+    counts = match.sum(0).double()
+    possible = probabilities > 0
+    if counts[~possible].any():
+        return 0.0
+    expected = probabilities[possible] / probabilities.sum() * len(samples)
+    large = expected >= 5
+    observed, wanted = counts[possible][large], expected[large]
+    if not large.all():
+        observed = torch.cat([observed, counts[possible][~large].sum().reshape(1)])
+        wanted = torch.cat([wanted, expected[~large].sum().reshape(1)])
+    return chisquare(observed.numpy(), wanted.numpy()).pvalue
+
+
+@pytest.mark.parametrize(
+    ("lm", "eos"),
+    [
+        (letters("c"), "ignore"),
+        (letters("c"), "absorb"),
+        (TabularLM.random(3, 5, seed=1), "ignore"),
+    ],
+    ids=["chain", "chain with EOS", "tables"],
+)
+def test_base_samples_follow_p0(lm, eos):
+    target = Target(lm, TextFunction(len), prompt="a", num_steps=T, eos=eos)
+    generator = torch.Generator().manual_seed(0)
+    samples = base_samples(
+        lm, target.prompt_tokens, T, N, generator=generator,
+        eos_token_id=target.context.eos_token_id,
+    )  # fmt: skip
+    assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
+
+
+def test_base_samples_in_small_pieces(monkeypatch):
+    monkeypatch.setattr("tsmc_widgets.targets.sampling.PIECE", 100)
+    target = Target(letters(), TextFunction(len), prompt="", num_steps=T)
+    generator = torch.Generator().manual_seed(0)
+    samples = base_samples(target.lm, target.prompt_tokens, T, N, generator=generator)
+    assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
+
+
+TARGETS = {
+    "contains": (ContainsToken("c"), "ignore"),
+    "class^3.5": (ClassProbability(Stars(), label=2) ** 3.5, "ignore"),
+    "threshold": (RewardThreshold(Tone(), at_most=-0.5), "ignore"),
+    "tempered": (TemperedReward(Tone(), beta=0.5, reward_max=5.0), "ignore"),
+    "product": (ContainsToken("a") * ClassProbability(Tone(), label=1), "absorb"),
+    "mixture": (Mixture([ContainsToken("a"), ContainsToken("bb")], [0.3, 4]), "ignore"),
+    "length": (Length(at_least=1, at_most=2), "absorb"),
+    "function": (TextFunction(lambda t: -0.5 * t.count("a"), log_phi_max=0), "absorb"),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_rejection_samples_follow_sigma(name):
+    phi, eos = TARGETS[name]
+    lm = letters("c" if eos == "absorb" else None)
+    target = Target(lm, phi, prompt="a", num_steps=T, eos=eos)
+    samples = target.exact_samples(N, seed=7, progress=False)
+    assert isinstance(samples, ExactSamples)
+    assert samples.tokens.shape == (N, T)
+    cells = every(3, T)
+    sigma = target.log_sigma_tilde(cells)
+    assert p_value(samples.tokens, cells, sigma.exp()) > 1e-6
+    torch.testing.assert_close(samples.log_phi, target.log_phi(samples.tokens))
+    log_z = sigma.logsumexp(0).item()
+    if samples.log_z_standard_error > 0:
+        assert abs(samples.log_z - log_z) / samples.log_z_standard_error < 4.5
+    rate = math.exp(log_z - target.potential.log_phi_max)
+    if samples.acceptance_rate < 1:
+        z = (samples.acceptance_rate - rate) / samples.acceptance_rate_standard_error
+        assert abs(z) < 4.5
+
+
+def test_a_wrong_generator_would_be_caught():
+    target = Target(letters(), TARGETS["tempered"][0], prompt="a", num_steps=T)
+    generator = torch.Generator().manual_seed(0)
+    p0 = base_samples(target.lm, target.prompt_tokens, T, N, generator=generator)
+    assert p_value(p0, every(3, T), target.log_sigma_tilde(every(3, T)).exp()) < 1e-6
+
+
+@pytest.mark.parametrize("c", [1, 2])
+@pytest.mark.parametrize("eos", ["ignore", "absorb"])
+def test_joint_draws_of_an_infilling_are_exact_for_their_suffix(c, eos):
+    target = Target(letters("c"), Infilling(num_tokens=c), prompt="a", num_steps=2, eos=eos)
+    samples = target.exact_samples(3 * N, seed=3)
+    assert isinstance(samples, JointSamples)
+    assert samples.observed.shape == (3 * N, c)
+    tried = 0
+    for o in every(3, c):
+        mine = samples.tokens[(samples.observed == o).all(1)]
+        fixed = target.condition(o).log_sigma_tilde(every(3, 2)).exp()
+        if len(mine) > 100:
+            assert p_value(mine, every(3, 2), fixed) > 1e-6
+            tried += 1
+    assert tried >= 2
+
+
+def test_joint_draws_of_a_class_are_exact_for_their_class():
+    target = Target(letters(), ClassConditional(Stars()), prompt="a", num_steps=2)
+    samples = target.exact_samples(3 * N, seed=3)
+    for index in range(3):
+        mine = samples.tokens[samples.observed[:, 0] == index]
+        fixed = target.condition(torch.tensor([index])).log_sigma_tilde(every(3, 2)).exp()
+        assert p_value(mine, every(3, 2), fixed) > 1e-6
+        z = (len(mine) / (3 * N) - fixed.sum()) / (fixed.sum() * (1 - fixed.sum()) / (3 * N)).sqrt()
+        assert abs(z) < 4.5
+
+
+def test_same_seed_same_samples_with_or_without_a_bar(capsys):
+    target = Target(letters(), ContainsToken("cc"), prompt="a", num_steps=T)
+    quiet = target.exact_samples(300, seed=1, progress=False)
+    assert capsys.readouterr().err == ""
+    shown = target.exact_samples(300, seed=1, progress=True)
+    assert "exact samples" in capsys.readouterr().err
+    assert torch.equal(quiet.tokens, shown.tokens)
+    assert (quiet.proposed, quiet.log_z) == (shown.proposed, shown.log_z)
+    assert not torch.equal(quiet.tokens, target.exact_samples(300, seed=2, progress=False).tokens)
+    joint = Target(letters(), Infilling(num_tokens=1), prompt="a", num_steps=T)
+    assert torch.equal(
+        joint_samples(joint, 9, seed=1).tokens, joint_samples(joint, 9, seed=1).tokens
+    )
+
+
+def test_the_budget_ends_honestly():
+    target = Target(letters(), ContainsToken("aaa"), prompt="", num_steps=T)
+    with pytest.raises(BudgetError) as e:
+        target.exact_samples(1000, seed=0, budget=2000, progress=False)
+    found = e.value.samples
+    assert 0 < len(found.tokens) < 1000
+    assert found.proposed == 2000
+    assert (found.tokens == 0).all()
+    message = str(e.value)
+    assert f"budget of 2,000 draws ended with {len(found.tokens)} of 1000" in message
+    assert "95 % interval" in message
+    assert "draws are needed" in message
+
+
+def test_a_budget_without_a_single_hit():
+    target = Target(letters(), ContainsToken("aaaa"), prompt="", num_steps=T)
+    with pytest.raises(
+        BudgetError, match=r"0 of 5 .*interval 0 to 0\.036\).*more than 1\d\d draws"
+    ):
+        target.exact_samples(5, seed=0, budget=100, progress=False)
+
+
+def test_enough_samples_at_the_last_draw_are_no_error():
+    target = Target(letters(), ContainsToken("a") ** 0, prompt="", num_steps=T)
+    samples = target.exact_samples(64, seed=0, budget=64, progress=False)
+    assert samples.proposed == samples.accepted == 64
+    assert samples.log_z == 0
+    assert samples.log_z_standard_error == 0
+
+
+def test_an_interrupt_keeps_what_was_found():
+    calls = []
+
+    def stop_later(texts):
+        calls.append(len(texts))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return [-1.0] * len(texts)
+
+    lm = TabularLM.random(3, 8, seed=0)
+    phi = TextFunction(stop_later, takes="texts", log_phi_max=0)
+    target = Target(lm, phi, prompt="", num_steps=8)
+    with pytest.raises(KeyboardInterrupt) as e:
+        target.exact_samples(3000, seed=0, progress=False)
+    assert len(e.value.samples.tokens) > 100
+    assert e.value.samples.accepted == len(e.value.samples.tokens)
+
+
+def test_where_no_exact_samples_exist():
+    unbounded = Target(letters(), TextFunction(len), prompt="", num_steps=T)
+    with pytest.raises(PotentialError, match=r"upper bound.*none is known.*give log_phi_max"):
+        unbounded.exact_samples(5, seed=0)
+    lying = Target(letters(), TextFunction(len, log_phi_max=2), prompt="", num_steps=T)
+    with pytest.raises(PotentialError, match=r"log_phi_max = 2, and log phi = 3 for the text"):
+        lying.exact_samples(5, seed=0)
+    both = Target(letters(), Infilling(num_tokens=1) * ContainsToken("a"), prompt="", num_steps=T)
+    with pytest.raises(PotentialError, match="condition on one observation and use rejection"):
+        both.exact_samples(5, seed=0)
+    assert both.condition("b").exact_samples(5, seed=0, progress=False).tokens.shape == (5, T)
+    with pytest.raises(PotentialError, match="waits for an observation"):
+        rejection_samples(both, 5, seed=0)
+    with pytest.raises(PotentialError, match="p\\(o \\| s\\) itself"):
+        joint_samples(unbounded, 5, seed=0)
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
+        unbounded.exact_samples(0, seed=0)

@@ -1,0 +1,82 @@
+import re
+
+import pytest
+import torch
+from targets.toys import every, letters, words
+
+from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.targets import AvoidsWord, ContainsWord, MatchesRegex, Target
+
+
+def holds(phi, texts):
+    return (phi.log_phi_of_texts(texts) == 0).tolist()
+
+
+def test_whole_words_whatever_the_case():
+    phi = ContainsWord("art")
+    assert holds(phi, ["art", "Art!", "a part", "arts", "the (ART)", "", "art_"]) == [
+        True, True, False, False, True, False, False,
+    ]  # fmt: skip
+    assert holds(AvoidsWord("art"), ["art", "part"]) == [False, True]
+    assert holds(ContainsWord("Art", case="match"), ["art", "Art"]) == [False, True]
+
+
+def test_phrases_and_several_words():
+    phi = ContainsWord("broken heart", "gone")
+    assert holds(phi, ["a broken  heart.", "broken\nheart", "broken", "heart broken", "gone"]) == [
+        True, True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_words_are_no_patterns():
+    assert holds(ContainsWord("$5.0 (new)"), ["for $5.0 (new)", "for $500 new"]) == [True, False]
+    assert holds(ContainsWord("<script>alert(1)</script>"), ["<script>alert(1)</script>"]) == [True]
+
+
+@pytest.mark.parametrize("pattern", ["cat", "^ cat", "cat$", "(?i)CAT|art$", r"\bart\b", "C.t"])
+@pytest.mark.parametrize("scope", ["continuation", "full"])
+def test_regex_is_search(pattern, scope):
+    target = Target(words(), MatchesRegex(pattern, scope=scope), prompt="art", num_steps=3)
+    tokens = every(3, 3)
+    texts = target.texts(tokens) if scope == "continuation" else target.full_texts(tokens)
+    wanted = [re.search(pattern, text) is not None for text in texts]
+    assert (target.log_phi(tokens) == 0).tolist() == wanted
+
+
+def test_the_prompt_counts_in_full_scope_only():
+    lm = words()
+    tokens = torch.tensor([[1, 1]])
+    seen = Target(lm, ContainsWord("art", scope="full"), prompt="art", num_steps=2)
+    unseen = Target(lm, ContainsWord("art"), prompt="art", num_steps=2)
+    assert seen.log_phi(tokens).tolist() == [0.0]
+    assert unseen.log_phi(tokens).tolist() == [-torch.inf]
+
+
+def test_markup_in_symbols_is_text_like_any_other():
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["<script>", "x"])
+    target = Target(lm, MatchesRegex("x<script>"), prompt="", num_steps=2)
+    assert target.log_phi(every(2, 2)).tolist() == [-torch.inf, -torch.inf, 0.0, -torch.inf]
+    assert torch.equal(
+        target.potential.automaton().log_phi(every(2, 2)), target.log_phi(every(2, 2))
+    )
+
+
+def test_descriptions_and_equality():
+    assert ContainsWord("cat", "art").describe() == 'contains "cat" or "art"'
+    assert AvoidsWord("cat").describe() == 'avoids "cat"'
+    assert MatchesRegex("a|b").describe() == "matches /a|b/"
+    assert AvoidsWord("cat") == AvoidsWord("cat")
+    assert AvoidsWord("cat") != AvoidsWord("cat", scope="full")
+    assert repr(AvoidsWord("cat")) == '<AvoidsWord: avoids "cat">'
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="one or more words"):
+        ContainsWord()
+    with pytest.raises(ValueError, match="one or more words"):
+        ContainsWord("cat", " ")
+    with pytest.raises(ValueError, match=r"'\(a': missing \)"):
+        MatchesRegex("(a")
+    with pytest.raises(ValueError, match="put it in a Target"):
+        ContainsWord("cat").log_phi(every(3, 2))
+    assert letters() is not None
