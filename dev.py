@@ -168,10 +168,11 @@ def logged(command: list[str]) -> bool:
     return done.returncode == 0
 
 
-def log_tail(lines: int = 6) -> str:
-    """The last lines that a command of the set-up printed."""
-    text = LOG.read_text(encoding="utf-8", errors="replace").rstrip()
-    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+def log_tail(lines: int = 4) -> str:
+    """The last errors of the log, or its last lines where none is marked as an error."""
+    text = LOG.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    errors = [line for line in text if line.lower().startswith(("error", "e:"))]
+    return "\n".join(f"  | {line}" for line in (errors or text)[-lines:])
 
 
 def make_venv() -> Path:
