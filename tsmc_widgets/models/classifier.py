@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import UnsupportedModelError, check_integer
+from tsmc_widgets.models.checkpoint import load_checkpoint
 
 _PASS_BYTES = 2**28
 
@@ -59,8 +60,6 @@ class TextClassifier:
         max_tokens: int | None = None,
     ) -> TextClassifier:
         """Load a checkpoint by its transformers name or from a folder; see ``load_classifier``."""
-        from tsmc_widgets.models.loading import load_checkpoint
-
         model, tokenizer = load_checkpoint(
             "AutoModelForSequenceClassification", name_or_folder, device=device, dtype=dtype
         )

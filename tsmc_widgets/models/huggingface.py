@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
+from tsmc_widgets.models.checkpoint import load_checkpoint
 from tsmc_widgets.models.protocol import LMStep, TeacherForced
 from tsmc_widgets.models.text import TokenizerText
 
@@ -54,11 +55,13 @@ class HuggingFaceLM(TokenizerText):
         max_rows: int | None = None,
     ) -> None:
         super().__init__(tokenizer)
-        self._head = _output_embedding(model)
+        _check_causal(model)
         self._windows = layer_windows(model.config)
+        self._head = _output_embedding(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         config = model.config.get_text_config(decoder=True)
         self.model = model.eval()
+        _skip_padding_check(model)
         self.vocab_size = _vocab_size(self._head)
         self.context_length = _context_length(config)
         self.bos_token_id = tokenizer.bos_token_id
@@ -86,8 +89,6 @@ class HuggingFaceLM(TokenizerText):
             dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
             max_rows: as for the class.
         """
-        from tsmc_widgets.models.loading import load_checkpoint
-
         model, tokenizer = load_checkpoint(
             "AutoModelForCausalLM", name_or_folder, device=device, dtype=dtype
         )
@@ -249,7 +250,18 @@ def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
+def _skip_padding_check(model: PreTrainedModel) -> None:
+    # Rows are never padded here, and the check waits for the accelerator in every pass.
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.warn_if_padding_and_no_attention_mask = _nothing_to_warn_of
+
+
+def _nothing_to_warn_of(*_: object) -> None:
+    """Stand in for a check whose answer is known."""
+
+
+def _check_causal(model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder-decoder model: use a causal (decoder-only) one."
@@ -259,6 +271,9 @@ def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
             f"{type(model).__name__} lets tokens look at later ones: use a causal model (or set "
             "is_decoder=True in the config of one that was trained so)."
         )
+
+
+def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
     head = model.get_output_embeddings()
     if head is None or "past_key_values" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModelError(

@@ -87,7 +87,10 @@ class TokenizerText:
         for word in words[:5]:
             near = difflib.get_close_matches(word, vocabulary, n=3)
             hints.append(f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else ""))
-        return f"The model's vocabulary lacks {', '.join(hints)} in the text {text!r}: use other words."
+        return (
+            f"The model's vocabulary lacks {', '.join(hints)}, which are in the text {text!r}: use "
+            "other words."
+        )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:
         if not self.tokenizer.is_fast:

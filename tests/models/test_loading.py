@@ -1,0 +1,111 @@
+"""Models by name: what is cached, what a classifier answers, what is told where it fails."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from models.checkpoints import make_checkpoint, make_classifier, word_tokenizer
+
+from tsmc_widgets.errors import MissingExtraError, UnsupportedModelError
+from tsmc_widgets.models import TextClassifier, load_classifier, load_language_model
+
+TEXTS = ["a fox", "once upon a time there was a little old bear who liked the king .", "sad", "a"]
+
+
+def test_models_do_not_import_transformers():
+    code = (
+        "import sys, tsmc_widgets.models, tsmc_widgets.testing\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"transformers.*tsmc-widgets\[hf\]"):
+        load_language_model(tmp_path)
+    monkeypatch.delitem(sys.modules, "tsmc_widgets.models.huggingface", raising=False)
+    import tsmc_widgets.models
+
+    with pytest.raises(MissingExtraError, match=r"HuggingFaceLM needs transformers"):
+        _ = tsmc_widgets.models.HuggingFaceLM
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = tsmc_widgets.models.Nothing
+
+
+def test_the_same_name_loads_once(tmp_path):
+    folder = make_checkpoint("gpt2", tmp_path)
+    lm = load_language_model(folder)
+    assert load_language_model(str(folder)) is lm
+    assert load_language_model(folder, device="cpu") is lm
+    assert load_language_model(folder, max_rows=2) is not lm
+
+
+def test_half_precision_on_disk_is_float32_on_the_cpu(tmp_path):
+    folder = make_checkpoint("gpt2", tmp_path, dtype=torch.float16)
+    assert load_language_model(folder).model.dtype == torch.float32
+    assert load_language_model(folder, dtype="auto").model.dtype == torch.float16
+
+
+def test_a_missing_name_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'no/such-model'.*network"):
+        load_language_model("no/such-model")
+    with pytest.raises(FileNotFoundError, match="is no checkpoint: it has no config"):
+        load_classifier(tmp_path)
+
+
+def test_a_checkpoint_of_another_kind_never_gets_random_weights(tmp_path):
+    classifier = make_classifier("gpt2", tmp_path / "classifier")
+    lm = make_checkpoint("gpt2", tmp_path / "lm")
+    with pytest.raises(UnsupportedModelError, match=r"lacks the weights score.weight"):
+        load_classifier(lm)
+    bert = make_classifier("bert", tmp_path / "bert")
+    with pytest.raises(UnsupportedModelError, match="lacks the weights"):
+        load_language_model(bert)
+    assert load_classifier(classifier).num_labels == 2
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert"])
+@pytest.mark.parametrize("max_tokens", [None, 1, 20])
+def test_a_texts_logits_do_not_depend_on_its_companions(architecture, max_tokens, tmp_path):
+    folder = make_classifier(
+        architecture, tmp_path, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}
+    )
+    classifier = load_classifier(folder, max_tokens=max_tokens)
+    assert classifier.labels == ["a", "b", "c"]
+    together = classifier.logits(TEXTS)
+    assert together.shape == (4, 3)
+    assert together.dtype == torch.float32
+    for text, logits in zip(TEXTS, together, strict=True):
+        encoded = classifier.tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            alone = classifier.model(**encoded).logits[0]
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_long_and_empty_texts(tmp_path):
+    classifier = load_classifier(make_classifier("gpt2", tmp_path, num_labels=1))
+    words = ["fox", "bear"] * 30
+    logits = classifier.logits([" ".join(words), " ".join(words[:32]), ""])
+    assert classifier.context_length == 32
+    torch.testing.assert_close(logits[0], logits[1])
+    assert bool(logits.isfinite().all())
+    assert classifier.logits([]).shape == (0, 1)
+
+
+def test_a_classifier_must_not_be_in_training_mode(tmp_path):
+    classifier = TextClassifier.from_pretrained(make_classifier("bert", tmp_path))
+    classifier.model.train()
+    with pytest.raises(RuntimeError, match="training mode"):
+        classifier.logits(["a fox"])
+
+
+def test_a_classifier_needs_a_padding_token(tmp_path):
+    classifier = TextClassifier.from_pretrained(make_classifier("gpt2", tmp_path))
+    tokenizer = word_tokenizer()
+    tokenizer.eos_token = None
+    classifier.model.config.pad_token_id = None
+    with pytest.raises(UnsupportedModelError, match="no padding token"):
+        TextClassifier(classifier.model, tokenizer)
