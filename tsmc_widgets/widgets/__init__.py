@@ -1,5 +1,7 @@
-"""Widgets for notebooks: they hold sessions and show traces, and compute nothing themselves."""
+"""Widgets for notebooks: they hold sessions and show traces; the numbers come from below."""
 
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.settings import Judges, RunSettings
+from tsmc_widgets.widgets.watch import WatchSMC
 
-__all__ = ["ParticleView"]
+__all__ = ["Judges", "ParticleView", "RunSettings", "WatchSMC"]

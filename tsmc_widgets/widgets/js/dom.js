@@ -104,14 +104,33 @@ function isDark(rgb) {
   return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 128;
 }
 
+/** @type {WeakMap<Element, {width: number, height: number}>} */
+const SIZES = new WeakMap();
+
 /**
- * A canvas whose bitmap follows the size it is shown at. A hidden cell reports 0: keep the last.
- * @param {HTMLCanvasElement} canvas
+ * Keep track of the sizes of elements, so that drawing reads no layout that it has just changed.
+ * @param {Element[]} elements @param {() => void} changed @param {AbortSignal} signal
  */
+function watchSizes(elements, changed, signal) {
+  const watcher = new ResizeObserver((entries) => {
+    for (const { target } of entries) measure(target);
+    changed();
+  });
+  for (const element of elements) watcher.observe(element);
+  signal.addEventListener("abort", () => watcher.disconnect());
+}
+
+/** Size of an element inside its border. A hidden cell reports 0: keep the last. @param {Element} element */
+function measure(element) {
+  const { clientWidth: width, clientHeight: height } = element;
+  if (width > 0 && height > 0) SIZES.set(element, { width, height });
+  return SIZES.get(element) ?? { width: 0, height: 0 };
+}
+
+/** A canvas whose bitmap follows the size it is shown at. @param {HTMLCanvasElement} canvas */
 function fitCanvas(canvas) {
   const ratio = globalThis.devicePixelRatio || 1;
-  const width = canvas.clientWidth || canvas.width / ratio;
-  const height = canvas.clientHeight || canvas.height / ratio;
+  const { width, height } = SIZES.get(canvas) ?? measure(canvas);
   const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== t) [canvas.width, canvas.height] = [w, t];
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));

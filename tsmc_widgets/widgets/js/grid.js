@@ -24,8 +24,6 @@ class TextGrid {
     /** @type {any[]} */
     this.columns = [];
     this.offsets = [0];
-    this.viewHeight = 520;
-    this.viewWidth = 600;
     this.shownStep = -1;
     this.onSelect = onSelect;
     this.el.addEventListener("scroll", redraw, { signal, passive: true });
@@ -75,7 +73,7 @@ class TextGrid {
       name.style.width = `${this.offsets[s + 1] - this.offsets[s]}px`;
       const mark = h("span", { class: "pv-mark" });
       mark.style.left = `${HEAD_WIDTH + this.offsets[s] - 2}px`;
-      return { name, mark };
+      return { name, mark, state: "", on: false };
     });
     const head = h("span", { class: "pv-head pv-head-title" }, h("span", { class: "pv-slot" }, "slot"), "weight");
     this.header.replaceChildren(head, ...this.columns.map(({ name }) => name));
@@ -111,38 +109,43 @@ class TextGrid {
     while (this.pool.length > count) this.pool.pop().node.remove();
   }
 
-  /** Rows and columns in sight. @param {RunRecord} record */
-  _window(record) {
-    this.viewHeight = this.el.clientHeight || this.viewHeight;
-    this.viewWidth = this.el.clientWidth || this.viewWidth;
-    const visible = Math.ceil(this.viewHeight / ROW_HEIGHT) + 1;
+  /** Rows and columns in sight. @param {RunRecord} record @param {number} left where the line is scrolled to */
+  _window(record, left) {
+    const { width, height } = this._size();
+    const visible = Math.ceil(height / ROW_HEIGHT) + 1;
     const count = Math.min(record.K, visible);
     const top = Math.floor(this.el.scrollTop / ROW_HEIGHT);
     const first = clamp(top, 0, record.K - count);
-    const left = this.el.scrollLeft;
-    const right = left + this.viewWidth - HEAD_WIDTH;
+    const right = left + width - HEAD_WIDTH;
     let [from, to] = [0, record.T];
     while (from < record.T && this.offsets[from + 1] < left) from++;
     while (to > from && this.offsets[to - 1] > right) to--;
     return { first, count, from, to };
   }
 
-  /** Bring the column of a new step into sight. @param {any} view */
+  _size() {
+    const { width, height } = SIZES.get(this.el) ?? measure(this.el);
+    return { width: width || 600, height: height || 520 };
+  }
+
+  /** Where to scroll so that the column of a new step is in sight. @param {any} view @returns {number} */
   _followStep({ t, record }) {
-    if (t === this.shownStep) return;
+    const at = this.el.scrollLeft;
+    if (t === this.shownStep) return at;
     this.shownStep = t;
     const s = Math.max(0, t - 1);
-    const room = this.viewWidth - HEAD_WIDTH;
+    const room = this._size().width - HEAD_WIDTH;
     const [left, right] = [this.offsets[s], this.offsets[Math.min(s + 1, record.T)]];
-    const at = this.el.scrollLeft;
-    if (right + 16 > at + room) this.el.scrollLeft = right + 16 - room;
-    else if (left < at) this.el.scrollLeft = t <= 1 ? 0 : left - room / 3;
+    const end = Math.max(0, this.offsets[record.T] + 8 - room);
+    if (right + 16 > at + room) return clamp(right + 16 - room, 0, end);
+    if (left < at) return t <= 1 ? 0 : clamp(left - room / 3, 0, end);
+    return at;
   }
 
   /** Bring a particle's row into sight. @param {any} view @param {number} slot */
   reveal({ record, t, sort }, slot) {
     const at = record.order(t, sort).indexOf(slot) * ROW_HEIGHT;
-    const room = this.viewHeight - HEADER_HEIGHT;
+    const room = this._size().height - HEADER_HEIGHT;
     if (at < this.el.scrollTop) this.el.scrollTop = at;
     else if (at + ROW_HEIGHT > this.el.scrollTop + room) this.el.scrollTop = at + ROW_HEIGHT - room;
   }
@@ -150,12 +153,14 @@ class TextGrid {
   /** @param {any} view the state of the view, see main.js */
   draw(view) {
     const { record, t } = view;
-    this._followStep(view);
-    const range = this._window(record);
-    this.columns.forEach(({ name, mark }, s) => {
-      name.classList.toggle("pv-now", s === t - 1);
-      name.classList.toggle("pv-ahead", s >= t);
-      mark.classList.toggle("pv-on", s < t && record.resampled[s] === 1);
+    const left = this._followStep(view);
+    const range = this._window(record, left);
+    if (left !== this.el.scrollLeft) this.el.scrollLeft = left;
+    this.columns.forEach((column, s) => {
+      const state = s === t - 1 ? "pv-now" : s >= t ? "pv-ahead" : "";
+      if (column.state !== state) column.name.className = `pv-column ${(column.state = state)}`;
+      const on = s < t && record.resampled[s] === 1;
+      if (column.on !== on) column.mark.classList.toggle("pv-on", (column.on = on));
     });
     this._fill(range.count);
     const order = record.order(t, view.sort);

@@ -84,8 +84,8 @@ class ParticleView {
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
-    const watcher = new ResizeObserver(() => this.schedule());
-    watcher.observe(root);
+    const canvases = [...root.querySelectorAll("canvas")];
+    watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
     const themes = new MutationObserver(() => this._retheme());
     for (const node of [document.body, document.documentElement]) {
       themes.observe(node, { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"] });
@@ -93,7 +93,6 @@ class ParticleView {
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     scheme.addEventListener("change", () => this._retheme(), { signal });
     signal.addEventListener("abort", () => {
-      watcher.disconnect();
       themes.disconnect();
       cancelAnimationFrame(this.frame ?? 0);
     });
@@ -270,10 +269,11 @@ class ParticleView {
     if (!view.record) return;
     const start = performance.now();
     view.related = this._related();
-    this._updateTransport();
-    this.grid.draw(view);
+    // Canvases first: setting a font on one makes the browser restyle what the grid has changed.
     this.overview.draw(view);
     this.strips.draw(view);
+    this.grid.draw(view);
+    this._updateTransport();
     this._noteLineage();
     stats.ms = performance.now() - start;
     stats.maxMs = Math.max(stats.maxMs, stats.ms);

@@ -22,6 +22,7 @@ class Strip {
 
   /** @param {string} text what the strip says at this step */
   say(text) {
+    if (this.value.textContent === text) return;
     this.value.textContent = text;
     this.canvas.setAttribute("aria-label", `${this.title}: ${text}`);
   }

@@ -1,0 +1,177 @@
+"""A twist that needs no training: phi asked about the text so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import UnknownTokenError
+from tsmc_widgets.models.protocol import LanguageModel, LMStep
+from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
+from tsmc_widgets.targets.protocol import Potential, Power
+from tsmc_widgets.targets.rewards import RewardThreshold
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
+from tsmc_widgets.twists.protocol import TwistStep
+
+FLOOR = -12.0
+"""Lowest log psi of one factor: the guess must never rule out what phi may yet allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAheadCarry:
+    """The tokens that each row has generated, and where each automaton stands."""
+
+    tokens: Int[Tensor, "batch steps"]
+    states: tuple[Tensor, ...]
+
+    def select(self, rows: Int[Tensor, " batch"]) -> LookAheadCarry:
+        """Carry of the given rows."""
+        return LookAheadCarry(self.tokens[rows], tuple(state[rows] for state in self.states))
+
+
+class LookAheadTwist:
+    """psi_t guessed from the factors of phi; any guess is right on average, a good one is quick.
+
+    Factors about words look ahead: the chance that the rest of the text will do as asked, were its
+    tokens independent with the frequencies that p0 has at each step. Factors about whole texts look
+    back: phi of the text before the newest token, a threshold softened to one nat for each unit
+    missed.
+    """
+
+    def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
+        """Take phi apart; reads ``num_texts`` texts from p0 where words are asked for."""
+        self.target = target
+        self.prompt_length = len(target.prompt_tokens)
+        self._texts: list[tuple[Potential, float]] = []
+        self._automata: list[TokenAutomaton] = []
+        for factor in target.potential.factors():
+            part, beta = _unwrap(factor)
+            automaton = factor.automaton() or _word_automaton(part, target.lm)
+            if automaton is not None:
+                self._automata.append(automaton)
+            elif not isinstance(part, TextIndicator):
+                self._texts.append((part, beta))
+        self._log_backward: list[Tensor] = []
+        if self._automata:
+            frequencies = token_frequencies(target, num_texts, seed)
+            self._log_backward = [_log_backward(one, frequencies) for one in self._automata]
+
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        generated = tokens[:, self.prompt_length :]
+        states = tuple(automaton.run(generated) for automaton in self._automata)
+        return self._step(LookAheadCarry(generated, states), lm_step)
+
+    def advance(
+        self, tokens: Int[Tensor, " batch"], carry: LookAheadCarry, lm_step: LMStep
+    ) -> TwistStep:
+        """Read one more token for each row."""
+        moved = zip(self._automata, carry.states, strict=True)
+        states = tuple(automaton.transition[state, tokens] for automaton, state in moved)
+        grown = torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1)
+        return self._step(LookAheadCarry(grown, states), lm_step)
+
+    def log_psi(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        generated = tokens[:, prompt_length:]
+        columns = []
+        for t in range(generated.shape[1]):
+            states = tuple(automaton.run(generated[:, :t]) for automaton in self._automata)
+            log_psi_next = self._log_psi_next(LookAheadCarry(generated[:, :t], states))
+            columns.append(log_psi_next.gather(1, generated[:, t : t + 1]))
+        return torch.cat(columns, dim=1)
+
+    def _step(self, carry: LookAheadCarry, lm_step: LMStep) -> TwistStep:
+        return TwistStep(self._log_psi_next(carry).to(lm_step.log_probs.device), carry)
+
+    def _log_psi_next(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
+        rows, depth = carry.tokens.shape
+        total = torch.zeros(rows, self.target.lm.vocab_size, dtype=torch.float64)
+        for automaton, state, log_h in zip(
+            self._automata, carry.states, self._log_backward, strict=True
+        ):
+            total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
+        for part, beta in self._texts:
+            total += beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
+        return total
+
+    def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
+        if isinstance(part, RewardThreshold):
+            reward = part.reward(part.texts(tokens))
+            missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
+            return (-missed).clamp(min=FLOOR)
+        return part.log_phi(tokens).double().clamp(min=FLOOR)
+
+
+def _unwrap(factor: Potential) -> tuple[Potential, float]:
+    beta = 1.0
+    while isinstance(factor, Power):
+        factor, beta = factor.part, beta * factor.beta
+    return factor, beta
+
+
+def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None:
+    """Whether one of the words has been written, by their usual tokens; None for other factors."""
+    if not isinstance(part, ContainsWord | AvoidsWord):
+        return None
+    patterns = list(word_tokens(part.words, lm))
+    if not patterns:
+        return None
+    transition, ends = pattern_automaton(patterns, lm.vocab_size, device=lm.device)
+    found = ends.nonzero().squeeze(1)
+    transition[found] = found.unsqueeze(1)
+    wanted = ends if isinstance(part, ContainsWord) else ~ends
+    return TokenAutomaton(0, transition, torch.where(wanted, 0.0, FLOOR).double())
+
+
+def word_tokens(words: Iterable[str], lm: LanguageModel) -> Iterable[list[int]]:
+    """Tokens of each word as it may stand in a text: after a space, at its start, capitalised."""
+    seen: set[tuple[int, ...]] = set()
+    for word in words:
+        for form in (word, word.lower(), word.capitalize()):
+            for spelled in (form, f" {form}"):
+                try:
+                    tokens = tuple(lm.encode(spelled))
+                except UnknownTokenError:
+                    continue
+                if tokens and tokens not in seen:
+                    seen.add(tokens)
+                    yield list(tokens)
+
+
+@torch.no_grad()
+def token_frequencies(target: Target, num_texts: int, seed: int) -> Float[Tensor, "steps vocab"]:
+    """Mean of p0's next-token probabilities at each step, over texts drawn from it."""
+    generator = torch.Generator().manual_seed(seed)
+    lm = target.lm
+    step: Any = lm.prefill(target.prompt_tokens.unsqueeze(0).expand(num_texts, -1))
+    means = []
+    for t in range(target.num_steps):
+        probabilities = step.log_probs.double().exp().cpu()
+        means.append(probabilities.mean(0))
+        if t + 1 < target.num_steps:
+            drawn = torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+            step = lm.advance(drawn.to(lm.device), step.carry)
+    return torch.stack(means)
+
+
+def _log_backward(
+    automaton: TokenAutomaton, frequencies: Float[Tensor, "steps vocab"]
+) -> Float[Tensor, "steps states"]:
+    """Entry [t - 1, a]: log of the mean phi of texts that are in state a after step t."""
+    steps = len(frequencies)
+    table = automaton.log_value.cpu().double().clamp(min=FLOOR).unsqueeze(0)
+    transition = automaton.transition.cpu()
+    for t in range(steps - 1, 0, -1):
+        log_frequency = frequencies[t].log()
+        after = table[0][transition] + log_frequency
+        table = torch.cat([torch.logsumexp(after, dim=1, keepdim=True).T, table])
+    return table.to(automaton.transition.device)

@@ -1,0 +1,148 @@
+"""A live run of SMC: controls above, the particle view below, the computation in the background."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ipywidgets as ipw
+import torch
+
+from tsmc_widgets.errors import BudgetError
+from tsmc_widgets.models.loading import load_language_model
+from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.smc.exact import exact
+from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.widgets.controls import Controls
+from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.runner import Progress, Runner
+from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target
+
+EXACT_BUDGET = 1024
+"""Texts that may be enumerated beside a run in order to draw the exact log Z."""
+
+
+class WatchSMC(ipw.VBox):
+    """Watch SMC at work: move a control and the run starts anew; pause, step, rewind, look.
+
+    Shown as the last line of a cell. The run is computed in a background thread, so the kernel
+    stays free; ``session``, ``trace`` and ``target`` are at hand in the next cell.
+
+    Args:
+        lm: a language model, or a name that ``load_language_model`` takes.
+        judges: the classifiers behind the controls of stars and hostility; those that ship, if
+            None.
+        **settings: where the controls start, see ``RunSettings``.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel | str = "storybook",
+        *,
+        judges: Judges | None = None,
+        **settings: Any,
+    ) -> None:
+        self.lm = load_language_model(lm) if isinstance(lm, str) else lm
+        self.judges = Judges() if judges is None else judges
+        self.target: Target | None = None
+        self.view = ParticleView()
+        self.runner = Runner(self._publish)
+        self.controls = Controls(RunSettings(**settings), self.judges, self.start)
+        super().__init__([self.controls, self.view], layout={"width": "100%"})
+        self.view.observe(self._hold, "hold")
+        self.view.observe(lambda _: self.runner.more(), "more")
+        self.start(self.controls.settings, rest=0.0)
+
+    @property
+    def settings(self) -> RunSettings:
+        """What the controls say."""
+        return self.controls.settings
+
+    @property
+    def session(self) -> SMCSession | None:
+        """The newest run that could be started."""
+        return self.runner.session
+
+    @property
+    def trace(self) -> SMCTrace | None:
+        """Everything recorded of that run so far."""
+        return self.runner.trace
+
+    def set(self, **settings: Any) -> None:
+        """Move controls from code: ``watch.set(star_beta=4.0, num_particles=128)``."""
+        self.controls.set(**settings)
+
+    def start(self, settings: RunSettings, rest: float | int | None = None) -> None:
+        """Start this run in place of the one that is on."""
+        self.view.hold = False
+        self.view.status = {"state": "running", "text": "starting"}
+
+        def prepare() -> SMCSession:
+            leave_a_core()
+            target = make_target(settings, self.lm, self.judges)
+            session = make_session(settings, target)
+            self.target = target
+            return session
+
+        self.runner.submit(prepare, rest=rest)
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Wait until the run has ended or is paused; False if that takes too long."""
+        return self.runner.wait(timeout)
+
+    def close(self) -> None:
+        """End the run and take the widgets from the page."""
+        self.runner.close()
+        self.view.close()
+        self.controls.close()
+        super().close()
+
+    def _hold(self, change: Any) -> None:
+        (self.runner.hold if change["new"] else self.runner.release)()
+
+    def _publish(self, progress: Progress) -> None:
+        """Show how the run stands; called from the thread."""
+        if progress.trace is not None:
+            exact_log_z = self._exact_log_z() if progress.state == "done" else None
+            self.view.update(progress.trace, exact_log_z=exact_log_z, run_id=progress.run_id)
+        self.view.status = describe(progress)
+
+    def _exact_log_z(self) -> float | None:
+        """Log Z where it costs little to know."""
+        target = self.session.target
+        small = self.lm.vocab_size**target.num_steps <= EXACT_BUDGET
+        if not (small or getattr(self.lm, "is_markov", False)):
+            return None
+        try:
+            return exact(target, max_sequences=EXACT_BUDGET).log_z
+        except BudgetError:
+            return None
+
+
+def leave_a_core() -> None:
+    """Let this thread compute on all cores but one, which the kernel and the page share."""
+    spare = max(1, (os.cpu_count() or 1) - 1)
+    if torch.get_num_threads() > spare:
+        torch.set_num_threads(spare)
+
+
+def describe(progress: Progress) -> dict[str, str]:
+    """The view's status: one word for the colour, a line for people, and the error if any."""
+    trace = progress.trace
+    step = "" if trace is None else f" at step {trace.steps_done} of {trace.num_steps}"
+    text = {
+        "waiting": "",
+        "running": f"computing{step}",
+        "paused": f"paused{step}",
+        "done": f"done in {progress.seconds:.1f} s",
+        "failed": f"stopped{step}",
+        "cancelled": f"cancelled{step}",
+    }[progress.state]
+    error = ""
+    if progress.error is not None:
+        error = str(progress.error) or type(progress.error).__name__
+        if trace is None:
+            error += "\nThe run shown below is the one before."
+    return {"state": progress.state, "text": text, "error": error}
