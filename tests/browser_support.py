@@ -170,6 +170,9 @@ def jupyter_lab(home, notebook_dir):
         "ServerApp.port_retries": 0,
         "ServerApp.root_dir": notebook_dir,
         "ServerApp.open_browser": False,
+        # So that a server whose test was killed ends by itself.
+        "ServerApp.shutdown_no_activity_timeout": 600,
+        "MappingKernelManager.cull_idle_timeout": 300,
         "ServerApp.allow_root": True,
         "IdentityProvider.token": "",
         "LabApp.expose_app_in_browser": True,
