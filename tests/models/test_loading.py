@@ -109,3 +109,18 @@ def test_a_classifier_needs_a_padding_token(tmp_path):
     classifier.model.config.pad_token_id = None
     with pytest.raises(UnsupportedModelError, match="no padding token"):
         TextClassifier(classifier.model, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["storybook", "storybook/stars"])
+def test_shipped_names_are_no_folders_of_the_reader(name, tmp_path, monkeypatch):
+    from tsmc_widgets.models import storybook
+
+    shipped = make_checkpoint("gpt2", tmp_path / "shipped")
+    make_classifier("gpt2", tmp_path / "shipped" / "stars")
+    monkeypatch.setattr(storybook, "path", lambda part: shipped / ("" if part == "lm" else part))
+    (tmp_path / "storybook").mkdir()
+    monkeypatch.chdir(tmp_path)
+    load = load_classifier if "/" in name else load_language_model
+    assert load(name) is load(name)
+    with pytest.raises(FileNotFoundError, match="has no config"):
+        load_language_model("./storybook")

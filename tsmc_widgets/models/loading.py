@@ -76,10 +76,10 @@ def _classifier(
 
 
 def _resolve(name_or_folder: str | Path) -> str:
-    """Folder of what ships with the package; any other name as it is."""
+    """Folder of what ships with the package; any other name as it is (./storybook is a folder)."""
     name = str(name_or_folder)
     first, _, rest = name.partition("/")
-    if first == "storybook" and not Path(name).exists():
+    if first == "storybook":
         storybook = importlib.import_module("tsmc_widgets.models.storybook")
         return str(storybook.path(rest or "lm"))
     return name
