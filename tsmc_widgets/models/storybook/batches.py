@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tsmc_widgets.models.storybook.engine import SENTENCE_ENDS
-from tsmc_widgets.models.storybook.grammar import Text, hostile_logit
+from tsmc_widgets.models.storybook.grammar import Text, hostile_logit, shown_hostility
 
 IGNORED = -100.0
 
@@ -69,26 +69,43 @@ def prefix_batch(
     """Padded tokens (batch, length) and the label of each prefix (batch, length).
 
     The label of `stars` is the class 0 to 4; of `hostility` the log-odds of hostile. Where padded
-    it is IGNORED. With `rng`, three texts in ten begin at a later sentence.
+    it is IGNORED. With `rng`, three texts in ten begin at a later sentence and, for `hostility`,
+    three in ten are sentences of several texts, so that what is said counts, not where.
     """
-    rows, labels = [], []
+    rows = []
     for text in texts:
-        start = rng.choice(text.starts) if rng and rng.random() < 0.3 else 0
-        rows.append(text.tokens[start:])
-        labels.append(prefix_labels(text, task, start))
-    length = max(map(len, rows))
+        mode = rng.random() if rng else 1.0
+        if 0.3 <= mode < 0.6 and task == "hostility":
+            rows.append(_collage(texts, rng))
+        else:
+            rows.append(_labelled(text, task, rng.choice(text.starts) if mode < 0.3 else 0))
+    length = max(len(row) for row, _ in rows)
     tokens = torch.full((len(rows), length), pad)
     targets = torch.full((len(rows), length), IGNORED)
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+    for i, (row, labels) in enumerate(rows):
         tokens[i, : len(row)] = torch.tensor(row)
-        targets[i, : len(row)] = torch.tensor(label)
+        targets[i, : len(row)] = torch.tensor(labels)
     return tokens, targets
 
 
-def prefix_labels(text: Encoded, task: str, start: int = 0) -> list[float]:
-    """The label after each token from `start` on."""
-    size = len(text.tokens) - start
+def _labelled(text: Encoded, task: str, start: int) -> tuple[list[int], list[float]]:
+    tokens = text.tokens[start:]
     if task == "stars":
-        return [float(text.text.stars - 1)] * size
-    shown = text.text.hostility(start)
-    return [hostile_logit(level) for level in (*shown, shown[-1])]
+        return tokens, [float(text.text.stars - 1)] * len(tokens)
+    return tokens, _logits((*text.text.heats[start:], 0.0))
+
+
+def _collage(texts: Sequence[Encoded], rng: random.Random) -> tuple[list[int], list[float]]:
+    """Two to nine sentences, each of any of the texts."""
+    tokens, heats = [], []
+    for _ in range(rng.randrange(2, 10)):
+        text = rng.choice(texts)
+        which = rng.randrange(len(text.starts))
+        end = (*text.starts, len(text.text.words))[which + 1]
+        tokens += text.tokens[text.starts[which] : end]
+        heats += text.text.heats[text.starts[which] : end]
+    return tokens, _logits(heats)
+
+
+def _logits(heats: Sequence[float]) -> list[float]:
+    return [hostile_logit(level) for level in shown_hostility(heats)]

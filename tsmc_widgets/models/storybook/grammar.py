@@ -7,7 +7,7 @@ any order, and lengthened without changing what was there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,13 +36,18 @@ class Text:
     def __str__(self) -> str:
         return join(self.words)
 
-    def hostility(self, start: int = 0) -> list[float]:
-        """Hostility shown after each word from `start` on: 0 none, 2.5 hostile, 5 very hostile."""
-        shown, level = [], 0.0
-        for heat in self.heats[start:]:
-            level = max(0.0, level + heat)
-            shown.append(level)
-        return shown
+    def hostility(self) -> list[float]:
+        """Hostility shown after each word."""
+        return shown_hostility(self.heats)
+
+
+def shown_hostility(heats: Sequence[float]) -> list[float]:
+    """Hostility that words of these heats have shown: 0 none, 2.5 hostile, 5 very hostile."""
+    shown, level = [], 0.0
+    for heat in heats:
+        level = max(0.0, level + heat)
+        shown.append(level)
+    return shown
 
 
 def hostile_logit(hostility: float) -> float:

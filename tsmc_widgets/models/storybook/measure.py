@@ -223,7 +223,7 @@ def choose_threshold(
 ) -> dict[str, Any]:
     """A threshold that about one draw in 2,500 meets: chosen on some draws, measured on others."""
     prompt = tokenizer(STORY_PROMPT)["input_ids"]
-    pilot = exceedance(lm, hostility, prompt, num_draws=num_draws // 4, seed=seed + 1)
+    pilot = exceedance(lm, hostility, prompt, num_draws=num_draws // 8, seed=seed + 1)
     eta = round(torch.quantile(pilot.double(), 1.0 - RARE_RATE).item(), 1)
     logits = exceedance(lm, hostility, prompt, num_draws=num_draws, seed=seed + 2)
     rate = (logits >= eta).double().mean().item()

@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1600, help="steps of the language model")
+    parser.add_argument("--steps", type=int, default=2800, help="steps of the language model")
     parser.add_argument("--classifier-steps", type=int, default=700)
     parser.add_argument("--draws", type=int, default=200_000, help="draws to measure the threshold")
     parser.add_argument("--threads", type=int, default=2)
