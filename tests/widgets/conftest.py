@@ -111,6 +111,7 @@ def build_trace(
             ess_threshold=threshold,
             conditional=False,
             seed=seed,
+            eos_token_id=None,
         ),
     )
 

@@ -198,7 +198,7 @@ def _sampler_fields(dress: Callable[..., Any], now: RunSettings) -> dict[str, An
         ),
         "ess_threshold": dress(
             ipw.FloatSlider,
-            "if ESS < · K",
+            "ESS below",
             "Resample when the effective sample size is below this share of K; 0 never",
             value=now.ess_threshold,
             min=0.0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ def encode(
     if not 0 <= run < count:
         raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
     columns = _columns(trace, run)
-    texts, columns["tokens"] = _intern(trace.token_texts, columns["tokens"])
+    texts, columns["tokens"], eos = _intern(trace, columns["tokens"])
     if exact_log_z is not None:
         columns["exact_log_z"] = np.array([exact_log_z], dtype=np.float64)
     samples, num_texts = _samples(trace, run, columns)
@@ -58,6 +59,7 @@ def encode(
         "facts": list(_facts(trace.info)),
         "ess_threshold": trace.info.ess_threshold,
         "token_texts": texts,
+        "eos": eos,
         "samples": samples,
         "num_texts": num_texts,
         "columns": entries,
@@ -93,14 +95,17 @@ def _columns(trace: Any, run: int) -> dict[str, np.ndarray]:
     }
 
 
-def _intern(token_texts: Mapping[int, str], tokens: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Texts of the tokens that occur, and the tokens as places in that list."""
+def _intern(trace: Any, tokens: np.ndarray) -> tuple[list[str], np.ndarray, int]:
+    """Texts of the tokens that occur, the tokens as places in that list, and an absorbing EOS's."""
+    token_texts = trace.token_texts
     ids = sorted(token_texts)
     table = np.zeros(max(ids, default=0) + 1, dtype=np.uint32)
     table[ids] = np.arange(len(ids))
     places = table[tokens] if tokens.size else np.zeros(tokens.shape, dtype=np.uint32)
     smallest = np.uint16 if len(ids) <= 2**16 else np.uint32
-    return [token_texts[i] for i in ids], places.astype(smallest)
+    ends = trace.info.eos_token_id
+    eos = ids.index(ends) if ends in ids else -1
+    return [token_texts[i] for i in ids], places.astype(smallest), eos
 
 
 def _samples(
@@ -143,12 +148,17 @@ def _pack(columns: dict[str, np.ndarray]) -> tuple[list[dict[str, Any]], bytes]:
 def _facts(info: Any) -> Iterable[str]:
     """How the run was made, a fact a string."""
     yield f"proposal: {info.proposal}"
-    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {info.twist}"
+    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {_spaced(info.twist)}"
     if info.rule == "never":
         yield "no resampling"
     else:
-        yield f"{info.resampler} resampling, {'when ' if 'ESS' in info.rule else ''}{info.rule}"
+        yield f"{info.resampler} resampling {'when ' if 'ESS' in info.rule else ''}{info.rule}"
     if info.conditional:
         yield "slot 0 holds an exact sample"
     if info.seed is not None:
         yield f"seed {info.seed}"
+
+
+def _spaced(name: str) -> str:
+    """The name of a class of twists in plain letters: LookAheadTwist is look-ahead."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Twist")).lower() or name

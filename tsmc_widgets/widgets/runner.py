@@ -19,11 +19,9 @@ PUBLISH_SECONDS = 0.1
 
 @runtime_checkable
 class Steppable(Protocol):
-    """What the runner needs of a session."""
+    """What the runner needs of a session, beside its ``trace``."""
 
     done: bool
-    t: int
-    trace: Any
 
     def step(self) -> Any:
         """Take one step."""
@@ -180,7 +178,7 @@ class Runner:
         self._progress = Progress("running", job.run_id)
         clock = time.perf_counter()
         try:
-            self._tell(self._progress)
+            self._tell()
             session = job.prepare()
             with self._record:
                 self.session, self._session_run = session, job.run_id
@@ -224,14 +222,25 @@ class Runner:
         self._progress = replace(self._progress, state=state, seconds=seconds, error=error)
         due = time.monotonic() - self._published >= PUBLISH_SECONDS
         if (state != "running" or due) and not (state == "cancelled" and self._overtaken()):
-            known = self._session_run == self._progress.run_id
-            self._tell(replace(self._progress, trace=self.trace if known else None))
+            self._tell()
 
-    def _tell(self, progress: Progress) -> None:
+    def _newest_trace(self) -> Any:
+        """The record of the newest run; None while it has no session or that has no steps."""
+        if self._session_run != self._progress.run_id:
+            return None
+        try:
+            trace = self.trace
+        except Exception as error:  # noqa: BLE001 - how the run stands is told without a record
+            self.publish_error = error
+            return None
+        return None if getattr(trace, "steps_done", 1) == 0 else trace
+
+    def _tell(self) -> None:
+        """Report how the run stands; a view that went away must not end a run."""
         begun = time.monotonic()
         try:
-            self._publish(progress)
-        except Exception as error:  # noqa: BLE001 - a view that went away must not end a run
+            self._publish(replace(self._progress, trace=self._newest_trace()))
+        except Exception as error:  # noqa: BLE001 - kept for whoever asks
             self.publish_error = error
         # A slow front end is told less often, so that it never slows the run by more than half.
         self._published = max(begun, 2 * time.monotonic() - begun - PUBLISH_SECONDS)

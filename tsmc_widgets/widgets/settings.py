@@ -38,6 +38,7 @@ class RunSettings:
         hostility_at_least: eta.
         hostility_beta: beta of the tempered score; below zero asks for calm texts.
         num_steps: T.
+        eos: "absorb" for texts that may end before step T, "ignore" for exactly T tokens.
         num_particles: K.
         twist: "none" or "look-ahead".
         proposal: "base" or "twist-induced".
@@ -55,6 +56,7 @@ class RunSettings:
     hostility_at_least: float = 0.0
     hostility_beta: float = 1.0
     num_steps: int = 24
+    eos: str = "absorb"
     num_particles: int = 64
     twist: str = "look-ahead"
     proposal: str = "base"
@@ -120,13 +122,14 @@ def make_target(settings: RunSettings, lm: LanguageModel, judges: Judges) -> Tar
         except UnknownTokenError as error:
             raise UnknownTokenError(f"No text can contain “{word}”: {error}") from error
     potential = make_potential(settings, judges)
-    return Target(lm, potential, prompt=settings.prompt, num_steps=settings.num_steps)
+    eos = "ignore" if lm.eos_token_id is None else settings.eos
+    return Target(lm, potential, prompt=settings.prompt, num_steps=settings.num_steps, eos=eos)
 
 
 def make_session(settings: RunSettings, target: Target) -> SMCSession:
     """The run, ready for its first step."""
     look_ahead = settings.twist == "look-ahead"
-    follows = settings.proposal == "twist-induced"
+    follows = look_ahead and settings.proposal == "twist-induced"
     return start_smc(
         target,
         num_particles=settings.num_particles,

@@ -104,6 +104,14 @@ class WatchSMC(ipw.VBox):
 
     def _publish(self, progress: Progress) -> None:
         """Show how the run stands; called from the thread."""
+        try:
+            self._show(progress)
+        except Exception as error:
+            problem = f"The run goes on, but can not be shown: {error!r}"
+            self.view.status = {"state": "failed", "text": "not shown", "error": problem}
+            raise
+
+    def _show(self, progress: Progress) -> None:
         if progress.trace is not None:
             exact_log_z = self._exact_log_z() if progress.state == "done" else None
             self.view.update(progress.trace, exact_log_z=exact_log_z, run_id=progress.run_id)

@@ -5,6 +5,9 @@ const HEADER_HEIGHT = 24;
 const HEAD_WIDTH = 148;
 const CELL_MIN = 26;
 const CELL_MAX = 104;
+const CELL_PADDING = 8;
+/** Share of a column's tokens that fit where not all can; the others end in an ellipsis. */
+const FITTING = 0.92;
 
 class TextGrid {
   /** @param {(slot: number) => void} onSelect @param {() => void} redraw @param {AbortSignal} signal */
@@ -37,29 +40,37 @@ class TextGrid {
   }
 
   /**
-   * Widths of the columns: the widest token of each, measured once a word.
+   * Widths of the columns, from their tokens; each word is measured once.
    * @param {RunRecord} record @param {Theme} theme
    */
   measure(record, theme) {
     const context = /** @type {CanvasRenderingContext2D} */ (probe);
-    context.font = `12.5px ${theme.font}`;
+    context.font = `12px ${theme.font}`;
     if (this.measuredFont !== theme.font || this.measuredId !== record.id) this.widths = [];
     [this.measuredFont, this.measuredId] = [theme.font, record.id];
     for (let i = this.widths.length; i < record.words.length; i++) {
       this.widths.push(context.measureText(record.words[i]).width);
     }
-    this.offsets = [0];
-    const planned = clamp(median(this.widths) + 10, CELL_MIN, CELL_MAX) || CELL_MIN;
-    for (let s = 0; s < record.T; s++) {
-      let width = s < record.steps ? 0 : planned - 10;
-      const end = Math.min(s + 1, record.steps) * record.K;
-      for (let i = s * record.K; i < end; i++) width = Math.max(width, this.widths[record.tokens[i]]);
-      const column = Math.ceil(clamp(width + 10, CELL_MIN, CELL_MAX));
-      this.offsets.push(this.offsets[s] + column);
-    }
+    this.measuredWidth = this._size().width;
+    const room = this.measuredWidth - HEAD_WIDTH - 8;
+    this.offsets = this._columnEdges(record, 1);
+    if (this.offsets[record.T] > room) this.offsets = this._columnEdges(record, FITTING);
     const content = HEADER_HEIGHT + record.K * ROW_HEIGHT;
     this.el.style.setProperty("--pv-content", `${content + 16}px`);
     this._layColumns(record);
+  }
+
+  /** @param {RunRecord} record @param {number} share of the tokens of a column that must fit */
+  _columnEdges(record, share) {
+    const edges = [0];
+    const planned = quantile(this.widths, 0.5);
+    for (let s = 0; s < record.T; s++) {
+      const tokens = record.tokens.subarray(s * record.K, (s + 1) * record.K);
+      const recorded = s < record.steps;
+      const wide = recorded ? quantile(Array.from(tokens, (i) => this.widths[i]), share) : planned;
+      edges.push(edges[s] + Math.ceil(clamp(wide + CELL_PADDING, CELL_MIN, CELL_MAX)));
+    }
+    return edges;
   }
 
   /** @param {RunRecord} record */
@@ -153,6 +164,7 @@ class TextGrid {
   /** @param {any} view the state of the view, see main.js */
   draw(view) {
     const { record, t } = view;
+    if (this._size().width !== this.measuredWidth) this.measure(record, view.theme);
     const left = this._followStep(view);
     const range = this._window(record, left);
     if (left !== this.el.scrollLeft) this.el.scrollLeft = left;
@@ -221,6 +233,7 @@ class TextGrid {
       row.line.append(node);
       row.cells.push({ node, text, word: "", colour: "", kind: "pv-cell" });
     }
+    let ended = from > 0 && from <= t && record.endsAt(from - 1, slots, k);
     for (let s = from; s < to; s++) {
       const cell = row.cells[s];
       let [word, colour, kind] = ["", "", "pv-cell"];
@@ -228,6 +241,9 @@ class TextGrid {
         const slot = slots[s * record.K + k];
         const at = s * record.K + slot;
         word = record.words[record.tokens[at]];
+        // After the end of a text its EOS repeats: mark it once, then leave dots.
+        if (ended) [word, kind] = ["·", "pv-cell pv-ended"];
+        ended = record.tokens[at] === record.header.eos;
         colour = palette.cell[indices[at]];
         if (indices[at] === DEAD) kind += " pv-dead";
         if (selection && s < selection.step && selection.path[s] === slot) kind += " pv-shared";
@@ -235,7 +251,7 @@ class TextGrid {
       if (cell.word !== word) {
         cell.word = word;
         cell.text.data = word;
-        if (word.length > 15) cell.node.title = word;
+        if (word.length > 6) cell.node.title = word;
         else if (cell.node.title) cell.node.removeAttribute("title");
       }
       if (cell.colour !== colour) cell.node.style.backgroundColor = cell.colour = colour;
@@ -244,7 +260,8 @@ class TextGrid {
   }
 }
 
-/** @param {number[]} values */
-function median(values) {
-  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? 0;
+/** @param {number[]} values @param {number} share */
+function quantile(values, share) {
+  const sorted = Float32Array.from(values).sort();
+  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
 }

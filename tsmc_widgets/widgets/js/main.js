@@ -267,6 +267,8 @@ class ParticleView {
     this.body.hidden = !view.record;
     this.empty.hidden = Boolean(view.record);
     if (!view.record) return;
+    // A view that is not yet on the page has no font.
+    if (!this.theme.font) this._retheme();
     const start = performance.now();
     view.related = this._related();
     // Canvases first: setting a font on one makes the browser restyle what the grid has changed.

@@ -61,7 +61,7 @@ class Overview {
     );
     const binned = rows < K ? ` One line is the mean of ${(K / rows).toFixed(1)} slots.` : "";
     this.note.textContent =
-      `Row: slot. Column: step. Pale: no descendant now. ▼ resampling.${binned}`;
+      `Row: slot, column: step. Pale: died out. ▼ resampled.${binned}`;
   }
 
   /** @param {RunRecord} record @param {number} t @param {number} rows @param {Uint8Array} indices @param {any} palette */
