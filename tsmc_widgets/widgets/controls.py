@@ -39,7 +39,7 @@ class Controls(ipw.Box):
             self._group("Potential φ: which texts", "contains", "avoids", *stars, *hostility),
             self._group("Sampler", "twist", "proposal", "resampler", "ess_threshold"),
         ]
-        layout = {"display": "flex", "flex_flow": "row wrap", "width": "100%"}
+        layout = {"flex_flow": "row wrap", "width": "100%", "padding": "4px 0 4px 14px"}
         super().__init__(groups, layout=layout)
         self._show_what_matters()
         for name, field in self.fields.items():

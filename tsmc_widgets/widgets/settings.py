@@ -55,7 +55,7 @@ class RunSettings:
     hostility: str = "any"
     hostility_at_least: float = 0.0
     hostility_beta: float = 1.0
-    num_steps: int = 24
+    num_steps: int = 20
     eos: str = "absorb"
     num_particles: int = 64
     twist: str = "look-ahead"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as ipw
@@ -44,7 +46,8 @@ class WatchSMC(ipw.VBox):
         judges: Judges | None = None,
         **settings: Any,
     ) -> None:
-        self.lm = load_language_model(lm) if isinstance(lm, str) else lm
+        with no_progress_bars():
+            self.lm = load_language_model(lm) if isinstance(lm, str) else lm
         self.judges = Judges() if judges is None else judges
         self.target: Target | None = None
         self.view = ParticleView()
@@ -81,7 +84,8 @@ class WatchSMC(ipw.VBox):
 
         def prepare() -> SMCSession:
             leave_a_core()
-            target = make_target(settings, self.lm, self.judges)
+            with no_progress_bars():
+                target = make_target(settings, self.lm, self.judges)
             session = make_session(settings, target)
             self.target = target
             return session
@@ -127,6 +131,23 @@ class WatchSMC(ipw.VBox):
             return exact(target, max_sequences=EXACT_BUDGET).log_z
         except BudgetError:
             return None
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Load models without a bar for each, which would stay on the page beside the view."""
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        yield
+        return
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def leave_a_core() -> None:

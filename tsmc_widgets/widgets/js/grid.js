@@ -5,7 +5,9 @@ const HEADER_HEIGHT = 24;
 const HEAD_WIDTH = 148;
 const CELL_MIN = 26;
 const CELL_MAX = 104;
-const CELL_PADDING = 8;
+const CELL_PADDING = 11;
+/** Empty space after the last column, so that a column can always stand at the left edge. */
+const TAIL = 60;
 /** Share of a column's tokens that fit where not all can; the others end in an ellipsis. */
 const FITTING = 0.92;
 
@@ -52,7 +54,7 @@ class TextGrid {
       this.widths.push(context.measureText(record.words[i]).width);
     }
     this.measuredWidth = this._size().width;
-    const room = this.measuredWidth - HEAD_WIDTH - 8;
+    const room = this.measuredWidth - HEAD_WIDTH;
     this.offsets = this._columnEdges(record, 1);
     if (this.offsets[record.T] > room) this.offsets = this._columnEdges(record, FITTING);
     const content = HEADER_HEIGHT + record.K * ROW_HEIGHT;
@@ -66,8 +68,9 @@ class TextGrid {
     const planned = quantile(this.widths, 0.5);
     for (let s = 0; s < record.T; s++) {
       const tokens = record.tokens.subarray(s * record.K, (s + 1) * record.K);
-      const recorded = s < record.steps;
-      const wide = recorded ? quantile(Array.from(tokens, (i) => this.widths[i]), share) : planned;
+      const written = tokens.filter((/** @type {number} */ i) => i !== record.header.eos);
+      const widths = Array.from(written, (/** @type {number} */ i) => this.widths[i]);
+      const wide = s < record.steps ? quantile(widths, share) : planned;
       edges.push(edges[s] + Math.ceil(clamp(wide + CELL_PADDING, CELL_MIN, CELL_MAX)));
     }
     return edges;
@@ -75,8 +78,9 @@ class TextGrid {
 
   /** @param {RunRecord} record */
   _layColumns(record) {
-    const total = HEAD_WIDTH + this.offsets[record.T] + 8;
-    this.inner.style.width = `${total}px`;
+    const total = HEAD_WIDTH + this.offsets[record.T];
+    const tail = total > this.measuredWidth ? TAIL : 0;
+    this.inner.style.width = `${total + tail}px`;
     this.inner.style.height = `${HEADER_HEIGHT + record.K * ROW_HEIGHT}px`;
     this.columns = Array.from({ length: record.T }, (_, s) => {
       const name = h("span", { class: "pv-column" }, String(s + 1));
@@ -147,8 +151,11 @@ class TextGrid {
     const s = Math.max(0, t - 1);
     const room = this._size().width - HEAD_WIDTH;
     const [left, right] = [this.offsets[s], this.offsets[Math.min(s + 1, record.T)]];
-    const end = Math.max(0, this.offsets[record.T] + 8 - room);
-    if (right + 16 > at + room) return clamp(right + 16 - room, 0, end);
+    const end = Math.max(0, this.offsets[record.T] + TAIL - room);
+    if (right > at + room) {
+      const least = right - room;
+      return Math.min(end, this.offsets.find((edge) => edge >= least) ?? least);
+    }
     if (left < at) return t <= 1 ? 0 : clamp(left - room / 3, 0, end);
     return at;
   }
@@ -176,7 +183,7 @@ class TextGrid {
     });
     this._fill(range.count);
     const order = record.order(t, view.sort);
-    const full = Math.min(1, 8 / record.K);
+    const full = Math.min(1, 4 / record.K);
     const genealogy = record.genealogy(t);
     let active = "";
     for (let i = range.first; i < range.first + range.count; i++) {

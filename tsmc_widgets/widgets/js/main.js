@@ -299,8 +299,9 @@ class ParticleView {
         const at = selection.path[0];
         for (let k = 0; k < record.K; k++) shared += slots[k] === at ? 1 : 0;
         const moves = selection.path.filter((slot, s) => s > 0 && slot !== selection.path[s - 1]);
+        const moved = moves.length ? `moved slot ${plural(moves.length, "time")}` : "never moved slot";
         text =
-          `${who}: ${moves.length === 0 ? "never moved slot" : `moved slot ${moves.length} times`}; ` +
+          `${who}: ${moved}; ` +
           `${shared} of ${record.K} particles at step ${t} share its first token. ` +
           "Underlined: tokens they have in common.";
       }

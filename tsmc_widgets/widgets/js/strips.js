@@ -180,7 +180,7 @@ class Strips {
     curve(plot, [K, ...record.ess], t, theme.blue);
     const value = t === 0 ? K : record.ess[t - 1];
     const rule = threshold === null ? "" : `; resampled below ${named}`;
-    this.ess.say(`${number(value, 1)} of ${plural(K, "particle")}${rule}`);
+    this.ess.say(`${number(value, 1)} of ${K}${rule}`);
   }
 
   /** @param {any} view */

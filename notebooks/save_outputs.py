@@ -1,0 +1,81 @@
+"""Run a notebook and keep outputs that read well where no kernel is: a picture for each widget.
+
+python notebooks/save_outputs.py 01_watch_smc.ipynb
+
+Needs Chromium. The picture also goes to notebooks/images/watch_smc.png.
+"""
+
+import base64
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+
+import browser_support as support
+from dev import find_chromium
+
+PICTURE = HERE / "images" / "watch_smc.png"
+WIDTH = 1690
+
+
+def open_copy(page: Page, url: str, name: str) -> None:
+    """Show a notebook alone, with its kernel ready."""
+    page.goto(f"{url}/doc/tree/{name}?reset")
+    page.wait_for_function("globalThis.jupyterapp !== undefined")
+    page.evaluate("jupyterapp.restored.then(() => null)")
+    page.wait_for_function(support.NOTEBOOK_SHOWN, arg=name)
+    page.wait_for_function(support.KERNEL_IDLE)
+
+
+def picture_of_view(notebook: Path) -> bytes:
+    """The first widget of a notebook, run in JupyterLab, as PNG."""
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        folder = Path(home) / "notebooks"
+        folder.mkdir()
+        shutil.copy(notebook, folder)
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
+        )
+        with support.jupyter_lab(Path(home), folder) as url:
+            page = browser.new_page(viewport={"width": WIDTH, "height": 1600})
+            open_copy(page, url, notebook.name)
+            support.run_all_cells(page)
+            page.wait_for_selector('.pv-status[data-state="done"]')
+            page.locator('.pv-row[data-slot="9"]').click()
+            page.mouse.move(0, 0)
+            page.wait_for_selector(".pv-selected")
+            picture = page.locator(".jp-OutputArea-output:has(.pv)").first.screenshot()
+        browser.close()
+    return picture
+
+
+def main(name: str) -> None:
+    """Execute, picture, write."""
+    path = HERE / name
+    notebook = nbformat.read(path, 4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    picture = picture_of_view(path)
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_bytes(picture)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if "WatchSMC" in output.get("data", {}).get("text/plain", ""):
+                output["data"] = {
+                    "image/png": base64.b64encode(picture).decode(),
+                    "text/plain": "WatchSMC: run this cell for the live view",
+                }
+    notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, path)
+    print(f"{name}: {path.stat().st_size // 1000} kB, picture {len(picture) // 1000} kB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

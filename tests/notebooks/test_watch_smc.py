@@ -1,0 +1,90 @@
+"""The first notebook: it runs without a person, and a person can work it in JupyterLab."""
+
+import copy
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from browser_support import run_all_cells
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "01_watch_smc.ipynb"
+
+pytestmark = pytest.mark.slow
+
+VIEW = "document.querySelector('.pv')"
+STATUS = "document.querySelector('.pv-status').dataset.state"
+
+
+def outputs(notebook):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [output for cell in cells for output in cell.outputs]
+
+
+def test_saved_outputs_read_well_without_a_kernel():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    bundles = [output.get("data", {}) for output in outputs(notebook)]
+    assert any("image/png" in bundle for bundle in bundles)
+    assert any("text/html" in bundle for bundle in bundles)
+    # A saved widget without its kernel shows an error in place of the picture.
+    assert not any("application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles)
+    assert not any(output.output_type == "error" for output in outputs(notebook))
+    assert NOTEBOOK.stat().st_size < 600_000
+
+
+def test_notebook_runs_without_a_person(tmp_path):
+    notebook = copy.deepcopy(nbformat.read(NOTEBOOK, 4))
+    client = NotebookClient(
+        notebook,
+        timeout=240,
+        resources={"metadata": {"path": str(tmp_path)}},
+        kernel_name="python3",
+    )
+    client.execute()
+    shown = outputs(notebook)
+    assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in shown)
+    texts = [output.text for output in shown if output.output_type == "stream"]
+    assert any("log Z estimate" in text for text in texts), texts
+
+
+@pytest.mark.browser
+def test_a_person_plays_moves_a_control_and_pauses(open_notebook):
+    page = open_notebook(NOTEBOOK)
+    run_all_cells(page)
+    page.wait_for_selector(".pv")
+    page.wait_for_function(f"{VIEW}._stats.steps === 20")
+    page.wait_for_function(f"{STATUS} === 'done'")
+    assert page.locator(".pv-lost").is_hidden()
+
+    page.get_by_role("button", name="Rewind to the prompt").click()
+    page.wait_for_function(f"{VIEW}._stats.t === 0")
+    page.get_by_label("Speed, steps a second").select_option("30")
+    page.get_by_role("button", name="Play (Space)").click()
+    page.wait_for_function(f"{VIEW}._stats.t === 20")
+
+    before = page.locator(".pv-strip-logz .pv-strip-value").inner_text()
+    beta = page.locator(".widget-slider", has_text="stars β").get_by_role("slider").first
+    beta.focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('.pv-target').textContent.endsWith('^5')")
+    page.wait_for_function(f"{STATUS} === 'done' && {VIEW}._stats.steps === 20")
+    assert page.locator(".pv-strip-logz .pv-strip-value").inner_text() != before
+
+    particles = page.locator(".widget-slider", has_text="particles K").get_by_role("slider").first
+    particles.focus()
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelector('.pv-facts').textContent.includes('4096')")
+    page.locator(".pv-scroller").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Pause (Space)").wait_for()
+    page.keyboard.press("Space")
+    page.wait_for_function(f"['paused', 'done'].includes({STATUS})")
+    steps = page.evaluate(f"{VIEW}._stats.steps")
+    if page.evaluate(STATUS) == "paused":
+        page.keyboard.press("End")
+        page.get_by_role("button", name="One step on").click()
+        page.wait_for_function(f"{VIEW}._stats.steps === {steps + 1}")
+    page.keyboard.press("Home")
+    page.wait_for_function(f"{VIEW}._stats.t === 0")
