@@ -75,7 +75,13 @@ function clamp(value, low, high) {
 
 /** @typedef {[number, number, number]} Rgb */
 
-/** Colour `over` with the given alpha on `under`. @param {Rgb} under @param {number[]} over @param {number} alpha @returns {Rgb} */
+/**
+ * Colour `over` with the given alpha on `under`.
+ * @param {Rgb} under
+ * @param {number[]} over
+ * @param {number} alpha
+ * @returns {Rgb}
+ */
 function mix(under, over, alpha) {
   return /** @type {Rgb} */ (under.map((base, i) => base + (over[i] - base) * alpha));
 }
@@ -87,7 +93,12 @@ function css(rgb, alpha = 1) {
 
 const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 
-/** Any CSS colour as it looks on `under`. @param {string} colour @param {Rgb} under @returns {Rgb} */
+/**
+ * Any CSS colour as it looks on `under`.
+ * @param {string} colour
+ * @param {Rgb} under
+ * @returns {Rgb}
+ */
 function resolve(colour, under) {
   if (!probe) return under;
   probe.canvas.width = probe.canvas.height = 1;
@@ -120,7 +131,10 @@ function watchSizes(elements, changed, signal) {
   signal.addEventListener("abort", () => watcher.disconnect());
 }
 
-/** Size of an element inside its border. A hidden cell reports 0: keep the last. @param {Element} element */
+/**
+ * Size of an element inside its border. A hidden cell reports 0: keep the last.
+ * @param {Element} element
+ */
 function measure(element) {
   const { clientWidth: width, clientHeight: height } = element;
   if (width > 0 && height > 0) SIZES.set(element, { width, height });

@@ -1,4 +1,6 @@
-/** @file Texts of the particles: one row a particle, one token a cell, only visible rows in the DOM. */
+/**
+ * @file Texts of the particles: one row a particle, one token a cell, only visible rows in the DOM.
+ */
 
 const ROW_HEIGHT = 22;
 const HEADER_HEIGHT = 24;
@@ -12,7 +14,11 @@ const TAIL = 60;
 const FITTING = 0.92;
 
 class TextGrid {
-  /** @param {(slot: number) => void} onSelect @param {() => void} redraw @param {AbortSignal} signal */
+  /**
+   * @param {(slot: number) => void} onSelect
+   * @param {() => void} redraw
+   * @param {AbortSignal} signal
+   */
   constructor(onSelect, redraw, signal) {
     this.header = h("div", { class: "pv-columns", "aria-hidden": "true" });
     this.marks = h("div", { class: "pv-marks", "aria-hidden": "true" });
@@ -124,7 +130,11 @@ class TextGrid {
     while (this.pool.length > count) this.pool.pop().node.remove();
   }
 
-  /** Rows and columns in sight. @param {RunRecord} record @param {number} left where the line is scrolled to */
+  /**
+   * Rows and columns in sight.
+   * @param {RunRecord} record
+   * @param {number} left where the line is scrolled to
+   */
   _window(record, left) {
     const { width, height } = this._size();
     const visible = Math.ceil(height / ROW_HEIGHT) + 1;
@@ -143,7 +153,11 @@ class TextGrid {
     return { width: width || 600, height: height || 520 };
   }
 
-  /** Where to scroll so that the column of a new step is in sight. @param {any} view @returns {number} */
+  /**
+   * Where to scroll so that the column of a new step is in sight.
+   * @param {any} view
+   * @returns {number}
+   */
   _followStep({ t, record }) {
     const at = this.el.scrollLeft;
     if (t === this.shownStep) return at;
@@ -198,7 +212,14 @@ class TextGrid {
     else this.el.removeAttribute("aria-activedescendant");
   }
 
-  /** @param {any} row @param {number} i @param {number} k @param {number} weight @param {number} full weight of a full bar @param {number} K */
+  /**
+   * @param {any} row
+   * @param {number} i
+   * @param {number} k
+   * @param {number} weight
+   * @param {number} full weight of a full bar
+   * @param {number} K
+   */
   _drawHead(row, i, k, weight, full, K) {
     if (row.at !== i) {
       row.at = i;
@@ -229,7 +250,13 @@ class TextGrid {
     row.node.setAttribute("aria-selected", String(related));
   }
 
-  /** @param {any} row @param {number} k @param {{from: number, to: number}} range @param {any} view @param {any} genealogy */
+  /**
+   * @param {any} row
+   * @param {number} k
+   * @param {{from: number, to: number}} range
+   * @param {any} view
+   * @param {any} genealogy
+   */
   _drawCells(row, k, { from, to }, view, { slots }) {
     const { record, t, indices, palette, selection } = view;
     while (row.cells.length < to) {

@@ -1,6 +1,7 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
 const CONTACT_MS = 5000;
+const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
 
 class ParticleView {
   /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
@@ -88,7 +89,7 @@ class ParticleView {
     watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
     const themes = new MutationObserver(() => this._retheme());
     for (const node of [document.body, document.documentElement]) {
-      themes.observe(node, { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"] });
+      themes.observe(node, { attributes: true, attributeFilter: THEME_ATTRIBUTES });
     }
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     scheme.addEventListener("change", () => this._retheme(), { signal });
@@ -103,7 +104,10 @@ class ParticleView {
     queueMicrotask(() => this.signal.aborted || act());
   }
 
-  /** Tell Python; a view without a kernel goes on without it. @param {Record<string, any>} values */
+  /**
+   * Tell Python; a view without a kernel goes on without it.
+   * @param {Record<string, any>} values
+   */
   _ask(values) {
     const changed = Object.entries(values).filter(([name, value]) => this.model.get(name) !== value);
     if (changed.length === 0) return;

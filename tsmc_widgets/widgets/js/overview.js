@@ -1,4 +1,6 @@
-/** @file The whole population, a pixel or more for each particle and step, and the lineage on it. */
+/**
+ * @file The whole population, a pixel or more for each particle and step, and the lineage on it.
+ */
 
 /** Height of the step axis above the cells, the same as in the grid of texts. */
 const AXIS_HEIGHT = HEADER_HEIGHT;
@@ -64,7 +66,13 @@ class Overview {
       `Row: slot, column: step. Pale: died out. ▼ resampled.${binned}`;
   }
 
-  /** @param {RunRecord} record @param {number} t @param {number} rows @param {Uint8Array} indices @param {any} palette */
+  /**
+   * @param {RunRecord} record
+   * @param {number} t
+   * @param {number} rows
+   * @param {Uint8Array} indices
+   * @param {any} palette
+   */
   _paint(record, t, rows, indices, palette) {
     const { K } = record;
     const { alive } = record.genealogy(t);
@@ -92,7 +100,13 @@ class Overview {
     context.putImageData(image, 0, 0);
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {RunRecord} record @param {number} t @param {number} width @param {Theme} theme */
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {RunRecord} record
+   * @param {number} t
+   * @param {number} width
+   * @param {Theme} theme
+   */
   _marks(context, record, t, width, theme) {
     context.font = `11px ${theme.font}`;
     context.fillStyle = css(theme.muted);
@@ -112,7 +126,12 @@ class Overview {
     }
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {any} view @param {number} width @param {number} body */
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {any} view
+   * @param {number} width
+   * @param {number} body
+   */
   _lineage(context, view, width, body) {
     const { record, t, selection, theme } = view;
     if (!selection || t === 0) return;

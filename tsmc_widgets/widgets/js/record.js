@@ -83,12 +83,21 @@ class RunRecord {
     return path;
   }
 
-  /** Whether the path of particle k has ended by column s. @param {number} s @param {Uint32Array} slots of the genealogy @param {number} k */
+  /**
+   * Whether the path of particle k has ended by column s.
+   * @param {number} s
+   * @param {Uint32Array} slots of the genealogy
+   * @param {number} k
+   */
   endsAt(s, slots, k) {
     return this.tokens[s * this.K + slots[s * this.K + k]] === this.header.eos;
   }
 
-  /** Normalised weight of a particle after step t; equal ones before the first. @param {number} t @param {number} k */
+  /**
+   * Normalised weight of a particle after step t; equal ones before the first.
+   * @param {number} t
+   * @param {number} k
+   */
   weight(t, k) {
     return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
   }

@@ -70,7 +70,11 @@ function colourIndices(record, quantity) {
   return indices;
 }
 
-/** Hue and strength in [0, 1] at a point of the scale. @param {Quantity} quantity @param {number} x in [0, 1] */
+/**
+ * Hue and strength in [0, 1] at a point of the scale.
+ * @param {Quantity} quantity
+ * @param {number} x in [0, 1]
+ */
 function hueAt(quantity, x) {
   if (quantity.diverging) {
     return { rgb: x < 0.5 ? BLUE : ORANGE, strength: Math.abs(2 * x - 1) };
@@ -128,7 +132,11 @@ function pack([r, g, b]) {
   return ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
 }
 
-/** The legend of a quantity: a gradient with its ends and middle labelled. @param {Quantity} quantity @param {ReturnType<typeof makePalette>} palette */
+/**
+ * The legend of a quantity: a gradient with its ends and middle labelled.
+ * @param {Quantity} quantity
+ * @param {ReturnType<typeof makePalette>} palette
+ */
 function legend(quantity, palette) {
   const stops = Array.from({ length: 17 }, (_, i) => palette.cell[1 + Math.round((254 * i) / 16)]);
   const bar = h("span", { class: "pv-legend-bar" });

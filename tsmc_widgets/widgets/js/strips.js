@@ -1,4 +1,6 @@
-/** @file Small plots against the step: ESS, log Z hat, surviving ancestors; and the sorted weights. */
+/**
+ * @file Small plots against the step: ESS, log Z hat, surviving ancestors; and the sorted weights.
+ */
 
 const LEFT = 38;
 const RIGHT = 10;
@@ -34,8 +36,10 @@ class Strip {
    */
   axes(theme, xs, ys, xTicks, yTicks) {
     const { context, width, height } = fitCanvas(this.canvas);
-    const x = (/** @type {number} */ v) => LEFT + ((v - xs[0]) / (xs[1] - xs[0] || 1)) * (width - LEFT - RIGHT);
-    const y = (/** @type {number} */ v) => height - BOTTOM - ((v - ys[0]) / (ys[1] - ys[0] || 1)) * (height - TOP - BOTTOM);
+    const [wide, tall] = [width - LEFT - RIGHT, height - TOP - BOTTOM];
+    const x = (/** @type {number} */ v) => LEFT + ((v - xs[0]) / (xs[1] - xs[0] || 1)) * wide;
+    const y = (/** @type {number} */ v) =>
+      height - BOTTOM - ((v - ys[0]) / (ys[1] - ys[0] || 1)) * tall;
     context.font = `11px ${theme.font}`;
     context.lineWidth = 1;
     context.strokeStyle = css(theme.grid);
@@ -49,9 +53,9 @@ class Strip {
     }
     context.textBaseline = "alphabetic";
     for (const [value, label] of xTicks) {
-      const wide = context.measureText(label).width / 2;
+      const half = context.measureText(label).width / 2;
       context.textAlign = "center";
-      context.fillText(label, clamp(x(value), wide, width - wide), height - 3);
+      context.fillText(label, clamp(x(value), half, width - half), height - 3);
     }
     return { context, x, y, width, height, halo: theme.background };
   }
@@ -116,7 +120,14 @@ function resamplingMarks({ context, x, height }, record, t, theme) {
   }
 }
 
-/** A dashed level with its name. @param {any} plot @param {number} value @param {string} label @param {Rgb} colour @param {boolean} [below] */
+/**
+ * A dashed level with its name.
+ * @param {any} plot
+ * @param {number} value
+ * @param {string} label
+ * @param {Rgb} colour
+ * @param {boolean} [below]
+ */
 function level({ context, y, width, halo }, value, label, colour, below = false) {
   context.strokeStyle = css(colour);
   context.lineWidth = 1.5;

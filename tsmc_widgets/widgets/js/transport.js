@@ -1,4 +1,6 @@
-/** @file The transport bar: play head, buttons, keys. It moves a step; what is shown is not its business. */
+/**
+ * @file The transport bar: play head, buttons, keys. It moves a step; what is shown is not its business.
+ */
 
 const SPEEDS = [1, 2, 4, 8, 16, 30];
 
@@ -50,7 +52,10 @@ class Transport {
     signal.addEventListener("abort", () => this._stop());
   }
 
-  /** Tell the bar what is recorded and shown. @param {{t: number, steps: number, T: number, complete: boolean, note: string}} now */
+  /**
+   * Tell the bar what is recorded and shown.
+   * @param {{t: number, steps: number, T: number, complete: boolean, note: string}} now
+   */
   update({ t, steps, T, complete, note }) {
     Object.assign(this, { t, steps, T, complete });
     if (Number(this.range.max) !== T) this.range.max = String(T);
@@ -120,7 +125,10 @@ class Transport {
     } else this.scrub(this.t + 1, true);
   }
 
-  /** Keys of the whole view, where the focused control has no use for them. @param {KeyboardEvent} event */
+  /**
+   * Keys of the whole view, where the focused control has no use for them.
+   * @param {KeyboardEvent} event
+   */
   key(event) {
     const target = /** @type {Element} */ (event.target);
     if (event.altKey || event.ctrlKey || event.metaKey || target.tagName === "SELECT") return false;
