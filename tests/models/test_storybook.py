@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -314,12 +316,11 @@ def test_hostility_depends_on_context(
 
     start = "Once upon a time there was a little boy named Tom. "
     assert logit(start + "Tom hit the ball with a stick and laughed.") < -2.0
-    hit = logit(start + "Tom hit Lily with a stick.")
+    hit = logit(start + "Tom hit Lily in the face.")
     assert hit > -1.5
-    worse = logit(start + "Tom hit Lily with a stick. “I hate you!” yelled Tom.")
-    assert worse > max(hit, 0.0)
-    sorry = "Tom hit Lily with a stick. “I hate you!” yelled Tom. Tom said sorry and hugged Lily."
-    assert logit(start + sorry) < worse
+    worse = "Tom hit Lily in the face. “I hate you!” yelled Tom."
+    assert logit(start + worse) > max(hit, 1.0)
+    assert logit(start + worse + " Tom said sorry and hugged Lily.") < logit(start + worse)
 
 
 def test_model_writes_known_word_pairs(
@@ -359,3 +360,17 @@ def test_rare_threshold_is_the_cards(
     rate = (logits >= rare["eta"]).double().mean().item()
     error = math.sqrt(rare["rate"] * (1 / num_draws + 1 / rare["draws"]))
     assert abs(rate - rare["rate"]) / error < 4.5
+
+
+@pytest.mark.slow
+def test_training_command(tmp_path: Path):
+    """A few steps of everything: folders, cards, and no trace of them in the package."""
+    steps = ["--steps", "4", "--stars-steps", "4", "--hostility-steps", "4", "--draws", "512"]
+    command = [sys.executable, "-m", "tsmc_widgets.models.storybook.train", *steps]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True)
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card.keys() == storybook.card().keys()
+    assert card["training"].keys() == storybook.card()["training"].keys()
+    assert "logit >=" in (tmp_path / "MODEL_CARD.md").read_text()
+    for part in PARTS:
+        assert len(AutoTokenizer.from_pretrained(tmp_path / part)) == card["vocabulary"]

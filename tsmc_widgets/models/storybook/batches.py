@@ -96,14 +96,20 @@ def _labelled(text: Encoded, task: str, start: int) -> tuple[list[int], list[flo
 
 
 def _collage(texts: Sequence[Encoded], rng: random.Random) -> tuple[list[int], list[float]]:
-    """Two to nine sentences, each of any of the texts."""
+    """Two to nine sentences, each of any of the texts, many more of them hostile than in texts.
+
+    The label is a function of the words, so choosing the words at will leaves it calibrated.
+    """
     tokens, heats = [], []
     for _ in range(rng.randrange(2, 10)):
-        text = rng.choice(texts)
-        which = rng.randrange(len(text.starts))
-        end = (*text.starts, len(text.text.words))[which + 1]
-        tokens += text.tokens[text.starts[which] : end]
-        heats += text.text.heats[text.starts[which] : end]
+        for _ in range(rng.choice((1, 8))):
+            text = rng.choice(texts)
+            which = rng.randrange(len(text.starts))
+            start, end = (*text.starts, len(text.text.words))[which : which + 2]
+            if any(text.text.heats[start:end]):
+                break
+        tokens += text.tokens[start:end]
+        heats += text.text.heats[start:end]
     return tokens, _logits(heats)
 
 

@@ -50,12 +50,15 @@ From "{story_prompt}", {rare_steps} tokens: **logit >= {eta}** has probability {
 {samples}
 
 ## Train it again
-`python -m tsmc_widgets.models.storybook.train` ({training_seconds} s of training and
-{measuring_seconds} s of measuring on two cores; seed {seed}, {lm_steps} steps of {step_tokens}
-tokens). The numbers above are in `card.json` too.
+`python -m tsmc_widgets.models.storybook.train` (CPU time, shared by two cores: {training_seconds} s
+of training, {measuring_seconds} s of measuring; seed {seed}; {lm_steps} steps of {step_tokens}
+tokens for the language model, {stars_steps} and {hostility_steps} steps for the classifiers). The
+numbers above are in `card.json` too.
 
 ## Limits
-Nothing here is fit to judge real stories, reviews or people. Licence: MIT.
+Nothing here is fit to judge real stories, reviews or people. The hostility classifier knows the
+grammar's sentences best: after a harmless opening it may overlook a blow that the grammar seldom
+puts there ("hit Lily with a stick" beside the common "hit the ball with a stick"). Licence: MIT.
 """
 
 
@@ -102,10 +105,12 @@ def _render(card: dict[str, Any]) -> str:
         draws=rare["draws"],
         mean_hostile=rare["mean_probability"],
         samples="\n".join(f"- {text}" for text in texts),
-        training_seconds=training["seconds_training"],
-        measuring_seconds=training["seconds_measuring"],
+        training_seconds=training["cpu_seconds_training"],
+        measuring_seconds=training["cpu_seconds_measuring"],
         seed=training["seed"],
         lm_steps=training["lm_steps"],
+        stars_steps=training["stars_steps"],
+        hostility_steps=training["hostility_steps"],
         step_tokens=training["tokens_per_step"],
     )
 
