@@ -22,7 +22,7 @@ import browser_support as support
 from dev import find_chromium
 
 PICTURE = HERE / "images" / "watch_smc.png"
-WIDTH = 1690
+WIDTH = 1640
 
 
 def open_copy(page: Page, url: str, name: str) -> None:

@@ -11,7 +11,7 @@ from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.smc.session import SMCSession
-from tsmc_widgets.targets.classifier import ClassProbability
+from tsmc_widgets.targets.classifier import ClassProbability, cached_classifier
 from tsmc_widgets.targets.protocol import Constant, Potential
 from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
@@ -78,6 +78,11 @@ class Judges:
 
     stars: Any = "storybook/stars"
     hostility: Any = "storybook/hostility"
+
+    def loaded(self) -> Judges:
+        """The same with the classifiers themselves in place of their names."""
+        judges = (self.stars, self.hostility)
+        return Judges(*(None if judge is None else cached_classifier(judge) for judge in judges))
 
 
 def split_words(text: str) -> list[str]:

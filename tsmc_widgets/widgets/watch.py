@@ -48,7 +48,7 @@ class WatchSMC(ipw.VBox):
     ) -> None:
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
-        self.judges = Judges() if judges is None else judges
+            self.judges = (Judges() if judges is None else judges).loaded()
         self.target: Target | None = None
         self.view = ParticleView()
         self.runner = Runner(self._publish)
@@ -84,8 +84,7 @@ class WatchSMC(ipw.VBox):
 
         def prepare() -> SMCSession:
             leave_a_core()
-            with no_progress_bars():
-                target = make_target(settings, self.lm, self.judges)
+            target = make_target(settings, self.lm, self.judges)
             session = make_session(settings, target)
             self.target = target
             return session
