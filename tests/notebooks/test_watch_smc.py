@@ -68,7 +68,7 @@ def test_a_person_plays_moves_a_control_and_pauses(open_notebook):
     beta.focus()
     for _ in range(6):
         page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.pv-target').textContent.endsWith('^5')")
+    page.wait_for_function("document.querySelector('.pv-target').textContent.endsWith('^8')")
     page.wait_for_function(f"{STATUS} === 'done' && {VIEW}._stats.steps === 20")
     assert page.locator(".pv-strip-logz .pv-strip-value").inner_text() != before
 

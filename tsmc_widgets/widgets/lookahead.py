@@ -13,6 +13,7 @@ from torch import Tensor
 from tsmc_widgets.errors import UnknownTokenError
 from tsmc_widgets.models.protocol import LanguageModel, LMStep
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
+from tsmc_widgets.targets.classifier import ClassProbability
 from tsmc_widgets.targets.protocol import Potential, Power
 from tsmc_widgets.targets.rewards import RewardThreshold
 from tsmc_widgets.targets.target import Target
@@ -40,8 +41,8 @@ class LookAheadTwist:
 
     Factors about words look ahead: the chance that the rest of the text will do as asked, were its
     tokens independent with the frequencies that p0 has at each step. Factors about whole texts look
-    back: phi of the text before the newest token, a threshold softened to one nat for each unit
-    missed.
+    back: phi of the text before the newest token. A threshold is softened to one nat for each unit
+    missed; a class probability is raised to the power t / 2T, for on short texts it says little.
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
@@ -100,7 +101,9 @@ class LookAheadTwist:
         ):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta in self._texts:
-            total += beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
+            # Classifiers are sure of themselves too early: listen to them little at first.
+            trust = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
+            total += trust * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
         return total
 
     def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
@@ -109,6 +112,10 @@ class LookAheadTwist:
             missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
             return (-missed).clamp(min=FLOOR)
         return part.log_phi(tokens).double().clamp(min=FLOOR)
+
+
+def _is_probability(part: Potential) -> bool:
+    return isinstance(part, ClassProbability)
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:
