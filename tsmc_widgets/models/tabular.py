@@ -38,7 +38,7 @@ class TabularLM:
 
     def __init__(
         self,
-        log_tables: Sequence[Float[Tensor, "prefixes vocab"]],
+        log_tables: Sequence[Float[Tensor, "_ vocab"]],
         *,
         symbols: Sequence[str],
         separator: str,

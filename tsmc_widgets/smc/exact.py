@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """What is known exactly of a target."""
 

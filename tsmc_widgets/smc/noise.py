@@ -8,7 +8,7 @@ and taking one run out of many give the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Where a sampler's uniforms come from; a test may script them."""
 

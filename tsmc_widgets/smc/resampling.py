@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -95,6 +95,7 @@ def resample(
     return torch.where(dead, identity, ancestors)
 
 
+@runtime_checkable
 class ResampleRule(Protocol):
     """When to resample: asked before every step but the first."""
 

@@ -26,8 +26,8 @@ class PrefixTree:
         log_psi: ``log_psi[t][i]`` is log psi*_t of prefix i, in nats; level 0 is log Z.
     """
 
-    children: Sequence[Int[Tensor, "prefixes vocab"]]
-    log_psi: Sequence[Float[Tensor, " prefixes"]]
+    children: Sequence[Int[Tensor, "_ vocab"]]
+    log_psi: Sequence[Float[Tensor, "_"]]
 
 
 class _SteppedTwist:

@@ -1,0 +1,107 @@
+"""E[Z_hat] = Z and conditional E[1/Z_hat] = 1/Z, by enumerating the algorithm itself."""
+
+import math
+
+import pytest
+import torch
+from smc.enumeration import enumerate_runs, expected_inverse_z, expected_z
+from smc.toys import eos_target, table_target
+
+from tsmc_widgets.smc.exact import EnumeratedOracle
+from tsmc_widgets.smc.proposals import Base, ModelProposal, TwistInduced
+from tsmc_widgets.smc.resampling import ESSBelow, EveryNSteps, Never
+from tsmc_widgets.twists import TableTwist
+from tsmc_widgets.models.tabular import TabularLM
+
+RULES = [EveryNSteps(1), EveryNSteps(2), ESSBelow(0.7), ESSBelow(1.0), Never()]
+SCHEMES = ["multinomial", "residual", "stratified", "systematic"]
+
+
+def proposals(num_steps):
+    return {
+        "base": Base(),
+        "twist": TwistInduced(),
+        "other twist": TwistInduced(TableTwist.random(2, num_steps, seed=8)),
+        "model": ModelProposal(TabularLM.random(2, num_steps, seed=9)),
+    }
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["base", "twist", "other twist", "model"])
+def test_forward_smc_is_unbiased(name, scheme, rule):
+    target = table_target(2, 3, seed=1)
+    z = expected_z(
+        target,
+        num_particles=2,
+        resampler=scheme,
+        rule=rule,
+        twist=TableTwist.random(2, 3, seed=2),
+        proposal=proposals(3)[name],
+    )
+    assert z == pytest.approx(math.exp(EnumeratedOracle(target).log_z), rel=1e-12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_forward_smc_is_unbiased_where_phi_is_often_zero(scheme):
+    target = table_target(2, 3, seed=3, zeros=0.5)
+    twist = TableTwist.random(2, 3, seed=2)
+    z = expected_z(target, num_particles=2, resampler=scheme, twist=twist)
+    assert z == pytest.approx(math.exp(EnumeratedOracle(target).log_z), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+@pytest.mark.parametrize("name", ["base", "twist", "other twist", "model"])
+def test_conditional_smc_has_the_reciprocal_identity(name, rule):
+    target = table_target(2, 3, seed=1)
+    oracle = EnumeratedOracle(target)
+    inverse = expected_inverse_z(
+        target,
+        oracle,
+        num_particles=2,
+        rule=rule,
+        twist=TableTwist.random(2, 3, seed=2),
+        proposal=proposals(3)[name],
+    )
+    assert inverse == pytest.approx(math.exp(-oracle.log_z), rel=1e-12)
+
+
+def test_reciprocal_identity_counts_only_forward_runs_that_live():
+    """Where phi may be zero the identity is E[1/Z_hat] = P(forward Z_hat > 0) / Z."""
+    target = table_target(2, 3, seed=3, zeros=0.5)
+    oracle = EnumeratedOracle(target)
+    twist = TableTwist.random(2, 3, seed=2)
+    chance, state, _ = enumerate_runs(target, num_particles=2, twist=twist)
+    alive = float(chance[state.log_z > -math.inf].sum())
+    assert 0.1 < alive < 0.95
+    inverse = expected_inverse_z(target, oracle, num_particles=2, twist=twist)
+    assert inverse == pytest.approx(alive * math.exp(-oracle.log_z), rel=1e-12)
+
+
+@pytest.mark.parametrize("proposal", [Base(), TwistInduced()], ids=["base", "twist"])
+def test_both_identities_hold_with_an_absorbing_eos(proposal):
+    target = eos_target(num_steps=2)
+    oracle = EnumeratedOracle(target)
+    settings = {
+        "num_particles": 2,
+        "twist": TableTwist.random(3, 2, seed=2, prompt_length=2),
+        "proposal": proposal,
+    }
+    assert expected_z(target, **settings) == pytest.approx(math.exp(oracle.log_z), rel=1e-12)
+    inverse = expected_inverse_z(target, oracle, **settings)
+    assert inverse == pytest.approx(math.exp(-oracle.log_z), rel=1e-12)
+
+
+def test_weighted_samples_are_properly_weighted():
+    """E[Z_hat sum_k W_k f(s^k)] = Z E_sigma[f] for every f: here for each sequence's indicator."""
+    target = table_target(2, 3, seed=4, zeros=0.2)
+    oracle = EnumeratedOracle(target)
+    chance, state, _ = enumerate_runs(
+        target, num_particles=2, twist=TableTwist.random(2, 3, seed=2)
+    )
+    mass = chance.unsqueeze(1) * state.log_z.exp().unsqueeze(1)
+    mass = mass * torch.softmax(state.log_weights, dim=1).nan_to_num()
+    index = (state.tokens * torch.tensor([4, 2, 1])).sum(-1)
+    total = torch.zeros(8, dtype=torch.float64).index_add(0, index.reshape(-1), mass.reshape(-1))
+    expected = oracle.log_sigma.exp() * math.exp(oracle.log_z)
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-14)

@@ -1,0 +1,133 @@
+"""One wrong line in the sampler, and the identities must fail: a test of the tests."""
+
+import math
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from smc.enumeration import enumerate_runs, expected_inverse_z, expected_z
+from smc.toys import table_target
+
+from tsmc_widgets.smc import sampler as true_sampler
+from tsmc_widgets.smc.exact import EnumeratedOracle
+from tsmc_widgets.smc.resampling import ESSBelow
+from tsmc_widgets.twists import TableTwist
+
+SOURCE = Path(true_sampler.__file__).read_text()
+
+BUGS = {
+    "no psi before in the denominator": (
+        "(log_psi - torch.where(dead, 0.0, log_psi_before))",
+        "log_psi",
+    ),
+    "psi in place of phi at T": ("live if final else ends", "ends"),
+    "weights not reset by resampling": (
+        "torch.where(due.unsqueeze(1), 0.0, state.log_weights)",
+        "state.log_weights",
+    ),
+    "log psi not re-indexed": ("state.log_psi.gather(1, ancestors)", "state.log_psi"),
+    "cache not re-indexed": ("rows = rows.gather(1, ancestors)", "rows = rows + 0"),
+    "tokens not re-indexed": (
+        "state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens))",
+        "state.tokens",
+    ),
+    "q left out": ("(log_p - log_q) +", "log_p +"),
+    "cache of the wrong parents": ("flat_rows[members] = pairs.inverse", "pass"),
+    "log Z from unnormalised weights": (
+        "log_z + total - torch.where(alive, total_before, 0.0)",
+        "log_z + total - math.log(after.shape[1])",
+    ),
+}
+
+CONDITIONAL_BUGS = {
+    "target not pinned": ("drawn[:, 0] = 0", "pass"),
+    "pinned late, after the gather": (
+        "return due, torch.where(due.unsqueeze(1), drawn, keep)",
+        "free = resample(state.log_weights, uniforms, config.resampler); "
+        "return due, torch.where(due.unsqueeze(1), free, keep)",
+    ),
+    "target left out of the pool": (
+        "drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)",
+        "others = state.log_weights.clone(); others[:, 0] = -math.inf; "
+        "drawn = resample(others, uniforms, config.resampler)",
+    ),
+    "target only put in at the last step": (
+        "if config.retained is not None:\n        tokens[:, 0]",
+        "if config.retained is not None and final:\n        tokens[:, 0]",
+    ),
+    "systematic resampling": (
+        "drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)",
+        'drawn = resample(state.log_weights, uniforms, "systematic")',
+    ),
+}
+
+
+def planted(old, new):
+    """The sampler with one line changed."""
+    assert SOURCE.count(old) == 1, f"the line to break is not there once: {old!r}"
+    module = types.ModuleType("planted_sampler")
+    exec(compile(SOURCE.replace(old, new), "planted_sampler.py", "exec"), module.__dict__)
+    return module
+
+
+def forward_error(sampler):
+    errors = []
+    for rule in (ESSBelow(1.0), ESSBelow(0.8)):
+        target = table_target(2, 3, seed=1)
+        z = expected_z(
+            target,
+            num_particles=2,
+            rule=rule,
+            twist=TableTwist.random(2, 3, seed=2),
+            sampler=sampler,
+        )
+        errors.append(abs(z / math.exp(EnumeratedOracle(target).log_z) - 1))
+    return max(errors)
+
+
+def conditional_error(sampler):
+    target = table_target(2, 3, seed=1)
+    oracle = EnumeratedOracle(target)
+    inverse = expected_inverse_z(
+        target,
+        oracle,
+        num_particles=2,
+        twist=TableTwist.random(2, 3, seed=2),
+        sampler=sampler,
+    )
+    return abs(inverse * math.exp(oracle.log_z) - 1)
+
+
+def test_the_true_sampler_passes():
+    assert forward_error(true_sampler) < 1e-12
+    assert conditional_error(true_sampler) < 1e-12
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_forward_identity_catches(bug):
+    assert forward_error(planted(*BUGS[bug])) > 1e-4
+
+
+@pytest.mark.parametrize("bug", CONDITIONAL_BUGS)
+def test_reciprocal_identity_catches(bug):
+    assert conditional_error(planted(*CONDITIONAL_BUGS[bug])) > 1e-4
+
+
+def weights_follow_increments(sampler):
+    """Whether the weights on record are those since the last resampling, up to T."""
+    target = table_target(2, 3, seed=1)
+    _, state, record = enumerate_runs(
+        target, num_particles=2, twist=TableTwist.random(2, 3, seed=2), sampler=sampler
+    )
+    return torch.allclose(state.log_weights, record.log_increment, rtol=0, atol=1e-12)
+
+
+def test_resampling_after_the_last_step_is_caught():
+    assert weights_follow_increments(true_sampler)
+    bug = planted(
+        "    finished = finished | ends\n",
+        "    finished = finished | ends\n"
+        "    log_weights = torch.zeros_like(log_weights) if final else log_weights\n",
+    )
+    assert not weights_follow_increments(bug)
