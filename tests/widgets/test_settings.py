@@ -9,8 +9,8 @@ from tsmc_widgets.errors import UnknownTokenError
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
+from tsmc_widgets.twists.lookahead import LookAheadTwist, token_frequencies
 from tsmc_widgets.twists.protocol import Twist
-from tsmc_widgets.widgets.lookahead import LookAheadTwist, token_frequencies
 from tsmc_widgets.widgets.settings import (
     Judges,
     RunSettings,

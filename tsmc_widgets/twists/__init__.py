@@ -1,6 +1,7 @@
 """Twists psi_t: what a particle's prefix is worth before its text is finished."""
 
 from tsmc_widgets.twists.heads import LinearHeadTwist
+from tsmc_widgets.twists.lookahead import LookAheadTwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist, TwistStep
 from tsmc_widgets.twists.table import TableTwist
@@ -8,6 +9,7 @@ from tsmc_widgets.twists.table import TableTwist
 __all__ = [
     "ChainTwist",
     "LinearHeadTwist",
+    "LookAheadTwist",
     "PrefixTree",
     "TableTwist",
     "TreeTwist",

@@ -16,7 +16,7 @@ from tsmc_widgets.targets.protocol import Constant, Potential
 from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
-from tsmc_widgets.widgets.lookahead import LookAheadTwist
+from tsmc_widgets.twists.lookahead import LookAheadTwist
 
 HOSTILITY = ("any", "threshold", "tempered")
 TWISTS = ("none", "look-ahead")
