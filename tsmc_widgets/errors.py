@@ -69,6 +69,5 @@ def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     """Build the error for an optional ``package`` that ``purpose`` needs."""
     return MissingExtraError(
-        f"{purpose} needs {package}, which is not installed: "
-        f"pip install 'tsmc-widgets[{extra}]'."
+        f"{purpose} needs {package}, which is not installed: pip install 'tsmc-widgets[{extra}]'."
     )

@@ -71,7 +71,9 @@ class LanguageModel(Protocol):
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
         ...
 
-    def teacher_force(self, tokens: Int[Tensor, "batch length"], prompt_length: int) -> TeacherForced:
+    def teacher_force(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> TeacherForced:
         """Answers for the tokens after the first ``prompt_length``, in one pass with gradients."""
         ...
 

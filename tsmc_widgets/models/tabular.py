@@ -98,7 +98,9 @@ class TabularLM:
         The longest text, prompt included, has ``len(tables)`` tokens.
         """
         if not tables:
-            raise ValueError("tables must hold at least one table, that of the first token; got none.")
+            raise ValueError(
+                "tables must hold at least one table, that of the first token; got none."
+            )
         checked = [
             _distributions(f"tables[{t}]", table, ndim=t + 1) for t, table in enumerate(tables)
         ]

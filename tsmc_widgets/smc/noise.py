@@ -30,7 +30,9 @@ _SHIFT = np.uint64(32)
 class Noise(Protocol):
     """Where a sampler's uniforms come from; a test may script them."""
 
-    def uniform(self, *, step: int, use: Use, num_particles: int) -> Float[Tensor, "runs particles"]:
+    def uniform(
+        self, *, step: int, use: Use, num_particles: int
+    ) -> Float[Tensor, "runs particles"]:
         """Uniforms in [0, 1), float64, the same at every call with the same arguments."""
         ...
 
@@ -57,7 +59,9 @@ class AddressedNoise:
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64; got {self.seed}.")
 
-    def uniform(self, *, step: int, use: Use, num_particles: int) -> Float[Tensor, "runs particles"]:
+    def uniform(
+        self, *, step: int, use: Use, num_particles: int
+    ) -> Float[Tensor, "runs particles"]:
         """Uniforms in [0, 1) with 53 bits, one for each run and particle."""
         pairs = (num_particles + 1) // 2
         runs = np.arange(self.first_run, self.first_run + self.num_runs, dtype=np.uint64)

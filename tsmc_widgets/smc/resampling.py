@@ -86,7 +86,7 @@ def resample(
     uniforms: Float[Tensor, "runs particles"],
     resampler: str,
 ) -> Int[Tensor, "runs particles"]:
-    """Ancestors by a scheme of ``SCHEMES``; runs whose weights are all zero keep their particles."""
+    """Ancestors by a scheme of ``SCHEMES``; runs whose weights are all zero keep their own."""
     check_one_of("resampler", resampler, sorted(SCHEMES))
     weights = normalise(log_weights)
     dead = weights.sum(-1, keepdim=True) == 0
@@ -99,7 +99,9 @@ def resample(
 class ResampleRule(Protocol):
     """When to resample: asked before every step but the first."""
 
-    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+    def due(
+        self, step: int, ess: Float[Tensor, " runs"], num_particles: int
+    ) -> Bool[Tensor, " runs"]:
         """Which runs resample before ``step``, given the ESS after the step before it."""
         ...
 
@@ -122,7 +124,9 @@ class ESSBelow:
                 f"differ); got {self.threshold!r}."
             )
 
-    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+    def due(
+        self, step: int, ess: Float[Tensor, " runs"], num_particles: int
+    ) -> Bool[Tensor, " runs"]:
         """Where the ESS is below the threshold; equal weights never are."""
         # Rounding must not make K equal weights look like fewer than K.
         return ess < self.threshold * num_particles * (1 - 1e-12)
@@ -142,7 +146,9 @@ class EveryNSteps:
         """Check n."""
         check_integer("n", self.n)
 
-    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+    def due(
+        self, step: int, ess: Float[Tensor, " runs"], num_particles: int
+    ) -> Bool[Tensor, " runs"]:
         """All runs or none."""
         return torch.full_like(ess, (step - 1) % self.n == 0, dtype=torch.bool)
 
@@ -155,7 +161,9 @@ class EveryNSteps:
 class Never:
     """Never resample: sequential importance sampling, the IWAE bound."""
 
-    def due(self, step: int, ess: Float[Tensor, " runs"], num_particles: int) -> Bool[Tensor, " runs"]:
+    def due(
+        self, step: int, ess: Float[Tensor, " runs"], num_particles: int
+    ) -> Bool[Tensor, " runs"]:
         """None."""
         return torch.zeros_like(ess, dtype=torch.bool)
 
@@ -164,7 +172,7 @@ class Never:
         return "never"
 
 
-def Always() -> EveryNSteps:  # noqa: N802 - reads as the rule that it makes
+def Always() -> EveryNSteps:
     """Resample before every step but the first."""
     return EveryNSteps(1)
 
@@ -173,7 +181,7 @@ RULES: dict[str, Callable[[], ResampleRule]] = {"always": Always, "never": Never
 
 
 def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -> ResampleRule:
-    """The rule that a user's ``rule`` and ``ess_threshold`` name; ESS < 0.5 K when both are None."""
+    """The rule that ``rule`` and ``ess_threshold`` name; ESS < 0.5 K when both are None."""
     if rule is not None and ess_threshold is not None:
         raise ValueError(
             f"give rule or ess_threshold, not both; got rule={rule!r} and "

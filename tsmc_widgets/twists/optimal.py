@@ -27,7 +27,7 @@ class PrefixTree:
     """
 
     children: Sequence[Int[Tensor, "_ vocab"]]
-    log_psi: Sequence[Float[Tensor, "_"]]
+    log_psi: Sequence[Float[Tensor, " _"]]
 
 
 class _SteppedTwist:

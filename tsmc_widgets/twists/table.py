@@ -28,7 +28,9 @@ class PrefixCarry:
 class TableTwist:
     """Log psi_t of every prefix: ``log_tables[t - 1]`` has t axes of size V."""
 
-    def __init__(self, log_tables: Sequence[Float[Tensor, "..."]], *, prompt_length: int = 0) -> None:
+    def __init__(
+        self, log_tables: Sequence[Float[Tensor, " ..."]], *, prompt_length: int = 0
+    ) -> None:
         """Take the tables.
 
         Args:
@@ -42,7 +44,9 @@ class TableTwist:
                     f"{tuple(table.shape)}."
                 )
             if bool((torch.isnan(table) | (table == torch.inf)).any()):
-                raise ValueError(f"log_tables[{t - 1}] holds NaN or +inf: log psi must be below +inf.")
+                raise ValueError(
+                    f"log_tables[{t - 1}] holds NaN or +inf: log psi must be below +inf."
+                )
         if not log_tables:
             raise ValueError("log_tables must hold at least log psi_1; got none.")
         self.vocab_size = log_tables[0].shape[0]
@@ -51,7 +55,13 @@ class TableTwist:
 
     @classmethod
     def random(
-        cls, vocab_size: int, num_steps: int, *, seed: int, scale: float = 1.0, prompt_length: int = 0
+        cls,
+        vocab_size: int,
+        num_steps: int,
+        *,
+        seed: int,
+        scale: float = 1.0,
+        prompt_length: int = 0,
     ) -> TableTwist:
         """Normal log psi with standard deviation ``scale``: as bad as a twist gets."""
         generator = torch.Generator().manual_seed(seed)
