@@ -1,0 +1,199 @@
+"""What the contracts of models, twists and proposals share: all of them read token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.models.protocol import Carry, LanguageModel
+
+MIN_STEPS = 4
+MIN_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Named tensors with one row for each prefix, and what the next ``advance`` takes."""
+
+    values: Mapping[str, Tensor | None]
+    carry: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Carries:
+    """The carries of models that step together; None where one keeps nothing."""
+
+    parts: tuple[Carry | None, ...]
+
+    def select(self, rows: Int[Tensor, " batch"]) -> Carries:
+        """Carries of the given rows."""
+        return Carries(tuple(None if part is None else part.select(rows) for part in self.parts))
+
+
+@dataclass(frozen=True, slots=True)
+class SteppingCase:
+    """Something that reads token by token, and the random tokens that it is tried on.
+
+    Attributes:
+        prefill: reads whole prefixes.
+        advance: reads one more token for each row.
+        check: looks at one answer: (answer, rows, where it was given).
+        tokens: the last of each row is predicted and never read.
+        prompt_length: tokens read by the first ``prefill``.
+        vocab_size: V.
+        tolerance: largest difference between two ways to the same answer.
+    """
+
+    prefill: Callable[[Tensor], Answer]
+    advance: Callable[[Tensor, Any], Answer]
+    check: Callable[[Answer, int, str], None]
+    tokens: Int[Tensor, "batch length"]
+    prompt_length: int
+    vocab_size: int
+    tolerance: float = field(kw_only=True)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows."""
+        return self.tokens.shape[0]
+
+    def require_close(self, found: Tensor | None, expected: Tensor | None, what: str) -> None:
+        """Raise AssertionError unless two answers agree."""
+        if found is None or expected is None:
+            require(found is expected, f"{what}: one is None and the other is not.")
+            return
+        require(
+            found.shape == expected.shape,
+            f"{what}: shapes are {tuple(found.shape)} and {tuple(expected.shape)}.",
+        )
+        gap = largest_gap(found, expected)
+        require(
+            gap <= self.tolerance,
+            f"{what}: they differ by {gap:.3g}, more than the tolerance {self.tolerance:g}.",
+        )
+
+    def require_same(self, found: Answer, expected: Answer, what: str) -> None:
+        """Raise AssertionError unless all values of two answers agree."""
+        for name, value in found.values.items():
+            self.require_close(value, expected.values[name], f"{what} ({name})")
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise AssertionError with a message unless something holds."""
+    if not holds:
+        raise AssertionError(message)
+
+
+def largest_gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference; infinite where only one of them is finite, or either is NaN."""
+    found, expected = found.detach().double(), expected.detach().double()
+    gaps = torch.where(found == expected, 0.0, (found - expected).abs())
+    return float(gaps.nan_to_num(nan=float("inf")).max())
+
+
+def random_tokens(
+    lm: LanguageModel, *, prompt_length: int, num_steps: int, batch: int, seed: int
+) -> Int[Tensor, "batch length"]:
+    """Tokens to try something on; raises where the sizes would check nothing or do not fit."""
+    check_integer("prompt_length", prompt_length, at_least=0)
+    check_integer("num_steps", num_steps, at_least=MIN_STEPS)
+    check_integer("batch", batch, at_least=MIN_BATCH)
+    length = prompt_length + num_steps
+    require(
+        lm.context_length is None or length <= lm.context_length,
+        f"The check reads {length} tokens and the model's context holds {lm.context_length}: give "
+        "it a smaller prompt_length or num_steps.",
+    )
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(lm.vocab_size, (batch, length), generator=generator)
+    return tokens.to(lm.device)
+
+
+def check_stepping(case: SteppingCase) -> list[Answer]:
+    """Check one step after another, and give the answers along the tokens."""
+    tokens = case.tokens
+    given = tokens.clone()
+    answer = case.prefill(tokens[:, : case.prompt_length])
+    case.check(answer, case.batch, "prefill")
+    answers = [answer]
+    for at in range(case.prompt_length, tokens.shape[1] - 1):
+        answer = case.advance(tokens[:, at], answer.carry)
+        case.check(answer, case.batch, f"advance to {at + 1} tokens")
+        whole = case.prefill(tokens[:, : at + 1])
+        case.require_same(answer, whole, f"advance and prefill of {at + 1} tokens must agree")
+        answers.append(answer)
+    require(torch.equal(tokens, given), "prefill or advance wrote into the tokens it was given.")
+    _check_row_order(case)
+    _check_older_carry(case)
+    _check_select(case)
+    return answers
+
+
+def _check_row_order(case: SteppingCase) -> None:
+    rows = torch.arange(case.batch - 1, -1, -1, device=case.tokens.device)
+    whole = case.prefill(case.tokens[:, :-1])
+    for name, chosen in (("in reverse order", rows), ("alone", rows[:1])):
+        some = case.prefill(case.tokens[chosen, :-1])
+        for key, value in whole.values.items():
+            expected = None if value is None else value[chosen]
+            what = f"a row read {name} must answer the same ({key})"
+            case.require_close(some.values[key], expected, what)
+
+
+def _picks(case: SteppingCase) -> list[Tensor]:
+    """Selections that reverse, repeat, drop and grow."""
+    last = case.batch - 1
+    rows = ([last, 0, 0, *range(1, case.batch)], [last], list(range(last, -1, -1)))
+    return [torch.tensor(pick, device=case.tokens.device) for pick in rows]
+
+
+def _check_select(case: SteppingCase) -> None:
+    at = case.prompt_length + 1
+    answer = case.prefill(case.tokens[:, :at])
+    for rows in _picks(case):
+        prefix = case.tokens[rows]
+        selected = answer.carry.select(rows)
+        found = case.advance(prefix[:, at], selected)
+        expected = case.prefill(prefix[:, : at + 1])
+        what = f"select({rows.tolist()}), then advance, must equal prefill of these rows"
+        case.require_same(found, expected, what)
+        again = torch.arange(len(rows) - 1, -1, -1, device=rows.device)
+        found = case.advance(prefix[again][:, at], selected.select(again))
+        expected = case.prefill(prefix[again][:, : at + 1])
+        case.require_same(found, expected, f"{what}, also when selected twice")
+
+
+def _check_older_carry(case: SteppingCase) -> None:
+    at = case.prompt_length + 1
+    first = case.prefill(case.tokens[:, : at - 1])
+    carry, rows = case.advance(case.tokens[:, at - 1], first.carry).carry, _picks(case)[0]
+    token, other = case.tokens[:, at], (case.tokens[:, at] + 1) % case.vocab_size
+    once, twice = case.advance(token, carry), case.advance(token, carry)
+    case.require_same(
+        twice, once, "advance must leave an older carry as it was: the same call twice"
+    )
+
+    def answers() -> list[Tensor]:
+        ahead = [case.advance(token, carry), case.advance(token[rows], carry.select(rows))]
+        found = [value for answer in ahead for value in answer.values.values()]
+        return [value for value in found if value is not None]
+
+    before = answers()
+    kept = [value.clone() for value in before]
+    case.advance(token, case.advance(other, carry).carry)
+    selected = case.advance(other[rows], carry.select(rows)).carry
+    case.advance(token[rows], selected.select(rows.sort()[1]))
+    for value, copy in zip(before, kept, strict=True):
+        require(torch.equal(value, copy), "later calls wrote into an answer given before.")
+    for value, copy in zip(answers(), kept, strict=True):
+        gap = largest_gap(value, copy)
+        require(
+            torch.equal(value, copy),
+            f"advance or select changed an older carry: it answers differently by {gap:.3g}.",
+        )
