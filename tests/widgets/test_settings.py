@@ -7,10 +7,6 @@ import torch
 
 from tsmc_widgets.errors import UnknownTokenError
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets.target import Target
-from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
-from tsmc_widgets.twists.lookahead import LookAheadTwist, token_frequencies
-from tsmc_widgets.twists.protocol import Twist
 from tsmc_widgets.widgets.settings import (
     Judges,
     RunSettings,
@@ -101,45 +97,3 @@ def test_every_sampler_runs(lm, twist, proposal):
     session = make_session(settings, make_target(settings, lm, JUDGES))
     trace = session.run()
     assert math.isfinite(trace.log_z)
-
-
-def make_twist(lm, potential, num_steps=4):
-    return LookAheadTwist(Target(lm, potential, prompt="a", num_steps=num_steps))
-
-
-def test_look_ahead_is_a_twist_that_steps_as_it_is_teacher_forced(lm):
-    twist = make_twist(lm, ContainsWord("b") * make_potential(RunSettings(), JUDGES))
-    assert isinstance(twist, Twist)
-    tokens = torch.tensor([[0, 1, 2, 0, 0], [0, 2, 2, 1, 0]])
-    forced = twist.log_psi(tokens, 1)
-    lm_step = lm.prefill(tokens[:, :1])
-    step = twist.prefill(tokens[:, :1], lm_step)
-    for t in range(1, 5):
-        chosen = step.log_psi_next.gather(1, tokens[:, t : t + 1])
-        torch.testing.assert_close(chosen, forced[:, t - 1 : t])
-        lm_step = lm.advance(tokens[:, t], lm_step.carry)
-        step = twist.advance(tokens[:, t], step.carry.select(torch.tensor([0, 1])), lm_step)
-
-
-def test_look_ahead_is_optimal_where_tokens_are_independent():
-    from tsmc_widgets.smc.exact import exact
-
-    coin = TabularLM.markov([0.7, 0.2, 0.1], [[0.7, 0.2, 0.1]] * 3, symbols="abc", separator=" ")
-    target = Target(coin, ContainsWord("b"), prompt="a", num_steps=4)
-    tokens = torch.tensor([[0, 0, 0, 2, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 1]])
-    guess = LookAheadTwist(target).log_psi(tokens, 1)
-    truth = exact(target).optimal_twist().log_psi(tokens, 1)
-    torch.testing.assert_close(guess[:, :-1], truth[:, :-1], atol=1e-4, rtol=0)
-
-
-def test_frequencies_are_probabilities(lm):
-    target = Target(lm, AvoidsWord("c"), prompt="a", num_steps=6)
-    frequencies = token_frequencies(target, 16, 0)
-    assert frequencies.shape == (6, 3)
-    torch.testing.assert_close(frequencies.sum(1), torch.ones(6, dtype=torch.float64))
-
-
-def test_look_ahead_never_rules_out_what_phi_allows(lm):
-    for potential in (ContainsWord("c"), AvoidsWord("a", "b", "c")):
-        twist = make_twist(lm, potential)
-        assert torch.isfinite(twist.log_psi(torch.tensor([[0, 0, 1, 1, 1]]), 1)).all()
