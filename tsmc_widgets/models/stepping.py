@@ -124,14 +124,15 @@ def check_stepping(case: SteppingCase) -> list[Answer]:
     answers = [answer]
     for at in range(case.prompt_length, tokens.shape[1] - 1):
         answer = case.advance(tokens[:, at], answer.carry)
+        require(torch.equal(tokens, given), "advance wrote into the tokens it was given.")
         case.check(answer, case.batch, f"advance to {at + 1} tokens")
         whole = case.prefill(tokens[:, : at + 1])
         case.require_same(answer, whole, f"advance and prefill of {at + 1} tokens must agree")
+        require(torch.equal(tokens, given), "prefill wrote into the tokens it was given.")
         answers.append(answer)
-    require(torch.equal(tokens, given), "prefill or advance wrote into the tokens it was given.")
-    _check_row_order(case)
     _check_older_carry(case)
     _check_select(case)
+    _check_row_order(case)
     return answers
 
 

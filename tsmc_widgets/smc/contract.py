@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,6 @@ from tsmc_widgets.models.stepping import (
 )
 from tsmc_widgets.numerics import normalise
 from tsmc_widgets.smc.proposals import Proposal, ProposalStep
-from tsmc_widgets.smc.resampling import Scheme
 from tsmc_widgets.twists.contract import untouched
 from tsmc_widgets.twists.protocol import Twist, TwistStep
 
@@ -30,7 +30,7 @@ Z_LIMIT = 4.5
 
 
 def check_proposal(
-    proposal: Proposal,
+    proposal: Any,
     lm: LanguageModel,
     twist: Twist | None = None,
     *,
@@ -43,7 +43,7 @@ def check_proposal(
     """Check that a proposal is what the sampler takes it for.
 
     Args:
-        proposal: the proposal; its methods are called on random tokens.
+        proposal: a ``Proposal``; its methods are called on random tokens.
         lm: the base model, which ``check_language_model`` has passed.
         twist: the sampler's twist; the proposal must cover p0 psi_t, and p0 itself where None.
         prompt_length: tokens read by the first ``prefill``.
@@ -82,7 +82,7 @@ def check_proposal(
 class _Stepper:
     """Base model, twist and proposal, one after another, as the sampler calls them."""
 
-    def __init__(self, proposal: Proposal, lm: LanguageModel, twist: Twist | None) -> None:
+    def __init__(self, proposal: Any, lm: LanguageModel, twist: Twist | None) -> None:
         self.proposal, self.lm, self.twist = proposal, lm, twist
 
     def prefill(self, tokens: Tensor) -> Answer:
@@ -100,7 +100,7 @@ class _Stepper:
         step = untouched(lm_step, lambda: self.proposal.advance(tokens, own, lm_step, twist_step))
         return self._answer(lm_step, twist_step, step)
 
-    def _answer(self, lm_step: LMStep, twist_step: TwistStep | None, step: ProposalStep) -> Answer:
+    def _answer(self, lm_step: LMStep, twist_step: TwistStep | None, step: Any) -> Answer:
         require(
             isinstance(step, ProposalStep),
             f"prefill and advance must give a ProposalStep; got {type(step).__name__}.",
@@ -113,7 +113,7 @@ class _Stepper:
         return Answer({"log_q_next": step.log_q_next, "log p0 + log psi": log_pi}, carries)
 
 
-def _check_words(proposal: Proposal) -> None:
+def _check_words(proposal: Any) -> None:
     line = proposal.describe()
     require(
         isinstance(line, str) and bool(line.strip()) and "\n" not in line,
@@ -147,7 +147,7 @@ def _check_answer(answer: Answer, rows: int, where: str) -> None:
 
 
 def _check_forbidden_rows(
-    proposal: Proposal, lm: LanguageModel, twist: Twist | None, case: SteppingCase
+    proposal: Any, lm: LanguageModel, twist: Twist | None, case: SteppingCase
 ) -> None:
     """A twist may rule out every next token of a dead particle beside live ones."""
     if twist is None:
@@ -163,13 +163,13 @@ def _check_forbidden_rows(
 
 
 def check_resampler(
-    scheme: Scheme, *, num_particles: int = 6, num_rows: int = 40_000, seed: int = 0
+    scheme: Any, *, num_particles: int = 6, num_rows: int = 40_000, seed: int = 0
 ) -> None:
     """Check that a resampling scheme is unbiased and never picks a particle of weight zero.
 
     Args:
-        scheme: ancestors from normalised weights and uniforms, both (runs, particles), as those of
-            ``smc.resampling.SCHEMES``.
+        scheme: a function of normalised weights and uniforms, both (runs, particles), that gives
+            ancestors, such as those of ``smc.resampling.SCHEMES``.
         num_particles: K, at least 2.
         num_rows: runs that the expected number of copies is measured on.
         seed: of weights and uniforms.
@@ -201,7 +201,7 @@ def _awkward_weights(size: int, generator: torch.Generator) -> Tensor:
     return normalise(log_weights)
 
 
-def _ancestors(scheme: Scheme, weights: Tensor, uniforms: Tensor) -> Tensor:
+def _ancestors(scheme: Any, weights: Tensor, uniforms: Tensor) -> Tensor:
     """Ancestors, of the right kind and alive."""
     given = weights.clone(), uniforms.clone()
     ancestors = scheme(weights, uniforms)
@@ -226,7 +226,7 @@ def _ancestors(scheme: Scheme, weights: Tensor, uniforms: Tensor) -> Tensor:
     return ancestors
 
 
-def _check_edges(scheme: Scheme, weights: Tensor) -> None:
+def _check_edges(scheme: Any, weights: Tensor) -> None:
     """Uniforms at both ends of [0, 1), and on the edges of the cumulative weights."""
     for value in (0.0, LAST_UNIFORM, 0.5):
         _ancestors(scheme, weights, torch.full_like(weights, value))
@@ -235,7 +235,7 @@ def _check_edges(scheme: Scheme, weights: Tensor) -> None:
     _ancestors(scheme, weights, (edges * weights.shape[1]) % 1.0)
 
 
-def _check_rows(scheme: Scheme, weights: Tensor, generator: torch.Generator) -> None:
+def _check_rows(scheme: Any, weights: Tensor, generator: torch.Generator) -> None:
     uniforms = torch.rand(weights.shape, generator=generator, dtype=torch.float64)
     ancestors = _ancestors(scheme, weights, uniforms)
     order = torch.randperm(weights.shape[0], generator=generator)
@@ -250,7 +250,7 @@ def _check_rows(scheme: Scheme, weights: Tensor, generator: torch.Generator) -> 
 
 
 def _check_unbiased(
-    scheme: Scheme, weights: Tensor, num_rows: int, generator: torch.Generator
+    scheme: Any, weights: Tensor, num_rows: int, generator: torch.Generator
 ) -> None:
     size = weights.shape[0]
     uniforms = torch.rand(num_rows, size, generator=generator, dtype=torch.float64)

@@ -20,7 +20,7 @@ from tsmc_widgets.twists.protocol import Twist, TwistStep
 
 
 def check_twist(
-    twist: Twist,
+    twist: Any,
     lm: LanguageModel,
     *,
     prompt_length: int = 3,
@@ -32,7 +32,7 @@ def check_twist(
     """Check that a twist is what the sampler and the losses take it for.
 
     Args:
-        twist: the twist; its methods are called on random tokens.
+        twist: a ``Twist``; its methods are called on random tokens.
         lm: its base model, which ``check_language_model`` has passed.
         prompt_length: tokens of the prompt; a twist made for one target needs that target's.
         num_steps: T, at least 4; psi_1 to psi_T are asked for.
@@ -86,7 +86,7 @@ def untouched(lm_step: LMStep, ask: Any) -> Any:
     return answer
 
 
-def _answer(lm_step: LMStep, step: TwistStep) -> Answer:
+def _answer(lm_step: LMStep, step: Any) -> Answer:
     require(
         isinstance(step, TwistStep),
         f"prefill and advance must give a TwistStep; got {type(step).__name__}.",
@@ -121,7 +121,7 @@ def _check_values(log_psi: Tensor, lm: LanguageModel, what: str) -> None:
     )
 
 
-def _check_teacher_forcing(twist: Twist, case: SteppingCase, answers: list[Answer]) -> None:
+def _check_teacher_forcing(twist: Any, case: SteppingCase, answers: list[Answer]) -> None:
     chosen = case.tokens[:, case.prompt_length :]
     forced = twist.log_psi(case.tokens, case.prompt_length)
     require(
