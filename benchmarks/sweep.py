@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -116,18 +115,14 @@ def memory(lm: Any, prompt: Any) -> None:
     """Print bytes per particle: what the state keeps, and what the record keeps."""
     target = tw.Target(lm, Scored(), prompt=prompt, num_steps=32)
     session = tw.start_smc(target, num_particles=512, seed=0)
-    tracemalloc.start()
     for _ in range(31):
         session.step()
-    held = 0
-    for layer in session.state.steps.lm.carry.cache.layers:
-        held += layer.keys.nbytes + layer.values.nbytes
-    held += session.state.steps.lm.log_probs.nbytes
+    steps = session.state.steps
+    held = steps.lm.carry.nbytes + steps.lm.log_probs.nbytes
     columns = session.trace.columns
     record = sum(
         getattr(columns, name).nbytes for name in columns.__dataclass_fields__
     )
-    tracemalloc.stop()
     print(
         f"  at K=512, T=32: caches and tables {held / 512 / 1024:.1f} KiB a particle, "
         f"record {record / 512 / 1024:.2f} KiB a particle"

@@ -120,10 +120,11 @@ def expected_z(target, **settings):
 
 def expected_inverse_z(target, oracle, **settings):
     """E[1 / Z_hat] of conditional SMC, exactly."""
+    possible = oracle.log_sigma > -torch.inf
     chance, state, _ = enumerate_runs(
         target,
-        retained=oracle.tokens,
-        retained_chance=oracle.log_sigma.exp(),
+        retained=oracle.tokens[possible],
+        retained_chance=oracle.log_sigma[possible].exp(),
         **settings,
     )
     assert abs(float(chance.sum()) - 1) < 1e-11

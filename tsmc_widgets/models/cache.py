@@ -1,8 +1,9 @@
-"""The KV cache of a transformers model as a value: read by many, written by none.
+"""The KV cache of a transformers model as a value: read by many, extended where nobody looks.
 
-transformers extends its caches with one copy for a selection of rows, one for each new token and,
-where rows go through the model in chunks, one to put the chunks together. ``Extension`` does all
-three with a single copy into tensors that nobody else holds yet.
+transformers copies its caches whole for every new token and once more for a selection of rows.
+Here tensors are made with room to grow. A carry sees a rectangle of rows and tokens; the first
+``advance`` of a carry may write the cells beside it, which no carry sees yet, and any later one
+(after a rewind, an interrupt, for another choice of tokens) copies to new tensors.
 """
 
 from __future__ import annotations
@@ -24,6 +25,45 @@ from transformers.configuration_utils import PreTrainedConfig
 from tsmc_widgets.errors import UnsupportedModelError
 
 LayerTensors = tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, "_ _ _ _"]]
+Mark = tuple[int, int]
+
+
+class KVStore:
+    """Keys and values of each layer, with room for more rows and tokens.
+
+    Attributes:
+        windows: of each layer, as ``layer_windows`` gives them.
+        room: rows and tokens that fit.
+        layers: keys and values (rows, heads, tokens, width), made when first written.
+        dropped: tokens before the first one that a layer keeps.
+    """
+
+    def __init__(self, windows: tuple[int | None, ...], room: Mark) -> None:
+        """Start with nothing written."""
+        self.windows = windows
+        self.room = room
+        self.layers: list[LayerTensors | None] = [None] * len(windows)
+        self.dropped = [0] * len(windows)
+        self._claims: dict[Mark, object] = {}
+
+    def claim(self, seen: Mark, wanted: Mark) -> bool:
+        """Reserve the cells between two marks (rows, tokens): granted once, and if they fit."""
+        if wanted[0] > self.room[0] or wanted[1] > self.room[1]:
+            return False
+        # setdefault is one operation, so that of two threads only one is granted.
+        claimant = object()
+        return self._claims.setdefault(seen, claimant) is claimant
+
+    def first_needed(self, index: int, length: int) -> int:
+        """First of ``length`` tokens that a layer's next one can look at."""
+        window = self.windows[index]
+        return max(0, length - (window - 1)) if window else 0
+
+    def view(self, index: int, rows: slice, tokens: slice) -> LayerTensors:
+        """Keys and values of some rows and tokens of a layer, not copied."""
+        kept = slice(tokens.start - self.dropped[index], tokens.stop - self.dropped[index])
+        keys, values = self.layers[index]
+        return keys[rows, :, kept], values[rows, :, kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +71,16 @@ class KVCarry:
     """Keys and values of a batch of prefixes.
 
     Attributes:
-        layers: keys and values of each layer, or None for a layer that keeps none.
-        rows: the rows of ``layers`` that make the batch, in order; None for all of them. The
-            next ``advance`` gathers them, so that selecting costs nothing by itself.
+        store: where they are.
+        size: rows of the store that hold the prefixes.
+        rows: which of them make the batch, in order; None for all. The next ``advance`` gathers
+            them, so that selecting costs nothing by itself.
         length: tokens read, also where a sliding window has dropped some of them.
         batch: number of prefixes.
     """
 
-    layers: tuple[LayerTensors | None, ...]
+    store: KVStore
+    size: int
     rows: Int[Tensor, " batch"] | None
     length: int
     batch: int
@@ -46,73 +88,105 @@ class KVCarry:
     def select(self, rows: Int[Tensor, " selected"]) -> KVCarry:
         """Carry of the given rows, in that order and with repeats; this one stays as it is."""
         kept = rows.clone() if self.rows is None else self.rows.index_select(0, rows)
-        return KVCarry(self.layers, kept, self.length, kept.shape[0])
+        return KVCarry(self.store, self.size, kept, self.length, kept.shape[0])
+
+    def layer(self, index: int) -> LayerTensors | None:
+        """Keys and values of a layer before selection; None where it keeps none."""
+        if self.store.windows[index] == 0:
+            return None
+        tokens = slice(self.store.first_needed(index, self.length), self.length)
+        return self.store.view(index, slice(0, self.size), tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the store, room to grow included."""
+        tensors = [part for pair in self.store.layers if pair is not None for part in pair]
+        return sum(part.nbytes for part in tensors)
+
+    def keeps_rows(self) -> bool:
+        """Whether the batch is all the rows in their order, with copies of some behind them."""
+        if self.rows is None:
+            return True
+        own = torch.arange(self.size, device=self.rows.device)
+        return self.batch >= self.size and torch.equal(self.rows[: self.size], own)
 
 
 class Extension:
-    """Tensors of the next carry while a forward pass, in one or more chunks of rows, fills them."""
+    """The next carry, while a forward pass in one or more chunks of rows fills it."""
 
-    def __init__(self, windows: tuple[int | None, ...], batch: int, past: KVCarry | None) -> None:
-        """Start from ``past``, or from nothing, with the windows that ``layer_windows`` gives."""
-        self.windows = windows
-        self.batch = batch
+    def __init__(
+        self, windows: tuple[int | None, ...], batch: int, added: int, past: KVCarry | None
+    ) -> None:
+        """Extend ``past``, or nothing, by ``added`` tokens on ``batch`` rows."""
         self.past = past
+        self.batch = batch
         self.length = 0 if past is None else past.length
-        self._filled: list[LayerTensors | None] = [None] * len(windows)
+        self.stop = self.length + added
+        self._filled = [window == 0 for window in windows]
+        grown = (batch, self.stop)
+        self.in_place = (
+            past is not None
+            and past.keeps_rows()
+            and past.store.claim((past.size, past.length), grown)
+        )
+        self.store = past.store if self.in_place else KVStore(windows, _with_room(grown))
 
     def cache(self, start: int, stop: int) -> DynamicCache:
         """Cache for a forward pass over the rows from ``start`` to ``stop``."""
         return _ChunkCache(
             [
-                _make_layer(self, index, window, (start, stop))
-                for index, window in enumerate(self.windows)
+                _make_layer(self, index, window, slice(start, stop))
+                for index, window in enumerate(self.store.windows)
             ]
         )
 
-    def append(
-        self, index: int, span: tuple[int, int], new: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer and chunk, with the new ones at their end."""
-        past = None if self.past is None else self.past.layers[index]
-        rows = None if self.past is None else self.past.rows
-        start, stop = span
-        if stop - start == self.batch and rows is None and past is not None:
-            filled = tuple(torch.cat(pair, dim=-2) for pair in zip(past, new, strict=True))
-            self._filled[index] = filled
-            return filled
-        if self._filled[index] is None:
-            old_length = 0 if past is None else past[0].shape[-2]
-            self._filled[index] = tuple(
-                part.new_empty(self.batch, part.shape[1], old_length + part.shape[2], part.shape[3])
-                for part in new
+    def append(self, index: int, rows: slice, new: LayerTensors) -> LayerTensors:
+        """Keys and values of a layer and chunk of rows, with the new ones at their end."""
+        store, first = self.store, self.store.first_needed(index, self.length)
+        if store.layers[index] is None:
+            store.dropped[index] = first
+            room = (store.room[0], store.room[1] - first)
+            store.layers[index] = tuple(
+                part.new_empty(room[0], part.shape[1], room[1], part.shape[3]) for part in new
             )
-        chunk = tuple(part[start:stop] for part in self._filled[index])
-        for which, target in enumerate(chunk):
-            added = new[which].shape[-2]
-            if past is not None:
-                source, head = past[which], target[:, :, :-added]
-                if rows is None:
-                    head.copy_(source[start:stop])
-                else:
-                    torch.index_select(source, 0, rows[start:stop], out=head)
-            target[:, :, -added:] = new[which]
-        return chunk
+        self._filled[index] = True
+        self._copy_past(index, rows, slice(first, self.length))
+        added = store.view(index, rows, slice(self.length, self.stop))
+        for target, part in zip(added, new, strict=True):
+            target.copy_(part)
+        return store.view(index, rows, slice(first, self.stop))
 
-    def finish(self, added: int) -> KVCarry:
+    def _copy_past(self, index: int, rows: slice, tokens: slice) -> None:
+        past = self.past
+        if past is None or tokens.start == tokens.stop:
+            return
+        if self.in_place:
+            rows = slice(max(rows.start, past.size), rows.stop)
+            if rows.start >= rows.stop:
+                return
+        sources = past.store.view(index, slice(0, past.size), tokens)
+        for source, target in zip(sources, self.store.view(index, rows, tokens), strict=True):
+            if past.rows is None:
+                target.copy_(source[rows])
+            elif self.in_place:
+                target.copy_(source.index_select(0, past.rows[rows]))
+            else:
+                torch.index_select(source, 0, past.rows[rows], out=target)
+
+    def finish(self) -> KVCarry:
         """The carry, once every chunk has gone through the model."""
-        for window, filled in zip(self.windows, self._filled, strict=True):
-            if filled is None and window != 0:
-                raise UnsupportedModelError(
-                    "The model did not fill the KV cache it was given, so it keeps its state in "
-                    "some other way. Supported are models with full or sliding-window attention."
-                )
-        kept: list[LayerTensors | None] = []
-        for window, filled in zip(self.windows, self._filled, strict=True):
-            if filled is not None and window and filled[0].shape[-2] >= window:
-                drop = filled[0].shape[-2] - (window - 1)
-                filled = tuple(part[:, :, drop:] for part in filled)
-            kept.append(filled)
-        return KVCarry(tuple(kept), None, self.length + added, self.batch)
+        if not all(self._filled):
+            raise UnsupportedModelError(
+                "The model did not fill the KV cache it was given, so it keeps its state in "
+                "some other way. Supported are models with full or sliding-window attention."
+            )
+        return KVCarry(self.store, self.batch, None, self.stop, self.batch)
+
+
+def _with_room(grown: Mark) -> Mark:
+    """Room for the rows and tokens at hand and, most often, for the next steps' too."""
+    rows, length = grown
+    return rows + max(8, rows // 8), length + max(8, length // 4)
 
 
 def layer_windows(config: PreTrainedConfig) -> tuple[int | None, ...]:
@@ -153,8 +227,8 @@ class _ChunkCache(DynamicCache):
 class _GrowingLayer(DynamicLayer):
     """A layer that keeps every token."""
 
-    def __init__(self, extension: Extension, index: int, span: tuple[int, int]) -> None:
-        self.extension, self.index, self.span = extension, index, span
+    def __init__(self, extension: Extension, index: int, rows: slice) -> None:
+        self.extension, self.index, self.rows = extension, index, rows
         self.keys = self.values = None
         self.is_initialized = False
         self.cumulative_length = extension.length
@@ -164,7 +238,7 @@ class _GrowingLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of all tokens so far."""
         self.cumulative_length += key_states.shape[-2]
-        return self.extension.append(self.index, self.span, (key_states, value_states))
+        return self.extension.append(self.index, self.rows, (key_states, value_states))
 
     def get_seq_length(self) -> int:
         """Tokens read so far."""
@@ -175,18 +249,18 @@ class _SlidingLayer(_GrowingLayer, DynamicSlidingWindowLayer):
     """A layer that keeps the last ``sliding_window - 1`` tokens; masks come from transformers."""
 
     def __init__(
-        self, extension: Extension, index: int, span: tuple[int, int], sliding_window: int
+        self, extension: Extension, index: int, rows: slice, sliding_window: int
     ) -> None:
-        _GrowingLayer.__init__(self, extension, index, span)
+        _GrowingLayer.__init__(self, extension, index, rows)
         self.sliding_window = sliding_window
         self.record_past = False
 
 
 def _make_layer(
-    extension: Extension, index: int, window: int | None, span: tuple[int, int]
+    extension: Extension, index: int, window: int | None, rows: slice
 ) -> DynamicLayer | DummyLayer:
     if window is None:
-        return _GrowingLayer(extension, index, span)
+        return _GrowingLayer(extension, index, rows)
     if window == 0:
         return DummyLayer()
-    return _SlidingLayer(extension, index, span, window)
+    return _SlidingLayer(extension, index, rows, window)

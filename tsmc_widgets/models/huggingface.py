@@ -165,7 +165,7 @@ class HuggingFaceLM(TokenizerText):
     def _read(self, tokens: Int[Tensor, "batch length"], carry: KVCarry | None) -> LMStep:
         batch, length = tokens.shape
         self._check_mode()
-        extension = Extension(self._windows, batch, carry)
+        extension = Extension(self._windows, batch, length, carry)
         log_probs, hidden = [], []
         for start, stop in self._chunks(batch, length):
             logits, states = self._forward(
@@ -179,7 +179,7 @@ class HuggingFaceLM(TokenizerText):
         return LMStep(
             log_probs=_join(log_probs),
             hidden=None if hidden[0] is None else _join(hidden),
-            carry=extension.finish(length),
+            carry=extension.finish(),
         )
 
     def _passes(

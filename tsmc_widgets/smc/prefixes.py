@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LMStep
 from tsmc_widgets.smc.proposals import Proposal, ProposalStep
-from tsmc_widgets.smc.resampling import invert_cdf
+from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.twists.protocol import Twist, TwistStep
 
 _DRAW_CELLS = 2**24
@@ -36,11 +36,13 @@ class PrefixSteps:
         """Draw a next token from q for each particle, by inversion."""
         mass = self.proposal.log_q_next.exp()
         flat_rows, flat_uniforms = rows.reshape(-1), uniforms.to(mass.device).reshape(-1, 1)
+        cdf = mass.cumsum(-1, dtype=torch.float64) if mass.numel() <= _DRAW_CELLS else None
         chunk = max(1, _DRAW_CELLS // mass.shape[1])
-        parts = [
-            invert_cdf(mass[flat_rows[at : at + chunk]], flat_uniforms[at : at + chunk])
-            for at in range(0, flat_rows.shape[0], chunk)
-        ]
+        parts = []
+        for at in range(0, flat_rows.shape[0], chunk):
+            chosen = flat_rows[at : at + chunk]
+            of_rows = mass[chosen].cumsum(-1, dtype=torch.float64) if cdf is None else cdf[chosen]
+            parts.append(search_cdf(of_rows, flat_uniforms[at : at + chunk]))
         return torch.cat(parts).reshape(rows.shape)
 
 
@@ -86,9 +88,18 @@ def distinct_pairs(
     members: Int[Tensor, " members"],
     vocab_size: int,
 ) -> Distinct:
-    """Group the particles ``members`` (flat indices) by prefix and next token."""
+    """Group the particles ``members`` (flat indices) by prefix and next token.
+
+    One pair of each prefix comes first, in the order of the prefixes, the others after them: a KV
+    cache then grows at its end, and rows whose prefix goes on stay in place.
+    """
     keys = (rows * vocab_size + tokens).reshape(-1)[members]
     pairs, inverse = torch.unique(keys, return_inverse=True)
+    parents = pairs // vocab_size
+    repeats = torch.zeros_like(parents)
+    repeats[1:] = parents[1:] == parents[:-1]
+    order = torch.argsort(repeats, stable=True)
+    pairs, inverse = pairs[order], torch.argsort(order)[inverse]
     first = torch.empty_like(pairs)
     first[inverse] = members
     return Distinct(
@@ -117,12 +128,9 @@ def advance_steps(
     paths: Int[Tensor, "particles t"],
 ) -> PrefixSteps:
     """Read one more token on the distinct prefixes; ``paths`` are all particles' tokens so far."""
-    unchanged = pairs.parents.shape[0] == steps.size and bool(
-        (pairs.parents == torch.arange(steps.size, device=pairs.parents.device)).all()
-    )
 
     def select(carry: Carry | None) -> Carry | None:
-        return carry if carry is None or unchanged else carry.select(pairs.parents)
+        return None if carry is None else carry.select(pairs.parents)
 
     lm_step = target.lm.advance(pairs.tokens, select(steps.lm.carry))
     twist_step = None

@@ -37,7 +37,7 @@ class Proposal(Protocol):
     def prefill(
         self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
     ) -> ProposalStep:
-        """Read the prompts."""
+        """Read the prompts, and whatever has been generated after them."""
         ...
 
     def advance(
@@ -129,22 +129,34 @@ class ModelProposal:
     Attributes:
         lm: the model to draw from.
         prompt_tokens: what it reads in place of the target's prompt; None reads the same.
+        prompt_length: tokens of the target's prompt, in whose place ``prompt_tokens`` stand.
     """
 
     lm: LanguageModel
     prompt_tokens: Int[Tensor, " length"] | None = None
+    prompt_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that a prompt of its own comes with the length of what it replaces."""
+        if (self.prompt_tokens is None) != (self.prompt_length is None):
+            raise ValueError(
+                "prompt_tokens and prompt_length go together: give both, prompt_length being the "
+                "number of tokens of the target's prompt that prompt_tokens replace, or neither; "
+                f"got prompt_length={self.prompt_length!r}."
+            )
 
     def prefill(
         self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
     ) -> ProposalStep:
-        """Read the prompts with the other model."""
+        """Read the prompts, and whatever has been generated after them, with the other model."""
         if self.lm.vocab_size != lm_step.log_probs.shape[-1]:
             raise ValueError(
                 f"the proposal's model has {self.lm.vocab_size} tokens and the base model "
                 f"{lm_step.log_probs.shape[-1]}: a proposal must share the base model's vocabulary."
             )
         if self.prompt_tokens is not None:
-            tokens = self.prompt_tokens.unsqueeze(0).expand(tokens.shape[0], -1)
+            prompt = self.prompt_tokens.to(tokens).unsqueeze(0).expand(tokens.shape[0], -1)
+            tokens = torch.cat([prompt, tokens[:, self.prompt_length :]], dim=1)
         return self._propose(self.lm.prefill(tokens), lm_step)
 
     def advance(

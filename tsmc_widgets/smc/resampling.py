@@ -27,7 +27,13 @@ def invert_cdf(
     mass: Float[Tensor, "rows n"], uniforms: Float[Tensor, "rows draws"]
 ) -> Int[Tensor, "rows draws"]:
     """Index i with probability mass[i] / sum(mass), by inversion; never one of zero mass."""
-    cdf = torch.cumsum(mass, dim=-1, dtype=torch.float64)
+    return search_cdf(torch.cumsum(mass, dim=-1, dtype=torch.float64), uniforms)
+
+
+def search_cdf(
+    cdf: Float[Tensor, "rows n"], uniforms: Float[Tensor, "rows draws"]
+) -> Int[Tensor, "rows draws"]:
+    """``invert_cdf`` where the cumulative mass is at hand (float64, its last entry the total)."""
     total = cdf[..., -1:]
     below = torch.nextafter(total, torch.zeros_like(total))
     return torch.searchsorted(cdf, torch.minimum(uniforms * total, below), right=True)
