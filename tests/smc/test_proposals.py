@@ -94,9 +94,9 @@ def test_another_prompt_stands_in_the_place_of_the_targets():
 
 
 def test_a_prompt_without_the_length_of_the_targets_is_refused():
-    with pytest.raises(ValueError, match="go together: give both.* got prompt_length=None"):
+    with pytest.raises(ValueError, match=r"go together: give both.* got prompt_length=None"):
         ModelProposal(LM, PROMPT)
-    with pytest.raises(ValueError, match="go together: give both.* got prompt_length=3"):
+    with pytest.raises(ValueError, match=r"go together: give both.* got prompt_length=3"):
         ModelProposal(LM, prompt_length=3)
 
 
