@@ -88,7 +88,9 @@ class _Stepper:
     def prefill(self, tokens: Tensor) -> Answer:
         lm_step = self.lm.prefill(tokens)
         twist_step = None if self.twist is None else self.twist.prefill(tokens, lm_step)
-        step = untouched(lm_step, lambda: self.proposal.prefill(tokens, lm_step, twist_step))
+        step = untouched(
+            lm_step, twist_step, lambda: self.proposal.prefill(tokens, lm_step, twist_step)
+        )
         return self._answer(lm_step, twist_step, step)
 
     def advance(self, tokens: Tensor, carry: Carries) -> Answer:
@@ -97,7 +99,9 @@ class _Stepper:
         twist_step = None
         if self.twist is not None:
             twist_step = self.twist.advance(tokens, twist_carry, lm_step)
-        step = untouched(lm_step, lambda: self.proposal.advance(tokens, own, lm_step, twist_step))
+        step = untouched(
+            lm_step, twist_step, lambda: self.proposal.advance(tokens, own, lm_step, twist_step)
+        )
         return self._answer(lm_step, twist_step, step)
 
     def _answer(self, lm_step: LMStep, twist_step: TwistStep | None, step: Any) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,12 +54,14 @@ def check_twist(
 
     def prefill(tokens: Tensor) -> Answer:
         lm_step = lm.prefill(tokens)
-        return _answer(lm_step, untouched(lm_step, lambda: twist.prefill(tokens, lm_step)))
+        return _answer(lm_step, untouched(lm_step, None, lambda: twist.prefill(tokens, lm_step)))
 
     def advance(tokens: Tensor, carry: Carries) -> Answer:
         lm_carry, own = carry.parts
         lm_step = lm.advance(tokens, lm_carry)
-        return _answer(lm_step, untouched(lm_step, lambda: twist.advance(tokens, own, lm_step)))
+        return _answer(
+            lm_step, untouched(lm_step, None, lambda: twist.advance(tokens, own, lm_step))
+        )
 
     case = SteppingCase(
         prefill=prefill,
@@ -75,14 +78,16 @@ def check_twist(
     _check_gradients(twist, lm, case)
 
 
-def untouched(lm_step: LMStep, ask: Any) -> Any:
-    """Answer of ``ask``; raises AssertionError if it writes into the base model's answer."""
-    given = {"log_probs": lm_step.log_probs, "hidden": lm_step.hidden}
+def untouched(lm_step: LMStep, twist_step: TwistStep | None, ask: Callable[[], Any]) -> Any:
+    """Answer of ``ask``; raises AssertionError if it writes into what it is given."""
+    given = {"base model's log_probs": lm_step.log_probs, "base model's hidden": lm_step.hidden}
+    if twist_step is not None:
+        given["twist's log_psi_next"] = twist_step.log_psi_next
     kept = {name: None if value is None else value.clone() for name, value in given.items()}
     answer = ask()
     for name, value in given.items():
         same = value is None or torch.equal(value, kept[name])
-        require(same, f"prefill or advance wrote into the base model's {name}.")
+        require(same, f"prefill or advance wrote into the {name}.")
     return answer
 
 
