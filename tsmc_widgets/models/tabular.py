@@ -222,8 +222,13 @@ def _distributions(name: str, values: Tensor | Sequence, *, ndim: int) -> Tensor
     if table.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes; got shape {tuple(table.shape)}.")
     sums = table.sum(-1, keepdim=True)
-    if not bool((table >= 0).all()) or not bool(((sums - 1).abs() < 1e-6).all()):
-        raise ValueError(f"{name} must hold probabilities that sum to 1 over the last axis.")
+    good = (table >= 0).all(-1) & ((sums - 1).abs() < 1e-6).squeeze(-1)
+    if not bool(good.all()):
+        row = table[~good][0].tolist()
+        raise ValueError(
+            f"{name} must hold probabilities that sum to 1 over the last axis; got "
+            f"{', '.join(f'{value:g}' for value in row[:20])}, which sum to {math.fsum(row):g}."
+        )
     return table / sums
 
 
