@@ -188,7 +188,7 @@ def table_case(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), TABLE_BUGS, ids=lambda bug: getattr(bug, "__name__", "")
+    ("kind", "message"), TABLE_BUGS, ids=[kind.__name__ for kind, _ in TABLE_BUGS]
 )
 def test_each_planted_bug_is_caught(kind, message):
     check_twist(*table_case(TableTwist), prompt_length=2)
@@ -257,17 +257,18 @@ class Training(LinearHeadTwist):
         return self.head(hidden).gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
 
+TRAINED_BUGS = [
+    (Detached, "must keep gradients .* keeps none"),
+    (Disconnected, "must keep gradients .* all of them are zero"),
+    (Thawed, "reaches the base model"),
+    (Owning, "are the base model's own"),
+    (Exploding, "NaN or infinite"),
+    (Training, "must agree"),
+]
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (Detached, "must keep gradients .* keeps none"),
-        (Disconnected, "must keep gradients .* all of them are zero"),
-        (Thawed, "reaches the base model"),
-        (Owning, "are the base model's own"),
-        (Exploding, "NaN or infinite"),
-        (Training, "must agree"),
-    ],
-    ids=lambda bug: getattr(bug, "__name__", ""),
+    ("kind", "message"), TRAINED_BUGS, ids=[kind.__name__ for kind, _ in TRAINED_BUGS]
 )
 def test_each_planted_bug_of_a_trained_twist_is_caught(kind, message, gpt2):
     twist = kind(gpt2)
