@@ -104,9 +104,7 @@ def growth(lm: Any, prompt: Any, repeats: int) -> None:
         target = tw.Target(lm, Scored(), prompt=prompt, num_steps=num_steps)
         return lambda: tw.run_smc(target, num_particles=num_particles, seed=0)
 
-    times = interleaved(
-        {"T": sweep(128, 32), "2T": sweep(128, 64), "4K": sweep(512, 32)}, repeats
-    )
+    times = interleaved({"T": sweep(128, 32), "2T": sweep(128, 64), "4K": sweep(512, 32)}, repeats)
     print(f"  time(T=64)/time(T=32) at K=128: {times['2T'] / times['T']:.2f}")
     print(f"  time(K=512)/time(K=128) at T=32: {times['4K'] / times['T']:.2f}")
 
@@ -120,9 +118,7 @@ def memory(lm: Any, prompt: Any) -> None:
     steps = session.state.steps
     held = steps.lm.carry.nbytes + steps.lm.log_probs.nbytes
     columns = session.trace.columns
-    record = sum(
-        getattr(columns, name).nbytes for name in columns.__dataclass_fields__
-    )
+    record = sum(getattr(columns, name).nbytes for name in columns.__dataclass_fields__)
     print(
         f"  at K=512, T=32: caches and tables {held / 512 / 1024:.1f} KiB a particle, "
         f"record {record / 512 / 1024:.2f} KiB a particle"

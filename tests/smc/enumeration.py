@@ -118,6 +118,16 @@ def expected_z(target, **settings):
     return float((chance * state.log_z.exp()).sum())
 
 
+def expected_measure(target, **settings):
+    """E[Z_hat sum_k W_k 1[s^k = s]] of forward SMC for every sequence s in order: Z sigma(s)."""
+    chance, state, _ = enumerate_runs(target, **settings)
+    mass = chance.unsqueeze(1) * state.log_z.exp().unsqueeze(1) * normalise(state.log_weights)
+    vocab, length = target.lm.vocab_size, target.num_steps
+    index = (state.tokens * vocab ** torch.arange(length - 1, -1, -1)).sum(-1)
+    total = torch.zeros(vocab**length, dtype=torch.float64)
+    return total.index_add(0, index.reshape(-1), mass.reshape(-1))
+
+
 def expected_inverse_z(target, oracle, **settings):
     """E[1 / Z_hat] of conditional SMC, exactly."""
     possible = oracle.log_sigma > -torch.inf

@@ -1,4 +1,4 @@
-"""The oracle: log Z, sigma, its marginals, samples and optimal twist, computed and not estimated."""
+"""The oracle: log Z, marginals, samples and the optimal twist, computed and not estimated."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ class EnumeratedOracle:
         self.log_phi = target.log_phi(self.tokens).double().cpu()
         log_psi = [self.log_phi]
         for level in reversed(levels):
-            below = torch.where(level.children < 0, -math.inf, log_psi[0][level.children.clamp(min=0)])
+            below = torch.where(
+                level.children < 0, -math.inf, log_psi[0][level.children.clamp(min=0)]
+            )
             log_psi.insert(0, numerics.logsumexp(_plus(level.log_probs, below)))
         self.log_z = float(log_psi[0][0])
         self._tree = PrefixTree([level.children for level in levels], log_psi)
@@ -120,9 +122,7 @@ class EnumeratedOracle:
     def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
         """Independent exact samples of sigma."""
         check_integer("num_samples", num_samples)
-        uniforms = AddressedNoise(seed, 1).uniform(
-            step=0, use="token", num_particles=num_samples
-        )
+        uniforms = AddressedNoise(seed, 1).uniform(step=0, use="token", num_particles=num_samples)
         drawn = invert_cdf(self.log_sigma.exp().unsqueeze(0), uniforms).squeeze(0)
         return self.tokens[drawn.to(self.tokens.device)]
 
@@ -182,9 +182,7 @@ class ChainOracle:
         columns = [joint.sum(1)]
         for t in range(1, self.target.num_steps):
             after = self.log_backward[t][vocab, transition]
-            moves = numerics.normalise(
-                _plus(self._log_transition.unsqueeze(1), after.unsqueeze(0))
-            )
+            moves = numerics.normalise(_plus(self._log_transition.unsqueeze(1), after.unsqueeze(0)))
             flow = torch.einsum("ua,uav->av", joint, moves)
             joint = torch.zeros_like(joint).index_put(
                 (vocab.expand_as(transition), transition), flow, accumulate=True

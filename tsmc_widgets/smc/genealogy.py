@@ -22,10 +22,8 @@ def slots_at(
     return slots
 
 
-def paths(
-    ancestors: Int[Tensor, "runs steps particles"], values: Tensor
-) -> Tensor:
-    """Values (runs, steps, particles) along each last particle's own path: (runs, particles, steps)."""
+def paths(ancestors: Int[Tensor, "runs steps particles"], values: Tensor) -> Tensor:
+    """Values (runs, steps, particles) along each last particle's path: (runs, particles, steps)."""
     slots = torch.arange(ancestors.shape[2]).expand(ancestors.shape[0], -1)
     along = []
     for t in range(ancestors.shape[1] - 1, -1, -1):

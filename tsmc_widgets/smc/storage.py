@@ -7,32 +7,41 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from tsmc_widgets.errors import TraceFormatError
+from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
 from tsmc_widgets.smc.prefixes import NextTokenTable
-from tsmc_widgets.smc.trace import SMCTrace, TraceColumns, TraceInfo
 
 FORMAT = "tsmc_widgets.SMCTrace"
 VERSION = 1
 
 
-def save_trace(trace: SMCTrace, path: Path) -> Path:
-    """Write a trace; the file appears whole or not at all."""
+def save_parts(
+    path: Path,
+    columns: TraceColumns,
+    info: TraceInfo,
+    token_texts: Mapping[int, str],
+    final_texts: Sequence[Sequence[str]],
+    tables: Sequence[NextTokenTable],
+) -> Path:
+    """Write the parts of a trace; the file appears whole or not at all."""
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "info": asdict(trace.info),
-        "token_texts": {str(token): text for token, text in trace.token_texts.items()},
-        "final_texts": [list(texts) for texts in trace.final_texts],
-        "tables": len(trace.tables),
+        "info": asdict(info),
+        "token_texts": {str(token): text for token, text in token_texts.items()},
+        "final_texts": [list(texts) for texts in final_texts],
+        "tables": len(tables),
     }
-    arrays = {f.name: getattr(trace.columns, f.name).numpy() for f in fields(trace.columns)}
-    for t, table in enumerate(trace.tables):
+    arrays = {f.name: getattr(columns, f.name).numpy() for f in fields(columns)}
+    for t, table in enumerate(tables):
         for f in fields(table):
             arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
@@ -40,15 +49,15 @@ def save_trace(trace: SMCTrace, path: Path) -> Path:
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(name, path)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     return path
 
 
-def load_trace(path: Path) -> SMCTrace:
-    """Read a trace that ``save_trace`` wrote."""
+def load_parts(path: Path) -> dict[str, Any]:
+    """Read what ``save_parts`` wrote: the arguments of ``SMCTrace``."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
     try:
@@ -57,7 +66,15 @@ def load_trace(path: Path) -> SMCTrace:
         header = json.loads(arrays.pop("header").tobytes().decode())
         if header["format"] != FORMAT:
             raise KeyError("format")
-    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+    ) as error:
         raise TraceFormatError(
             f"{str(path)!r} is not a trace saved by this package, or it is damaged or cut short "
             f"({type(error).__name__}). Only files written by SMCTrace.save can be loaded."
@@ -70,7 +87,7 @@ def load_trace(path: Path) -> SMCTrace:
     return _assemble(path, arrays, header)
 
 
-def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> SMCTrace:
+def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[str, Any]:
     try:
         columns = {f.name: torch.from_numpy(arrays[f.name]) for f in fields(TraceColumns)}
         tables = [
@@ -82,21 +99,21 @@ def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> SMCTra
             )
             for t in range(header["tables"])
         ]
-        trace = SMCTrace(
-            columns=TraceColumns(**columns),
-            info=TraceInfo(**header["info"]),
-            token_texts={int(token): text for token, text in header["token_texts"].items()},
-            final_texts=header["final_texts"],
-            tables=tables,
-        )
+        parts = {
+            "columns": TraceColumns(**columns),
+            "info": TraceInfo(**header["info"]),
+            "token_texts": {int(token): text for token, text in header["token_texts"].items()},
+            "final_texts": header["final_texts"],
+            "tables": tables,
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise TraceFormatError(
             f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
         ) from error
     shapes = {
-        tuple(getattr(trace.columns, name).shape)
+        tuple(getattr(parts["columns"], name).shape)
         for name in ("ancestors", "tokens", "log_p", "log_q", "log_psi", "log_weights")
     }
     if len(shapes) != 1:
         raise TraceFormatError(f"{str(path)!r} has columns of different shapes: {sorted(shapes)}.")
-    return trace
+    return parts

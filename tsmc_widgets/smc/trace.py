@@ -9,13 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, missing_extra
-from tsmc_widgets.smc import genealogy
+from tsmc_widgets.smc import genealogy, storage
+from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
 from tsmc_widgets.smc.resampling import multinomial
@@ -24,91 +26,6 @@ from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class TraceColumns:
-    """What every step recorded; see ``StepRecord`` for what each column holds."""
-
-    resampled: Bool[Tensor, "runs steps"]
-    ancestors: Int[Tensor, "runs steps particles"]
-    tokens: Int[Tensor, "runs steps particles"]
-    log_p: Float[Tensor, "runs steps particles"]
-    log_q: Float[Tensor, "runs steps particles"]
-    log_psi: Float[Tensor, "runs steps particles"]
-    log_increment: Float[Tensor, "runs steps particles"]
-    log_weights: Float[Tensor, "runs steps particles"]
-    ess: Float[Tensor, "runs steps"]
-    log_z: Float[Tensor, "runs steps"]
-    distinct: Int[Tensor, " steps"]
-
-    @classmethod
-    def stack(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
-        """Columns of the records of (R, K) = ``shape`` runs and particles; none gives T = 0."""
-        runs, size = shape
-        per_run = ("resampled", "ess", "log_z")
-        columns = {}
-        for name in (column.name for column in fields(cls)):
-            if name == "distinct":
-                columns[name] = torch.tensor([r.distinct for r in records], dtype=torch.int64)
-            elif records:
-                columns[name] = torch.stack([getattr(r, name) for r in records], dim=1).cpu()
-            else:
-                kind = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
-                empty = (runs, 0) if name in per_run else (runs, 0, size)
-                columns[name] = torch.zeros(empty, dtype=kind.get(name, torch.float64))
-        return cls(**columns)
-
-
-@dataclass(frozen=True, slots=True)
-class TraceInfo:
-    """What a trace knows of how it came about: words and numbers only, so that it can be saved.
-
-    Attributes:
-        num_steps: T, also when fewer have been recorded.
-        prompt: text of s_0.
-        prompt_tokens: ids of s_0.
-        potential: the potential in a line.
-        proposal: the proposal in a few words.
-        twist: the twist's kind; None without one.
-        resampler: resampling scheme.
-        rule: when to resample.
-        ess_threshold: the rule's fraction of K; None where the rule is not about ESS.
-        seed: of the noise; None where it was scripted.
-        conditional: whether slot 0 holds an exact sample (conditional SMC).
-        eos_token_id: the absorbing EOS; None with fixed T.
-    """
-
-    num_steps: int
-    prompt: str
-    prompt_tokens: list[int]
-    potential: str
-    proposal: str
-    twist: str | None
-    resampler: str
-    rule: str
-    ess_threshold: float | None
-    seed: int | None
-    conditional: bool
-    eos_token_id: int | None
-
-    @classmethod
-    def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
-        """Information on a target sampled by a configuration."""
-        return cls(
-            num_steps=target.num_steps,
-            prompt=target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
-            prompt_tokens=target.prompt_tokens.tolist(),
-            potential=target.potential.describe(),
-            proposal=config.proposal.describe(),
-            twist=None if config.twist is None else type(config.twist).__name__,
-            resampler=config.resampler,
-            rule=config.rule.describe(),
-            ess_threshold=getattr(config.rule, "threshold", None),
-            seed=getattr(config.noise, "seed", None),
-            conditional=config.retained is not None,
-            eos_token_id=target.eos_token_id if target.absorbs_eos else None,
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -179,7 +96,7 @@ class SMCTrace:
 
     @property
     def log_z(self) -> float | Float[Tensor, " runs"]:
-        """Log Z_hat after the last recorded step, in nats: its exponential is unbiased for Z at T."""
+        """Log Z_hat after the last step, in nats; at T its exponential is unbiased for Z."""
         zeros = torch.zeros(self.num_runs, dtype=torch.float64)
         values = self.columns.log_z[:, -1] if self.steps_done else zeros
         return float(values[0]) if self.num_runs == 1 else values
@@ -293,16 +210,14 @@ class SMCTrace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one file, without pickle; an existing file is replaced whole."""
-        from tsmc_widgets.smc.storage import save_trace
-
-        return save_trace(self, Path(path))
+        return storage.save_parts(
+            Path(path), self.columns, self.info, self.token_texts, self.final_texts, self.tables
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> SMCTrace:
         """Read a saved trace; raises TraceFormatError for any other file."""
-        from tsmc_widgets.smc.storage import load_trace
-
-        return load_trace(Path(path))
+        return cls(**storage.load_parts(Path(path)))
 
     def run(self, run: int) -> SMCTrace:
         """One run of several."""
@@ -365,6 +280,8 @@ class _FinalTexts(Sequence[Sequence[str]]):
     @cached_property
     def _texts(self) -> list[list[str]]:
         paths = genealogy.paths(self._columns.ancestors, self._columns.tokens)
+        if not paths.shape[-1]:
+            return [[""] * paths.shape[1]] * paths.shape[0]
         flat = paths.reshape(-1, paths.shape[-1])
         distinct, inverse = torch.unique(flat, dim=0, return_inverse=True)
         texts = self._target.texts(distinct.to(self._target.prompt_tokens.device))
@@ -383,7 +300,9 @@ def _pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> flo
         return math.nan
     # A zero weight enters as the smallest positive double would.
     filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)
-    return float(array_stats.psislw(filled.numpy())[1])
+    # Weights that are bounded above make the fit's other numbers overflow; k itself is sound.
+    with np.errstate(all="ignore"):
+        return float(array_stats.psislw(filled.numpy())[1])
 
 
 def _pandas() -> Any:
