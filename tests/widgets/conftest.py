@@ -63,35 +63,13 @@ def build_trace(
         increments[:, step - 1, ::3] = -np.inf
     if all_dead_at is not None:
         increments[:, all_dead_at - 1] = -np.inf
-    ancestors = np.tile(np.arange(K), (num_runs, done, 1))
-    log_weights, resampled = np.zeros(shape), np.zeros((num_runs, done), dtype=bool)
-    ess, log_z = np.zeros((num_runs, done)), np.zeros((num_runs, done))
-    for run in range(num_runs):
-        before, total = np.zeros(K), 0.0
-        for step in range(done):
-            share = normalise(before)
-            if step and 0 < 1 / (share**2).sum() < threshold * K:
-                resampled[run, step] = True
-                places = (rng.random() + np.arange(K)) / K
-                found = np.searchsorted(np.cumsum(share), places)
-                ancestors[run, step] = np.minimum(found, K - 1)
-                before = np.zeros(K)
-            after = before + increments[run, step]
-            total += np.logaddexp.reduce(after) - np.logaddexp.reduce(before)
-            squares = (normalise(after) ** 2).sum()
-            ess[run, step] = 1 / squares if squares else 0.0
-            log_weights[run, step], log_z[run, step], before = after, total, after
     finite = np.where(np.isfinite(increments), increments, -3.0)
     columns = SimpleNamespace(
-        ancestors=ancestors,
+        **weigh(increments, threshold, rng),
         tokens=rng.integers(0, len(WORDS), shape),
         log_p=-rng.gamma(2, 1.2, shape),
         log_psi=np.where(np.isfinite(increments), np.cumsum(finite, axis=1), -np.inf),
         log_increment=increments,
-        log_weights=log_weights,
-        resampled=resampled,
-        ess=ess,
-        log_z=log_z,
     )
     return SimpleNamespace(
         columns=columns,
@@ -114,6 +92,36 @@ def build_trace(
             eos_token_id=None,
         ),
     )
+
+
+def weigh(increments, threshold, rng):
+    """Weights, resampling and what follows from them."""
+    runs, done, K = increments.shape
+    ancestors = np.tile(np.arange(K), (runs, done, 1))
+    log_weights, resampled = np.zeros(increments.shape), np.zeros((runs, done), dtype=bool)
+    ess, log_z = np.zeros((runs, done)), np.zeros((runs, done))
+    for run in range(runs):
+        before, total = np.zeros(K), 0.0
+        for step in range(done):
+            share = normalise(before)
+            if step and 0 < 1 / (share**2).sum() < threshold * K:
+                resampled[run, step] = True
+                places = (rng.random() + np.arange(K)) / K
+                found = np.searchsorted(np.cumsum(share), places)
+                ancestors[run, step] = np.minimum(found, K - 1)
+                before = np.zeros(K)
+            after = before + increments[run, step]
+            total += np.logaddexp.reduce(after) - np.logaddexp.reduce(before)
+            squares = (normalise(after) ** 2).sum()
+            ess[run, step] = 1 / squares if squares else 0.0
+            log_weights[run, step], log_z[run, step], before = after, total, after
+    return {
+        "ancestors": ancestors,
+        "log_weights": log_weights,
+        "resampled": resampled,
+        "ess": ess,
+        "log_z": log_z,
+    }
 
 
 def normalise(log_weights):

@@ -1,6 +1,7 @@
 """The particle view's script in Chromium, against a model that only remembers what it is told."""
 
 import base64
+import re
 
 import pytest
 
@@ -51,6 +52,59 @@ def test_opens_at_the_last_step_with_every_number_named(open_trace):
     assert page.text_content(".pv-target") == 'φ = avoids "broken" × p(5 stars | text)^2'
 
 
+def test_log_z_says_how_sure_it_is(open_view, make_trace):
+    trace = make_trace(K=4, T=3, threshold=0.0)
+    trace.columns.ancestors[0, 2] = 1
+    trace.columns.resampled[0, 2] = True
+    page = open_view(ParticleView.from_trace(trace))
+    said = page.locator(".pv-strip-logz .pv-strip-value")
+    assert said.inner_text().endswith("nats, s.e. unknown")
+    page.locator(".pv-scroller").focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for_step(page, 2)
+    assert re.fullmatch(r"−?\d\.\d\d nats ± \d\.\d\d s\.e\.", said.inner_text())
+
+
+def test_weights_of_many_particles_are_told_apart(open_trace):
+    page = open_trace(K=4096, T=2)
+    weights = page.locator(".pv-weight").all_text_contents()
+    assert all(re.fullmatch(r"0\.\d+ %", weight) for weight in weights)
+    assert len(set(weights)) > 5
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1280])
+def test_no_word_is_cut_at_the_left_edge(open_trace, page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    open_trace(K=64, T=30)
+    edges = """() => {
+        const grid = root.querySelector('.pv-scroller');
+        const heads = [...grid.querySelectorAll('.pv-column')];
+        return [grid.scrollLeft, heads.map(head => parseFloat(head.style.left) - 148)];
+    }"""
+    at, columns = page.evaluate(edges)
+    assert at > 0
+    assert at in columns
+    draw_after(page, lambda: page.set_viewport_size({"width": width + 25, "height": 900}))
+    at, columns = page.evaluate(edges)
+    assert at in columns
+
+
+def test_scroll_bars_follow_the_notebook_and_not_the_system(open_trace, page):
+    page.emulate_media(color_scheme="light")
+    open_trace(K=8, T=5)
+    scheme = "getComputedStyle(root).colorScheme"
+    assert page.evaluate(scheme) == "light"
+    page.evaluate(
+        "document.body.style.cssText = '--jp-layout-color0: #111; --jp-content-font-color0: #fff'"
+    )
+    page.wait_for_function(f"{scheme} === 'dark'")
+
+
+def test_dead_cells_are_explained_where_there_are_some(open_trace):
+    assert open_trace(K=8, T=5).locator(".pv-legend-dead").is_hidden()
+    assert open_trace(K=8, T=5, dead_at=[3]).locator(".pv-legend-dead").is_visible()
+
+
 def test_keys_move_the_play_head(open_trace):
     page = open_trace(K=8, T=10)
     page.locator("input[type=range]").focus()
@@ -88,12 +142,12 @@ def test_scrubbing_sends_nothing_until_it_ends(open_trace):
 
 
 def test_play_runs_to_the_end_and_stops(open_trace):
-    page = open_trace(K=8, T=90)
+    page = open_trace(K=8, T=30)
     page.get_by_label("Speed, steps a second").select_option("30")
     page.get_by_role("button", name="Play").click()
     assert page.get_by_role("button", name="Pause").count() == 1
-    page.wait_for_function("root._stats.t < 90")
-    wait_for_step(page, 90)
+    page.wait_for_function("root._stats.t < 30")
+    wait_for_step(page, 30)
     page.wait_for_selector("button[aria-label^=Play]")
 
 
@@ -105,6 +159,19 @@ def test_space_pauses_and_asks_a_live_run_to_wait(open_trace):
     page.keyboard.press("Space")
     assert page.get_by_role("button", name="Play").count() == 1
     assert page.evaluate("model.get('hold')") is True
+
+
+def test_a_run_that_is_computed_can_be_paused_at_once(open_view, make_trace):
+    running = {"state": "running", "text": "computing"}
+    page = open_view(ParticleView.from_trace(make_trace(K=4, T=9, done=5)), status=running)
+    page.get_by_role("button", name="Pause").click()
+    assert page.evaluate("model.get('hold')") is True
+    assert page.get_by_role("button", name="Play").count() == 1
+    page.get_by_role("button", name="Play").click()
+    assert page.evaluate("model.get('hold')") is False
+    page.get_by_role("button", name="Pause").wait_for()
+    page.keyboard.press("Home")
+    page.get_by_role("button", name="Play").wait_for()
 
 
 def test_step_at_the_frontier_asks_for_one_more(open_view, make_trace):

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.tokens import ContainsToken
 from tsmc_widgets.widgets.record import MAX_SAMPLES, encode
 
 
@@ -64,3 +68,23 @@ def test_nothing_recorded_yet(make_trace):
     encoded = encode(make_trace(K=3, T=2, done=0))
     assert encoded.header["steps_done"] == 0
     assert column(encoded, "tokens").size == 0
+
+
+def test_standard_error_is_that_of_the_trace():
+    lm = TabularLM.markov([0.6, 0.4], [[0.7, 0.3], [0.5, 0.5]], symbols="ab")
+    target = Target(lm, ContainsToken("b"), prompt="a", num_steps=4)
+    trace = run_smc(target, num_particles=32, seed=0)
+    errors = column(encode(trace), "log_z_error")
+    assert errors.shape == (4,)
+    assert errors[-1] == pytest.approx(trace.log_z_variance() ** 0.5)
+    assert (errors[:3] == 0).all()
+    one = run_smc(target, num_particles=1, seed=1)
+    assert np.isnan(column(encode(one), "log_z_error")).all()
+
+
+def test_no_standard_error_once_all_share_an_ancestor(make_trace):
+    trace = make_trace(K=4, T=3, threshold=0.0)
+    trace.columns.ancestors[0, 2] = 1
+    trace.columns.resampled[0, 2] = True
+    errors = column(encode(trace), "log_z_error")
+    np.testing.assert_array_equal(np.isnan(errors), [False, False, True])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tsmc_widgets import numerics
+from tsmc_widgets.smc.genealogy import relative_variance
 
 MAX_SAMPLES = 60
 """Different final texts that are sent; the heaviest come first."""
@@ -92,7 +93,28 @@ def _columns(trace: Any, run: int) -> dict[str, np.ndarray]:
         "resampled": _array(recorded.resampled, run).astype(np.uint8),
         "ess": _array(recorded.ess, run).astype(np.float64),
         "log_z": _array(recorded.log_z, run).astype(np.float64),
+        "log_z_error": _standard_errors(trace, run, weights),
     }
+
+
+def _standard_errors(trace: Any, run: int, weights: np.ndarray) -> np.ndarray:
+    """Standard error of the running log Z_hat after each step, from this run's genealogy alone.
+
+    NaN where it says nothing: all particles share one ancestor, or slot 0 was given.
+    """
+    ancestors = torch.as_tensor(trace.columns.ancestors[run : run + 1])
+    resampled = torch.as_tensor(trace.columns.resampled[run : run + 1])
+    shares = torch.from_numpy(weights).unsqueeze(0)
+    errors = np.full(trace.steps_done, np.nan)
+    if trace.info.conditional:
+        return errors
+    for t in range(1, trace.steps_done + 1):
+        past = (ancestors[:, :t], resampled[:, :t], shares[:, t - 1])
+        variance = float(relative_variance(*past, since=1))
+        # Zero variance may come out a rounding error below zero.
+        if -1e-9 < variance < 1.0:
+            errors[t - 1] = max(variance, 0.0) ** 0.5
+    return errors
 
 
 def _intern(trace: Any, tokens: np.ndarray) -> tuple[list[str], np.ndarray, int]:

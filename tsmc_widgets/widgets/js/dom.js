@@ -59,8 +59,8 @@ function number(value, digits = 2) {
 /** A share of the whole weight, in per cent. @param {number} share in [0, 1] */
 function percent(share) {
   if (share <= 0) return "0 %";
-  if (share < 0.0005) return "< 0.1 %";
-  return `${(100 * share).toFixed(share >= 0.0995 ? 0 : 1)} %`;
+  const digits = [0.0995, 0.00095, 0.000095, 0.0000095].findIndex((least) => share >= least);
+  return digits < 0 ? "≈ 0 %" : `${(100 * share).toFixed(digits)} %`;
 }
 
 /** @param {number} count @param {string} noun */

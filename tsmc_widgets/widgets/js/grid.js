@@ -8,10 +8,8 @@ const HEAD_WIDTH = 148;
 const CELL_MIN = 26;
 const CELL_MAX = 104;
 const CELL_PADDING = 11;
-/** Empty space after the last column, so that a column can always stand at the left edge. */
-const TAIL = 60;
 /** Share of a column's tokens that fit where not all can; the others end in an ellipsis. */
-const FITTING = 0.92;
+const FITTING = 0.985;
 
 class TextGrid {
   /**
@@ -36,6 +34,7 @@ class TextGrid {
     this.columns = [];
     this.offsets = [0];
     this.shownStep = -1;
+    this.resized = false;
     this.onSelect = onSelect;
     this.el.addEventListener("scroll", redraw, { signal, passive: true });
     this.el.addEventListener("click", (event) => this._click(event), { signal });
@@ -59,7 +58,9 @@ class TextGrid {
     for (let i = this.widths.length; i < record.words.length; i++) {
       this.widths.push(context.measureText(record.words[i]).width);
     }
-    this.measuredWidth = this._size().width;
+    const { width } = this._size();
+    this.resized = this.resized || width !== this.measuredWidth;
+    this.measuredWidth = width;
     const room = this.measuredWidth - HEAD_WIDTH;
     this.offsets = this._columnEdges(record, 1);
     if (this.offsets[record.T] > room) this.offsets = this._columnEdges(record, FITTING);
@@ -84,9 +85,7 @@ class TextGrid {
 
   /** @param {RunRecord} record */
   _layColumns(record) {
-    const total = HEAD_WIDTH + this.offsets[record.T];
-    const tail = total > this.measuredWidth ? TAIL : 0;
-    this.inner.style.width = `${total + tail}px`;
+    this.inner.style.width = `${this._end(record.T) + this.measuredWidth}px`;
     this.inner.style.height = `${HEADER_HEIGHT + record.K * ROW_HEIGHT}px`;
     this.columns = Array.from({ length: record.T }, (_, s) => {
       const name = h("span", { class: "pv-column" }, String(s + 1));
@@ -97,6 +96,7 @@ class TextGrid {
       return { name, mark, state: "", on: false };
     });
     const head = h("span", { class: "pv-head pv-head-title" }, h("span", { class: "pv-slot" }, "slot"), "weight");
+    head.title = "Bar: share of the weight, full at 4 times the average 1/K, which the tick marks";
     this.header.replaceChildren(head, ...this.columns.map(({ name }) => name));
     this.marks.replaceChildren(...this.columns.map(({ mark }) => mark));
     for (const row of this.pool) {
@@ -154,24 +154,40 @@ class TextGrid {
   }
 
   /**
+   * Furthest scroll: no word is cut at the left edge while the last column is whole.
+   * @param {number} T
+   */
+  _end(T) {
+    const least = this.offsets[T] - (this.measuredWidth - HEAD_WIDTH);
+    return this.offsets.find((edge) => edge >= least) ?? 0;
+  }
+
+  /**
    * Where to scroll so that the column of a new step is in sight.
    * @param {any} view
    * @returns {number}
    */
   _followStep({ t, record }) {
-    const at = this.el.scrollLeft;
-    if (t === this.shownStep) return at;
+    if (t === this.shownStep) return this.el.scrollLeft;
+    // A view of another width may cut a word at its left edge; a hand that scrolls may do so too.
+    const at = this.resized ? this._edgeBefore(this.el.scrollLeft) : this.el.scrollLeft;
+    this.resized = false;
     this.shownStep = t;
     const s = Math.max(0, t - 1);
     const room = this._size().width - HEAD_WIDTH;
     const [left, right] = [this.offsets[s], this.offsets[Math.min(s + 1, record.T)]];
-    const end = Math.max(0, this.offsets[record.T] + TAIL - room);
+    const end = this._end(record.T);
     if (right > at + room) {
       const least = right - room;
       return Math.min(end, this.offsets.find((edge) => edge >= least) ?? least);
     }
-    if (left < at) return t <= 1 ? 0 : clamp(left - room / 3, 0, end);
+    if (left < at) return t <= 1 ? 0 : this._edgeBefore(clamp(left - room / 3, 0, end));
     return at;
+  }
+
+  /** @param {number} at */
+  _edgeBefore(at) {
+    return this.offsets.findLast((edge) => edge <= at) ?? 0;
   }
 
   /** Bring a particle's row into sight. @param {any} view @param {number} slot */

@@ -30,8 +30,15 @@ class ParticleView {
     this._build(el);
     this._listen();
     this.load();
-    this.status.show(model.get("status"));
+    this._showStatus();
     this._greet();
+  }
+
+  _showStatus() {
+    const status = this.model.get("status");
+    this.status.show(status);
+    // A run that was asked to wait ends its step first: the button need not wait for that.
+    this.transport.setRunning(status?.state === "running" && !this.model.get("hold"));
   }
 
   /** @param {HTMLElement} el */
@@ -80,7 +87,8 @@ class ParticleView {
     const load = () => this._later(() => this.load());
     on("change:header", load);
     on("change:data", load);
-    on("change:status", () => this.status.show(model.get("status")));
+    on("change:status", () => this._showStatus());
+    on("change:hold", () => this._showStatus());
     on("change:step", () => this._later(() => this.seek(model.get("step"))));
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
@@ -144,6 +152,7 @@ class ParticleView {
     view.record = new RunRecord(header, data);
     if (!this.theme) this._readTheme();
     view.indices = colourIndices(view.record, QUANTITIES[view.quantity]);
+    this._showDeadInLegend();
     this.grid.measure(view.record, this.theme);
     this.heading.show(header);
     this.samples.show(view.record);
@@ -240,9 +249,16 @@ class ParticleView {
     this.theme = this.view.theme = readTheme(this.root);
     this.view.palette = makePalette(quantity, this.theme);
     this.legendPlace.replaceChildren(legend(quantity, this.view.palette));
+    this._showDeadInLegend();
     this.root.style.setProperty("--pv-orange", css(this.theme.orange));
     this.root.style.setProperty("--pv-blue", css(this.theme.blue));
     this.root.style.setProperty("--pv-lineage", css(this.theme.lineage));
+  }
+
+  /** Few runs have dead particles: their mark is explained where there are some. */
+  _showDeadInLegend() {
+    const mark = /** @type {HTMLElement} */ (this.legendPlace.querySelector(".pv-legend-dead"));
+    if (mark) mark.hidden = !this.view.indices?.includes(DEAD);
   }
 
   _retheme() {
@@ -307,7 +323,7 @@ class ParticleView {
         text =
           `${who}: ${moved}; ` +
           `${shared} of ${record.K} particles at step ${t} share its first token. ` +
-          "Underlined: tokens they have in common.";
+          "Underlined: shared.";
       }
     }
     if (this.lineageNote.textContent !== text) this.lineageNote.textContent = text;

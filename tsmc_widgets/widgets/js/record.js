@@ -38,6 +38,7 @@ class RunRecord {
     this.resampled = columns.resampled;
     this.ess = columns.ess;
     this.logZ = columns.log_z;
+    this.logZError = columns.log_z_error;
     this.sampleWeights = columns.sample_weights;
     this.sampleLogPhi = columns.sample_log_phi;
     /** @type {any} */

@@ -19,7 +19,7 @@ const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [187, 174, 110], [
 const QUANTITIES = {
   weight: {
     label: "weight",
-    caption: "weight after the step ÷ average 1/K",
+    caption: "weight ÷ average 1/K",
     low: -3,
     high: 3,
     diverging: true,
@@ -84,12 +84,15 @@ function hueAt(quantity, x) {
   return { rgb: mix(/** @type {Rgb} */ (CIVIDIS[low]), CIVIDIS[low + 1], at - low), strength: 1 };
 }
 
-/** Colours of a theme, derived from its text and background. @param {Element} root */
+/** Colours of a theme, derived from its text and background. @param {HTMLElement} root */
 function readTheme(root) {
+  root.style.colorScheme = "";
   const style = getComputedStyle(root);
   const background = resolve(style.backgroundColor, [255, 255, 255]);
   const text = resolve(style.color, background);
   const dark = isDark(background);
+  // The notebook's theme decides about scroll bars and menus too, not the system's.
+  root.style.colorScheme = dark ? "dark" : "light";
   return {
     background,
     text,
@@ -119,8 +122,10 @@ function makePalette(quantity, theme) {
   for (let index = 0; index < 256; index++) {
     const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254);
     const dead = index === DEAD;
-    cell[index] = dead ? "" : css(rgb, cap * strength);
-    const solid = dead ? mix(theme.background, theme.text, 0.85) : mix(neutral, rgb, strength);
+    // What has little weight recedes, so that the eye finds the heavy particles first.
+    const force = strength * (rgb === BLUE ? 0.6 : 1);
+    cell[index] = dead ? "" : css(rgb, cap * force);
+    const solid = dead ? mix(theme.background, theme.text, 0.85) : mix(neutral, rgb, force);
     overview[index] = pack(solid);
     faded[index] = pack(mix(theme.background, solid, 0.2));
   }

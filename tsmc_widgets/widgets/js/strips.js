@@ -2,7 +2,7 @@
  * @file Small plots against the step: ESS, log Z hat, surviving ancestors; and the sorted weights.
  */
 
-const LEFT = 38;
+const LEFT = 42;
 const RIGHT = 10;
 const TOP = 10;
 const BOTTOM = 17;
@@ -102,6 +102,21 @@ function curve({ context, x, y }, values, t, colour) {
   context.fill();
 }
 
+/**
+ * The area between two curves over steps 0..t.
+ * @param {any} plot @param {number[][]} edges @param {number} t @param {Rgb} colour
+ */
+function band({ context, x, y }, [lower, upper], t, colour) {
+  context.fillStyle = css(colour, 0.2);
+  for (let s = 0; s < t; s++) {
+    const corners = [upper[s], upper[s + 1], lower[s + 1], lower[s]];
+    if (!corners.every(Number.isFinite)) continue;
+    context.beginPath();
+    corners.forEach((v, i) => context.lineTo(x(i === 1 || i === 2 ? s + 1 : s), y(v)));
+    context.fill();
+  }
+}
+
 /** @param {any} plot @param {RunRecord} record @param {number} t @param {Theme} theme */
 function resamplingMarks({ context, x, height }, record, t, theme) {
   for (let s = 0; s < record.steps; s++) {
@@ -150,6 +165,12 @@ class Strips {
     this.logZ = new Strip("Running log Ẑ (estimate)", "logz");
     this.weights = new Strip("Weights, sorted", "weights");
     this.ancestors = new Strip("Surviving ancestors", "ancestors");
+    this.ess.el.title =
+      "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
+      "the step after the ESS fell below the dashed threshold.";
+    this.logZ.el.title =
+      "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
+      "from this run's ancestors alone; unknown once all particles share one first ancestor.";
     const strips = [this.ess, this.logZ, this.weights, this.ancestors];
     this.el = h("section", { class: "pv-strips", "aria-label": "Measures of the run" });
     this.el.append(...strips.map(({ el }) => el));
@@ -190,15 +211,17 @@ class Strips {
     }
     curve(plot, [K, ...record.ess], t, theme.blue);
     const value = t === 0 ? K : record.ess[t - 1];
-    const rule = threshold === null ? "" : `; resampled below ${named}`;
-    this.ess.say(`${number(value, 1)} of ${K}${rule}`);
+    const rule = threshold === null || K === 1 ? "" : `; ▼ when below ${named}`;
+    this.ess.say(`${number(value, K < 1000 ? 1 : 0)} of ${K}${rule}`);
   }
 
   /** @param {any} view */
   _logZ({ record, t, theme }) {
     const { T, exactLogZ } = record;
     const values = [0, ...record.logZ];
-    const finite = values.filter(Number.isFinite);
+    const errors = [0, ...record.logZError];
+    const edges = [-1, 1].map((side) => values.map((v, i) => v + side * (errors[i] || 0)));
+    const finite = edges.flat().filter(Number.isFinite);
     if (exactLogZ !== null && Number.isFinite(exactLogZ)) finite.push(exactLogZ);
     let [low, high] = [Math.min(...finite), Math.max(...finite)];
     if (high - low < 0.1) [low, high] = [low - 0.05, high + 0.05];
@@ -208,10 +231,12 @@ class Strips {
     const plot = this.logZ.axes(theme, [0, T], [low - margin, high + margin], stepTicks(T), ticks);
     if (exactLogZ !== null && Number.isFinite(exactLogZ)) {
       const above = exactLogZ > (low + high) / 2;
-      level(plot, exactLogZ, `exact log Z ${number(exactLogZ)} nats`, theme.orange, above);
+      level(plot, exactLogZ, `exact ${number(exactLogZ)}`, theme.text, above);
     }
+    band(plot, edges, t, theme.blue);
     curve(plot, values, t, theme.blue);
-    this.logZ.say(`${number(values[t])} nats${t < T ? ` at step ${t}` : ""}`);
+    const error = Number.isFinite(errors[t]) ? ` ± ${number(errors[t])} s.e.` : ", s.e. unknown";
+    this.logZ.say(`${number(values[t])} nats${Number.isFinite(values[t]) ? error : ""}`);
   }
 
   /** @param {any} view */
@@ -245,6 +270,6 @@ class Strips {
     survivors.forEach((count, s) => {
       context.fillRect(x(s) + 0.5, y(count), Math.max(1, x(1) - x(0) - 1), y(0) - y(count));
     });
-    this.ancestors.say(t === 0 ? "none yet" : `of ${plural(K, "first token")}, ${survivors[0]} left`);
+    this.ancestors.say(t === 0 ? "none yet" : `${survivors[0]} of ${plural(K, "first token")} left`);
   }
 }

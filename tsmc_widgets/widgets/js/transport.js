@@ -18,6 +18,8 @@ class Transport {
     this.T = 1;
     this.complete = true;
     this.playing = false;
+    this.running = false;
+    this.shownLabel = "";
     this.rate = 4;
     /** @type {(name: any, label: string, act: () => void) => any} */
     const button = (name, label, act) => {
@@ -58,16 +60,29 @@ class Transport {
    */
   update({ t, steps, T, complete, note }) {
     Object.assign(this, { t, steps, T, complete });
+    this._show();
     if (Number(this.range.max) !== T) this.range.max = String(T);
     if (Number(this.range.value) !== t) this.range.value = String(t);
     this.range.style.setProperty("--pv-recorded", `${(100 * steps) / T}%`);
-    const place = t === 0 ? `prompt, before step 1 of ${T}` : `step ${t} of ${T}`;
-    this.range.setAttribute("aria-valuetext", note ? `${place}, ${note}` : place);
+    const place = `step ${t} of ${T}`;
+    const spoken = t === 0 ? `prompt, before step 1 of ${T}` : place;
+    this.range.setAttribute("aria-valuetext", note ? `${spoken}, ${note}` : spoken);
     if (this.readout.textContent !== place) this.readout.textContent = place;
   }
 
+  /** Whether what is on show moves: played from the record, or followed as it is computed. */
+  get moving() {
+    return this.playing || (this.running && !this.complete && this.t >= this.steps);
+  }
+
+  /** @param {boolean} running whether Python is computing */
+  setRunning(running) {
+    this.running = running;
+    this._show();
+  }
+
   toggle() {
-    if (this.playing) this.pause();
+    if (this.moving) this.pause();
     else this.play();
   }
 
@@ -104,8 +119,10 @@ class Transport {
   }
 
   _show() {
-    const label = this.playing ? "Pause (Space)" : "Play (Space)";
-    this.playButton.replaceChildren(icon(this.playing ? "pause" : "play"));
+    const label = this.moving ? "Pause (Space)" : "Play (Space)";
+    if (label === this.shownLabel) return;
+    this.shownLabel = label;
+    this.playButton.replaceChildren(icon(this.moving ? "pause" : "play"));
     this.playButton.setAttribute("aria-label", label);
     this.playButton.title = label;
   }
