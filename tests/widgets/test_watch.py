@@ -1,13 +1,15 @@
 """The live session without a browser: controls in, record and status out."""
 
 import threading
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.widgets.settings import Judges
-from tsmc_widgets.widgets.watch import WatchSMC
+from tsmc_widgets.widgets.controls import EXAMPLES, NOTHING_ASKED, Controls
+from tsmc_widgets.widgets.settings import Judges, RunSettings
+from tsmc_widgets.widgets.watch import WatchSMC, explain_death
 
 QUIET = Judges(None, None)
 
@@ -75,7 +77,9 @@ def test_dead_particles_leave_their_record(lm):
     assert watch.wait(20)
     assert watch.view.status["state"] == "failed"
     assert watch.view.status["text"] == "stopped at step 3 of 3"
-    assert "All 4 weights are zero at step 3" in watch.view.status["error"]
+    error = watch.view.status["error"]
+    assert "All 4 weights are zero at step 3" in error
+    assert "set proposal q to twist-induced" in error
     assert watch.view.header["steps_done"] == 3
     watch.close()
 
@@ -126,8 +130,43 @@ def test_controls_without_effect_are_out_of_the_way(lm):
     shown = {child for group in watch.controls.children for child in group.children}
     assert fields["stars"] in shown
     assert fields["hostility"] not in shown
+    assert fields["star_beta"].layout.display is None
     watch.set(stars=0)
-    assert fields["star_beta"].disabled
+    assert fields["star_beta"].layout.display == "none"
     watch.set(twist="none")
     assert fields["proposal"].disabled
     watch.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"twist": "none"}, "set twist ψ to look-ahead"),
+        ({}, "set proposal q to twist-induced"),
+        ({"proposal": "twist-induced"}, "take more particles"),
+    ],
+)
+def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(watch, settings, first):
+    assert f"Try to {first}" in explain_death(watch.trace, RunSettings(**settings))
+
+
+def test_examples_set_many_controls_and_start_one_run():
+    told = []
+    controls = Controls(RunSettings(avoids="x", twist="none"), Judges("stars", "host"), told.append)
+    assert controls.example.value is None
+    for name, example in EXAMPLES.items():
+        controls.example.value = name
+        assert len(told) == 1
+        shown = asdict(told.pop())
+        asked = NOTHING_ASKED | example | {"twist": "none"}
+        assert {field: shown[field] for field in asked} == asked
+        assert controls.example.value == name
+    controls.fields["seed"].value = 7
+    assert controls.example.value == name
+    controls.fields["prompt"].value = "The"
+    assert controls.example.value is None
+
+
+def test_a_control_that_is_not_there_is_named(watch):
+    with pytest.raises(ValueError, match=r"the control must be one of prompt, .*; got 'betta'"):
+        watch.set(betta=1.0)

@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import BudgetError
+from tsmc_widgets.errors import AllParticlesDeadError, BudgetError
 from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.exact import exact
@@ -118,7 +118,7 @@ class WatchSMC(ipw.VBox):
         if progress.trace is not None:
             exact_log_z = self._exact_log_z() if progress.state == "done" else None
             self.view.update(progress.trace, exact_log_z=exact_log_z, run_id=progress.run_id)
-        self.view.status = describe(progress)
+        self.view.status = describe(progress, self.settings)
 
     def _exact_log_z(self) -> float | None:
         """Log Z where it costs little to know."""
@@ -156,7 +156,7 @@ def leave_a_core() -> None:
         torch.set_num_threads(spare)
 
 
-def describe(progress: Progress) -> dict[str, str]:
+def describe(progress: Progress, settings: RunSettings) -> dict[str, str]:
     """The view's status: one word for the colour, a line for people, and the error if any."""
     trace = progress.trace
     step = "" if trace is None else f" at step {trace.steps_done} of {trace.num_steps}"
@@ -173,4 +173,22 @@ def describe(progress: Progress) -> dict[str, str]:
         error = str(progress.error) or type(progress.error).__name__
         if trace is None:
             error += "\nThe run shown below is the one before."
+        elif isinstance(progress.error, AllParticlesDeadError):
+            error = explain_death(trace, settings)
     return {"state": progress.state, "text": text, "error": error}
+
+
+def explain_death(trace: SMCTrace, settings: RunSettings) -> str:
+    """Why no particle has weight left, and which controls may help."""
+    remedies = [
+        "take more particles K",
+        "ask for less: another prompt, fewer words, a lower η or β",
+    ]
+    if settings.twist == "none":
+        remedies.insert(0, "set twist ψ to look-ahead, which hears φ before the end")
+    elif settings.proposal == "base":
+        remedies.insert(0, "set proposal q to twist-induced, which draws tokens that ψ likes")
+    return (
+        f"All {trace.num_particles} weights are zero at step {trace.steps_done}: "
+        f"every text is one that φ rules out, and log Ẑ is −∞.\nTry to {'; or '.join(remedies)}."
+    )
