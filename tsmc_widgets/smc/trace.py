@@ -20,7 +20,7 @@ from tsmc_widgets.smc import genealogy, storage
 from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
-from tsmc_widgets.smc.resampling import multinomial
+from tsmc_widgets.smc.resampling import invert_cdf
 from tsmc_widgets.smc.state import SMCConfig, StepRecord
 from tsmc_widgets.targets.target import Target
 
@@ -202,7 +202,7 @@ class SMCTrace:
         weights = numerics.normalise(self._last("log_weights"))
         if not bool((weights.sum(1) > 0).all()):
             raise ValueError("a run's weights are all zero: there is nothing to resample.")
-        drawn = multinomial(weights, uniforms) + self.num_particles * torch.arange(
+        drawn = invert_cdf(weights, uniforms) + self.num_particles * torch.arange(
             self.num_runs
         ).unsqueeze(1)
         frame = self.to_frame().drop(columns=["weight", "log_weight"])

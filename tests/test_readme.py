@@ -1,0 +1,72 @@
+"""The tour in the README runs as it stands, and says what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import tsmc_widgets as tw
+from tsmc_widgets.smc.exact import EnumeratedOracle
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def tour():
+    """Names after all blocks have run, one after the other."""
+    names = {}
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_the_tour_has_every_part():
+    assert len(BLOCKS) >= 6
+
+
+def test_one_run_has_floats_and_tables(tour):
+    trace = tour["trace"]
+    assert isinstance(trace.log_z, float)
+    assert trace.ess.shape == (20,)
+    frame = trace.to_frame()
+    assert list(frame.text) == trace.texts()
+    assert abs(frame.weight.sum() - 1) < 1e-12
+    dead = frame[frame.text.str.contains("broken")]
+    assert (dead.weight == 0).all()
+
+
+def test_hundred_runs_agree_with_each_other(tour):
+    runs = tour["runs"]
+    assert runs.log_z.shape == (100,)
+    alone = tw.run_smc(tour["target"], num_particles=64, seed=0, first_run=3)
+    assert (alone.columns.tokens[0] == runs.columns.tokens[3]).all()
+    assert float(tour["standard_error"]) > 0
+
+
+def test_the_toy_is_exact(tour):
+    assert tour["above"].shape == (8,)
+    assert abs(tour["oracle"].log_z - EnumeratedOracle(tour["toy"]).log_z) < 1e-12
+
+
+def test_a_users_own_potential_moves_the_samples(tour):
+    texts = tw.run_smc(tour["excited"], num_particles=64).resampled_frame(seed=0).text
+    plain = tw.run_smc(
+        tw.Target(tour["lm"], tw.Constant(), prompt="I bought this", num_steps=20),
+        num_particles=64,
+    ).texts()
+    assert texts.str.count("!").sum() > sum(text.count("!") for text in plain)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_named_modules_and_commands_exist():
+    import dev
+
+    for command in re.findall(r"python3 dev\.py (\w+)", README):
+        assert re.search(rf"^  {command}\b", dev.USAGE, flags=re.MULTILINE), command
+    assert (ROOT / "tsmc_widgets/models/storybook/train.py").exists()
