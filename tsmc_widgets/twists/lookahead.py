@@ -87,7 +87,8 @@ class LookAheadTwist:
         for t in range(generated.shape[1]):
             states = tuple(automaton.run(generated[:, :t]) for automaton in self._automata)
             log_psi_next = self._log_psi_next(LookAheadCarry(generated[:, :t], states))
-            columns.append(log_psi_next.gather(1, generated[:, t : t + 1]))
+            chosen = generated[:, t : t + 1]
+            columns.append(log_psi_next.to(chosen.device).gather(1, chosen))
         return torch.cat(columns, dim=1)
 
     def _step(self, carry: LookAheadCarry, lm_step: LMStep) -> TwistStep:
