@@ -151,6 +151,22 @@ class Half(TableTwist):
         return replace(step, log_psi_next=step.log_psi_next.half())
 
 
+class Elsewhere(TableTwist):
+    def prefill(self, tokens, lm_step):
+        step = super().prefill(tokens, lm_step)
+        return replace(step, log_psi_next=step.log_psi_next.to("meta"))
+
+
+class ForcedElsewhere(TableTwist):
+    def log_psi(self, tokens, prompt_length):
+        return super().log_psi(tokens, prompt_length).to("meta")
+
+
+class ForcedNaN(TableTwist):
+    def log_psi(self, tokens, prompt_length):
+        return super().log_psi(tokens, prompt_length) + torch.nan
+
+
 class Bare(TableTwist):
     def prefill(self, tokens, lm_step):
         return super().prefill(tokens, lm_step).log_psi_next
@@ -175,6 +191,9 @@ TABLE_BUGS = [
     (Infinite, r"below \+inf"),
     (Narrow, r"log_psi_next must have shape \(4, 3\); got \(4, 2\)"),
     (Half, "must be float32 or float64; got torch.float16"),
+    (Elsewhere, "must lie on the base model's device cpu; it lies on meta"),
+    (ForcedElsewhere, "log_psi must lie on the base model's device cpu; it lies on meta"),
+    (ForcedNaN, "log_psi must not be NaN"),
     (Bare, "must give a TwistStep; got Tensor"),
 ]
 

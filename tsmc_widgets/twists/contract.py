@@ -74,7 +74,7 @@ def check_twist(
     )
     with torch.no_grad():
         answers = check_stepping(case)
-        _check_teacher_forcing(twist, case, answers)
+        _check_teacher_forcing(twist, lm, case, answers)
     _check_gradients(twist, lm, case)
 
 
@@ -126,7 +126,9 @@ def _check_values(log_psi: Tensor, lm: LanguageModel, what: str) -> None:
     )
 
 
-def _check_teacher_forcing(twist: Any, case: SteppingCase, answers: list[Answer]) -> None:
+def _check_teacher_forcing(
+    twist: Any, lm: LanguageModel, case: SteppingCase, answers: list[Answer]
+) -> None:
     chosen = case.tokens[:, case.prompt_length :]
     forced = twist.log_psi(case.tokens, case.prompt_length)
     require(
@@ -134,10 +136,11 @@ def _check_teacher_forcing(twist: Any, case: SteppingCase, answers: list[Answer]
         f"log_psi must have shape {tuple(chosen.shape)}, one value for each token after the "
         f"prompt; got {tuple(forced.shape)}.",
     )
+    _check_values(forced, lm, "log_psi")
     for at, answer in enumerate(answers):
         stepped = answer.values["log_psi_next"].gather(1, chosen[:, at : at + 1]).squeeze(1)
         case.require_close(
-            forced[:, at].to(stepped.device),
+            forced[:, at],
             stepped,
             f"log_psi and log_psi_next must agree on token {at + 1} after the prompt",
         )
