@@ -73,7 +73,7 @@ def test_weights_of_many_particles_are_told_apart(open_trace):
 
 
 @pytest.mark.parametrize("width", [700, 1000, 1280])
-def test_no_word_is_cut_at_the_left_edge(open_trace, page, width):
+def test_no_word_is_cut_at_the_left_edge(open_trace, make_trace, page, width):
     page.set_viewport_size({"width": width, "height": 900})
     open_trace(K=64, T=30)
     edges = """() => {
@@ -86,6 +86,11 @@ def test_no_word_is_cut_at_the_left_edge(open_trace, page, width):
     assert at in columns
     draw_after(page, lambda: page.set_viewport_size({"width": width + 25, "height": 900}))
     at, columns = page.evaluate(edges)
+    assert at in columns
+    draw_after(page, lambda: page.get_by_role("button", name="Back one step").click())
+    send(page, ParticleView.from_trace(make_trace(K=8, T=64, seed=1)))
+    at, columns = page.evaluate(edges)
+    assert at > 0
     assert at in columns
 
 
@@ -334,6 +339,22 @@ def test_every_focusable_element_keeps_its_keys_from_jupyterlab(open_trace):
         ".filter(node => !node.hasAttribute('data-lm-suppress-shortcuts')).map(n => n.outerHTML)"
     )
     assert unmarked == []
+
+
+def test_controls_beside_the_view_keep_their_keys_too(open_trace):
+    page = open_trace(K=8, T=5)
+    marked = page.evaluate(
+        """() => ['other', 'tsmc-watch'].map(name => {
+            const [box, handle] = [document.createElement('div'), document.createElement('div')];
+            handle.tabIndex = 0;
+            box.className = name;
+            document.body.append(box);
+            box.append(handle, root.parentElement);
+            handle.focus();
+            return handle.hasAttribute('data-lm-suppress-shortcuts');
+        })"""
+    )
+    assert marked == [False, True]
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -64,6 +64,10 @@ def test_samples_are_few_and_only_of_finished_runs(make_trace):
     assert encode(make_trace(K=200, T=30, done=29)).header["samples"] == []
 
 
+def test_threshold_zero_is_told_as_no_resampling(make_trace):
+    assert "no resampling" in encode(make_trace(K=3, T=2, threshold=0.0)).header["facts"]
+
+
 def test_nothing_recorded_yet(make_trace):
     encoded = encode(make_trace(K=3, T=2, done=0))
     assert encoded.header["steps_done"] == 0

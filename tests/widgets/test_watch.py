@@ -153,7 +153,7 @@ def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(watch, settings
 def test_examples_set_many_controls_and_start_one_run():
     told = []
     controls = Controls(RunSettings(avoids="x", twist="none"), Judges("stars", "host"), told.append)
-    assert controls.example.value is None
+    assert controls.example.label == "my own"
     for name, example in EXAMPLES.items():
         controls.example.value = name
         assert len(told) == 1
@@ -164,7 +164,7 @@ def test_examples_set_many_controls_and_start_one_run():
     controls.fields["seed"].value = 7
     assert controls.example.value == name
     controls.fields["prompt"].value = "The"
-    assert controls.example.value is None
+    assert controls.example.label == "my own"
 
 
 def test_a_control_that_is_not_there_is_named(watch):

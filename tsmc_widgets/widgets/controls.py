@@ -89,7 +89,7 @@ class Controls(ipw.Box):
 
     def _take_example(self, change: Any) -> None:
         name = change["new"]
-        if name is not None and name != find_example(self.settings):
+        if name and name != find_example(self.settings):
             self.set(**NOTHING_ASKED | EXAMPLES[name])
 
     def _make_example(self, shown: bool) -> ipw.Dropdown:
@@ -98,7 +98,7 @@ class Controls(ipw.Box):
             ipw.Dropdown,
             "example",
             "Sets the prompt and the potential",
-            options=[("my own", None), *((name, name) for name in EXAMPLES)],
+            options=[("my own", ""), *((name, name) for name in EXAMPLES)],
             value=find_example(self.settings),
         )
         field.layout.display = None if shown else "none"
@@ -130,15 +130,15 @@ class Controls(ipw.Box):
         return _text_fields(now) | _potential_fields(now) | _sampler_fields(now)
 
 
-def find_example(settings: RunSettings) -> str | None:
-    """The example that these settings show, if any."""
+def find_example(settings: RunSettings) -> str:
+    """The example that these settings show; empty for none."""
     for name, example in EXAMPLES.items():
         asked = NOTHING_ASKED | example
         # How many particles look at it is no part of what is asked.
         asked.pop("num_particles")
         if all(getattr(settings, field) == value for field, value in asked.items()):
             return name
-    return None
+    return ""
 
 
 def _dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:

@@ -171,7 +171,7 @@ def _facts(info: Any) -> Iterable[str]:
     """How the run was made, a fact a string."""
     yield f"proposal: {info.proposal}"
     yield "no twist (ψ = 1)" if info.twist is None else f"twist: {_spaced(info.twist)}"
-    if info.rule == "never":
+    if info.rule == "never" or info.ess_threshold == 0:
         yield "no resampling"
     else:
         yield f"{info.resampler} resampling {'when ' if 'ESS' in info.rule else ''}{info.rule}"

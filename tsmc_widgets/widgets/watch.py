@@ -54,6 +54,7 @@ class WatchSMC(ipw.VBox):
         self.runner = Runner(self._publish)
         self.controls = Controls(RunSettings(**settings), self.judges, self.start)
         super().__init__([self.controls, self.view], layout={"width": "100%"})
+        self.add_class("tsmc-watch")
         self.view.observe(self._hold, "hold")
         self.view.observe(lambda _: self.runner.more(), "more")
         self.start(self.controls.settings, rest=0.0)

@@ -13,12 +13,14 @@ const FOCUSABLE = new Set(["button", "select", "input"]);
 function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  // Without this JupyterLab reads the keys too, and `d d` deletes the cell.
-  if (FOCUSABLE.has(tag) || "tabindex" in attributes) {
-    node.setAttribute("data-lm-suppress-shortcuts", "true");
-  }
+  if (FOCUSABLE.has(tag) || "tabindex" in attributes) keepKeys(node);
   node.append(...children);
   return node;
+}
+
+/** Without this JupyterLab reads the keys too, and `d d` deletes the cell. @param {Element} node */
+function keepKeys(node) {
+  node.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
 /** Icons of the transport bar, as paths in a 16 x 16 box. */

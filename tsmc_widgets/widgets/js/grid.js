@@ -34,7 +34,8 @@ class TextGrid {
     this.columns = [];
     this.offsets = [0];
     this.shownStep = -1;
-    this.resized = false;
+    /** @type {number | null} */
+    this.kept = null;
     this.onSelect = onSelect;
     this.el.addEventListener("scroll", redraw, { signal, passive: true });
     this.el.addEventListener("click", (event) => this._click(event), { signal });
@@ -58,12 +59,13 @@ class TextGrid {
     for (let i = this.widths.length; i < record.words.length; i++) {
       this.widths.push(context.measureText(record.words[i]).width);
     }
-    const { width } = this._size();
-    this.resized = this.resized || width !== this.measuredWidth;
-    this.measuredWidth = width;
+    this.measuredWidth = this._size().width;
     const room = this.measuredWidth - HEAD_WIDTH;
+    const leftmost = this.offsets.indexOf(Math.round(this.kept ?? this.el.scrollLeft));
     this.offsets = this._columnEdges(record, 1);
     if (this.offsets[record.T] > room) this.offsets = this._columnEdges(record, FITTING);
+    // The column at the left edge stays there, whole, when the widths of those before it change.
+    if (leftmost > 0) this.kept = this.offsets[Math.min(leftmost, record.T)];
     const content = HEADER_HEIGHT + record.K * ROW_HEIGHT;
     this.el.style.setProperty("--pv-content", `${content + 16}px`);
     this._layColumns(record);
@@ -169,9 +171,8 @@ class TextGrid {
    */
   _followStep({ t, record }) {
     if (t === this.shownStep) return this.el.scrollLeft;
-    // A view of another width may cut a word at its left edge; a hand that scrolls may do so too.
-    const at = this.resized ? this._edgeBefore(this.el.scrollLeft) : this.el.scrollLeft;
-    this.resized = false;
+    const at = this.kept ?? this.el.scrollLeft;
+    this.kept = null;
     this.shownStep = t;
     const s = Math.max(0, t - 1);
     const room = this._size().width - HEAD_WIDTH;

@@ -93,6 +93,15 @@ class ParticleView {
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
+    // The controls beside the view are not ours, and JupyterLab would read their keys too.
+    document.addEventListener(
+      "focusin",
+      ({ target }) => {
+        const node = /** @type {Element} */ (target);
+        if (root.closest(".tsmc-watch")?.contains(node)) keepKeys(node);
+      },
+      { signal },
+    );
     const canvases = [...root.querySelectorAll("canvas")];
     watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
     const themes = new MutationObserver(() => this._retheme());

@@ -115,12 +115,13 @@ class Overview {
     context.textAlign = "right";
     if (record.T > 1) context.fillText(`step ${record.T}`, width - 1, 11);
     context.fillStyle = css(theme.orange);
+    const half = clamp((0.5 * width) / record.T, 1, 3.5);
     for (let s = 0; s < t; s++) {
       if (!record.resampled[s]) continue;
       const x = (s * width) / record.T;
       context.beginPath();
-      context.moveTo(x - 3.5, AXIS_HEIGHT - 8);
-      context.lineTo(x + 3.5, AXIS_HEIGHT - 8);
+      context.moveTo(x - half, AXIS_HEIGHT - 8);
+      context.lineTo(x + half, AXIS_HEIGHT - 8);
       context.lineTo(x, AXIS_HEIGHT - 1);
       context.fill();
     }

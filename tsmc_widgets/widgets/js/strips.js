@@ -119,17 +119,19 @@ function band({ context, x, y }, [lower, upper], t, colour) {
 
 /** @param {any} plot @param {RunRecord} record @param {number} t @param {Theme} theme */
 function resamplingMarks({ context, x, height }, record, t, theme) {
+  // Marks of neighbouring steps shrink rather than run together.
+  const half = clamp(0.5 * (x(1) - x(0)), 1, 4);
   for (let s = 0; s < record.steps; s++) {
     if (!record.resampled[s]) continue;
     const strength = s < t ? 1 : 0.35;
-    context.strokeStyle = css(theme.orange, 0.35 * strength);
+    context.strokeStyle = css(theme.orange, (0.35 * strength * half) / 4);
     context.fillStyle = css(theme.orange, strength);
     context.lineWidth = 1.5;
     // Resampling stands at the start of step s + 1, on the weights of step s.
     line(context, [[x(s), TOP], [x(s), height - BOTTOM]]);
     context.beginPath();
-    context.moveTo(x(s) - 4, 2);
-    context.lineTo(x(s) + 4, 2);
+    context.moveTo(x(s) - half, 2);
+    context.lineTo(x(s) + half, 2);
     context.lineTo(x(s), TOP - 1);
     context.fill();
   }
@@ -206,12 +208,12 @@ class Strips {
     if (limit > 0.15 * K && limit < 0.85 * K) yTicks.push([limit, named]);
     const plot = this.ess.axes(theme, [0, T], [0, K], stepTicks(T), yTicks);
     resamplingMarks(plot, record, t, theme);
-    if (threshold !== null) {
+    if (threshold) {
       level(plot, limit, "", theme.muted);
     }
     curve(plot, [K, ...record.ess], t, theme.blue);
     const value = t === 0 ? K : record.ess[t - 1];
-    const rule = threshold === null || K === 1 ? "" : `; ▼ when below ${named}`;
+    const rule = threshold && K > 1 ? `; ▼ when below ${named}` : "";
     this.ess.say(`${number(value, K < 1000 ? 1 : 0)} of ${K}${rule}`);
   }
 
