@@ -197,13 +197,12 @@ def _extend(
 def _rebuild(
     state: SMCState, target: Target, config: SMCConfig
 ) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
-    flat = state.tokens.reshape(-1, state.t)
-    if state.t == 0:
-        prefixes, rows = flat[:1], torch.zeros_like(state.rows)
-    else:
-        prefixes, inverse = torch.unique(flat, dim=0, return_inverse=True)
-        rows = inverse.reshape(state.rows.shape)
-    return rows, prefill_steps(target, config.proposal, config.twist, prefixes)
+    flat, rows = state.tokens.reshape(-1, state.t), torch.zeros_like(state.rows).reshape(-1)
+    prefixes, live = flat[:1], ~state.finished.reshape(-1)
+    if state.t and bool(live.any()):
+        prefixes, rows[live] = torch.unique(flat[live], dim=0, return_inverse=True)
+    steps = prefill_steps(target, config.proposal, config.twist, prefixes)
+    return rows.reshape(state.rows.shape), steps
 
 
 def _check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:

@@ -1,0 +1,285 @@
+"""Stepping by hand: rewound, pickled, broken off anywhere, nothing recorded is lost."""
+
+import pickle
+import sys
+from dataclasses import fields
+
+import pytest
+import torch
+from models.checkpoints import make_checkpoint
+from smc.toys import TablePhi, chain, eos_target, table_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import AllParticlesDeadError, PotentialError
+from tsmc_widgets.twists import TableTwist
+
+
+def same(left, right):
+    """Whether two traces are equal to the byte."""
+    return all(
+        torch.equal(getattr(left.columns, f.name), getattr(right.columns, f.name))
+        for f in fields(left.columns)
+    )
+
+
+def table_session(**settings):
+    return tw.start_smc(
+        table_target(3, 4, seed=11),
+        num_particles=5,
+        twist=TableTwist.random(3, 4, seed=12),
+        proposal=tw.TwistInduced(),
+        ess_threshold=0.9,
+        seed=3,
+        **settings,
+    )
+
+
+def eos_session(**settings):
+    return tw.start_smc(eos_target(4), num_particles=5, rule="always", seed=3, **settings)
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2")))
+
+
+def lm_session(lm):
+    favoured = tw.TokenFunction(lambda tokens: 0.4 * (tokens % 3 == 0).sum(-1).double())
+    target = tw.Target(lm, favoured, prompt="once upon a", num_steps=5)
+    return tw.start_smc(target, num_particles=6, rule=tw.EveryNSteps(2), seed=3)
+
+
+SESSIONS = {"table": table_session, "ends": eos_session}
+
+
+class TestStepping:
+    @pytest.mark.parametrize("name", SESSIONS)
+    def test_steps_by_hand_are_a_run(self, name):
+        session = SESSIONS[name]()
+        assert session.t == 0
+        assert session.trace.steps_done == 0
+        assert session.trace.texts() == [""] * 5
+        seen = []
+        while not session.done:
+            seen.append(session.step().t)
+        assert seen == [1, 2, 3, 4]
+        assert same(session.trace, SESSIONS[name]().run())
+
+    def test_no_step_after_the_last(self):
+        session = table_session()
+        session.run()
+        with pytest.raises(ValueError, match="all 4 steps have been taken"):
+            session.step()
+        assert session.run().done
+
+    @pytest.mark.parametrize("t", range(5))
+    @pytest.mark.parametrize("name", SESSIONS)
+    def test_rewinding_gives_the_same_bytes(self, name, t):
+        session = SESSIONS[name]()
+        whole = session.run()
+        session.rewind(t)
+        assert session.t == t
+        assert session.trace.steps_done == t
+        assert same(session.run(), whole)
+
+    def test_rewinding_a_transformers_model(self, lm):
+        session = lm_session(lm)
+        whole = session.run()
+        for t in (3, 1, 0):
+            session.rewind(t)
+            assert same(session.run(), whole)
+
+    @pytest.mark.parametrize("t", [-1, 5, 1.5])
+    def test_rewinding_to_nowhere(self, t):
+        session = table_session()
+        session.run()
+        with pytest.raises((ValueError, TypeError), match=str(t)):
+            session.rewind(t)
+
+    @pytest.mark.parametrize("name", SESSIONS)
+    def test_a_pickled_state_goes_on(self, name):
+        whole = SESSIONS[name]().run()
+        session = SESSIONS[name]()
+        while not session.done:
+            session.step()
+            state, records = session._progress
+            session._progress = (pickle.loads(pickle.dumps(state)), records)
+        distinct = session.trace.columns.distinct
+        assert bool((distinct <= whole.columns.distinct).all())
+        for f in fields(whole.columns):
+            if f.name != "distinct":
+                assert torch.equal(
+                    getattr(session.trace.columns, f.name), getattr(whole.columns, f.name)
+                )
+
+    def test_on_step_sees_every_record(self):
+        seen = []
+        table_session().run(on_step=lambda record: seen.append((record.t, record.ess.shape)))
+        assert seen == [(t, (1,)) for t in (1, 2, 3, 4)]
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt before the n-th line (or operation) that the package executes."""
+
+    def __init__(self, at, *, operations=False):
+        self.left, self.operations = at, operations
+        self.place = None
+
+    def __call__(self, frame, event, arg):
+        if "tsmc_widgets" not in frame.f_code.co_filename:
+            return None
+        if self.operations:
+            if not frame.f_code.co_filename.endswith("session.py"):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == ("opcode" if self.operations else "line"):
+            self.left -= 1
+            if self.left == 0:
+                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self
+
+    def run(self, session):
+        """Run until interrupted; says whether it was."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            session.run()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+
+def interrupted(make, *, every, operations=False):
+    """Interrupt a fresh run before each ``every``-th line, go on, compare with the whole run."""
+    whole, count = make().run(), 0
+    while True:
+        session = make()
+        interrupter = Interrupter(1 + every * count, operations=operations)
+        if not interrupter.run(session):
+            return count
+        count += 1
+        trace = session.trace
+        done = trace.steps_done
+        for f in fields(trace.columns):
+            found, expected = getattr(trace.columns, f.name), getattr(whole.columns, f.name)
+            expected = expected[:done] if f.name == "distinct" else expected[:, :done]
+            assert torch.equal(found, expected), interrupter.place
+        assert same(session.run(), whole), interrupter.place
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize("name", SESSIONS)
+    def test_between_lines(self, name):
+        assert interrupted(SESSIONS[name], every=67) > 20
+
+    def test_between_lines_with_a_cache(self, lm):
+        assert interrupted(lambda: lm_session(lm), every=97) > 20
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1800)
+    @pytest.mark.parametrize("name", SESSIONS)
+    def test_between_any_two_lines(self, name):
+        assert interrupted(SESSIONS[name], every=1) > 1000
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1800)
+    def test_between_any_two_lines_with_a_cache(self, lm):
+        assert interrupted(lambda: lm_session(lm), every=1) > 1000
+
+    def test_between_any_two_operations_of_the_session(self):
+        assert interrupted(table_session, every=3, operations=True) > 50
+
+    def test_the_interrupt_carries_the_trace(self):
+        session = table_session()
+
+        def stop(record):
+            if record.t == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session.run(on_step=stop)
+        assert caught.value.trace.steps_done == 2
+        assert same(session.run(), table_session().run())
+
+
+class FailsOnce:
+    """A potential of the user's that raises the first time."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def log_phi(self, tokens):
+        self.calls += 1
+        if self.calls == 1:
+            raise ZeroDivisionError("once")
+        return -tokens.sum(-1).double()
+
+
+class FailingTwist(TableTwist):
+    """Raises when it has read as many tokens as it was told."""
+
+    def advance(self, tokens, carry, lm_step):
+        self.reads = getattr(self, "reads", 0) + 1
+        if self.reads == 7:
+            raise OSError("the disk is gone")
+        return super().advance(tokens, carry, lm_step)
+
+
+class TestErrors:
+    def test_a_potential_that_fails_costs_nothing(self):
+        target = tw.Target(chain(), FailsOnce(), prompt="a", num_steps=4)
+        session = tw.start_smc(target, num_particles=5)
+        with pytest.raises(PotentialError, match="once") as caught:
+            session.run()
+        assert caught.value.trace.steps_done == 3
+        trace = session.run()
+        fine = FailsOnce()
+        fine.calls = 1
+        again = tw.Target(chain(), fine, prompt="a", num_steps=4)
+        assert same(trace, tw.run_smc(again, num_particles=5))
+
+    def test_an_exception_at_step_seven(self):
+        target = tw.Target(chain(), tw.ContainsToken("b"), prompt="", num_steps=10)
+        twist = FailingTwist.random(3, 10, seed=1)
+        session = tw.start_smc(target, num_particles=8, twist=twist)
+        with pytest.raises(OSError, match="disk is gone") as caught:
+            session.run()
+        assert caught.value.trace.steps_done == 6
+        plain = TableTwist.random(3, 10, seed=1)
+        assert same(session.run(), tw.run_smc(target, num_particles=8, twist=plain))
+
+    def test_dead_particles_stay_on_record(self):
+        target = tw.Target(
+            chain(), TablePhi(torch.full((3,) * 3, -torch.inf)), prompt="", num_steps=3
+        )
+        session = tw.start_smc(target, num_particles=4)
+        message = r"All 4 weights are zero at step 3 of run 0.*Try a twist, more particles or a"
+        for _ in range(2):
+            with pytest.raises(AllParticlesDeadError, match=message) as caught:
+                session.run()
+            trace = caught.value.trace
+            assert trace.done
+            assert trace.log_z == -torch.inf
+            assert float(trace.ess[-1]) == 0
+            assert session.t == 2
+        kept = tw.run_smc(target, num_particles=4, num_runs=3, dead_runs="keep")
+        assert kept.log_z.tolist() == [-torch.inf] * 3
+        assert bool((kept.weights == 0).all())
+
+    def test_one_dead_run_among_others(self):
+        target = tw.Target(chain(), tw.ContainsToken("c"), prompt="", num_steps=2)
+        settings = {"num_particles": 2, "num_runs": 50, "seed": 1}
+        with pytest.raises(AllParticlesDeadError, match=r"of run \d+: the potential is -inf"):
+            tw.run_smc(target, **settings)
+        log_z = tw.run_smc(target, **settings, dead_runs="keep").log_z
+        assert 0 < int((log_z == -torch.inf).sum()) < 50
+
+    def test_a_potential_that_is_nan(self):
+        nan = tw.TokenFunction(lambda tokens: tokens.sum(-1) * float("nan"))
+        target = tw.Target(chain(), nan, prompt="a", num_steps=3)
+        with pytest.raises(PotentialError, match="log phi = nan for the text") as caught:
+            tw.run_smc(target, num_particles=4)
+        assert caught.value.trace.steps_done == 2
