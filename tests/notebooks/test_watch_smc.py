@@ -22,6 +22,12 @@ def outputs(notebook):
     return [output for cell in cells for output in cell.outputs]
 
 
+def value_of(notebook, ending):
+    """Result of the cell that ends so, without its brackets."""
+    cell = next(c for c in notebook.cells if c.source.rstrip().endswith(ending))
+    return cell.outputs[-1].data["text/plain"].strip("()")
+
+
 def test_saved_outputs_read_well_without_a_kernel():
     notebook = nbformat.read(NOTEBOOK, 4)
     bundles = [output.get("data", {}) for output in outputs(notebook)]
@@ -44,13 +50,27 @@ def test_notebook_runs_without_a_person(tmp_path):
     client.execute()
     shown = outputs(notebook)
     assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in shown)
-    texts = [output.text for output in shown if output.output_type == "stream"]
-    assert any("log Z estimate" in text for text in texts), texts
+    streams = [output for output in shown if output.output_type == "stream"]
+    assert any("log Z estimate" in output.text for output in streams)
+    # Neither warnings nor progress bars.
+    assert [output.text for output in streams if output.name == "stderr"] == []
+    live, plain = (float(part) for part in value_of(notebook, "watch.trace.log_z").split(","))
+    assert live == plain
+
+
+@pytest.fixture
+def live_part(tmp_path):
+    """The notebook up to its widget; the test above runs the rest."""
+    notebook = nbformat.read(NOTEBOOK, 4)
+    last = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells = notebook.cells[: last + 1]
+    nbformat.write(notebook, tmp_path / NOTEBOOK.name)
+    return tmp_path / NOTEBOOK.name
 
 
 @pytest.mark.browser
-def test_a_person_plays_moves_a_control_and_pauses(open_notebook):
-    page = open_notebook(NOTEBOOK)
+def test_a_person_plays_moves_a_control_and_pauses(open_notebook, live_part):
+    page = open_notebook(live_part)
     run_all_cells(page)
     page.wait_for_selector(".pv")
     page.wait_for_function(f"{VIEW}._stats.steps === 20")
@@ -66,9 +86,11 @@ def test_a_person_plays_moves_a_control_and_pauses(open_notebook):
     before = page.locator(".pv-strip-logz .pv-strip-value").inner_text()
     beta = page.locator(".widget-slider", has_text="stars β").get_by_role("slider").first
     beta.focus()
+    page.keyboard.type("dd")
+    assert page.locator(".pv").count() == 1
     for _ in range(6):
-        page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.pv-target').textContent.endsWith('^8')")
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelector('.pv-target').textContent.endsWith('^5')")
     page.wait_for_function(f"{STATUS} === 'done' && {VIEW}._stats.steps === 20")
     assert page.locator(".pv-strip-logz .pv-strip-value").inner_text() != before
 
@@ -77,7 +99,6 @@ def test_a_person_plays_moves_a_control_and_pauses(open_notebook):
     page.keyboard.press("End")
     page.wait_for_function("document.querySelector('.pv-facts').textContent.includes('4096')")
     page.locator(".pv-scroller").focus()
-    page.keyboard.press("Space")
     page.get_by_role("button", name="Pause (Space)").wait_for()
     page.keyboard.press("Space")
     page.wait_for_function(f"['paused', 'done'].includes({STATUS})")

@@ -135,16 +135,18 @@ class ParticleView {
   /** A front end that starts too late hears nothing, without an error: so ask for an answer. */
   _greet() {
     const word = Math.floor(Math.random() * 1e9) + 1;
-    const answered = () => {
-      if (this.model.get("welcome") !== word) return;
+    const heard = () => {
       this.status.lost.hidden = true;
       clearTimeout(timer);
     };
+    const answered = () => this.model.get("welcome") === word && heard();
     const timer = setTimeout(() => (this.status.lost.hidden = false), CONTACT_MS);
-    this.model.on("change:welcome", answered);
+    // A kernel that is busy with another cell does not answer, but a run's thread still speaks.
+    const signs = { "change:welcome": answered, "change:status": heard, "change:header": heard };
+    for (const [name, act] of Object.entries(signs)) this.model.on(name, act);
     this.signal.addEventListener("abort", () => {
       clearTimeout(timer);
-      this.model.off("change:welcome", answered);
+      for (const [name, act] of Object.entries(signs)) this.model.off(name, act);
     });
     this.model.set("hello", word);
     this.model.save_changes();

@@ -35,7 +35,8 @@ class Status {
     this.el = h("p", { class: "pv-status", role: "status" }, this.text);
     this.alert = h("p", { class: "pv-alert", role: "alert", hidden: "" });
     this.lost = h("p", { class: "pv-alert pv-lost", role: "alert", hidden: "" });
-    this.lost.textContent = "No contact with Python: run the cell again.";
+    this.lost.textContent =
+      "No contact with Python: wait if another cell is running, else run this cell again.";
   }
 
   /** @param {any} status */
