@@ -22,7 +22,9 @@ import browser_support as support
 from dev import find_chromium
 
 PICTURE = HERE / "images" / "watch_smc.png"
-WIDTH = 1640
+WIDTH = 1568
+STEP = 16
+FOLLOWED = 9
 
 
 def open_copy(page: Page, url: str, name: str) -> None:
@@ -48,9 +50,13 @@ def picture_of_view(notebook: Path) -> bytes:
             open_copy(page, url, notebook.name)
             support.run_all_cells(page)
             page.wait_for_selector('.pv-status[data-state="done"]')
-            page.locator('.pv-row[data-slot="9"]').click()
+            page.get_by_role("button", name="Rewind to the prompt").click()
+            for _ in range(STEP):
+                page.get_by_role("button", name="One step on").click()
+            page.locator(f'.pv-row[data-slot="{FOLLOWED}"]').click()
             page.mouse.move(0, 0)
             page.wait_for_selector(".pv-selected")
+            page.evaluate("document.activeElement.blur()")
             picture = page.locator(".jp-OutputArea-output:has(.pv)").first.screenshot()
         browser.close()
     return picture
