@@ -1,4 +1,4 @@
-"""What a sweep computes: against enumeration, against itself done another way, and by statistics."""
+"""What a sweep computes: against enumeration, against another way to it, and by statistics."""
 
 import math
 

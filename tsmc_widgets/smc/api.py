@@ -166,4 +166,11 @@ def _check_retained(target: Target, retained: Any) -> Int[Tensor, "runs steps"]:
         raise ValueError(
             f"retained holds token {int(retained.max())}; the model has {target.lm.vocab_size}."
         )
+    if target.absorbs_eos:
+        ended = (retained == target.eos_token_id).cummax(dim=1).values
+        if bool((ended & (retained != target.eos_token_id)).any()):
+            raise ValueError(
+                f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
+                "EOS every later token must be EOS too."
+            )
     return retained.long()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,9 @@ from tsmc_widgets.smc.prefixes import NextTokenTable
 
 FORMAT = "tsmc_widgets.SMCTrace"
 VERSION = 1
+_PER_PARTICLE = (
+    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
+)  # fmt: skip
 
 
 def save_parts(
@@ -45,13 +47,13 @@ def save_parts(
         for f in fields(table):
             arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             np.savez_compressed(file, **arrays)
-        Path(name).replace(path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     return path
 
@@ -61,7 +63,7 @@ def load_parts(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
         if header["format"] != FORMAT:
@@ -74,6 +76,7 @@ def load_parts(path: Path) -> dict[str, Any]:
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
+        RuntimeError,
     ) as error:
         raise TraceFormatError(
             f"{str(path)!r} is not a trace saved by this package, or it is damaged or cut short "
@@ -88,6 +91,7 @@ def load_parts(path: Path) -> dict[str, Any]:
 
 
 def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[str, Any]:
+    _check_shapes(path, arrays)
     try:
         columns = {f.name: torch.from_numpy(arrays[f.name]) for f in fields(TraceColumns)}
         tables = [
@@ -110,10 +114,14 @@ def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[s
         raise TraceFormatError(
             f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
         ) from error
-    shapes = {
-        tuple(getattr(parts["columns"], name).shape)
-        for name in ("ancestors", "tokens", "log_p", "log_q", "log_psi", "log_weights")
-    }
-    if len(shapes) != 1:
-        raise TraceFormatError(f"{str(path)!r} has columns of different shapes: {sorted(shapes)}.")
     return parts
+
+
+def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    by_axes = (("resampled", "ess", "log_z"), 2), (_PER_PARTICLE, 3)
+    for names, axes in by_axes:
+        shapes = {arrays[name].shape for name in names if name in arrays}
+        if len(shapes) > 1 or any(len(shape) != axes for shape in shapes):
+            raise TraceFormatError(
+                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
+            )

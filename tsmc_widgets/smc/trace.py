@@ -300,9 +300,9 @@ def _pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> flo
         return math.nan
     # A zero weight enters as the smallest positive double would.
     filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)
-    # Weights that are bounded above make the fit's other numbers overflow; k itself is sound.
+    # psislw takes log likelihoods, whose reciprocals are the weights of leave-one-out.
     with np.errstate(all="ignore"):
-        return float(array_stats.psislw(filled.numpy())[1])
+        return float(array_stats.psislw(-filled.numpy())[1])
 
 
 def _pandas() -> Any:
