@@ -248,9 +248,7 @@ class _GrowingLayer(DynamicLayer):
 class _SlidingLayer(_GrowingLayer, DynamicSlidingWindowLayer):
     """A layer that keeps the last ``sliding_window - 1`` tokens; masks come from transformers."""
 
-    def __init__(
-        self, extension: Extension, index: int, rows: slice, sliding_window: int
-    ) -> None:
+    def __init__(self, extension: Extension, index: int, rows: slice, sliding_window: int) -> None:
         _GrowingLayer.__init__(self, extension, index, rows)
         self.sliding_window = sliding_window
         self.record_past = False
