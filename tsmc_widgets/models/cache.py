@@ -8,7 +8,7 @@ Here tensors are made with room to grow. A carry sees a rectangle of rows and to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -77,6 +77,7 @@ class KVCarry:
             them, so that selecting costs nothing by itself.
         length: tokens read, also where a sliding window has dropped some of them.
         batch: number of prefixes.
+        expected: rows and tokens that the batch will grow to, where that is known.
     """
 
     store: KVStore
@@ -84,11 +85,16 @@ class KVCarry:
     rows: Int[Tensor, " batch"] | None
     length: int
     batch: int
+    expected: Mark | None = None
 
     def select(self, rows: Int[Tensor, " selected"]) -> KVCarry:
         """Carry of the given rows, in that order and with repeats; this one stays as it is."""
         kept = rows.clone() if self.rows is None else self.rows.index_select(0, rows)
-        return KVCarry(self.store, self.size, kept, self.length, kept.shape[0])
+        return replace(self, rows=kept, batch=kept.shape[0])
+
+    def reserve(self, rows: int, tokens: int) -> KVCarry:
+        """Carry whose successors make room for that many rows and tokens, and for no more."""
+        return replace(self, expected=(rows, tokens))
 
     def layer(self, index: int) -> LayerTensors | None:
         """Keys and values of a layer before selection; None where it keeps none."""
@@ -129,7 +135,9 @@ class Extension:
             and past.keeps_rows()
             and past.store.claim((past.size, past.length), grown)
         )
-        self.store = past.store if self.in_place else KVStore(windows, _with_room(grown))
+        expected = None if past is None else past.expected
+        self.store = past.store if self.in_place else KVStore(windows, _with_room(grown, expected))
+        self._expected = expected
 
     def cache(self, start: int, stop: int) -> DynamicCache:
         """Cache for a forward pass over the rows from ``start`` to ``stop``."""
@@ -180,13 +188,16 @@ class Extension:
                 "The model did not fill the KV cache it was given, so it keeps its state in "
                 "some other way. Supported are models with full or sliding-window attention."
             )
-        return KVCarry(self.store, self.batch, None, self.stop, self.batch)
+        return KVCarry(self.store, self.batch, None, self.stop, self.batch, self._expected)
 
 
-def _with_room(grown: Mark) -> Mark:
+def _with_room(grown: Mark, expected: Mark | None) -> Mark:
     """Room for the rows and tokens at hand and, most often, for the next steps' too."""
     rows, length = grown
-    return rows + max(8, rows // 8), length + max(8, length // 4)
+    if expected is None:
+        return rows + max(8, rows // 8), length + max(8, length // 4)
+    # A population may end early or stay together: its rows are not all made room for at once.
+    return max(rows, min(expected[0], 2 * rows + 32)), max(length, expected[1])
 
 
 def layer_windows(config: PreTrainedConfig) -> tuple[int | None, ...]:

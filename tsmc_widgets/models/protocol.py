@@ -12,7 +12,11 @@ from torch import Tensor
 
 @runtime_checkable
 class Carry(Protocol):
-    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written."""
+    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written.
+
+    It may have ``reserve(rows, tokens)``, which returns a carry whose successors make room for as
+    many: the sampler calls it once after the prompt.
+    """
 
     def select(self, rows: Int[Tensor, " batch"]) -> Carry:
         """Carry of the given rows, in that order and with repeats; this one stays as it is."""

@@ -8,6 +8,7 @@ and taking one run out of many give the same bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,8 @@ Use = Literal["token", "resample"]
 _USES: dict[str, int] = {"token": 0, "resample": 1}
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
 _WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], dtype=np.uint64)
+_BLOCK_STEPS = 16
+_BLOCK_PARTICLES = 2**12
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 
@@ -63,18 +66,36 @@ class AddressedNoise:
         self, *, step: int, use: Use, num_particles: int
     ) -> Float[Tensor, "runs particles"]:
         """Uniforms in [0, 1) with 53 bits, one for each run and particle."""
-        pairs = (num_particles + 1) // 2
-        runs = np.arange(self.first_run, self.first_run + self.num_runs, dtype=np.uint64)
-        counter = np.empty((4, self.num_runs, pairs), dtype=np.uint64)
-        counter[0] = np.arange(pairs, dtype=np.uint64)
-        counter[1] = 2 * step + _USES[use]
-        counter[2] = (runs & _LOW)[:, None]
-        counter[3] = (runs >> _SHIFT)[:, None]
-        words = philox(counter.reshape(4, -1), self.seed)
-        high, low = words[0::2] >> np.uint64(5), words[1::2] >> np.uint64(6)
-        uniforms = (high * np.float64(2**26) + low) * np.float64(2**-53)
-        table = uniforms.T.reshape(self.num_runs, 2 * pairs)[:, :num_particles]
-        return torch.from_numpy(np.ascontiguousarray(table))
+        at, length = step, 1
+        if self.num_runs * num_particles <= _BLOCK_PARTICLES:
+            at, length = step - step % _BLOCK_STEPS, _BLOCK_STEPS
+        block = _uniforms(self, at, length, use, num_particles)
+        return torch.from_numpy(block[step - at].copy())
+
+
+@lru_cache(maxsize=8)
+def _uniforms(
+    noise: AddressedNoise, first_step: int, num_steps: int, use: Use, num_particles: int
+) -> np.ndarray:
+    """Uniforms of some steps in a row: (steps, runs, particles).
+
+    One call costs the same for a few numbers as for thousands, so small populations get theirs
+    for several steps at once.
+    """
+    pairs = (num_particles + 1) // 2
+    first = np.uint64(noise.first_run)
+    runs = first + np.arange(noise.num_runs, dtype=np.uint64)
+    steps = np.arange(first_step, first_step + num_steps, dtype=np.uint64)
+    counter = np.empty((4, num_steps, noise.num_runs, pairs), dtype=np.uint64)
+    counter[0] = np.arange(pairs, dtype=np.uint64)
+    counter[1] = (np.uint64(2) * steps + np.uint64(_USES[use]))[:, None, None]
+    counter[2] = (runs & _LOW)[:, None]
+    counter[3] = (runs >> _SHIFT)[:, None]
+    words = philox(counter.reshape(4, -1), noise.seed)
+    high, low = words[0::2] >> np.uint64(5), words[1::2] >> np.uint64(6)
+    uniforms = (high * np.float64(2**26) + low) * np.float64(2**-53)
+    table = uniforms.T.reshape(num_steps, noise.num_runs, 2 * pairs)
+    return table[:, :, :num_particles]
 
 
 def philox(counter: np.ndarray, seed: int) -> np.ndarray:

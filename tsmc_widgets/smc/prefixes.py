@@ -98,8 +98,9 @@ def distinct_pairs(
     parents = pairs // vocab_size
     repeats = torch.zeros_like(parents)
     repeats[1:] = parents[1:] == parents[:-1]
-    order = torch.argsort(repeats, stable=True)
-    pairs, inverse = pairs[order], torch.argsort(order)[inverse]
+    if bool(repeats.any()):
+        order = torch.argsort(repeats, stable=True)
+        pairs, inverse = pairs[order], torch.argsort(order)[inverse]
     first = torch.empty_like(pairs)
     first[inverse] = members
     return Distinct(
@@ -108,15 +109,28 @@ def distinct_pairs(
 
 
 def prefill_steps(
-    target: Any, proposal: Proposal, twist: Twist | None, prefixes: Int[Tensor, "rows t"]
+    target: Any,
+    proposal: Proposal,
+    twist: Twist | None,
+    prefixes: Int[Tensor, "rows t"],
+    *,
+    most_rows: int,
 ) -> PrefixSteps:
-    """Read whole prefixes s_{1:t} (distinct ones) after the prompt."""
+    """Read distinct prefixes s_{1:t} after the prompt; at most ``most_rows`` will follow them."""
     prompt = target.prompt_tokens.unsqueeze(0).expand(prefixes.shape[0], -1)
     tokens = torch.cat([prompt, prefixes], dim=1)
-    lm_step = target.lm.prefill(tokens)
-    twist_step = None if twist is None else twist.prefill(tokens, lm_step)
+
+    def reserve(step: Any) -> Any:
+        if not hasattr(step.carry, "reserve"):
+            return step
+        length = prompt.shape[1] + target.num_steps - 1
+        return replace(step, carry=step.carry.reserve(most_rows, length))
+
+    lm_step = reserve(target.lm.prefill(tokens))
+    twist_step = None if twist is None else reserve(twist.prefill(tokens, lm_step))
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
-    return PrefixSteps(lm_step, twist_step, proposal.prefill(tokens, lm_step, twist_step))
+    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step))
+    return PrefixSteps(lm_step, twist_step, proposal_step)
 
 
 def advance_steps(

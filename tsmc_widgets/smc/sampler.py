@@ -38,7 +38,7 @@ def init(target: Target, config: SMCConfig) -> SMCState:
         ess=torch.full_like(zeros[:, 0], config.num_particles),
         finished=torch.zeros(shape, dtype=torch.bool, device=device),
         rows=torch.zeros(shape, dtype=torch.int64, device=device),
-        steps=prefill_steps(target, config.proposal, config.twist, no_tokens[0, :1]),
+        steps=_prefill(target, config, no_tokens[0, :1]),
     )
 
 
@@ -94,6 +94,11 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     if not final:
         rows, steps = _extend(target, config, steps, rows, tokens, paths, ~finished)
     return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
+
+
+def _prefill(target: Target, config: SMCConfig, prefixes: Int[Tensor, "prefixes t"]) -> PrefixSteps:
+    size = config.num_runs * config.num_particles
+    return prefill_steps(target, config.proposal, config.twist, prefixes, most_rows=size)
 
 
 def _ancestors(
@@ -201,7 +206,7 @@ def _rebuild(
     prefixes, live = flat[:1], ~state.finished.reshape(-1)
     if state.t and bool(live.any()):
         prefixes, rows[live] = torch.unique(flat[live], dim=0, return_inverse=True)
-    steps = prefill_steps(target, config.proposal, config.twist, prefixes)
+    steps = _prefill(target, config, prefixes)
     return rows.reshape(state.rows.shape), steps
 
 
