@@ -9,6 +9,7 @@ once and its cache expanded to K rows, each step is one forward call and one mul
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def random_gpt2() -> HuggingFaceLM:
 def compare(lm: Any, prompt: Any, num_particles: int, num_steps: int, repeats: int) -> float:
     """Print and return the ratio of a sweep to the bare loop."""
     target = tw.Target(lm, Scored(), prompt=prompt, num_steps=num_steps)
-    seeds = iter(range(10**6))
+    seeds = itertools.count()
 
     def sweep() -> tw.SMCTrace:
         return tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
@@ -99,10 +100,11 @@ def compare(lm: Any, prompt: Any, num_particles: int, num_steps: int, repeats: i
 
 def growth(lm: Any, prompt: Any, repeats: int) -> None:
     """Print how time grows with T and with K."""
+    seeds = itertools.count()
 
     def sweep(num_particles: int, num_steps: int) -> Callable[[], object]:
         target = tw.Target(lm, Scored(), prompt=prompt, num_steps=num_steps)
-        return lambda: tw.run_smc(target, num_particles=num_particles, seed=0)
+        return lambda: tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
 
     times = interleaved({"T": sweep(128, 32), "2T": sweep(128, 64), "4K": sweep(512, 32)}, repeats)
     print(f"  time(T=64)/time(T=32) at K=128: {times['2T'] / times['T']:.2f}")
@@ -129,10 +131,12 @@ def toy(repeats: int) -> None:
     """Print the seconds of 40,000 runs of a toy target in one batch."""
     lm = tw.TabularLM.random(3, 4, seed=0)
     target = tw.Target(lm, Scored(), prompt="", num_steps=4)
-    times = interleaved(
-        {"toy": lambda: tw.run_smc(target, num_particles=4, num_runs=40_000, seed=0).log_z},
-        repeats,
-    )
+    seeds = itertools.count()
+
+    def runs() -> object:
+        return tw.run_smc(target, num_particles=4, num_runs=40_000, seed=next(seeds)).log_z
+
+    times = interleaved({"toy": runs}, repeats)
     print(f"  40,000 runs of V=3, T=4, K=4 in one batch: {times['toy']:.2f} s")
 
 

@@ -66,14 +66,17 @@ class AddressedNoise:
         self, *, step: int, use: Use, num_particles: int
     ) -> Float[Tensor, "runs particles"]:
         """Uniforms in [0, 1) with 53 bits, one for each run and particle."""
-        at, length = step, 1
-        if self.num_runs * num_particles <= _BLOCK_PARTICLES:
-            at, length = step - step % _BLOCK_STEPS, _BLOCK_STEPS
-        block = _uniforms(self, at, length, use, num_particles)
-        return torch.from_numpy(block[step - at].copy())
+        if self.num_runs * num_particles > _BLOCK_PARTICLES:
+            return torch.from_numpy(_uniforms(self, step, 1, use, num_particles)[0])
+        block = _block(self, step // _BLOCK_STEPS, use, num_particles)
+        return torch.from_numpy(block[step % _BLOCK_STEPS].copy())
 
 
 @lru_cache(maxsize=8)
+def _block(noise: AddressedNoise, index: int, use: Use, num_particles: int) -> np.ndarray:
+    return _uniforms(noise, index * _BLOCK_STEPS, _BLOCK_STEPS, use, num_particles)
+
+
 def _uniforms(
     noise: AddressedNoise, first_step: int, num_steps: int, use: Use, num_particles: int
 ) -> np.ndarray:
@@ -95,7 +98,7 @@ def _uniforms(
     high, low = words[0::2] >> np.uint64(5), words[1::2] >> np.uint64(6)
     uniforms = (high * np.float64(2**26) + low) * np.float64(2**-53)
     table = uniforms.T.reshape(num_steps, noise.num_runs, 2 * pairs)
-    return table[:, :, :num_particles]
+    return np.ascontiguousarray(table[:, :, :num_particles])
 
 
 def philox(counter: np.ndarray, seed: int) -> np.ndarray:
