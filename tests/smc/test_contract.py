@@ -184,7 +184,7 @@ def residual_by_rounding(weights, uniforms):
 def residual_from_whole_weights(weights, uniforms):
     """What is left over is drawn from all weights, not from the fractions."""
     size = weights.shape[1]
-    ends = torch.floor(weights * size + 1e-9).cumsum(1)
+    ends = torch.floor(weights * size + 1e-12).cumsum(1)
     slots = torch.arange(size).double().expand_as(weights).contiguous()
     sure = torch.searchsorted(ends, slots, right=True).clamp(max=size - 1)
     return torch.where(slots < ends[:, -1:], sure, multinomial(weights, uniforms))

@@ -55,9 +55,8 @@ def test_contract(name):
 def test_expected_copies_are_k_w(name, row):
     weights = normalise(row)
     size = len(row)
-    # Residual resampling rounds K w where it is within 1e-9 K of an integer.
-    tolerance = 1e-9 * size if name == "residual" else 1e-12
-    torch.testing.assert_close(mean_copies(name, weights), size * weights, rtol=0, atol=tolerance)
+    # Residual resampling rounds K w where it is within 1e-13 K of an integer.
+    torch.testing.assert_close(mean_copies(name, weights), size * weights, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -69,7 +69,7 @@ def residual(
     scaled = weights * size
     # A weight of exactly c / K may arrive a rounding error below it: it still owes c sure copies.
     nearest = torch.round(scaled)
-    copies = torch.where((scaled - nearest).abs() < 1e-9 * size, nearest, torch.floor(scaled))
+    copies = torch.where((scaled - nearest).abs() < 1e-13 * size, nearest, torch.floor(scaled))
     left = (scaled - copies).clamp(min=0)
     ends = torch.cumsum(copies, dim=-1)
     slots = torch.arange(size, dtype=torch.float64, device=weights.device)
