@@ -197,7 +197,9 @@ def _with_room(grown: Mark, expected: Mark | None) -> Mark:
     if expected is None:
         return rows + max(8, rows // 8), length + max(8, length // 4)
     # A population may end early or stay together: its rows are not all made room for at once.
-    return max(rows, min(expected[0], 2 * rows + 32)), max(length, expected[1])
+    return max(rows, min(expected[0], 2 * rows + 32)), max(
+        length, min(expected[1], 2 * length + 16)
+    )
 
 
 def layer_windows(config: PreTrainedConfig) -> tuple[int | None, ...]:
