@@ -110,7 +110,10 @@ def run_conditional_smc(
     seed: int = 0,
     **options: Any,
 ) -> SMCTrace:
-    """SMC with one exact sample of sigma in slot 0: E[exp(-log_z)] = 1/Z, an upper bound.
+    """SMC with one exact sample of sigma in slot 0: the mean of log_z is an upper bound on log Z.
+
+    E[exp(-log_z)] = 1/Z where weights are positive. Where a potential or twist may be zero it is
+    the chance that a forward run survives, over Z, and the bound still holds.
 
     Args:
         target: what to sample.
