@@ -44,6 +44,10 @@ class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
 
+class NoSignalError(ValueError):
+    """No text of a batch has positive weight, so that there is nothing to learn from."""
+
+
 class TraceFormatError(TsmcError, ValueError):
     """A file is not a trace of this package, is damaged, or is of a newer version."""
 

@@ -1,0 +1,286 @@
+"""Each loss has the optimum that its docstring states, and gradients that sampling estimates."""
+
+import math
+
+import pytest
+import torch
+from learning.tables import Everything, ParameterTable, descend, full_target, minimise
+from smc.toys import eos_target, table_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import NoSignalError
+from tsmc_widgets.learning import (
+    Samples,
+    advantages_and_returns,
+    cd_loss,
+    ctl_loss,
+    dpg_loss,
+    fudge_loss,
+    nvi_loss,
+    ppo_loss,
+    rl_loss,
+    score,
+    sixo_loss,
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return full_target()
+
+
+@pytest.fixture(scope="module")
+def unit_world():
+    """The same with phi <= 1, for losses that read phi as a probability."""
+    target = table_target(3, 3, seed=21)
+    table = target.potential.log_table
+    table -= table.max() + 0.1
+    return Everything(target)
+
+
+def learned(world, loss, *, search=descend, **options):
+    twist = ParameterTable(3, world.steps, **options)
+    search(twist, lambda: loss(world.scored(twist)))
+    return world.scored(twist)
+
+
+def gaps(scored, world):
+    return (scored.log_psi - world.log_psi_star).detach()
+
+
+def spread_within_steps(gap):
+    """Largest deviation from a constant for each t."""
+    return float((gap - gap.mean(0)).abs().max())
+
+
+class TestOptima:
+    @pytest.mark.parametrize("loss", [lambda s: ctl_loss(s, s), nvi_loss], ids=["ctl", "nvi"])
+    def test_up_to_a_constant_for_each_step(self, world, loss):
+        assert spread_within_steps(gaps(learned(world, loss), world)) < 1e-3
+
+    def test_path_consistency_is_exact(self, world):
+        assert float(gaps(learned(world, rl_loss), world).abs().max()) < 1e-3
+
+    def test_sixo_is_off_by_log_z(self, world):
+        gap = gaps(learned(world, lambda s: sixo_loss(s, s), search=minimise), world)
+        assert float((gap + world.log_z).abs().max()) < 1e-3
+
+    def test_fudge_is_exact(self, unit_world):
+        gap = gaps(learned(unit_world, fudge_loss, link="sigmoid", search=minimise), unit_world)
+        assert float(gap.abs().max()) < 1e-3
+
+    def test_value_regression_is_exact(self, unit_world):
+        assert (
+            float(gaps(learned(unit_world, cd_loss, search=minimise), unit_world).abs().max())
+            < 1e-3
+        )
+
+    def test_dpg_learns_the_proposal_alone(self, world):
+        scored = learned(world, dpg_loss, seed=5, search=minimise)
+        gap = scored.log_q_psi.detach().sum(1) - world.oracle.log_sigma
+        assert float(gap.abs().max()) < 1e-3
+        assert spread_within_steps(gaps(scored, world)) > 0.1
+
+    def test_ppo_learns_the_proposal(self, world):
+        """With exact expectations and a perfect critic, the clipped objective leads to sigma."""
+        twist = ParameterTable(3, world.steps)
+        optimiser = torch.optim.Adam(twist.parameters(), lr=0.05)
+        for step in range(1500):
+            if step == 1200:
+                optimiser.param_groups[0]["lr"] = 0.005
+            scored = world.scored(twist)
+            log_q = scored.log_q_psi.detach()
+            advantages, _ = advantages_and_returns(
+                scored, log_q, torch.zeros_like(log_q), decay=1.0
+            )
+            weights = log_q.sum(1).exp().unsqueeze(1)
+            baseline = (weights * advantages).sum(0)
+            count = len(weights)
+            loss = ppo_loss(scored, log_q, count * weights * (advantages - baseline))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        gap = world.scored(twist).log_q_psi.detach().sum(1) - world.oracle.log_sigma
+        assert float(gap.abs().max()) < 0.02
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    target = eos_target(3)
+    trace = tw.run_smc(target, num_particles=4000, rule="never", seed=1)
+    return target, Samples.of_trace(trace)
+
+
+class TestEnds:
+    def test_log_psi_stays_after_the_end(self, drawn):
+        target, samples = drawn
+        twist = ParameterTable(3, 3, seed=3)
+        scored = score(target, twist, samples)
+        over = ~scored.live
+        assert bool(over.any())
+        assert bool((scored.log_p[over] == 0).all())
+        assert bool((scored.log_q_psi[over] == 0).all())
+        for t in (1, 2):
+            late = over[:, t]
+            assert torch.equal(scored.log_psi[late, t], scored.log_psi[late, t - 1])
+
+    def test_path_consistency_ends_at_phi(self, drawn):
+        target, samples = drawn
+        twist = ParameterTable(3, 3)
+        descend(twist, lambda: rl_loss(score(target, twist, samples)), steps=1500)
+        scored = score(target, twist, samples)
+        ended = scored.live.sum(1) < 3
+        last = scored.live.sum(1) - 1
+        found = scored.log_psi.detach()[torch.arange(len(samples)), last]
+        assert float((found - samples.log_phi)[ended].abs().max()) < 1e-3
+
+
+def flat_gradient(twist, loss):
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twist.parameters()))])
+
+
+LOSSES = {
+    "ctl": lambda s: ctl_loss(s, s),
+    "rl": rl_loss,
+    "sixo": lambda s: sixo_loss(s, s),
+    "dpg": dpg_loss,
+    "nvi": nvi_loss,
+    "cd": cd_loss,
+}
+
+
+class TestGradients:
+    """Sampled gradients against enumerated ones, 60 batches, one z-score for each parameter."""
+
+    @pytest.mark.parametrize("name", LOSSES)
+    @pytest.mark.parametrize("proposal", ["base", "twist"])
+    def test_sampled_is_enumerated(self, name, proposal, world):
+        loss = LOSSES[name]
+        twist = ParameterTable(3, 3, seed=5)
+        everything = world.scored(twist)
+        log_q = everything.log_p if proposal == "base" else everything.log_q_psi
+        log_q = log_q.detach()
+        if name == "rl":
+            weights = log_q.sum(1).exp() * len(log_q)
+            expected = flat_gradient(twist, self.weighted_rl(everything, weights))
+        else:
+            expected = flat_gradient(twist, loss(everything))
+        generator = torch.Generator().manual_seed(1)
+        found = []
+        for _ in range(60):
+            rows = torch.multinomial(
+                log_q.sum(1).exp(), 20_000, replacement=True, generator=generator
+            )
+            samples = Samples(
+                tokens=world.tokens[rows],
+                log_q=log_q[rows],
+                log_weights=(world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows],
+                log_phi=world.oracle.log_phi[rows],
+                group=torch.zeros_like(rows),
+            )
+            found.append(flat_gradient(twist, loss(score(world.target, twist, samples))))
+        found = torch.stack(found)
+        error = found.std(0) / math.sqrt(60)
+        z = (found.mean(0) - expected) / error.clamp(min=1e-12)
+        assert float(z.abs().max()) < 4.5
+        assert float(expected.abs().max()) > 1e-3
+
+    def weighted_rl(self, scored, weights):
+        log_phi = scored.samples.log_phi.unsqueeze(1)
+        goal = torch.cat([scored.log_norm[:, 1:], log_phi], dim=1).detach()
+        return (weights.unsqueeze(1) * (scored.log_psi - goal) ** 2).mean()
+
+
+class TestInvariances:
+    def test_ctl_does_not_see_a_constant_for_each_step(self, world):
+        twist = ParameterTable(3, 3, seed=5)
+        before = ctl_loss(world.scored(twist), world.scored(twist))
+        gradient = flat_gradient(twist, before)
+        with torch.no_grad():
+            for t, table in enumerate(twist.tables):
+                table += 3.0 * t - 1.0
+        after = ctl_loss(world.scored(twist), world.scored(twist))
+        assert float(after - before) == pytest.approx(0, abs=1e-12)
+        torch.testing.assert_close(flat_gradient(twist, after), gradient, rtol=0, atol=1e-12)
+
+    def test_dpg_does_not_see_a_function_of_the_prefix(self, world):
+        twist = ParameterTable(3, 3, seed=5)
+        before = dpg_loss(world.scored(twist))
+        with torch.no_grad():
+            for table in twist.tables:
+                rows = table.reshape(-1, 3)
+                rows += torch.randn(len(rows), 1, dtype=torch.float64)
+        assert float(dpg_loss(world.scored(twist)) - before) == pytest.approx(0, abs=1e-12)
+
+    def test_groups_are_never_pooled(self, world):
+        """Two groups with weights of different size: the loss is the mean of both losses."""
+        twist = ParameterTable(3, 3, seed=5)
+        whole = world.samples()
+        half = torch.arange(len(whole)) % 2 == 0
+
+        def part(mask, shift, group):
+            count = int(mask.sum())
+            return Samples(
+                tokens=whole.tokens[mask],
+                log_q=whole.log_q[mask],
+                log_weights=whole.log_weights[mask] + shift,
+                log_phi=whole.log_phi[mask],
+                group=torch.full((count,), group),
+            )
+
+        first, second = part(half, 0.0, 4), part(~half, 50.0, 9)
+        both = Samples(
+            *(
+                torch.cat([getattr(first, name), getattr(second, name)])
+                for name in ("tokens", "log_q", "log_weights", "log_phi", "group")
+            )
+        )
+
+        def loss(samples):
+            scored = score(world.target, twist, samples)
+            return ctl_loss(scored, scored)
+
+        expected = (loss(first) + loss(second)) / 2
+        assert float(loss(both) - expected) == pytest.approx(0, abs=1e-12)
+
+
+class TestRefused:
+    def test_no_hit(self, world):
+        twist = ParameterTable(3, 3)
+        samples = world.samples()
+        dead = Samples(
+            samples.tokens,
+            samples.log_q,
+            torch.full_like(samples.log_weights, -torch.inf),
+            samples.log_phi,
+            samples.group,
+        )
+        assert not dead.has_hits
+        assert samples.has_hits
+        scored = score(world.target, twist, dead)
+        for loss in (lambda s: ctl_loss(s, s), nvi_loss, dpg_loss, lambda s: sixo_loss(s, s)):
+            with pytest.raises(NoSignalError, match="weight zero"):
+                loss(scored)
+
+    def test_fudge_reads_probabilities(self, world):
+        with pytest.raises(ValueError, match="needs phi <= 1"):
+            fudge_loss(world.scored(ParameterTable(3, 3)))
+
+    def test_fudge_needs_the_sigmoid(self, unit_world):
+        with pytest.raises(ValueError, match="link='sigmoid'"):
+            fudge_loss(unit_world.scored(ParameterTable(3, 3, seed=2)))
+
+
+class TestAdvantages:
+    def test_monte_carlo_by_hand(self, world):
+        scored = world.scored(ParameterTable(3, 3, seed=5))
+        log_q = scored.log_q_psi.detach()
+        values = torch.randn(log_q.shape, dtype=torch.float64)
+        advantages, returns = advantages_and_returns(
+            scored, log_q, values, kl_penalty=0.7, decay=1.0
+        )
+        rewards = -0.7 * (log_q - scored.log_p)
+        rewards[:, -1] += scored.samples.log_phi
+        expected = rewards.flip(1).cumsum(1).flip(1)
+        torch.testing.assert_close(returns, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(advantages, expected - values, rtol=0, atol=1e-12)

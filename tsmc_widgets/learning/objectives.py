@@ -1,0 +1,202 @@
+"""The losses by which twists are learned: functions of scored samples to a scalar, in nats.
+
+Weights and targets are constants; gradients flow through log psi alone. Means are over t. Sources
+are sections of Zhao et al. (2024) unless another is named. What a loss leaves free in log psi_t is
+said in each docstring; ``log psi*_t`` is the log of the optimal twist E_p0[phi | s_{1:t}].
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.learning.samples import Scored
+
+# Where phi = 0, log psi is pulled to this many nats and no further.
+LOG_PHI_FLOOR = -30.0
+
+
+def ctl_loss(positives: Scored, negatives: Scored) -> Float64[Tensor, ""]:
+    """Contrastive twist learning: sum_t KL(sigma || pi_t), up to a constant (section 4.1).
+
+    -(E_sigma[log psi_t] - E_{pi_t}[log psi_t]), averaged over t. Positives weigh for sigma: exact
+    samples, or phi-weighted ones. Negatives weigh for pi_t by their cumulative learned weights;
+    passing one batch twice is the one-batch form. With several groups (observations) each has its
+    own expectations, and their mean is taken.
+
+    Optimum: log psi*_t plus a constant for each t (and group).
+    """
+    at_sigma = _average(positives.weights_for_sigma().unsqueeze(1), positives.log_psi)
+    at_twist = _average(negatives.weights_for_twist(), negatives.log_psi)
+    return -(at_sigma - at_twist).mean()
+
+
+def nvi_loss(samples: Scored) -> Float64[Tensor, ""]:
+    """Nested variational inference: sum_t KL(pi_{t+1} || pi_t), with pi_{T+1} = sigma.
+
+    -(E_{pi_{t+1}}[log psi_t] - E_{pi_t}[log psi_t]), averaged over t (Zimmermann et al. 2021;
+    appendix of the paper). One batch weighs for all.
+
+    Optimum: log psi*_t plus a constant for each t.
+    """
+    at_twist = samples.weights_for_twist()
+    at_sigma = samples.weights_for_sigma().unsqueeze(1)
+    at_next = torch.cat([at_twist[:, 1:], at_sigma], dim=1)
+    return -(_average(at_next, samples.log_psi) - _average(at_twist, samples.log_psi)).mean()
+
+
+def rl_loss(samples: Scored) -> Float64[Tensor, ""]:
+    """Path consistency: (log psi_t - log sum_v p0 psi_{t+1})^2, log phi at the end (section 4.2).
+
+    Any samples that reach everywhere do: those of q, of sigma, or the sum of both losses.
+
+    Optimum: log psi*_t.
+    """
+    log_phi = samples.samples.log_phi.clamp(min=LOG_PHI_FLOOR)
+    following = torch.cat([samples.log_norm[:, 1:], log_phi.unsqueeze(1)], dim=1).detach()
+    ends = _ends(samples)
+    goal = torch.where(ends, log_phi.unsqueeze(1), following)
+    gaps = torch.where(samples.live, samples.log_psi - goal, 0.0)
+    return (gaps**2).sum() / samples.live.sum()
+
+
+def sixo_loss(positives: Scored, base: Scored) -> Float64[Tensor, ""]:
+    """Logistic regression of sigma's prefixes against p0's (Lawson et al. 2022).
+
+    -E_sigma[log sigmoid(log psi_t)] - E_p0[log sigmoid(-log psi_t)], averaged over t.
+
+    Optimum: log psi*_t - log Z.
+    """
+    logsigmoid = torch.nn.functional.logsigmoid
+    at_sigma = _average(positives.weights_for_sigma().unsqueeze(1), logsigmoid(positives.log_psi))
+    at_base = _average(base.weights_for_base(), logsigmoid(-base.log_psi))
+    return -(at_sigma + at_base).mean()
+
+
+def fudge_loss(base: Scored) -> Float64[Tensor, ""]:
+    """Cross-entropy of psi_t against the soft label phi(s), on p0's texts (Yang and Klein 2021).
+
+    -E_p0[phi log psi_t + (1 - phi) log(1 - psi_t)], averaged over t. The twist must have the
+    sigmoid link (psi <= 1). For conditional targets each text may be scored under many
+    observations, drawn with other texts: one group for each.
+
+    Optimum: log psi*_t.
+
+    Raises:
+        ValueError: phi exceeds 1, or the twist's psi does.
+    """
+    log_phi = base.samples.log_phi
+    if float(log_phi.max()) > 1e-9:
+        raise ValueError(
+            f"fudge_loss reads phi as a probability and needs phi <= 1; got log phi = "
+            f"{float(log_phi.max()):.4g}. Divide phi by its bound, or use another loss."
+        )
+    if float(base.log_psi.detach().max()) > 0:
+        raise ValueError(
+            "fudge_loss needs psi <= 1: make the twist with link='sigmoid'; got log psi = "
+            f"{float(base.log_psi.detach().max()):.4g}."
+        )
+    phi = log_phi.clamp(max=0.0).exp().unsqueeze(1)
+    no_log_psi = numerics.log1mexp(base.log_psi.clamp(max=-1e-12))
+    likelihood = phi * base.log_psi + (1 - phi) * no_log_psi
+    # phi looks at the whole text, so the whole text must weigh, at every t.
+    return -_average(base.weights_for_base()[:, -1:], likelihood).mean()
+
+
+def cd_loss(base: Scored) -> Float64[Tensor, ""]:
+    """Value regression (psi_t - phi)^2 on p0's texts (controlled decoding, Mudgal et al. 2023).
+
+    Optimum: log psi*_t.
+    """
+    phi = base.samples.log_phi.exp().unsqueeze(1)
+    return _average(base.weights_for_base()[:, -1:], (base.log_psi.exp() - phi) ** 2).mean()
+
+
+def dpg_loss(positives: Scored) -> Float64[Tensor, ""]:
+    """Distributional policy gradient: KL(sigma || q), q proportional to p0 psi_t (section 5).
+
+    -E_sigma[log q(s)], over T: weighted maximum likelihood of the proposal.
+
+    Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that the twist says where
+    to go and not what a particle weighs: a proposal only, with resampling off.
+    """
+    log_q = positives.log_q_psi.sum(1)
+    weights = positives.weights_for_sigma()
+    return -(weights * log_q).sum() / positives.log_psi.shape[1]
+
+
+def ppo_loss(
+    samples: Scored,
+    old_log_q: Float64[Tensor, "n steps"],
+    advantages: Float64[Tensor, "n steps"],
+    *,
+    clip: float = 0.2,
+) -> Float64[Tensor, ""]:
+    """Clipped policy objective -min(r A, clip(r, 1 - c, 1 + c) A), r = q / q_old.
+
+    Advantages come from ``advantages_and_returns``, whose rewards are log phi at the end minus the
+    KL penalty to p0 at each token (Schulman et al. 2017).
+
+    Optimum: with a KL penalty of one the induced proposal is sigma itself, so log psi_t is free by
+    any function of the prefix: a proposal only, with resampling off.
+    """
+    ratio = (samples.log_q_psi - old_log_q).exp()
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    return -torch.where(samples.live, gain, 0.0).sum() / samples.live.sum()
+
+
+def advantages_and_returns(
+    samples: Scored,
+    log_q: Float64[Tensor, "n steps"],
+    values: Float64[Tensor, "n steps"],
+    *,
+    kl_penalty: float = 1.0,
+    decay: float = 0.95,
+) -> tuple[Float64[Tensor, "n steps"], Float64[Tensor, "n steps"]]:
+    """Generalised advantage estimates and the returns that a value head learns, undiscounted.
+
+    Args:
+        samples: texts from q; only their log p0, log phi and ends are read.
+        log_q: log q of each token under the proposal that drew it.
+        values: the value head's V(s_{<t}).
+        kl_penalty: nats of log phi that a nat of log q - log p0 costs; 1 makes sigma the optimum.
+        decay: lambda of the estimator; 1 is Monte Carlo.
+    """
+    ends = _ends(samples)
+    log_phi = samples.samples.log_phi.clamp(min=LOG_PHI_FLOOR).unsqueeze(1)
+    penalty = kl_penalty * (log_q - samples.log_p)
+    rewards = torch.where(samples.live, torch.where(ends, log_phi, 0.0) - penalty, 0.0)
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])
+    for t in range(values.shape[1] - 1, -1, -1):
+        last = ends[:, t] | ~samples.live[:, t]
+        after = torch.zeros_like(following) if t + 1 == values.shape[1] else values[:, t + 1]
+        after = torch.where(last, 0.0, after)
+        surprise = rewards[:, t] + after - values[:, t]
+        following = surprise + decay * torch.where(last, 0.0, following)
+        following = torch.where(samples.live[:, t], following, 0.0)
+        advantages[:, t] = following
+    return advantages.detach(), (advantages + values).detach()
+
+
+def _average(
+    weights: Float64[
+        Tensor,
+        (
+            n  # steps
+        ),
+    ],
+    values: Float64[Tensor, "n steps"],
+) -> Float64[Tensor, " steps"]:
+    """Weighted sum over texts; a text of weight zero adds nothing, whatever its value."""
+    return torch.where(weights > 0, weights * values, 0.0).sum(0)
+
+
+def _ends(samples: Scored) -> Tensor:
+    """Last live position of each text."""
+    live = samples.live
+    beyond = torch.cat([live[:, 1:], torch.zeros_like(live[:, :1])], dim=1)
+    return live & ~beyond

@@ -1,0 +1,189 @@
+"""What a loss reads: texts on record, and their one teacher-forced pass under a twist."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import NoSignalError
+from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Texts with what they were drawn with and what they weigh.
+
+    Attributes:
+        tokens: s_{1:T}, the prompt left out.
+        log_q: log q(s_t | s_{<t}) of the distribution that drew them; 0 after an absorbing EOS.
+        log_weights: log weights for sigma; zeros for exact samples, phi-weights for others.
+        log_phi: log phi of each text, in nats.
+        group: which observation each text belongs to; weights are never pooled across groups.
+        observed: what was observed with each text, for conditional twists; None for others.
+    """
+
+    tokens: Int[Tensor, "n steps"]
+    log_q: Float64[Tensor, "n steps"]
+    log_weights: Float64[Tensor, " n"]
+    log_phi: Float64[Tensor, " n"]
+    group: Int[Tensor, " n"]
+    observed: Int[Tensor, "n width"] | None = None
+
+    @classmethod
+    def exact(
+        cls,
+        target: Target,
+        tokens: Int[Tensor, "n steps"],
+        *,
+        observed: Int[Tensor, "n width"] | None = None,
+    ) -> Samples:
+        """Exact samples of sigma (each for its own observation): equal weights."""
+        if observed is None:
+            log_phi, group = target.log_phi(tokens), torch.zeros_like(tokens[:, 0])
+        else:
+            log_phi = target.log_phi_given(tokens, observed)
+            group = torch.unique(observed, dim=0, return_inverse=True)[1]
+        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        return cls(tokens, zeros, zeros[:, 0], log_phi, group, observed)
+
+    @classmethod
+    def of_trace(cls, trace: SMCTrace) -> Samples:
+        """Particles of a finished sweep without resampling, weighted for sigma.
+
+        Raises:
+            ValueError: the sweep is not done or has resampled, so that paths share prefixes and
+                weights are no longer those of independent draws.
+        """
+        if not trace.done or bool(trace.columns.resampled.any()):
+            raise ValueError(
+                "samples for learning come from a finished sweep without resampling: "
+                f"rule='never'; got {trace.info.rule!r} with {trace.steps_done} of "
+                f"{trace.num_steps} steps."
+            )
+        runs, size = trace.num_runs, trace.num_particles
+        tokens = trace.paths("tokens").reshape(runs * size, -1)
+        return cls(
+            tokens=tokens,
+            log_q=trace.paths("log_q").reshape(runs * size, -1),
+            log_weights=trace.columns.log_weights[:, -1].reshape(-1),
+            log_phi=trace.columns.log_psi[:, -1].reshape(-1),
+            group=torch.zeros(runs * size, dtype=torch.int64),
+        )
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return self.tokens.shape[0]
+
+    @property
+    def has_hits(self) -> bool:
+        """Whether each group has a text of positive weight: without one there is no signal."""
+        alive = self.log_weights > -math.inf
+        return bool(torch.isin(self.group, self.group[alive]).all())
+
+    def to(self, device: torch.device) -> Samples:
+        """The same on another device."""
+        fields = {
+            name: value.to(device)
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Samples under a twist: one teacher-forced pass that every loss can share.
+
+    After an absorbing EOS ``log_psi`` stays what it was at the EOS, as the weights do in a sweep.
+
+    Attributes:
+        samples: the texts.
+        live: positions up to the end of the text.
+        log_p: log p0(s_t | s_{<t}); 0 after the end.
+        log_psi: log psi_t(s_{1:t}), with gradients.
+        log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end.
+    """
+
+    samples: Samples
+    live: Bool[Tensor, "n steps"]
+    log_p: Float64[Tensor, "n steps"]
+    log_psi: Float64[Tensor, "n steps"]
+    log_norm: Float64[Tensor, "n steps"]
+
+    @property
+    def log_q_psi(self) -> Float64[Tensor, "n steps"]:
+        """Log of the twist-induced proposal at each token, with gradients; 0 after the end."""
+        return torch.where(self.live, self.log_p + self.log_psi - self.log_norm, 0.0)
+
+    def weights_for_sigma(self) -> Float64[Tensor, " n"]:
+        """Normalised weights for sigma, each group's summing to one over the number of groups."""
+        return self._normalise(self.samples.log_weights.unsqueeze(1)).squeeze(1)
+
+    def weights_for_base(self) -> Float64[Tensor, "n steps"]:
+        """Normalised weights of each prefix for p0, whatever the texts were drawn from."""
+        return self._normalise((self.log_p - self.samples.log_q).cumsum(1))
+
+    def weights_for_twist(self) -> Float64[Tensor, "n steps"]:
+        """Normalised weights of each prefix for pi_t, proportional to p0 psi_t, psi_T included."""
+        ratio = (self.log_p - self.samples.log_q).cumsum(1)
+        return self._normalise(ratio + self.log_psi.detach())
+
+    def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
+        groups, group = torch.unique(self.samples.group, return_inverse=True)
+        index = group.unsqueeze(1).expand_as(log_weights)
+        shape = (len(groups), log_weights.shape[1])
+        peak = torch.full(shape, -math.inf, dtype=torch.float64, device=log_weights.device)
+        peak = peak.scatter_reduce(0, index, log_weights, "amax")
+        if bool((peak == -math.inf).any()):
+            raise NoSignalError(
+                "every text of a group has weight zero, so there is nothing to learn from: draw "
+                "more texts, soften the potential, or give exact samples."
+            )
+        weights = torch.exp(log_weights - peak[group])
+        total = torch.zeros_like(peak).scatter_add(0, index, weights)
+        return weights / total[group] / len(groups)
+
+
+def score(
+    target: Target, twist: Any, samples: Samples, *, base: TeacherForced | None = None
+) -> Scored:
+    """Read samples with base model and twist in one teacher-forced pass.
+
+    Args:
+        target: gives model, prompt and EOS rule.
+        twist: a ``TrainableTwist``; gradients go to its parameters.
+        samples: the texts.
+        base: the base model's answers for the same texts, where they are at hand.
+    """
+    prompt = target.prompt_tokens.to(samples.tokens.device)
+    tokens = torch.cat([prompt.expand(len(samples), -1), samples.tokens], dim=1)
+    if base is None:
+        with torch.no_grad():
+            base = target.lm.teacher_force(tokens, len(prompt))
+    extra = {} if samples.observed is None else {"observed": samples.observed}
+    log_psi_next = twist.log_psi_next(tokens, len(prompt), base, **extra)
+    chosen = samples.tokens.unsqueeze(-1)
+    log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
+    log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
+    log_norm = torch.logsumexp(base.log_probs + log_psi_next, dim=-1).double()
+    live = torch.ones_like(samples.tokens, dtype=torch.bool)
+    if target.absorbs_eos:
+        ends = samples.tokens == target.eos_token_id
+        live = ends.cumsum(1) - ends.long() == 0
+        last = (live.sum(1, keepdim=True) - 1).expand_as(live)
+        steps = torch.arange(live.shape[1], device=live.device)
+        log_psi = log_psi.gather(1, torch.minimum(steps, last))
+    return Scored(
+        samples=samples,
+        live=live,
+        log_p=torch.where(live, log_p, 0.0),
+        log_psi=log_psi,
+        log_norm=torch.where(live, log_norm, 0.0),
+    )
