@@ -19,7 +19,10 @@ _HOMES = {
         "MatchesRegex", "Mixture", "Potential", "RewardThreshold", "Target", "TemperedReward",
         "TextFunction", "TokenFunction",
     ),
-    "tsmc_widgets.twists": ("LinearHeadTwist", "LookAheadTwist", "TableTwist"),
+    "tsmc_widgets.twists": (
+        "LinearHeadTwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
+        "TrainableTwist",
+    ),
     "tsmc_widgets.smc": (
         "Always", "Base", "ESSBelow", "EveryNSteps", "ModelProposal", "Never", "SMCConfig",
         "SMCSession", "SMCTrace", "TwistInduced", "exact", "run_conditional_smc", "run_smc",

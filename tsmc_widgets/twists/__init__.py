@@ -1,17 +1,20 @@
 """Twists psi_t: what a particle's prefix is worth before its text is finished."""
 
-from tsmc_widgets.twists.heads import LinearHeadTwist
+from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
 from tsmc_widgets.twists.lookahead import LookAheadTwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
-from tsmc_widgets.twists.protocol import Twist, TwistStep
-from tsmc_widgets.twists.table import TableTwist
+from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
+from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
 
 __all__ = [
     "ChainTwist",
     "LinearHeadTwist",
     "LookAheadTwist",
+    "MLPHeadTwist",
     "PrefixTree",
+    "TableHeadTwist",
     "TableTwist",
+    "TrainableTwist",
     "TreeTwist",
     "Twist",
     "TwistStep",

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LMStep
+from tsmc_widgets.models.protocol import Carry, LMStep, TeacherForced
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +45,44 @@ class Twist(Protocol):
         self, tokens: Int[Tensor, "batch length"], prompt_length: int
     ) -> Float[Tensor, "batch steps"]:
         """Log psi_t(s_{1:t}), t = 1..T, along the tokens after the prompt, with gradients."""
+        ...
+
+
+@runtime_checkable
+class TrainableTwist(Twist, Protocol):
+    """A twist that learns: a ``torch.nn.Module`` whose parameters are its own, never p0's.
+
+    Conditional forms also have ``condition(observed)``, which gives the twist of one observation;
+    others have no such method.
+
+    Attributes:
+        link: "log" where log psi is what the network gives, "sigmoid" where it is the log-sigmoid
+            of that (psi <= 1, for FUDGE).
+        method: who trained it ("ctl", "rl", ...); None where nobody did.
+    """
+
+    link: str
+    method: str | None
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        ...
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone.
+
+        Args:
+            tokens: prompts and the T tokens after them.
+            prompt_length: tokens of the prompt.
+            base: the base model's ``teacher_force(tokens, prompt_length)``, where the caller has
+                it already; None computes what is needed of it.
+            observed: each row's observation, for conditional forms: a class or c token ids.
+        """
         ...

@@ -1,4 +1,4 @@
-"""A twist written down as tables: for tiny vocabularies, teaching and tests."""
+"""Twists written down as tables: for tiny vocabularies, teaching and tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from tsmc_widgets.models.protocol import LMStep
+from tsmc_widgets.errors import BudgetError, check_integer
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.trainable import TrainableModule
+
+_MOST_ENTRIES = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +111,88 @@ class TableTwist:
                 "asked for: give a table for every step of the target."
             )
         return TwistStep(self._rows[carry.depth][carry.index], carry)
+
+
+class TableHeadTwist(TrainableModule):
+    """A table that learns: one parameter for each prefix, V**t at step t; starts at psi = 1.
+
+    It can be any twist at all, so what it learns is what a loss wants of every prefix.
+
+    Args:
+        lm: the base model, of a tiny vocabulary; it need not have a hidden state.
+        num_steps: T.
+        prompt_length: tokens of the prompt, which the tables leave out.
+        link: "log", or "sigmoid" for psi <= 1.
+
+    Attributes:
+        log_tables: ``log_tables[t - 1]`` has shape (V**(t-1), V), in float64.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, *, num_steps: int, prompt_length: int = 0, link: str = "log"
+    ) -> None:
+        super().__init__(lm, link, num_steps=num_steps, prompt_length=prompt_length)
+        check_integer("num_steps", num_steps)
+        check_integer("prompt_length", prompt_length, at_least=0)
+        vocab, self.prompt_length = lm.vocab_size, prompt_length
+        if vocab**num_steps > _MOST_ENTRIES:
+            raise BudgetError(
+                f"a table of every prefix of {num_steps} tokens out of {vocab} has "
+                f"{vocab}**{num_steps} entries, more than {_MOST_ENTRIES}: use LinearHeadTwist, or "
+                "fewer steps."
+            )
+        self.log_tables = nn.ParameterList(
+            torch.zeros(vocab**t, vocab, dtype=torch.float64, device=lm.device)
+            for t in range(num_steps)
+        )
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        carry = self._start(tokens)
+        for t in range(self.prompt_length, tokens.shape[1]):
+            carry = self._read(tokens[:, t], carry)
+        return TwistStep(self._value(carry), carry)
+
+    @torch.no_grad()
+    def advance(
+        self, tokens: Int[Tensor, " batch"], carry: PrefixCarry, lm_step: LMStep
+    ) -> TwistStep:
+        """Read one more token for each row."""
+        carry = self._read(tokens, carry)
+        return TwistStep(self._value(carry), carry)
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, .) for t = 1..T, with gradients to the entries that are read."""
+        self._check_unconditional(observed)
+        if prompt_length != self.prompt_length:
+            raise ValueError(
+                f"these tables stand after a prompt of {self.prompt_length} tokens; got "
+                f"prompt_length={prompt_length}."
+            )
+        carry = self._start(tokens)
+        steps = []
+        for t in range(prompt_length, tokens.shape[1]):
+            steps.append(self._value(carry))
+            carry = self._read(tokens[:, t], carry)
+        return torch.stack(steps, dim=1)
+
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
+        return PrefixCarry(tokens.new_zeros(tokens.shape[0]), 0)
+
+    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
+        return PrefixCarry(carry.index * self.lm.vocab_size + tokens, carry.depth + 1)
+
+    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+        if carry.depth >= len(self.log_tables):
+            raise ValueError(
+                f"this twist has tables for {len(self.log_tables)} steps and step "
+                f"{carry.depth + 1} is asked for: make it with the num_steps of the target."
+            )
+        return self._linked(self.log_tables[carry.depth][carry.index])

@@ -1,0 +1,222 @@
+"""What all twists that learn have in common, and those made of states and a head."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.twists.protocol import TwistStep
+
+LINKS = ("log", "sigmoid")
+PROPOSAL_ONLY = ("dpg", "ppo")
+"""Methods that leave log psi free up to a function of the prefix."""
+
+
+class TrainableModule(nn.Module):
+    """A twist that learns; subclasses step it and give ``log_psi_next``.
+
+    Attributes:
+        lm: the base model; no part of the module tree, so that the state_dict is the twist's own.
+        link: "log" or "sigmoid".
+        method: who trained it; None where nobody did.
+        options: keyword arguments that make another of the same form.
+        card: what ``twist.json`` said where the twist was loaded; else None.
+    """
+
+    def __init__(self, lm: LanguageModel, link: str, **options: Any) -> None:
+        """Take the base model and how raw values become log psi."""
+        super().__init__()
+        check_one_of("link", link, LINKS)
+        object.__setattr__(self, "lm", lm)
+        self.link = link
+        self.method: str | None = None
+        self.options = {**options, "link": link}
+        self.card: dict[str, Any] | None = None
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        return self.method in PROPOSAL_ONLY
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone."""
+        raise NotImplementedError
+
+    def log_psi(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt: ``log_psi_next`` of the tokens there are."""
+        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
+        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
+
+    def _linked(self, raw: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
+        return nn.functional.logsigmoid(raw) if self.link == "sigmoid" else raw
+
+    def _check_unconditional(self, observed: Tensor | None) -> None:
+        if observed is not None:
+            raise ValueError(
+                f"{type(self).__name__} does not depend on an observation, and observed was given: "
+                "leave it out, or use a conditional form such as ConditionalHeadTwist."
+            )
+
+    def _shared(self) -> Iterable[Any]:
+        """What copies of the twist have in common with it."""
+        return [self.lm]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainableModule:
+        """Copy of the twist on the same base model."""
+        memo.update({id(each): each for each in self._shared()})
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return clone
+
+
+@runtime_checkable
+class States(Protocol):
+    """Where a head's hidden states come from; ``width`` is their size."""
+
+    width: int
+
+    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, Carry | None]:
+        """States (batch, width) after whole prefixes, and what to carry on."""
+        ...
+
+    def advance(
+        self, tokens: Tensor, carry: Carry | None, lm_step: LMStep
+    ) -> tuple[Tensor, Carry | None]:
+        """States (batch, width) after one more token."""
+        ...
+
+    def teacher_force(
+        self, tokens: Tensor, prompt_length: int, base: TeacherForced | None
+    ) -> Float[Tensor, "batch steps width"]:
+        """States that predict each token after the prompt."""
+        ...
+
+
+class BaseStates:
+    """The base model's hidden states, which are there anyway: nothing is carried or trained."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        """Ask the model for one state, to learn its width."""
+        self.lm = lm
+        self.width = hidden_width(lm)
+
+    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, None]:
+        """The state after the prompts."""
+        return lm_step.hidden, None
+
+    def advance(self, tokens: Tensor, carry: Carry | None, lm_step: LMStep) -> tuple[Tensor, None]:
+        """The state after one more token."""
+        return lm_step.hidden, None
+
+    @torch.no_grad()
+    def teacher_force(
+        self, tokens: Tensor, prompt_length: int, base: TeacherForced | None
+    ) -> Float[Tensor, "batch steps width"]:
+        """The states of ``base``, or of a pass of their own."""
+        if base is None:
+            base = self.lm.teacher_force(tokens, prompt_length)
+        return base.hidden.detach()
+
+
+class NeuralTwist(TrainableModule):
+    """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1."""
+
+    def __init__(
+        self, lm: LanguageModel, states: States, head: nn.Module, link: str, **options: Any
+    ) -> None:
+        """Take where states come from and the head that reads them."""
+        super().__init__(lm, link, **options)
+        object.__setattr__(self, "_states", states)
+        self.head = head
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        hidden, carry = self._states.prefill(tokens, lm_step)
+        return TwistStep(self._value(hidden), carry)
+
+    @torch.no_grad()
+    def advance(
+        self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
+    ) -> TwistStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        hidden, carry = self._states.advance(tokens, carry, lm_step)
+        return TwistStep(self._value(hidden), carry)
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone."""
+        self._check_unconditional(observed)
+        return self._value(self._states.teacher_force(tokens, prompt_length, base))
+
+    def _value(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
+        return self._linked(self.head(states.to(next(self.head.parameters()).dtype)))
+
+
+def hidden_width(lm: LanguageModel) -> int:
+    """Width of the model's hidden state; raises ValueError where it has none."""
+    probe = lm.prefill(torch.zeros(1, 1, dtype=torch.int64, device=lm.device)).hidden
+    if probe is None:
+        raise ValueError(
+            f"{type(lm).__name__} has no hidden state for a head to read: use TableTwist, "
+            "TableHeadTwist (which learns) or the optimal twist of tw.exact(target)."
+        )
+    return probe.shape[1]
+
+
+def linear_head(lm: LanguageModel, inputs: int) -> nn.Linear:
+    """One layer from states to the vocabulary, in float32 and at zero."""
+    head = nn.Linear(inputs, lm.vocab_size, device=lm.device, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def mlp_head(
+    lm: LanguageModel, inputs: int, *, width: int | None, depth: int, seed: int
+) -> nn.Sequential:
+    """``depth`` layers of ReLU and a last layer at zero, in float32.
+
+    Args:
+        lm: says the vocabulary and the device.
+        inputs: width of what the head reads.
+        width: of the layers between; None is ``inputs``.
+        depth: number of layers between; the paper has 2.
+        seed: of the first values of the layers between.
+    """
+    check_integer("depth", depth)
+    width = inputs if width is None else width
+    check_integer("width", width)
+    generator = torch.Generator().manual_seed(seed)
+    layers: list[nn.Module] = []
+    for size in [inputs] + [width] * (depth - 1):
+        layer = nn.Linear(size, width, dtype=torch.float32)
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(layer.bias)
+        layers += [layer.to(lm.device), nn.ReLU()]
+    return nn.Sequential(*layers, linear_head(lm, width))
