@@ -44,7 +44,7 @@ class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
 
-class NoSignalError(ValueError):
+class NoSignalError(TsmcError, ValueError):
     """No text of a batch has positive weight, so that there is nothing to learn from."""
 
 

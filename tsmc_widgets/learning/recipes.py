@@ -1,0 +1,81 @@
+"""Each method as a recipe: what it samples from, and which loss reads the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.learning.objectives import (
+    cd_loss,
+    ctl_loss,
+    dpg_loss,
+    fudge_loss,
+    nvi_loss,
+    rl_loss,
+    sixo_loss,
+)
+from tsmc_widgets.learning.samples import Scored
+
+Loss = Callable[[Scored, Scored], Float64[Tensor, ""]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a method learns.
+
+    Attributes:
+        loss: of (positives, batch) to a scalar.
+        draws_from: the batch's proposal: "twist" is the twist-induced one, "base" is p0.
+        needs_positives: whether samples of sigma are read.
+    """
+
+    loss: Loss
+    draws_from: Literal["twist", "base"]
+    needs_positives: bool
+
+
+RECIPES: dict[str, Recipe] = {
+    "ctl": Recipe(ctl_loss, "twist", needs_positives=True),
+    "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False),
+    "rl_sigma": Recipe(
+        lambda positives, batch: (rl_loss(positives) + rl_loss(batch)) / 2,
+        "twist",
+        needs_positives=True,
+    ),
+    "sixo": Recipe(sixo_loss, "base", needs_positives=True),
+    "fudge": Recipe(lambda _, batch: fudge_loss(batch), "base", needs_positives=False),
+    "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
+    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False),
+    "dpg": Recipe(lambda positives, _: dpg_loss(positives), "twist", needs_positives=True),
+}
+METHODS = (*sorted(RECIPES), "ppo")
+
+
+def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
+    """Methods and their weights: one name, or a mapping for a weighted sum of losses.
+
+    Raises:
+        ValueError: an unknown name, or methods that cannot share a batch.
+    """
+    weights = {method: 1.0} if isinstance(method, str) else dict(method)
+    for name in weights:
+        check_one_of("method", name, METHODS)
+    if not weights:
+        raise ValueError("method must name at least one loss; got none.")
+    if "ppo" in weights and len(weights) > 1:
+        raise ValueError(
+            "ppo takes several steps on one batch and cannot be summed with other losses; got "
+            f"{sorted(weights)}."
+        )
+    proposals = {RECIPES[name].draws_from for name in weights if name != "ppo"}
+    if len(proposals) > 1:
+        raise ValueError(
+            f"the losses {sorted(weights)} draw from different proposals (p0 and the twist's): "
+            "sum losses that share one."
+        )
+    return weights

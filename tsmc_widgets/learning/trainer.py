@@ -1,0 +1,265 @@
+"""The training loop: an iterator that can be paused, interrupted, saved and resumed to the byte."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import NoSignalError, check_integer
+from tsmc_widgets.learning.policy import PolicySteps
+from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.recipes import RECIPES, resolve_method
+from tsmc_widgets.learning.samples import Samples, Scored, score
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.targets.target import Target
+
+POOL_SIZE = 2000
+# Adam's rate for each form; what trains the shipped problems well without tuning.
+LEARNING_RATES = {"LinearHeadTwist": 3e-3, "MLPHeadTwist": 1e-3, "BodyTwist": 3e-4}
+DEFAULT_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update did.
+
+    Attributes:
+        number: of the update, from 1.
+        losses: each loss by name, in nats; empty where the update was skipped.
+        ess: effective sample size of the batch's final weights, in [0, batch size].
+        log_z: log mean weight of the batch, an estimate of log Z in nats; -inf without a hit.
+        hits: texts of the batch with phi > 0.
+        gradient_norm: before clipping; NaN where skipped.
+        positives: where samples of sigma came from; None where the method reads none.
+        skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
+        seconds: that the update took.
+    """
+
+    number: int
+    losses: dict[str, float]
+    ess: float
+    log_z: float
+    hits: int
+    gradient_norm: float
+    positives: str | None
+    skipped: bool
+    seconds: float
+
+
+class TwistTrainer:
+    """Trains a twist for a target; ``for update in trainer.updates(n)`` is the whole use.
+
+    Args:
+        target: what the twist is for; not conditional.
+        twist: a ``TrainableTwist``; its parameters are changed in place.
+        method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
+        batch_size: texts drawn for each update, and positives read.
+        learning_rate: of Adam, constant, no weight decay; None takes the form's default.
+        positives: a source of samples of sigma; None fills an exact pool where a pilot shows that
+            rejection is cheap, and weighs the batch otherwise.
+        seed: address of all noise; equal arguments give equal bytes.
+        max_gradient_norm: gradients longer than this are shortened.
+
+    Attributes:
+        history: every update so far.
+        skipped: how many updates found no signal.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        twist: Any,
+        *,
+        method: str | Mapping[str, float] = "ctl",
+        batch_size: int = 100,
+        learning_rate: float | None = None,
+        positives: Positives | None = None,
+        seed: int = 0,
+        max_gradient_norm: float = 10.0,
+    ) -> None:
+        self.weights = resolve_method(method)
+        check_integer("batch_size", batch_size, at_least=2)
+        check_integer("seed", seed, at_least=0)
+        _check_fits(target, twist, self.weights)
+        rate = LEARNING_RATES.get(type(twist).__name__, DEFAULT_LEARNING_RATE)
+        rate = rate if learning_rate is None else float(learning_rate)
+        if not rate > 0:
+            raise ValueError(f"learning_rate must be positive; got {learning_rate!r}.")
+        self.target, self.twist = target, twist
+        self.batch_size, self.seed = batch_size, seed
+        self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
+        self.history: list[Update] = []
+        self._policy = PolicySteps(target, twist) if "ppo" in self.weights else None
+        self._positives = positives
+        modules = [twist] if self._policy is None else [twist, self._policy.critic]
+        self._modules = nn.ModuleList(modules)
+        self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate)
+        twist.method = "+".join(sorted(self.weights))
+
+    @property
+    def done(self) -> int:
+        """Updates taken."""
+        return len(self.history)
+
+    @property
+    def skipped(self) -> int:
+        """Updates that found no signal."""
+        return sum(update.skipped for update in self.history)
+
+    @property
+    def positives(self) -> Positives | None:
+        """The source of samples of sigma, chosen when it is first wanted."""
+        if self._positives is None and self._reads_positives:
+            self._positives = choose_positives(self.target, size=POOL_SIZE, seed=self.seed)
+        return self._positives if self._reads_positives else None
+
+    def updates(self, n: int) -> Iterator[Update]:
+        """Take ``n`` more updates, one for each item asked for.
+
+        Leaving the loop pauses it. An error or an interrupt leaves the trainer as it was before
+        the update that it broke off.
+        """
+        check_integer("n", n)
+        for _ in range(n):
+            yield self.update()
+
+    def update(self) -> Update:
+        """Take one update."""
+        kept = self.state()
+        try:
+            update = self._take()
+            self.history.append(update)
+        except BaseException:
+            self.load_state(kept)
+            raise
+        return update
+
+    def state(self) -> dict[str, Any]:
+        """A copy of everything that changes: parameters, optimiser and history."""
+        return {
+            "modules": copy.deepcopy(self._modules.state_dict()),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "history": list(self.history),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to a state, of this trainer or of one made with the same arguments."""
+        self._modules.load_state_dict(state["modules"])
+        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.history = list(state["history"])
+
+    @property
+    def _reads_positives(self) -> bool:
+        return any(name != "ppo" and RECIPES[name].needs_positives for name in self.weights)
+
+    def _draw(self) -> Samples:
+        """This update's texts: independent draws, weighted for sigma."""
+        from_base = all(
+            name != "ppo" and RECIPES[name].draws_from == "base" for name in self.weights
+        )
+        trace = run_smc(
+            self.target,
+            num_particles=self.batch_size,
+            proposal=Base() if from_base else TwistInduced(self.twist),
+            rule="never",
+            seed=self.seed,
+            first_run=self.done,
+            dead_runs="keep",
+        )
+        return Samples.of_trace(trace).to(self.target.prompt_tokens.device)
+
+    def _take(self) -> Update:
+        start = time.perf_counter()
+        batch = self._draw()
+        source = self.positives
+        positives = None
+        if source is not None:
+            positives = source.draw(self.done, self.batch_size, batch)
+        try:
+            losses, norm = self._descend(batch, positives)
+        except NoSignalError:
+            losses, norm = {}, math.nan
+        log_weights = batch.log_weights
+        return Update(
+            number=self.done + 1,
+            losses=losses,
+            ess=float(numerics.ess(log_weights)),
+            log_z=float(numerics.logmeanexp(log_weights)),
+            hits=int((batch.log_phi > -math.inf).sum()),
+            gradient_norm=norm,
+            positives=None if source is None else source.describe(),
+            skipped=not losses,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _descend(self, batch: Samples, positives: Samples | None) -> tuple[dict[str, float], float]:
+        if self._policy is not None:
+            return self._policy.descend(batch, self._step)
+        at_sigma, at_batch = self._score(batch, positives)
+        losses = {name: RECIPES[name].loss(at_sigma, at_batch) for name in self.weights}
+        total = sum(self.weights[name] * loss for name, loss in losses.items())
+        norm = self._step(total)
+        return {name: float(loss.detach()) for name, loss in losses.items()}, norm
+
+    def _score(self, batch: Samples, positives: Samples | None) -> tuple[Scored, Scored]:
+        """Both sets of texts, read in one pass."""
+        if positives is None or positives is batch:
+            scored = score(self.target, self.twist, batch)
+            return scored, scored
+        both = Samples(
+            *(
+                torch.cat([getattr(positives, name), getattr(batch, name)])
+                for name in ("tokens", "log_q", "log_weights", "log_phi", "group")
+            )
+        )
+        scored = score(self.target, self.twist, both)
+        count = len(positives)
+        return _rows(scored, positives, slice(0, count)), _rows(scored, batch, slice(count, None))
+
+    def _step(self, loss: Float64[Tensor, ""]) -> float:
+        """One step of Adam; the length of the gradient."""
+        if not bool(torch.isfinite(loss)):
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} at update {self.done + 1}: lower the learning "
+                f"rate (now {self.learning_rate:g}) or look for a potential that is +inf."
+            )
+        self._optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm)
+        self._optimiser.step()
+        return float(norm)
+
+
+def _rows(scored: Scored, samples: Samples, rows: slice) -> Scored:
+    parts = {name: getattr(scored, name)[rows] for name in ("live", "log_p", "log_psi", "log_norm")}
+    return replace(scored, samples=samples, **parts)
+
+
+def _check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:
+    if target.is_conditional:
+        raise ValueError(
+            f"{target.potential.describe()} waits for an observation: call "
+            "target.condition(observed) first and train for that observation."
+        )
+    if not isinstance(twist, nn.Module) or not hasattr(twist, "log_psi_next"):
+        raise TypeError(
+            f"twist must be a trainable form such as LinearHeadTwist(lm); got "
+            f"{type(twist).__name__}."
+        )
+    if not any(parameter.requires_grad for parameter in twist.parameters()):
+        raise ValueError(f"{type(twist).__name__} has no parameter that learns.")
+    if "fudge" in weights and getattr(twist, "link", "log") != "sigmoid":
+        raise ValueError(
+            "fudge learns a probability: make the twist with link='sigmoid', for example "
+            "LinearHeadTwist(lm, link='sigmoid')."
+        )
