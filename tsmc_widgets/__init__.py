@@ -20,7 +20,8 @@ _HOMES = {
         "TextFunction", "TokenFunction",
     ),
     "tsmc_widgets.twists": (
-        "LinearHeadTwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
+        "BodyTwist", "ConditionalBodyTwist", "ConditionalHeadTwist", "LinearHeadTwist",
+        "LoRATwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
         "TrainableTwist",
     ),
     "tsmc_widgets.smc": (

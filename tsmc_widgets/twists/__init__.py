@@ -1,14 +1,26 @@
 """Twists psi_t: what a particle's prefix is worth before its text is finished."""
 
+from tsmc_widgets.twists.bodies import BodyTwist
+from tsmc_widgets.twists.conditional import (
+    ConditionalBodyTwist,
+    ConditionalHeadTwist,
+    ConditionedTwist,
+)
 from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
 from tsmc_widgets.twists.lookahead import LookAheadTwist
+from tsmc_widgets.twists.lora import LoRATwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
 
 __all__ = [
+    "BodyTwist",
     "ChainTwist",
+    "ConditionalBodyTwist",
+    "ConditionalHeadTwist",
+    "ConditionedTwist",
     "LinearHeadTwist",
+    "LoRATwist",
     "LookAheadTwist",
     "MLPHeadTwist",
     "PrefixTree",

@@ -45,4 +45,4 @@ class MLPHeadTwist(NeuralTwist):
     ) -> None:
         states = BaseStates(lm)
         head = mlp_head(lm, states.width, width=width, depth=depth, seed=seed)
-        super().__init__(lm, states, head, link, width=width, depth=depth)
+        super().__init__(lm, states, head, link, {"width": width, "depth": depth})

@@ -131,7 +131,7 @@ class TableHeadTwist(TrainableModule):
     def __init__(
         self, lm: LanguageModel, *, num_steps: int, prompt_length: int = 0, link: str = "log"
     ) -> None:
-        super().__init__(lm, link, num_steps=num_steps, prompt_length=prompt_length)
+        super().__init__(lm, link, {"num_steps": num_steps, "prompt_length": prompt_length})
         check_integer("num_steps", num_steps)
         check_integer("prompt_length", prompt_length, at_least=0)
         vocab, self.prompt_length = lm.vocab_size, prompt_length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -30,14 +30,16 @@ class TrainableModule(nn.Module):
         card: what ``twist.json`` said where the twist was loaded; else None.
     """
 
-    def __init__(self, lm: LanguageModel, link: str, **options: Any) -> None:
-        """Take the base model and how raw values become log psi."""
+    def __init__(
+        self, lm: LanguageModel, link: str, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take the base model, how raw values become log psi, and the form's other options."""
         super().__init__()
         check_one_of("link", link, LINKS)
         object.__setattr__(self, "lm", lm)
         self.link = link
         self.method: str | None = None
-        self.options = {**options, "link": link}
+        self.options = {**(options or {}), "link": link}
         self.card: dict[str, Any] | None = None
 
     @property
@@ -142,10 +144,15 @@ class NeuralTwist(TrainableModule):
     """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1."""
 
     def __init__(
-        self, lm: LanguageModel, states: States, head: nn.Module, link: str, **options: Any
+        self,
+        lm: LanguageModel,
+        states: States,
+        head: nn.Module,
+        link: str,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         """Take where states come from and the head that reads them."""
-        super().__init__(lm, link, **options)
+        super().__init__(lm, link, options)
         object.__setattr__(self, "_states", states)
         self.head = head
 

@@ -1,0 +1,365 @@
+"""Twists psi_t(s_{1:t}, o) that are told an observation o: a class, or tokens that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.twists.bodies import OwnBodyTwist, OwnStates, bare_copy
+from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.trainable import (
+    BaseStates,
+    NeuralTwist,
+    States,
+    hidden_width,
+    mlp_head,
+)
+
+_MOST_CODES = 2**14
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Makes numbers, ``width`` of them, of an observation."""
+
+    width: int
+
+    def parse(self, observed: Any) -> Tensor:
+        """The batch of one observation that a user's words for it mean."""
+        ...
+
+    def encode(self, observed: Tensor) -> Float[Tensor, "batch code"]:
+        """Codes of each row's observation, in float32."""
+        ...
+
+
+class ClassEncoder:
+    """One-hot codes of class indices."""
+
+    def __init__(self, lm: LanguageModel, num_classes: int) -> None:
+        """Take the number of classes."""
+        check_integer("num_classes", num_classes, at_least=2)
+        self.lm = lm
+        self.width = num_classes
+
+    def parse(self, observed: int | Sequence[int] | Int[Tensor, " ..."]) -> Int[Tensor, "1 1"]:
+        """A class index, bare or as a row of one."""
+        index = torch.as_tensor(observed, device=self.lm.device)
+        if index.numel() != 1 or index.is_floating_point():
+            raise ValueError(f"observed must be one class index; got {observed!r}.")
+        return index.reshape(1, 1)
+
+    def encode(self, observed: Int[Tensor, "batch ..."]) -> Float[Tensor, "batch code"]:
+        """One-hot rows; ``observed`` has shape (batch,) or (batch, 1)."""
+        if observed.ndim > 2 or observed.numel() != observed.shape[0]:
+            raise ValueError(
+                "observed must hold one class index for each row, of shape (batch,) or "
+                f"(batch, 1); got {tuple(observed.shape)}."
+            )
+        classes = observed.reshape(-1)
+        if bool(((classes < 0) | (classes >= self.width)).any()):
+            raise ValueError(
+                f"observed must hold class indices from 0 to {self.width - 1}; got "
+                f"{int(classes.min())} to {int(classes.max())}."
+            )
+        return nn.functional.one_hot(classes, self.width).float()
+
+
+class TokenEncoder:
+    """The base model's last hidden state after reading o by itself, once for each distinct o."""
+
+    def __init__(self, lm: LanguageModel, length: int) -> None:
+        """Take the number of tokens in o."""
+        check_integer("observed_length", length)
+        self.lm = lm
+        self.length = length
+        self.width = hidden_width(lm)
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def parse(
+        self, observed: str | Sequence[int] | Int[Tensor, " ..."]
+    ) -> Int[Tensor, "1 observed"]:
+        """Token ids, or a text."""
+        if isinstance(observed, str):
+            observed = self.lm.encode(observed)
+        tokens = torch.as_tensor(observed, device=self.lm.device)
+        if tokens.is_floating_point() or tokens.numel() != self.length:
+            raise ValueError(
+                f"observed must be {self.length} token ids, or a text of as many tokens; got "
+                f"{observed!r}."
+            )
+        return tokens.reshape(1, -1)
+
+    @torch.no_grad()
+    def encode(self, observed: Int[Tensor, "batch ..."]) -> Float[Tensor, "batch code"]:
+        """Codes of rows of ``length`` token ids."""
+        if observed.ndim != 2 or observed.shape[1] != self.length:
+            raise ValueError(
+                f"observed must hold {self.length} token ids for each row; got shape "
+                f"{tuple(observed.shape)}."
+            )
+        distinct, rows = torch.unique(observed, dim=0, return_inverse=True)
+        keys = [tuple(row) for row in distinct.tolist()]
+        codes = [self._known.get(key) for key in keys]
+        unread = [at for at, code in enumerate(codes) if code is None]
+        if unread:
+            if len(self._known) + len(unread) > _MOST_CODES:
+                self._known = {}
+            # A copy, so that no code keeps the states of its whole batch alive.
+            for at, state in zip(unread, self.lm.prefill(distinct[unread]).hidden, strict=True):
+                codes[at] = self._known[keys[at]] = state.float().clone()
+        return torch.stack(codes)[rows]
+
+
+class ConditionedTwist:
+    """A conditional twist under one observation: steps like any twist, learns with its owner.
+
+    Attributes:
+        twist: the conditional twist, whose parameters it reads.
+        observed: o, a class index or token ids.
+    """
+
+    def __init__(self, twist: ConditionalTwist, observed: Int[Tensor, "1 observed"]) -> None:
+        """Encode o once; ``twist.condition`` makes these."""
+        self.twist = twist
+        self.observed = observed[0]
+        self._code = twist.encoder.encode(observed)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The base model."""
+        return self.twist.lm
+
+    @property
+    def link(self) -> str:
+        """The conditional twist's link."""
+        return self.twist.link
+
+    @property
+    def method(self) -> str | None:
+        """Who trained the conditional twist."""
+        return self.twist.method
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        return self.twist.proposal_only
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The conditional twist's parameters."""
+        return self.twist.parameters()
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        hidden, carry = self.twist.states.prefill(tokens, lm_step)
+        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+
+    @torch.no_grad()
+    def advance(
+        self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
+    ) -> TwistStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        hidden, carry = self.twist.states.advance(tokens, carry, lm_step)
+        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, ., o) for t = 1..T, with gradients to the conditional twist alone."""
+        states = self.twist.states.teacher_force(tokens, prompt_length, base)
+        return self.twist.value_given(states, self._code.unsqueeze(1))
+
+    def log_psi(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        log_psi_next = self.log_psi_next(tokens, prompt_length, base)
+        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
+
+
+class ConditionalTwist(NeuralTwist):
+    """Log psi_t(s_{<t}, ., o) = MLP([state, code of o]); starts at psi = 1 for every o.
+
+    To step it, take ``condition(observed)``; to train it, give each row's ``observed``.
+
+    Attributes:
+        encoder: makes the code of o.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        states: States,
+        *,
+        num_classes: int | None,
+        observed_length: int | None,
+        width: int | None,
+        depth: int,
+        link: str,
+        seed: int,
+    ) -> None:
+        """Choose the encoder and make the head."""
+        if (num_classes is None) == (observed_length is None):
+            raise ValueError(
+                "give num_classes for an observed class, or observed_length for observed tokens, "
+                f"and not both; got num_classes={num_classes!r} and "
+                f"observed_length={observed_length!r}."
+            )
+        if num_classes is not None:
+            encoder: Encoder = ClassEncoder(lm, num_classes)
+        else:
+            encoder = TokenEncoder(lm, observed_length)
+        options = {"width": width, "depth": depth}
+        options |= {"num_classes": num_classes, "observed_length": observed_length}
+        # The width of a layer between is the state's, as without an observation.
+        inner = states.width if width is None else width
+        head = mlp_head(lm, states.width + encoder.width, width=inner, depth=depth, seed=seed)
+        super().__init__(lm, states, head, link, options)
+        self.encoder = encoder
+
+    @property
+    def states(self) -> States:
+        """Where hidden states come from."""
+        return self._states
+
+    def condition(
+        self, observed: int | str | Sequence[int] | Int[Tensor, " ..."]
+    ) -> ConditionedTwist:
+        """The twist of one observation: a class index, or token ids (or a text of as many)."""
+        return ConditionedTwist(self, self.encoder.parse(observed))
+
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Refused: there is no psi before there is an observation."""
+        raise self._unconditioned("condition(observed) gives a twist that steps")
+
+    def advance(
+        self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
+    ) -> TwistStep:
+        """Refused: there is no psi before there is an observation."""
+        raise self._unconditioned("condition(observed) gives a twist that steps")
+
+    def log_psi_next(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps vocab"]:
+        """Log psi_t(s_{<t}, ., o) of each row under its own o, with gradients to the twist alone.
+
+        Args:
+            tokens: prompts and the T tokens after them.
+            prompt_length: tokens of the prompt.
+            base: the base model's ``teacher_force(tokens, prompt_length)``, or None.
+            observed: class indices (batch,) or (batch, 1), or token ids (batch, c).
+        """
+        if observed is None:
+            raise self._unconditioned("give observed, one for each row")
+        states = self.states.teacher_force(tokens, prompt_length, base)
+        return self.value_given(states, self.encoder.encode(observed).unsqueeze(1))
+
+    def value_given(
+        self, states: Float[Tensor, "*rows width"], code: Float[Tensor, "... code"]
+    ) -> Float[Tensor, "*rows vocab"]:
+        """Log psi of states under codes, which broadcast over them."""
+        code = code.to(states.dtype).expand(*states.shape[:-1], -1)
+        return self._value(torch.cat([states, code], dim=-1))
+
+    def _unconditioned(self, remedy: str) -> ValueError:
+        return ValueError(f"{type(self).__name__} depends on an observation: {remedy}.")
+
+    def _shared(self) -> Iterable[Any]:
+        return [*super()._shared(), self.encoder]
+
+
+class ConditionalHeadTwist(ConditionalTwist):
+    """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h the base model's hidden state.
+
+    The code of a class is one-hot; that of tokens is the base model's last state after them,
+    read by themselves and once for each distinct o. Starts at psi = 1 for every o.
+
+    Args:
+        lm: the base model, which must have a hidden state; it stays as it is.
+        num_classes: number of classes, where o is a class index.
+        observed_length: c, where o is c tokens; give this or ``num_classes``.
+        width: of the layers between; None is the hidden state's.
+        depth: number of layers of ReLU before the last one.
+        link: "log", or "sigmoid" for psi <= 1.
+        seed: of the first values of the layers between.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        num_classes: int | None = None,
+        observed_length: int | None = None,
+        width: int | None = None,
+        depth: int = 2,
+        link: str = "log",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            lm,
+            BaseStates(lm),
+            num_classes=num_classes,
+            observed_length=observed_length,
+            width=width,
+            depth=depth,
+            link=link,
+            seed=seed,
+        )
+
+
+class ConditionalBodyTwist(ConditionalTwist, OwnBodyTwist):
+    """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h from a body of the twist's own.
+
+    The paper's twist for infilling. The body starts as a copy of the base model's and learns
+    whole; o is read by the base model, as in ``ConditionalHeadTwist``.
+
+    Args:
+        lm: the base model, of transformers; it stays as it is.
+        num_classes: number of classes, where o is a class index.
+        observed_length: c, where o is c tokens; give this or ``num_classes``.
+        width: of the layers between; None is the hidden state's.
+        depth: number of layers of ReLU before the last one.
+        link: "log", or "sigmoid" for psi <= 1.
+        seed: of the first values of the layers between.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        num_classes: int | None = None,
+        observed_length: int | None = None,
+        width: int | None = None,
+        depth: int = 2,
+        link: str = "log",
+        seed: int = 0,
+    ) -> None:
+        body = bare_copy(lm, share=False)
+        super().__init__(
+            lm,
+            OwnStates(lm, body),
+            num_classes=num_classes,
+            observed_length=observed_length,
+            width=width,
+            depth=depth,
+            link=link,
+            seed=seed,
+        )
+        self.body = body
