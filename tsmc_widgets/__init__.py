@@ -22,7 +22,7 @@ _HOMES = {
     "tsmc_widgets.twists": (
         "BodyTwist", "ConditionalBodyTwist", "ConditionalHeadTwist", "LinearHeadTwist",
         "LoRATwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
-        "TrainableTwist",
+        "TrainableTwist", "load_twist", "save_twist",
     ),
     "tsmc_widgets.smc": (
         "Always", "Base", "ESSBelow", "EveryNSteps", "ModelProposal", "Never", "SMCConfig",

@@ -52,6 +52,10 @@ class TraceFormatError(TsmcError, ValueError):
     """A file is not a trace of this package, is damaged, or is of a newer version."""
 
 
+class TwistFormatError(TsmcError, ValueError):
+    """Files are no twist of this package, are damaged or newer, or belong to another base model."""
+
+
 class MissingExtraError(TsmcError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -1,0 +1,226 @@
+"""Learned twists on disk: one folder with ``twist.safetensors`` and ``twist.json``, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsmc_widgets.errors import TwistFormatError, check_one_of, missing_extra
+from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.bodies import BodyTwist
+from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
+from tsmc_widgets.twists.fingerprint import check_fingerprint, fingerprint
+from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
+from tsmc_widgets.twists.lora import LoRATwist
+from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.trainable import TrainableModule
+
+FORMAT = "tsmc_widgets.Twist"
+VERSION = 1
+WEIGHTS = "twist.safetensors"
+CARD = "twist.json"
+FORMS: dict[str, type[TrainableModule]] = {
+    form.__name__: form
+    for form in (
+        BodyTwist,
+        ConditionalBodyTwist,
+        ConditionalHeadTwist,
+        LinearHeadTwist,
+        LoRATwist,
+        MLPHeadTwist,
+        TableHeadTwist,
+    )
+}
+_PARTS = {
+    "options": dict, "base_model": dict, "method": str | None, "weights_sha256": str,
+    "history": list,
+}  # fmt: skip
+_DTYPES = (None, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def save_twist(
+    twist: TrainableModule,
+    folder: str | Path,
+    *,
+    target: Target | None = None,
+    history: Sequence[Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a learned twist into a folder; what was saved there before is replaced.
+
+    Args:
+        twist: any form that learns; its base model is named in the file and not saved.
+        folder: made where it does not exist.
+        target: what the twist was trained for; None keeps what a loaded twist says of it.
+        history: what the training went through, in JSON's types; numbers that are not finite
+            become null. None keeps what a loaded twist says of it.
+        dtype: to save the weights in, such as ``torch.float16`` for half the size; None is as
+            they are.
+
+    Returns:
+        The folder.
+    """
+    if type(twist).__name__ not in FORMS:
+        raise TypeError(
+            f"twist must be one of {', '.join(sorted(FORMS))}; got {type(twist).__name__}. Of a "
+            "conditional twist save the twist itself, not what condition(observed) gives."
+        )
+    check_one_of("dtype", dtype, _DTYPES)
+    folder = Path(folder)
+    weights = _safetensors().save(_weights(twist, dtype))
+    known = twist.card or {}
+    card = {
+        "format": FORMAT,
+        "version": VERSION,
+        "form": type(twist).__name__,
+        "options": twist.options,
+        "base_model": fingerprint(twist.lm),
+        "link": twist.link,
+        "method": twist.method,
+        "target": known.get("target") if target is None else _describe(target),
+        "history": list(known.get("history", ()) if history is None else history),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    text = json.dumps(_finite(card), indent=1, allow_nan=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / WEIGHTS, weights)
+    _write(folder / CARD, text.encode())
+    return folder
+
+
+def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
+    """Read a twist that ``save_twist`` wrote, onto the base model it was trained on.
+
+    Args:
+        folder: what ``save_twist`` was given.
+        lm: the base model, of any dtype and on any device.
+
+    Returns:
+        The twist, in float32 (tables in float64); ``twist.card`` holds what ``twist.json`` says.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no twist in it.
+        TwistFormatError: the files are no twist, are damaged or of a newer version, or the twist
+            belongs to another base model.
+    """
+    folder = Path(folder)
+    card = _read_card(folder)
+    check_fingerprint(lm, card["base_model"], str(folder))
+    weights = _read_weights(folder, card["weights_sha256"])
+    try:
+        twist = FORMS[card["form"]](lm, **card["options"])
+        twist.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TwistFormatError(
+            f"{str(folder)!r} holds weights that do not make a {card['form']} with the options "
+            f"{card['options']}: {error}"
+        ) from error
+    twist.method = card["method"]
+    twist.card = card
+    return twist
+
+
+def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    weights = {}
+    for name, value in twist.state_dict().items():
+        kept = value.detach().cpu().contiguous()
+        if dtype is not None and kept.is_floating_point():
+            kept = kept.to(dtype)
+        if not bool(torch.isfinite(kept).all()):
+            raise ValueError(
+                f"the weights {name} are not finite in {kept.dtype}, so the twist can not be "
+                "saved: choose a wider dtype, or go back to before the training diverged."
+            )
+        weights[name] = kept
+    return weights
+
+
+def _describe(target: Target) -> dict[str, Any]:
+    return {
+        "potential": target.potential.describe(),
+        "prompt": target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+        "prompt_tokens": target.prompt_tokens.tolist(),
+        "num_steps": target.num_steps,
+        "eos": "absorb" if target.absorbs_eos else "ignore",
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value in JSON's types, with null for numbers that JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no twist in {str(folder)!r}, which lacks {CARD}: give the folder that "
+            "save_twist wrote."
+        )
+    try:
+        card = json.loads(path.read_bytes())
+        if card["format"] != FORMAT:
+            raise KeyError("format")
+        version = int(card["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TwistFormatError(
+            f"{str(path)!r} does not describe a twist saved by this package, or it is damaged or "
+            f"cut short ({type(error).__name__}). Only what save_twist wrote can be loaded."
+        ) from error
+    if version > VERSION or card.get("form") not in FORMS:
+        raise TwistFormatError(
+            f"{str(path)!r} is a {card.get('form')} of format {version}; this version of the "
+            f"package reads up to format {VERSION}, and the forms {', '.join(sorted(FORMS))}: "
+            "update tsmc_widgets."
+        )
+    for name, kind in _PARTS.items():
+        if not isinstance(card.get(name), kind):
+            raise TwistFormatError(f"{str(path)!r} lacks {name}, or what stands there is another.")
+    return card
+
+
+def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} lacks {WEIGHTS}, the weights of its twist.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise TwistFormatError(
+            f"{str(path)!r} is damaged or cut short, or is not of the same save as {CARD} beside "
+            "it: save the twist again."
+        )
+    return _safetensors().load(content)
+
+
+def _safetensors() -> Any:
+    try:
+        return importlib.import_module("safetensors.torch")
+    except ModuleNotFoundError as error:
+        raise missing_extra("safetensors", "hf", "Saving or loading a twist") from error
