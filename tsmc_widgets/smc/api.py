@@ -11,7 +11,7 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.proposals import Base, Proposal
-from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
+from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
@@ -33,6 +33,8 @@ def start_smc(
     **options: Any,
 ) -> SMCSession:
     """Prepare a run to be stepped by hand; takes what ``run_smc`` takes."""
+    if rule is None and ess_threshold is None and _follows_proposal_only(proposal):
+        rule = Never()
     options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
     config = SMCConfig(
         num_particles=num_particles,
@@ -70,7 +72,8 @@ def run_smc(
         twist: psi_t; None is psi = 1, which leaves every decision to phi at T.
         resampler: multinomial, residual, stratified or systematic.
         rule: always, never, ess or a ``ResampleRule`` such as ``EveryNSteps(2)``.
-        ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given.
+        ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given, but
+            never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
             dead_runs ("raise" or "keep"), as in ``SMCConfig``.
@@ -143,6 +146,10 @@ def run_conditional_smc(
         retained=_check_retained(target, retained),
         **options,
     ).run()
+
+
+def _follows_proposal_only(proposal: Proposal | None) -> bool:
+    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:

@@ -50,6 +50,12 @@ class SMCConfig:
         check_integer("top_k", self.top_k, at_least=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
         check_one_of("dead_runs", self.dead_runs, ("raise", "keep"))
+        if getattr(self.twist, "proposal_only", False):
+            raise ValueError(
+                f"a twist learned by {self.twist.method} is known only up to a function of the "
+                "prefix, so it cannot weigh particles: pass proposal=TwistInduced(twist) and "
+                "leave twist=None."
+            )
         if self.noise is None:
             object.__setattr__(self, "noise", AddressedNoise(0, self.num_runs))
         if self.retained is None:
