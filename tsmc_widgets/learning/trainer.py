@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,7 @@ class Update:
         positives: where samples of sigma came from; None where the method reads none.
         skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
         seconds: that the update took.
+        evaluation: what the evaluation hook returned after it; None where it was not asked.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Update:
     positives: str | None
     skipped: bool
     seconds: float
+    evaluation: Any = None
 
 
 class TwistTrainer:
@@ -123,15 +125,39 @@ class TwistTrainer:
             self._positives = choose_positives(self.target, size=POOL_SIZE, seed=self.seed)
         return self._positives if self._reads_positives else None
 
-    def updates(self, n: int) -> Iterator[Update]:
+    def updates(
+        self,
+        n: int,
+        *,
+        evaluate: Callable[[Any], Any] | None = None,
+        every: int = 50,
+        stop_gap: float | None = None,
+    ) -> Iterator[Update]:
         """Take ``n`` more updates, one for each item asked for.
 
         Leaving the loop pauses it. An error or an interrupt leaves the trainer as it was before
         the update that it broke off.
+
+        Args:
+            n: how many at most.
+            evaluate: called with the twist after every ``every``-th update; its answer, bounds on
+                log Z for example, becomes the update's ``evaluation``.
+            every: updates between evaluations.
+            stop_gap: stop once an evaluation has a ``gap`` at most this large, in nats.
         """
         check_integer("n", n)
+        check_integer("every", every)
+        if stop_gap is not None and evaluate is None:
+            raise ValueError(f"stop_gap={stop_gap} needs evaluate, which measures the gap.")
         for _ in range(n):
-            yield self.update()
+            update = self.update()
+            if evaluate is not None and update.number % every == 0:
+                update = replace(update, evaluation=evaluate(self.twist))
+                self.history[-1] = update
+            yield update
+            gap = getattr(update.evaluation, "gap", math.nan)
+            if stop_gap is not None and gap <= stop_gap:
+                return
 
     def update(self) -> Update:
         """Take one update."""
