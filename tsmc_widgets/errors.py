@@ -48,6 +48,10 @@ class NoSignalError(TsmcError, ValueError):
     """No text of a batch has positive weight, so that there is nothing to learn from."""
 
 
+class CheckpointError(TsmcError, ValueError):
+    """A file is no checkpoint of the training that is to go on from it."""
+
+
 class TraceFormatError(TsmcError, ValueError):
     """A file is not a trace of this package, is damaged, or is of a newer version."""
 

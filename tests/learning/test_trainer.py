@@ -10,6 +10,8 @@ from models.checkpoints import make_checkpoint
 from smc.toys import chain, table_target
 
 import tsmc_widgets as tw
+from tsmc_widgets.errors import CheckpointError
+from tsmc_widgets.evaluation import log_z_bounds
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives, choose_positives
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
 from tsmc_widgets.learning.samples import Samples
@@ -140,6 +142,32 @@ class TestBytes:
         assert torch.equal(parameters(second), parameters(whole))
         assert [u.losses for u in second.history] == [u.losses for u in whole.history]
 
+    @pytest.mark.parametrize("method", ["ctl", "ppo", "rl"])
+    def test_a_file_is_resumed_by_another_trainer(self, method, tmp_path):
+        whole, first, second = (make_trainer(method) for _ in range(3))
+        list(whole.updates(7))
+        list(first.updates(3))
+        second.load(first.save(tmp_path / "training"))
+        assert second.history[:3] == first.history
+        list(second.updates(4))
+        assert torch.equal(parameters(second), parameters(whole))
+
+    def test_other_files_and_other_arguments_are_refused(self, tmp_path):
+        trainer = make_trainer()
+        trainer.update()
+        path = trainer.save(tmp_path / "training")
+        with pytest.raises(CheckpointError, match="seed=0 and this trainer has seed=4"):
+            make_trainer(seed=4).load(path)
+        with pytest.raises(CheckpointError, match="method"):
+            make_trainer("nvi").load(path)
+        data = path.read_bytes()
+        for content in (b"", b"hello", data[: len(data) // 2], data[:-1]):
+            path.write_bytes(content)
+            with pytest.raises(CheckpointError, match="no checkpoint of a trainer"):
+                make_trainer().load(path)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            make_trainer().load(tmp_path / "nothing")
+
     def test_an_interrupt_anywhere_loses_nothing(self):
         whole = make_trainer()
         list(whole.updates(3))
@@ -161,8 +189,8 @@ class TestBytes:
                 assert torch.equal(parameters(trainer), before)
             list(trainer.updates(3 - trainer.done))
             assert torch.equal(parameters(trainer), parameters(whole))
-            at += 97
-        assert interrupted > 10
+            at += 211
+        assert interrupted > 5
 
     def test_leaving_the_loop_is_a_pause(self):
         whole, paused = make_trainer(), make_trainer()
@@ -175,6 +203,41 @@ class TestBytes:
 
 
 BATCH = Everything(unit_target()).samples()
+
+
+class TestEvaluation:
+    def test_the_hook_is_asked_every_n_updates(self):
+        trainer = make_trainer()
+        asked = [
+            update.number
+            for update in trainer.updates(7, evaluate=lambda twist: twist.method, every=3)
+            if update.evaluation == "ctl"
+        ]
+        assert asked == [3, 6]
+        assert [u.evaluation for u in trainer.history].count("ctl") == 2
+
+    def test_training_stops_on_a_small_gap(self):
+        trainer = make_trainer()
+        exact = trainer.target.exact_samples(60, seed=9, progress=False).tokens
+
+        def evaluate(twist):
+            return log_z_bounds(
+                trainer.target,
+                twist=twist,
+                proposal=tw.TwistInduced(),
+                num_particles=2,
+                num_runs=60,
+                exact_samples=exact,
+            )
+
+        assert evaluate(trainer.twist).gap > 0.05
+        taken = list(trainer.updates(300, evaluate=evaluate, every=10, stop_gap=0.02))
+        assert len(taken) < 300
+        assert taken[-1].evaluation.gap <= 0.02
+
+    def test_a_gap_needs_a_measure(self):
+        with pytest.raises(ValueError, match="needs evaluate"):
+            list(make_trainer().updates(3, stop_gap=0.1))
 
 
 class TestPool:

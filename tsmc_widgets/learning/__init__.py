@@ -11,13 +11,28 @@ from tsmc_widgets.learning.objectives import (
     rl_loss,
     sixo_loss,
 )
+from tsmc_widgets.learning.positives import (
+    ExactPool,
+    Positives,
+    WeightedPositives,
+    choose_positives,
+)
+from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.samples import Samples, Scored, score
+from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
+    "METHODS",
+    "ExactPool",
+    "Positives",
     "Samples",
     "Scored",
+    "TwistTrainer",
+    "Update",
+    "WeightedPositives",
     "advantages_and_returns",
     "cd_loss",
+    "choose_positives",
     "ctl_loss",
     "dpg_loss",
     "fudge_loss",

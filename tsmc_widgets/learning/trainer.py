@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError, check_integer
+from tsmc_widgets.learning.checkpoint import pool_of, read_checkpoint, write_checkpoint
 from tsmc_widgets.learning.policy import PolicySteps
-from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.positives import ExactPool, Positives, choose_positives
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
 from tsmc_widgets.learning.samples import Samples, Scored, score
 from tsmc_widgets.smc.api import run_smc
@@ -25,7 +27,13 @@ from tsmc_widgets.targets.target import Target
 
 POOL_SIZE = 2000
 # Adam's rate for each form; what trains the shipped problems well without tuning.
-LEARNING_RATES = {"LinearHeadTwist": 3e-3, "MLPHeadTwist": 1e-3, "BodyTwist": 3e-4}
+LEARNING_RATES = {
+    "LinearHeadTwist": 3e-3,
+    "MLPHeadTwist": 1e-3,
+    "BodyTwist": 3e-4,
+    "LoRATwist": 1e-3,
+    "TableHeadTwist": 5e-2,
+}
 DEFAULT_LEARNING_RATE = 1e-3
 
 
@@ -183,6 +191,45 @@ class TwistTrainer:
         self._modules.load_state_dict(state["modules"])
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.history = list(state["history"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write all that training needs to go on, to one file without pickle.
+
+        A pool of exact samples is kept; another source of positives must be given again.
+        """
+        return write_checkpoint(
+            Path(path), self.state(), self._arguments(), pool_of(self.positives)
+        )
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a file that ``save`` wrote, to the byte.
+
+        Evaluations of the past come back as plain mappings.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one of a trainer with other arguments.
+        """
+        state, pool = read_checkpoint(Path(path), self._arguments())
+        state["history"] = [Update(**update) for update in state["history"]]
+        self.load_state(state)
+        if pool:
+            device = self.target.prompt_tokens.device
+            self._positives = ExactPool(
+                pool["tokens"].to(device), pool["log_phi"].to(device), int(pool["seed"])
+            )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "method": self.weights,
+            "form": type(self.twist).__name__,
+            "potential": self.target.potential.describe(),
+            "prompt": self.target.prompt_tokens.tolist(),
+            "num_steps": self.target.num_steps,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "max_gradient_norm": self.max_gradient_norm,
+            "seed": self.seed,
+        }
 
     @property
     def _reads_positives(self) -> bool:

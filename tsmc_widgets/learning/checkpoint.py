@@ -1,0 +1,136 @@
+"""Training to be gone on with, in one file without pickle: parameters, optimiser, pool, history."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsmc_widgets.errors import CheckpointError, missing_extra
+
+FORMAT = "tsmc_widgets.TwistTrainer"
+VERSION = 1
+
+
+def write_checkpoint(
+    path: Path,
+    state: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    pool: Mapping[str, Tensor],
+) -> Path:
+    """Write a trainer's state; the file appears whole or not at all."""
+    tensors = {f"module.{name}": value for name, value in state["modules"].items()}
+    tensors |= {f"pool.{name}": value for name, value in pool.items()}
+    for index, slots in state["optimiser"]["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arguments": dict(arguments),
+        "groups": state["optimiser"]["param_groups"],
+        "history": [dataclasses.asdict(update) for update in state["history"]],
+    }
+    content = _safetensors().save(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        metadata={"trainer": json.dumps(header)},
+    )
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_checkpoint(
+    path: Path, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what ``write_checkpoint`` wrote: a state, its history as mappings, and the pool.
+
+    Raises:
+        CheckpointError: the file is another one, damaged or newer, or its training had other
+            arguments.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a checkpoint.")
+    try:
+        content = path.read_bytes()
+        tensors = _safetensors().load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["trainer"])
+        if header["format"] != FORMAT:
+            raise KeyError("format")
+    except Exception as error:
+        if isinstance(error, ImportError | OSError):
+            raise
+        raise CheckpointError(
+            f"{str(path)!r} is no checkpoint of a trainer, or it is damaged or cut short "
+            f"({type(error).__name__})."
+        ) from error
+    if header["version"] > VERSION:
+        raise CheckpointError(
+            f"{str(path)!r} has format {header['version']}; this version of the package reads up "
+            f"to {VERSION}: update tsmc_widgets."
+        )
+    _compare(path, header["arguments"], arguments)
+    return _state(header, tensors), {
+        name.removeprefix("pool."): value
+        for name, value in tensors.items()
+        if name.startswith("pool.")
+    }
+
+
+def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in json.loads(json.dumps(dict(wanted))).items():
+        if found.get(name) != value:
+            raise CheckpointError(
+                f"{str(path)!r} was trained with {name}={found.get(name)!r} and this trainer has "
+                f"{name}={value!r}: make the trainer with the same arguments."
+            )
+
+
+def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "adam":
+            index, _, slot = rest.partition(".")
+            slots.setdefault(int(index), {})[slot] = value
+    modules = {
+        name.removeprefix("module."): value
+        for name, value in tensors.items()
+        if name.startswith("module.")
+    }
+    groups = [
+        {key: tuple(value) if key == "betas" else value for key, value in group.items()}
+        for group in header["groups"]
+    ]
+    return {
+        "modules": modules,
+        "optimiser": {"state": slots, "param_groups": groups},
+        "history": header["history"],
+    }
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise missing_extra("safetensors", "hf", "a checkpoint of training") from None
+    return safetensors.torch
+
+
+def pool_of(positives: Any) -> dict[str, Tensor]:
+    """The tensors of an exact pool; nothing for other sources."""
+    if not hasattr(positives, "tokens"):
+        return {}
+    seed = torch.tensor(positives.seed, dtype=torch.int64)
+    return {"tokens": positives.tokens, "log_phi": positives.log_phi, "seed": seed}
