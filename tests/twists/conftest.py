@@ -1,11 +1,32 @@
 import pytest
 from models.checkpoints import make_checkpoint
+from twists.forms import LMS
 
 from tsmc_widgets.models import HuggingFaceLM
 
 
 @pytest.fixture(scope="session")
-def gpt2(tmp_path_factory):
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny transformers model with random weights, by the name of its architecture."""
+    folders = {}
+
+    def make(architecture):
+        if architecture not in folders:
+            folders[architecture] = make_checkpoint(
+                architecture, tmp_path_factory.mktemp(architecture)
+            )
+        return folders[architecture]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gpt2(checkpoint):
     """A tiny transformers model with random weights, in float32."""
-    folder = make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
-    return HuggingFaceLM.from_pretrained(folder)
+    return HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
+
+
+@pytest.fixture(scope="session", params=LMS)
+def lm(request, checkpoint):
+    """Base models of several architectures, one with a sliding window."""
+    return HuggingFaceLM.from_pretrained(checkpoint(request.param))

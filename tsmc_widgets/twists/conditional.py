@@ -86,9 +86,8 @@ class TokenEncoder:
         self, observed: str | Sequence[int] | Int[Tensor, " ..."]
     ) -> Int[Tensor, "1 observed"]:
         """Token ids, or a text."""
-        if isinstance(observed, str):
-            observed = self.lm.encode(observed)
-        tokens = torch.as_tensor(observed, device=self.lm.device)
+        ids = self.lm.encode(observed) if isinstance(observed, str) else observed
+        tokens = torch.as_tensor(ids, device=self.lm.device)
         if tokens.is_floating_point() or tokens.numel() != self.length:
             raise ValueError(
                 f"observed must be {self.length} token ids, or a text of as many tokens; got "

@@ -49,7 +49,7 @@ _DTYPES = (None, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_twist(
-    twist: TrainableModule,
+    twist: Any,
     folder: str | Path,
     *,
     target: Target | None = None,
