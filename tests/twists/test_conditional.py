@@ -148,6 +148,8 @@ def test_views_follow_their_twist(gpt2):
     twist.method = "dpg"
     assert (given.method, given.proposal_only, given.link) == ("dpg", True, "sigmoid")
     assert given.lm is gpt2
+    with pytest.raises(ValueError, match="stands under one observation already"):
+        given.log_psi(random_texts(gpt2), 2, observed=torch.zeros(5, dtype=torch.int64))
     before = given.log_psi(random_texts(gpt2), 2)
     stir(twist)
     assert not torch.equal(given.log_psi(random_texts(gpt2), 2), before)

@@ -173,8 +173,14 @@ class ConditionedTwist:
         tokens: Int[Tensor, "batch length"],
         prompt_length: int,
         base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps vocab"]:
         """Log psi_t(s_{<t}, ., o) for t = 1..T, with gradients to the conditional twist alone."""
+        if observed is not None:
+            raise ValueError(
+                "this twist stands under one observation already: leave observed out, or give it "
+                "to the conditional twist itself."
+            )
         states = self.twist.states.teacher_force(tokens, prompt_length, base)
         return self.twist.value_given(states, self._code.unsqueeze(1))
 
@@ -183,9 +189,10 @@ class ConditionedTwist:
         tokens: Int[Tensor, "batch length"],
         prompt_length: int,
         base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps"]:
         """Log psi_t along the tokens after the prompt."""
-        log_psi_next = self.log_psi_next(tokens, prompt_length, base)
+        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
         return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
 
