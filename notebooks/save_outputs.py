@@ -2,13 +2,14 @@
 
 python notebooks/save_outputs.py 01_watch_smc.ipynb
 
-Needs Chromium. The picture also goes to notebooks/images/watch_smc.png.
+Needs Chromium. The picture also goes to notebooks/images.
 """
 
 import base64
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -21,7 +22,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 import browser_support as support
 from dev import find_chromium
 
-PICTURE = HERE / "images" / "watch_smc.png"
+IMAGES = HERE / "images"
 WIDTH = 1568
 STEP = 16
 FOLLOWED = 9
@@ -36,7 +37,29 @@ def open_copy(page: Page, url: str, name: str) -> None:
     page.wait_for_function(support.KERNEL_IDLE)
 
 
-def picture_of_view(notebook: Path) -> bytes:
+def follow_a_particle(page: Page) -> None:
+    """Show a run at a step where one particle is followed."""
+    page.wait_for_selector('.pv-status[data-state="done"]')
+    page.get_by_role("button", name="Rewind to the prompt").click()
+    for _ in range(STEP):
+        page.get_by_role("button", name="One step on").click()
+    page.locator(f'.pv-row[data-slot="{FOLLOWED}"]').click()
+    page.mouse.move(0, 0)
+    page.wait_for_selector(".pv-selected")
+
+
+def see_it_learned(page: Page) -> None:
+    """Show a training at its end; the notebook's later cells have started it."""
+    page.wait_for_selector('.pv-status[data-state="done"]', timeout=600_000)
+
+
+WIDGETS = {
+    "01_watch_smc.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
+    "02_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
+}
+
+
+def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
     """The first widget of a notebook, run in JupyterLab, as PNG."""
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         folder = Path(home) / "notebooks"
@@ -47,15 +70,10 @@ def picture_of_view(notebook: Path) -> bytes:
         )
         with support.jupyter_lab(Path(home), folder) as url:
             page = browser.new_page(viewport={"width": WIDTH, "height": 1600})
+            page.set_default_timeout(600_000)
             open_copy(page, url, notebook.name)
             support.run_all_cells(page)
-            page.wait_for_selector('.pv-status[data-state="done"]')
-            page.get_by_role("button", name="Rewind to the prompt").click()
-            for _ in range(STEP):
-                page.get_by_role("button", name="One step on").click()
-            page.locator(f'.pv-row[data-slot="{FOLLOWED}"]').click()
-            page.mouse.move(0, 0)
-            page.wait_for_selector(".pv-selected")
+            show(page)
             page.evaluate("document.activeElement.blur()")
             picture = page.locator(".jp-OutputArea-output:has(.pv)").first.screenshot()
         browser.close()
@@ -67,16 +85,17 @@ def main(name: str) -> None:
     path = HERE / name
     notebook = nbformat.read(path, 4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
-    picture = picture_of_view(path)
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_bytes(picture)
+    widget, image, show = WIDGETS[name]
+    picture = picture_of_view(path, show)
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / image).write_bytes(picture)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
-            if "WatchSMC" in output.get("data", {}).get("text/plain", ""):
+            if widget in output.get("data", {}).get("text/plain", ""):
                 output["data"] = {
                     "image/png": base64.b64encode(picture).decode(),
-                    "text/plain": "WatchSMC: run this cell for the live view",
+                    "text/plain": f"{widget}: run this cell for the live view",
                 }
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)

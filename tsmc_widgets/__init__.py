@@ -29,7 +29,9 @@ _HOMES = {
         "SMCSession", "SMCTrace", "TwistInduced", "exact", "run_conditional_smc", "run_smc",
         "start_smc",
     ),
-    "tsmc_widgets.widgets": ("ParticleView", "WatchSMC"),
+    "tsmc_widgets.learning.trainer": ("TwistTrainer",),
+    "tsmc_widgets.evaluation.bounds": ("log_z_bounds",),
+    "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

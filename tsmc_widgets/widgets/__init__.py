@@ -1,7 +1,18 @@
 """Widgets for notebooks: they hold sessions and show traces; the numbers come from below."""
 
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.problems import TrainSettings
 from tsmc_widgets.widgets.settings import Judges, RunSettings
+from tsmc_widgets.widgets.train import TrainSession
+from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.watch import WatchSMC
 
-__all__ = ["Judges", "ParticleView", "RunSettings", "WatchSMC"]
+__all__ = [
+    "Judges",
+    "ParticleView",
+    "RunSettings",
+    "TrainSession",
+    "TrainSettings",
+    "TrainView",
+    "WatchSMC",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,7 +94,7 @@ class Controls(ipw.Box):
 
     def _make_example(self, shown: bool) -> ipw.Dropdown:
         """A menu of whole settings; it says "my own" once a control was moved away from one."""
-        field = _dress(
+        field = dress(
             ipw.Dropdown,
             "example",
             "Sets the prompt and the potential",
@@ -119,12 +119,8 @@ class Controls(ipw.Box):
     def _group(
         self, title: str, *names: str, first: ipw.Widget | None = None, grow: float = 1.0
     ) -> ipw.VBox:
-        heading = ipw.Label(title, style={"font_weight": "600"})
-        children = [heading, first, *(self.fields[name] for name in names)]
-        return ipw.VBox(
-            [child for child in children if child is not None],
-            layout={"flex": f"{grow} 1 230px", "padding": "0 18px 6px 0"},
-        )
+        children = [first, *(self.fields[name] for name in names)]
+        return group(title, [child for child in children if child is not None], grow=grow)
 
     def _make_fields(self, now: RunSettings) -> dict[str, ipw.ValueWidget]:
         return _text_fields(now) | _potential_fields(now) | _sampler_fields(now)
@@ -141,7 +137,15 @@ def find_example(settings: RunSettings) -> str:
     return ""
 
 
-def _dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
+def group(title: str, children: Sequence[ipw.Widget], *, grow: float = 1.0) -> ipw.VBox:
+    """Controls under a heading, as wide as ``grow`` says beside others."""
+    heading = ipw.Label(title, style={"font_weight": "600"})
+    layout = {"flex": f"{grow} 1 230px", "padding": "0 18px 6px 0"}
+    return ipw.VBox([heading, *children], layout=layout)
+
+
+def dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
+    """A control with its name beside it, and what it is for as a tooltip."""
     return kind(
         description=description,
         tooltip=tooltip,
@@ -154,7 +158,7 @@ def _dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
 def _text_fields(now: RunSettings) -> dict[str, Any]:
     sizes = sorted({*SIZES, now.num_particles})
     return {
-        "prompt": _dress(
+        "prompt": dress(
             ipw.Combobox,
             "prompt",
             "The text that every particle starts from",
@@ -162,17 +166,17 @@ def _text_fields(now: RunSettings) -> dict[str, Any]:
             options=PROMPTS,
             continuous_update=False,
         ),
-        "num_steps": _dress(
+        "num_steps": dress(
             ipw.IntSlider, "tokens T", "Tokens to write", value=now.num_steps, min=1, max=64
         ),
-        "num_particles": _dress(
+        "num_particles": dress(
             ipw.SelectionSlider,
             "particles K",
             "Texts written side by side",
             value=now.num_particles,
             options=sizes,
         ),
-        "seed": _dress(
+        "seed": dress(
             ipw.BoundedIntText, "seed", "Equal seeds give equal runs", value=now.seed, max=2**31 - 1
         ),
     }
@@ -187,20 +191,20 @@ def _potential_fields(now: RunSettings) -> dict[str, Any]:
     ]
     text = {"continuous_update": False, "placeholder": "word, word"}
     return {
-        "contains": _dress(
+        "contains": dress(
             ipw.Text, "contains", "Each of these words must occur", value=now.contains, **text
         ),
-        "avoids": _dress(
+        "avoids": dress(
             ipw.Text, "avoids", "None of these words may occur", value=now.avoids, **text
         ),
-        "stars": _dress(
+        "stars": dress(
             ipw.Dropdown,
             "stars",
             "Reviews that a classifier gives this many stars",
             value=now.stars,
             options=star_names,
         ),
-        "star_beta": _dress(
+        "star_beta": dress(
             ipw.FloatSlider,
             "stars β",
             "p(stars | text) to this power: 0 asks nothing, 10 insists",
@@ -210,14 +214,14 @@ def _potential_fields(now: RunSettings) -> dict[str, Any]:
             step=0.5,
             readout_format=".1f",
         ),
-        "hostility": _dress(
+        "hostility": dress(
             ipw.Dropdown,
             "hostility",
             "What a classifier's hostility score must be",
             value=now.hostility,
             options=hostility,
         ),
-        "hostility_at_least": _dress(
+        "hostility_at_least": dress(
             ipw.FloatSlider,
             "score ≥ η",
             "phi is 1 at this score and above, else 0",
@@ -227,7 +231,7 @@ def _potential_fields(now: RunSettings) -> dict[str, Any]:
             step=0.5,
             readout_format=".1f",
         ),
-        "hostility_beta": _dress(
+        "hostility_beta": dress(
             ipw.FloatSlider,
             "hostility β",
             "phi = exp(beta score) above zero; below it phi = p(calm)^-beta",
@@ -242,28 +246,28 @@ def _potential_fields(now: RunSettings) -> dict[str, Any]:
 
 def _sampler_fields(now: RunSettings) -> dict[str, Any]:
     return {
-        "twist": _dress(
+        "twist": dress(
             ipw.Dropdown,
             "twist ψ",
             "None waits for phi at the last step; look-ahead asks it about the text so far",
             value=now.twist,
             options=[("none: ψ = 1", "none"), ("look-ahead", "look-ahead")],
         ),
-        "proposal": _dress(
+        "proposal": dress(
             ipw.Dropdown,
             "proposal q",
             "Where tokens are drawn from",
             value=now.proposal,
             options=[("base model p₀", "base"), ("twist-induced p₀ ψ", "twist-induced")],
         ),
-        "resampler": _dress(
+        "resampler": dress(
             ipw.Dropdown,
             "resampling",
             "How ancestors are drawn",
             value=now.resampler,
             options=sorted(SCHEMES),
         ),
-        "ess_threshold": _dress(
+        "ess_threshold": dress(
             ipw.FloatSlider,
             "ESS below",
             "Resample when the effective sample size is below this share of K; 0 never",

@@ -20,6 +20,7 @@ SOURCES = (
     "strips",
     "transport",
     "panels",
+    "contact",
     "main",
 )
 """Parts of the script in the order they are joined: a front end imports one self-contained text."""

@@ -89,6 +89,11 @@ class Runner:
         with self._record:
             return None if self.session is None else self.session.trace
 
+    def read(self, act: Callable[[], Any]) -> Any:
+        """Call ``act`` between two steps, so that it sees a record at rest."""
+        with self._record:
+            return act()
+
     def submit(self, prepare: Callable[[], Steppable], *, rest: float | int | None = None) -> int:
         """Start a run once the controls rest; cancels the one before and any hold. Its run_id.
 

@@ -23,13 +23,15 @@ function keepKeys(node) {
   node.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
-/** Icons of the transport bar, as paths in a 16 x 16 box. */
+/** Icons of the buttons, as paths in a 16 x 16 box. */
 const ICONS = {
   rewind: "M3 3h2v10H3zM13 3v10L6 8z",
   back: "M11 3h2v10h-2zM9 3v10L3 8z",
   play: "M4 2.5v11l9-5.5z",
   pause: "M4 3h3v10H4zM9 3h3v10H9z",
   step: "M3 3h2v10H3zM7 3v10l6-5z",
+  stop: "M3.5 3.5h9v9h-9z",
+  again: "M8 2.5V0L4 3.5 8 7V4.5A4 4 0 1 1 4 8.5H2A6 6 0 1 0 8 2.5z",
 };
 
 /** @param {keyof typeof ICONS} name */

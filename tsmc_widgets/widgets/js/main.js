@@ -1,8 +1,5 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
-const CONTACT_MS = 5000;
-const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
-
 class ParticleView {
   /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
   constructor({ model, el, signal }) {
@@ -31,7 +28,7 @@ class ParticleView {
     this._listen();
     this.load();
     this._showStatus();
-    this._greet();
+    greet(model, this.status.lost, ["change:status", "change:header"], signal);
   }
 
   _showStatus() {
@@ -93,27 +90,11 @@ class ParticleView {
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
-    // The controls beside the view are not ours, and JupyterLab would read their keys too.
-    document.addEventListener(
-      "focusin",
-      ({ target }) => {
-        const node = /** @type {Element} */ (target);
-        if (root.closest(".tsmc-watch")?.contains(node)) keepKeys(node);
-      },
-      { signal },
-    );
+    keepKeysAround(root, signal);
     const canvases = [...root.querySelectorAll("canvas")];
     watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
-    const themes = new MutationObserver(() => this._retheme());
-    for (const node of [document.body, document.documentElement]) {
-      themes.observe(node, { attributes: true, attributeFilter: THEME_ATTRIBUTES });
-    }
-    const scheme = matchMedia("(prefers-color-scheme: dark)");
-    scheme.addEventListener("change", () => this._retheme(), { signal });
-    signal.addEventListener("abort", () => {
-      themes.disconnect();
-      cancelAnimationFrame(this.frame ?? 0);
-    });
+    watchThemes(() => this._retheme(), signal);
+    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
   }
 
   /** Both traits of an update are set before either is read. @param {() => void} act */
@@ -129,26 +110,6 @@ class ParticleView {
     const changed = Object.entries(values).filter(([name, value]) => this.model.get(name) !== value);
     if (changed.length === 0) return;
     for (const [name, value] of changed) this.model.set(name, value);
-    this.model.save_changes();
-  }
-
-  /** A front end that starts too late hears nothing, without an error: so ask for an answer. */
-  _greet() {
-    const word = Math.floor(Math.random() * 1e9) + 1;
-    const heard = () => {
-      this.status.lost.hidden = true;
-      clearTimeout(timer);
-    };
-    const answered = () => this.model.get("welcome") === word && heard();
-    const timer = setTimeout(() => (this.status.lost.hidden = false), CONTACT_MS);
-    // A kernel that is busy with another cell does not answer, but a run's thread still speaks.
-    const signs = { "change:welcome": answered, "change:status": heard, "change:header": heard };
-    for (const [name, act] of Object.entries(signs)) this.model.on(name, act);
-    this.signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      for (const [name, act] of Object.entries(signs)) this.model.off(name, act);
-    });
-    this.model.set("hello", word);
     this.model.save_changes();
   }
 
@@ -341,16 +302,4 @@ class ParticleView {
   }
 }
 
-export default {
-  /** @param {{model: any, el: HTMLElement, signal?: AbortSignal}} context */
-  render({ model, el, signal }) {
-    // Hosts differ in whether they give a signal or call the clean-up: serve both.
-    const own = new AbortController();
-    signal?.addEventListener("abort", () => own.abort());
-    const view = new ParticleView({ model, el, signal: own.signal });
-    return () => {
-      own.abort();
-      view.root.remove();
-    };
-  },
-};
+export default host(ParticleView);

@@ -1,0 +1,69 @@
+/** @file What every view needs of its host: an answer from Python, themes, keys, and a clean end. */
+
+const CONTACT_MS = 5000;
+const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
+
+/**
+ * A front end that starts too late hears nothing, without an error: so ask for an answer.
+ * @param {any} model
+ * @param {HTMLElement} lost shown while there is none
+ * @param {string[]} signs events that show that Python speaks, as a run's thread does even while
+ *   the kernel is busy with another cell
+ * @param {AbortSignal} signal
+ */
+function greet(model, lost, signs, signal) {
+  const word = Math.floor(Math.random() * 1e9) + 1;
+  const heard = () => {
+    lost.hidden = true;
+    clearTimeout(timer);
+  };
+  const answered = () => model.get("welcome") === word && heard();
+  const timer = setTimeout(() => (lost.hidden = false), CONTACT_MS);
+  const acts = [["change:welcome", answered], ...signs.map((name) => [name, heard])];
+  for (const [name, act] of acts) model.on(name, act);
+  signal.addEventListener("abort", () => {
+    clearTimeout(timer);
+    for (const [name, act] of acts) model.off(name, act);
+  });
+  model.set("hello", word);
+  model.save_changes();
+}
+
+/** @param {() => void} changed @param {AbortSignal} signal */
+function watchThemes(changed, signal) {
+  const themes = new MutationObserver(changed);
+  for (const node of [document.body, document.documentElement]) {
+    themes.observe(node, { attributes: true, attributeFilter: THEME_ATTRIBUTES });
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed, { signal });
+  signal.addEventListener("abort", () => themes.disconnect());
+}
+
+/**
+ * The controls beside a view are not its own, and JupyterLab would read their keys too.
+ * @param {HTMLElement} root @param {AbortSignal} signal
+ */
+function keepKeysAround(root, signal) {
+  const keep = (/** @type {FocusEvent} */ { target }) => {
+    const node = /** @type {Element} */ (target);
+    if (root.closest(".tsmc-watch")?.contains(node)) keepKeys(node);
+  };
+  document.addEventListener("focusin", keep, { signal });
+}
+
+/** What a module exports for a view. @param {any} View a class with a `root` element */
+function host(View) {
+  return {
+    /** @param {{model: any, el: HTMLElement, signal?: AbortSignal}} context */
+    render({ model, el, signal }) {
+      // Hosts differ in whether they give a signal or call the clean-up: serve both.
+      const own = new AbortController();
+      signal?.addEventListener("abort", () => own.abort());
+      const view = new View({ model, el, signal: own.signal });
+      return () => {
+        own.abort();
+        view.root.remove();
+      };
+    },
+  };
+}

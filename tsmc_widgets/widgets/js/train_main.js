@@ -1,0 +1,175 @@
+/** @file The view of a training: what is on show, and one draw a frame. */
+
+class TrainView {
+  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+  constructor({ model, el, signal }) {
+    this.model = model;
+    this.signal = signal;
+    this.stats = { renders: 0, ms: 0, maxMs: 0, updates: 0 };
+    this.method = "";
+    const press = (/** @type {string} */ act) => this._ask(act);
+    this.heading = new TrainHeading();
+    this.status = new Status();
+    this.bar = new TrainBar(press, (folder) => this._set("folder", folder), signal);
+    this.stale = new StaleNote(press, signal);
+    this.race = new RaceTable((method) => this._choose(method), signal);
+    this.plots = [new LossPlot(), new EssPlot(), new BoundsPlot(), new ScatterPlot()];
+    this.texts = new BeforeAfter();
+    this._build(el);
+    this._listen();
+    this._showStatus();
+    this._load();
+    greet(model, this.status.lost, ["change:status", "change:curves"], signal);
+  }
+
+  /** @param {HTMLElement} el */
+  _build(el) {
+    const [loss, ess, bounds, scatter] = this.plots.map(({ strip }) => strip.el);
+    this.notes = [bounds, scatter].map((figure) => {
+      const note = h("p", { class: "pv-note" });
+      figure.append(note);
+      return note;
+    });
+    const plots = h("section", { class: "tl-plots", "aria-label": "Curves" }, bounds, scatter, loss, ess);
+    this.body = h("div", { class: "tl-body" }, this.race.el, plots, this.texts.el);
+    this.empty = h("p", { class: "pv-empty" });
+    const { el: status, alert, lost } = this.status;
+    this.bar.el.append(status, this.bar.saving);
+    this.root = h("div", { class: "pv tl", tabindex: "-1" });
+    /** @type {any} */ (this.root)._stats = this.stats;
+    this.root.append(this.heading.el, this.bar.el, this.stale.el, alert, lost, this.empty, this.body);
+    el.append(this.root);
+  }
+
+  _listen() {
+    const { model, signal, root } = this;
+    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
+      model.on(name, act);
+      signal.addEventListener("abort", () => model.off(name, act));
+    };
+    for (const name of ["header", "curves", "looks"]) on(`change:${name}`, () => this.schedule());
+    on("change:status", () => this._showStatus());
+    on("change:folder", () => this._showFolder());
+    keepKeysAround(root, signal);
+    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
+    watchThemes(() => this._load(), signal);
+    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+  }
+
+  /** @param {string} name @param {any} value */
+  _set(name, value) {
+    this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  /** Tell Python what was pressed. @param {string} act */
+  _ask(act) {
+    // A name that is still being typed counts.
+    if (act === "save" && this.bar.folder.value !== this.model.get("folder")) {
+      this.model.set("folder", this.bar.folder.value);
+    }
+    this._set("ask", { act, n: (this.model.get("ask")?.n ?? 0) + 1 });
+  }
+
+  /** @param {string} method */
+  _choose(method) {
+    this.method = method;
+    this.schedule();
+  }
+
+  _showFolder() {
+    this.bar.folder.value = this.model.get("folder");
+  }
+
+  _showStatus() {
+    const status = this.model.get("status") || {};
+    this.status.show(status);
+    this.stale.show(status.stale || "");
+    this.bar.show(status, Boolean(this.model.get("curves")?.racers?.length));
+    this.empty.textContent =
+      status.state === "idle"
+        ? "Press Start. The model is loaded and exact samples are drawn first; curves follow."
+        : "Getting ready …";
+  }
+
+  /** Read the theme anew, and draw. */
+  _load() {
+    this.theme = readTheme(this.root);
+    const { blue, orange } = this.theme;
+    this.root.style.setProperty("--pv-blue", css(blue));
+    this.root.style.setProperty("--pv-orange", css(orange));
+    this._showFolder();
+    this.schedule();
+  }
+
+  schedule() {
+    if (this.frame || this.signal.aborted) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  /** What the panels read. */
+  _view() {
+    const [header, curves, looks] = ["header", "curves", "looks"].map((name) => this.model.get(name) || {});
+    const racers = curves.racers ?? [];
+    const chosen = racers.find(({ method }) => method === this.method) ?? racers[0];
+    const seen = looks.racers ?? [];
+    return {
+      header,
+      racers,
+      chosen,
+      goal: curves.goal,
+      logZ: curves.log_z,
+      looks: seen,
+      look: seen.find(({ method }) => method === chosen?.method),
+      before: looks.before,
+      note: looks.note ?? "",
+      theme: this.theme,
+    };
+  }
+
+  draw() {
+    // A view that is not yet on the page has no font.
+    if (!this.theme?.font) this._load();
+    const start = performance.now();
+    const view = this._view();
+    const ready = Boolean(view.chosen);
+    this.body.hidden = !ready;
+    this.empty.hidden = ready;
+    this.heading.show(view.header);
+    if (ready) {
+      this.race.show(view);
+      for (const plot of this.plots) plot.draw(view);
+      this._explain(view);
+      this.texts.show(view);
+      this.bar.save.disabled = false;
+    }
+    const { stats } = this;
+    stats.ms = performance.now() - start;
+    stats.maxMs = Math.max(stats.maxMs, stats.ms);
+    stats.updates = view.chosen?.done ?? 0;
+    stats.renders += 1;
+  }
+
+  /** What bounds and scatter are, in words. @param {any} view */
+  _explain({ header, chosen, note }) {
+    const { bound_particles: K, num_runs: runs, held_out: exact } = header;
+    const only = chosen.proposal_only && K > 1 ? " This twist only proposes: nothing is resampled." : "";
+    const meaning = K === 1 ? " With one particle the gap estimates KL(q‖σ) + KL(σ‖q)." : "";
+    const bounds =
+      `Lower ●: mean of ${runs} runs; upper ○: mean over ${exact} held-out exact samples; K = ${K}; ` +
+      `shades: 95 % t-intervals.${meaning}${only}`;
+    const free = chosen.proposal_only
+      ? ` ${chosen.method.toUpperCase()} leaves log ψ free by any function of the text before, so it need not line up.`
+      : "";
+    const bars = header.exact ? "." : "; bars: ± 1 s.e.";
+    const scatter = `Nats, mean of each t removed. ψ*: ${note}${bars}${free}`;
+    [bounds, scatter].forEach((text, i) => {
+      if (this.notes[i].textContent !== text) this.notes[i].textContent = text;
+    });
+  }
+}
+
+export default host(TrainView);

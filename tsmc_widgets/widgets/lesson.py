@@ -1,0 +1,254 @@
+"""A training that can be taken step by step: it prepares, trains, races and evaluates."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tsmc_widgets import numerics
+from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bounds
+from tsmc_widgets.learning.positives import ExactPool, Positives
+from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.trainer import TwistTrainer
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.widgets.problems import PROBLEMS, TrainSettings, make_twist
+from tsmc_widgets.widgets.watch import no_progress_bars
+from tsmc_widgets.widgets.yardstick import (
+    HELD_OUT,
+    POOL,
+    ExactDraws,
+    Prefixes,
+    all_prefixes,
+    choose_source,
+    pick_prefixes,
+    roll_out,
+)
+
+EVERY = 20
+"""Updates between two evaluations."""
+NUM_RUNS = 160
+NUM_TEXTS = 64
+SHOWN_TEXTS = 10
+
+
+class Racer:
+    """One method with its twist, and all that was measured of it.
+
+    Attributes:
+        method: its name.
+        trainer: a ``TwistTrainer``.
+        bounds: (update, ``LogZBounds``) at each evaluation.
+        ess: (update, share of the batch size) of each batch; where batches come from p0 and so
+            say nothing of the twist, of a sweep with the twist at each evaluation.
+        scatter: learned and optimal log psi at the last evaluation.
+        samples: texts of the last evaluation.
+    """
+
+    def __init__(self, method: str, trainer: TwistTrainer) -> None:
+        self.method = method
+        self.trainer = trainer
+        self.bounds: list[tuple[int, LogZBounds]] = []
+        self.ess: list[tuple[int, float]] = []
+        self.scatter: dict[str, Any] | None = None
+        self.samples: dict[str, Any] | None = None
+
+    @property
+    def draws_from_base(self) -> bool:
+        """Whether its batches come from p0, whatever the twist."""
+        return self.method in RECIPES and RECIPES[self.method].draws_from == "base"
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether its twist says where to go and not what a particle weighs."""
+        return self.trainer.twist.proposal_only
+
+    def update(self) -> None:
+        """Take one update."""
+        update = self.trainer.update()
+        if not self.draws_from_base:
+            self.ess.append((update.number, update.ess / self.trainer.batch_size))
+
+
+class Lesson:
+    """A training in small steps, for the runner.
+
+    Attributes:
+        settings: what was asked for.
+        target: None until the first step.
+        racers: one for each method, once everything is prepared.
+        log_z: log Z in nats and its standard error (0 where exact).
+        before: texts of p0 itself.
+        goal: updates of each method after which the lesson rests.
+        doing: what the step in progress is about.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.target: Target | None = None
+        self.racers: list[Racer] = []
+        self.log_z: tuple[float, float] | None = None
+        self.prefixes: Prefixes | None = None
+        self.held_out: Any = None
+        self.before: dict[str, Any] | None = None
+        self.goal = settings.num_updates
+        self.doing = "loading the model"
+        self._todo: deque[Callable[[], None]] = deque([self._load])
+
+    @property
+    def exact(self) -> bool:
+        """Whether log Z and log psi* are computed and not estimated."""
+        return PROBLEMS[self.settings.problem].exact
+
+    @property
+    def trace(self) -> Lesson:
+        """The runner's word for what is on record."""
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether every method has reached the goal and been evaluated."""
+        return not self._todo and all(racer.trainer.done >= self.goal for racer in self.racers)
+
+    @property
+    def updates(self) -> int:
+        """Updates that every method has taken."""
+        return min((racer.trainer.done for racer in self.racers), default=0)
+
+    def step(self) -> None:
+        """One update of one method, or one piece of preparing or evaluating."""
+        if self._todo:
+            # What fails stays at the head, so that another Start tries it again.
+            self._todo[0]()
+            self._todo.popleft()
+            return
+        racer = min(self.racers, key=lambda racer: racer.trainer.done)
+        self.doing = "training"
+        racer.update()
+        done = racer.trainer.done
+        if done % EVERY == 0 or done == self.goal:
+            self._todo.append(lambda: self._evaluate(racer))
+
+    def _load(self) -> None:
+        settings = self.settings
+        with no_progress_bars():
+            self.target = PROBLEMS[settings.problem].make()
+        if self.exact:
+            self._todo.append(self._know_everything)
+            return
+        self._draws = ExactDraws(self.target, settings.seed)
+        self._say_draws()
+        self._todo.append(self._draw)
+
+    def _know_everything(self) -> None:
+        oracle, self.prefixes = all_prefixes(self.target)
+        self.log_z = (oracle.log_z, 0.0)
+        seed = self.settings.seed
+        tokens = oracle.sample(HELD_OUT + POOL, seed)
+        self.held_out = tokens[:HELD_OUT]
+        pool = tokens[HELD_OUT:]
+        self._start(ExactPool(pool, self.target.log_phi(pool), seed))
+
+    def _draw(self) -> None:
+        self._draws.extend()
+        self.log_z = self._draws.log_z
+        self._say_draws()
+        if not self._draws.enough:
+            self._todo.append(self._draw)
+            return
+        tokens = self._draws.tokens
+        seed = self.settings.seed
+        self.held_out = tokens[:HELD_OUT]
+        self.prefixes = pick_prefixes(self.target, tokens.flip(0), seed=seed)
+        self.doing = "estimating the optimal twist by rollouts"
+        for place in range(self.prefixes.size):
+            self._todo.append(
+                lambda place=place: roll_out(self.target, self.prefixes, place, seed=seed)
+            )
+        self._todo.append(lambda: self._start(choose_source(self._draws, seed)))
+
+    def _say_draws(self) -> None:
+        found, looked = len(self._draws), self._draws.proposed
+        self.doing = f"drawing exact samples by rejection: {found} from {looked} texts"
+
+    def _start(self, source: Positives) -> None:
+        settings = self.settings
+        racers = []
+        for method in settings.methods:
+            trainer = TwistTrainer(
+                self.target,
+                make_twist(settings, self.target, method),
+                method=method,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                positives=source,
+                seed=settings.seed,
+            )
+            racers.append(Racer(method, trainer))
+        self.before = self._sample(Base())
+        self.doing = "measuring the untrained twist"
+        self.racers = racers
+        for racer in racers:
+            self._todo.append(lambda racer=racer: self._evaluate(racer))
+
+    def _evaluate(self, racer: Racer) -> None:
+        """Bounds, comparison with the optimal twist, and texts, of the twist as it stands."""
+        self.doing = "measuring"
+        done, twist = racer.trainer.done, racer.trainer.twist
+        racer.scatter = self.prefixes.compare(self.target, twist)
+        racer.samples = self._sample(TwistInduced(twist))
+        bounds = self._bound(twist)
+        if racer.draws_from_base:
+            racer.ess.append((done, racer.samples["ess"]))
+        elif not racer.ess:
+            racer.ess.append((0, racer.samples["ess"]))
+        racer.bounds.append((done, bounds))
+
+    def _bound(self, twist: Any) -> LogZBounds:
+        size = self.settings.bound_particles
+        # One particle is never resampled, so that the twist only proposes, whatever it is.
+        alone = twist.proposal_only or size == 1
+        how = (
+            {"proposal": TwistInduced(twist), "rule": "never"}
+            if alone
+            else {"proposal": TwistInduced(), "twist": twist}
+        )
+        return log_z_bounds(
+            self.target,
+            num_particles=size,
+            num_runs=NUM_RUNS,
+            exact_samples=self.held_out,
+            seed=self.settings.seed,
+            **how,
+        )
+
+    @torch.no_grad()
+    def _sample(self, proposal: Any) -> dict[str, Any]:
+        """Texts from a proposal, all with the same noise."""
+        trace = run_smc(
+            self.target,
+            num_particles=NUM_TEXTS,
+            proposal=proposal,
+            rule="never",
+            seed=self.settings.seed,
+            dead_runs="keep",
+        )
+        tokens = trace.paths("tokens")[0]
+        log_phi = trace.columns.log_psi[0, -1]
+        texts = self.target.texts(tokens[:SHOWN_TEXTS])
+        return {
+            "texts": list(zip(texts, log_phi[:SHOWN_TEXTS].tolist(), strict=True)),
+            "ess": float(numerics.ess(trace.columns.log_weights[0, -1])) / NUM_TEXTS,
+            "mean_phi": MeanOverRuns.of(log_phi.exp()),
+        }
+
+
+def speed(racers: list[Racer], last: int = 20) -> float:
+    """Updates a second over the last ones of every method, evaluations left out."""
+    seconds = [update.seconds for racer in racers for update in racer.trainer.history[-last:]]
+    return len(seconds) / sum(seconds) if sum(seconds) > 0 else math.nan

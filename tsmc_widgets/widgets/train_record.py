@@ -1,0 +1,130 @@
+"""What the browser gets of a training: plain dictionaries of short numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
+from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
+from tsmc_widgets.widgets.yardstick import HELD_OUT
+
+MOST_POINTS = 400
+"""Points of a curve that are sent; longer ones are averaged in pieces."""
+
+
+def number(value: float, digits: int = 5) -> float | None:
+    """A number that JSON can hold, short; None where it is not finite."""
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def thin(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+    """Points [x, y] of a curve, means of pieces where there are too many."""
+    size = math.ceil(len(points) / MOST_POINTS) or 1
+    pieces = [points[i : i + size] for i in range(0, len(points), size)]
+    return [
+        [number(sum(x for x, _ in piece) / len(piece)),
+         number(sum(y for _, y in piece) / len(piece))]
+        for piece in pieces
+    ]  # fmt: skip
+
+
+def encode_header(lesson: Lesson) -> dict[str, Any]:
+    """What does not change while a lesson goes on."""
+    settings, target = lesson.settings, lesson.target
+    header = {
+        "problem": settings.problem,
+        "form": settings.form,
+        "methods": list(settings.methods),
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "seed": settings.seed,
+        "bound_particles": settings.bound_particles,
+        "exact": lesson.exact,
+        "held_out": HELD_OUT,
+        "num_runs": NUM_RUNS,
+        "num_texts": NUM_TEXTS,
+        "every": EVERY,
+    }
+    if target is not None:
+        header["prompt"] = target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
+        header["target"] = target.potential.describe()
+        header["num_steps"] = target.num_steps
+    return header
+
+
+def encode_curves(lesson: Lesson) -> dict[str, Any]:
+    """All curves so far."""
+    curves: dict[str, Any] = {
+        "goal": lesson.goal,
+        "racers": [_curves(racer) for racer in lesson.racers],
+    }
+    if lesson.log_z is not None:
+        value, error = lesson.log_z
+        curves["log_z"] = [number(value), number(error)]
+    return curves
+
+
+def encode_looks(lesson: Lesson) -> dict[str, Any]:
+    """Comparison with the optimal twist, and texts, of the last evaluations."""
+    if lesson.prefixes is None:
+        return {}
+    return {
+        "note": lesson.prefixes.note,
+        "before": None if lesson.before is None else _samples(lesson.before),
+        "racers": [_looks(racer) for racer in lesson.racers],
+    }
+
+
+def _curves(racer: Racer) -> dict[str, Any]:
+    trainer = racer.trainer
+    losses = [(u.number, sum(u.losses.values())) for u in trainer.history if u.losses]
+    source = trainer.positives
+    return {
+        "method": racer.method,
+        "done": trainer.done,
+        "skipped": trainer.skipped,
+        "proposal_only": racer.proposal_only,
+        "from_base": racer.draws_from_base,
+        "positives": "none: this method reads none" if source is None else source.describe(),
+        "loss": thin(losses),
+        "ess": thin(racer.ess),
+        "bounds": [_bounds(done, bounds) for done, bounds in racer.bounds],
+    }
+
+
+def _bounds(done: int, bounds: LogZBounds) -> list[Any]:
+    error = bounds.gap_standard_error
+    return [
+        done, *_mean(bounds.lower), *_mean(bounds.upper), number(bounds.gap), number(error)
+    ]  # fmt: skip
+
+
+def _mean(mean: MeanOverRuns) -> list[float | None]:
+    """Mean and both ends of its 95 % interval."""
+    low, high = mean.interval()
+    return [number(mean.mean), number(low), number(high)]
+
+
+def _looks(racer: Racer) -> dict[str, Any]:
+    looks: dict[str, Any] = {"method": racer.method}
+    if racer.scatter is not None:
+        scatter = racer.scatter
+        columns = ("step", "optimal", "error", "learned")
+        rows = zip(*(scatter[name].tolist() for name in columns), strict=True)
+        looks["points"] = [[number(value, 4) for value in row] for row in rows]
+        looks["correlation"] = number(scatter["correlation"])
+        looks["interval"] = [number(end) for end in scatter["interval"]]
+    if racer.samples is not None:
+        looks["samples"] = _samples(racer.samples)
+        looks["at"] = racer.bounds[-1][0] if racer.bounds else 0
+    return looks
+
+
+def _samples(samples: dict[str, Any]) -> dict[str, Any]:
+    mean = samples["mean_phi"]
+    return {
+        "texts": [[text, number(value, 4)] for text, value in samples["texts"]],
+        "mean_phi": [number(mean.mean, 3), number(mean.standard_error, 3)],
+    }
