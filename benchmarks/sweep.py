@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -111,19 +113,37 @@ def growth(lm: Any, prompt: Any, repeats: int) -> None:
     print(f"  time(K=512)/time(K=128) at T=32: {times['4K'] / times['T']:.2f}")
 
 
-def memory(lm: Any, prompt: Any) -> None:
-    """Print bytes per particle: what the state keeps, and what the record keeps."""
-    target = tw.Target(lm, Scored(), prompt=prompt, num_steps=32)
-    session = tw.start_smc(target, num_particles=512, seed=0)
+def peak_of_sweep(num_particles: int, queue: Any) -> None:
+    """Put the peak of this process's memory after a sweep of model (a) into a queue, in bytes."""
+    lm = random_gpt2()
+    target = tw.Target(lm, Scored(), prompt=[5], num_steps=32)
+    tw.run_smc(target, num_particles=num_particles, seed=0)
+    queue.put(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def memory() -> None:
+    """Print memory per particle: the growth of a process's peak with K, and what is kept."""
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for num_particles in (512, 2048):
+        queue = context.Queue()
+        process = context.Process(target=peak_of_sweep, args=(num_particles, queue))
+        process.start()
+        peaks[num_particles] = queue.get()
+        process.join()
+    session = tw.start_smc(
+        tw.Target(random_gpt2(), Scored(), prompt=[5], num_steps=32), num_particles=512
+    )
     for _ in range(31):
         session.step()
     steps = session.state.steps
-    held = steps.lm.carry.nbytes + steps.lm.log_probs.nbytes
+    held = (steps.lm.carry.nbytes + steps.lm.log_probs.nbytes) / 512
     columns = session.trace.columns
-    record = sum(getattr(columns, name).nbytes for name in columns.__dataclass_fields__)
+    record = sum(getattr(columns, name).nbytes for name in columns.__dataclass_fields__) / 512
+    peak = (peaks[2048] - peaks[512]) / (2048 - 512)
     print(
-        f"  at K=512, T=32: caches and tables {held / 512 / 1024:.1f} KiB a particle, "
-        f"record {record / 512 / 1024:.2f} KiB a particle"
+        f"  at T=32: {peak / 1024:.0f} KiB of peak memory a particle; caches and tables hold "
+        f"{held / 1024:.0f} KiB of it, the record {record / 1024:.1f} KiB"
     )
 
 
@@ -154,7 +174,7 @@ def main() -> None:
         for num_steps in (32,) if quick else (32, 64):
             compare(lm, [5], num_particles, num_steps, repeats)
     growth(lm, [5], repeats)
-    memory(lm, [5])
+    memory()
     print("(b) storybook")
     story = tw.load_language_model("storybook")
     for num_particles in sizes:

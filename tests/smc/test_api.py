@@ -7,7 +7,7 @@ from smc.toys import chain, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import ContextLengthError, UnknownTokenError
-from tsmc_widgets.smc.api import _check_retained
+from tsmc_widgets.smc.api import _check_parts, _check_retained
 from tsmc_widgets.twists import TableTwist
 
 
@@ -76,8 +76,27 @@ class TestSettings:
             tw.run_smc(target, num_particles=2, seed=seed)
 
     def test_an_unknown_option(self, target):
-        with pytest.raises(TypeError, match="num_partikles"):
+        with pytest.raises(TypeError, match="no keyword 'num_partikles': did you mean num_part"):
             tw.run_smc(target, num_particles=2, num_partikles=3)
+        with pytest.raises(TypeError, match="no keyword 'colour'; it has dead_runs, ess_thr"):
+            tw.run_smc(target, num_particles=2, colour=3)
+
+    def test_things_in_the_wrong_place(self, target):
+        for wrong in ("base", tw.TwistInduced, target.lm):
+            with pytest.raises(TypeError, match=r"proposal must be Base\(\), .*; got"):
+                _check_parts(target, wrong, None, {})
+        for wrong in (tw.exact(target), TableTwist):
+            with pytest.raises(TypeError, match=r"oracle.optimal_twist\(\); got"):
+                _check_parts(target, None, wrong, {})
+
+    def test_a_twist_of_another_vocabulary(self, target):
+        with pytest.raises(ValueError, match="twist has 5 tokens and the base model 3"):
+            tw.run_smc(target, num_particles=2, twist=TableTwist.random(5, 4, seed=0))
+
+    def test_a_target_that_waits_for_an_observation(self, lm):
+        infilling = tw.Target(lm, tw.Infilling(num_tokens=2), prompt="once", num_steps=3)
+        with pytest.raises(ValueError, match=r"waits for an observation: sample target\.cond"):
+            tw.run_smc(infilling, num_particles=2)
 
     def test_a_twist_proposal_without_a_twist(self, target):
         with pytest.raises(ValueError, match=r"none was given: pass twist=\.\.\."):
@@ -114,6 +133,22 @@ class TestRetained:
                 num_particles=2,
                 resampler=resampler,
             )
+
+    def test_a_text_that_is_no_sample_of_sigma(self):
+        target = tw.Target(chain(), tw.ContainsToken("c"), prompt="", num_steps=4)
+        retained = torch.tensor([[0, 2, 0, 0], [0, 1, 0, 0]])
+        with pytest.raises(ValueError, match="row 1, 'abaa', has phi = 0"):
+            tw.run_conditional_smc(target, retained=retained, num_particles=2)
+
+    def test_a_list_and_exact_samples_will_do(self):
+        target = tw.Target(chain(), tw.ContainsToken("c"), prompt="", num_steps=4)
+        listed = tw.run_conditional_smc(target, retained=[[0, 2, 0, 0]], num_particles=2)
+        assert listed.num_runs == 1
+        found = target.exact_samples(3, seed=0, progress=False)
+        trace = tw.run_conditional_smc(target, retained=found, num_particles=2, num_runs=3)
+        assert trace.num_runs == 3
+        with pytest.raises(ValueError, match="num_runs must be the number of retained samples, 3"):
+            tw.run_conditional_smc(target, retained=found, num_particles=2, num_runs=4)
 
     def test_a_proposal_that_can_not_make_it(self, target):
         other = tw.TabularLM.markov([0.0, 0.5, 0.5], [[0.0, 0.5, 0.5]] * 3)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from models.checkpoints import make_checkpoint
 from scipy import stats
 from smc.toys import chain, eos_target, table_target
 
@@ -175,6 +176,20 @@ class TestRefused:
         match = r"would pass 100 sequences at step 5 of 6 \(vocabulary 3\): use a smaller vocab"
         with pytest.raises(BudgetError, match=match):
             tw.exact(table_target(3, 6, seed=0), max_sequences=100)
+
+    def test_a_large_vocabulary_is_told_before_the_model_reads(self, tmp_path, monkeypatch):
+        lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+        target = tw.Target(lm, tw.Constant(), prompt="once", num_steps=4)
+        read = []
+        advance = type(lm).advance
+        monkeypatch.setattr(
+            type(lm),
+            "advance",
+            lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
+        )
+        with pytest.raises(BudgetError, match="at step 3 of 4"):
+            tw.exact(target, max_sequences=10_000)
+        assert read == [lm.vocab_size]
 
     def test_the_budget_counts_what_is_possible(self):
         """Forbidden transitions cost nothing: this chain has one text of each length."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from smc.enumeration import enumerate_runs, expected_inverse_z, expected_measure
-from smc.toys import table_target
+from smc.enumeration import enumerate_runs, expected_inverse_z, expected_measure, expected_z
+from smc.toys import eos_target, table_target
 
 from tsmc_widgets.smc import sampler as true_sampler
 from tsmc_widgets.smc.exact import EnumeratedOracle
@@ -120,6 +120,32 @@ def test_forward_identity_catches(bug):
 @pytest.mark.parametrize("bug", CONDITIONAL_BUGS)
 def test_reciprocal_identity_catches(bug):
     assert conditional_error(planted(*CONDITIONAL_BUGS[bug])) > 1e-4
+
+
+def ending_error(sampler):
+    """Error of E[Z_hat] where texts end early and phi weighs every token, EOS included."""
+    target = eos_target(num_steps=3)
+    z = expected_z(target, num_particles=1, sampler=sampler)
+    return abs(z / math.exp(EnumeratedOracle(target).log_z) - 1)
+
+
+ENDING_BUGS = {
+    "phi of an ended text padded with another token": (
+        "value=target.eos_token_id)",
+        "value=0)",
+    ),
+    "an ended text weighed again at T": ("live if final else ends", "ends | (final & ~ends)"),
+    "phi only at T": ("live if final else ends", "live & final"),
+}
+
+
+def test_texts_that_end_are_weighed_right():
+    assert ending_error(true_sampler) < 1e-12
+
+
+@pytest.mark.parametrize("bug", ENDING_BUGS)
+def test_ending_texts_catch(bug):
+    assert ending_error(planted(*ENDING_BUGS[bug])) > 1e-4
 
 
 def weights_follow_increments(sampler):

@@ -157,6 +157,26 @@ class TestRefused:
         with pytest.raises(TraceFormatError, match=r"format 2; .* up to format 1: update"):
             tw.SMCTrace.load(path)
 
+    def test_a_single_array(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros(3))
+        with pytest.raises(TraceFormatError):
+            tw.SMCTrace.load(tmp_path / "a.npy")
+
+    @pytest.mark.parametrize("header", [[], 3, "x", None, {}, {"format": storage.FORMAT}])
+    def test_a_header_that_is_none(self, header, path):
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+        with pytest.raises(TraceFormatError, match="not a trace"):
+            tw.SMCTrace.load(path)
+
+    def test_a_version_that_is_no_number(self, path):
+        self.rewrite(path, lambda header, arrays: header.update(version="1"))
+        with pytest.raises(TraceFormatError, match="not a trace"):
+            tw.SMCTrace.load(path)
+
     @pytest.mark.parametrize("part", ["tokens", "log_z", "table_1_log_q", "info", "final_texts"])
     def test_a_missing_part(self, part, path):
         def drop(header, arrays):

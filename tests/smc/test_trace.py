@@ -9,6 +9,7 @@ from smc.toys import chain, eos_target, table_target, z_score
 
 import tsmc_widgets as tw
 from tsmc_widgets.smc import genealogy
+from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.twists import TableTwist
 
 
@@ -63,6 +64,10 @@ class TestGenealogy:
         with pytest.raises(ValueError, match=rf"particle must be in 0\.\.5; got {particle}"):
             runs.lineage(particle)
 
+    def test_no_such_run(self, runs):
+        with pytest.raises(ValueError, match=r"run must be in 0\.\.3; got 9"):
+            runs.lineage(0, run=9)
+
     def test_variance_formula_by_hand(self):
         """Two particles, one resampling after which both share an ancestor: V = 1."""
         ancestors = torch.tensor([[[0, 1], [0, 0]]])
@@ -96,6 +101,12 @@ class TestGenealogy:
         # The variance of 400 normal values is known to 7 %.
         assert abs(float(alone.mean()) / spread - 1) < 4.5 * math.sqrt(2 / 399)
 
+    def test_a_dead_run_has_no_variance(self):
+        phi = tw.ContainsToken("c") * tw.AvoidsToken("c")
+        target = tw.Target(chain(), phi, prompt="", num_steps=3)
+        trace = tw.run_smc(target, num_particles=5, dead_runs="keep")
+        assert math.isnan(trace.log_z_variance())
+
     def test_variance_needs_a_step_and_two_particles(self):
         session = tw.start_smc(table_target(3, 5, seed=11), num_particles=1)
         with pytest.raises(ValueError, match="no step has been recorded"):
@@ -128,6 +139,30 @@ class TestSamples:
             assert abs(count - 40_000 * weight) < 4.5 * spread + 1e-9
         assert trace.resampled_frame(seed=3).equals(trace.resampled_frame(seed=3))
         assert len(trace.resampled_frame(seed=3)) == 6
+
+    def test_resampled_frame_draws_anew(self, monkeypatch):
+        """Its uniforms have an address that no step of any run has."""
+        asked = []
+        uniform = AddressedNoise.uniform
+
+        def seen(noise, *, step, use, num_particles):
+            asked.append((step, use))
+            return uniform(noise, step=step, use=use, num_particles=num_particles)
+
+        monkeypatch.setattr(AddressedNoise, "uniform", seen)
+        trace = tw.run_smc(table_target(3, 5, seed=11), num_particles=6, rule="always")
+        used = set(asked)
+        asked.clear()
+        trace.resampled_frame(seed=0)
+        assert len(asked) == 1
+        assert not used & set(asked)
+
+    def test_one_run_keeps_its_tables(self):
+        runs = tw.run_smc(table_target(3, 5, seed=11), num_particles=6, num_runs=3, top_k=2)
+        one = runs.run(1)
+        assert len(one.tables) == 5
+        for table, whole in zip(one.tables, runs.tables, strict=True):
+            assert torch.equal(table.rows, whole.rows[1:2])
 
     def test_nothing_to_draw(self):
         target = tw.Target(

@@ -42,7 +42,10 @@ def chain(*, eos=None):
 
 def eos_target(num_steps=4, *, potential=None):
     """Texts that end at c, with a potential that looks at the whole text."""
-    weigh = tw.TokenFunction(lambda tokens: 0.7 * (tokens == 1).sum(-1) - 0.4 * tokens[:, 0])
+    worth = torch.tensor([-0.4, 0.7, 0.9], dtype=torch.float64)
+    weigh = tw.TokenFunction(
+        lambda tokens: (worth[tokens] * (1 + torch.arange(tokens.shape[1]))).sum(-1)
+    )
     return tw.Target(
         chain(eos="c"), potential or weigh, prompt="ab", num_steps=num_steps, eos="absorb"
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +22,8 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import Twist
 
+_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained"}
+
 
 def start_smc(
     target: Target,
@@ -33,6 +39,7 @@ def start_smc(
     **options: Any,
 ) -> SMCSession:
     """Prepare a run to be stepped by hand; takes what ``run_smc`` takes."""
+    _check_parts(target, proposal, twist, options)
     if rule is None and ess_threshold is None and _follows_proposal_only(proposal):
         rule = Never()
     options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
@@ -103,8 +110,9 @@ def run_smc(
 def run_conditional_smc(
     target: Target,
     *,
-    retained: Int[Tensor, "runs steps"],
+    retained: Any,
     num_particles: int,
+    num_runs: int | None = None,
     proposal: Proposal | None = None,
     twist: Twist | None = None,
     resampler: str = "multinomial",
@@ -120,8 +128,10 @@ def run_conditional_smc(
 
     Args:
         target: what to sample.
-        retained: exact samples of sigma, one for each run, without the prompt.
+        retained: exact samples of sigma (runs, steps), one for each run, without the prompt; a
+            tensor, a list, or what ``target.exact_samples`` gives.
         num_particles: K, the retained path included.
+        num_runs: R, which is the number of retained samples; None takes it from them.
         proposal: as for ``run_smc``.
         twist: as for ``run_smc``.
         resampler: multinomial; the other schemes are biased here and refused.
@@ -133,23 +143,53 @@ def run_conditional_smc(
     Returns:
         The trace of as many runs as there are retained samples.
     """
+    retained = _check_retained(target, getattr(retained, "tokens", retained))
+    if num_runs is not None and num_runs != retained.shape[0]:
+        raise ValueError(
+            f"num_runs must be the number of retained samples, {retained.shape[0]}, or left out; "
+            f"got {num_runs}."
+        )
     return start_smc(
         target,
         num_particles=num_particles,
-        num_runs=int(retained.shape[0]),
+        num_runs=retained.shape[0],
         proposal=proposal,
         twist=twist,
         resampler=resampler,
         rule=rule,
         ess_threshold=ess_threshold,
         seed=seed,
-        retained=_check_retained(target, retained),
+        retained=retained,
         **options,
     ).run()
 
 
 def _follows_proposal_only(proposal: Proposal | None) -> bool:
     return getattr(getattr(proposal, "twist", None), "proposal_only", False)
+
+
+def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what a hurried hand passes in the wrong place, and say what was meant."""
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        known = sorted({*inspect.signature(run_smc).parameters, *_OPTIONS} - {"target", "options"})
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f": did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
+        raise TypeError(f"run_smc has no keyword {unknown[0]!r}{hint}")
+    if target.is_conditional:
+        raise ValueError(
+            f"{target.potential.describe()} waits for an observation: sample "
+            "target.condition(observed) for one of them."
+        )
+    for name, value, methods, hint in (
+        ("proposal", proposal, ("prefill", "advance", "describe"),
+         "Base(), TwistInduced(twist) or ModelProposal(lm)"),
+        ("twist", twist, ("prefill", "advance", "log_psi"),
+         "a twist such as LookAheadTwist, or oracle.optimal_twist()"),
+    ):  # fmt: skip
+        missing = [method for method in methods if not callable(getattr(value, method, None))]
+        if value is not None and (missing or isinstance(value, type)):
+            raise TypeError(f"{name} must be {hint}; got {value!r}.")
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:
@@ -183,4 +223,12 @@ def _check_retained(target: Target, retained: Any) -> Int[Tensor, "runs steps"]:
                 f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
                 "EOS every later token must be EOS too."
             )
+    impossible = (target.log_phi(retained.long()) == -math.inf).nonzero()
+    if impossible.shape[0]:
+        row = int(impossible[0, 0])
+        text = target.texts(retained[row : row + 1].long())[0]
+        raise ValueError(
+            f"retained must hold exact samples of sigma; row {row}, {text!r}, has phi = 0, so it "
+            "is none. Take target.exact_samples(...) or tw.exact(target).sample(...)."
+        )
     return retained.long()

@@ -62,6 +62,7 @@ class TraceInfo:
         rule: when to resample.
         ess_threshold: the rule's fraction of K; None where the rule is not about ESS.
         seed: of the noise; None where it was scripted.
+        first_run: address of the first run under that seed; None where it was scripted.
         conditional: whether slot 0 holds an exact sample (conditional SMC).
         eos_token_id: the absorbing EOS; None with fixed T.
     """
@@ -76,6 +77,7 @@ class TraceInfo:
     rule: str
     ess_threshold: float | None
     seed: int | None
+    first_run: int | None
     conditional: bool
     eos_token_id: int | None
 
@@ -93,6 +95,7 @@ class TraceInfo:
             rule=config.rule.describe(),
             ess_threshold=getattr(config.rule, "threshold", None),
             seed=getattr(config.noise, "seed", None),
+            first_run=getattr(config.noise, "first_run", None),
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
         )

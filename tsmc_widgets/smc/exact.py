@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer
+from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -38,11 +39,11 @@ class Oracle(Protocol):
         """Probability under sigma of each token at each step."""
         ...
 
-    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+    def sample(self, num_samples: int, seed: int = 0) -> Int[Tensor, "samples steps"]:
         """Independent exact samples of sigma, without the prompt."""
         ...
 
-    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+    def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
         """Exact samples in the columns of a run, so that every figure of runs can draw them."""
         ...
 
@@ -98,6 +99,10 @@ class EnumeratedOracle:
         self.log_z = float(log_psi[0][0])
         self._tree = PrefixTree([level.children for level in levels], log_psi)
 
+    def __repr__(self) -> str:
+        """Class, number of sequences and log Z."""
+        return f"EnumeratedOracle({len(self.tokens)} sequences, log_z={self.log_z:.6g})"
+
     @property
     def log_sigma(self) -> Float[Tensor, " sequences"]:
         """Log sigma of each sequence, normalised, in nats."""
@@ -119,14 +124,14 @@ class EnumeratedOracle:
         ]
         return torch.stack(columns)
 
-    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+    def sample(self, num_samples: int, seed: int = 0) -> Int[Tensor, "samples steps"]:
         """Independent exact samples of sigma."""
         check_integer("num_samples", num_samples)
         uniforms = AddressedNoise(seed, 1).uniform(step=0, use="token", num_particles=num_samples)
         drawn = invert_cdf(self.log_sigma.exp().unsqueeze(0), uniforms).squeeze(0)
         return self.tokens[drawn.to(self.tokens.device)]
 
-    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+    def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
         """Exact samples in the columns of a run."""
         return _exact_trace(self, num_particles, seed)
 
@@ -162,6 +167,11 @@ class ChainOracle:
         first = self.log_backward[0][vocab, automaton.transition[automaton.initial]]
         self.log_z = float(numerics.logsumexp(_plus(self._log_first, first)))
 
+    def __repr__(self) -> str:
+        """Class, number of automaton states and log Z."""
+        states = self.automaton.transition.shape[0]
+        return f"ChainOracle({states} automaton states, log_z={self.log_z:.6g})"
+
     def optimal_twist(self) -> ChainTwist:
         """psi*_t at every prefix."""
         length = self.target.prompt_tokens.shape[0]
@@ -190,11 +200,11 @@ class ChainOracle:
             columns.append(joint.sum(1))
         return torch.stack(columns)
 
-    def sample(self, num_samples: int, seed: int) -> Int[Tensor, "samples steps"]:
+    def sample(self, num_samples: int, seed: int = 0) -> Int[Tensor, "samples steps"]:
         """Independent exact samples of sigma."""
         return _exact_trace(self, num_samples, seed).paths("tokens")[0]
 
-    def trace(self, num_particles: int, *, seed: int) -> SMCTrace:
+    def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
         """Exact samples in the columns of a run."""
         return _exact_trace(self, num_particles, seed)
 
@@ -225,6 +235,16 @@ def _plus(a: Tensor, b: Tensor) -> Tensor:
     return torch.where((a == -math.inf) | (b == -math.inf), -math.inf, a + b)
 
 
+def _check_budget(sequences: int, most: int, step: int, target: Target) -> None:
+    if sequences > most:
+        raise BudgetError(
+            f"enumeration would pass {most} sequences at step {step} of {target.num_steps} "
+            f"(vocabulary {target.lm.vocab_size}): use a smaller vocabulary or T, raise "
+            "max_sequences, or use a Markov TabularLM with a potential of tokens, words or a "
+            "regular expression, which is exact at any T."
+        )
+
+
 def _enumerate(
     target: Target, max_sequences: int
 ) -> tuple[list[_Level], Int[Tensor, "sequences steps"], Float[Tensor, " sequences"]]:
@@ -243,13 +263,7 @@ def _enumerate(
         log_probs[live_rows] = step.log_probs.double().cpu()
         possible = log_probs > -math.inf
         grown = int(possible.sum())
-        if grown > max_sequences:
-            raise BudgetError(
-                f"enumeration would pass {max_sequences} sequences at step {t + 1} of "
-                f"{target.num_steps} (vocabulary {lm.vocab_size}): use a smaller vocabulary or T, "
-                "raise max_sequences, or use a Markov TabularLM with a potential of tokens, words "
-                "or a regular expression, which is exact at any T."
-            )
+        _check_budget(grown, max_sequences, t + 1, target)
         children = torch.full((count, lm.vocab_size), -1, dtype=torch.int64)
         parents, chosen = possible.nonzero(as_tuple=True)
         children[parents, chosen] = torch.arange(grown)
@@ -260,6 +274,9 @@ def _enumerate(
         place[live_rows] = torch.arange(live_rows.shape[0])
         live = live[parents] if eos is None else live[parents] & (chosen != eos)
         if t + 1 < target.num_steps and bool(live.any()):
+            # Only tables have tokens of probability zero: any other model grows by all of V.
+            if not isinstance(lm, TabularLM):
+                _check_budget(int(live.sum()) * lm.vocab_size, max_sequences, t + 2, target)
             rows = place[parents[live]].to(device)
             step = lm.advance(chosen[live].to(device), step.carry.select(rows))
     return levels, tokens, log_p

@@ -69,7 +69,8 @@ def relative_variance(
     rounds = 1 + resampled[:, since:].sum(1)
     if size == 1:
         return torch.full_like(between, math.nan)
-    return 1.0 - (size / (size - 1)) ** rounds.double() * between
+    variance = 1.0 - (size / (size - 1)) ** rounds.double() * between
+    return torch.where(weights.sum(1) > 0, variance, math.nan)
 
 
 def log_z_variance(

@@ -7,6 +7,7 @@ and taking one run out of many give the same bytes.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
@@ -59,6 +60,8 @@ class AddressedNoise:
         check_integer("seed", self.seed, at_least=0)
         check_integer("num_runs", self.num_runs)
         check_integer("first_run", self.first_run, at_least=0)
+        for name in ("seed", "num_runs", "first_run"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
         if self.seed >= 2**64:
             raise ValueError(f"seed must be below 2**64; got {self.seed}.")
 

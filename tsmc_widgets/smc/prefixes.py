@@ -128,6 +128,11 @@ def prefill_steps(
 
     lm_step = reserve(target.lm.prefill(tokens))
     twist_step = None if twist is None else reserve(twist.prefill(tokens, lm_step))
+    if twist_step is not None and twist_step.log_psi_next.shape[1] != target.lm.vocab_size:
+        raise ValueError(
+            f"the twist has {twist_step.log_psi_next.shape[1]} tokens and the base model "
+            f"{target.lm.vocab_size}: a twist must be made for the base model's vocabulary."
+        )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
     proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step))
     return PrefixSteps(lm_step, twist_step, proposal_step)

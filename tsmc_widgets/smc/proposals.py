@@ -138,6 +138,8 @@ class ModelProposal:
 
     def __post_init__(self) -> None:
         """Check that a prompt of its own comes with the length of what it replaces."""
+        if self.prompt_tokens is not None:
+            object.__setattr__(self, "prompt_tokens", torch.as_tensor(self.prompt_tokens))
         if (self.prompt_tokens is None) != (self.prompt_length is None):
             raise ValueError(
                 "prompt_tokens and prompt_length go together: give both, prompt_length being the "

@@ -93,6 +93,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     finished = finished | ends
     if not final:
         rows, steps = _extend(target, config, steps, rows, tokens, paths, ~finished)
+    steps = None if final else steps
     return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
 
 

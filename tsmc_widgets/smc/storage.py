@@ -25,6 +25,20 @@ _PER_PARTICLE = (
 )  # fmt: skip
 
 
+# What reading a foreign, damaged or truncated file may raise.
+_NOT_A_TRACE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def save_parts(
     path: Path,
     columns: TraceColumns,
@@ -66,18 +80,9 @@ def load_parts(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
-        if header["format"] != FORMAT:
+        if header["format"] != FORMAT or not isinstance(header["version"], int):
             raise KeyError("format")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-    ) as error:
+    except _NOT_A_TRACE as error:
         raise TraceFormatError(
             f"{str(path)!r} is not a trace saved by this package, or it is damaged or cut short "
             f"({type(error).__name__}). Only files written by SMCTrace.save can be loaded."
