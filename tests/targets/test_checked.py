@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from targets.toys import Stars, Tone, every, letters
@@ -9,10 +10,13 @@ from tsmc_widgets.targets import (
     ClassProbability,
     ContainsToken,
     Mixture,
+    Potential,
     RewardThreshold,
     Target,
+    TemperedReward,
     TextFunction,
     TokenFunction,
+    check_potential,
 )
 
 TOKENS = every(3, 2)
@@ -122,6 +126,62 @@ def test_any_numbers_become_float64(value):
     values = target(Returns(value)).log_phi(TOKENS)
     assert values.dtype == torch.float64
     assert values.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("value", [0.1, -1234.56789, 1e308, 2**24 + 1])
+def test_python_numbers_keep_float64(value):
+    def batch(rows):
+        return [value] * len(rows)
+
+    class Judge(Tone):
+        def logits(self, texts):
+            return [[value]] * len(texts)
+
+    class Own(Potential):
+        def log_phi(self, tokens):
+            return batch(tokens)
+
+        def log_phi_next(self, tokens):
+            return [[value] * 3] * len(tokens)
+
+    class Scalars(Returns):
+        def log_phi_next(self, tokens):
+            return np.full((len(tokens), 3), value)
+
+    scalars = Scalars(lambda rows: np.full(len(rows), value))
+    for phi in [
+        TextFunction(lambda text: value),
+        TextFunction(batch, takes="texts"),
+        TextFunction(lambda texts: np.full(len(texts), value), takes="texts"),
+        TokenFunction(lambda row: value, takes="row"),
+        TokenFunction(batch),
+        TemperedReward(lambda text: value, beta=1),
+        TemperedReward(batch, beta=1, takes="texts"),
+        TemperedReward(Judge(), beta=1),
+        Returns(batch),
+        Own(),
+        scalars,
+        scalars * ContainsToken("a") ** 0,
+        Mixture([Own()]),
+    ]:
+        t = target(phi)
+        assert t.log_phi(TOKENS).tolist() == [value] * 9, phi
+        if t.log_phi_next is not None:
+            assert t.log_phi_next(TOKENS[:3, :1]).tolist() == [[value] * 3] * 3, phi
+    if value < 1e300:
+        check_potential(Own(), letters(), prompt="a")
+
+
+def test_tensors_keep_their_own_numbers():
+    single = torch.tensor([0.1] * 9)
+    assert target(Returns(single)).log_phi(TOKENS).tolist() == [float(single[0])] * 9
+    assert target(Returns(list(single))).log_phi(TOKENS).tolist() == [float(single[0])] * 9
+
+
+@pytest.mark.parametrize("value", [[True] * 9, np.ones(9, dtype=bool), [1j] * 9])
+def test_truth_values_in_lists_are_refused_too(value):
+    with pytest.raises(PotentialError, match="For an indicator return"):
+        target(Returns(value)).log_phi(TOKENS)
 
 
 def test_no_gradient_comes_out():

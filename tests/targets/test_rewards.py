@@ -60,6 +60,17 @@ def test_infinite_rewards_compare_but_do_not_temper():
         target(TemperedReward(reward, beta=1)).log_phi(TOKENS)
 
 
+@pytest.mark.parametrize("bound", [0.1, 0.7, 1 / 3])
+@pytest.mark.parametrize("side", ["at_most", "at_least"])
+def test_a_reward_on_the_bound_is_within_it(bound, side):
+    for options in [
+        {"reward": lambda text: bound},
+        {"reward": lambda texts: [bound] * len(texts), "takes": "texts"},
+    ]:
+        t = target(RewardThreshold(**options, **{side: bound}))
+        assert abs(t.log_sigma_tilde(TOKENS).logsumexp(0)) < 1e-12
+
+
 def test_nan_does_not_slip_through_a_threshold():
     def reward(text):
         return math.nan if text == "bcab" else 0.0

@@ -122,9 +122,20 @@ def as_log_phi(
     return tensor
 
 
+def as_numbers(values: Any) -> Tensor:
+    """Tensors as they are, without gradients; all else in float64, as Python counts, or bool."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    tensor = torch.as_tensor(values)
+    if tensor.dtype == torch.bool or tensor.is_complex():
+        return tensor
+    # By itself torch reads a list of Python's numbers in float32.
+    return torch.as_tensor(values, dtype=torch.float64).detach()
+
+
 def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:
     try:
-        tensor = torch.as_tensor(values).detach()
+        tensor = as_numbers(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise PotentialError(
             f"{name} must return a tensor of log phi, one number for each row; "

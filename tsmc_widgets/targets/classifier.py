@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tsmc_widgets.errors import PotentialError, check_one_of
-from tsmc_widgets.targets.checked import show_text
+from tsmc_widgets.targets.checked import as_numbers, show_text
 from tsmc_widgets.targets.conditional import ConditionalPotential
 from tsmc_widgets.targets.sampling import base_samples, draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
@@ -77,7 +77,7 @@ class CachedClassifier:
         return ["low", "high"] if re.fullmatch(r"LABEL_\d+", name) else [f"not {name}", name]
 
     def _compute(self, texts: list[str]) -> list[tuple[float, ...]]:
-        logits = torch.as_tensor(self.classifier.logits(texts)).double().cpu()
+        logits = as_numbers(self.classifier.logits(texts)).double().cpu()
         if logits.shape != (len(texts), len(self.labels)):
             raise PotentialError(
                 f"The classifier {self.name} must give logits of shape "

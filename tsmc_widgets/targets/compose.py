@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
+from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.protocol import (
     Context,
     Potential,
@@ -79,7 +80,7 @@ class Mixture(Potential):
         if None in offers:
             return None
         return lambda tokens: self._mix(
-            torch.stack([offer(tokens).double() for offer in offers], dim=-1)
+            torch.stack([as_numbers(offer(tokens)).double() for offer in offers], dim=-1)
         )
 
     @cached_property
@@ -106,7 +107,7 @@ class Mixture(Potential):
         self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
     ) -> Float[Tensor, " batch"]:
         """Log of the weighted sum, each row under its own observation."""
-        logs = [part.log_phi_given(tokens, observed).double() for part in self.parts]
+        logs = [as_numbers(part.log_phi_given(tokens, observed)).double() for part in self.parts]
         return self._mix(torch.stack(logs, dim=-1))
 
     def describe(self) -> str:

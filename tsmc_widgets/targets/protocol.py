@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
-from tsmc_widgets.targets.checked import log_phi_checked, show_text, show_tokens
+from tsmc_widgets.targets.checked import as_numbers, log_phi_checked, show_text, show_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,9 @@ class Product(Potential):
         offers = [part.log_phi_next for part in self.parts]
         if None in offers:
             return None
-        return lambda tokens: torch.stack([offer(tokens).double() for offer in offers]).sum(0)
+        return lambda tokens: torch.stack(
+            [as_numbers(offer(tokens)).double() for offer in offers]
+        ).sum(0)
 
     @cached_property
     def _automaton(self) -> TokenAutomaton | None:
@@ -241,7 +243,9 @@ class Product(Potential):
         self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
     ) -> Float[Tensor, " batch"]:
         """Sum of the factors' log phi, each row under its own observation."""
-        return torch.stack([p.log_phi_given(tokens, observed).double() for p in self.parts]).sum(0)
+        return torch.stack(
+            [as_numbers(p.log_phi_given(tokens, observed)).double() for p in self.parts]
+        ).sum(0)
 
     def describe(self) -> str:
         """The factors with × between them."""
@@ -278,7 +282,9 @@ class Power(Potential):
     def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
         """Offered if what is raised offers it."""
         offer = self.part.log_phi_next
-        return None if offer is None else lambda tokens: self.beta * offer(tokens).double()
+        return (
+            None if offer is None else lambda tokens: self.beta * as_numbers(offer(tokens)).double()
+        )
 
     def automaton(self) -> TokenAutomaton | None:
         """The same automaton with other values."""
@@ -298,7 +304,7 @@ class Power(Potential):
         self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
     ) -> Float[Tensor, " batch"]:
         """Beta times log phi, each row under its own observation."""
-        return self.beta * self.part.log_phi_given(tokens, observed).double()
+        return self.beta * as_numbers(self.part.log_phi_given(tokens, observed)).double()
 
     def describe(self) -> str:
         """What is raised, ^ and beta."""

@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float64
-from torch import Tensor
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.targets.bound import log_indicator
-from tsmc_widgets.targets.checked import FailedOnText
+from tsmc_widgets.targets.checked import FailedOnText, as_numbers
 from tsmc_widgets.targets.classifier import SupportsLogits, cached_classifier
 from tsmc_widgets.targets.functions import call_on_texts, check_bound, function_name
 from tsmc_widgets.targets.text import Scope, TextPotential
@@ -51,7 +49,7 @@ class Reward:
         """Reward of each text."""
         if self.classifier is not None:
             return self.classifier.logits(texts)[:, 0]
-        values = torch.as_tensor(call_on_texts(self.source, self.takes, texts)).double().cpu()
+        values = as_numbers(call_on_texts(self.source, self.takes, texts)).double().cpu()
         if values.shape != (len(texts),):
             raise ValueError(
                 f"the reward of {len(texts)} texts must have shape ({len(texts)},), "
