@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from targets.toys import Stars, Tone, every, letters
@@ -107,16 +108,58 @@ def test_class_conditional():
     assert t.is_conditional
     observed = torch.arange(len(TOKENS)).unsqueeze(1) % 3
     given = t.log_phi_given(TOKENS, observed)
-    for index, label in enumerate(["1 star", 2, "3 stars"]):
+    for index, label in enumerate(["1 star", "2 STARS", "3 stars"]):
         for fixed in (t.condition(label), t.condition(torch.tensor([index]))):
             assert fixed.potential == ClassProbability(phi.classifier, label=label)
             rows = observed[:, 0] == index
             torch.testing.assert_close(given[rows], fixed.log_phi(TOKENS)[rows])
-    total = sum(t.condition(label).log_phi(TOKENS).exp() for label in (1, 2, 3))
+    total = sum(t.condition([index]).log_phi(TOKENS).exp() for index in range(3))
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_z_of_a_class_is_its_probability_under_p0():
     t = target(ClassConditional(Stars()))
-    z = [t.condition(label).log_sigma_tilde(TOKENS).logsumexp(0).exp() for label in (1, 2, 3)]
+    z = [t.condition([index]).log_sigma_tilde(TOKENS).logsumexp(0).exp() for index in range(3)]
     assert math.isclose(sum(z), 1.0, abs_tol=1e-12)
+
+
+def test_an_observed_class_is_an_index_and_never_a_guess():
+    t = target(ClassConditional(Stars()))
+    row = t.exact_samples(5, seed=0, progress=False).observed[2]
+    name = t.potential.classes[int(row)]
+    for observed in (row, row[0], row.numpy(), row.tolist(), name, name.upper()):
+        assert t.condition(observed).potential.label == name
+    for bare in (1, 0, np.int64(1), 7):
+        with pytest.raises(ValueError, match=r"name or its index.*'1 star'.*torch\.tensor\(\["):
+            t.condition(bare)
+    for wrong in (
+        [3],
+        torch.tensor([-1]),
+        [0, 1],
+        torch.tensor([0.5]),
+        torch.zeros(0).long(),
+        [True],
+    ):
+        with pytest.raises(ValueError, match="one index from 0 to 2 of the classes of Stars"):
+            t.condition(wrong)
+    with pytest.raises(ValueError, match=r"of the classes of Stars.* Give one of these"):
+        t.condition("4 stars")
+
+
+def test_a_bare_number_is_an_index_where_no_name_begins_with_one():
+    moods = target(ClassConditional(named("bad", "mixed", "good")))
+    tone = target(ClassConditional(Tone()))
+    for index in (0, 1, 2):
+        for observed in (index, np.int64(index), [index], torch.tensor(index)):
+            assert moods.condition(observed).potential.index == index
+    assert tone.condition(1).potential.label == "high"
+    with pytest.raises(ValueError, match="one index from 0 to 2"):
+        moods.condition(3)
+    halves = target(ClassConditional(named("0.5 stars", "1.5 stars", "2.5 stars")))
+    with pytest.raises(ValueError, match="name or its index"):
+        halves.condition(1)
+
+
+def test_numbers_of_numpy_name_a_class_like_pythons():
+    for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert ClassProbability(Stars(), label=number).label == "2 stars"

@@ -1,9 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from targets.toys import every, letters, log_phi_by_hand
 
 from tsmc_widgets.errors import UnknownTokenError
-from tsmc_widgets.targets import AvoidsToken, ContainsToken, CountToken, Length, Target
+from tsmc_widgets.targets import (
+    AvoidsToken,
+    ContainsToken,
+    Continuation,
+    CountToken,
+    Infilling,
+    Length,
+    Target,
+)
+from tsmc_widgets.targets.tokens import check_pattern
 
 T = 5
 
@@ -115,3 +125,18 @@ def test_errors_name_the_value_and_what_is_allowed():
         Target(letters("c"), CountToken("c", at_most=1), prompt="", num_steps=2, eos="absorb")
     with pytest.raises(ValueError, match="put it in a Target"):
         ContainsToken("c").log_phi(every(3, 2))
+
+
+def test_ids_from_numpy_are_ids():
+    one, two = np.int64(1), np.uint8(2)
+    assert ContainsToken(one) == ContainsToken(1)
+    assert AvoidsToken([one, two], 0) == AvoidsToken([1, 2], 0)
+    assert CountToken(one, at_least=1) == CountToken(1, at_least=1)
+    assert Continuation([one, two]) == Continuation([1, 2])
+    assert Infilling(num_tokens=two) == Infilling(num_tokens=2)
+    for phi in (ContainsToken(one), AvoidsToken([one, two]), Continuation([one, two])):
+        log_phi = Target(letters(), phi, prompt="a", num_steps=2).log_phi(every(3, 2))
+        assert log_phi.shape == (9,)
+    for wrong in (np.bool_(True), np.float64(1)):
+        with pytest.raises(ValueError, match="non-empty text, an id"):
+            check_pattern(wrong)

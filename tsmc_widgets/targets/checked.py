@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,6 +132,16 @@ def as_numbers(values: Any) -> Tensor:
         return tensor
     # By itself torch reads a list of Python's numbers in float32.
     return torch.as_tensor(values, dtype=torch.float64).detach()
+
+
+def whole_number(value: Any) -> int | None:
+    """The integer that a value is, NumPy's included; None for all else, truth values too."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:

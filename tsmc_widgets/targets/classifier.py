@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tsmc_widgets.errors import PotentialError, check_one_of
-from tsmc_widgets.targets.checked import as_numbers, show_text
+from tsmc_widgets.targets.checked import as_numbers, show_text, whole_number
 from tsmc_widgets.targets.conditional import ConditionalPotential
 from tsmc_widgets.targets.sampling import base_samples, draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
@@ -107,7 +108,9 @@ class ClassProbability(TextPotential):
 
     log_phi_max = 0.0
 
-    def __init__(self, model: ClassifierLike, *, label: str | int, scope: Scope = "full") -> None:
+    def __init__(
+        self, model: ClassifierLike, *, label: str | SupportsIndex, scope: Scope = "full"
+    ) -> None:
         super().__init__(scope=scope)
         self.classifier = cached_classifier(model)
         self.index = class_index(label, self.classifier)
@@ -147,11 +150,17 @@ class ClassConditional(ConditionalPotential):
         """Names of the classes; ``observed`` holds their indices."""
         return self.classifier.classes
 
-    def condition(self, observed: str | int | Int[Tensor, " width"]) -> ClassProbability:
-        """The probability of one class: a label as ClassProbability takes, or a row of indices."""
+    def condition(self, observed: str | SupportsIndex | Sequence[Any] | Tensor) -> ClassProbability:
+        """The probability of one class.
+
+        Args:
+            observed: the class's name, or its index in ``classes`` as a row of ``observed`` from
+                exact samples (``torch.tensor([1])``, ``[1]``). A bare number is an index too; where
+                classes are named by numbers ("2 stars") it could mean either and is refused.
+        """
         label = observed
-        if isinstance(observed, Tensor):
-            label = self.classes[int(observed.reshape(()))]
+        if not isinstance(observed, str):
+            label = self.classes[self._index(observed)]
         fixed = ClassProbability(self.classifier, label=label, scope=self.scope)
         return fixed if self._context is None else fixed.bind(self._context)
 
@@ -180,6 +189,28 @@ class ClassConditional(ConditionalPotential):
         """``p(class of stars | text)``."""
         return f"p(class of {self.classifier.name} | text)"
 
+    def _index(self, observed: Any) -> int:
+        classes = self.classes
+        names = ", ".join(repr(name) for name in classes)
+        bare = not isinstance(observed, Tensor | Sequence | np.ndarray)
+        numbered = any(re.match(r"\s*\d", name) for name in classes)
+        if bare and numbered and whole_number(observed) is not None:
+            raise ValueError(
+                f"observed={observed!r} may mean a class's name or its index, as the classes of "
+                f"{self.classifier.name} are {names}: give one of these names, or an index as "
+                "torch.tensor([index]), such as a row of observed from exact_samples."
+            )
+        if isinstance(observed, Tensor | np.ndarray):
+            observed = observed.reshape(-1).tolist()
+        row = [observed] if bare else observed
+        index = whole_number(row[0]) if len(row) == 1 else None
+        if index is None or not 0 <= index < len(classes):
+            raise ValueError(
+                f"observed must be the name of a class, or one index from 0 to {len(classes) - 1} "
+                f"of the classes of {self.classifier.name}, {names}; got {observed!r}."
+            )
+        return index
+
     def _log_probs(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, "batch classes"]:
         context = self.context
         texts = context.full_texts(tokens) if self.scope == "full" else context.texts(tokens)
@@ -207,19 +238,19 @@ def cached_classifier(model: ClassifierLike | CachedClassifier) -> CachedClassif
     return CachedClassifier(model, name)
 
 
-def class_index(label: str | int, classifier: CachedClassifier) -> int:
+def class_index(label: str | SupportsIndex, classifier: CachedClassifier) -> int:
     """Index of a class given by name or number, see ``ClassProbability``."""
     classes = classifier.classes
-    if len(classifier.labels) == 1 and label in ("low", "high"):
-        return ("low", "high").index(label)
-    if isinstance(label, bool):
-        matches = []
-    elif isinstance(label, int):
+    number = whole_number(label)
+    matches = []
+    if number is not None:
         numbered = {i: re.match(r"\s*(\d+)(?![\d.])", name) for i, name in enumerate(classes)}
-        matches = [i for i, match in numbered.items() if match and int(match[1]) == label]
-        if not any(numbered.values()) and 0 <= label < len(classes):
-            matches = [label]
-    else:
+        matches = [i for i, match in numbered.items() if match and int(match[1]) == number]
+        if not any(numbered.values()) and 0 <= number < len(classes):
+            matches = [number]
+    elif isinstance(label, str):
+        if len(classifier.labels) == 1 and label in ("low", "high"):
+            return ("low", "high").index(label)
         matches = [i for i, name in enumerate(classes) if name == label]
         matches = matches or [i for i, c in enumerate(classes) if c.lower() == label.lower()]
     if len(matches) != 1:

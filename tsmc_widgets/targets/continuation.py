@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -67,9 +68,9 @@ class Infilling(ConditionalPotential):
         num_tokens: c, the number of tokens in o.
     """
 
-    def __init__(self, *, num_tokens: int) -> None:
+    def __init__(self, *, num_tokens: SupportsIndex) -> None:
         check_integer("num_tokens", num_tokens)
-        self.num_tokens = num_tokens
+        self.num_tokens = int(num_tokens)
 
     def bind(self, context: Context) -> Infilling:
         """The model's context must hold prompt, T tokens and o."""

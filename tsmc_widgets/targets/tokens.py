@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +15,10 @@ from tsmc_widgets.errors import UnknownTokenError, check_integer
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
 from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
+from tsmc_widgets.targets.checked import whole_number
 from tsmc_widgets.targets.protocol import Context
 
-TokenPattern = str | int | Sequence[str | int]
+TokenPattern = str | SupportsIndex | Sequence[str | SupportsIndex]
 """A token by its text or id, or several in a row; a text of several tokens stands for them all."""
 
 
@@ -240,8 +242,10 @@ def log_in_range(
 
 def check_pattern(pattern: object) -> str | int | tuple:
     """A pattern that can be hashed, or ValueError."""
-    if isinstance(pattern, str | int) and not isinstance(pattern, bool) and pattern != "":
+    if isinstance(pattern, str) and pattern:
         return pattern
+    if (token := whole_number(pattern)) is not None:
+        return token
     if isinstance(pattern, list | tuple) and pattern:
         return tuple(check_pattern(part) for part in pattern)
     raise ValueError(
