@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -16,6 +17,7 @@ from tsmc_widgets.targets import (
     JointSamples,
     Length,
     Mixture,
+    Potential,
     RewardThreshold,
     Target,
     TemperedReward,
@@ -221,3 +223,125 @@ def test_where_no_exact_samples_exist():
         joint_samples(unbounded, 5, seed=0)
     with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         unbounded.exact_samples(0, seed=0)
+
+
+RUNS = 200
+
+
+def many_runs(n, **options):
+    """Estimates of many seeds and the standard errors they come with, and what is estimated."""
+    phi = TemperedReward(Tone(), beta=0.3, reward_max=5.0)
+    target = Target(letters(), phi, prompt="a", num_steps=T)
+    found = []
+    for seed in range(RUNS):
+        try:
+            found.append(target.exact_samples(n, seed=seed, progress=False, **options))
+        except BudgetError as error:
+            found.append(error.samples)
+    log_z = target.log_sigma_tilde(every(3, T)).logsumexp(0).item()
+    return found, log_z, math.exp(log_z - phi.log_phi_max)
+
+
+def columns(found, *names):
+    return (torch.tensor([getattr(run, name) for run in found]).double() for name in names)
+
+
+@pytest.mark.parametrize("ending", ["n found", "budget"])
+def test_standard_errors_are_the_spread_over_seeds(ending):
+    n, options = (200, {}) if ending == "n found" else (601, {"budget": 600})
+    found, log_z, rate = many_runs(n, **options)
+    for name, truth in [("log_z", log_z), ("acceptance_rate", rate)]:
+        value, error = columns(found, name, f"{name}_standard_error")
+        assert 0.8 < error.mean() / value.std() < 1.25
+        # The stopping rule's bias is a small part of a standard error.
+        assert abs(((value - truth) / error).mean()) < 4.5 / math.sqrt(RUNS)
+
+
+def test_the_bias_of_stopping_is_as_small_as_it_says():
+    n = 8
+    found, log_z, rate = many_runs(n)
+    value, rates = columns(found, "log_z", "acceptance_rate")
+    excess, error = rates.mean() / rate - 1, rates.std() / rate / math.sqrt(RUNS)
+    assert -4.5 * error < excess < 1 / n + 4.5 * error
+    bias, error = value.mean() - log_z, value.std() / math.sqrt(RUNS)
+    assert abs(bias) < 0.5 / n + 4.5 * error
+
+
+def test_a_search_that_the_budget_ends_is_unbiased():
+    found, log_z, rate = many_runs(17, budget=16)
+    value, rates = columns(found, "log_z", "acceptance_rate")
+    for got, truth in [(rates, rate), (value.exp(), math.exp(log_z))]:
+        assert abs(got.mean() - truth) / (got.std() / math.sqrt(RUNS)) < 4.5
+
+
+def test_joint_draws_keep_to_the_budget(monkeypatch):
+    monkeypatch.setattr("tsmc_widgets.targets.exact_samples.LARGEST_BATCH", 64)
+    target = Target(letters(), Infilling(num_tokens=2), prompt="a", num_steps=T)
+    whole = target.exact_samples(150, seed=1, budget=150, progress=False)
+    assert (whole.tokens.shape, whole.observed.shape) == ((150, T), (150, 2))
+    for few in (1, 64, 100):
+        with pytest.raises(BudgetError, match=rf"150 exact samples .* the budget is {few}") as e:
+            target.exact_samples(150, seed=1, budget=few, progress=False)
+        assert len(e.value.samples.tokens) == len(e.value.samples.observed) == few
+        start = few // 64 * 64
+        assert torch.equal(e.value.samples.tokens[:start], whole.tokens[:start])
+
+
+def test_joint_draws_show_a_bar_if_asked(capsys):
+    target = Target(letters(), ClassConditional(Stars()), prompt="a", num_steps=T)
+    quiet = target.exact_samples(9, seed=1, progress=False)
+    assert capsys.readouterr().err == ""
+    shown = target.exact_samples(9, seed=1)
+    assert "exact samples" in capsys.readouterr().err
+    assert torch.equal(quiet.tokens, shown.tokens)
+    assert torch.equal(quiet.observed, shown.observed)
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_an_interrupt_keeps_joint_draws(monkeypatch, calls):
+    monkeypatch.setattr("tsmc_widgets.targets.exact_samples.LARGEST_BATCH", 64)
+    left = [None] * calls
+
+    class Interrupted(Infilling):
+        def draw_joint(self, n, generator):
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            return super().draw_joint(n, generator)
+
+    target = Target(letters(), Interrupted(num_tokens=2), prompt="a", num_steps=T)
+    with pytest.raises(KeyboardInterrupt) as e:
+        target.exact_samples(1000, seed=0, progress=False)
+    assert e.value.samples.tokens.shape == (64 * calls, T)
+    assert len(e.value.samples.observed) == 64 * calls
+
+
+@pytest.mark.parametrize("bound", [math.inf, -math.inf, math.nan, "0", len])
+@pytest.mark.parametrize("base", [object, Potential])
+def test_a_bound_that_is_none_is_refused_before_anything_is_drawn(bound, base):
+    class Mine(base):
+        log_phi_max = bound
+
+        def log_phi(self, tokens):
+            raise AssertionError("never asked")
+
+    with pytest.raises(PotentialError, match="log_phi_max of Mine must be a finite number in nats"):
+        Target(letters(), Mine(), prompt="a", num_steps=T).exact_samples(5, seed=0)
+    if base is object:
+        with pytest.raises(PotentialError, match="log_phi_max of Mine must be"):
+            Target(letters(), ContainsToken("a") * Mine(), prompt="a", num_steps=T)
+
+
+@pytest.mark.parametrize("phi", [ContainsToken("a"), Infilling(num_tokens=1)], ids=["one", "joint"])
+def test_seeds_that_are_refused(phi):
+    target = Target(letters(), phi, prompt="a", num_steps=T)
+    draw = joint_samples if phi.is_conditional else rejection_samples
+    for wrong in (-5, 2**63, 2**70):
+        with pytest.raises(ValueError, match=f"seed must be an integer .*got {wrong}"):
+            target.exact_samples(5, seed=wrong, progress=False)
+        with pytest.raises(ValueError, match=f"seed must be an integer .*got {wrong}"):
+            draw(target, 5, seed=wrong, progress=False)
+    largest = target.exact_samples(5, seed=2**63 - 1, progress=False)
+    assert largest.tokens.shape == (5, T)
+    same = [target.exact_samples(5, seed=seed, progress=False) for seed in (7, np.int64(7))]
+    assert torch.equal(same[0].tokens, same[1].tokens)

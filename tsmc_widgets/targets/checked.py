@@ -134,6 +134,19 @@ def as_numbers(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64).detach()
 
 
+def check_bound(name: str, value: Any) -> float | None:
+    """An upper bound on log phi or on a reward as a float, or PotentialError."""
+    if value is None:
+        return None
+    try:
+        bound = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        bound = math.nan
+    if not math.isfinite(bound) or isinstance(value, str):
+        raise PotentialError(f"{name} must be a finite number in nats or None; got {value!r}.")
+    return bound
+
+
 def whole_number(value: Any) -> int | None:
     """The integer that a value is, NumPy's included; None for all else, truth values too."""
     if isinstance(value, bool):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.targets.bound import BoundOnly
-from tsmc_widgets.targets.checked import call_checked, log_phi_checked
+from tsmc_widgets.targets.checked import call_checked, check_bound, log_phi_checked
 from tsmc_widgets.targets.text import Scope, TextPotential, each_text
 
 
@@ -114,15 +113,6 @@ def check_callable(function: object) -> Callable[..., Any]:
     if not callable(function):
         raise TypeError(f"The function of a potential must be callable; got {function!r}.")
     return function
-
-
-def check_bound(name: str, value: float | int | None) -> float | None:
-    """An upper bound as a float, or a ValueError."""
-    if value is None:
-        return None
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number in nats or None; got {value!r}.")
-    return float(value)
 
 
 def function_name(function: Callable[..., Any]) -> str:

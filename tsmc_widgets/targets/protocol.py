@@ -14,7 +14,13 @@ from torch import Tensor
 
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
-from tsmc_widgets.targets.checked import as_numbers, log_phi_checked, show_text, show_tokens
+from tsmc_widgets.targets.checked import (
+    as_numbers,
+    check_bound,
+    log_phi_checked,
+    show_text,
+    show_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,13 +326,16 @@ class UserPotential(Potential):
 
     @property
     def log_phi_max(self) -> float | None:
-        """The user's own bound, if it has one."""
-        return getattr(self.inner, "log_phi_max", None)
+        """The user's own bound, if it has one; PotentialError unless it is a finite number."""
+        value = getattr(self.inner, "log_phi_max", None)
+        return check_bound(f"log_phi_max of {self.describe()}", value)
 
     def bind(self, context: Context) -> UserPotential:
         """Bind the user's object if it wants to be bound."""
         bind = getattr(self.inner, "bind", None)
-        return UserPotential(self.inner if bind is None else bind(context), context)
+        bound = UserPotential(self.inner if bind is None else bind(context), context)
+        _ = bound.log_phi_max  # A bound that is none is best refused before anything is drawn.
+        return bound
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """The user's log phi, checked."""

@@ -11,9 +11,9 @@ from jaxtyping import Float64
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.targets.bound import log_indicator
-from tsmc_widgets.targets.checked import FailedOnText, as_numbers
+from tsmc_widgets.targets.checked import FailedOnText, as_numbers, check_bound
 from tsmc_widgets.targets.classifier import SupportsLogits, cached_classifier
-from tsmc_widgets.targets.functions import call_on_texts, check_bound, function_name
+from tsmc_widgets.targets.functions import call_on_texts, function_name
 from tsmc_widgets.targets.text import Scope, TextPotential
 
 RewardLike = str | Path | SupportsLogits | Callable[..., Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 from jaxtyping import Float64, Int
@@ -165,22 +165,22 @@ class Target:
         return self.potential.is_conditional
 
     def exact_samples(
-        self, n: int, *, seed: int, budget: int = DEFAULT_BUDGET, progress: bool = True
+        self, n: int, *, seed: SupportsIndex, budget: int = DEFAULT_BUDGET, progress: bool = True
     ) -> ExactSamples | JointSamples:
         """Exact samples of sigma: by joint draw where phi waits for o, else by rejection from p0.
 
         Args:
             n: how many.
-            seed: the same seed gives the same samples.
-            budget: draws from p0 at most, for rejection.
-            progress: whether rejection shows a progress bar.
+            seed: an integer of at least 0; the same seed gives the same samples.
+            budget: draws from p0 at most; by joint draw every one of them is a sample.
+            progress: whether to show a progress bar.
 
         Raises:
             PotentialError: neither way is open; says why.
-            BudgetError: rejection found too few; ``.samples`` holds those it found.
+            BudgetError: too few were found within the budget; ``.samples`` holds those.
         """
         if self.is_conditional:
-            return joint_samples(self, n, seed=seed)
+            return joint_samples(self, n, seed=seed, budget=budget, progress=progress)
         return rejection_samples(self, n, seed=seed, budget=budget, progress=progress)
 
     def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
