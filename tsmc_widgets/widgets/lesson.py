@@ -23,6 +23,7 @@ from tsmc_widgets.widgets.yardstick import (
     HELD_OUT,
     POOL,
     ExactDraws,
+    GrowingPool,
     Prefixes,
     all_prefixes,
     choose_source,
@@ -32,6 +33,7 @@ from tsmc_widgets.widgets.yardstick import (
 
 EVERY = 20
 """Updates between two evaluations."""
+GROW_EVERY = 2
 NUM_RUNS = 160
 NUM_TEXTS = 64
 SHOWN_TEXTS = 10
@@ -98,6 +100,8 @@ class Lesson:
         self.before: dict[str, Any] | None = None
         self.goal = settings.num_updates
         self.doing = "loading the model"
+        self._source: Positives | None = None
+        self._grown = -1
         self._todo: deque[Callable[[], None]] = deque([self._load])
 
     @property
@@ -128,11 +132,21 @@ class Lesson:
             self._todo.popleft()
             return
         racer = min(self.racers, key=lambda racer: racer.trainer.done)
+        if racer is self.racers[0] and self._grow(racer.trainer.done):
+            return
         self.doing = "training"
         racer.update()
         done = racer.trainer.done
         if done % EVERY == 0 or done == self.goal:
             self._todo.append(lambda: self._evaluate(racer))
+
+    def _grow(self, done: int) -> bool:
+        """Add to the pool before every other update, the same at every pace."""
+        if done % GROW_EVERY or done == self._grown or not isinstance(self._source, GrowingPool):
+            return False
+        grown = self._source.grow()
+        self._grown, self.log_z = done, self._draws.log_z
+        return grown
 
     def _load(self) -> None:
         settings = self.settings
@@ -178,6 +192,7 @@ class Lesson:
 
     def _start(self, source: Positives) -> None:
         settings = self.settings
+        self._source = source
         racers = []
         for method in settings.methods:
             trainer = TwistTrainer(

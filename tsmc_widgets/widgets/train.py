@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import ipywidgets as ipw
 
@@ -32,6 +33,8 @@ _WORDS = {
     "seed": "seed",
 }  # fmt: skip
 
+_SESSIONS: WeakSet[TrainSession] = WeakSet()
+
 
 class TrainSession(ipw.VBox):
     """Watch a twist being learned: choose, press Start, pause, go on, race methods, save.
@@ -55,6 +58,8 @@ class TrainSession(ipw.VBox):
         self.add_class("tsmc-watch")
         self.view.observe(self._obey, "ask")
         self._show_status(Progress("waiting"))
+        self._stop_others()
+        _SESSIONS.add(self)
 
     @property
     def settings(self) -> TrainSettings:
@@ -193,7 +198,14 @@ class TrainSession(ipw.VBox):
         self.controls.close()
         super().close()
 
+    def _stop_others(self) -> None:
+        """One training at a time: a cell that is run again leaves its old session behind."""
+        for session in _SESSIONS:
+            if session is not self:
+                session.stop()
+
     def _begin(self, lesson: Lesson) -> None:
+        self._stop_others()
         self.lesson, self._note, self._refusal = lesson, "", ""
         self.view.status = {"state": "running", "text": "starting"}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError
 from tsmc_widgets.learning.positives import ExactPool, Positives, WeightedPositives
+from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.exact import Oracle, exact
 from tsmc_widgets.targets.sampling import base_samples
@@ -20,6 +21,7 @@ from tsmc_widgets.targets.target import Target
 
 HELD_OUT = 40
 POOL = 500
+LARGE_POOL = 2000
 DRAWS = 512
 MOST_DRAWS = 5000
 ROLLOUTS = 32
@@ -205,9 +207,39 @@ def roll_out(target: Target, prefixes: Prefixes, place: int, *, seed: int) -> No
     prefixes.error[place] = float(phi.std()) / math.sqrt(ROLLOUTS) / max(mean, 1e-12)
 
 
+@dataclass
+class GrowingPool:
+    """Exact samples that are not held out; more are drawn while the training goes on.
+
+    A pool that is small for good is learned by heart: the lower bound rises, the gap does not
+    close.
+    """
+
+    draws: ExactDraws
+    seed: int
+
+    def __len__(self) -> int:
+        """Samples to learn from."""
+        return len(self.draws) - HELD_OUT
+
+    def grow(self) -> bool:
+        """Draw some more; False where the pool is large enough."""
+        if len(self) >= LARGE_POOL:
+            return False
+        self.draws.extend()
+        return True
+
+    def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
+        """Samples for an update, from what the pool holds now."""
+        tokens, log_phi = self.draws.tokens[HELD_OUT:], self.draws.log_phi[HELD_OUT:]
+        return ExactPool(tokens, log_phi, self.seed).draw(update, num_samples, batch)
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        return f"{len(self)} exact samples"
+
+
 def choose_source(draws: ExactDraws, seed: int) -> Positives:
-    """A pool of the samples that are not held out, or the weighted batch where it stayed small."""
-    rest = len(draws) - HELD_OUT
-    if rest < POOL // 2:
-        return WeightedPositives()
-    return ExactPool(draws.tokens[HELD_OUT:], draws.log_phi[HELD_OUT:], seed)
+    """The samples that are not held out, or the weighted batch where they are few."""
+    few = len(draws) - HELD_OUT < POOL // 2
+    return WeightedPositives() if few else GrowingPool(draws, seed)
