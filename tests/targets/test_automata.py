@@ -16,6 +16,7 @@ from tsmc_widgets.targets import (
     Mixture,
     Target,
     TextFunction,
+    text_automata,
 )
 from tsmc_widgets.targets.automata import combine
 from tsmc_widgets.targets.text_automata import search_pattern
@@ -140,6 +141,22 @@ def test_no_automaton_where_character_classes_differ():
     lm = words(symbols=("é", "a", "b"))
     target = Target(lm, ContainsWord("a"), prompt="", num_steps=3)
     assert target.potential.automaton() is None
+
+
+@pytest.mark.parametrize("lie", ["(?s:.)*c(?s:.)*|(?s:.){5,}", "((?s:.)*c(?s:.)*)?", "(?s:.)*"])
+def test_a_machine_that_disagrees_with_the_regex_is_not_used(lie, monkeypatch):
+    honest = text_automata._character_machine
+    tokens = every(3, 3)
+    for kind in (MatchesRegex, ContainsWord, AvoidsWord):
+        target = Target(letters(), kind("c"), prompt="", num_steps=3)
+        wanted = target.log_phi(tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(text_automata, "_character_machine", lambda pattern: honest(lie))
+            lied = Target(letters(), kind("c"), prompt="", num_steps=3)
+            assert lied.potential.automaton() is None
+            assert lied.log_phi_next is None
+            assert torch.equal(lied.log_phi(tokens), wanted)
+        assert Target(letters(), kind("c"), prompt="", num_steps=3).log_phi_next is not None
 
 
 def test_no_automaton_for_a_product_with_a_function():

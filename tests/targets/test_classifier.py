@@ -6,7 +6,13 @@ import torch
 from targets.toys import Stars, Tone, every, letters
 from torch.nn.functional import logsigmoid
 
-from tsmc_widgets.targets import ClassConditional, ClassProbability, Target
+from tsmc_widgets.targets import (
+    ClassConditional,
+    ClassProbability,
+    RewardThreshold,
+    Target,
+    TemperedReward,
+)
 from tsmc_widgets.targets.classifier import CachedClassifier, class_index
 
 TOKENS = every(3, 3)
@@ -163,3 +169,14 @@ def test_a_bare_number_is_an_index_where_no_name_begins_with_one():
 def test_numbers_of_numpy_name_a_class_like_pythons():
     for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
         assert ClassProbability(Stars(), label=number).label == "2 stars"
+
+
+def test_a_misspelt_classifier_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"^model must .*'storybook/star'.*mean 'storybook/stars'"):
+        ClassProbability("storybook/star", label=5)
+    with pytest.raises(ValueError, match=r"^model must be one of storybook/stars, storybook/hosti"):
+        ClassConditional("storybook/lm")
+    with pytest.raises(ValueError, match=r"^reward must .*Did you mean 'storybook/hostility'"):
+        RewardThreshold("storybook/hostile", at_most=0)
+    with pytest.raises(ValueError, match=r"got 'storybook'\.$"):
+        TemperedReward("storybook", beta=1)

@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from targets.toys import Stars, every, letters
 
+from tsmc_widgets.errors import PotentialError
 from tsmc_widgets.targets import (
     AvoidsToken,
     AvoidsWord,
@@ -13,10 +15,12 @@ from tsmc_widgets.targets import (
     CountToken,
     MatchesRegex,
     Mixture,
+    Potential,
     Power,
     Product,
     Target,
     TextFunction,
+    TextPotential,
     as_potential,
 )
 
@@ -179,3 +183,41 @@ def test_what_is_no_potential_is_refused_with_a_hint():
         Constant(math.inf)
     with pytest.raises(TypeError, match="depends on no observation"):
         (ContainsToken("c") * ContainsToken("b")).factors()[0].condition(1)
+
+
+def test_sums_and_numbers_hint_at_a_mixture():
+    a, b = ContainsToken("a"), ContainsToken("b")
+    for add in (lambda: a + b, lambda: Plain() + a, lambda: a + Plain(), lambda: sum([a, b])):
+        with pytest.raises(TypeError, match=r"write Mixture\(\[phi_a, phi_b\], \[1, 1\]\)"):
+            add()
+    for times in (lambda: 2 * a, lambda: a * 2, lambda: (a * b) * 2):
+        with pytest.raises(TypeError, match=r"got 2\. .*write Mixture\(\[phi\], \[2\]\)"):
+            times()
+    with pytest.raises(TypeError, match="Mixture"):
+        np.float64(0.5) * a
+    with pytest.raises(TypeError, match="unsupported operand"):
+        a + "b"
+
+
+@pytest.mark.parametrize("base", [object, Potential, TextPotential])
+def test_a_description_may_be_a_plain_text(base):
+    class Mine(base):
+        describe = "my reward"
+
+        def log_phi(self, tokens):
+            return [math.nan] * len(tokens)
+
+    mine = Mine(scope="full") if base is TextPotential else Mine()
+    target = Target(letters(), mine, prompt="", num_steps=4)
+    assert target.potential.describe() == "my reward"
+    assert (ContainsToken("c") * mine).describe() == 'contains token "c" × my reward'
+    with pytest.raises(PotentialError, match="my reward gave log phi = nan"):
+        target.log_phi(TOKENS)
+
+
+@pytest.mark.parametrize("line", ["", None, 3])
+def test_what_is_no_description_leaves_the_class_its_name(line):
+    class Mine(Plain):
+        describe = line
+
+    assert as_potential(Mine()).describe() == "Mine"

@@ -177,6 +177,10 @@ refused(ValueError, "scope must be one of", lambda: ContainsWord("a", scope="all
 refused(ValueError, "case must be one of", lambda: ContainsWord("a", case="lower"))
 refused(ValueError, "non-empty text, an id", lambda: ContainsToken(1.5))
 refused(ValueError, "non-empty text, an id", lambda: ContainsToken(None))
+target = Target(lm, phi, prompt="a", num_steps=2)
+for seed in (None, 1.5, True, "1"):
+    refused(ValueError, f"seed must be an integer of at least 0; got {seed!r}",
+            lambda: target.exact_samples(1, seed=seed))
 refused(ValueError, "power of a potential must be", lambda: phi ** "2")
 assert "transformers" not in sys.modules
 """

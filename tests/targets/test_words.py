@@ -43,6 +43,24 @@ def test_regex_is_search(pattern, scope):
     assert (target.log_phi(tokens) == 0).tolist() == wanted
 
 
+def test_where_a_text_begins():
+    tokens = every(3, 2)
+    cat = tokens[:, 0] == 0
+
+    def found(pattern, prompt, scope="continuation"):
+        target = Target(words(), MatchesRegex(pattern, scope=scope), prompt=prompt, num_steps=2)
+        values = target.log_phi(tokens)
+        assert torch.equal(target.potential.automaton().log_phi(tokens), values)
+        return values == 0
+
+    assert not found("^cat", "art").any()
+    assert torch.equal(found("^cat", ""), cat)
+    for prompt in ("", "art"):
+        assert torch.equal(found(r"^\s*cat", prompt), cat)
+    assert found("^art", "art", "full").all()
+    assert r"write ``^\s*phone``" in MatchesRegex.__doc__
+
+
 def test_the_prompt_counts_in_full_scope_only():
     lm = words()
     tokens = torch.tensor([[1, 1]])

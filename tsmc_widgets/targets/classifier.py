@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, get_args, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -220,12 +221,15 @@ class ClassConditional(ConditionalPotential):
         return (self.classifier.classifier, self.scope)
 
 
-def cached_classifier(model: ClassifierLike | CachedClassifier) -> CachedClassifier:
-    """A classifier by object, name or folder; as potentials use it."""
+def cached_classifier(
+    model: ClassifierLike | CachedClassifier, *, argument: str = "model"
+) -> CachedClassifier:
+    """A classifier by object, name or folder, as potentials use it; errors name ``argument``."""
     if isinstance(model, CachedClassifier):
         return model
     name = type(model).__name__
     if isinstance(model, str | Path):
+        _check_shipped(argument, str(model))
         from tsmc_widgets.models.loading import load_classifier
 
         name = Path(model).name
@@ -236,6 +240,20 @@ def cached_classifier(model: ClassifierLike | CachedClassifier) -> CachedClassif
             f"of a transformers sequence classifier; got {model!r}."
         )
     return CachedClassifier(model, name)
+
+
+def _check_shipped(argument: str, name: str) -> None:
+    from tsmc_widgets.models.storybook import Part
+
+    first, _, part = name.partition("/")
+    shipped = [f"storybook/{known}" for known in get_args(Part) if known != "lm"]
+    if first == "storybook" and name not in shipped:
+        nearest = get_close_matches(name, shipped, n=1) if part else []
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(
+            f"{argument} must be one of {', '.join(shipped)}, or the name or folder of another "
+            f"classifier; got {name!r}.{hint}"
+        )
 
 
 def class_index(label: str | SupportsIndex, classifier: CachedClassifier) -> int:

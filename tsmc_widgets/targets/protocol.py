@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Number
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -121,12 +122,31 @@ class Potential:
         """Log phi of each row under its own observation; the same where phi depends on none."""
         return self.log_phi(tokens)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let ``describe`` be a plain text in a class that has nothing to add to it."""
+        super().__init_subclass__(**options)
+        line = vars(cls).get("describe")
+        if isinstance(line, str):
+            cls.describe = lambda self: line
+
+    def __add__(self, other: Any) -> Potential:
+        if not _is_potential(other) and not _is_number(other):
+            return NotImplemented
+        raise TypeError(
+            "Potentials are not added with +: write Mixture([phi_a, phi_b], [1, 1]) for the sum "
+            "phi_a + phi_b of potentials, with a positive weight for each."
+        )
+
+    __radd__ = __add__
+
     def __mul__(self, other: Any) -> Potential:
+        _refuse_number(other)
         if not _is_potential(other):
             return NotImplemented
         return Product((*self.factors(), *as_potential(other).factors()))
 
     def __rmul__(self, other: Any) -> Potential:
+        _refuse_number(other)
         if not _is_potential(other):
             return NotImplemented
         return Product((*as_potential(other).factors(), *self.factors()))
@@ -352,9 +372,11 @@ class UserPotential(Potential):
         return None if automaton is None else automaton()
 
     def describe(self) -> str:
-        """The user's own description, or the name of its class."""
+        """The user's own description, as a method or a plain text, or the name of its class."""
         describe = getattr(self.inner, "describe", None)
-        return type(self.inner).__name__ if describe is None else describe()
+        if isinstance(describe, str) and describe:
+            return describe
+        return describe() if callable(describe) else type(self.inner).__name__
 
 
 def as_potential(phi: Any) -> Potential:
@@ -395,6 +417,20 @@ def bracketed(description: str) -> str:
 
 def _is_potential(phi: object) -> bool:
     return not isinstance(phi, type) and callable(getattr(phi, "log_phi", None))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Number)
+
+
+def _refuse_number(factor: object) -> None:
+    if _is_number(factor):
+        raise TypeError(
+            f"A potential is not multiplied by a number; got {factor!r}. A constant factor leaves "
+            f"sigma as it is: write Mixture([phi], [{factor!r}]) to have it in Z, "
+            f"Mixture([phi_a, phi_b], [{factor!r}, 1]) for weights in a sum, and phi ** beta for a "
+            "power."
+        )
 
 
 def _check_beta(beta: object) -> float:

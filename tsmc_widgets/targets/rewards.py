@@ -36,7 +36,7 @@ class Reward:
         if callable(source) and not isinstance(source, SupportsLogits):
             self.name = function_name(source) if name is None else name
             return
-        self.classifier = cached_classifier(source)
+        self.classifier = cached_classifier(source, argument="reward")
         self.name = self.classifier.name if name is None else name
         if len(self.classifier.labels) != 1:
             raise ValueError(

@@ -110,11 +110,15 @@ class AvoidsWord(_Words):
 
 
 class MatchesRegex(TextIndicator):
-    """Phi = 1 where Python's ``re.search`` finds the pattern in the text, else 0.
+    r"""Phi = 1 where Python's ``re.search`` finds the pattern in the text, else 0.
 
     Args:
-        pattern: a regular expression; flags go inside, as in ``(?i)``.
-        scope: "continuation" looks at what was generated, "full" at the prompt too.
+        pattern: a regular expression; flags go inside, as in ``(?i)``. ``^`` stands where the text
+            of ``scope`` begins. With most models what is generated begins with the space before its
+            first word, so that ``^phone`` finds nothing there: write ``^\s*phone``. ``$`` stands
+            where the text ends, after T tokens or at EOS, be it within a word.
+        scope: "continuation" looks at what was generated, "full" at the prompt too, where ``^`` is
+            the prompt's beginning.
     """
 
     def __init__(self, pattern: str, *, scope: Scope = "continuation") -> None:
