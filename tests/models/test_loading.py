@@ -1,16 +1,44 @@
 """Models by name: what is cached, what a classifier answers, what is told where it fails."""
 
+import os
+import socket
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 from models.checkpoints import make_checkpoint, make_classifier, word_tokenizer
 
 from tsmc_widgets.errors import MissingExtraError, UnsupportedModelError
-from tsmc_widgets.models import TextClassifier, load_classifier, load_language_model
+from tsmc_widgets.models import (
+    HuggingFaceLM,
+    TextClassifier,
+    load_classifier,
+    load_language_model,
+)
+from tsmc_widgets.models.hub import check_fetchable
+from tsmc_widgets.targets.classifier import cached_classifier
 
+PARTS = {
+    "storybook": ("load_language_model", load_language_model),
+    "storybook/hostility": ("load_classifier", load_classifier),
+}
 TEXTS = ["a fox", "once upon a time there was a little old bear who liked the king .", "sad", "a"]
+
+
+@pytest.fixture
+def lookups(monkeypatch):
+    """Hosts that were asked for, on a machine without a network."""
+    asked = []
+
+    def fail(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return asked
 
 
 def test_models_do_not_import_transformers():
@@ -42,15 +70,112 @@ def test_the_same_name_loads_once(tmp_path):
     assert load_language_model(folder, max_rows=2) is not lm
 
 
+def scaled(model, factor):
+    """Multiply a model's weights in place."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(factor)
+    return model
+
+
+def test_a_folder_that_was_written_again_is_read_again(tmp_path):
+    folder = make_checkpoint("gpt2", tmp_path)
+    lm = load_language_model(folder)
+    ids = torch.tensor([[3, 4, 5]])
+    before = lm.prefill(ids).log_probs
+    other = HuggingFaceLM.from_pretrained(folder).model
+    scaled(other, 1.5).save_pretrained(folder)
+    again = load_language_model(folder)
+    assert again is load_language_model(str(folder))
+    assert torch.equal(lm.prefill(ids).log_probs, before)
+    with torch.no_grad():
+        expected = other(ids).logits[:, -1].log_softmax(-1)
+    torch.testing.assert_close(again.prefill(ids).log_probs, expected)
+    assert not torch.allclose(again.prefill(ids).log_probs, before, atol=1e-2)
+
+
+def test_a_classifier_written_again_is_read_again_and_none_of_its_answers_is_kept(tmp_path):
+    folder = make_classifier("gpt2", tmp_path)
+    before = cached_classifier(load_classifier(folder)).logits(TEXTS)
+    other = TextClassifier.from_pretrained(folder)
+    scaled(other.model, 1.5).save_pretrained(folder)
+    after = cached_classifier(load_classifier(folder)).logits(TEXTS)
+    torch.testing.assert_close(after, other.logits(TEXTS).double())
+    assert not torch.allclose(after, before, atol=1e-2)
+
+
+def test_one_name_in_another_working_folder_is_another_checkpoint(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        folder = make_checkpoint("gpt2", tmp_path / name / "lm")
+        for file in folder.iterdir():
+            os.utime(file, ns=(10**18, 10**18))
+    monkeypatch.chdir(tmp_path / "here")
+    lm = load_language_model("lm")
+    monkeypatch.chdir(tmp_path / "there")
+    assert load_language_model("lm") is not lm
+
+
 def test_half_precision_on_disk_is_float32_on_the_cpu(tmp_path):
     folder = make_checkpoint("gpt2", tmp_path, dtype=torch.float16)
     assert load_language_model(folder).model.dtype == torch.float32
     assert load_language_model(folder, dtype="auto").model.dtype == torch.float16
 
 
-def test_a_missing_name_says_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'no/such-model'.*network"):
-        load_language_model("no/such-model")
+@pytest.mark.parametrize("name", ["storybok", "Storybook", "story-book"])
+def test_a_misspelled_shipped_name_is_told_without_asking_the_hub(name, lookups):
+    with pytest.raises(FileNotFoundError, match=rf"{name}'.*Did you mean 'storybook'.*ships"):
+        load_language_model(name)
+    assert lookups == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_name_that_may_be_on_the_hub_is_not_tried_again_and_again(name, lookups):
+    misspelled = name.replace("book", "bok") if "/" in name else "no/such-model"
+    text, load = PARTS[name]
+    meant = rf"Did you mean '{name}'.*{text}\('" if "/" in name else "Use 'storybook'"
+    with pytest.raises(FileNotFoundError, match=rf"'{misspelled}'.*is there a network.*{meant}"):
+        load(misspelled)
+    # With tries again for each file there were a dozen; the hub's client may look up one itself.
+    assert len(lookups) <= 2
+
+
+def test_a_name_that_the_hub_lacks(monkeypatch):
+    import huggingface_hub
+
+    def answer(status, kind):
+        request = types.SimpleNamespace(url="https://hub", method="HEAD")
+        response = types.SimpleNamespace(headers={}, request=request, status_code=status)
+        error = kind("Nothing here.", response=response)
+
+        def ask(*_, **__):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", ask)
+
+    answer(404, huggingface_hub.errors.RepositoryNotFoundError)
+    with pytest.raises(FileNotFoundError, match="none on the model hub that you may read"):
+        check_fetchable("no/such-model")
+    for kind in (huggingface_hub.errors.GatedRepoError, huggingface_hub.errors.HfHubHTTPError):
+        answer(403, kind)
+        check_fetchable("an/owner")
+
+
+def test_a_cached_name_needs_no_hub(lookups, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/a/file")
+    check_fetchable("an/owner")
+    assert lookups == []
+
+
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(tmp_path, lookups):
+    for name in (tmp_path / "none", "./none", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no folder of this name here"):
+            load_language_model(name)
+    assert lookups == []
+
+
+def test_a_folder_without_a_checkpoint_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no checkpoint: it has no config"):
         load_classifier(tmp_path)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import UnsupportedModelError, missing_extra
+from tsmc_widgets.models.hub import check_fetchable, not_found
 
 
 def import_transformers(purpose: str) -> Any:
@@ -41,6 +42,7 @@ def load_checkpoint(
     source = str(name_or_folder)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
+    check_fetchable(source)
     try:
         with _quiet(transformers, Path(source).is_dir()):
             model, info = getattr(transformers, auto_class).from_pretrained(
@@ -66,11 +68,8 @@ def load_checkpoint(
 def _not_found(source: str, error: OSError) -> str:
     if Path(source).is_dir():
         return f"The folder {source!r} is no complete checkpoint: {error}"
-    return (
-        f"There is no checkpoint {source!r}: no folder of this name here, none in the local cache, "
-        "and none could be fetched from the model hub (is there a network, and is the name spelled "
-        "'owner/name'?). Use 'storybook', which ships with the package, or the path of a folder."
-    )
+    here = "no folder of this name here, and none could be fetched from the model hub"
+    return not_found(source, f"{here} ({str(error).strip()}).")
 
 
 @contextmanager

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tsmc_widgets.models.huggingface import HuggingFaceLM
 
 _CACHED_MODELS = 4
+_CHECKPOINT_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py"}
+
+FolderState = tuple[str, tuple[tuple[str, int, int], ...]]
 
 
 def load_language_model(
@@ -27,13 +30,16 @@ def load_language_model(
 ) -> HuggingFaceLM:
     """Load a causal language model; the same arguments give the same object.
 
+    A folder whose files were written since is read again, into a new object.
+
     Args:
         name_or_folder: "storybook" (ships with the package), a transformers name or a folder.
         device: where to put the model; None is the CPU.
         dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
         max_rows: rows that one forward pass reads at most; see ``HuggingFaceLM``.
     """
-    return _language_model(_resolve(name_or_folder), _device(device), dtype, max_rows)
+    source = _resolve(name_or_folder)
+    return _language_model(source, _state(source), _device(device), dtype, max_rows)
 
 
 def load_classifier(
@@ -45,6 +51,8 @@ def load_classifier(
 ) -> TextClassifier:
     """Load a sequence classifier; the same arguments give the same object.
 
+    A folder whose files were written since is read again, into a new object.
+
     Args:
         name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package), a
             transformers name or a folder.
@@ -52,12 +60,17 @@ def load_classifier(
         dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
         max_tokens: tokens that one forward pass reads at most; see ``TextClassifier``.
     """
-    return _classifier(_resolve(name_or_folder), _device(device), dtype, max_tokens)
+    source = _resolve(name_or_folder)
+    return _classifier(source, _state(source), _device(device), dtype, max_tokens)
 
 
 @lru_cache(maxsize=_CACHED_MODELS)
 def _language_model(
-    source: str, device: str, dtype: torch.dtype | str | None, max_rows: int | None
+    source: str,
+    state: FolderState | None,
+    device: str,
+    dtype: torch.dtype | str | None,
+    max_rows: int | None,
 ) -> HuggingFaceLM:
     import_transformers(f"Loading {source}")
     from tsmc_widgets.models.huggingface import HuggingFaceLM
@@ -67,7 +80,11 @@ def _language_model(
 
 @lru_cache(maxsize=_CACHED_MODELS)
 def _classifier(
-    source: str, device: str, dtype: torch.dtype | str | None, max_tokens: int | None
+    source: str,
+    state: FolderState | None,
+    device: str,
+    dtype: torch.dtype | str | None,
+    max_tokens: int | None,
 ) -> TextClassifier:
     import_transformers(f"Loading {source}")
     from tsmc_widgets.models.classifier import TextClassifier
@@ -83,6 +100,19 @@ def _resolve(name_or_folder: str | Path) -> str:
         storybook = importlib.import_module("tsmc_widgets.models.storybook")
         return str(storybook.path(rest or "lm"))
     return name
+
+
+def _state(source: str) -> FolderState | None:
+    """Where a folder is, and name, time and size of its files; None for what is no folder."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    files = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _CHECKPOINT_FILES and file.is_file():
+            facts = file.stat()
+            files.append((file.name, facts.st_mtime_ns, facts.st_size))
+    return str(folder.resolve()), tuple(files)
 
 
 def _device(device: str | torch.device | None) -> str:
