@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -256,6 +257,31 @@ class TestRefused:
             lm.advance(tokens(2, 1)[:, 0], lm.prefill(tokens(3, 2)).carry)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "mistral", "gemma3", "gpt_neo"])
+def test_no_rows_have_no_answers(architecture, tmp_path):
+    lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path))
+    ids = tokens(3, 2 * WINDOW)
+    none, step = ids[:0], lm.prefill(ids[:, :-1])
+    for empty in (
+        lm.prefill(none),
+        lm.advance(none[:, -1], step.carry.select(none[:, 0])),
+        lm.advance(none[:, -1], lm.prefill(none).carry),
+    ):
+        assert empty.log_probs.shape == (0, lm.vocab_size)
+        assert empty.log_probs.dtype == step.log_probs.dtype
+        assert empty.hidden.shape == (0, step.hidden.shape[1])
+        assert empty.carry.batch == 0
+    assert empty.carry.length == ids.shape[1] + 1
+    forced = lm.teacher_force(none, 3)
+    assert forced.log_probs.shape == (0, ids.shape[1] - 3, lm.vocab_size)
+    assert forced.hidden.shape == (0, ids.shape[1] - 3, step.hidden.shape[1])
+    log_prob = lm.log_prob(none, 3)
+    assert log_prob.shape == (0, ids.shape[1] - 3)
+    log_prob.sum().backward()
+    fresh = lm.prefill(ids).log_probs
+    torch.testing.assert_close(lm.advance(ids[:, -1], step.carry).log_probs, fresh)
+
+
 class TestText:
     def test_there_and_back(self, lm):
         text = "once upon a time , there was a fox ."
@@ -296,3 +322,21 @@ class TestText:
             lm.apply_chat_template(messages)
         lm.tokenizer.chat_template = TEMPLATE
         assert lm.apply_chat_template(messages) == lm.encode("a fox , a once")
+
+    @pytest.mark.parametrize("role", ["user", "assistant"])
+    def test_unknown_words_of_a_message_are_named(self, lm, role):
+        lm.tokenizer.chat_template = TEMPLATE
+        known, wrong = {"role": "user", "content": "a fox"}, "the foxx <script>"
+        for content in (wrong, [{"type": "image"}, {"type": "text", "text": wrong}]):
+            with pytest.raises(UnknownTokenError, match=r"'foxx' \(nearest: fox\).*the foxx <scr"):
+                lm.apply_chat_template([known, {"role": role, "content": content}])
+
+    def test_messages_need_no_vocabulary_where_nothing_is_unknown(self, byte_lm):
+        byte_lm.tokenizer.chat_template = TEMPLATE
+        message = {"role": "user", "content": "zebra ☃"}
+        assert byte_lm.apply_chat_template([message]) == byte_lm.encode("zebra ☃ once")
+
+    def test_ids_of_numpy(self, lm):
+        ids = np.array(lm.encode("a fox"))
+        assert [lm.token_text(token) for token in ids] == ["a", "fox"]
+        assert lm.decode(torch.as_tensor(ids)[None]) == ["a fox"]

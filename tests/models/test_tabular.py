@@ -194,3 +194,13 @@ def test_reading_past_the_tables_is_refused():
 def test_wrong_tables_are_refused(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("lm", [chain(), TabularLM.random(3, 7, seed=1)], ids=["chain", "random"])
+def test_no_rows_have_no_answers(lm):
+    none = torch.empty(0, 4, dtype=torch.int64)
+    step = lm.prefill(none)
+    for empty in (step, lm.advance(none[:, 0], step.carry.select(none[:, 0]))):
+        assert empty.log_probs.shape == (0, 3)
+    assert lm.log_prob(none, 1).shape == (0, 3)
+    assert lm.teacher_force(none, 1).log_probs.shape == (0, 3, 3)

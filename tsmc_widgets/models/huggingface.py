@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +126,8 @@ class HuggingFaceLM(TokenizerText):
                 "prompt=[lm.bos_token_id] where the model has such a token."
             )
         self.check_context(tokens.shape[1], 0)
+        if tokens.shape[0] == 0:
+            return _without_rows(self._read(tokens.new_zeros(1, tokens.shape[1]), None))
         return self._read(tokens, None)
 
     @torch.no_grad()
@@ -137,6 +140,9 @@ class HuggingFaceLM(TokenizerText):
             )
         if self.context_length is not None and carry.length >= self.context_length:
             self.check_context(carry.length, 1)
+        if tokens.shape[0] == 0:
+            one = replace(carry, rows=tokens.new_zeros(1), batch=1)
+            return _without_rows(self._read(tokens.new_zeros(1, 1), one))
         return self._read(tokens.unsqueeze(1), carry)
 
     def teacher_force(
@@ -196,10 +202,12 @@ class HuggingFaceLM(TokenizerText):
         self.check_context(prompt_length, length - prompt_length)
         self._check_mode()
         keep = length - prompt_length
-        for start, stop in self._chunks(batch, length - 1):
+        read = tokens if batch else tokens.new_zeros(1, length)
+        for start, stop in self._chunks(len(read), length - 1):
             rows = tokens[start:stop]
-            logits, states = self._forward(rows[:, :-1], keep=keep, use_cache=False)
-            yield rows, logits[:, -keep:], None if states is None else states[:, -keep:]
+            logits, states = self._forward(read[start:stop, :-1], keep=keep, use_cache=False)
+            logits = logits[: len(rows), -keep:]
+            yield rows, logits, None if states is None else states[: len(rows), -keep:]
 
     def _chunks(self, batch: int, length: int) -> list[tuple[int, int]]:
         rows = max(1, self.max_rows // length)
@@ -220,6 +228,16 @@ class HuggingFaceLM(TokenizerText):
             raise RuntimeError(
                 "The model is in training mode, where dropout changes p0: call lm.model.eval()."
             )
+
+
+def _without_rows(step: LMStep) -> LMStep:
+    """The answer to no rows: that to some row (models can not read none), with no row selected."""
+    none = torch.empty(0, dtype=torch.int64, device=step.log_probs.device)
+    return LMStep(
+        log_probs=step.log_probs[none],
+        hidden=None if step.hidden is None else step.hidden[none],
+        carry=step.carry.select(none),
+    )
 
 
 _T = TypeVar("_T", bound=Tensor)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 from jaxtyping import Int
 from torch import Tensor
@@ -44,12 +46,18 @@ class TokenizerText:
 
         Args:
             messages: dictionaries with "role" and "content".
+
+        Raises:
+            UnknownTokenError: the vocabulary lacks a word of a message.
+            UnsupportedModelError: the tokenizer has no chat template.
         """
         if not getattr(self.tokenizer, "chat_template", None):
             raise UnsupportedModelError(
                 "The model's tokenizer has no chat template: give the prompt as a text, or use an "
                 "instruction-tuned model."
             )
+        for message in messages:
+            self._check_words(message)
         return self.tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
@@ -58,12 +66,13 @@ class TokenizerText:
         """Text of each row, special tokens left out."""
         return self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
 
-    def token_text(self, token: int) -> str:
+    def token_text(self, token: SupportsIndex) -> str:
         """One token as people read it, with its leading space, special tokens included.
 
         Bytes that are no text by themselves read like ``<0xE2>``, ids that the tokenizer lacks
         (a model's vocabulary may be padded) like ``<id 50300>``.
         """
+        token = operator.index(token)
         piece = None
         if 0 <= token < len(self.tokenizer):
             piece = self.tokenizer.convert_ids_to_tokens(token)
@@ -79,6 +88,15 @@ class TokenizerText:
             if None not in values:
                 return "".join(f"<0x{value:02X}>" for value in values)
         return text
+
+    def _check_words(self, message: Mapping[str, Any]) -> None:
+        """Raise UnknownTokenError unless the vocabulary has every word of a chat message."""
+        content = message.get("content")
+        parts = [content] if isinstance(content, str) else content or ()
+        for part in parts:
+            text = part.get("text") if isinstance(part, Mapping) else part
+            if isinstance(text, str):
+                self.encode(text)
 
     def _unknown_message(self, text: str, unknown: int) -> str:
         words = self._unknown_words(text, unknown)
