@@ -197,6 +197,18 @@ class TestGradients:
         return (weights.unsqueeze(1) * (scored.log_psi - goal) ** 2).mean()
 
 
+def test_ctl_follows_the_contrast_of_log_psi(world):
+    """The gradient with the last token summed out is that of the two expectations themselves."""
+    twist = ParameterTable(3, 3, seed=5)
+    scored = world.scored(twist)
+    found = flat_gradient(twist, ctl_loss(scored, scored))
+    scored = world.scored(twist)
+    at_sigma = (scored.weights_for_sigma().unsqueeze(1) * scored.log_psi).sum(0)
+    at_twist = (scored.weights_for_twist() * scored.log_psi).sum(0)
+    expected = flat_gradient(twist, -(at_sigma - at_twist).mean())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 class TestInvariances:
     def test_ctl_does_not_see_a_constant_for_each_step(self, world):
         twist = ParameterTable(3, 3, seed=5)

@@ -34,9 +34,12 @@ globalThis.makeModel = state => ({
   off(name, act) { this.handlers[name] = (this.handlers[name] || []).filter(a => a !== act); },
 });
 globalThis.bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
-globalThis.show = async ([esm, css, header, data, status]) => {
+globalThis.show = ([esm, css, header, data, status]) => {
   const empty = { step: 0, hold: false, more: 0, hello: 0, welcome: 0 };
-  globalThis.model = makeModel({ header, data: bytes(data), status, ...empty });
+  return showState([esm, css, { header, data: bytes(data), status, ...empty }]);
+};
+globalThis.showState = async ([esm, css, state]) => {
+  globalThis.model = makeModel(state);
   const style = document.createElement('style');
   style.textContent = css;
   document.head.append(style);
@@ -173,5 +176,19 @@ def open_trace(open_view):
 
     def show(*, status=None, **shape):
         return open_view(ParticleView.from_trace(build_trace(**shape)), status=status)
+
+    return show
+
+
+@pytest.fixture
+def open_state(page):
+    """Function that shows any widget class with the given state in a blank page, once drawn."""
+
+    def show(widget, state):
+        page.set_content("<!doctype html><html><body></body></html>")
+        page.add_script_tag(content=FAKE_MODEL)
+        page.evaluate("showState", [widget._esm, widget._css, state | {"hello": 0, "welcome": 0}])
+        page.wait_for_function("root._stats.renders > 0")
+        return page
 
     return show

@@ -21,15 +21,17 @@ LOG_PHI_FLOOR = -30.0
 def ctl_loss(positives: Scored, negatives: Scored) -> Float64[Tensor, ""]:
     """Contrastive twist learning: sum_t KL(sigma || pi_t), up to a constant (section 4.1).
 
-    -(E_sigma[log psi_t] - E_{pi_t}[log psi_t]), averaged over t. Positives weigh for sigma: exact
-    samples, or phi-weighted ones. Negatives weigh for pi_t by their cumulative learned weights;
-    passing one batch twice is the one-batch form. With several groups (observations) each has its
+    The gradient of -(E_sigma[log psi_t] - E_{pi_t}[log psi_t]), averaged over t. Positives weigh
+    for sigma: exact samples, or phi-weighted ones. Negatives weigh for pi_t by their cumulative
+    learned weights, with the last token summed out: given s_{<t} the mean of grad log psi_t under
+    pi_t is grad log sum_v p0 psi_t, which costs nothing more and takes the noise of s_t away.
+    Passing one batch twice is the one-batch form. With several groups (observations) each has its
     own expectations, and their mean is taken.
 
     Optimum: log psi*_t plus a constant for each t (and group).
     """
     at_sigma = _average(positives.weights_for_sigma().unsqueeze(1), positives.log_psi)
-    at_twist = _average(negatives.weights_for_twist(), negatives.log_psi)
+    at_twist = _average(negatives.weights_before_token(), negatives.log_mass)
     return -(at_sigma - at_twist).mean()
 
 

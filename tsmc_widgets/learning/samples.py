@@ -135,6 +135,16 @@ class Scored:
         ratio = (self.log_p - self.samples.log_q).cumsum(1)
         return self._normalise(ratio + self.log_psi.detach())
 
+    @property
+    def log_mass(self) -> Float64[Tensor, "n steps"]:
+        """Log of sum_v psi_t p0 over the next token of s_{<t}; log psi_t itself after the end."""
+        return torch.where(self.live, self.log_norm, self.log_psi)
+
+    def weights_before_token(self) -> Float64[Tensor, "n steps"]:
+        """Normalised weights of each prefix s_{<t} for pi_t summed over its last token."""
+        steps = self.log_p - self.samples.log_q
+        return self._normalise(steps.cumsum(1) - steps + self.log_mass.detach())
+
     def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
         groups, group = torch.unique(self.samples.group, return_inverse=True)
         index = group.unsqueeze(1).expand_as(log_weights)

@@ -238,6 +238,14 @@ class TrainSession(ipw.VBox):
 
     def _publish(self, progress: Progress) -> None:
         """Show how the training stands; called from the thread."""
+        try:
+            self._show(progress)
+        except Exception as error:
+            problem = f"The training goes on, but can not be shown: {error!r}"
+            self.view.status = {"state": "failed", "text": "not shown", "error": problem}
+            raise
+
+    def _show(self, progress: Progress) -> None:
         lesson = self.lesson
         if lesson is not None and progress.trace is not None:
             measured = (

@@ -49,8 +49,9 @@ class TrainControls(ipw.Box):
         }
         self._changed = changed
         self._many = False
+        label = {"width": "92px", "justify_content": "flex-end", "margin": "0 8px 0 0"}
         race = ipw.HBox(
-            [ipw.Label("race", layout={"width": "92px", "justify_content": "flex-end"}),
+            [ipw.Label("race", layout=label),
              ipw.HBox(list(self.rivals.values()), layout={"flex_flow": "row wrap", "flex": "1"})],
             layout={"margin": "1px 0"},
         )  # fmt: skip

@@ -14,12 +14,12 @@ MOST_POINTS = 400
 """Points of a curve that are sent; longer ones are averaged in pieces."""
 
 
-def number(value: float, digits: int = 5) -> float | None:
+def number(value: float | int, digits: int = 5) -> float | None:
     """A number that JSON can hold, short; None where it is not finite."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def thin(points: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+def thin(points: Sequence[tuple[int, float | int]]) -> list[list[float | None]]:
     """Points [x, y] of a curve, means of pieces where there are too many."""
     size = math.ceil(len(points) / MOST_POINTS) or 1
     pieces = [points[i : i + size] for i in range(0, len(points), size)]

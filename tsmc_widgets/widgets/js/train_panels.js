@@ -72,7 +72,7 @@ class TrainBar {
       this.main.replaceChildren(icon(going ? "pause" : "play"), h("span", {}, label));
     }
     this.stop.disabled = state !== "running" && state !== "paused";
-    this.again.disabled = state === "idle";
+    this.again.hidden = state === "idle" || stale !== "";
     this.save.disabled = !begun;
     this.note.textContent = status.note || "";
   }

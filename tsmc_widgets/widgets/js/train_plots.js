@@ -154,7 +154,7 @@ class LossPlot {
     });
     const last = chosen.loss.at(-1);
     const value = last ? `${chosen.method.toUpperCase()}: ${number(last[1], 3)} at update ${last[0]}` : "no update yet";
-    const contrast = CONTRASTS.has(chosen.method) ? "; a contrast that need not fall" : "";
+    const contrast = CONTRASTS.has(chosen.method) ? " (need not fall)" : "";
     this.strip.say(`${value}${contrast}${own ? "; each on its own scale" : ""}`);
   }
 }
@@ -207,7 +207,7 @@ class BoundsPlot {
   /** @param {any} chosen @param {number[]} logZ @param {any} header */
   _words({ method, bounds }, logZ, header) {
     const [first, last] = [bounds[0], bounds.at(-1)];
-    const sure = header.exact ? "exact" : `± ${number(logZ?.[1])} s.e., by rejection`;
+    const sure = header.exact ? "exact" : `± ${number(logZ?.[1])} s.e. (rejection)`;
     const known = logZ ? `; log Z = ${number(logZ[0])} ${sure}` : "";
     if (!last) return `not measured yet${known}`;
     const gap = `${number(last[7] ?? Infinity)} ± ${number(last[8] ?? NaN)} s.e. nats`;

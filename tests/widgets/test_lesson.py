@@ -1,0 +1,189 @@
+"""A training step by step, on the toy where everything is known: no thread, no widget."""
+
+import math
+
+import pytest
+import torch
+
+from tsmc_widgets.learning.positives import WeightedPositives
+from tsmc_widgets.widgets import lesson as lessons
+from tsmc_widgets.widgets import yardstick
+from tsmc_widgets.widgets.lesson import Lesson
+from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings
+from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
+from tsmc_widgets.widgets.yardstick import (
+    HELD_OUT,
+    ExactDraws,
+    GrowingPool,
+    all_prefixes,
+    choose_source,
+    pick_prefixes,
+    roll_out,
+)
+
+RIVALS = ("fudge", "rl", "dpg")
+TOY = "two days of rain (toy)"
+
+
+@pytest.fixture(scope="module")
+def target():
+    return PROBLEMS[TOY].make()
+
+
+def run(lesson):
+    while not lesson.done:
+        lesson.step()
+    return lesson
+
+
+@pytest.fixture(scope="module")
+def raced():
+    settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=40)
+    return run(Lesson(settings))
+
+
+def test_every_method_closes_the_gap_of_the_toy(raced):
+    assert [racer.method for racer in raced.racers] == ["nvi", "dpg", "fudge", "rl"]
+    for racer in raced.racers:
+        assert [done for done, _ in racer.bounds] == [0, 20, 40]
+        first, last = racer.bounds[0][1], racer.bounds[-1][1]
+        error = math.hypot(first.gap_standard_error, last.gap_standard_error)
+        assert first.gap - last.gap > 3 * error, racer.method
+        assert racer.ess[-1][1] > racer.ess[0][1]
+        # Between both bounds, as far as their errors tell.
+        assert last.lower.mean - 4 * last.lower.standard_error < raced.log_z[0]
+        assert last.upper.mean + 4 * last.upper.standard_error > raced.log_z[0]
+
+
+def test_learned_and_optimal_line_up_where_the_method_fixes_psi(raced):
+    found = {racer.method: racer.scatter["correlation"] for racer in raced.racers}
+    assert min(found[name] for name in ("nvi", "rl", "fudge")) > 0.85
+    assert found["dpg"] < min(found["nvi"], found["rl"])
+
+
+def test_untrained_twists_write_what_the_model_writes():
+    lesson = Lesson(TrainSettings(problem=TOY, rivals=("fudge",), num_updates=20))
+    while not (lesson.racers and not lesson._todo):
+        lesson.step()
+    for racer in lesson.racers:
+        assert racer.samples == lesson.before
+        assert math.isnan(racer.scatter["correlation"])
+
+
+def test_equal_settings_give_equal_trainings_at_any_pace():
+    settings = TrainSettings(problem=TOY, num_updates=6, batch_size=20)
+    once = run(Lesson(settings))
+    twice = Lesson(settings)
+    twice.goal = 3
+    run(twice).goal = 6
+    run(twice)
+    assert [u.losses for u in once.racers[0].trainer.history] == [
+        u.losses for u in twice.racers[0].trainer.history
+    ]
+
+
+def test_what_fails_is_tried_again(monkeypatch):
+    lesson = Lesson(TrainSettings(problem=TOY, num_updates=1, batch_size=4))
+    bound = lessons.log_z_bounds
+    monkeypatch.setattr(lessons, "log_z_bounds", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(lesson)
+    assert lesson.racers[0].bounds == []
+    monkeypatch.setattr(lessons, "log_z_bounds", bound)
+    assert [done for done, _ in run(lesson).racers[0].bounds] == [0, 1]
+
+
+def test_all_prefixes_have_their_exact_psi(target):
+    oracle, prefixes = all_prefixes(target)
+    assert prefixes.size == 3 + 9 + 27 + 81
+    comparison = prefixes.compare(target, oracle_as_learned(oracle))
+    assert comparison["correlation"] == pytest.approx(1.0, abs=1e-12)
+    for t in range(1, 5):
+        assert comparison["optimal"][comparison["step"] == t].mean() == pytest.approx(0, abs=1e-12)
+
+
+def oracle_as_learned(oracle):
+    class Learned:
+        def log_psi(self, tokens, prompt_length, base):
+            return oracle.optimal_twist().log_psi(tokens, prompt_length) + 3.0
+
+    return Learned()
+
+
+def test_rollouts_agree_with_the_exact_psi(target):
+    oracle, _ = all_prefixes(target)
+    prefixes = pick_prefixes(target, oracle.sample(20, 0), seed=0)
+    for place in range(prefixes.size):
+        roll_out(target, prefixes, place, seed=0)
+    prompt = target.prompt_tokens.expand(len(prefixes.tokens), -1)
+    tokens = torch.cat([prompt, prefixes.tokens], dim=1)
+    exact = oracle.optimal_twist().log_psi(tokens, prompt.shape[1])[prefixes.row, prefixes.step - 1]
+    sure = prefixes.error > 0
+    # The standard error of a log of a mean is good to first order only.
+    z = (prefixes.log_psi - exact)[sure] / prefixes.error[sure]
+    assert float(z.abs().max()) < 4.5
+    assert float((z**2).mean()) < 2.5
+
+
+def test_draws_estimate_log_z_and_the_pool_grows(target):
+    draws = ExactDraws(target, seed=3)
+    while not draws.enough:
+        draws.extend()
+    value, error = draws.log_z
+    assert abs(value - all_prefixes(target)[0].log_z) < 4.5 * error
+    pool = choose_source(draws, 0)
+    assert isinstance(pool, GrowingPool)
+    before = len(pool)
+    assert pool.grow()
+    assert len(pool) > before
+    assert draws.log_z[1] < error
+    held_out = {tuple(row) for row in draws.tokens[:HELD_OUT].tolist()}
+    assert len(held_out) > 1
+    batch = pool.draw(0, 30, None)
+    assert batch.tokens.shape == (30, 5)
+    assert torch.equal(batch.log_phi, target.log_phi(batch.tokens))
+
+
+def test_rare_texts_are_weighed_and_not_waited_for(target, monkeypatch):
+    monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
+    draws = ExactDraws(target, seed=3)
+    draws.extend()
+    assert draws.enough
+    draws.tokens, draws.log_phi = draws.tokens[:50], draws.log_phi[:50]
+    assert isinstance(choose_source(draws, 0), WeightedPositives)
+
+
+def test_records_are_short_and_fit_json(raced):
+    curves, looks, header = encode_curves(raced), encode_looks(raced), encode_header(raced)
+    assert header["target"] == "exp(−2 |days of rain − 2|)"
+    assert curves["log_z"] == [pytest.approx(raced.log_z[0], rel=1e-4), 0.0]
+    assert len(curves["racers"]) == len(looks["racers"]) == 4
+    first = curves["racers"][0]
+    assert (first["done"], len(first["loss"]), len(first["bounds"])) == (40, 40, 3)
+    points = thin([(i, float(i)) for i in range(2000)])
+    assert len(points) == 400
+    assert points[0] == [2.0, 2.0]
+    assert thin([(1, math.inf)]) == [[1.0, None]]
+
+
+@pytest.mark.parametrize("form", ["linear head", "MLP head", "own body"])
+def test_forms_start_at_psi_one_on_the_shipped_model(form):
+    target = PROBLEMS["1-star reviews"].make()
+    twist = FORMS[form].make(target, "log", 0)
+    rows = target.prompt_tokens.repeat(2, 3)
+    log_psi = twist.log_psi(rows, len(target.prompt_tokens)).detach()
+    assert float(log_psi.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"problem": "poems"}, "problem must be one of"),
+        ({"method": "rl_sigma"}, "method must be one of"),
+        ({"form": "table"}, "form must be one of"),
+        ({"batch_size": 1}, "batch_size"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainSettings(**settings)

@@ -1,0 +1,187 @@
+"""The training widget without a browser: controls and presses in, curves and status out."""
+
+import threading
+
+import pytest
+
+from tsmc_widgets.twists.storage import load_twist
+from tsmc_widgets.widgets.problems import TrainSettings
+from tsmc_widgets.widgets.train import TrainSession
+from tsmc_widgets.widgets.train_controls import TrainControls
+from tsmc_widgets.widgets.train_view import TrainView
+
+TOY = "two days of rain (toy)"
+
+
+@pytest.fixture
+def session():
+    session = TrainSession(TOY, num_updates=20, batch_size=20)
+    yield session
+    session.close()
+
+
+def press(session, act):
+    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+
+
+def test_start_trains_and_a_second_start_goes_on(session):
+    assert session.view.status["state"] == "idle"
+    press(session, "start")
+    assert session.wait(60)
+    view = session.view
+    assert view.status["state"] == "done"
+    assert view.status["text"].startswith("update 20 of 20 · ")
+    assert "500 exact samples" in view.status["text"]
+    assert view.curves["racers"][0]["done"] == 20
+    assert view.looks["racers"][0]["at"] == 20
+    press(session, "start")
+    assert session.wait(60)
+    assert view.curves["racers"][0]["done"] == 40
+    assert [update.number for update in session.trainers["ctl"].history] == list(range(1, 41))
+
+
+def test_pause_acts_within_one_update_and_stop_keeps_all(session, monkeypatch):
+    permits, entered = threading.Semaphore(0), threading.Semaphore(0)
+    from tsmc_widgets.widgets import lesson
+
+    update = lesson.Racer.update
+
+    def gated(self):
+        entered.release()
+        assert permits.acquire(timeout=20)
+        update(self)
+
+    monkeypatch.setattr(lesson.Racer, "update", gated)
+    session.start()
+    assert entered.acquire(timeout=30)
+    press(session, "pause")
+    permits.release()
+    assert session.wait(20)
+    assert session.view.status["state"] == "paused"
+    assert len(session.trainers["ctl"].history) == 1
+    press(session, "start")
+    assert entered.acquire(timeout=20)
+    press(session, "stop")
+    permits.release(99)
+    assert session.wait(20)
+    assert session.view.status["state"] == "stopped"
+    assert len(session.trainers["ctl"].history) == 2
+    press(session, "start")
+    assert session.wait(60)
+    assert len(session.trainers["ctl"].history) == 20
+
+
+def test_moved_controls_are_said_and_can_be_undone(session):
+    assert session.train(5, timeout=60)
+    session.controls.fields["method"].value = "rl"
+    session.controls.rivals["nvi"].value = True
+    assert session.view.status["stale"] == "method, race"
+    assert session.view.curves["racers"][0]["method"] == "ctl"
+    press(session, "undo")
+    assert session.view.status["stale"] == ""
+    assert session.settings.methods == ("ctl",)
+    session.set(method="rl", rivals=("nvi",))
+    press(session, "start")
+    assert session.wait(60)
+    assert [racer["method"] for racer in session.view.curves["racers"]] == ["rl", "nvi"]
+    assert session.view.status["stale"] == ""
+
+
+def test_updates_are_no_reason_to_begin_anew(session):
+    assert session.train(5, timeout=60)
+    session.set(num_updates=40)
+    assert session.stale == ""
+    press(session, "restart")
+    assert session.wait(60)
+    assert len(session.trainers["ctl"].history) == 40
+
+
+def test_train_waits_for_so_many_updates(session):
+    assert session.train(7, timeout=60)
+    twist = session.twist
+    assert session.train(5, timeout=60)
+    assert session.train(9, timeout=60)
+    assert session.twist is twist
+    assert len(session.trainers["ctl"].history) == 9
+    assert [done for done, _ in session.bounds["ctl"]] == [0, 7, 9]
+
+
+def test_save_writes_a_twist_that_loads(session, tmp_path):
+    press(session, "save")
+    assert "press Start first" in session.view.status["error"]
+    session.train(3, timeout=60)
+    session.view.folder = str(tmp_path / "one")
+    press(session, "save")
+    assert session.view.status["error"] == ""
+    assert session.view.status["note"] == f"saved to {tmp_path / 'one'}"
+    twist = load_twist(tmp_path / "one", session.target.lm)
+    assert twist.method == "ctl"
+    assert len(twist.card["history"]) == 3
+    session.set(rivals=("dpg",))
+    session.train(2, timeout=60)
+    session.save(tmp_path / "race")
+    assert load_twist(tmp_path / "race" / "dpg", session.target.lm).proposal_only
+
+
+def test_errors_are_shown_and_what_was_learned_stays(session, monkeypatch):
+    session.train(3, timeout=60)
+    from tsmc_widgets.widgets import lesson
+
+    def fail(self):
+        raise FloatingPointError("the loss is nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lesson.Racer, "update", fail)
+        press(session, "start")
+        with pytest.raises(FloatingPointError):
+            session.wait(20)
+    assert session.view.status["state"] == "failed"
+    assert "the loss is nan\nWhat was learned stays" in session.view.status["error"]
+    press(session, "start")
+    assert session.wait(60)
+    assert session.view.status["error"] == ""
+    press(session, "dance")
+    assert "act must be one of" in session.view.status["error"]
+
+
+def test_one_training_at_a_time(session):
+    session.set(num_updates=100_000)
+    session.start()
+    other = TrainSession(TOY)
+    assert session.wait(20)
+    assert session.view.status["state"] == "stopped"
+    other.close()
+
+
+def test_hello_is_answered():
+    view = TrainView()
+    view.hello = 41
+    assert view.welcome == 41
+
+
+def test_controls_follow_the_problem_and_tell_once():
+    told = []
+    controls = TrainControls(TrainSettings(), told.append)
+    controls.fields["problem"].value = TOY
+    assert controls.fields["form"].options == ("table",)
+    assert controls.fields["learning_rate"].value == 0.05
+    assert [settings.problem for settings in told] == [TOY]
+    controls.set(problem="5-star reviews", form="linear head", learning_rate=0.02)
+    assert controls.fields["learning_rate"].value == 0.02
+    assert len(told) == 2
+    controls.rivals["rl"].value = True
+    controls.fields["method"].value = "rl"
+    assert controls.settings.methods == ("rl",)
+    assert controls.rivals["rl"].disabled
+    assert controls.rivals["rl"].value
+    assert not controls.rivals["ctl"].disabled
+    assert not controls.rivals["ctl"].value
+    with pytest.raises(ValueError, match="the control must be one of"):
+        controls.set(form2="x")
+
+
+def test_script_is_one_module_that_never_parses_text_as_html():
+    source = TrainView._esm
+    assert source.count("export default") == 1
+    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert dangerous not in source
