@@ -1,11 +1,16 @@
-"""Measure the saved storybook on unseen text: perplexity, accuracy, calibration, a rare event."""
+"""Measure the saved storybook on unseen text: perplexity, accuracy, calibration, a rare event.
+
+What is measured on held-out texts or on draws comes with a standard error, in a dictionary
+``standard_error`` beside it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,14 @@ from transformers import (
 from tsmc_widgets.models.storybook.batches import IGNORED, Encoded, encode, prefix_batch
 from tsmc_widgets.models.storybook.grammar import REVIEW_PROMPT, STORY_PROMPT, corpus
 from tsmc_widgets.models.storybook.sampling import draw, score
+from tsmc_widgets.models.storybook.uncertainty import (
+    calibration_error,
+    exponential,
+    mean,
+    ratio,
+    root_mean_square,
+    significant,
+)
 
 HELD_OUT = 1_000_003
 """Held-out text is the corpus of the training seed plus this."""
@@ -49,8 +62,9 @@ def measure_all(
         "vocabulary": len(tokenizer),
         "lm": {
             **describe(lm),
-            **perplexity(lm, texts, tokenizer.pad_token_id),
-            **baselines(texts, seed, tokenizer),
+            **with_errors(
+                perplexity(lm, texts, tokenizer.pad_token_id) | baselines(texts, seed, tokenizer)
+            ),
         },
         "stars": {
             **describe(stars),
@@ -86,46 +100,61 @@ def describe(model: PreTrainedModel) -> dict[str, int]:
 
 
 @torch.inference_mode()
-def perplexity(model: PreTrainedModel, texts: Sequence[Encoded], pad: int) -> dict[str, float]:
-    """Nats a token over held-out texts, the first word given, and the grammar's own bound."""
-    total, count = 0.0, 0
+def perplexity(
+    model: PreTrainedModel, texts: Sequence[Encoded], pad: int
+) -> dict[str, tuple[float, float]]:
+    """Nats a token over held-out texts, the first word given, and the grammar's own bound.
+
+    Each with its standard error.
+    """
+    nats, counts = [], []
     for i in range(0, len(texts), 64):
         rows = [torch.tensor(text.tokens) for text in texts[i : i + 64]]
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         log_probs = model(tokens).logits[:, :-1].double().log_softmax(-1)
         chosen = log_probs.gather(-1, tokens[:, 1:, None]).squeeze(-1)
         real = tokens[:, 1:] != pad
-        total -= chosen[real].sum().item()
-        count += int(real.sum())
-    bound = sum(text.text.nats for text in texts) / count
+        nats.append(-chosen.where(real, 0.0).sum(1))
+        counts.append(real.sum(1))
+    lengths = torch.cat(counts)
+    per_token = ratio(torch.cat(nats), lengths)
+    bound = ratio(torch.tensor([text.text.nats for text in texts]), lengths)
     return {
-        "nats_per_token": round(total / count, 4),
-        "perplexity": round(math.exp(total / count), 4),
-        "grammar_bound_nats": round(bound, 4),
-        "grammar_bound_perplexity": round(math.exp(bound), 4),
+        "nats_per_token": per_token,
+        "perplexity": exponential(per_token),
+        "grammar_bound_nats": bound,
+        "grammar_bound_perplexity": exponential(bound),
+    }
+
+
+def with_errors(found: Mapping[str, tuple[float, float]], digits: int = 4) -> dict[str, Any]:
+    """Rounded values by name, and under ``standard_error`` their errors by the same names."""
+    values: dict[str, Any] = {name: round(value, digits) for name, (value, _) in found.items()}
+    return values | {
+        "standard_error": {name: significant(error) for name, (_, error) in found.items()}
     }
 
 
 def baselines(
     texts: Sequence[Encoded], seed: int, tokenizer: PreTrainedTokenizerFast
-) -> dict[str, float]:
-    """Perplexity of word frequencies and of word pairs, for comparison."""
+) -> dict[str, tuple[float, float]]:
+    """Perplexity of word frequencies and of word pairs, for comparison, with standard errors."""
     ones: Counter[int] = Counter()
     twos: Counter[tuple[int, int]] = Counter()
     for text in encode(list(corpus(seed, 30_000)), tokenizer):
         ones.update(text.tokens)
-        twos.update(zip(text.tokens, text.tokens[1:], strict=False))
+        twos.update(itertools.pairwise(text.tokens))
     total = ones.total()
-    one_nats = two_nats = count = 0.0
-    for text in texts:
-        for before, word in zip(text.tokens, text.tokens[1:], strict=False):
+    one_nats, two_nats = torch.zeros(2, len(texts), dtype=torch.float64)
+    for i, text in enumerate(texts):
+        for before, word in itertools.pairwise(text.tokens):
             p = (ones[word] + 1) / (total + len(tokenizer))
-            one_nats -= math.log(p)
-            two_nats -= math.log((twos[before, word] + 2 * p) / (ones[before] + 2))
-            count += 1
+            one_nats[i] -= math.log(p)
+            two_nats[i] -= math.log((twos[before, word] + 2 * p) / (ones[before] + 2))
+    counts = torch.tensor([len(text.tokens) - 1 for text in texts])
     return {
-        "unigram_perplexity": round(math.exp(one_nats / count), 2),
-        "bigram_perplexity": round(math.exp(two_nats / count), 2),
+        "unigram_perplexity": exponential(ratio(one_nats, counts)),
+        "bigram_perplexity": exponential(ratio(two_nats, counts)),
     }
 
 
@@ -145,22 +174,11 @@ def prefix_logits(
     return logits, labels
 
 
-def calibration_error(confidence: Tensor, correct: Tensor, num_bins: int = 15) -> float:
-    """Expected calibration error: mean distance of confidence from frequency, by bins."""
-    bins = (confidence * num_bins).long().clamp(max=num_bins - 1)
-    error = 0.0
-    for b in bins.unique():
-        chosen = bins == b
-        gap = (confidence[chosen].mean() - correct[chosen].double().mean()).abs().item()
-        error += gap * chosen.double().mean().item()
-    return error
-
-
-def measure_stars(model: PreTrainedModel, texts: Sequence[Encoded], pad: int) -> dict[str, float]:
+def measure_stars(model: PreTrainedModel, texts: Sequence[Encoded], pad: int) -> dict[str, Any]:
     """Accuracy and calibration on whole reviews and on the prompt with 10 and 20 more tokens."""
     logits, labels = prefix_logits(model, texts, "stars", pad)
     lengths = (labels != IGNORED).sum(1)
-    result: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     for name, at in (("whole", lengths - 1), ("10_tokens", 12), ("20_tokens", 22)):
         where = torch.minimum(torch.as_tensor(at), lengths - 1)
         rows = torch.arange(len(texts))
@@ -168,36 +186,30 @@ def measure_stars(model: PreTrainedModel, texts: Sequence[Encoded], pad: int) ->
         truth = labels[rows, where].long()
         top, guess = probs.max(-1)
         hit = guess == truth
-        result[f"accuracy_{name}"] = round(hit.double().mean().item(), 4)
-        result[f"within_one_star_{name}"] = round(
-            ((guess - truth).abs() <= 1).double().mean().item(), 4
-        )
-        result[f"calibration_error_{name}"] = round(calibration_error(top, hit), 4)
-    return result
+        found[f"accuracy_{name}"] = mean(hit)
+        found[f"within_one_star_{name}"] = mean((guess - truth).abs() <= 1)
+        found[f"calibration_error_{name}"] = calibration_error(top, hit)
+    return {"texts": len(texts), **with_errors(found)}
 
 
-def measure_hostility(
-    model: PreTrainedModel, texts: Sequence[Encoded], pad: int
-) -> dict[str, float]:
+def measure_hostility(model: PreTrainedModel, texts: Sequence[Encoded], pad: int) -> dict[str, Any]:
     """Agreement with the grammar at one random prefix of each text, and on whole texts."""
     logits, labels = prefix_logits(model, texts, "hostility", pad)
     lengths = (labels != IGNORED).sum(1)
     rng = random.Random(0)
-    result: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     cuts = torch.tensor([rng.randrange(11, max(12, int(n))) for n in lengths])
     for name, at in (("whole", lengths - 1), ("prefix", torch.minimum(cuts, lengths - 1))):
         rows = torch.arange(len(texts))
-        found = logits[rows, at, 0].double()
+        logit = logits[rows, at, 0].double()
         wanted = labels[rows, at].double()
         generator = torch.Generator().manual_seed(0)
         reader = torch.bernoulli(wanted.sigmoid(), generator=generator)
-        error = calibration_error(found.sigmoid(), reader)
-        agree = (found > 0) == (wanted > 0)
-        result[f"accuracy_{name}"] = round(agree.double().mean().item(), 4)
-        result[f"hostile_fraction_{name}"] = round((wanted > 0).double().mean().item(), 4)
-        result[f"logit_rmse_{name}"] = round((found - wanted).square().mean().sqrt().item(), 4)
-        result[f"calibration_error_{name}"] = round(error, 4)
-    return result
+        found[f"accuracy_{name}"] = mean((logit > 0) == (wanted > 0))
+        found[f"hostile_fraction_{name}"] = mean(wanted > 0)
+        found[f"logit_rmse_{name}"] = root_mean_square(logit - wanted)
+        found[f"calibration_error_{name}"] = calibration_error(logit.sigmoid(), reader)
+    return {"texts": len(texts), **with_errors(found)}
 
 
 def exceedance(
@@ -226,15 +238,17 @@ def choose_threshold(
     pilot = exceedance(lm, hostility, prompt, num_draws=num_draws // 8, seed=seed + 1)
     eta = round(torch.quantile(pilot.double(), 1.0 - RARE_RATE).item(), 1)
     logits = exceedance(lm, hostility, prompt, num_draws=num_draws, seed=seed + 2)
-    rate = (logits >= eta).double().mean().item()
+    rate, rate_error = mean(logits >= eta)
+    hostile, hostile_error = mean(logits.double().sigmoid())
     return {
         "eta": eta,
         "rate": rate,
-        "standard_error": math.sqrt(rate * (1 - rate) / num_draws),
+        "standard_error": rate_error,
         "draws": num_draws,
         "prompt": STORY_PROMPT,
         "num_steps": RARE_STEPS,
-        "mean_probability": round(logits.sigmoid().mean().item(), 5),
+        "mean_probability": round(hostile, 5),
+        "mean_probability_standard_error": significant(hostile_error),
         "quantiles": {
             str(q): round(torch.quantile(logits.double(), q).item(), 3)
             for q in (0.5, 0.9, 0.99, 0.999, 0.9999)

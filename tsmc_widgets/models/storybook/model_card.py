@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,38 @@ Weights are float16 safetensors. Texts need no beginning-of-text token: a prompt
 "{story_prompt}" or "{review_prompt}" can stand alone. `<eos>` ends a text.
 
 ## Numbers
-Measured on {texts:,} held-out texts of the grammar, with the saved weights.
+Measured on {texts:,} held-out texts of the grammar ({reviews:,} of them reviews), with the saved
+weights. After ± stands one standard error over texts, which are independent; tokens of a text are
+not.
 
-- Language model: {nats} nats a token, perplexity {perplexity}. The grammar's own choices come to
-  {bound_nats} nats ({bound_perplexity}), an upper bound on the entropy of its text. Word
-  frequencies: {unigram}; word pairs: {bigram}.
-- Stars, whole reviews: accuracy {stars_whole}, within one star {stars_near}, expected calibration
-  error {stars_ece}. After the prompt and 10 tokens: {stars_10} ({stars_ece_10}); 20 tokens:
-  {stars_20} ({stars_ece_20}). Reviews are mixed and ironic on purpose: no reader could always tell.
-- Hostility, at random prefixes: agrees with the grammar on hostile or not in {hostile_accuracy}
-  (hostile: {hostile_fraction} of them), error of the logit {hostile_rmse} (root mean square),
-  expected calibration error {hostile_ece}.
+| language model | nats a token | perplexity |
+|---|---|---|
+| `lm` | {nats} | {perplexity} |
+| the grammar's own choices | {bound_nats} | {bound_perplexity} |
+| word pairs | | {bigram} |
+| word frequencies | | {unigram} |
+
+The grammar's own choices are an upper bound on the entropy of its text.
+
+| `stars` on | accuracy | within one star | calibration error |
+|---|---|---|---|
+| whole reviews | {stars_whole} | {stars_near_whole} | {stars_ece_whole} |
+| the prompt and 20 tokens | {stars_20} | {stars_near_20} | {stars_ece_20} |
+| the prompt and 10 tokens | {stars_10} | {stars_near_10} | {stars_ece_10} |
+
+Reviews are mixed and ironic on purpose: no reader could always tell.
+
+| `hostility` | on whole texts | on a random prefix of each |
+|---|---|---|
+| agrees with the grammar on hostile or not | {hostile_whole} | {hostile_prefix} |
+| hostile in the grammar | {hostile_fraction_whole} | {hostile_fraction_prefix} |
+| error of the logit | {hostile_rmse_whole} | {hostile_rmse_prefix} |
+| calibration error | {hostile_ece_whole} | {hostile_ece_prefix} |
+
+The error of the logit is a root mean square. The calibration error is the expected one over 15 bins
+of equal width (for `hostility` against a reader drawn from the grammar's own probability); its
+standard error is that of 1,000 bootstrap samples of texts. By chance alone it is above 0 for a
+perfect forecast too.
 
 The hostility label says how hostile the text so far shows itself to be: none, a quarrel, hostile,
 very hostile; a hand raised against a drum is not hostile, and saying sorry takes some of it away.
@@ -44,7 +66,8 @@ Its log-odds in the grammar are a smooth function within (-5, 5).
 
 ## A rare event
 From "{story_prompt}", {rare_steps} tokens: **logit >= {eta}** has probability {rate:.2e}
-(standard error {rate_error:.1e}, {draws:,} draws). Mean p(hostile): {mean_hostile}.
+(standard error {rate_error:.1e}, {draws:,} draws, others than the threshold was chosen on). Mean
+p(hostile): {mean_hostile}.
 
 ## Texts
 {samples}
@@ -81,29 +104,21 @@ def _render(card: dict[str, Any]) -> str:
         story_prompt=story_prompt,
         review_prompt=review_prompt,
         texts=card["held_out"]["texts"],
-        nats=lm["nats_per_token"],
-        perplexity=lm["perplexity"],
-        bound_nats=lm["grammar_bound_nats"],
-        bound_perplexity=lm["grammar_bound_perplexity"],
-        unigram=lm["unigram_perplexity"],
-        bigram=lm["bigram_perplexity"],
-        stars_whole=stars["accuracy_whole"],
-        stars_near=stars["within_one_star_whole"],
-        stars_ece=stars["calibration_error_whole"],
-        stars_10=stars["accuracy_10_tokens"],
-        stars_ece_10=stars["calibration_error_10_tokens"],
-        stars_20=stars["accuracy_20_tokens"],
-        stars_ece_20=stars["calibration_error_20_tokens"],
-        hostile_accuracy=hostility["accuracy_prefix"],
-        hostile_fraction=hostility["hostile_fraction_prefix"],
-        hostile_rmse=hostility["logit_rmse_prefix"],
-        hostile_ece=hostility["calibration_error_prefix"],
+        reviews=stars["texts"],
+        nats=_with_error(lm, "nats_per_token"),
+        perplexity=_with_error(lm, "perplexity"),
+        bound_nats=_with_error(lm, "grammar_bound_nats"),
+        bound_perplexity=_with_error(lm, "grammar_bound_perplexity"),
+        unigram=_with_error(lm, "unigram_perplexity"),
+        bigram=_with_error(lm, "bigram_perplexity"),
+        **_stars(stars),
+        **_hostility(hostility),
         rare_steps=rare["num_steps"],
         eta=rare["eta"],
         rate=rare["rate"],
         rate_error=rare["standard_error"],
         draws=rare["draws"],
-        mean_hostile=rare["mean_probability"],
+        mean_hostile=_plus_minus(rare["mean_probability"], rare["mean_probability_standard_error"]),
         samples="\n".join(f"- {text}" for text in texts),
         training_seconds=training["cpu_seconds_training"],
         measuring_seconds=training["cpu_seconds_measuring"],
@@ -118,3 +133,34 @@ def _render(card: dict[str, Any]) -> str:
 def _row(part: dict[str, Any], size: int) -> str:
     shape = f"{part['layers']} layers, width {part['width']}"
     return f"{shape} | {part['parameters']:,} | {size / 1e6:.2f} MB"
+
+
+def _stars(part: dict[str, Any]) -> dict[str, str]:
+    cells = {}
+    for short, name in (("whole", "whole"), ("10", "10_tokens"), ("20", "20_tokens")):
+        cells[f"stars_{short}"] = _with_error(part, f"accuracy_{name}")
+        cells[f"stars_near_{short}"] = _with_error(part, f"within_one_star_{name}")
+        cells[f"stars_ece_{short}"] = _with_error(part, f"calibration_error_{name}")
+    return cells
+
+
+def _hostility(part: dict[str, Any]) -> dict[str, str]:
+    cells = {}
+    for name in ("whole", "prefix"):
+        cells[f"hostile_{name}"] = _with_error(part, f"accuracy_{name}")
+        cells[f"hostile_fraction_{name}"] = _with_error(part, f"hostile_fraction_{name}")
+        cells[f"hostile_rmse_{name}"] = _with_error(part, f"logit_rmse_{name}")
+        cells[f"hostile_ece_{name}"] = _with_error(part, f"calibration_error_{name}")
+    return cells
+
+
+def _with_error(part: dict[str, Any], name: str) -> str:
+    return _plus_minus(part[name], part["standard_error"][name])
+
+
+def _plus_minus(value: float, error: float) -> str:
+    """Both with the same decimals: those of the error's second digit."""
+    if not error:
+        return f"{value} ± 0"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"

@@ -2,7 +2,8 @@
 
 Writes text with the grammar, trains the language model and the two classifiers on it, saves them in
 half precision and measures what was saved. Seeded; about a quarter of an hour on two cores, a third
-of it to measure how rare the rare event is (`--draws`).
+of it to measure how rare the rare event is (`--draws`). `--measure-only` measures what is saved in
+`--out` again, and writes its cards.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +179,40 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     tokenizer.save_pretrained(folder)
 
 
+def train(options: argparse.Namespace) -> dict[str, Any]:
+    """Train and save the three parts; what the card says of it."""
+    began = time.process_time()
+    counts = count_words(corpus(options.seed, 60_000))
+    tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
+    save(train_lm(tokenizer, options.seed, options.steps), tokenizer, options.out / "lm")
+    for task, steps in (("stars", options.stars_steps), ("hostility", options.hostility_steps)):
+        model = train_classifier(tokenizer, task, options.seed, steps)
+        save(model, tokenizer, options.out / task)
+    return {
+        "seed": options.seed,
+        "lm_steps": options.steps,
+        "tokens_per_step": TOKENS_PER_STEP,
+        "stars_steps": options.stars_steps,
+        "hostility_steps": options.hostility_steps,
+        "cpu_seconds_training": round(time.process_time() - began),
+    }
+
+
+def trained(folder: Path) -> dict[str, Any]:
+    """What the card in a folder says of the training of its checkpoints.
+
+    Raises:
+        FileNotFoundError: the folder has no card.
+    """
+    card = folder / "card.json"
+    if not card.is_file():
+        raise FileNotFoundError(
+            f"There is no {card}, which says how the checkpoints were trained: --measure-only "
+            "measures a folder that this command has written. Leave it out to train."
+        )
+    return json.loads(card.read_text(encoding="utf-8"))["training"]
+
+
 def main() -> None:
     """Train, save, measure, and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -187,27 +223,15 @@ def main() -> None:
     parser.add_argument("--hostility-steps", type=int, default=1100)
     parser.add_argument("--draws", type=int, default=200_000, help="draws to measure the threshold")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure-only", action="store_true", help="train nothing")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
+    training = trained(options.out) if options.measure_only else train(options)
     began = time.process_time()
-    counts = count_words(corpus(options.seed, 60_000))
-    tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
-    save(train_lm(tokenizer, options.seed, options.steps), tokenizer, options.out / "lm")
-    for task, steps in (("stars", options.stars_steps), ("hostility", options.hostility_steps)):
-        model = train_classifier(tokenizer, task, options.seed, steps)
-        save(model, tokenizer, options.out / task)
-    trained = time.process_time()
-    card = measure.measure_all(options.out, seed=options.seed, num_draws=options.draws)
-    card["training"] = {
-        "seed": options.seed,
-        "lm_steps": options.steps,
-        "tokens_per_step": TOKENS_PER_STEP,
-        "stars_steps": options.stars_steps,
-        "hostility_steps": options.hostility_steps,
-        "cpu_seconds_training": round(trained - began),
-        "cpu_seconds_measuring": round(time.process_time() - trained),
-    }
+    card = measure.measure_all(options.out, seed=training["seed"], num_draws=options.draws)
+    measuring = round(time.process_time() - began)
+    card["training"] = training | {"cpu_seconds_measuring": measuring}
     write_card(card, options.out)
     log.info(json.dumps(card, indent=2, ensure_ascii=False))
 
