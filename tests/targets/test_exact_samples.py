@@ -228,9 +228,9 @@ def test_where_no_exact_samples_exist():
 RUNS = 200
 
 
-def many_runs(n, **options):
+def many_runs(n, beta=0.3, **options):
     """Estimates of many seeds and the standard errors they come with, and what is estimated."""
-    phi = TemperedReward(Tone(), beta=0.3, reward_max=5.0)
+    phi = TemperedReward(Tone(), beta=beta, reward_max=5.0)
     target = Target(letters(), phi, prompt="a", num_steps=T)
     found = []
     for seed in range(RUNS):
@@ -246,10 +246,12 @@ def columns(found, *names):
     return (torch.tensor([getattr(run, name) for run in found]).double() for name in names)
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.3], ids=["most are accepted", "few are accepted"])
 @pytest.mark.parametrize("ending", ["n found", "budget"])
-def test_standard_errors_are_the_spread_over_seeds(ending):
+def test_standard_errors_are_the_spread_over_seeds(ending, beta):
     n, options = (200, {}) if ending == "n found" else (601, {"budget": 600})
-    found, log_z, rate = many_runs(n, **options)
+    found, log_z, rate = many_runs(n, beta, **options)
+    assert (rate > 0.6) == (beta < 0.1)
     for name, truth in [("log_z", log_z), ("acceptance_rate", rate)]:
         value, error = columns(found, name, f"{name}_standard_error")
         assert 0.8 < error.mean() / value.std() < 1.25
