@@ -36,7 +36,6 @@ from tsmc_widgets.models.storybook.grammar import (
     hostile_logit,
     write,
 )
-from tsmc_widgets.models.storybook.model_card import write_card
 from tsmc_widgets.models.storybook.sampling import draw
 from tsmc_widgets.models.storybook.train import trained
 from tsmc_widgets.models.storybook.uncertainty import (
@@ -314,37 +313,6 @@ def test_hostility_is_the_cards(models: dict[str, PreTrainedModel], held_out: li
         assert abs(found[name] - card[name]) / error < 4.5
     assert card["accuracy_prefix"] > 0.97
     assert card["calibration_error_prefix"] < 0.03
-
-
-def test_every_number_on_held_out_texts_has_a_standard_error():
-    card = storybook.card()
-    measured = {
-        "lm": ("nats", "perplexity"),
-        "stars": ("accuracy", "within", "calibration"),
-        "hostility": ("accuracy", "hostile", "logit", "calibration"),
-    }
-    for part, kinds in measured.items():
-        errors = card[part]["standard_error"]
-        names = {name for name in card[part] if any(kind in name for kind in kinds)}
-        assert errors.keys() == names
-        assert all(0.0 < errors[name] < 0.1 * card[part][name] + 0.01 for name in names)
-    for part in ("stars", "hostility"):
-        for name in (name for name in card[part] if name.startswith("accuracy")):
-            p, count = card[part][name], card[part]["texts"]
-            assert math.isclose(
-                card[part]["standard_error"][name], math.sqrt(p * (1 - p) / count), rel_tol=0.06
-            )
-    assert 0.0 < card["hostility"]["threshold"]["mean_probability_standard_error"] < 1e-3
-
-
-def test_the_shipped_card_is_written_from_the_shipped_numbers(tmp_path: Path):
-    write_card(storybook.card(), tmp_path)
-    for name in ("card.json", "MODEL_CARD.md"):
-        shipped = storybook.path("lm").parent / name
-        assert (tmp_path / name).read_text("utf-8") == shipped.read_text("utf-8")
-    for value in ("nats_per_token", "perplexity"):
-        error = storybook.card()["lm"]["standard_error"][value]
-        assert f"± {error:.4f}" in (tmp_path / "MODEL_CARD.md").read_text("utf-8")
 
 
 def spread_of(
