@@ -4,6 +4,7 @@ from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.classifier import ClassConditional, ClassProbability
 from tsmc_widgets.targets.compose import Mixture
 from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.continuation import Continuation, Infilling
 from tsmc_widgets.targets.contract import check_potential
 from tsmc_widgets.targets.exact_samples import (
@@ -13,15 +14,7 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.functions import TextFunction, TokenFunction
-from tsmc_widgets.targets.protocol import (
-    Constant,
-    Context,
-    Potential,
-    Power,
-    Product,
-    SupportsLogPhi,
-    as_potential,
-)
+from tsmc_widgets.targets.protocol import Constant, Potential, Power, Product, as_potential
 from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.text import TextPotential

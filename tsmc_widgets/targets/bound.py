@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.protocol import Context, Potential
+from tsmc_widgets.targets.context import Context
+from tsmc_widgets.targets.protocol import Potential
 
 
 class BoundOnly(Potential):

@@ -14,12 +14,8 @@ from torch import Tensor
 
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
 from tsmc_widgets.targets.checked import as_numbers
-from tsmc_widgets.targets.protocol import (
-    Context,
-    Potential,
-    as_potential,
-    part_log_phi,
-)
+from tsmc_widgets.targets.context import Context, part_log_phi
+from tsmc_widgets.targets.protocol import Potential, as_potential
 
 
 @dataclass(frozen=True, init=False)

@@ -19,6 +19,7 @@ from tsmc_widgets.errors import (
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
+from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.exact_samples import (
     DEFAULT_BUDGET,
     ExactSamples,
@@ -26,7 +27,7 @@ from tsmc_widgets.targets.exact_samples import (
     joint_samples,
     rejection_samples,
 )
-from tsmc_widgets.targets.protocol import Context, Potential, SupportsLogPhi, as_potential
+from tsmc_widgets.targets.protocol import Potential, as_potential
 from tsmc_widgets.targets.sampling import log_p_suffix
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor

@@ -18,7 +18,7 @@ from tsmc_widgets.targets.checked import (
     raised_error,
     show_text,
 )
-from tsmc_widgets.targets.protocol import Context
+from tsmc_widgets.targets.context import Context
 
 Scope = Literal["continuation", "full"]
 """Which text a potential sees: what was generated, or prompt and generated part together."""

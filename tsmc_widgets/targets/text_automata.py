@@ -13,7 +13,7 @@ import torch
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.bound import log_indicator
-from tsmc_widgets.targets.protocol import Context
+from tsmc_widgets.targets.context import Context
 
 ANYTHING = "(?s:.)*"
 TRIALS = 500

@@ -16,7 +16,7 @@ from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
 from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
 from tsmc_widgets.targets.checked import whole_number
-from tsmc_widgets.targets.protocol import Context
+from tsmc_widgets.targets.context import Context
 
 TokenPattern = str | SupportsIndex | Sequence[str | SupportsIndex]
 """A token by its text or id, or several in a row; a text of several tokens stands for them all."""

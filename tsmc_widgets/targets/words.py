@@ -13,7 +13,7 @@ from torch import Tensor, tensor
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
-from tsmc_widgets.targets.protocol import Context
+from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.text import Scope, TextPotential
 from tsmc_widgets.targets.text_automata import search_pattern, text_automaton, word_pattern
 
