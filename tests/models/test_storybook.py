@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -36,15 +35,8 @@ from tsmc_widgets.models.storybook.grammar import (
     hostile_logit,
     write,
 )
+from tsmc_widgets.models.storybook.model_card import write_card
 from tsmc_widgets.models.storybook.sampling import draw
-from tsmc_widgets.models.storybook.train import trained
-from tsmc_widgets.models.storybook.uncertainty import (
-    calibration_error,
-    exponential,
-    mean,
-    ratio,
-    root_mean_square,
-)
 
 PARTS = ("lm", "stars", "hostility")
 
@@ -315,59 +307,35 @@ def test_hostility_is_the_cards(models: dict[str, PreTrainedModel], held_out: li
     assert card["calibration_error_prefix"] < 0.03
 
 
-def spread_of(
-    estimate: Callable[[torch.Generator], tuple[float, float]], data_sets: int = 300
-) -> tuple[float, float]:
-    """Standard deviation of an estimate over data sets, and the mean error that it states."""
-    values, errors = [], []
-    for seed in range(data_sets):
-        value, error = estimate(torch.Generator().manual_seed(seed))
-        values.append(value)
-        errors.append(error)
-    return torch.tensor(values).std().item(), torch.tensor(errors).mean().item()
+def test_every_number_on_held_out_texts_has_a_standard_error():
+    card = storybook.card()
+    measured = {
+        "lm": ("nats", "perplexity"),
+        "stars": ("accuracy", "within", "calibration"),
+        "hostility": ("accuracy", "hostile", "logit", "calibration"),
+    }
+    for part, kinds in measured.items():
+        errors = card[part]["standard_error"]
+        names = {name for name in card[part] if any(kind in name for kind in kinds)}
+        assert errors.keys() == names
+        assert all(0.0 < errors[name] < 0.1 * card[part][name] + 0.01 for name in names)
+    for part in ("stars", "hostility"):
+        for name in (name for name in card[part] if name.startswith("accuracy")):
+            p, count = card[part][name], card[part]["texts"]
+            assert math.isclose(
+                card[part]["standard_error"][name], math.sqrt(p * (1 - p) / count), rel_tol=0.06
+            )
+    assert 0.0 < card["hostility"]["threshold"]["mean_probability_standard_error"] < 1e-3
 
 
-def test_standard_errors_are_the_spread_over_data_sets():
-    def nats(generator: torch.Generator) -> tuple[float, float]:
-        # Texts of unequal length with a level of their own: tokens are far from independent.
-        counts = torch.randint(10, 100, (200,), generator=generator)
-        level = 0.6 + 0.2 * torch.randn(200, generator=generator)
-        return ratio(level * counts, counts)
-
-    def logit(generator: torch.Generator) -> tuple[float, float]:
-        return root_mean_square(0.3 * torch.randn(200, generator=generator))
-
-    def hits(generator: torch.Generator) -> tuple[float, float]:
-        return mean(torch.rand(200, generator=generator) < 0.8)
-
-    # A standard deviation of 300 values has a standard error of 1 in 24.
-    for estimate in (nats, logit, hits, lambda generator: exponential(nats(generator))):
-        spread, stated = spread_of(estimate)
-        assert abs(stated / spread - 1) * math.sqrt(2 * 299) < 4.5
-
-
-def test_calibration_error_and_its_bootstrap():
-    confidence = torch.tensor([0.90, 0.91, 0.92, 0.10], dtype=torch.float64)
-    correct = torch.tensor([True, True, False, False])
-    expected = (abs(0.90 + 0.91 + 0.92 - 2) + 0.10) / 4
-    value, error = calibration_error(confidence, correct)
-    assert math.isclose(value, expected)
-    assert error > 0.0
-    assert calibration_error(confidence, correct) == (value, error)
-
-    def overconfident(generator: torch.Generator) -> tuple[float, float]:
-        given = 0.5 + 0.5 * torch.rand(400, generator=generator, dtype=torch.float64)
-        return calibration_error(given, torch.rand(400, generator=generator) < given - 0.2)
-
-    spread, stated = spread_of(overconfident, data_sets=40)
-    assert abs(stated / spread - 1) * math.sqrt(2 * 39) < 4.5
-
-
-def test_measuring_alone_needs_a_card(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"--measure-only measures a folder"):
-        trained(tmp_path)
-    (tmp_path / "card.json").write_text(json.dumps({"training": {"seed": 3}}))
-    assert trained(tmp_path) == {"seed": 3}
+def test_the_shipped_card_is_written_from_the_shipped_numbers(tmp_path: Path):
+    write_card(storybook.card(), tmp_path)
+    for name in ("card.json", "MODEL_CARD.md"):
+        shipped = storybook.path("lm").parent / name
+        assert (tmp_path / name).read_text("utf-8") == shipped.read_text("utf-8")
+    for value in ("nats_per_token", "perplexity"):
+        error = storybook.card()["lm"]["standard_error"][value]
+        assert f"± {error:.4f}" in (tmp_path / "MODEL_CARD.md").read_text("utf-8")
 
 
 def test_hostility_depends_on_context(
