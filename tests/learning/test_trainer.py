@@ -306,14 +306,28 @@ class TestRefused:
 def test_a_head_on_a_transformers_model(tmp_path):
     lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
     favoured = tw.TokenFunction(
-        lambda tokens: (0.8 * (tokens % 3 == 0).sum(-1) - 5.0).double(), log_phi_max=0.0
+        lambda tokens: 1.5 * ((tokens % 3 == 0).sum(-1) - 6.0).double(), log_phi_max=0.0
     )
     target = tw.Target(lm, favoured, prompt="once upon", num_steps=6)
+    pool = ExactPool.by_rejection(target, 1000, seed=1)
+    exact = ExactPool.by_rejection(target, 400, seed=2).tokens
     twist = tw.LinearHeadTwist(lm)
-    trainer = TwistTrainer(target, twist, batch_size=50, learning_rate=0.005)
-    updates = list(trainer.updates(80))
-    assert updates[-1].positives.endswith("exact samples")
-    first = sum(u.ess for u in updates[:5])
-    last = sum(u.ess for u in updates[-5:])
-    assert last > 1.2 * first
-    assert all(not p.requires_grad or p.grad is None for p in lm.model.parameters())
+
+    def measure():
+        return log_z_bounds(
+            target,
+            proposal=tw.TwistInduced(twist),
+            rule="never",
+            num_particles=1,
+            num_runs=400,
+            exact_samples=exact,
+        )
+
+    before = measure()
+    trainer = TwistTrainer(target, twist, learning_rate=0.003, positives=pool)
+    updates = list(trainer.updates(60))
+    after = measure()
+    assert updates[-1].positives == "1000 exact samples"
+    error = math.hypot(before.gap_standard_error, after.gap_standard_error)
+    assert 0.5 * before.gap - after.gap > 4.5 * error
+    assert all(p.grad is None for p in lm.model.parameters())
