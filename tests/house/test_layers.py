@@ -16,9 +16,9 @@ RANKS = {
     "smc": 5,
     "testing": 6,
     "learning": 7,
-    "evaluation": 7,
-    "figures": 8,
-    "widgets": 9,
+    "evaluation": 8,
+    "figures": 9,
+    "widgets": 10,
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
