@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from tsmc_widgets.learning.objectives import advantages_and_returns, ppo_loss
-from tsmc_widgets.learning.samples import Samples, score
-from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.learning.samples import Samples, read, score
 from tsmc_widgets.targets.target import Target
 
 EPOCHS = 4
@@ -63,11 +63,10 @@ class PolicySteps:
         self, batch: Samples, step: Callable[[Float64[Tensor, ""]], float]
     ) -> tuple[dict[str, float], float]:
         """Take ``EPOCHS`` steps on a batch; losses of the last, gradient norm of the first."""
-        prompt = self.target.prompt_tokens
-        tokens = torch.cat([prompt.expand(len(batch), -1), batch.tokens], dim=1)
+        base = read(self.target, batch.tokens) if batch.base is None else batch.base
+        batch = replace(batch, base=base)
         with torch.no_grad():
-            base: TeacherForced = self.target.lm.teacher_force(tokens, len(prompt))
-            scored = score(self.target, self.twist, batch, base=base)
+            scored = score(self.target, self.twist, batch)
             values = self.critic(base.hidden).expand_as(scored.log_p)
             advantages, returns = advantages_and_returns(
                 scored, scored.log_q_psi, values, kl_penalty=self.kl_penalty
@@ -78,7 +77,7 @@ class PolicySteps:
         losses: dict[str, float] = {}
         norms = []
         for _ in range(EPOCHS):
-            scored = score(self.target, self.twist, batch, base=base)
+            scored = score(self.target, self.twist, batch)
             policy = ppo_loss(scored, old_log_q, scaled)
             gaps = torch.where(live, self.critic(base.hidden) - returns, 0.0)
             critic = (gaps**2).sum() / live.sum()

@@ -98,7 +98,7 @@ class ExactPool:
         tokens = self.tokens[rows]
         zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
         group = torch.zeros_like(tokens[:, 0])
-        return Samples(tokens, zeros, zeros[:, 0], self.log_phi[rows], group)
+        return Samples(tokens, zeros, zeros[:, 0], self.log_phi[rows], group, places=rows)
 
     def describe(self) -> str:
         """The source in a few words."""

@@ -27,6 +27,8 @@ class Samples:
         log_phi: log phi of each text, in nats.
         group: which observation each text belongs to; weights are never pooled across groups.
         observed: what was observed with each text, for conditional twists; None for others.
+        base: the base model's answers along each text, where they are at hand.
+        places: each text's row in the pool that it comes from, where it comes from one.
     """
 
     tokens: Int[Tensor, "n steps"]
@@ -35,6 +37,8 @@ class Samples:
     log_phi: Float64[Tensor, " n"]
     group: Int[Tensor, " n"]
     observed: Int[Tensor, "n width"] | None = None
+    base: TeacherForced | None = None
+    places: Int[Tensor, " n"] | None = None
 
     @classmethod
     def exact(
@@ -161,22 +165,26 @@ class Scored:
         return weights / total[group] / len(groups)
 
 
-def score(
-    target: Target, twist: Any, samples: Samples, *, base: TeacherForced | None = None
-) -> Scored:
-    """Read samples with base model and twist in one teacher-forced pass.
+@torch.no_grad()
+def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
+    """The base model's answers along texts, in one teacher-forced pass."""
+    prompt = target.prompt_tokens.to(tokens.device)
+    return target.lm.teacher_force(
+        torch.cat([prompt.expand(len(tokens), -1), tokens], dim=1), len(prompt)
+    )
+
+
+def score(target: Target, twist: Any, samples: Samples) -> Scored:
+    """Read samples with the twist, and with the base model where they have not been read by it.
 
     Args:
         target: gives model, prompt and EOS rule.
         twist: a ``TrainableTwist``; gradients go to its parameters.
         samples: the texts.
-        base: the base model's answers for the same texts, where they are at hand.
     """
     prompt = target.prompt_tokens.to(samples.tokens.device)
     tokens = torch.cat([prompt.expand(len(samples), -1), samples.tokens], dim=1)
-    if base is None:
-        with torch.no_grad():
-            base = target.lm.teacher_force(tokens, len(prompt))
+    base = read(target, samples.tokens) if samples.base is None else samples.base
     extra = {} if samples.observed is None else {"observed": samples.observed}
     log_psi_next = twist.log_psi_next(tokens, len(prompt), base, **extra)
     chosen = samples.tokens.unsqueeze(-1)

@@ -19,9 +19,9 @@ from tsmc_widgets.errors import NoSignalError, check_integer
 from tsmc_widgets.learning.checkpoint import pool_of, read_checkpoint, write_checkpoint
 from tsmc_widgets.learning.policy import PolicySteps
 from tsmc_widgets.learning.positives import ExactPool, Positives, choose_positives
+from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
-from tsmc_widgets.learning.samples import Samples, Scored, score
-from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
 
@@ -111,6 +111,7 @@ class TwistTrainer:
         self.history: list[Update] = []
         self._policy = PolicySteps(target, twist) if "ppo" in self.weights else None
         self._positives = positives
+        self._reader = PoolReader(target)
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
         self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate)
@@ -240,16 +241,13 @@ class TwistTrainer:
         from_base = all(
             name != "ppo" and RECIPES[name].draws_from == "base" for name in self.weights
         )
-        trace = run_smc(
+        return draw_samples(
             self.target,
             num_particles=self.batch_size,
             proposal=Base() if from_base else TwistInduced(self.twist),
-            rule="never",
             seed=self.seed,
-            first_run=self.done,
-            dead_runs="keep",
+            run=self.done,
         )
-        return Samples.of_trace(trace).to(self.target.prompt_tokens.device)
 
     def _take(self) -> Update:
         start = time.perf_counter()
@@ -258,6 +256,8 @@ class TwistTrainer:
         positives = None
         if source is not None:
             positives = source.draw(self.done, self.batch_size, batch)
+            if positives.places is not None:
+                positives = self._reader.answers(positives, source.tokens)
         try:
             losses, norm = self._descend(batch, positives)
         except NoSignalError:
@@ -278,26 +278,13 @@ class TwistTrainer:
     def _descend(self, batch: Samples, positives: Samples | None) -> tuple[dict[str, float], float]:
         if self._policy is not None:
             return self._policy.descend(batch, self._step)
-        at_sigma, at_batch = self._score(batch, positives)
+        at_batch = score(self.target, self.twist, batch)
+        apart = positives is not None and positives is not batch
+        at_sigma = score(self.target, self.twist, positives) if apart else at_batch
         losses = {name: RECIPES[name].loss(at_sigma, at_batch) for name in self.weights}
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         norm = self._step(total)
         return {name: float(loss.detach()) for name, loss in losses.items()}, norm
-
-    def _score(self, batch: Samples, positives: Samples | None) -> tuple[Scored, Scored]:
-        """Both sets of texts, read in one pass."""
-        if positives is None or positives is batch:
-            scored = score(self.target, self.twist, batch)
-            return scored, scored
-        both = Samples(
-            *(
-                torch.cat([getattr(positives, name), getattr(batch, name)])
-                for name in ("tokens", "log_q", "log_weights", "log_phi", "group")
-            )
-        )
-        scored = score(self.target, self.twist, both)
-        count = len(positives)
-        return _rows(scored, positives, slice(0, count)), _rows(scored, batch, slice(count, None))
 
     def _step(self, loss: Float64[Tensor, ""]) -> float:
         """One step of Adam; the length of the gradient."""
@@ -311,11 +298,6 @@ class TwistTrainer:
         norm = nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm)
         self._optimiser.step()
         return float(norm)
-
-
-def _rows(scored: Scored, samples: Samples, rows: slice) -> Scored:
-    parts = {name: getattr(scored, name)[rows] for name in ("live", "log_p", "log_psi", "log_norm")}
-    return replace(scored, samples=samples, **parts)
 
 
 def _check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:

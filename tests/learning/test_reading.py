@@ -1,0 +1,72 @@
+"""What the base model said is kept, and is what it would say again."""
+
+import pytest
+import torch
+from models.checkpoints import make_checkpoint
+from smc.toys import chain
+
+import tsmc_widgets as tw
+from tsmc_widgets.learning.reading import PoolReader, draw_samples
+from tsmc_widgets.learning.samples import Samples, read
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("lm")))
+    return tw.Target(lm, tw.Constant(1.0), prompt=[1, 2], num_steps=4)
+
+
+def assert_same(one, two):
+    torch.testing.assert_close(one.log_probs, two.log_probs, atol=1e-5, rtol=0)
+    if two.hidden is not None:
+        torch.testing.assert_close(one.hidden, two.hidden, atol=1e-4, rtol=0)
+
+
+def test_a_sweep_keeps_what_the_model_said(target):
+    samples = draw_samples(target, num_particles=64, proposal=tw.Base(), seed=0, run=3)
+    assert_same(samples.base, read(target, samples.tokens))
+    trace = tw.run_smc(target, num_particles=64, rule="never", seed=0, first_run=3)
+    assert torch.equal(samples.tokens, trace.paths("tokens")[0])
+
+
+def test_a_model_without_states():
+    target = tw.Target(chain(), tw.ContainsToken("c"), prompt="a", num_steps=3)
+    samples = draw_samples(target, num_particles=8, proposal=tw.Base(), seed=0, run=0)
+    assert samples.base.hidden is None
+    assert_same(samples.base, read(target, samples.tokens))
+
+
+class TestPoolReader:
+    def samples(self, pool, places):
+        zeros = torch.zeros(len(places), 4, dtype=torch.float64)
+        return Samples(pool[places], zeros, zeros[:, 0], zeros[:, 0], places.long(), places=places)
+
+    def pool(self, size, seed=0):
+        return torch.randint(0, 20, (size, 4), generator=torch.Generator().manual_seed(seed))
+
+    def test_it_says_what_the_model_says(self, target):
+        pool, reader = self.pool(250), PoolReader(target)
+        for places in (torch.tensor([0, 249, 101, 101, 7]), torch.arange(250)):
+            samples = self.samples(pool, places)
+            assert_same(reader.answers(samples, pool).base, read(target, samples.tokens))
+
+    def test_bytes_do_not_depend_on_what_was_asked_before(self, target):
+        pool, used, fresh = self.pool(250), PoolReader(target), PoolReader(target)
+        for places in (torch.tensor([240, 3]), torch.tensor([120])):
+            used.answers(self.samples(pool, places), pool)
+        last = self.samples(pool, torch.tensor([5, 130, 245]))
+        one, two = used.answers(last, pool).base, fresh.answers(last, pool).base
+        assert torch.equal(one.log_probs, two.log_probs)
+        assert torch.equal(one.hidden, two.hidden)
+
+    def test_another_pool_is_read_anew(self, target):
+        reader, places = PoolReader(target), torch.tensor([1, 2])
+        reader.answers(self.samples(self.pool(50), places), self.pool(50))
+        other = self.pool(80, seed=1)
+        samples = self.samples(other, places)
+        assert_same(reader.answers(samples, other).base, read(target, samples.tokens))
+
+    def test_a_pool_that_does_not_fit_is_left(self, target):
+        pool = self.pool(50)
+        samples = self.samples(pool, torch.tensor([1]))
+        assert PoolReader(target, most_bytes=10).answers(samples, pool).base is None
