@@ -2,117 +2,185 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Int
-from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
+from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
+from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc
+from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.targets.target import Target
 
+__all__ = ["BoundsTable", "LogZBounds", "MeanOverRuns", "PooledOverRuns", "log_z_bounds"]
 
-@dataclass(frozen=True, slots=True)
-class MeanOverRuns:
-    """A mean over independent runs.
+RULES = ("always", "ess", "never")
+"""What a table compares where no rule is given; never is IWAE."""
 
-    Attributes:
-        mean: in nats; -inf where a run died.
-        standard_error: of the mean; NaN for one run or where a run died.
-        num_runs: how many.
-    """
+MOST_CELLS = 2**25
+"""Particles of a batch times (vocabulary + numbers recorded) are kept below about so many."""
 
-    mean: float
-    standard_error: float
-    num_runs: int
-
-    @classmethod
-    def of(cls, values: Float64[Tensor, " runs"]) -> MeanOverRuns:
-        """Mean of one value for each run."""
-        count = len(values)
-        mean = float(values.mean())
-        if count < 2 or not math.isfinite(mean):
-            return cls(mean, math.nan, count)
-        return cls(mean, float(values.std()) / math.sqrt(count), count)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's t interval for the mean."""
-        if math.isnan(self.standard_error):
-            return (-math.inf, math.inf)
-        reach = stats.t.ppf((1 + confidence) / 2, self.num_runs - 1) * self.standard_error
-        return (self.mean - reach, self.mean + reach)
-
-
-@dataclass(frozen=True, slots=True)
-class LogZBounds:
-    """Log Z between two means (paper, section 5): E[lower] <= log Z <= E[upper].
-
-    Attributes:
-        lower: mean of log Z_hat over forward runs.
-        upper: mean of conditional log Z_hat over exact samples; None where there were none.
-        num_particles: K of both.
-    """
-
-    lower: MeanOverRuns
-    upper: MeanOverRuns | None
-    num_particles: int
-
-    @property
-    def gap(self) -> float:
-        """Upper minus lower, in nats: bounds the symmetrised KL of one SMC draw and sigma."""
-        return math.nan if self.upper is None else self.upper.mean - self.lower.mean
-
-    @property
-    def gap_standard_error(self) -> float:
-        """Standard error of the gap; both sides are independent."""
-        if self.upper is None:
-            return math.nan
-        return math.hypot(self.lower.standard_error, self.upper.standard_error)
+CONDITIONAL_RUNS = 2**40
+"""Address of the first conditional run: both sides draw their noise apart, so are independent."""
 
 
 @torch.no_grad()
 def log_z_bounds(
     target: Target,
     *,
-    num_particles: int,
+    num_particles: int | Sequence[int],
     num_runs: int,
-    exact_samples: Int[Tensor, "runs steps"] | None = None,
+    exact_samples: Any = None,
+    approximate_samples: Any = None,
     twist: Any = None,
     proposal: Any = None,
-    rule: Any = None,
+    rule: str | ResampleRule | Sequence[str | ResampleRule] | None = None,
     ess_threshold: float | None = None,
     seed: int = 0,
-) -> LogZBounds:
+    exact_log_z: float | int | None = None,
+    first_run: int = 0,
+    max_rows: int | None = None,
+) -> LogZBounds | BoundsTable:
     """Bound log Z from below by forward runs and from above by conditional ones.
 
     Args:
         target: whose Z.
-        num_particles: K, of both sides.
+        num_particles: K of both sides; several K give a table.
         num_runs: forward runs.
-        exact_samples: exact samples of sigma, each used for one conditional run; approximate
-            samples give no bound.
+        exact_samples: exact samples of sigma, each used for one conditional run.
+        approximate_samples: samples of something near sigma in their place: what comes of them is
+            no bound and is called an estimate.
         twist: as for ``run_smc``; None is psi = 1.
         proposal: as for ``run_smc``.
-        rule: as for ``run_smc``.
+        rule: as for ``run_smc``; several rules give a table. In a table None stands for all of
+            always, ess and never (IWAE), or for never alone where the proposal's twist can only
+            propose.
         ess_threshold: as for ``run_smc``.
-        seed: as for ``run_smc``.
+        seed: as for ``run_smc``; all K and rules share their noise, so their rows are not
+            independent of each other, and differences between them are the better seen.
+        exact_log_z: log Z where it is known; it is put beside the bounds.
+        first_run: address of the first forward run and of the first sample's, so that parts of a
+            job make what the whole would have made.
+        max_rows: particles in a batch at most; None takes what keeps memory near a gigabyte. The
+            result is the same to the byte for models whose answer for a row does not depend on its
+            companions (tables), and to their rounding for others.
+
+    Returns:
+        A ``LogZBounds``, or for several K or rules a ``BoundsTable`` of them.
+
+    Raises:
+        ValueError: both kinds of samples, or samples of the wrong shape, or with phi = 0.
     """
     check_integer("num_runs", num_runs)
-    settings = {
-        "num_particles": num_particles,
-        "twist": twist,
-        "proposal": proposal,
-        "rule": rule,
-        "ess_threshold": ess_threshold,
-        "seed": seed,
-    }
-    forward = run_smc(target, num_runs=num_runs, dead_runs="keep", **settings)
-    upper = None
-    if exact_samples is not None:
-        backward = run_conditional_smc(target, retained=exact_samples, **settings)
-        upper = MeanOverRuns.of(backward.columns.log_z[:, -1])
-    return LogZBounds(MeanOverRuns.of(forward.columns.log_z[:, -1]), upper, num_particles)
+    samples, kind = _samples(exact_samples, approximate_samples)
+    several = _is_several(num_particles), _is_several(rule)
+    sizes = list(num_particles) if several[0] else [num_particles]
+    for size in sizes:
+        check_integer("num_particles", size)
+    rules = _rules(rule, ess_threshold, proposal, tabulated=any(several))
+    settings = {"twist": twist, "proposal": proposal, "seed": seed}
+    rows = []
+    for size in sizes:
+        for one in rules:
+            how = settings | {"num_particles": size, "rule": one}
+            chunk = _runs_at_once(target, size, max_rows)
+            forward = _forward(target, num_runs, chunk, first_run, how)
+            backward = None
+            if samples is not None:
+                backward = _backward(target, samples, chunk, first_run, how)
+            rows.append(
+                LogZBounds.of(
+                    forward,
+                    backward,
+                    num_particles=int(size),
+                    upper_kind=kind,
+                    rule=one.describe(),
+                    exact=exact_log_z,
+                )
+            )
+    return BoundsTable(tuple(rows)) if any(several) else rows[0]
+
+
+def _forward(
+    target: Target, num_runs: int, chunk: int, first_run: int, how: dict[str, Any]
+) -> Float64[Tensor, " runs"]:
+    parts = []
+    for start in range(0, num_runs, chunk):
+        trace = run_smc(
+            target,
+            num_runs=min(chunk, num_runs - start),
+            first_run=first_run + start,
+            dead_runs="keep",
+            **how,
+        )
+        parts.append(trace.columns.log_z[:, -1])
+    return torch.cat(parts)
+
+
+def _backward(
+    target: Target,
+    samples: Int[Tensor, "samples steps"],
+    chunk: int,
+    first_run: int,
+    how: dict[str, Any],
+) -> Float64[Tensor, " samples"]:
+    parts = []
+    for start in range(0, len(samples), chunk):
+        trace = run_conditional_smc(
+            target,
+            retained=samples[start : start + chunk],
+            first_run=CONDITIONAL_RUNS + first_run + start,
+            **how,
+        )
+        parts.append(trace.columns.log_z[:, -1])
+    return torch.cat(parts)
+
+
+def _runs_at_once(target: Target, num_particles: int, max_rows: int | None) -> int:
+    if max_rows is None:
+        # Distinct prefixes hold V numbers each; the record holds about ten a particle and step.
+        max_rows = MOST_CELLS // (target.lm.vocab_size + 10 * target.num_steps)
+    else:
+        check_integer("max_rows", max_rows)
+    return max(1, max_rows // num_particles)
+
+
+def _rules(
+    rule: Any, ess_threshold: float | None, proposal: Any, *, tabulated: bool
+) -> list[ResampleRule]:
+    only_proposes = getattr(getattr(proposal, "twist", None), "proposal_only", False)
+    if rule is None and ess_threshold is None and only_proposes:
+        return [resolve_rule("never", None)]
+    if _is_several(rule):
+        return [resolve_rule(one, None) for one in rule]
+    if rule is None and tabulated:
+        return [
+            resolve_rule(None, ess_threshold) if one == "ess" else resolve_rule(one, None)
+            for one in RULES
+        ]
+    return [resolve_rule(rule, ess_threshold)]
+
+
+def _samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str]:
+    if exact_samples is not None and approximate_samples is not None:
+        raise ValueError(
+            "give exact_samples for an upper bound or approximate_samples for an estimate, not "
+            "both: they would be averaged into something that is neither."
+        )
+    kind = "bound" if approximate_samples is None else "estimate"
+    given = exact_samples if approximate_samples is None else approximate_samples
+    if hasattr(given, "observed"):
+        raise ValueError(
+            "these samples belong to many observations o, each with a log Z of its own: bound one "
+            "target.condition(o) at a time, or call kl_divergences, which pairs them."
+        )
+    given = getattr(given, "tokens", given)
+    return (None if given is None else torch.as_tensor(given)), kind
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, Sequence | Tensor) and not isinstance(value, str)
