@@ -19,6 +19,7 @@ _HOMES = {
         "MatchesRegex", "Mixture", "Potential", "RewardThreshold", "Target", "TemperedReward",
         "TextFunction", "TokenFunction",
     ),
+    "tsmc_widgets.targets.problems": ("PROBLEMS", "load_problem"),
     "tsmc_widgets.twists": (
         "BodyTwist", "ConditionalBodyTwist", "ConditionalHeadTwist", "LinearHeadTwist",
         "LoRATwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",

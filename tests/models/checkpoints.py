@@ -63,6 +63,20 @@ CLASSIFIERS = {
         "BertForSequenceClassification",
         {key: value for key, value in _SIZES.items() if key != "num_key_value_heads"},
     ),
+    "distilbert": (
+        "DistilBertConfig",
+        "DistilBertForSequenceClassification",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 32},
+    ),
+    "roberta": (
+        "RobertaConfig",
+        "RobertaForSequenceClassification",
+        {
+            **{key: value for key, value in _SIZES.items() if key != "num_key_value_heads"},
+            # Its positions start after the padding token's id.
+            "max_position_embeddings": 40,
+        },
+    ),
 }
 
 

@@ -6,31 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float64, Int
-from torch import Tensor
-
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.learning.recipes import METHODS as ALL_METHODS
 from tsmc_widgets.learning.trainer import DEFAULT_LEARNING_RATE, LEARNING_RATES
-from tsmc_widgets.models.loading import load_language_model
-from tsmc_widgets.models.protocol import LanguageModel
-from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets.bound import BoundOnly
-from tsmc_widgets.targets.classifier import ClassProbability
+from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.bodies import BodyTwist
-from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
-from tsmc_widgets.twists.lora import LoRATwist
-from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
 
 METHODS = ("ctl", *(name for name in ALL_METHODS if name not in ("ctl", "rl_sigma")))
 """Methods of the menu; the first is where a user starts."""
-
-
-WEATHER = ("sun", "cloud", "rain")
-RAIN = WEATHER.index("rain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +23,21 @@ class Problem:
     """A target that a twist can be learned for.
 
     Attributes:
-        make: the target, made when it is first wanted.
+        name: in the package's ``PROBLEMS``.
         forms: names of the twist forms that fit its model.
-        exact: whether the target is small enough to compute log psi* and log Z exactly.
     """
 
-    make: Callable[[], Target]
+    name: str
     forms: tuple[str, ...]
-    exact: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether the target is small enough to compute log psi* and log Z exactly."""
+        return load_problem(self.name).exact
+
+    def make(self) -> Target:
+        """The target; its model is loaded once."""
+        return load_problem(self.name).target()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,93 +55,22 @@ class Form:
 
 NEURAL = ("linear head", "MLP head", "own body", "LoRA")
 FORMS: dict[str, Form] = {
-    "linear head": Form(
-        lambda target, link, seed: LinearHeadTwist(target.lm, link=link),
-        LEARNING_RATES["LinearHeadTwist"],
-    ),
-    "MLP head": Form(
-        lambda target, link, seed: MLPHeadTwist(target.lm, link=link, seed=seed),
-        LEARNING_RATES["MLPHeadTwist"],
-    ),
-    "own body": Form(
-        lambda target, link, seed: BodyTwist(target.lm, link=link, seed=seed),
-        LEARNING_RATES["BodyTwist"],
-    ),
-    "LoRA": Form(
-        lambda target, link, seed: LoRATwist(target.lm, link=link, seed=seed),
-        LEARNING_RATES.get("LoRATwist", DEFAULT_LEARNING_RATE),
-    ),
-    "table": Form(
-        lambda target, link, seed: TableHeadTwist(
-            target.lm,
-            num_steps=target.num_steps,
-            prompt_length=len(target.prompt_tokens),
-            link=link,
-        ),
-        0.05,
-    ),
+    name: Form(
+        TWIST_FORMS[name].make,
+        LEARNING_RATES.get(TWIST_FORMS[name].kind.__name__, DEFAULT_LEARNING_RATE),
+    )
+    for name in (*NEURAL, "table")
 }
 
-_MODELS: dict[str, LanguageModel] = {}
-
-
-def storybook() -> LanguageModel:
-    """The model that ships, loaded once."""
-    if "storybook" not in _MODELS:
-        _MODELS["storybook"] = load_language_model("storybook")
-    return _MODELS["storybook"]
-
-
-def reviews(stars: int, beta: int, num_steps: int) -> Callable[[], Target]:
-    """Makes the target of reviews that a classifier gives so many stars."""
-
-    def make() -> Target:
-        phi = ClassProbability("storybook/stars", label=stars)
-        phi = phi if beta == 1 else phi**beta
-        return Target(storybook(), phi, prompt="I bought this", num_steps=num_steps)
-
-    return make
-
-
-def hostile_stories() -> Target:
-    """Stories that a classifier finds hostile."""
-    phi = ClassProbability("storybook/hostility", label=1)
-    return Target(storybook(), phi, prompt="Once upon a time there was a", num_steps=20)
-
-
-class DaysOfRain(BoundOnly):
-    """Phi = exp(-2 |days of rain - 2|): soft, so that every week is possible."""
-
-    log_phi_max = 0.0
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
-        """Two nats less for each day of rain more or fewer than two."""
-        return -2.0 * ((tokens == RAIN).sum(1) - 2).abs().double()
-
-    def describe(self) -> str:
-        """``exp(−2 |days of rain − 2|)``."""
-        return "exp(−2 |days of rain − 2|)"
-
-    def _key(self) -> tuple:
-        return ()
-
-
-def rainy_week() -> Target:
-    """Five days of a three-state chain, small enough to know everything about it."""
-    lm = TabularLM.markov(
-        torch.tensor([0.6, 0.3, 0.1]),
-        torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2], [0.2, 0.4, 0.4]]),
-        symbols=WEATHER,
-        separator=" ",
-    )
-    return Target(lm, DaysOfRain(), prompt="sun", num_steps=5)
-
-
 PROBLEMS: dict[str, Problem] = {
-    "1-star reviews": Problem(reviews(1, 1, 10), NEURAL),
-    "5-star reviews": Problem(reviews(5, 8, 20), NEURAL),
-    "hostile stories": Problem(hostile_stories, NEURAL),
-    "two days of rain (toy)": Problem(rainy_week, ("table",), exact=True),
+    "1-star reviews": Problem("one-star-review", NEURAL),
+    "5-star reviews": Problem("five-star-review-beta-8", NEURAL),
+    "hostile stories": Problem("hostile-story", NEURAL),
+    "two days of rain (toy)": Problem("rainy-week", ("table",)),
+    "three storms, a rare event (toy)": Problem("rare-event", ("table",)),
+    "two roads, late evidence (toy)": Problem("late-evidence", ("table",)),
+    "glitter and mud, deceptive evidence (toy)": Problem("deceptive-evidence", ("table",)),
+    "yes before the end, EOS (toy)": Problem("eos", ("table",)),
 }
 
 
