@@ -79,6 +79,41 @@ def test_a_run_records_what_teacher_forcing_gives(name, gpt2):
     torch.testing.assert_close(forced, expected, rtol=0, atol=1e-4)
 
 
+class ThreeTones:
+    labels = ("low", "middle", "high")
+
+    def logits(self, texts):
+        return torch.tensor([[text.count("a"), 1.0, text.count("o")] for text in texts])
+
+
+def test_runs_under_different_observations_record_it_too(name, gpt2):
+    lm, twist = gpt2, stir(CONDITIONAL[name](gpt2))
+    tokens_follow = name.startswith("tokens")
+    potential = tw.Infilling(num_tokens=2) if tokens_follow else tw.ClassConditional(ThreeTones())
+    target = tw.Target(lm, potential, prompt="once upon a", num_steps=7)
+    observed = torch.tensor(observations(name)).reshape(2, -1)[[1, 0, 1]]
+    trace = tw.run_smc(
+        target,
+        num_particles=6,
+        observed=observed,
+        twist=twist,
+        proposal=TwistInduced(),
+        ess_threshold=0.99,
+        seed=2,
+    )
+    assert bool(trace.columns.resampled.any())
+    texts, rows = trace.tokens.reshape(18, 7), observed.repeat_interleave(6, dim=0)
+    tokens = torch.cat([target.prompt_tokens.expand(18, -1), texts], dim=1)
+    with torch.no_grad():
+        forced = twist.log_psi(tokens, PROMPT_LENGTH, observed=rows)
+    recorded = trace.paths("log_psi").reshape(18, 7)
+    torch.testing.assert_close(recorded[:, :-1].float(), forced[:, :-1], rtol=0, atol=1e-4)
+    log_phi = target.log_phi_given(texts, rows)
+    torch.testing.assert_close(recorded[:, -1], log_phi, rtol=0, atol=1e-4)
+    wrong = target.log_phi_given(texts, rows.roll(6, dims=0))
+    assert float((recorded[:, -1] - wrong).abs().max()) > 0.05
+
+
 def test_only_the_twist_learns(name, gpt2):
     tokens, twist = random_texts(gpt2), stir(CONDITIONAL[name](gpt2))
     before = base_values(gpt2)
@@ -173,6 +208,7 @@ def test_without_an_observation_there_is_no_psi(name, gpt2):
         lambda: twist.log_psi(tokens, 1),
         lambda: twist.prefill(tokens, lm_step),
         lambda: twist.advance(tokens[:, 0], None, lm_step),
+        lambda: twist.advance(tokens[:, 0], lm_step.carry, lm_step),
     ):
         with pytest.raises(ValueError, match="depends on an observation"):
             ask()

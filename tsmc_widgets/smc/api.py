@@ -22,14 +22,14 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import Twist
 
-_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained"}
+_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed"}
 
 
 def start_smc(
     target: Target,
     *,
     num_particles: int,
-    num_runs: int = 1,
+    num_runs: int | None = None,
     proposal: Proposal | None = None,
     twist: Twist | None = None,
     resampler: str = "systematic",
@@ -40,6 +40,9 @@ def start_smc(
 ) -> SMCSession:
     """Prepare a run to be stepped by hand; takes what ``run_smc`` takes."""
     _check_parts(target, proposal, twist, options)
+    observed = options["observed"] = check_observed(target, options.get("observed"))
+    if num_runs is None:
+        num_runs = 1 if observed is None else observed.shape[0]
     if rule is None and ess_threshold is None and _follows_proposal_only(proposal):
         rule = Never()
     options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
@@ -60,7 +63,7 @@ def run_smc(
     target: Target,
     *,
     num_particles: int,
-    num_runs: int = 1,
+    num_runs: int | None = None,
     proposal: Proposal | None = None,
     twist: Twist | None = None,
     resampler: str = "systematic",
@@ -74,7 +77,7 @@ def run_smc(
     Args:
         target: what to sample.
         num_particles: K.
-        num_runs: R independent runs in one batch.
+        num_runs: R independent runs in one batch; None is one, or one for each observation.
         proposal: where tokens are drawn from; None is the base model.
         twist: psi_t; None is psi = 1, which leaves every decision to phi at T.
         resampler: multinomial, residual, stratified or systematic.
@@ -83,7 +86,9 @@ def run_smc(
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise" or "keep"), as in ``SMCConfig``.
+            dead_runs ("raise" or "keep"), as in ``SMCConfig``; and observed (runs, width), where
+            the target waits for an observation: one for each run, whose particles all run under
+            it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
@@ -129,7 +134,7 @@ def run_conditional_smc(
     Args:
         target: what to sample.
         retained: exact samples of sigma (runs, steps), one for each run, without the prompt; a
-            tensor, a list, or what ``target.exact_samples`` gives.
+            tensor, a list, or what ``target.exact_samples`` gives, observations included.
         num_particles: K, the retained path included.
         num_runs: R, which is the number of retained samples; None takes it from them.
         proposal: as for ``run_smc``.
@@ -143,7 +148,9 @@ def run_conditional_smc(
     Returns:
         The trace of as many runs as there are retained samples.
     """
-    retained = _check_retained(target, getattr(retained, "tokens", retained))
+    observed = options.pop("observed", getattr(retained, "observed", None))
+    observed = check_observed(target, observed)
+    retained = _check_retained(target, getattr(retained, "tokens", retained), observed)
     if num_runs is not None and num_runs != retained.shape[0]:
         raise ValueError(
             f"num_runs must be the number of retained samples, {retained.shape[0]}, or left out; "
@@ -160,6 +167,7 @@ def run_conditional_smc(
         ess_threshold=ess_threshold,
         seed=seed,
         retained=retained,
+        observed=observed,
         **options,
     ).run()
 
@@ -176,11 +184,6 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f": did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
         raise TypeError(f"run_smc has no keyword {unknown[0]!r}{hint}")
-    if target.is_conditional:
-        raise ValueError(
-            f"{target.potential.describe()} waits for an observation: sample "
-            "target.condition(observed) for one of them."
-        )
     for name, value, methods, hint in (
         ("proposal", proposal, ("prefill", "advance", "describe"),
          "Base(), TwistInduced(twist) or ModelProposal(lm)"),
@@ -202,7 +205,38 @@ def _check_proposal(target: Target, config: SMCConfig) -> None:
         )
 
 
-def _check_retained(target: Target, retained: Any) -> Int[Tensor, "runs steps"]:
+def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] | None:
+    """One observation for each run, on the target's device; None where it waits for none.
+
+    Raises:
+        ValueError: an observation is missing, of another shape, or given to a target that waits
+            for none.
+    """
+    what = target.potential.describe()
+    if not target.is_conditional:
+        if observed is not None:
+            raise ValueError(f"{what} waits for no observation, and observed was given.")
+        return None
+    if observed is None:
+        raise ValueError(
+            f"{what} waits for an observation: sample target.condition(observed) for one of them, "
+            "or give observed=, one for each run."
+        )
+    rows = torch.as_tensor(observed, device=target.prompt_tokens.device)
+    if rows.ndim != 2 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
+        raise ValueError(
+            "observed must hold integers of shape (num_runs, width), one observation for each run, "
+            f"such as target.exact_samples(n, seed=0).observed; got {tuple(rows.shape)}, "
+            f"{rows.dtype}."
+        )
+    check_integer("smallest entry of observed", int(rows.min()), at_least=0)
+    target.potential.condition(rows[0])  # Says at once what else is wrong with an observation.
+    return rows.long()
+
+
+def _check_retained(
+    target: Target, retained: Any, observed: Int[Tensor, "runs width"] | None = None
+) -> Int[Tensor, "runs steps"]:
     retained = torch.as_tensor(retained, device=target.prompt_tokens.device)
     if retained.ndim != 2 or retained.shape[1] != target.num_steps or not retained.shape[0]:
         raise ValueError(
@@ -223,7 +257,16 @@ def _check_retained(target: Target, retained: Any) -> Int[Tensor, "runs steps"]:
                 f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
                 "EOS every later token must be EOS too."
             )
-    impossible = (target.log_phi(retained.long()) == -math.inf).nonzero()
+    if observed is None:
+        log_phi = target.log_phi(retained.long())
+    else:
+        if len(observed) != len(retained):
+            raise ValueError(
+                f"observed must hold one observation for each of the {len(retained)} retained "
+                f"samples; got {len(observed)}."
+            )
+        log_phi = target.log_phi_given(retained.long(), observed)
+    impossible = (log_phi == -math.inf).nonzero()
     if impossible.shape[0]:
         row = int(impossible[0, 0])
         text = target.texts(retained[row : row + 1].long())[0]

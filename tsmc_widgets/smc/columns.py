@@ -65,6 +65,7 @@ class TraceInfo:
         first_run: address of the first run under that seed; None where it was scripted.
         conditional: whether slot 0 holds an exact sample (conditional SMC).
         eos_token_id: the absorbing EOS; None with fixed T.
+        observed: what is observed in each run; None where the target waits for nothing.
     """
 
     num_steps: int
@@ -80,6 +81,7 @@ class TraceInfo:
     first_run: int | None
     conditional: bool
     eos_token_id: int | None
+    observed: list[list[int]] | None = None
 
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
@@ -98,4 +100,5 @@ class TraceInfo:
             first_run=getattr(config.noise, "first_run", None),
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
+            observed=None if config.observed is None else config.observed.tolist(),
         )

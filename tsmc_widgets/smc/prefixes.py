@@ -12,7 +12,7 @@ from torch import Tensor
 from tsmc_widgets.models.protocol import Carry, LMStep
 from tsmc_widgets.smc.proposals import Proposal, ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
-from tsmc_widgets.twists.protocol import Twist, TwistStep
+from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
 
 _DRAW_CELLS = 2**24
 
@@ -114,9 +114,14 @@ def prefill_steps(
     twist: Twist | None,
     prefixes: Int[Tensor, "rows t"],
     *,
+    observed: Int[Tensor, "rows width"] | None = None,
     most_rows: int,
 ) -> PrefixSteps:
-    """Read distinct prefixes s_{1:t} after the prompt; at most ``most_rows`` will follow them."""
+    """Read distinct prefixes s_{1:t} after the prompt; at most ``most_rows`` will follow them.
+
+    What is ``observed`` with each prefix goes to a twist or proposal that wants to know it; its
+    carry keeps it from there.
+    """
     prompt = target.prompt_tokens.unsqueeze(0).expand(prefixes.shape[0], -1)
     tokens = torch.cat([prompt, prefixes], dim=1)
 
@@ -127,14 +132,17 @@ def prefill_steps(
         return replace(step, carry=step.carry.reserve(most_rows, length))
 
     lm_step = reserve(target.lm.prefill(tokens))
-    twist_step = None if twist is None else reserve(twist.prefill(tokens, lm_step))
+    twist_step = None
+    if twist is not None:
+        twist_step = reserve(prefill_twist(twist, tokens, lm_step, observed))
     if twist_step is not None and twist_step.log_psi_next.shape[1] != target.lm.vocab_size:
         raise ValueError(
             f"the twist has {twist_step.log_psi_next.shape[1]} tokens and the base model "
             f"{target.lm.vocab_size}: a twist must be made for the base model's vocabulary."
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
-    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step))
+    extra = {"observed": observed} if getattr(proposal, "is_conditional", False) else {}
+    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
     return PrefixSteps(lm_step, twist_step, proposal_step)
 
 
@@ -183,7 +191,7 @@ def _last_step_twist(
 ) -> TwistStep | None:
     """At T a proposal that follows the twist follows phi itself, where the potential offers it."""
     follows = getattr(proposal, "follows_twist", False) and getattr(proposal, "twist", None) is None
-    if not follows or target.log_phi_next is None:
+    if not follows or target.is_conditional or target.log_phi_next is None:
         return twist_step
     paths = prefixes()
     if paths.shape[1] != target.num_steps - 1:

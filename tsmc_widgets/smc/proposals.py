@@ -11,7 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
-from tsmc_widgets.twists.protocol import Twist, TwistStep
+from tsmc_widgets.twists.protocol import (
+    Twist,
+    TwistStep,
+    is_conditional_twist,
+    prefill_twist,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,8 @@ class ProposalStep:
 class Proposal(Protocol):
     """A proposal steps along with the base model and the sampler's twist.
 
-    ``testing.check_proposal`` checks the contract.
+    ``testing.check_proposal`` checks the contract. One with a true ``is_conditional`` is given what
+    is observed with each row as a fourth argument of ``prefill``, and keeps it in its carry.
     """
 
     def prefill(
@@ -91,12 +97,21 @@ class TwistInduced:
     twist: Twist | None = None
     follows_twist: bool = field(default=True, init=False)
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the twist of its own depends on an observation that is yet to be given."""
+        return is_conditional_twist(self.twist)
+
     def prefill(
-        self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
+        self,
+        tokens: Int[Tensor, "batch length"],
+        lm_step: LMStep,
+        twist_step: TwistStep | None,
+        observed: Int[Tensor, "batch width"] | None = None,
     ) -> ProposalStep:
-        """Weigh p0 by the twist."""
+        """Weigh p0 by the twist, each row under its own observation if the twist wants one."""
         if self.twist is not None:
-            twist_step = self.twist.prefill(tokens, lm_step)
+            twist_step = prefill_twist(self.twist, tokens, lm_step, observed)
         return self._propose(lm_step, twist_step)
 
     def advance(

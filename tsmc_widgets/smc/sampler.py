@@ -29,6 +29,8 @@ def init(target: Target, config: SMCConfig) -> SMCState:
     shape, device = (config.num_runs, config.num_particles), target.prompt_tokens.device
     no_tokens = torch.zeros(*shape, 0, dtype=torch.int64, device=device)
     zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+    everyone = torch.arange(zeros.numel(), device=device)
+    firsts, rows = _places(config, no_tokens, everyone)
     return SMCState(
         t=0,
         tokens=no_tokens,
@@ -37,8 +39,8 @@ def init(target: Target, config: SMCConfig) -> SMCState:
         log_z=zeros[:, 0],
         ess=torch.full_like(zeros[:, 0], config.num_particles),
         finished=torch.zeros(shape, dtype=torch.bool, device=device),
-        rows=torch.zeros(shape, dtype=torch.int64, device=device),
-        steps=_prefill(target, config, no_tokens[0, :1]),
+        rows=rows.reshape(shape),
+        steps=_prefill(target, config, no_tokens, firsts),
     )
 
 
@@ -77,7 +79,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     live = ~finished
     ends = live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
     log_psi = _log_psi(steps, rows, tokens, log_psi_before, finished)
-    log_psi = _put_phi(target, live if final else ends, rows, tokens, paths, log_psi)
+    log_psi = _put_phi(target, config, live if final else ends, rows, tokens, paths, log_psi)
     log_increment = _increment(log_p, log_q, log_psi, log_psi_before, log_weights, t)
     log_weights_before, log_weights = log_weights, log_weights + log_increment
     log_z = _add_log_z(state.log_z, log_weights_before, log_weights)
@@ -97,9 +99,46 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
 
 
-def _prefill(target: Target, config: SMCConfig, prefixes: Int[Tensor, "prefixes t"]) -> PrefixSteps:
+def _places(
+    config: SMCConfig, tokens: Int[Tensor, "runs particles t"], members: Int[Tensor, " members"]
+) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " members"]]:
+    """A particle of each distinct (observation, prefix) among some, and where each one's is.
+
+    Particles are flat indices. Without observations only the tokens tell prefixes apart.
+    """
     size = config.num_runs * config.num_particles
-    return prefill_steps(target, config.proposal, config.twist, prefixes, most_rows=size)
+    paths = tokens.reshape(size, tokens.shape[-1])[members]
+    observed = _observed(config, members)
+    if observed is not None:
+        paths = torch.cat([observed, paths], dim=1)
+    if not paths.shape[1]:
+        return members[:1], torch.zeros_like(members)
+    distinct, places = torch.unique(paths, dim=0, return_inverse=True)
+    firsts = torch.empty_like(distinct[:, 0])
+    firsts[places] = members
+    return firsts, places
+
+
+def _prefill(
+    target: Target,
+    config: SMCConfig,
+    tokens: Int[Tensor, "runs particles t"],
+    firsts: Int[Tensor, " distinct"],
+) -> PrefixSteps:
+    size = config.num_runs * config.num_particles
+    return prefill_steps(
+        target,
+        config.proposal,
+        config.twist,
+        tokens.reshape(size, tokens.shape[-1])[firsts],
+        observed=_observed(config, firsts),
+        most_rows=size,
+    )
+
+
+def _observed(config: SMCConfig, particles: Int[Tensor, " n"]) -> Int[Tensor, "n width"] | None:
+    """What is observed in the runs of particles, given by flat index."""
+    return None if config.observed is None else config.observed[particles // config.num_particles]
 
 
 def _ancestors(
@@ -133,6 +172,7 @@ def _log_psi(
 
 def _put_phi(
     target: Target,
+    config: SMCConfig,
     where: Bool[Tensor, "runs particles"],
     rows: Int[Tensor, "runs particles"],
     tokens: Int[Tensor, "runs particles"],
@@ -148,7 +188,9 @@ def _put_phi(
     if padding:
         texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
     flat = log_psi.reshape(-1).clone()
-    flat[members] = target.log_phi(texts)[pairs.inverse].to(flat)
+    observed = _observed(config, pairs.first)
+    given = target.log_phi(texts) if observed is None else target.log_phi_given(texts, observed)
+    flat[members] = given[pairs.inverse].to(flat)
     return flat.reshape(log_psi.shape)
 
 
@@ -203,12 +245,12 @@ def _extend(
 def _rebuild(
     state: SMCState, target: Target, config: SMCConfig
 ) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
-    flat, rows = state.tokens.reshape(-1, state.t), torch.zeros_like(state.rows).reshape(-1)
-    prefixes, live = flat[:1], ~state.finished.reshape(-1)
-    if state.t and bool(live.any()):
-        prefixes, rows[live] = torch.unique(flat[live], dim=0, return_inverse=True)
-    steps = _prefill(target, config, prefixes)
-    return rows.reshape(state.rows.shape), steps
+    members = (~state.finished).reshape(-1).nonzero().squeeze(1)
+    if not members.shape[0]:
+        members = torch.zeros(1, dtype=torch.int64, device=state.rows.device)
+    firsts, places = _places(config, state.tokens, members)
+    rows = torch.zeros_like(state.rows).reshape(-1).index_copy(0, members, places)
+    return rows.reshape(state.rows.shape), _prefill(target, config, state.tokens, firsts)
 
 
 def _check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:

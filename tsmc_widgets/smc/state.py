@@ -28,6 +28,7 @@ class SMCConfig:
         rule: when to resample.
         noise: where uniforms come from.
         retained: exact samples of sigma that sit in slot 0 of each run (conditional SMC); or None.
+        observed: one observation o for each run, where the target waits for one; or None.
         top_k: how many next tokens each step records for every distinct prefix; 0 records none.
         dead_runs: "raise" stops when all weights of a run are zero; "keep" goes on, log Z_hat -inf.
     """
@@ -40,6 +41,7 @@ class SMCConfig:
     rule: ResampleRule = field(default_factory=ESSBelow)
     noise: Noise | None = None
     retained: Int[Tensor, "runs steps"] | None = None
+    observed: Int[Tensor, "runs width"] | None = None
     top_k: int = 0
     dead_runs: str = "raise"
 
@@ -58,6 +60,7 @@ class SMCConfig:
             )
         if self.noise is None:
             object.__setattr__(self, "noise", AddressedNoise(0, self.num_runs))
+        self._check_one_for_each_run("observed", "observation")
         if self.retained is None:
             return
         if self.resampler != "multinomial":
@@ -65,10 +68,14 @@ class SMCConfig:
                 "resampler must be multinomial in conditional SMC, where plain stratified, "
                 f"systematic and residual resampling are biased; got {self.resampler!r}."
             )
-        if self.retained.shape[0] != self.num_runs:
+        self._check_one_for_each_run("retained", "sample")
+
+    def _check_one_for_each_run(self, name: str, what: str) -> None:
+        rows = getattr(self, name)
+        if rows is not None and rows.shape[0] != self.num_runs:
             raise ValueError(
-                f"retained must hold one sample for each of the {self.num_runs} runs; "
-                f"got {self.retained.shape[0]}."
+                f"{name} must hold one {what} for each of the {self.num_runs} runs; "
+                f"got {rows.shape[0]}."
             )
 
 

@@ -229,9 +229,12 @@ class SMCTrace:
         columns = {f.name: getattr(self.columns, f.name) for f in fields(self.columns)}
         distinct = columns.pop("distinct")
         picked = {name: values[run : run + 1] for name, values in columns.items()}
+        observed = self.info.observed
+        if observed is not None:
+            observed = observed[run : run + 1]
         return SMCTrace(
             columns=TraceColumns(**picked, distinct=distinct),
-            info=self.info,
+            info=replace(self.info, observed=observed),
             token_texts=self.token_texts,
             final_texts=self.final_texts[run : run + 1],
             tables=[replace(table, rows=table.rows[run : run + 1]) for table in self.tables],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,8 +52,9 @@ class Twist(Protocol):
 class TrainableTwist(Twist, Protocol):
     """A twist that learns: a ``torch.nn.Module`` whose parameters are its own, never p0's.
 
-    Conditional forms also have ``condition(observed)``, which gives the twist of one observation;
-    others have no such method.
+    Conditional forms also have ``condition(observed)``, which gives the twist of one observation,
+    and their ``prefill`` takes each row's ``observed`` as a third argument, which the carry keeps;
+    others have no such method or argument.
 
     Attributes:
         link: "log" where log psi is what the network gives, "sigmoid" where it is the log-sigmoid
@@ -86,3 +87,20 @@ class TrainableTwist(Twist, Protocol):
             observed: each row's observation, for conditional forms: a class or c token ids.
         """
         ...
+
+
+def is_conditional_twist(twist: object) -> bool:
+    """Whether psi depends on an observation that is yet to be given."""
+    return callable(getattr(twist, "condition", None))
+
+
+def prefill_twist(
+    twist: Any,
+    tokens: Int[Tensor, "batch length"],
+    lm_step: LMStep,
+    observed: Int[Tensor, "batch width"] | None,
+) -> TwistStep:
+    """Read the prompts with a twist, each under its own observation if the twist wants one."""
+    if is_conditional_twist(twist):
+        return twist.prefill(tokens, lm_step, observed)
+    return twist.prefill(tokens, lm_step)
