@@ -31,7 +31,10 @@ _HOMES = {
         "start_smc",
     ),
     "tsmc_widgets.learning.trainer": ("TwistTrainer",),
-    "tsmc_widgets.evaluation": ("BoundsTable", "LogZBounds", "log_z_bounds"),
+    "tsmc_widgets.evaluation": (
+        "BoundsTable", "Divergences", "LogZ", "LogZBounds", "kl_divergences", "log_z_bounds",
+        "log_z_bounds_given",
+    ),
     "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

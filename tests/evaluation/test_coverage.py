@@ -4,11 +4,20 @@ import math
 
 import pytest
 import torch
+from evaluation.enumerated import divergences
 from smc.toys import table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import MeanOverRuns, PooledOverRuns, log_z_bounds
+from tsmc_widgets.evaluation import (
+    LogZ,
+    LogZBounds,
+    MeanOverRuns,
+    PooledOverRuns,
+    log_z_bounds,
+)
 from tsmc_widgets.evaluation.intervals import t_interval, welch
+from tsmc_widgets.evaluation.kl_estimate import Q_SIGMA, SIGMA_Q, combine
+from tsmc_widgets.evaluation.scoring import Sampler, draw_from, score_texts
 
 REPEATS, RUNS = 500, 40
 
@@ -57,6 +66,30 @@ def test_pooled_estimates_of_both_sides(target, oracle, num_particles):
         rows = values.reshape(REPEATS, RUNS)
         intervals = [PooledOverRuns.of(row, reciprocal=reciprocal).interval() for row in rows]
         assert 0.92 <= share(intervals, oracle.log_z) <= 0.98
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_divergences(target, oracle, known):
+    """Both KLs of p0; the midpoint of bounds brings its gap along, so it covers more often."""
+    drawn = draw_from(target, Sampler.of(None, None), REPEATS * RUNS, seed=9, first_run=0)
+    scores = score_texts(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
+    bounds = bounds_of_all(target, oracle, 8)
+    truth = divergences(oracle, oracle.log_p)
+    found = ([], [])
+    for at in range(REPEATS):
+        rows = slice(at * RUNS, (at + 1) * RUNS)
+        log_z = LogZ.of(oracle)
+        if not known:
+            log_z = LogZ.of(
+                LogZBounds.of(bounds.lower_log_z[rows], bounds.upper_log_z[rows], num_particles=8)
+            )
+        f, g = MeanOverRuns.of(drawn.log_weight[rows]), MeanOverRuns.of(scores.log_weight[rows])
+        for name, parts, intervals in zip(
+            (Q_SIGMA, SIGMA_Q), ((log_z, f), (g, log_z)), found, strict=True
+        ):
+            intervals.append(combine(name, *parts, num_dead=0, estimator="").interval())
+    for intervals, exact in zip(found, truth, strict=True):
+        assert 0.92 <= share(intervals, exact) <= (0.98 if known else 1.0)
 
 
 def test_sums_of_unequal_parts():

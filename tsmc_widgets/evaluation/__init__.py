@@ -2,6 +2,22 @@
 
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
+from tsmc_widgets.evaluation.divergences import kl_divergences
+from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.evaluation.kl_estimate import Divergences, KLEstimate
+from tsmc_widgets.evaluation.log_z import LogZ
 
-__all__ = ["BoundsTable", "LogZBounds", "MeanOverRuns", "PooledOverRuns", "log_z_bounds"]
+__all__ = [
+    "BoundsTable",
+    "Divergences",
+    "KLEstimate",
+    "LogZ",
+    "LogZBounds",
+    "LogZGiven",
+    "MeanOverRuns",
+    "PooledOverRuns",
+    "kl_divergences",
+    "log_z_bounds",
+    "log_z_bounds_given",
+]

@@ -76,7 +76,7 @@ def log_z_bounds(
         ValueError: both kinds of samples, or samples of the wrong shape, or with phi = 0.
     """
     check_integer("num_runs", num_runs)
-    samples, kind = _samples(exact_samples, approximate_samples)
+    samples, kind = read_samples(exact_samples, approximate_samples)
     several = _is_several(num_particles), _is_several(rule)
     sizes = list(num_particles) if several[0] else [num_particles]
     for size in sizes:
@@ -87,7 +87,7 @@ def log_z_bounds(
     for size in sizes:
         for one in rules:
             how = settings | {"num_particles": size, "rule": one}
-            chunk = _runs_at_once(target, size, max_rows)
+            chunk = runs_at_once(target, size, max_rows)
             forward = _forward(target, num_runs, chunk, first_run, how)
             backward = None
             if samples is not None:
@@ -140,7 +140,8 @@ def _backward(
     return torch.cat(parts)
 
 
-def _runs_at_once(target: Target, num_particles: int, max_rows: int | None) -> int:
+def runs_at_once(target: Target, num_particles: int, max_rows: int | None) -> int:
+    """How many runs one batch holds, so that memory stays bounded however many there are."""
     if max_rows is None:
         # Distinct prefixes hold V numbers each; the record holds about ten a particle and step.
         max_rows = MOST_CELLS // (target.lm.vocab_size + 10 * target.num_steps)
@@ -165,7 +166,8 @@ def _rules(
     return [resolve_rule(rule, ess_threshold)]
 
 
-def _samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str]:
+def read_samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str]:
+    """Tokens of either kind, None if neither was given, and whether they bound or estimate."""
     if exact_samples is not None and approximate_samples is not None:
         raise ValueError(
             "give exact_samples for an upper bound or approximate_samples for an estimate, not "
