@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, missing_extra
+from tsmc_widgets.learning.positives import ExactPool, GrowingPool, Positives
+from tsmc_widgets.targets.exact_draws import ExactDraws
+from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"
 VERSION = 1
@@ -128,9 +131,26 @@ def _safetensors() -> Any:
     return safetensors.torch
 
 
-def pool_of(positives: Any) -> dict[str, Tensor]:
-    """The tensors of an exact pool; nothing for other sources."""
-    if not hasattr(positives, "tokens"):
-        return {}
-    seed = torch.tensor(positives.seed, dtype=torch.int64)
-    return {"tokens": positives.tokens, "log_phi": positives.log_phi, "seed": seed}
+def pool_of(positives: Positives | None) -> dict[str, Tensor]:
+    """The tensors of a pool of exact samples; nothing for other sources."""
+    if isinstance(positives, ExactPool):
+        numbers = torch.tensor([positives.seed])
+        return {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
+    if isinstance(positives, GrowingPool):
+        draws, names = positives.draws, ("seed", "held_out", "size", "every", "first")
+        numbers = [draws.seed, draws.block, *(getattr(positives, name) for name in names)]
+        return {**draws.tensors(), "growing": torch.tensor(numbers)}
+    return {}
+
+
+def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None:
+    """The pool whose tensors ``pool_of`` gave; None where there was none."""
+    if "exact" in tensors:
+        device = target.prompt_tokens.device
+        tokens, log_phi = tensors["tokens"].to(device), tensors["log_phi"].to(device)
+        return ExactPool(tokens, log_phi, int(tensors["exact"][0]))
+    if "growing" in tensors:
+        seed, block, *numbers = tensors["growing"].tolist()
+        draws = ExactDraws.from_tensors(target, tensors, seed=seed, block=block)
+        return GrowingPool(draws, *numbers)
+    return None

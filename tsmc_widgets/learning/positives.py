@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
+from tsmc_widgets.errors import PotentialError, check_integer
 from tsmc_widgets.learning.samples import Samples
+from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
 # Draws from p0 that "auto" spends before it falls back to weighted samples.
@@ -109,15 +110,86 @@ class ExactPool:
         return torch.randperm(len(self), generator=generator)
 
 
-def choose_positives(target: Target, *, size: int, seed: int) -> ExactPool | WeightedPositives:
-    """An exact pool where a pilot of 20,000 draws fills it, the weighted batch otherwise."""
+@dataclass(slots=True)
+class GrowingPool:
+    """Exact samples by rejection; some more are drawn before each update until there are enough.
+
+    Training starts at once, and does not learn a small pool by heart. How far the pool has grown
+    depends on the number of the update alone.
+
+    Attributes:
+        draws: where the samples come from.
+        seed: of the orders in which they are dealt.
+        held_out: first samples, which are never dealt.
+        size: samples after which the pool grows no more.
+        every: updates between two blocks of draws.
+        first: blocks that the first update finds; None takes those that are there.
+    """
+
+    draws: ExactDraws
+    seed: int = 0
+    held_out: int = 0
+    size: int = 2000
+    every: int = 2
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        """Note how many blocks the first update finds.
+
+        Raises:
+            ValueError: there is nothing to deal yet.
+        """
+        if len(self.draws) <= self.held_out:
+            raise ValueError(
+                f"a pool needs samples to start with: draws has {len(self.draws)}, of which "
+                f"{self.held_out} are held out. Call draws.extend() first."
+            )
+        if self.first is None:
+            self.first = len(self.draws.blocks)
+
+    def __len__(self) -> int:
+        """Samples to learn from."""
+        return len(self.draws) - self.held_out
+
+    @property
+    def tokens(self) -> Int[Tensor, "n steps"]:
+        """The samples."""
+        return self.draws.tokens[self.held_out :]
+
+    @property
+    def log_phi(self) -> Float64[Tensor, " n"]:
+        """Log phi of each, in nats."""
+        return self.draws.log_phi[self.held_out :]
+
+    def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
+        """Samples for an update, from what the pool holds at that update."""
+        size = self._size_at(update)
+        pool = ExactPool(self.tokens[:size], self.log_phi[:size], self.seed)
+        return pool.draw(update, num_samples, batch)
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        return f"{len(self)} exact samples"
+
+    def _size_at(self, update: int) -> int:
+        ends, full, blocks = self.draws.ends, self.held_out + self.size, self.first
+        for _ in range(update // self.every):
+            if ends[blocks - 1] >= full:
+                break
+            if blocks == len(ends):
+                self.draws.extend()
+                ends = self.draws.ends
+            blocks += 1
+        return ends[blocks - 1] - self.held_out
+
+
+def choose_positives(target: Target, *, size: int, seed: int) -> Positives:
+    """A pool of exact samples where rejection soon finds some, the weighted batch otherwise."""
+    draws = ExactDraws(target, seed)
     try:
-        return ExactPool.by_rejection(target, size, seed=seed, budget=PILOT_BUDGET)
-    except BudgetError as error:
-        found = error.samples
-        # A quarter of the pool still beats weighted samples; a handful would be learnt by heart.
-        if found is not None and len(found.tokens) >= size // 4:
-            return ExactPool(found.tokens, found.log_phi, seed)
+        while draws.proposed < PILOT_BUDGET and len(draws) < size // 8:
+            draws.extend()
     except PotentialError:
-        pass
-    return WeightedPositives()
+        return WeightedPositives()
+    # A handful would be learnt by heart, and is found too slowly to become many.
+    return WeightedPositives() if len(draws) < size // 8 else GrowingPool(draws, seed, size=size)

@@ -52,7 +52,8 @@ def draw_samples(
 class PoolReader:
     """What the base model says along the texts of a pool: read once, in chunks of fixed rows.
 
-    The chunks do not depend on what is asked for, so that resumed training finds the same bytes.
+    What is said depends on the pool alone and not on what was asked for before, so that resumed
+    training finds the same bytes.
 
     Args:
         target: gives model and prompt.
@@ -61,35 +62,34 @@ class PoolReader:
 
     def __init__(self, target: Target, *, most_bytes: int = MOST_BYTES) -> None:
         self.target, self.most_bytes = target, most_bytes
-        self._pool: Tensor | None = None
-        self._said: TeacherForced | None = None
-        self._read: set[int] = set()
+        self._chunks: dict[int, tuple[Tensor, TeacherForced]] = {}
 
     def answers(self, samples: Samples, pool: Int[Tensor, "size steps"]) -> Samples:
         """The samples with the base model's answers, where they come from rows of the pool."""
         if samples.base is not None or samples.places is None or not self._fits(pool):
             return samples
-        if self._pool is None or not torch.equal(self._pool, pool):
-            self._pool, self._said, self._read = pool, None, set()
         places = samples.places.to(pool.device)
-        for chunk in torch.unique(places // CHUNK).tolist():
-            if chunk not in self._read:
-                self._keep(chunk, read(self.target, pool[chunk * CHUNK : (chunk + 1) * CHUNK]))
-        log_probs, hidden = self._said.log_probs, self._said.hidden
-        base = TeacherForced(log_probs[places], None if hidden is None else hidden[places])
+        chunks, chunk = torch.unique(places // CHUNK, return_inverse=True)
+        said = [self._chunk(index, pool) for index in chunks.tolist()]
+
+        def gather(parts: list[Tensor]) -> Tensor:
+            gathered = parts[0].new_empty(len(places), *parts[0].shape[1:])
+            for index, part in enumerate(parts):
+                rows = (chunk == index).nonzero().squeeze(1)
+                gathered[rows] = part[places[rows] % CHUNK]
+            return gathered
+
+        hidden = None if said[0].hidden is None else gather([each.hidden for each in said])
+        base = TeacherForced(gather([each.log_probs for each in said]), hidden)
         return replace(samples, base=base)
 
-    def _keep(self, chunk: int, said: TeacherForced) -> None:
-        if self._said is None:
-            size, parts = len(self._pool), (said.log_probs, said.hidden)
-            self._said = TeacherForced(
-                *(None if part is None else part.new_empty(size, *part.shape[1:]) for part in parts)
-            )
-        rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        self._said.log_probs[rows] = said.log_probs
-        if said.hidden is not None:
-            self._said.hidden[rows] = said.hidden
-        self._read.add(chunk)
+    def _chunk(self, index: int, pool: Tensor) -> TeacherForced:
+        tokens = pool[index * CHUNK : (index + 1) * CHUNK]
+        known, said = self._chunks.get(index, (None, None))
+        if said is None or not torch.equal(known, tokens):
+            said = read(self.target, tokens)
+            self._chunks[index] = (tokens, said)
+        return said
 
     def _fits(self, pool: Tensor) -> bool:
         return 4 * pool.numel() * self.target.lm.vocab_size <= self.most_bytes

@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError, check_integer
-from tsmc_widgets.learning.checkpoint import pool_of, read_checkpoint, write_checkpoint
+from tsmc_widgets.learning.checkpoint import (
+    pool_from,
+    pool_of,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tsmc_widgets.learning.policy import PolicySteps
-from tsmc_widgets.learning.positives import ExactPool, Positives, choose_positives
+from tsmc_widgets.learning.positives import Positives, choose_positives
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
 from tsmc_widgets.learning.samples import Samples, score
@@ -75,8 +80,8 @@ class TwistTrainer:
         method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
         batch_size: texts drawn for each update, and positives read.
         learning_rate: of Adam, constant, no weight decay; None takes the form's default.
-        positives: a source of samples of sigma; None fills an exact pool where a pilot shows that
-            rejection is cheap, and weighs the batch otherwise.
+        positives: a source of samples of sigma; None takes a growing pool of exact samples where a
+            pilot shows that rejection is cheap, and weighs the batch otherwise.
         seed: address of all noise; equal arguments give equal bytes.
         max_gradient_norm: gradients longer than this are shortened.
 
@@ -213,11 +218,7 @@ class TwistTrainer:
         state, pool = read_checkpoint(Path(path), self._arguments())
         state["history"] = [Update(**update) for update in state["history"]]
         self.load_state(state)
-        if pool:
-            device = self.target.prompt_tokens.device
-            self._positives = ExactPool(
-                pool["tokens"].to(device), pool["log_phi"].to(device), int(pool["seed"])
-            )
+        self._positives = pool_from(self.target, pool) or self._positives
 
     def _arguments(self) -> dict[str, Any]:
         return {

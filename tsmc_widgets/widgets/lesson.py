@@ -16,24 +16,23 @@ from tsmc_widgets.learning.recipes import RECIPES
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.problems import PROBLEMS, TrainSettings, make_twist
 from tsmc_widgets.widgets.watch import no_progress_bars
 from tsmc_widgets.widgets.yardstick import (
     HELD_OUT,
     POOL,
-    ExactDraws,
-    GrowingPool,
     Prefixes,
     all_prefixes,
     choose_source,
+    enough,
     pick_prefixes,
     roll_out,
 )
 
 EVERY = 20
 """Updates between two evaluations."""
-GROW_EVERY = 2
 NUM_RUNS = 160
 NUM_TEXTS = 64
 SHOWN_TEXTS = 10
@@ -100,8 +99,7 @@ class Lesson:
         self.before: dict[str, Any] | None = None
         self.goal = settings.num_updates
         self.doing = "loading the model"
-        self._source: Positives | None = None
-        self._grown = -1
+        self._draws: ExactDraws | None = None
         self._todo: deque[Callable[[], None]] = deque([self._load])
 
     @property
@@ -132,21 +130,13 @@ class Lesson:
             self._todo.popleft()
             return
         racer = min(self.racers, key=lambda racer: racer.trainer.done)
-        if racer is self.racers[0] and self._grow(racer.trainer.done):
-            return
         self.doing = "training"
         racer.update()
+        if self._draws is not None:
+            self.log_z = self._draws.log_z
         done = racer.trainer.done
         if done % EVERY == 0 or done == self.goal:
             self._todo.append(lambda: self._evaluate(racer))
-
-    def _grow(self, done: int) -> bool:
-        """Add to the pool before every other update, the same at every pace."""
-        if done % GROW_EVERY or done == self._grown or not isinstance(self._source, GrowingPool):
-            return False
-        grown = self._source.grow()
-        self._grown, self.log_z = done, self._draws.log_z
-        return grown
 
     def _load(self) -> None:
         settings = self.settings
@@ -172,7 +162,7 @@ class Lesson:
         self._draws.extend()
         self.log_z = self._draws.log_z
         self._say_draws()
-        if not self._draws.enough:
+        if not enough(self._draws):
             self._todo.append(self._draw)
             return
         tokens = self._draws.tokens
@@ -192,7 +182,6 @@ class Lesson:
 
     def _start(self, source: Positives) -> None:
         settings = self.settings
-        self._source = source
         racers = []
         for method in settings.methods:
             trainer = TwistTrainer(

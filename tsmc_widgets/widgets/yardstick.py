@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,82 +11,27 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError
-from tsmc_widgets.learning.positives import ExactPool, Positives, WeightedPositives
-from tsmc_widgets.learning.samples import Samples
+from tsmc_widgets.learning.positives import GrowingPool, Positives, WeightedPositives
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.exact import Oracle, exact
+from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.sampling import base_samples
 from tsmc_widgets.targets.target import Target
 
 HELD_OUT = 40
 POOL = 500
-LARGE_POOL = 2000
-DRAWS = 512
 MOST_DRAWS = 5000
 ROLLOUTS = 32
 SHARES = (0.2, 0.4, 0.6, 0.8)
 PREFIXES = 6
 
 
-@dataclass
-class ExactDraws:
-    """Exact samples by rejection, some draws at a time, with what all draws say of log Z.
-
-    Attributes:
-        tokens: samples so far.
-        log_phi: log phi of each, in nats.
-        proposed: draws from p0 so far.
-    """
-
-    target: Target
-    seed: int
-    tokens: Any = None
-    log_phi: Any = None
-    proposed: int = 0
-    _log_z: list[tuple[float, float]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Samples found."""
-        return 0 if self.tokens is None else len(self.tokens)
-
-    def extend(self) -> None:
-        """Look at ``DRAWS`` more texts of p0."""
-        seed = self.seed * 10_007 + len(self._log_z)
-        try:
-            # More than can be found, so that every draw is looked at and none is cut off.
-            self.target.exact_samples(DRAWS + 1, seed=seed, budget=DRAWS, progress=False)
-        except BudgetError as error:
-            found = error.samples
-        if self.tokens is None:
-            self.tokens, self.log_phi = found.tokens, found.log_phi
-        else:
-            self.tokens = torch.cat([self.tokens, found.tokens])
-            self.log_phi = torch.cat([self.log_phi, found.log_phi])
-        self.proposed += found.proposed
-        self._log_z.append((found.log_z, found.log_z_standard_error))
-
-    @property
-    def enough(self) -> bool:
-        """Whether to stop: the pool is full, or filling it would take too long."""
-        if len(self) < HELD_OUT:
-            return False
-        return len(self) >= HELD_OUT + POOL or self.expected > MOST_DRAWS
-
-    @property
-    def expected(self) -> float:
-        """Draws that the whole pool would take, at the present rate."""
-        return self.proposed * (HELD_OUT + POOL) / max(1, len(self))
-
-    @property
-    def log_z(self) -> tuple[float, float]:
-        """Log of the mean of phi over all draws, and its standard error."""
-        means = np.exp([value for value, _ in self._log_z])
-        errors = means * np.nan_to_num([error for _, error in self._log_z])
-        total = means.sum()
-        if not total > 0:
-            return -math.inf, math.nan
-        return math.log(total / len(means)), float(np.sqrt((errors**2).sum()) / total)
+def enough(draws: ExactDraws) -> bool:
+    """Whether training can begin: the pool is full, or filling it would take too long."""
+    if len(draws) < HELD_OUT:
+        return False
+    expected = draws.proposed * (HELD_OUT + POOL) / len(draws)
+    return len(draws) >= HELD_OUT + POOL or expected > MOST_DRAWS
 
 
 @dataclass
@@ -207,39 +152,7 @@ def roll_out(target: Target, prefixes: Prefixes, place: int, *, seed: int) -> No
     prefixes.error[place] = float(phi.std()) / math.sqrt(ROLLOUTS) / max(mean, 1e-12)
 
 
-@dataclass
-class GrowingPool:
-    """Exact samples that are not held out; more are drawn while the training goes on.
-
-    A pool that is small for good is learned by heart: the lower bound rises, the gap does not
-    close.
-    """
-
-    draws: ExactDraws
-    seed: int
-
-    def __len__(self) -> int:
-        """Samples to learn from."""
-        return len(self.draws) - HELD_OUT
-
-    def grow(self) -> bool:
-        """Draw some more; False where the pool is large enough."""
-        if len(self) >= LARGE_POOL:
-            return False
-        self.draws.extend()
-        return True
-
-    def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
-        """Samples for an update, from what the pool holds now."""
-        tokens, log_phi = self.draws.tokens[HELD_OUT:], self.draws.log_phi[HELD_OUT:]
-        return ExactPool(tokens, log_phi, self.seed).draw(update, num_samples, batch)
-
-    def describe(self) -> str:
-        """The source in a few words."""
-        return f"{len(self)} exact samples"
-
-
 def choose_source(draws: ExactDraws, seed: int) -> Positives:
     """The samples that are not held out, or the weighted batch where they are few."""
     few = len(draws) - HELD_OUT < POOL // 2
-    return WeightedPositives() if few else GrowingPool(draws, seed)
+    return WeightedPositives() if few else GrowingPool(draws, seed, held_out=HELD_OUT)
