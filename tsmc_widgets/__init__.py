@@ -32,8 +32,8 @@ _HOMES = {
     ),
     "tsmc_widgets.learning.trainer": ("TwistTrainer",),
     "tsmc_widgets.evaluation": (
-        "BoundsTable", "Divergences", "LogZ", "LogZBounds", "kl_divergences", "log_z_bounds",
-        "log_z_bounds_given",
+        "BoundsTable", "Divergences", "LogZ", "LogZBounds", "all_prefixes", "compare_log_psi",
+        "kl_divergences", "log_z_bounds", "log_z_bounds_given", "pick_prefixes",
     ),
     "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),
 }  # fmt: skip

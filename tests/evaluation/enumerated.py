@@ -44,7 +44,7 @@ def divergences(oracle, log_q):
 def twist_psi(target, oracle, twist):
     """A twist's log psi along every sequence."""
     prompt = target.prompt_tokens.expand(len(oracle.tokens), -1)
-    return twist.log_psi(torch.cat([prompt, oracle.tokens], 1), prompt.shape[1]).double()
+    return twist.log_psi(torch.cat([prompt, oracle.tokens], 1), prompt.shape[1]).detach().double()
 
 
 def near(value, truth, error):

@@ -10,7 +10,6 @@ from smc.toys import eos_target, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import LogZ, LogZBounds, kl_divergences, log_z_bounds
 from tsmc_widgets.evaluation.scoring import Sampler, score_texts
-from tsmc_widgets.targets import JointSamples
 from tsmc_widgets.twists import TableTwist
 
 COUNT = 20_000
@@ -242,77 +241,3 @@ def test_what_is_no_log_z_is_refused(target, oracle):
         kl_divergences(dead, exact_samples=every.tokens, log_z=every)
     with pytest.raises(ValueError, match="num_samples"):
         kl_divergences(target, num_samples=1, log_z=0.0)
-
-
-class GivenTwist:
-    """A twist that can be conditioned on o: another table for each first token of o."""
-
-    def condition(self, observed):
-        return TableTwist.random(3, 3, seed=30 + int(observed[0]))
-
-
-@pytest.fixture(scope="module")
-def infilling():
-    lm = tw.TabularLM.random(3, 5, seed=8)
-    return tw.Target(lm, tw.Infilling(num_tokens=2), prompt="", num_steps=3)
-
-
-@pytest.fixture(scope="module")
-def joint(infilling):
-    return infilling.exact_samples(4000, seed=6, progress=False)
-
-
-def enumerated_given(target, twist):
-    """Log Z(o), both divergences for each o, and p(o), all by enumeration."""
-    values = {}
-    for code in range(9):
-        observed = torch.tensor([code // 3, code % 3])
-        fixed = target.condition(observed)
-        oracle = tw.exact(fixed)
-        log_q = log_q_of_all(fixed, oracle, twist_psi(fixed, oracle, twist.condition(observed)))
-        values[tuple(observed.tolist())] = (oracle.log_z, *divergences(oracle, log_q))
-    return values
-
-
-def test_observations_are_paired(infilling, joint):
-    values = enumerated_given(infilling, GivenTwist())
-    assert math.fsum(math.exp(log_z) for log_z, _, _ in values.values()) == pytest.approx(1.0)
-    log_z = torch.tensor([values[tuple(o)][0] for o in joint.observed.tolist()]).double()
-    found = kl_divergences(infilling, twist=GivenTwist(), exact_samples=joint, log_z=log_z)
-    forward = math.fsum(math.exp(z) * kl for z, kl, _ in values.values())
-    backward = math.fsum(math.exp(z) * kl for z, _, kl in values.values())
-    assert near(found.q_sigma.value, forward, found.q_sigma.standard_error)
-    assert near(found.sigma_q.value, backward, found.sigma_q.standard_error)
-    assert found.q_sigma.value + found.sigma_q.value == pytest.approx(
-        found.symmetrised.value, abs=1e-10
-    )
-    assert found.num_observations == 9
-    # Unpaired, the spread of log Z(o) and of F over o would add up; within o they cancel in part.
-    apart = math.hypot(found.f.standard_error, float(log_z.std()) / math.sqrt(len(log_z)))
-    assert found.q_sigma.standard_error < apart
-
-
-def test_bounds_of_each_observation(infilling, joint):
-    few = JointSamples(joint.tokens[:400], joint.observed[:400])
-    given = tw.evaluation.log_z_bounds_given(
-        infilling, few, num_particles=16, twist=GivenTwist(), proposal=tw.TwistInduced()
-    )
-    values = enumerated_given(infilling, GivenTwist())
-    exact = torch.tensor([values[tuple(o)][0] for o in few.observed.tolist()]).double()
-    below, above = exact - given.lower, given.upper - exact
-    for side in (below, above):
-        assert float(side.mean()) > -4.5 * float(side.std()) / 20
-    found = kl_divergences(infilling, twist=GivenTwist(), exact_samples=few, log_z=given)
-    truth = math.fsum(math.exp(z) * kl for z, kl, _ in values.values())
-    low, high = found.q_sigma.interval(0.99999)
-    assert low < truth < high
-    assert "observations" in found.log_z.source
-
-
-def test_observations_need_joint_samples(infilling, target, joint):
-    with pytest.raises(ValueError, match="give joint samples"):
-        kl_divergences(infilling, exact_samples=joint.tokens)
-    with pytest.raises(ValueError, match="one value for each of the"):
-        kl_divergences(infilling, exact_samples=joint, log_z=[0.0, 1.0])
-    with pytest.raises(ValueError, match="waits for no observation"):
-        tw.evaluation.log_z_bounds_given(target, joint, num_particles=2)

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import torch
 
 from tsmc_widgets.learning.positives import GrowingPool, WeightedPositives
 from tsmc_widgets.targets.exact_draws import ExactDraws
@@ -12,14 +11,7 @@ from tsmc_widgets.widgets import yardstick
 from tsmc_widgets.widgets.lesson import Lesson
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings
 from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
-from tsmc_widgets.widgets.yardstick import (
-    HELD_OUT,
-    all_prefixes,
-    choose_source,
-    enough,
-    pick_prefixes,
-    roll_out,
-)
+from tsmc_widgets.widgets.yardstick import HELD_OUT, choose_source, enough
 
 RIVALS = ("fudge", "rl", "dpg")
 TOY = "two days of rain (toy)"
@@ -92,38 +84,6 @@ def test_what_fails_is_tried_again(monkeypatch):
     assert lesson.racers[0].bounds == []
     monkeypatch.setattr(lessons, "log_z_bounds", bound)
     assert [done for done, _ in run(lesson).racers[0].bounds] == [0, 1]
-
-
-def test_all_prefixes_have_their_exact_psi(target):
-    oracle, prefixes = all_prefixes(target)
-    assert prefixes.size == 3 + 9 + 27 + 81
-    comparison = prefixes.compare(target, oracle_as_learned(oracle))
-    assert comparison["correlation"] == pytest.approx(1.0, abs=1e-12)
-    for t in range(1, 5):
-        assert comparison["optimal"][comparison["step"] == t].mean() == pytest.approx(0, abs=1e-12)
-
-
-def oracle_as_learned(oracle):
-    class Learned:
-        def log_psi(self, tokens, prompt_length, base):
-            return oracle.optimal_twist().log_psi(tokens, prompt_length) + 3.0
-
-    return Learned()
-
-
-def test_rollouts_agree_with_the_exact_psi(target, monkeypatch):
-    monkeypatch.setattr(yardstick, "ROLLOUTS", 2000)
-    oracle, _ = all_prefixes(target)
-    prefixes = pick_prefixes(target, oracle.sample(20, 0), seed=0)
-    for place in range(prefixes.size):
-        roll_out(target, prefixes, place, seed=0)
-    prompt = target.prompt_tokens.expand(len(prefixes.tokens), -1)
-    tokens = torch.cat([prompt, prefixes.tokens], dim=1)
-    exact = oracle.optimal_twist().log_psi(tokens, prompt.shape[1])[prefixes.row, prefixes.step - 1]
-    sure = prefixes.error > 0
-    z = (prefixes.log_psi - exact)[sure] / prefixes.error[sure]
-    assert float(z.abs().max()) < 4.5
-    assert float((z**2).mean()) < 2.5
 
 
 def test_held_out_samples_are_not_learned_from(target):

@@ -2,11 +2,20 @@
 
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
+from tsmc_widgets.evaluation.diagnostics import (
+    estimate_step_divergences,
+    increment_variance,
+    profiles,
+    run_diagnostics,
+    step_divergences,
+)
 from tsmc_widgets.evaluation.divergences import kl_divergences
 from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.kl_estimate import Divergences, KLEstimate
 from tsmc_widgets.evaluation.log_z import LogZ
+from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
+from tsmc_widgets.evaluation.psi_comparison import PsiComparison, compare_log_psi
 
 __all__ = [
     "BoundsTable",
@@ -17,7 +26,18 @@ __all__ = [
     "LogZGiven",
     "MeanOverRuns",
     "PooledOverRuns",
+    "Prefixes",
+    "PsiComparison",
+    "all_prefixes",
+    "compare_log_psi",
+    "estimate_step_divergences",
+    "increment_variance",
     "kl_divergences",
     "log_z_bounds",
     "log_z_bounds_given",
+    "pick_prefixes",
+    "profiles",
+    "roll_out",
+    "run_diagnostics",
+    "step_divergences",
 ]

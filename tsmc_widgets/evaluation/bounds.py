@@ -153,8 +153,7 @@ def runs_at_once(target: Target, num_particles: int, max_rows: int | None) -> in
 def _rules(
     rule: Any, ess_threshold: float | None, proposal: Any, *, tabulated: bool
 ) -> list[ResampleRule]:
-    only_proposes = getattr(getattr(proposal, "twist", None), "proposal_only", False)
-    if rule is None and ess_threshold is None and only_proposes:
+    if rule is None and ess_threshold is None and follows_proposal_only(proposal):
         return [resolve_rule("never", None)]
     if _is_several(rule):
         return [resolve_rule(one, None) for one in rule]
@@ -164,6 +163,11 @@ def _rules(
             for one in RULES
         ]
     return [resolve_rule(rule, ess_threshold)]
+
+
+def follows_proposal_only(proposal: Any) -> bool:
+    """Whether a proposal follows a twist of its own that must not weigh, so never resample."""
+    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
 
 
 def read_samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str]:
@@ -177,8 +181,8 @@ def read_samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str
     given = exact_samples if approximate_samples is None else approximate_samples
     if hasattr(given, "observed"):
         raise ValueError(
-            "these samples belong to many observations o, each with a log Z of its own: bound one "
-            "target.condition(o) at a time, or call kl_divergences, which pairs them."
+            "these samples belong to many observations o, each with a log Z of its own: call "
+            "log_z_bounds_given, or bound one target.condition(o) at a time."
         )
     given = getattr(given, "tokens", given)
     return (None if given is None else torch.as_tensor(given)), kind

@@ -76,7 +76,15 @@ def kl_divergences(
     if target.is_conditional:
         if approximate_samples is not None:
             raise ValueError("with observations only exact_samples=target.exact_samples(...) pair.")
-        return divergences_given(target, sampler, exact_samples, log_z, seed, first_run)
+        return divergences_given(
+            target,
+            sampler,
+            exact_samples,
+            log_z=log_z,
+            seed=seed,
+            first_run=first_run,
+            max_rows=max_rows,
+        )
     check_integer("num_samples", num_samples, at_least=2)
     tokens, kind = read_samples(exact_samples, approximate_samples)
     if log_z is None and isinstance(exact_samples, ExactSamples):

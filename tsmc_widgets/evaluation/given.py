@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bounds import log_z_bounds
+from tsmc_widgets.evaluation.bounds import CONDITIONAL_RUNS, follows_proposal_only, runs_at_once
 from tsmc_widgets.evaluation.bounds_table import LogZBounds
 from tsmc_widgets.evaluation.intervals import MeanOverRuns
 from tsmc_widgets.evaluation.kl_estimate import (
@@ -23,7 +22,8 @@ from tsmc_widgets.evaluation.kl_estimate import (
     of_mean,
 )
 from tsmc_widgets.evaluation.log_z import LogZ
-from tsmc_widgets.evaluation.scoring import Drawn, Sampler, draw_from, given, score_texts
+from tsmc_widgets.evaluation.scoring import Drawn, Sampler, draw_from, score_texts
+from tsmc_widgets.smc.api import run_conditional_smc, run_smc
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.target import Target
@@ -71,6 +71,7 @@ def log_z_bounds_given(
     ess_threshold: float | None = None,
     seed: int = 0,
     first_run: int = 0,
+    max_rows: int | None = None,
 ) -> LogZGiven:
     """Bound log Z(o) for the o of each joint sample, from both sides.
 
@@ -78,53 +79,64 @@ def log_z_bounds_given(
         target: its potential waits for an observation.
         samples: ``target.exact_samples(n, ...)``.
         num_particles: K.
-        twist: a twist, conditioned on each o where it can be.
-        proposal: as for ``run_smc``; a conditional twist in it is conditioned too.
+        twist: a twist, told each run's o if it is conditional.
+        proposal: as for ``run_smc``; a conditional twist in it is told too.
         rule: as for ``run_smc``.
         ess_threshold: as for ``run_smc``.
         seed: as for ``run_smc``.
         first_run: address of the first sample's runs.
+        max_rows: particles in a batch at most, as for ``log_z_bounds``.
     """
     check_joint(target, samples)
     check_integer("num_particles", num_particles)
-    lower, upper = (torch.zeros(len(samples.tokens), dtype=torch.float64) for _ in range(2))
-    chosen = resolve_rule(rule, ess_threshold).describe()
-    for members, at, observed in by_observation(samples):
-        bounds = log_z_bounds(
-            target.condition(observed),
-            num_particles=num_particles,
-            num_runs=len(members),
-            exact_samples=samples.tokens[members],
-            twist=given(twist, observed),
-            proposal=given(proposal, observed),
-            rule=rule,
-            ess_threshold=ess_threshold,
-            seed=seed,
-            first_run=first_run + at,
+    if rule is None and ess_threshold is None and follows_proposal_only(proposal):
+        rule = "never"
+    chosen = resolve_rule(rule, ess_threshold)
+    how = {
+        "num_particles": num_particles,
+        "twist": twist,
+        "proposal": proposal,
+        "rule": chosen,
+        "seed": seed,
+    }
+    chunk = runs_at_once(target, num_particles, max_rows)
+    lower, upper = [], []
+    for at in range(0, len(samples.tokens), chunk):
+        own = JointSamples(samples.tokens[at : at + chunk], samples.observed[at : at + chunk])
+        forward = run_smc(
+            target, observed=own.observed, first_run=first_run + at, dead_runs="keep", **how
         )
-        lower[members], upper[members] = bounds.lower_log_z, bounds.upper_log_z
-        chosen = bounds.rule
-    return LogZGiven(lower, upper, num_particles, chosen)
+        backward = run_conditional_smc(
+            target, retained=own, first_run=CONDITIONAL_RUNS + first_run + at, **how
+        )
+        lower.append(forward.columns.log_z[:, -1])
+        upper.append(backward.columns.log_z[:, -1])
+    return LogZGiven(torch.cat(lower), torch.cat(upper), num_particles, chosen.describe())
 
 
 def divergences_given(
-    target: Target, sampler: Sampler, samples: Any, log_z: Any, seed: int, first_run: int
+    target: Target,
+    sampler: Sampler,
+    samples: Any,
+    *,
+    log_z: Any,
+    seed: int,
+    first_run: int,
+    max_rows: int | None,
 ) -> Divergences:
     """The conditional part of ``kl_divergences``."""
     check_joint(target, samples)
     count = len(samples.tokens)
     middle, known = _log_z_of_each(log_z, count)
-    parts: list[tuple[Tensor, Drawn, Tensor]] = []
-    for members, at, observed in by_observation(samples):
-        fixed, own = target.condition(observed), sampler.given(observed)
-        drawn = draw_from(fixed, own, len(members), seed, first_run + at)
-        tokens = samples.tokens[members]
-        scores = score_texts(fixed, tokens, own)
-        scores.require_possible(fixed, tokens)
-        parts.append((members, drawn, scores.log_weight))
-    order = torch.argsort(torch.cat([members for members, _, _ in parts]))
-    drawn = Drawn.joined([part for _, part, _ in parts]).pick(order)
-    g = torch.cat([weights for _, _, weights in parts])[order]
+    size = runs_at_once(target, 1, max_rows)
+    draws, weights = [], []
+    for at in range(0, count, size):
+        tokens, observed = samples.tokens[at : at + size], samples.observed[at : at + size]
+        draws.append(draw_from(target, sampler, None, seed, first_run + at, observed=observed))
+        scores = score_texts(target, tokens, sampler, observed=observed)
+        scores.require_possible(target, tokens)
+        weights.append(scores.log_weight)
+    drawn, g = Drawn.joined(draws), torch.cat(weights)
     f = drawn.log_weight
     dead_q, dead_sigma = int(torch.isinf(f).sum()), int(torch.isinf(g).sum())
     within = ", within each observation"
@@ -150,16 +162,6 @@ def divergences_given(
         proposal=sampler.describe(),
         num_observations=len(torch.unique(samples.observed, dim=0)),
     )
-
-
-def by_observation(samples: JointSamples) -> Iterator[tuple[Tensor, int, Int[Tensor, " width"]]]:
-    """Rows of each distinct o, how many rows came before, and o itself."""
-    distinct, place = torch.unique(samples.observed, dim=0, return_inverse=True)
-    at = 0
-    for index, observed in enumerate(distinct):
-        members = (place == index).nonzero().squeeze(1)
-        yield members, at, observed
-        at += len(members)
 
 
 def check_joint(target: Target, samples: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -48,22 +48,9 @@ class Sampler:
             return cls(TwistInduced(twist))
         return cls(proposal, twist if follows else None)
 
-    def given(self, observed: Tensor) -> Sampler:
-        """The same under one observation, wherever a conditional twist is in it."""
-        return Sampler(given(self.proposal, observed), given(self.twist, observed))
-
     def describe(self) -> str:
         """The proposal in a few words."""
         return self.proposal.describe()
-
-
-def given(part: Any, observed: Tensor) -> Any:
-    """A twist or proposal under one observation; others stay as they are."""
-    if hasattr(part, "condition"):
-        return part.condition(observed)
-    if hasattr(getattr(part, "twist", None), "condition"):
-        return replace(part, twist=part.twist.condition(observed))
-    return part
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +96,18 @@ class Drawn(Scores):
         names = [field.name for field in fields(cls)]
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
-    def pick(self, rows: Int[Tensor, " m"]) -> Drawn:
-        """Some of the draws, in that order."""
-        return Drawn(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-
-def draw_from(target: Target, sampler: Sampler, count: int, seed: int, first_run: int) -> Drawn:
-    """Draw ``count`` texts from q, as runs of one particle: their log Z_hat is the log weight."""
+def draw_from(
+    target: Target,
+    sampler: Sampler,
+    count: int | None,
+    seed: int,
+    first_run: int,
+    *,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> Drawn:
+    """Draw ``count`` texts from q, or one for each observation, as runs of one particle."""
+    extra = {} if observed is None else {"observed": observed}
     trace = run_smc(
         target,
         num_particles=1,
@@ -126,6 +118,7 @@ def draw_from(target: Target, sampler: Sampler, count: int, seed: int, first_run
         seed=seed,
         first_run=first_run,
         dead_runs="keep",
+        **extra,
     )
     columns = trace.columns
     return Drawn(
@@ -137,22 +130,38 @@ def draw_from(target: Target, sampler: Sampler, count: int, seed: int, first_run
 
 
 @torch.no_grad()
-def score_texts(target: Target, tokens: Int[Tensor, "n steps"], sampler: Sampler) -> Scores:
+def score_texts(
+    target: Target,
+    tokens: Int[Tensor, "n steps"],
+    sampler: Sampler,
+    *,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> Scores:
     """Score given texts by reading them once, each distinct prefix one time.
 
     Args:
         target: gives p0 and phi, and says whether EOS ends a text.
         tokens: generated tokens without the prompt; after an absorbing EOS all are EOS.
         sampler: gives q.
+        observed: what is observed with each text, where the target waits for it.
     """
     tokens = tokens.to(target.prompt_tokens.device)
     count, eos = len(tokens), target.eos_token_id if target.absorbs_eos else None
-    rows = torch.zeros_like(tokens[:, 0])
+    rows, first_observed = torch.zeros_like(tokens[:, 0]), None
+    if observed is not None:
+        first_observed, rows = torch.unique(observed, dim=0, return_inverse=True)
     live = torch.ones(count, dtype=torch.bool, device=tokens.device)
     log_p = torch.zeros(count, dtype=torch.float64, device=tokens.device)
     log_q = log_p.clone()
-    none = tokens[:1, :0]
-    steps = prefill_steps(target, sampler.proposal, sampler.twist, none, most_rows=count)
+    none = tokens[: int(rows.max()) + 1, :0]
+    steps = prefill_steps(
+        target,
+        sampler.proposal,
+        sampler.twist,
+        none,
+        observed=first_observed,
+        most_rows=count,
+    )
     for t in range(target.num_steps):
         chosen = tokens[:, t]
         log_p = log_p + torch.where(live, steps.lm.log_probs[rows, chosen].double(), 0.0)
@@ -170,4 +179,8 @@ def score_texts(target: Target, tokens: Int[Tensor, "n steps"], sampler: Sampler
             target, sampler.proposal, sampler.twist, steps, pairs, tokens[:, : t + 1]
         )
         rows = rows.index_put((members,), pairs.inverse)
-    return Scores(log_p.cpu(), log_q.cpu(), target.log_phi(tokens).cpu())
+    if observed is None:
+        log_phi = target.log_phi(tokens)
+    else:
+        log_phi = target.log_phi_given(tokens, observed)
+    return Scores(log_p.cpu(), log_q.cpu(), log_phi.cpu())

@@ -11,6 +11,7 @@ import torch
 
 from tsmc_widgets import numerics
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bounds
+from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
 from tsmc_widgets.learning.positives import ExactPool, Positives
 from tsmc_widgets.learning.recipes import RECIPES
 from tsmc_widgets.learning.trainer import TwistTrainer
@@ -20,16 +21,7 @@ from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.problems import PROBLEMS, TrainSettings, make_twist
 from tsmc_widgets.widgets.watch import no_progress_bars
-from tsmc_widgets.widgets.yardstick import (
-    HELD_OUT,
-    POOL,
-    Prefixes,
-    all_prefixes,
-    choose_source,
-    enough,
-    pick_prefixes,
-    roll_out,
-)
+from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, choose_source, enough
 
 EVERY = 20
 """Updates between two evaluations."""

@@ -1,0 +1,155 @@
+"""Prefixes with exact or rolled-out log psi*, and twists compared with it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from smc.toys import eos_target, table_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation import compare_log_psi
+from tsmc_widgets.evaluation.prefixes import (
+    all_prefixes,
+    log_psi_path,
+    pick_prefixes,
+    roll_out,
+    with_prompt,
+)
+from tsmc_widgets.evaluation.psi_comparison import bootstrap
+from tsmc_widgets.twists import TableTwist
+
+
+@pytest.fixture(scope="module")
+def target():
+    return table_target(3, 4, seed=11)
+
+
+class Shifted:
+    """Slope times the optimal log psi, plus a number for each t."""
+
+    def __init__(self, oracle, slope):
+        self.optimal, self.slope = oracle.optimal_twist(), slope
+
+    def log_psi(self, tokens, prompt_length, base):
+        log_psi = self.optimal.log_psi(tokens, prompt_length)
+        return self.slope * log_psi + torch.arange(log_psi.shape[1])
+
+
+def rolled(target, samples, rollouts, seed=0):
+    prefixes = pick_prefixes(target, samples, seed=seed, rollouts=rollouts)
+    for place in range(prefixes.size):
+        roll_out(target, prefixes, place, seed=seed, rollouts=rollouts)
+    return prefixes
+
+
+def test_all_prefixes_have_their_exact_psi(target):
+    oracle, prefixes = all_prefixes(target)
+    assert prefixes.size == 3 + 9 + 27
+    comparison = prefixes.compare(target, Shifted(oracle, 1.0))
+    assert comparison["correlation"] == pytest.approx(1.0, abs=1e-12)
+    for t in range(1, 4):
+        assert comparison["optimal"][comparison["step"] == t].mean() == pytest.approx(0, abs=1e-12)
+
+
+def test_prefixes_that_have_ended_are_left_out():
+    target = eos_target()
+    _, prefixes = all_prefixes(target)
+    assert prefixes.size == 2 + 4 + 8
+    assert not any("c" in text for text in prefixes.texts(target))
+
+
+@pytest.mark.parametrize("make", [lambda: table_target(3, 4, seed=11), eos_target])
+def test_rollouts_agree_with_the_exact_psi(make):
+    target = make()
+    oracle = tw.exact(target)
+    prefixes = rolled(target, oracle.sample(20, 0), rollouts=2000)
+    tokens = with_prompt(target, prefixes.tokens)
+    exact = oracle.optimal_twist().log_psi(tokens, len(target.prompt_tokens))
+    exact = exact[prefixes.row, prefixes.step - 1]
+    sure = prefixes.error > 0
+    assert torch.allclose(prefixes.log_psi[~sure], exact[~sure], atol=1e-9)
+    z = (prefixes.log_psi - exact)[sure] / prefixes.error[sure]
+    assert float(z.abs().max()) < 4.5
+    assert float((z**2).mean()) < 2.5
+
+
+def test_a_prefix_without_a_hit_has_no_error():
+    target = table_target(2, 3, seed=0, zeros=1.0)
+    prefixes = pick_prefixes(target, torch.zeros(12, 3, dtype=torch.int64), seed=0)
+    roll_out(target, prefixes, 0, seed=0)
+    assert float(prefixes.log_psi[0]) == pytest.approx(math.log(1e-12))
+
+
+def test_statistics_are_those_of_the_books(target):
+    oracle, prefixes = all_prefixes(target)
+    found = compare_log_psi(target, TableTwist.random(3, 4, seed=5), prefixes)
+    frame = found.frame
+    line = stats.linregress(frame["optimal"], frame["learned"])
+    assert found.slope == pytest.approx(line.slope, abs=1e-10)
+    assert found.correlation == pytest.approx(line.rvalue, abs=1e-10)
+    spearman = stats.spearmanr(frame["optimal"], frame["learned"]).statistic
+    assert found.rank_correlation == pytest.approx(spearman, abs=1e-10)
+    assert found.rmse == pytest.approx(np.sqrt((frame["error"] ** 2).mean()), abs=1e-12)
+    assert found.intervals["slope"] == (found.slope, found.slope)
+    assert found.reliability == 1.0
+    half = compare_log_psi(target, Shifted(oracle, 0.5), prefixes)
+    assert (half.slope, half.rank_correlation) == (pytest.approx(0.5), pytest.approx(1.0))
+    right = compare_log_psi(target, oracle.optimal_twist(), prefixes)
+    assert right.rmse < 1e-12
+
+
+def test_bootstrap_intervals_hold_what_all_prefixes_say(target):
+    """Prefixes drawn at random from all: 95 % intervals hold the statistic of all of them."""
+    _, everything = all_prefixes(target)
+    twist = TableTwist.random(3, 4, seed=5)
+    truth = compare_log_psi(target, twist, everything)
+    frame, held, repeats = truth.frame, 0, 80
+    generator = np.random.default_rng(0)
+    for seed in range(repeats):
+        rows = frame.iloc[generator.integers(len(frame), size=60)]
+        low, high = bootstrap(rows["learned"].to_numpy(), rows["optimal"].to_numpy(), seed)["rmse"]
+        held += low <= truth.rmse <= high
+    assert 0.86 <= held / repeats <= 1.0
+
+
+def test_the_worst_prefixes_come_first(target):
+    _, prefixes = all_prefixes(target)
+    found = compare_log_psi(target, TableTwist.random(3, 4, seed=5), prefixes)
+    worst = found.worst(5)
+    assert worst["error"].abs().is_monotonic_decreasing
+    assert abs(worst["error"].iloc[0]) == found.frame["error"].abs().max()
+    assert list(worst.columns) == ["t", "text", "learned", "optimal", "optimal_error", "error"]
+    assert worst["text"].str.len().tolist() == worst["t"].tolist()
+    assert list(found.summary()["statistic"]) == [
+        "slope",
+        "correlation",
+        "rank_correlation",
+        "rmse",
+    ]
+
+
+def test_rolled_out_prefixes_say_how_blurred_they_are(target):
+    samples = tw.exact(target).sample(20, 0)
+    twist = TableTwist.random(3, 4, seed=5)
+    few, many = (
+        compare_log_psi(target, twist, rolled(target, samples, rollouts)) for rollouts in (4, 400)
+    )
+    assert 0 <= few.reliability < many.reliability < 1
+    low, high = many.intervals["rmse"]
+    assert low < many.rmse < high
+    with pytest.raises(ValueError, match="call roll_out"):
+        compare_log_psi(target, twist, pick_prefixes(target, samples, seed=0))
+
+
+def test_the_path_has_phi_where_a_text_ends():
+    target = eos_target()
+    oracle = tw.exact(target)
+    twist = TableTwist.random(3, 4, seed=5, prompt_length=2)
+    path = log_psi_path(target, twist, oracle.tokens)
+    assert torch.equal(path[:, -1], oracle.log_phi)
+    ended = oracle.tokens[:, 0] == target.eos_token_id
+    assert torch.equal(path[ended, 0], oracle.log_phi[ended])
+    plain = twist.log_psi(with_prompt(target, oracle.tokens), 2)
+    assert torch.equal(path[~ended, 0], plain[~ended, 0])
