@@ -31,6 +31,10 @@ _HOMES = {
         "start_smc",
     ),
     "tsmc_widgets.learning.trainer": ("TwistTrainer",),
+    "tsmc_widgets.evaluation.result_table": ("ResultTable",),
+    "tsmc_widgets.evaluation.runs": ("map_runs",),
+    "tsmc_widgets.evaluation.spec": ("RunSpec", "Training"),
+    "tsmc_widgets.evaluation.worker": ("execute",),
     "tsmc_widgets.evaluation": (
         "BoundsTable", "Divergences", "LogZ", "LogZBounds", "all_prefixes", "compare_log_psi",
         "kl_divergences", "log_z_bounds", "log_z_bounds_given", "pick_prefixes",

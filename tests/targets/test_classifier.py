@@ -13,7 +13,7 @@ from tsmc_widgets.targets import (
     Target,
     TemperedReward,
 )
-from tsmc_widgets.targets.classifier import CachedClassifier, class_index
+from tsmc_widgets.targets.classifier import CachedClassifier, class_index, own_caches
 
 TOKENS = every(3, 3)
 
@@ -180,3 +180,15 @@ def test_a_misspelt_classifier_is_named_with_the_nearest():
         RewardThreshold("storybook/hostile", at_most=0)
     with pytest.raises(ValueError, match=r"got 'storybook'\.$"):
         TemperedReward("storybook", beta=1)
+
+
+def test_potentials_made_apart_share_no_answers():
+    stars = Stars()
+    ClassProbability(stars, label="1 star").log_phi_of_texts(["a"])
+    ClassProbability(stars, label="2 stars").log_phi_of_texts(["a"])
+    assert stars.read == ["a"]
+    with own_caches():
+        apart = ClassProbability(stars, label="1 star")
+    apart.log_phi_of_texts(["a"])
+    ClassProbability(stars, label="3 stars").log_phi_of_texts(["a"])
+    assert stars.read == ["a", "a"]

@@ -40,6 +40,7 @@ def log_z_bounds(
     proposal: Any = None,
     rule: str | ResampleRule | Sequence[str | ResampleRule] | None = None,
     ess_threshold: float | None = None,
+    resampler: str = "systematic",
     seed: int = 0,
     exact_log_z: float | int | None = None,
     first_run: int = 0,
@@ -60,6 +61,7 @@ def log_z_bounds(
             always, ess and never (IWAE), or for never alone where the proposal's twist can only
             propose.
         ess_threshold: as for ``run_smc``.
+        resampler: of the forward runs; conditional ones are multinomial.
         seed: as for ``run_smc``; all K and rules share their noise, so their rows are not
             independent of each other, and differences between them are the better seen.
         exact_log_z: log Z where it is known; it is put beside the bounds.
@@ -88,7 +90,8 @@ def log_z_bounds(
         for one in rules:
             how = settings | {"num_particles": size, "rule": one}
             chunk = runs_at_once(target, size, max_rows)
-            forward = _forward(target, num_runs, chunk, first_run, how)
+            ahead = how | {"resampler": resampler}
+            forward = _forward(target, num_runs, chunk, first_run, ahead)
             backward = None
             if samples is not None:
                 backward = _backward(target, samples, chunk, first_run, how)

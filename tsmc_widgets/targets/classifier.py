@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, get_args, runtime_checkable
@@ -40,6 +42,22 @@ ClassifierLike = str | Path | SupportsLogits
 _CACHES: WeakKeyDictionary[Any, TextCache[tuple[float, ...]]] = WeakKeyDictionary()
 """Potentials on the same classifier share what it said; it goes when the classifier goes."""
 
+_SHARE: ContextVar[bool] = ContextVar("share", default=True)
+
+
+@contextmanager
+def own_caches() -> Iterator[None]:
+    """Potentials made within share nothing with others.
+
+    What a classifier says of a text depends, in its last bits, on the texts that it reads with it.
+    A potential with a cache of its own gives the same bytes whatever was asked before it was made.
+    """
+    token = _SHARE.set(False)
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
+
 
 class CachedClassifier:
     """A classifier that reads each distinct text once, whoever asks.
@@ -54,7 +72,8 @@ class CachedClassifier:
         self.name = name
         self.labels = [str(label) for label in classifier.labels]
         try:
-            self._cache = _CACHES.setdefault(classifier, TextCache())
+            own = TextCache()
+            self._cache = _CACHES.setdefault(classifier, own) if _SHARE.get() else own
         except TypeError:  # it cannot be hashed or weakly referred to
             self._cache = TextCache()
 

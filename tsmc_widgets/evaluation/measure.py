@@ -1,0 +1,244 @@
+"""What a spec asks to be measured, as tidy rows of plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tsmc_widgets.evaluation.bounds import log_z_bounds
+from tsmc_widgets.evaluation.bounds_table import LogZBounds
+from tsmc_widgets.evaluation.divergences import kl_divergences
+from tsmc_widgets.evaluation.given import by_observation, given, log_z_bounds_given
+from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.evaluation.kl_estimate import Divergences
+from tsmc_widgets.evaluation.log_z import LogZ
+from tsmc_widgets.evaluation.resources import HeldOut
+from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
+from tsmc_widgets.smc.resampling import ESSBelow, ResampleRule, resolve_rule
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "quantity", "side", "kind", "rule", "num_particles", "step", "value", "standard_error", "low",
+    "high", "num_runs", "exact", "source", "remark",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to sample: a twist that weighs, a proposal, and when to resample.
+
+    Attributes:
+        twist: None where psi = 1, or where the twist can only propose.
+        proposal: q.
+        rules: when to resample.
+    """
+
+    twist: Any
+    proposal: Proposal
+    rules: tuple[ResampleRule, ...]
+
+    @classmethod
+    def of(cls, spec: RunSpec, twist: Any) -> Way:
+        """The spec's way with a twist."""
+        rules = tuple(
+            ESSBelow(spec.ess_threshold) if rule == "ess" else resolve_rule(rule, None)
+            for rule in spec.rule
+        )
+        proposes = twist is not None and spec.proposal != "base"
+        if getattr(twist, "proposal_only", False):
+            # Its psi is known up to a function of the prefix, so that it can not weigh.
+            proposal = TwistInduced(twist) if proposes else Base()
+            return cls(None, proposal, (resolve_rule("never", None),))
+        return cls(twist, TwistInduced() if proposes else Base(), rules)
+
+
+@torch.no_grad()
+def measure(spec: RunSpec, target: Target, twist: Any, held: HeldOut) -> list[Row]:
+    """Rows of everything that the spec asks for.
+
+    Raises:
+        ValueError: what is asked for does not fit the problem.
+    """
+    way = Way.of(spec, twist)
+    rows: list[Row] = []
+    if "bounds" in spec.measures:
+        rows += _bounds(spec, target, way, held)
+    if "kl" in spec.measures:
+        rows += _divergences(spec, target, way, held)
+    if "profiles" in spec.measures:
+        rows += _profiles(spec, target, way, held)
+    return [{name: row.get(name) for name in COLUMNS} for row in rows]
+
+
+def _bounds(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
+    exact_log_z = None if held.oracle is None else held.oracle.log_z
+    rows = []
+    for size in spec.num_particles:
+        for rule in way.rules:
+            how = {"twist": way.twist, "proposal": way.proposal, "rule": rule, "seed": spec.seed}
+            if target.is_conditional:
+                samples = _joint(target, held)
+                bounds = log_z_bounds_given(target, samples, num_particles=size, **how).bounds
+            else:
+                bounds = log_z_bounds(
+                    target,
+                    num_particles=size,
+                    num_runs=spec.num_runs,
+                    exact_samples=held.tokens,
+                    exact_log_z=exact_log_z,
+                    resampler=spec.resampler,
+                    **how,
+                )
+            rows += [_bound(row, bounds) for row in _sides(bounds)]
+    return rows
+
+
+def _sides(bounds: LogZBounds) -> Iterator[tuple[str, str, MeanOverRuns | PooledOverRuns | None]]:
+    yield "log Z", "lower", bounds.lower
+    yield "log Z", "upper", bounds.upper
+    yield "log Z, pooled", "lower", bounds.pooled_lower
+    yield "log Z, pooled", "upper", bounds.pooled_upper
+    yield "gap", "", None
+
+
+def _bound(side: tuple[str, str, Any], bounds: LogZBounds) -> Row:
+    quantity, which, value = side
+    row: Row = {
+        "quantity": quantity,
+        "side": which,
+        "kind": "bound" if which == "lower" else bounds.upper_kind,
+        "rule": bounds.rule,
+        "num_particles": bounds.num_particles,
+        "exact": bounds.exact,
+    }
+    if quantity == "gap":
+        low, high = bounds.gap_interval()
+        error = bounds.gap_standard_error
+        return row | {"value": bounds.gap, "standard_error": error, "low": low, "high": high,
+                      "exact": None, "num_runs": bounds.lower.num_runs}  # fmt: skip
+    if value is None:
+        return row | {"value": math.nan}
+    low, high = value.interval()
+    middle = value.mean if isinstance(value, MeanOverRuns) else value.value
+    return row | {
+        "value": middle,
+        "standard_error": value.standard_error,
+        "low": low,
+        "high": high,
+        "num_runs": value.num_runs,
+    }
+
+
+def _divergences(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
+    how = {"twist": way.twist, "proposal": way.proposal, "seed": spec.seed}
+    if target.is_conditional:
+        samples, size = _joint(target, held), max(spec.num_particles)
+        log_z = log_z_bounds_given(target, samples, num_particles=size, rule=way.rules[0], **how)
+    else:
+        samples = held.samples
+        log_z = None if held.oracle is None else LogZ.of(held.oracle)
+    found = kl_divergences(
+        target, num_samples=spec.num_samples, exact_samples=samples, log_z=log_z, **how
+    )
+    return [*_kl_rows(found), *_reward_rows(found)]
+
+
+def _kl_rows(found: Divergences) -> Iterator[Row]:
+    for kl in (found.q_sigma, found.sigma_q, found.symmetrised, found.q_base):
+        if kl is not None:
+            low, high = kl.interval()
+            yield {
+                "quantity": kl.divergence,
+                "kind": "estimate",
+                "value": kl.value,
+                "standard_error": kl.standard_error,
+                "low": low,
+                "high": high,
+                "num_runs": kl.num_samples,
+                "source": "log Z cancels" if kl.log_z is None else kl.log_z.source,
+                "remark": kl.remark,
+            }
+
+
+def _reward_rows(found: Divergences) -> Iterator[Row]:
+    low, high = found.log_phi.interval()
+    yield {
+        "quantity": "E_q[log φ]",
+        "kind": "estimate",
+        "value": found.log_phi.mean,
+        "standard_error": found.log_phi.standard_error,
+        "low": low,
+        "high": high,
+        "num_runs": found.log_phi.num_runs,
+    }
+
+
+def _profiles(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
+    rows = []
+    for size in spec.num_particles:
+        for rule in way.rules:
+            traces = list(_traces(spec, target, way, held, size, rule))
+            columns = {
+                "ESS": torch.cat([trace.columns.ess for trace in traces]),
+                "surviving ancestors": torch.cat([_survivors(trace) for trace in traces]),
+            }
+            for quantity, values in columns.items():
+                for step, column in enumerate(values.double().T, start=1):
+                    mean = MeanOverRuns.of(column)
+                    low, high = mean.interval()
+                    rows.append(
+                        {
+                            "quantity": quantity,
+                            "rule": rule.describe(),
+                            "num_particles": size,
+                            "step": step,
+                            "value": mean.mean,
+                            "standard_error": mean.standard_error,
+                            "low": low,
+                            "high": high,
+                            "num_runs": mean.num_runs,
+                        }
+                    )
+    return rows
+
+
+def _traces(
+    spec: RunSpec, target: Target, way: Way, held: HeldOut, size: int, rule: ResampleRule
+) -> Iterator[SMCTrace]:
+    how = {"num_particles": size, "rule": rule, "resampler": spec.resampler, "seed": spec.seed,
+           "dead_runs": "keep"}  # fmt: skip
+    if not target.is_conditional:
+        yield run_smc(target, num_runs=spec.num_runs, twist=way.twist, proposal=way.proposal, **how)
+        return
+    for members, at, observed in by_observation(_joint(target, held)):
+        yield run_smc(
+            target.condition(observed),
+            num_runs=len(members),
+            first_run=at,
+            twist=given(way.twist, observed),
+            proposal=given(way.proposal, observed),
+            **how,
+        )
+
+
+def _survivors(trace: SMCTrace) -> torch.Tensor:
+    found = trace.surviving_ancestors()
+    return found if found.ndim == 2 else found.unsqueeze(0)
+
+
+def _joint(target: Target, held: HeldOut) -> Any:
+    if held.samples is None or not hasattr(held.samples, "observed"):
+        raise ValueError(
+            f"{target.potential.describe()} waits for an observation: num_exact must be at least "
+            f"2, for each exact sample comes with its own (here: {held.source})."
+        )
+    return held.samples
