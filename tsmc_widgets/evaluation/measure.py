@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.evaluation.bounds import log_z_bounds
+from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.bounds_table import LogZBounds
 from tsmc_widgets.evaluation.divergences import kl_divergences
-from tsmc_widgets.evaluation.given import by_observation, given, log_z_bounds_given
+from tsmc_widgets.evaluation.given import log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.kl_estimate import Divergences
 from tsmc_widgets.evaluation.log_z import LogZ
 from tsmc_widgets.evaluation.resources import HeldOut
 from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
 from tsmc_widgets.smc.resampling import ESSBelow, ResampleRule, resolve_rule
@@ -188,11 +189,11 @@ def _profiles(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Ro
         for rule in way.rules:
             traces = list(_traces(spec, target, way, held, size, rule))
             columns = {
-                "ESS": torch.cat([trace.columns.ess for trace in traces]),
-                "surviving ancestors": torch.cat([_survivors(trace) for trace in traces]),
+                "ESS / K": torch.cat([trace.columns.ess for trace in traces]),
+                "surviving ancestors / K": torch.cat([_survivors(trace) for trace in traces]),
             }
             for quantity, values in columns.items():
-                for step, column in enumerate(values.double().T, start=1):
+                for step, column in enumerate(values.double().T / size, start=1):
                     mean = MeanOverRuns.of(column)
                     low, high = mean.interval()
                     rows.append(
@@ -214,25 +215,21 @@ def _profiles(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Ro
 def _traces(
     spec: RunSpec, target: Target, way: Way, held: HeldOut, size: int, rule: ResampleRule
 ) -> Iterator[SMCTrace]:
-    how = {"num_particles": size, "rule": rule, "resampler": spec.resampler, "seed": spec.seed,
-           "dead_runs": "keep"}  # fmt: skip
-    if not target.is_conditional:
-        yield run_smc(target, num_runs=spec.num_runs, twist=way.twist, proposal=way.proposal, **how)
-        return
-    for members, at, observed in by_observation(_joint(target, held)):
-        yield run_smc(
-            target.condition(observed),
-            num_runs=len(members),
-            first_run=at,
-            twist=given(way.twist, observed),
-            proposal=given(way.proposal, observed),
-            **how,
-        )
+    """Runs in batches that fit the memory, under the samples' observations where phi needs one."""
+    how = {"num_particles": size, "twist": way.twist, "proposal": way.proposal, "rule": rule,
+           "resampler": spec.resampler, "seed": spec.seed, "dead_runs": "keep"}  # fmt: skip
+    observed = _joint(target, held).observed if target.is_conditional else None
+    total = spec.num_runs if observed is None else len(observed)
+    chunk = runs_at_once(target, size, None)
+    for at in range(0, total, chunk):
+        some = {"num_runs": min(chunk, total - at), "first_run": at}
+        if observed is not None:
+            some["observed"] = observed[at : at + chunk]
+        yield run_smc(target, **some, **how)
 
 
 def _survivors(trace: SMCTrace) -> torch.Tensor:
-    found = trace.surviving_ancestors()
-    return found if found.ndim == 2 else found.unsqueeze(0)
+    return genealogy.surviving_ancestors(trace.columns.ancestors)
 
 
 def _joint(target: Target, held: HeldOut) -> Any:

@@ -102,7 +102,7 @@ class ResultTable:
     def to_frame(self) -> pd.DataFrame:
         """Tidy table: what the spec says, then one measured number with its error and interval.
 
-        ``quantity`` names the number, in nats but for ESS and surviving ancestors; ``low`` and
+        ``quantity`` names the number, in nats but for shares of K; ``low`` and
         ``high`` are the ends of its 95 % interval; ``kind`` says whether it is a bound or an
         estimate.
         """
