@@ -169,3 +169,25 @@ def test_closed_runner_refuses_work(runner):
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
         runner.submit(Session)
+
+
+def test_wait_returns_after_the_pause_was_told():
+    telling, told = threading.Event(), threading.Event()
+
+    def publish(progress):
+        if progress.state == "paused":
+            telling.set()
+            told.wait(20)
+
+    permits = threading.Semaphore(0)
+    runner, session = Runner(publish, rest=0.0), Session(3, permits)
+    runner.submit(lambda: session)
+    assert session.entered.acquire(timeout=20)
+    runner.hold()
+    permits.release()
+    assert telling.wait(20)
+    assert not runner.wait(0.0)
+    told.set()
+    assert runner.wait(20)
+    permits.release(9)
+    runner.close()

@@ -13,17 +13,22 @@ from tsmc_widgets.learning.objectives import (
 )
 from tsmc_widgets.learning.positives import (
     ExactPool,
+    GrowingPool,
     Positives,
     WeightedPositives,
     choose_positives,
 )
+from tsmc_widgets.learning.rates import Constant, Falling
 from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.samples import Samples, Scored, score
 from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
     "METHODS",
+    "Constant",
     "ExactPool",
+    "Falling",
+    "GrowingPool",
     "Positives",
     "Samples",
     "Scored",

@@ -24,6 +24,7 @@ from tsmc_widgets.learning.checkpoint import (
 )
 from tsmc_widgets.learning.policy import PolicySteps
 from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
 from tsmc_widgets.learning.samples import Samples, score
@@ -31,15 +32,6 @@ from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
 
 POOL_SIZE = 2000
-# Adam's rate for each form; what trains the shipped problems well without tuning.
-LEARNING_RATES = {
-    "LinearHeadTwist": 3e-3,
-    "MLPHeadTwist": 1e-3,
-    "BodyTwist": 3e-4,
-    "LoRATwist": 1e-3,
-    "TableHeadTwist": 5e-2,
-}
-DEFAULT_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +71,8 @@ class TwistTrainer:
         twist: a ``TrainableTwist``; its parameters are changed in place.
         method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
         batch_size: texts drawn for each update, and positives read.
-        learning_rate: of Adam, constant, no weight decay; None takes the form's default.
+        learning_rate: of Adam without weight decay: a number, which is constant, or ``Constant``
+            or ``Falling``; None takes the form's default.
         positives: a source of samples of sigma; None takes a growing pool of exact samples where a
             pilot shows that rejection is cheap, and weighs the batch otherwise.
         seed: address of all noise; equal arguments give equal bytes.
@@ -97,7 +90,7 @@ class TwistTrainer:
         *,
         method: str | Mapping[str, float] = "ctl",
         batch_size: int = 100,
-        learning_rate: float | None = None,
+        learning_rate: float | int | Rate | None = None,
         positives: Positives | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
@@ -106,10 +99,7 @@ class TwistTrainer:
         check_integer("batch_size", batch_size, at_least=2)
         check_integer("seed", seed, at_least=0)
         _check_fits(target, twist, self.weights)
-        rate = LEARNING_RATES.get(type(twist).__name__, DEFAULT_LEARNING_RATE)
-        rate = rate if learning_rate is None else float(learning_rate)
-        if not rate > 0:
-            raise ValueError(f"learning_rate must be positive; got {learning_rate!r}.")
+        rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
         self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
@@ -119,7 +109,7 @@ class TwistTrainer:
         self._reader = PoolReader(target)
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
-        self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate)
+        self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
         twist.method = "+".join(sorted(self.weights))
 
     @property
@@ -228,7 +218,7 @@ class TwistTrainer:
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
             "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
+            "learning_rate": repr(self.learning_rate),
             "max_gradient_norm": self.max_gradient_norm,
             "seed": self.seed,
         }
@@ -292,8 +282,10 @@ class TwistTrainer:
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} at update {self.done + 1}: lower the learning "
-                f"rate (now {self.learning_rate:g}) or look for a potential that is +inf."
+                f"rate (now {self.learning_rate}) or look for a potential that is +inf."
             )
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.learning_rate.at(self.done)
         self._optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm)

@@ -22,6 +22,7 @@ from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHea
 from tsmc_widgets.twists.fingerprint import check_fingerprint, fingerprint
 from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
 from tsmc_widgets.twists.lora import LoRATwist
+from tsmc_widgets.twists.shipped import shipped_folder, shipped_twists
 from tsmc_widgets.twists.table import TableHeadTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
@@ -102,7 +103,7 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     """Read a twist that ``save_twist`` wrote, onto the base model it was trained on.
 
     Args:
-        folder: what ``save_twist`` was given.
+        folder: what ``save_twist`` was given, or the name of a problem that a twist ships for.
         lm: the base model, of any dtype and on any device.
 
     Returns:
@@ -113,7 +114,7 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
         TwistFormatError: the files are no twist, are damaged or of a newer version, or the twist
             belongs to another base model.
     """
-    folder = Path(folder)
+    folder = shipped_folder(folder) or Path(folder)
     card = _read_card(folder)
     check_fingerprint(lm, card["base_model"], str(folder))
     weights = _read_weights(folder, card["weights_sha256"])
@@ -182,7 +183,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no twist in {str(folder)!r}, which lacks {CARD}: give the folder that "
-            "save_twist wrote."
+            f"save_twist wrote, or a name that ships: {', '.join(shipped_twists())}."
         )
     try:
         card = json.loads(path.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.widgets.problems import PROBLEMS, TrainSettings, make_twist
+from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings, make_twist
 from tsmc_widgets.widgets.watch import no_progress_bars
 from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, choose_source, enough
 
@@ -181,7 +182,7 @@ class Lesson:
                 make_twist(settings, self.target, method),
                 method=method,
                 batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
+                learning_rate=replace(FORMS[settings.form].rate, rate=settings.learning_rate),
                 positives=source,
                 seed=settings.seed,
             )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, Rate
 from tsmc_widgets.learning.recipes import METHODS as ALL_METHODS
-from tsmc_widgets.learning.trainer import DEFAULT_LEARNING_RATE, LEARNING_RATES
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TWIST_FORMS
@@ -46,18 +46,23 @@ class Form:
 
     Attributes:
         make: of (target, link, seed) to a twist at psi = 1.
-        learning_rate: that suits it.
+        rate: the learning rate that suits it.
     """
 
     make: Callable[[Target, str, int], TrainableModule]
-    learning_rate: float
+    rate: Rate
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first update."""
+        return self.rate.at(0)
 
 
 NEURAL = ("linear head", "MLP head", "own body", "LoRA")
 FORMS: dict[str, Form] = {
     name: Form(
         TWIST_FORMS[name].make,
-        LEARNING_RATES.get(TWIST_FORMS[name].kind.__name__, DEFAULT_LEARNING_RATE),
+        DEFAULT_RATES.get(TWIST_FORMS[name].kind.__name__, DEFAULT_RATE),
     )
     for name in (*NEURAL, "table")
 }

@@ -71,6 +71,7 @@ class Runner:
         self._orders = threading.Condition()
         self._record = threading.Lock()
         self._progress = Progress("waiting")
+        self._told = ""
         self._job: _Job | None = None
         self._busy = self._held = self._closed = self._cancelled = False
         self._granted = 0
@@ -152,7 +153,9 @@ class Runner:
     def _settled(self) -> bool:
         if self._job is not None:
             return False
-        resting = self._held and not self._granted and self._progress.state == "paused"
+        resting = (
+            self._held and not self._granted and self._progress.state == "paused" == self._told
+        )
         return resting or not self._busy
 
     def _order(self, *, held: bool, granted: int | None = None) -> None:
@@ -247,5 +250,6 @@ class Runner:
             self._publish(replace(self._progress, trace=self._newest_trace()))
         except Exception as error:  # noqa: BLE001 - kept for whoever asks
             self.publish_error = error
+        self._told = self._progress.state
         # A slow front end is told less often, so that it never slows the run by more than half.
         self._published = max(begun, 2 * time.monotonic() - begun - PUBLISH_SECONDS)

@@ -152,7 +152,8 @@ def _task_fields(now: TrainSettings) -> dict[str, Any]:
         "learning_rate": dress(
             ipw.FloatLogSlider,
             "learning rate",
-            f"Of Adam. Usual: {', '.join(f'{n} {f.learning_rate:g}' for n, f in FORMS.items())}",
+            "Of Adam at the start; it falls as training goes on. Usual: "
+            + ", ".join(f"{n} {f.learning_rate:g}" for n, f in FORMS.items()),
             value=now.learning_rate,
             base=10,
             min=-5,
