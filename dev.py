@@ -24,7 +24,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
-EXTRAS = "lab,hf,dev"
+EXTRAS = "lab,hf,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

@@ -68,10 +68,12 @@ def test_every_field_changes_the_key():
         "lm": "x", "classifier": "y", "device": "",
         "training": {**given["training"], "seed": 4},
     }  # fmt: skip
-    assert set(changes) | {"twist", "twist_sha256"} == set(given)
+    assert set(changes) | {"twist", "twist_sha256", "island"} == set(given)
     for name, value in changes.items():
         keys.add(tw.RunSpec.from_dict({**given, name: value}).key)
     assert len(keys) == 1 + len(changes)
+    islands = {spec(measures="runs", island=(i, 2), num_particles=2).key for i in (0, 1)}
+    assert len(islands) == 2
 
 
 def test_one_form_for_each_meaning():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from tsmc_widgets.smc.noise import AddressedNoise, Noise, philox
+from tsmc_widgets.smc.noise import AddressedNoise, Noise, SliceNoise, philox
 
 
 def hexadecimal(words):
@@ -161,3 +161,10 @@ def test_neighbouring_addresses_are_independent(what):
 def test_addresses_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         AddressedNoise(*arguments)
+
+
+def test_a_slice_is_a_part_of_the_whole():
+    whole = AddressedNoise(seed=3, num_runs=2)
+    there = {"step": 4, "use": "token"}
+    parts = [SliceNoise(whole, first).uniform(num_particles=3, **there) for first in (0, 3, 6)]
+    assert torch.equal(torch.cat(parts, dim=1), whole.uniform(num_particles=9, **there))

@@ -20,6 +20,7 @@ from tsmc_widgets.evaluation.resources import HeldOut
 from tsmc_widgets.evaluation.spec import RunSpec
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.noise import AddressedNoise, SliceNoise
 from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
 from tsmc_widgets.smc.resampling import ESSBelow, ResampleRule, resolve_rule
 from tsmc_widgets.smc.trace import SMCTrace
@@ -28,8 +29,8 @@ from tsmc_widgets.targets.target import Target
 Row = dict[str, Any]
 
 COLUMNS = (
-    "quantity", "side", "kind", "rule", "num_particles", "step", "value", "standard_error", "low",
-    "high", "num_runs", "exact", "source", "remark",
+    "quantity", "side", "kind", "rule", "num_particles", "step", "run", "value", "standard_error",
+    "low", "high", "num_runs", "exact", "source", "remark",
 )  # fmt: skip
 
 
@@ -77,6 +78,8 @@ def measure(spec: RunSpec, target: Target, twist: Any, held: HeldOut) -> list[Ro
         rows += _divergences(spec, target, way, held)
     if "profiles" in spec.measures:
         rows += _profiles(spec, target, way, held)
+    if "runs" in spec.measures:
+        rows += _single_runs(spec, target, way, held)
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
@@ -212,20 +215,35 @@ def _profiles(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Ro
     return rows
 
 
+def _single_runs(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
+    rows = []
+    for size in spec.num_particles:
+        for rule in way.rules:
+            traces = list(_traces(spec, target, way, held, size, rule))
+            log_z = torch.cat([trace.columns.log_z[:, -1] for trace in traces])
+            about = {"quantity": "log Z of a run", "rule": rule.describe(), "num_particles": size}
+            rows += [about | {"run": run, "value": v} for run, v in enumerate(log_z.tolist())]
+    return rows
+
+
 def _traces(
     spec: RunSpec, target: Target, way: Way, held: HeldOut, size: int, rule: ResampleRule
 ) -> Iterator[SMCTrace]:
     """Runs in batches that fit the memory, under the samples' observations where phi needs one."""
-    how = {"num_particles": size, "twist": way.twist, "proposal": way.proposal, "rule": rule,
-           "resampler": spec.resampler, "seed": spec.seed, "dead_runs": "keep"}  # fmt: skip
+    part, parts = spec.island or (0, 1)
+    own = size // parts
+    how = {"num_particles": own, "twist": way.twist, "proposal": way.proposal, "rule": rule,
+           "resampler": spec.resampler, "dead_runs": "keep"}  # fmt: skip
     observed = _joint(target, held).observed if target.is_conditional else None
     total = spec.num_runs if observed is None else len(observed)
-    chunk = runs_at_once(target, size, None)
+    chunk = runs_at_once(target, own, None)
     for at in range(0, total, chunk):
-        some = {"num_runs": min(chunk, total - at), "first_run": at}
+        count = min(chunk, total - at)
+        noise = AddressedNoise(spec.seed, count, at)
+        some = {"noise": SliceNoise(noise, part * own) if part else noise}
         if observed is not None:
             some["observed"] = observed[at : at + chunk]
-        yield run_smc(target, **some, **how)
+        yield run_smc(target, num_runs=count, **some, **how)
 
 
 def _survivors(trace: SMCTrace) -> torch.Tensor:

@@ -20,7 +20,7 @@ SPEC_COLUMNS = (
     "problem", "method", "form", "updates", "batch", "training_seed", "seed", "proposal",
 )  # fmt: skip
 LAST_COLUMNS = ("seconds", "key")
-COUNTS = ("updates", "batch", "training_seed", "seed", "num_particles", "step", "num_runs")
+COUNTS = ("updates", "batch", "training_seed", "seed", "num_particles", "step", "run", "num_runs")
 
 
 class ResultTable:

@@ -22,7 +22,7 @@ usual changes."""
 
 FIXED_METHODS = ("none", "look-ahead", "optimal", "saved")
 METHODS = (*FIXED_METHODS, *LEARNING_METHODS)
-MEASURES = ("bounds", "kl", "profiles")
+MEASURES = ("bounds", "kl", "profiles", "runs")
 PROPOSALS = ("", "base", "twist")
 
 
@@ -85,7 +85,8 @@ class RunSpec:
         num_samples: texts drawn from q for the KL divergences.
         budget: draws from p0 that the exact samples may take; fewer samples are used if it ends.
         seed: of the runs and of the exact samples.
-        measures: any of "bounds", "kl" and "profiles".
+        measures: any of "bounds", "kl", "profiles", and "runs" for log Z_hat of every forward run.
+        island: (i, M) for the i-th of M parts of each run's particles; () for whole runs.
         lm: name or folder of a model in place of the problem's own; "" for its own.
         classifier: the same for the classifier.
         device: of the models; "" is the CPU.
@@ -107,6 +108,7 @@ class RunSpec:
     budget: int = 1_000_000
     seed: int = 0
     measures: str | Sequence[str] = ("bounds",)
+    island: Sequence[int] = ()
     lm: str | Path = ""
     classifier: str | Path = ""
     device: str = ""
@@ -137,6 +139,7 @@ class RunSpec:
             if not isinstance(value, str | Path):
                 raise TypeError(f"{name} must be a name or a folder; got {value!r}.")
             object.__setattr__(self, name, str(value))
+        _check_island(self)
         _settle_twist(self)
         object.__setattr__(self, "_text", _canonical(self))
 
@@ -201,6 +204,28 @@ class RunSpec:
     def with_(self, **changes: Any) -> RunSpec:
         """The same spec with some fields changed."""
         return replace(self, **_known(type(self), changes))
+
+
+def _check_island(spec: RunSpec) -> None:
+    island = tuple(spec.island)
+    object.__setattr__(spec, "island", island)
+    if not island:
+        return
+    if len(island) != 2 or not all(isinstance(i, int) for i in island):
+        raise ValueError(f"island must be (i, M), the i-th of M parts; got {island!r}.")
+    check_integer("number of islands", island[1])
+    if not 0 <= island[0] < island[1]:
+        raise ValueError(f"island must be one of 0 to {island[1] - 1}; got {island[0]}.")
+    if spec.measures != ("runs",):
+        raise ValueError(
+            "islands give log Z_hat of their runs and nothing else: measures must be ('runs',); "
+            f"got {spec.measures!r}."
+        )
+    for size in spec.num_particles:
+        if size % island[1]:
+            raise ValueError(
+                f"num_particles must be a multiple of the {island[1]} islands; got {size}."
+            )
 
 
 def _settle_twist(spec: RunSpec) -> None:

@@ -75,6 +75,26 @@ class AddressedNoise:
         return torch.from_numpy(block[step % _BLOCK_STEPS].copy())
 
 
+@dataclass(frozen=True, slots=True)
+class SliceNoise:
+    """Noise of particles ``first``, ``first + 1``, ...: a part of a population that is split up.
+
+    Attributes:
+        whole: noise of the whole population.
+        first: particle of the whole that is this part's particle 0.
+    """
+
+    whole: Noise
+    first: int
+
+    def uniform(
+        self, *, step: int, use: Use, num_particles: int
+    ) -> Float[Tensor, "runs particles"]:
+        """What the whole would give these particles."""
+        last = self.first + num_particles
+        return self.whole.uniform(step=step, use=use, num_particles=last)[:, self.first :]
+
+
 @lru_cache(maxsize=8)
 def _block(noise: AddressedNoise, index: int, use: Use, num_particles: int) -> np.ndarray:
     return _uniforms(noise, index * _BLOCK_STEPS, _BLOCK_STEPS, use, num_particles)
