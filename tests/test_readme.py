@@ -1,5 +1,6 @@
 """The tour in the README runs as it stands, and says what is so."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -14,11 +15,12 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 
 
 @pytest.fixture(scope="module")
-def tour():
-    """Names after all blocks have run, one after the other."""
+def tour(tmp_path_factory):
+    """Names after all blocks have run, one after the other, in a folder of their own."""
     names = {}
-    for block in BLOCKS:
-        exec(compile(block, "README.md", "exec"), names)
+    with contextlib.chdir(tmp_path_factory.mktemp("tour")):
+        for block in BLOCKS:
+            exec(compile(block, "README.md", "exec"), names)
     return names
 
 
@@ -48,6 +50,16 @@ def test_hundred_runs_agree_with_each_other(tour):
 def test_the_toy_is_exact(tour):
     assert tour["above"].shape == (8,)
     assert abs(tour["oracle"].log_z - EnumeratedOracle(tour["toy"]).log_z) < 1e-12
+
+
+def test_the_sweep_is_stored_once_and_true(tour):
+    assert tour["stored"] == [True] * 6
+    frame = tour["frame"]
+    best = frame[(frame.method == "optimal") & (frame.quantity == "log Z")]
+    assert (best.value - best.exact).abs().max() < 1e-10
+    log_z = tw.exact(tw.load_problem("late-evidence").target()).log_z
+    ratio = (tour["islands"].log_z - log_z).exp()
+    assert abs(float((ratio.mean() - 1) / (ratio.std() / 20**0.5))) < 4.5
 
 
 def test_a_users_own_potential_moves_the_samples(tour):
