@@ -37,7 +37,8 @@ _HOMES = {
     "tsmc_widgets.evaluation.spec": ("RunSpec", "Training"),
     "tsmc_widgets.evaluation.worker": ("execute",),
     "tsmc_widgets.evaluation": (
-        "BoundsTable", "Divergences", "LogZ", "LogZBounds", "all_prefixes", "compare_log_psi",
+        "BoundsTable", "Divergences", "LogZ", "LogZBounds", "all_prefixes", "bracket_log_z",
+        "compare_log_psi",
         "kl_divergences", "log_z_bounds", "log_z_bounds_given", "pick_prefixes",
     ),
     "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),

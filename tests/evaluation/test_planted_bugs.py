@@ -1,30 +1,17 @@
 """One wrong line in an estimator, and the tests' identities must fail."""
 
 import math
-import sys
-import types
-from pathlib import Path
 
 import pytest
 import torch
 from evaluation.enumerated import divergences, log_q_of_all, twist_psi
+from evaluation.planting import planted
 from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import intervals as true_intervals
 from tsmc_widgets.evaluation import scoring as true_scoring
 from tsmc_widgets.twists import TableTwist
-
-
-def planted(module, old, new):
-    """A copy of a module with one piece of its source replaced."""
-    source = Path(module.__file__).read_text()
-    assert source.count(old) >= 1, old
-    copy = types.ModuleType(f"{module.__name__}_planted")
-    copy.__file__ = module.__file__
-    sys.modules[copy.__name__] = copy
-    exec(compile(source.replace(old, new), copy.__file__, "exec"), vars(copy))
-    return copy
 
 
 def scoring_error(module):

@@ -2,6 +2,7 @@
 
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
+from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
 from tsmc_widgets.evaluation.diagnostics import (
     estimate_step_divergences,
     increment_variance,
@@ -19,6 +20,8 @@ from tsmc_widgets.evaluation.psi_comparison import PsiComparison, compare_log_ps
 
 __all__ = [
     "BoundsTable",
+    "Bracket",
+    "BracketSearch",
     "Divergences",
     "KLEstimate",
     "LogZ",
@@ -29,6 +32,7 @@ __all__ = [
     "Prefixes",
     "PsiComparison",
     "all_prefixes",
+    "bracket_log_z",
     "compare_log_psi",
     "estimate_step_divergences",
     "increment_variance",
