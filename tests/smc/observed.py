@@ -44,13 +44,17 @@ class ConditionalTables(nn.Module):
 
     def __init__(self, steps=3, width=1, *, seed=None, link="log", scale=0.5):
         super().__init__()
-        self.link, self.width, self.method, self.proposal_only = link, width, None, False
+        self.link, self.width, self.method = link, width, None
         generator = torch.Generator().manual_seed(seed or 0)
         scale = 0.0 if seed is None else scale
         self.tables = nn.ParameterList(
             scale * torch.randn(VOCAB**width, VOCAB**t, generator=generator, dtype=torch.float64)
             for t in range(1, steps + 1)
         )
+
+    @property
+    def proposal_only(self):
+        return self.method in ("dpg", "ppo")
 
     @classmethod
     def optimal(cls, target):

@@ -1,5 +1,10 @@
 """Twists that learn: samples on record, losses, positives and the training loop."""
 
+from tsmc_widgets.learning.conditional import (
+    ConditionalPositives,
+    JointPositives,
+    RetainedPositives,
+)
 from tsmc_widgets.learning.objectives import (
     advantages_and_returns,
     cd_loss,
@@ -25,11 +30,14 @@ from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
     "METHODS",
+    "ConditionalPositives",
     "Constant",
     "ExactPool",
     "Falling",
     "GrowingPool",
+    "JointPositives",
     "Positives",
+    "RetainedPositives",
     "Samples",
     "Scored",
     "TwistTrainer",

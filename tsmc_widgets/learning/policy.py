@@ -21,10 +21,11 @@ CRITIC_WEIGHT = 0.5
 class Critic(nn.Module):
     """V(s_{<t}): expected log phi minus KL still to come, from the base model's hidden state.
 
-    Where the model has no hidden state it is one number for each t.
+    Where the model has no hidden state it is one number for each t. Under observations it reads
+    the twist's code of each text's own.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, encoder: Any = None) -> None:
         super().__init__()
         tokens = target.prompt_tokens.unsqueeze(0)
         hidden = target.lm.prefill(tokens).hidden
@@ -32,16 +33,24 @@ class Critic(nn.Module):
         self.body: nn.Module | None = None
         if hidden is not None:
             width = hidden.shape[1]
+            inputs = width if encoder is None else width + encoder.width
             last = nn.Linear(width, 1)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            self.body = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last).to(tokens.device)
+            self.body = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), last).to(tokens.device)
 
-    def forward(self, hidden: Float[Tensor, "n steps width"] | None) -> Float64[Tensor, "#n steps"]:
+    def forward(
+        self,
+        hidden: Float[Tensor, "n steps width"] | None,
+        code: Float[Tensor, "n code"] | None = None,
+    ) -> Float64[Tensor, "#n steps"]:
         """Values of the prefixes, in nats."""
         values = self.by_step.double().unsqueeze(0)
         if self.body is None or hidden is None:
             return values
+        if code is not None:
+            code = code.to(hidden).unsqueeze(1).expand(-1, hidden.shape[1], -1)
+            hidden = torch.cat([hidden, code], dim=-1)
         return values + self.body(hidden.float()).squeeze(-1).double()
 
 
@@ -57,7 +66,8 @@ class PolicySteps:
             kl_penalty: nats of log phi that a nat of KL(q || p0) costs.
         """
         self.target, self.twist, self.kl_penalty = target, twist, kl_penalty
-        self.critic = Critic(target)
+        self._encoder = getattr(twist, "encoder", None)
+        self.critic = Critic(target, self._encoder)
 
     def descend(
         self, batch: Samples, step: Callable[[Float64[Tensor, ""]], float]
@@ -65,9 +75,12 @@ class PolicySteps:
         """Take ``EPOCHS`` steps on a batch; losses of the last, gradient norm of the first."""
         base = read(self.target, batch.tokens) if batch.base is None else batch.base
         batch = replace(batch, base=base)
+        code = None
+        if self._encoder is not None:
+            code = self._encoder.encode(batch.observed)
         with torch.no_grad():
             scored = score(self.target, self.twist, batch)
-            values = self.critic(base.hidden).expand_as(scored.log_p)
+            values = self.critic(base.hidden, code).expand_as(scored.log_p)
             advantages, returns = advantages_and_returns(
                 scored, scored.log_q_psi, values, kl_penalty=self.kl_penalty
             )
@@ -79,7 +92,7 @@ class PolicySteps:
         for _ in range(EPOCHS):
             scored = score(self.target, self.twist, batch)
             policy = ppo_loss(scored, old_log_q, scaled)
-            gaps = torch.where(live, self.critic(base.hidden) - returns, 0.0)
+            gaps = torch.where(live, self.critic(base.hidden, code) - returns, 0.0)
             critic = (gaps**2).sum() / live.sum()
             norms.append(step(policy + CRITIC_WEIGHT * critic))
             losses = {"ppo": float(policy.detach()), "critic": float(critic.detach())}

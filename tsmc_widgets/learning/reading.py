@@ -21,9 +21,24 @@ MOST_BYTES = 2**28
 
 
 def draw_samples(
-    target: Target, *, num_particles: int, proposal: Any, seed: int, run: int
+    target: Target,
+    *,
+    num_particles: int,
+    proposal: Any,
+    seed: int,
+    run: int,
+    observed: Int[Tensor, "runs width"] | None = None,
 ) -> Samples:
-    """Independent weighted texts of a sweep without resampling, with what the base model said."""
+    """Independent weighted texts of a sweep without resampling, with what the base model said.
+
+    Args:
+        target: what they are weighted for.
+        num_particles: texts, or texts for each observation.
+        proposal: where they are drawn from.
+        seed: of the noise.
+        run: address of the sweep, or of its first run where there are several.
+        observed: one observation for each run, where the target waits for one; or None.
+    """
     session = start_smc(
         target,
         num_particles=num_particles,
@@ -32,12 +47,13 @@ def draw_samples(
         seed=seed,
         first_run=run,
         dead_runs="keep",
+        **({} if observed is None else {"observed": observed}),
     )
     config = session.config
     state, records, answers = init(target, config), [], []
     while state.t < target.num_steps:
         # Without resampling a particle's row is that of its own beginning.
-        rows, said = state.rows[0], state.steps.lm
+        rows, said = state.rows.reshape(-1), state.steps.lm
         answers.append((said.log_probs[rows], None if said.hidden is None else said.hidden[rows]))
         state, record = step(state, target, config)
         records.append(record)

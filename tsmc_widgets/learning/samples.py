@@ -15,6 +15,9 @@ from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 
+# Log weights this near to zero are those of fair draws, rounded.
+FAIR = 1e-3
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -24,7 +27,7 @@ class Samples:
         tokens: s_{1:T}, the prompt left out.
         log_q: log q(s_t | s_{<t}) of the distribution that drew them; 0 after an absorbing EOS.
         log_weights: log weights for sigma; zeros for exact samples, phi-weights for others.
-        log_phi: log phi of each text, in nats.
+        log_phi: log phi of each text, in nats; NaN where it was not computed as no loss reads it.
         group: which observation each text belongs to; weights are never pooled across groups.
         observed: what was observed with each text, for conditional twists; None for others.
         base: the base model's answers along each text, where they are at hand.
@@ -61,6 +64,8 @@ class Samples:
     def of_trace(cls, trace: SMCTrace) -> Samples:
         """Particles of a finished sweep without resampling, weighted for sigma.
 
+        Runs under different observations are groups apart; others are pooled.
+
         Raises:
             ValueError: the sweep is not done or has resampled, so that paths share prefixes and
                 weights are no longer those of independent draws.
@@ -73,12 +78,17 @@ class Samples:
             )
         runs, size = trace.num_runs, trace.num_particles
         tokens = trace.paths("tokens").reshape(runs * size, -1)
+        group, observed = torch.zeros(runs * size, dtype=torch.int64), None
+        if trace.info.observed is not None:
+            group = torch.arange(runs).repeat_interleave(size)
+            observed = torch.tensor(trace.info.observed)[group]
         return cls(
             tokens=tokens,
             log_q=trace.paths("log_q").reshape(runs * size, -1),
             log_weights=trace.columns.log_weights[:, -1].reshape(-1),
             log_phi=trace.columns.log_psi[:, -1].reshape(-1),
-            group=torch.zeros(runs * size, dtype=torch.int64),
+            group=group,
+            observed=observed,
         )
 
     def __len__(self) -> int:
@@ -90,6 +100,16 @@ class Samples:
         """Whether each group has a text of positive weight: without one there is no signal."""
         alive = self.log_weights > -math.inf
         return bool(torch.isin(self.group, self.group[alive]).all())
+
+    @property
+    def log_weights_by_group(self) -> Float64[Tensor, "groups size"]:
+        """Log weights of each group in a row, those of groups that were weighed.
+
+        Groups must be of one size.
+        """
+        order = torch.argsort(self.group, stable=True)
+        rows = self.log_weights[order].reshape(len(torch.unique(self.group)), -1)
+        return rows[~rows.isnan().any(1)]
 
     def to(self, device: torch.device) -> Samples:
         """The same on another device."""
@@ -128,15 +148,19 @@ class Scored:
 
     def weights_for_sigma(self) -> Float64[Tensor, " n"]:
         """Normalised weights for sigma, each group's summing to one over the number of groups."""
+        self._check_company(self.samples.log_weights.unsqueeze(1))
         return self._normalise(self.samples.log_weights.unsqueeze(1)).squeeze(1)
 
     def weights_for_base(self) -> Float64[Tensor, "n steps"]:
         """Normalised weights of each prefix for p0, whatever the texts were drawn from."""
-        return self._normalise((self.log_p - self.samples.log_q).cumsum(1))
+        ratio = (self.log_p - self.samples.log_q).cumsum(1)
+        self._check_company(ratio)
+        return self._normalise(ratio)
 
     def weights_for_twist(self) -> Float64[Tensor, "n steps"]:
         """Normalised weights of each prefix for pi_t, proportional to p0 psi_t, psi_T included."""
         ratio = (self.log_p - self.samples.log_q).cumsum(1)
+        self._check_company(None)
         return self._normalise(ratio + self.log_psi.detach())
 
     @property
@@ -147,7 +171,25 @@ class Scored:
     def weights_before_token(self) -> Float64[Tensor, "n steps"]:
         """Normalised weights of each prefix s_{<t} for pi_t summed over its last token."""
         steps = self.log_p - self.samples.log_q
+        self._check_company(None)
         return self._normalise(steps.cumsum(1) - steps + self.log_mass.detach())
+
+    def _check_company(self, log_weights: Float64[Tensor, "n columns"] | None) -> None:
+        """Refuse a text that is alone in its group, unless its weight is one to begin with.
+
+        Normalised among itself it would count as a fair draw, whatever it was drawn from.
+        """
+        group, counts = torch.unique(self.samples.group, return_inverse=True, return_counts=True)[
+            1:
+        ]
+        alone = counts[group] == 1
+        if log_weights is not None:
+            alone = alone & (log_weights.abs() > FAIR).any(1) & (log_weights > -math.inf).any(1)
+        if bool(alone.any()):
+            raise ValueError(
+                f"group {int(self.samples.group[alone][0])} has one text, and weights that are "
+                "normalised within a group need at least 2: draw more texts for each observation."
+            )
 
     def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
         groups, group = torch.unique(self.samples.group, return_inverse=True)

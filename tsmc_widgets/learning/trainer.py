@@ -22,6 +22,7 @@ from tsmc_widgets.learning.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
 from tsmc_widgets.learning.policy import PolicySteps
 from tsmc_widgets.learning.positives import Positives, choose_positives
 from tsmc_widgets.learning.rates import Rate, resolve_rate
@@ -41,9 +42,11 @@ class Update:
     Attributes:
         number: of the update, from 1.
         losses: each loss by name, in nats; empty where the update was skipped.
-        ess: effective sample size of the batch's final weights, in [0, batch size].
-        log_z: log mean weight of the batch, an estimate of log Z in nats; -inf without a hit.
-        hits: texts of the batch with phi > 0.
+        ess: effective sample size of the batch's final weights, in [0, batch size]; the mean over
+            observations where there are several, each in [0, its texts].
+        log_z: log mean weight of the batch, an estimate of log Z in nats, and the mean over
+            observations; -inf without a hit.
+        hits: texts of the batch with phi > 0, among those whose phi was computed.
         gradient_norm: before clipping; NaN where skipped.
         positives: where samples of sigma came from; None where the method reads none.
         skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
@@ -67,7 +70,8 @@ class TwistTrainer:
     """Trains a twist for a target; ``for update in trainer.updates(n)`` is the whole use.
 
     Args:
-        target: what the twist is for; not conditional.
+        target: what the twist is for. Where it waits for an observation the twist must be a
+            conditional form: every update draws observations anew and learns from all of them.
         twist: a ``TrainableTwist``; its parameters are changed in place.
         method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
         batch_size: texts drawn for each update, and positives read.
@@ -75,6 +79,8 @@ class TwistTrainer:
             or ``Falling``; None takes the form's default.
         positives: a source of samples of sigma; None takes a growing pool of exact samples where a
             pilot shows that rejection is cheap, and weighs the batch otherwise.
+        observations: of a conditional target, drawn for each update; ``batch_size`` texts are
+            shared out among them. None gives each ``conditional.PARTICLES`` texts.
         seed: address of all noise; equal arguments give equal bytes.
         max_gradient_norm: gradients longer than this are shortened.
 
@@ -91,7 +97,8 @@ class TwistTrainer:
         method: str | Mapping[str, float] = "ctl",
         batch_size: int = 100,
         learning_rate: float | int | Rate | None = None,
-        positives: Positives | None = None,
+        positives: Positives | ConditionalPositives | None = None,
+        observations: int | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
     ) -> None:
@@ -107,6 +114,17 @@ class TwistTrainer:
         self._policy = PolicySteps(target, twist) if "ppo" in self.weights else None
         self._positives = positives
         self._reader = PoolReader(target)
+        self._many = many_observations(
+            target,
+            twist,
+            methods=tuple(self.weights),
+            batch_size=batch_size,
+            observations=observations,
+            positives=positives,
+            reads_positives=self._reads_positives,
+            from_base=self._from_base,
+            seed=seed,
+        )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
         self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
@@ -123,8 +141,10 @@ class TwistTrainer:
         return sum(update.skipped for update in self.history)
 
     @property
-    def positives(self) -> Positives | None:
+    def positives(self) -> Positives | ConditionalPositives | None:
         """The source of samples of sigma, chosen when it is first wanted."""
+        if self._many is not None:
+            return self._many.positives
         if self._positives is None and self._reads_positives:
             self._positives = choose_positives(self.target, size=POOL_SIZE, seed=self.seed)
         return self._positives if self._reads_positives else None
@@ -218,6 +238,7 @@ class TwistTrainer:
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
             "batch_size": self.batch_size,
+            "observations": None if self._many is None else self._many.observations,
             "learning_rate": repr(self.learning_rate),
             "max_gradient_norm": self.max_gradient_norm,
             "seed": self.seed,
@@ -227,38 +248,42 @@ class TwistTrainer:
     def _reads_positives(self) -> bool:
         return any(name != "ppo" and RECIPES[name].needs_positives for name in self.weights)
 
-    def _draw(self) -> Samples:
-        """This update's texts: independent draws, weighted for sigma."""
-        from_base = all(
-            name != "ppo" and RECIPES[name].draws_from == "base" for name in self.weights
-        )
-        return draw_samples(
+    @property
+    def _from_base(self) -> bool:
+        return all(name != "ppo" and RECIPES[name].draws_from == "base" for name in self.weights)
+
+    def _draw(self) -> tuple[Samples, Samples | None]:
+        """This update's texts, weighted for sigma, and its samples of sigma."""
+        if self._many is not None:
+            return self._many.draw(self.done)
+        batch = draw_samples(
             self.target,
             num_particles=self.batch_size,
-            proposal=Base() if from_base else TwistInduced(self.twist),
+            proposal=Base() if self._from_base else TwistInduced(self.twist),
             seed=self.seed,
             run=self.done,
         )
+        source = self.positives
+        if source is None:
+            return batch, None
+        positives = source.draw(self.done, self.batch_size, batch)
+        if positives.places is not None:
+            positives = self._reader.answers(positives, source.tokens)
+        return batch, positives
 
     def _take(self) -> Update:
         start = time.perf_counter()
-        batch = self._draw()
-        source = self.positives
-        positives = None
-        if source is not None:
-            positives = source.draw(self.done, self.batch_size, batch)
-            if positives.places is not None:
-                positives = self._reader.answers(positives, source.tokens)
+        batch, positives = self._draw()
         try:
             losses, norm = self._descend(batch, positives)
         except NoSignalError:
             losses, norm = {}, math.nan
-        log_weights = batch.log_weights
+        log_weights, source = batch.log_weights_by_group, self.positives
         return Update(
             number=self.done + 1,
             losses=losses,
-            ess=float(numerics.ess(log_weights)),
-            log_z=float(numerics.logmeanexp(log_weights)),
+            ess=float(numerics.ess(log_weights).mean()),
+            log_z=float(numerics.logmeanexp(log_weights).mean()),
             hits=int((batch.log_phi > -math.inf).sum()),
             gradient_norm=norm,
             positives=None if source is None else source.describe(),
@@ -294,11 +319,6 @@ class TwistTrainer:
 
 
 def _check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:
-    if target.is_conditional:
-        raise ValueError(
-            f"{target.potential.describe()} waits for an observation: call "
-            "target.condition(observed) first and train for that observation."
-        )
     if not isinstance(twist, nn.Module) or not hasattr(twist, "log_psi_next"):
         raise TypeError(
             f"twist must be a trainable form such as LinearHeadTwist(lm); got "

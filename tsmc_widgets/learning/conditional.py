@@ -1,0 +1,396 @@
+"""Batches under many observations: fresh joint draws, a group of texts for each o, never mixed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.learning.positives import Positives, WeightedPositives
+from tsmc_widgets.learning.reading import draw_samples
+from tsmc_widgets.learning.samples import Samples, read
+from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.smc.api import run_conditional_smc
+from tsmc_widgets.smc.proposals import TwistInduced
+from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.exact_samples import JointSamples
+from tsmc_widgets.targets.protocol import Constant
+from tsmc_widgets.targets.sampling import after_eos
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import is_conditional_twist
+
+BLOCK = 1024
+# Far from the seeds that people choose, so that no held-out draw is ever trained on.
+SEEDS = 2**52
+# Address of the first conditional run, apart from those of the forward ones.
+CONDITIONAL_RUNS = 2**40
+# Losses whose weights of the batch are normalised within each group.
+SELF_NORMALISED = ("ctl", "nvi")
+# Losses that read no phi where samples of sigma are exact or weighted already.
+NO_PHI = ("ctl", "sixo", "dpg")
+# Observations whose texts are weighed for the record where no loss asks for it.
+RECORDED = 4
+
+
+@runtime_checkable
+class ConditionalPositives(Protocol):
+    """A source of samples of sigma(. | o) for the observations of an update.
+
+    Their log phi may be NaN where it would have to be computed for nothing else: it is filled in
+    where a loss reads it.
+    """
+
+    def draw_given(
+        self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
+    ) -> Samples:
+        """Samples for each observation, the i-th of which is group i.
+
+        Args:
+            target: conditional.
+            twist: conditional too.
+            joint: the observations, each with the text that it was drawn with.
+            seed: of the noise.
+            run: address of the first observation's noise.
+        """
+        ...
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class JointPositives:
+    """One exact sample for each o: the text that it was drawn with."""
+
+    def draw_given(
+        self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
+    ) -> Samples:
+        """The texts of the joint draws."""
+        zeros = torch.zeros(joint.tokens.shape, dtype=torch.float64, device=joint.tokens.device)
+        unknown = torch.full_like(zeros[:, 0], math.nan)
+        group = _groups(len(joint.tokens), 1, joint.tokens)
+        return Samples(joint.tokens, zeros, zeros[:, 0], unknown, group, joint.observed)
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        return "joint draws"
+
+
+@dataclass(frozen=True, slots=True)
+class RetainedPositives:
+    """Conditional SMC with the exact sample retained: several weighted samples for each o.
+
+    Where the retained text is exact, the weighted particles have sigma's expectations without
+    bias (Andrieu et al. 2010), at any number of particles; more of them leave less noise.
+
+    Attributes:
+        num_particles: for each observation, the retained text included.
+    """
+
+    num_particles: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        check_integer("num_particles", self.num_particles, at_least=2)
+
+    def draw_given(
+        self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
+    ) -> Samples:
+        """Final particles, weighted for sigma within each run."""
+        weighs = not twist.proposal_only
+        trace = run_conditional_smc(
+            target,
+            retained=joint,
+            num_particles=self.num_particles,
+            proposal=TwistInduced(None if weighs else twist),
+            twist=twist if weighs else None,
+            seed=seed,
+            first_run=CONDITIONAL_RUNS + run,
+        )
+        runs, size = trace.num_runs, trace.num_particles
+        samples = Samples(
+            tokens=trace.paths("tokens").reshape(runs * size, -1),
+            log_q=trace.paths("log_q").reshape(runs * size, -1),
+            log_weights=trace.columns.log_weights[:, -1].reshape(-1),
+            log_phi=trace.columns.log_psi[:, -1].reshape(-1),
+            group=_groups(runs, size, joint.tokens).cpu(),
+            observed=joint.observed.cpu().repeat_interleave(size, dim=0),
+        )
+        return samples.to(joint.tokens.device)
+
+    def describe(self) -> str:
+        """The source in a few words."""
+        return f"conditional SMC, {self.num_particles} particles"
+
+
+class JointStream:
+    """Joint draws (s, o) without end, by place: the i-th is the same whoever asks for it.
+
+    They are drawn in blocks, as many small batches would take far longer.
+    """
+
+    def __init__(self, target: Target, seed: int) -> None:
+        """Take a target whose potential is p(o | s) itself."""
+        self.target, self.seed = target, seed
+        self._blocks: dict[int, JointSamples] = {}
+
+    def take(self, first: int, n: int) -> JointSamples:
+        """Draws ``first`` to ``first + n - 1``."""
+        wanted = range(first // BLOCK, (first + n - 1) // BLOCK + 1)
+        self._blocks = {index: self._block(index) for index in wanted}
+        blocks, start = list(self._blocks.values()), first - wanted[0] * BLOCK
+        parts = (
+            torch.cat([getattr(block, name) for block in blocks])[start : start + n]
+            for name in ("tokens", "observed")
+        )
+        return JointSamples(*parts)
+
+    def _block(self, index: int) -> JointSamples:
+        if index in self._blocks:
+            return self._blocks[index]
+        seed = SEEDS + (self.seed * 1_000_003 + index) % SEEDS
+        return self.target.exact_samples(BLOCK, seed=seed, progress=False)
+
+
+class ManyObservations:
+    """What an update of a conditional twist learns from: many o, a group of texts for each.
+
+    Args:
+        target: conditional, with a potential that is p(o | s) itself.
+        twist: conditional too.
+        observations: how many o an update draws.
+        particles: texts of the batch for each of them.
+        positives: where samples of sigma(. | o) come from; None where the method reads none.
+        from_base: whether the batch is of p0: each text is then one that was drawn with another
+            o, so that one draw serves many observations (the many-rollout form).
+        reads_phi: whether the loss reads log phi. Where it does not, phi is computed for the first
+            observations alone, for the record, and is NaN elsewhere.
+        seed: of all noise.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        twist: Any,
+        *,
+        observations: int,
+        particles: int,
+        positives: ConditionalPositives | WeightedPositives | None,
+        from_base: bool,
+        reads_phi: bool = True,
+        seed: int,
+    ) -> None:
+        self.target, self.twist = target, twist
+        self.observations, self.particles = observations, particles
+        self.positives, self.from_base = positives, from_base
+        self.reads_phi, self.seed = reads_phi, seed
+        self._stream = JointStream(target, seed)
+        self._unweighed = Target(
+            target.lm,
+            Unweighed().bind(target.context),
+            prompt=target.prompt_tokens,
+            num_steps=target.num_steps,
+            eos="absorb" if target.absorbs_eos else "ignore",
+        )
+
+    def draw(self, address: int) -> tuple[Samples, Samples | None]:
+        """The batch and the samples of sigma of the update with this address."""
+        run = address * self.observations
+        joint = self._stream.take(run, self.observations)
+        if self.from_base:
+            batch = rolled_out(self.target, joint, self.particles)
+        else:
+            batch = draw_samples(
+                self._unweighed,
+                num_particles=self.particles,
+                proposal=TwistInduced(self.twist),
+                seed=self.seed,
+                run=run,
+                observed=joint.observed,
+            )
+        weighed = self.observations if self.reads_phi else RECORDED
+        batch = with_phi(self.target, batch, weighed)
+        if self.positives is None:
+            return batch, None
+        if isinstance(self.positives, WeightedPositives):
+            return batch, batch
+        at_sigma = self.positives.draw_given(
+            self.target, self.twist, joint, seed=self.seed, run=run
+        )
+        if self.reads_phi and bool(at_sigma.log_phi.isnan().any()):
+            log_phi = self.target.log_phi_given(at_sigma.tokens, at_sigma.observed)
+            at_sigma = replace(at_sigma, log_phi=log_phi)
+        return batch, at_sigma
+
+
+class Unweighed(ConditionalPotential):
+    """Phi = 1 for every o: texts are drawn from a proposal before anything weighs them."""
+
+    def condition(self, observed: Any) -> Constant:
+        """Phi = 1."""
+        return Constant()
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float64[Tensor, " batch"]:
+        """Zeros."""
+        return torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+
+
+def with_phi(target: Target, samples: Samples, groups: int) -> Samples:
+    """Unweighed samples weighted by phi in the first groups, and by NaN in the others."""
+    rows = samples.group < groups
+    pairs = torch.cat([samples.observed, samples.tokens], dim=1)[rows]
+    distinct, places = torch.unique(pairs, dim=0, return_inverse=True)
+    width = samples.observed.shape[1]
+    log_phi = torch.full_like(samples.log_weights, math.nan)
+    log_phi[rows] = target.log_phi_given(distinct[:, width:], distinct[:, :width])[places]
+    return replace(samples, log_phi=log_phi, log_weights=samples.log_weights + log_phi)
+
+
+def rolled_out(target: Target, joint: JointSamples, texts: int) -> Samples:
+    """Unweighed texts of p0 for each o, from among those drawn with other observations.
+
+    Args:
+        target: conditional.
+        joint: n observations, each with its text.
+        texts: for each observation, at most n - 1.
+    """
+    count = len(joint.tokens)
+    base = read(target, joint.tokens)
+    shifts = torch.arange(1, texts + 1, device=joint.tokens.device)
+    rows = (torch.arange(count, device=joint.tokens.device).unsqueeze(1) + shifts) % count
+    rows = rows.reshape(-1)
+    tokens, observed = joint.tokens[rows], joint.observed.repeat_interleave(texts, dim=0)
+    log_q = base.chosen(joint.tokens).double()[rows]
+    if target.absorbs_eos:
+        log_q = torch.where(after_eos(tokens, target.eos_token_id), 0.0, log_q)
+    hidden = None if base.hidden is None else base.hidden[rows]
+    return Samples(
+        tokens=tokens,
+        log_q=log_q,
+        log_weights=torch.zeros_like(log_q[:, 0]),
+        log_phi=torch.zeros_like(log_q[:, 0]),
+        group=_groups(count, texts, tokens),
+        observed=observed,
+        base=TeacherForced(base.log_probs[rows], hidden),
+    )
+
+
+def many_observations(
+    target: Target,
+    twist: Any,
+    *,
+    methods: tuple[str, ...],
+    batch_size: int,
+    observations: int | None,
+    positives: Positives | ConditionalPositives | None,
+    reads_positives: bool,
+    from_base: bool,
+    seed: int,
+) -> ManyObservations | None:
+    """How a conditional target's updates are drawn; None for a target that waits for nothing.
+
+    Raises:
+        TypeError: a twist or positives of the wrong kind.
+        ValueError: numbers that do not fit each other or the method.
+    """
+    what = target.potential.describe()
+    if not target.is_conditional:
+        _check_plain(what, twist, observations, positives)
+        return None
+    if not is_conditional_twist(twist):
+        raise TypeError(
+            f"{what} waits for an observation, and {type(twist).__name__} takes none: use "
+            "ConditionalHeadTwist or ConditionalBodyTwist, or train for one observation with "
+            "target.condition(observed)."
+        )
+    if not isinstance(target.potential, ConditionalPotential):
+        raise ValueError(
+            f"{what} has no joint draw: only p(o | s) itself, such as Infilling or "
+            "ClassConditional, gives observations to train on. Condition on one observation."
+        )
+    if positives is not None and not isinstance(
+        positives, ConditionalPositives | WeightedPositives
+    ):
+        raise TypeError(
+            f"positives for many observations must be JointPositives(), RetainedPositives() or "
+            f"WeightedPositives(); got {type(positives).__name__}."
+        )
+    if observations is None:
+        observations = max(1, batch_size // PARTICLES)
+    _check_numbers(methods, batch_size, observations, positives, from_base)
+    source = JointPositives() if positives is None else positives
+    return ManyObservations(
+        target,
+        twist,
+        observations=observations,
+        particles=batch_size // observations,
+        positives=source if reads_positives else None,
+        from_base=from_base,
+        reads_phi=isinstance(source, WeightedPositives) or not {*methods} <= {*NO_PHI},
+        seed=seed,
+    )
+
+
+# Texts for each observation where nobody says how many observations there are to be.
+PARTICLES = 4
+
+
+def _check_plain(what: str, twist: Any, observations: int | None, positives: Any) -> None:
+    if is_conditional_twist(twist):
+        raise TypeError(
+            f"{type(twist).__name__} depends on an observation and {what} has none: use "
+            "MLPHeadTwist or BodyTwist."
+        )
+    if observations is not None:
+        raise ValueError(
+            f"observations={observations} needs a target that waits for observations; {what} "
+            "does not."
+        )
+    if isinstance(positives, ConditionalPositives) and not isinstance(positives, Positives):
+        raise TypeError(
+            f"{type(positives).__name__} gives samples for many observations, and {what} waits "
+            "for none: use ExactPool or WeightedPositives."
+        )
+
+
+def _check_numbers(
+    methods: tuple[str, ...],
+    batch_size: int,
+    observations: int,
+    positives: Any,
+    from_base: bool,
+) -> None:
+    check_integer("observations", observations)
+    particles, rest = divmod(batch_size, observations)
+    if rest or not particles:
+        raise ValueError(
+            f"batch_size must be a multiple of observations, so that each has as many texts; got "
+            f"batch_size={batch_size} and observations={observations}."
+        )
+    normalised = [name for name in methods if name in SELF_NORMALISED]
+    if isinstance(positives, WeightedPositives):
+        normalised.append("WeightedPositives")
+    if normalised and particles < 2:
+        raise ValueError(
+            f"{normalised[0]} normalises weights among the texts of one observation, which takes "
+            f"at least 2 of them; got batch_size={batch_size} for observations={observations}: "
+            "raise batch_size or lower observations."
+        )
+    if from_base and particles >= observations:
+        raise ValueError(
+            f"{methods[0]} reads each text under observations that were drawn with other texts, so "
+            f"observations must exceed the {particles} texts that each gets of "
+            f"batch_size={batch_size}; got {observations}: raise observations."
+        )
+
+
+def _groups(count: int, size: int, like: Tensor) -> Int[Tensor, " n"]:
+    return torch.arange(count, device=like.device).repeat_interleave(size)
