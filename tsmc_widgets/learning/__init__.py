@@ -23,6 +23,7 @@ from tsmc_widgets.learning.positives import (
     WeightedPositives,
     choose_positives,
 )
+from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
 from tsmc_widgets.learning.rates import Constant, Falling
 from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.samples import Samples, Scored, score
@@ -30,12 +31,15 @@ from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
     "METHODS",
+    "AdaptiveKL",
     "ConditionalPositives",
     "Constant",
     "ExactPool",
     "Falling",
+    "FixedKL",
     "GrowingPool",
     "JointPositives",
+    "PPOSettings",
     "Positives",
     "RetainedPositives",
     "Samples",

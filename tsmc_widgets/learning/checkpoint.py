@@ -131,7 +131,7 @@ def _safetensors() -> Any:
     return safetensors.torch
 
 
-def pool_of(positives: Positives | None) -> dict[str, Tensor]:
+def pool_of(positives: Any) -> dict[str, Tensor]:
     """The tensors of a pool of exact samples; nothing for other sources."""
     if isinstance(positives, ExactPool):
         numbers = torch.tensor([positives.seed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from tsmc_widgets.learning.objectives import advantages_and_returns, ppo_loss
+from tsmc_widgets.learning.ppo_settings import PPOSettings
 from tsmc_widgets.learning.samples import Samples, read, score
 from tsmc_widgets.targets.target import Target
 
-EPOCHS = 4
 CRITIC_WEIGHT = 0.5
 
 
@@ -25,8 +25,10 @@ class Critic(nn.Module):
     the twist's code of each text's own.
     """
 
-    def __init__(self, target: Target, encoder: Any = None) -> None:
+    def __init__(self, target: Target, encoder: Any = None, *, kl_coefficient: float = 1.0) -> None:
         super().__init__()
+        coefficient = torch.tensor(kl_coefficient, dtype=torch.float64)
+        self.register_buffer("kl_coefficient", coefficient)
         tokens = target.prompt_tokens.unsqueeze(0)
         hidden = target.lm.prefill(tokens).hidden
         self.by_step = nn.Parameter(torch.zeros(target.num_steps, device=tokens.device))
@@ -54,25 +56,52 @@ class Critic(nn.Module):
         return values + self.body(hidden.float()).squeeze(-1).double()
 
 
-class PolicySteps:
-    """Several clipped steps on each batch; the KL penalty of one makes sigma the optimum."""
+@dataclass(frozen=True, slots=True)
+class PolicyKL:
+    """How far the policy has left p0.
 
-    def __init__(self, target: Target, twist: Any, *, kl_penalty: float = 1.0) -> None:
+    Attributes:
+        kl: estimate of KL(q || p0) of whole texts, in nats, before the update.
+        coefficient: what a nat of it cost in the update.
+    """
+
+    kl: float
+    coefficient: float
+
+
+class PolicySteps:
+    """Several clipped steps on each batch; a KL penalty fixed at 1 makes sigma the optimum.
+
+    Attributes:
+        critic: learns with the twist, and remembers what a nat of KL(q || p0) costs.
+    """
+
+    def __init__(self, target: Target, twist: Any, settings: PPOSettings | None = None) -> None:
         """Make the critic.
 
         Args:
             target: what the proposal is for.
             twist: a trainable twist.
-            kl_penalty: nats of log phi that a nat of KL(q || p0) costs.
+            settings: of the method; None is ``PPOSettings()``.
         """
-        self.target, self.twist, self.kl_penalty = target, twist, kl_penalty
+        self.target, self.twist = target, twist
+        self.settings = PPOSettings() if settings is None else settings
         self._encoder = getattr(twist, "encoder", None)
-        self.critic = Critic(target, self._encoder)
+        self.critic = Critic(target, self._encoder, kl_coefficient=self.settings.kl.first)
 
     def descend(
-        self, batch: Samples, step: Callable[[Float64[Tensor, ""]], float]
-    ) -> tuple[dict[str, float], float]:
-        """Take ``EPOCHS`` steps on a batch; losses of the last, gradient norm of the first."""
+        self,
+        batch: Samples,
+        step: Callable[[Float64[Tensor, ""]], float],
+        average: Callable[[float], float] = float,
+    ) -> tuple[dict[str, float], float, PolicyKL]:
+        """Take steps on a batch; losses of the last, gradient norm of the first, and the KL.
+
+        Args:
+            batch: texts from q.
+            step: takes one step down a loss.
+            average: of a number over processes that share the training.
+        """
         base = read(self.target, batch.tokens) if batch.base is None else batch.base
         batch = replace(batch, base=base)
         code = None
@@ -81,19 +110,26 @@ class PolicySteps:
         with torch.no_grad():
             scored = score(self.target, self.twist, batch)
             values = self.critic(base.hidden, code).expand_as(scored.log_p)
+            coefficient = float(self.critic.kl_coefficient)
             advantages, returns = advantages_and_returns(
-                scored, scored.log_q_psi, values, kl_penalty=self.kl_penalty
+                scored,
+                scored.log_q_psi,
+                values,
+                kl_penalty=coefficient,
+                decay=float(self.settings.decay),
             )
         old_log_q, live = scored.log_q_psi, scored.live
         centred = advantages - advantages[live].mean()
         scaled = centred / advantages[live].std().clamp(min=1e-6)
         losses: dict[str, float] = {}
         norms = []
-        for _ in range(EPOCHS):
+        for _ in range(self.settings.epochs):
             scored = score(self.target, self.twist, batch)
-            policy = ppo_loss(scored, old_log_q, scaled)
+            policy = ppo_loss(scored, old_log_q, scaled, clip=float(self.settings.clip))
             gaps = torch.where(live, self.critic(base.hidden, code) - returns, 0.0)
             critic = (gaps**2).sum() / live.sum()
             norms.append(step(policy + CRITIC_WEIGHT * critic))
             losses = {"ppo": float(policy.detach()), "critic": float(critic.detach())}
-        return losses, norms[0]
+        kl = average(float((old_log_q - scored.log_p).sum(1).mean()))
+        self.critic.kl_coefficient.fill_(self.settings.kl.after(coefficient, kl))
+        return losses, norms[0], PolicyKL(kl, coefficient)

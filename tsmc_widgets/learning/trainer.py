@@ -23,8 +23,9 @@ from tsmc_widgets.learning.checkpoint import (
     write_checkpoint,
 )
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
-from tsmc_widgets.learning.policy import PolicySteps
+from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
 from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.ppo_settings import PPOSettings
 from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
@@ -50,6 +51,8 @@ class Update:
         gradient_norm: before clipping; NaN where skipped.
         positives: where samples of sigma came from; None where the method reads none.
         skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
+        kl: estimate of KL(q || p0) before it, in nats, and ``kl_coefficient``, what a nat of it
+            cost: both for ppo alone, else None.
         seconds: that the update took.
         evaluation: what the evaluation hook returned after it; None where it was not asked.
     """
@@ -64,6 +67,8 @@ class Update:
     skipped: bool
     seconds: float
     evaluation: Any = None
+    kl: float | None = None
+    kl_coefficient: float | None = None
 
 
 class TwistTrainer:
@@ -81,6 +86,7 @@ class TwistTrainer:
             pilot shows that rejection is cheap, and weighs the batch otherwise.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each ``conditional.PARTICLES`` texts.
+        ppo: settings of that method; None is ``PPOSettings()``.
         seed: address of all noise; equal arguments give equal bytes.
         max_gradient_norm: gradients longer than this are shortened.
 
@@ -99,6 +105,7 @@ class TwistTrainer:
         learning_rate: float | int | Rate | None = None,
         positives: Positives | ConditionalPositives | None = None,
         observations: int | None = None,
+        ppo: PPOSettings | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
     ) -> None:
@@ -111,7 +118,9 @@ class TwistTrainer:
         self.batch_size, self.seed = batch_size, seed
         self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
         self.history: list[Update] = []
-        self._policy = PolicySteps(target, twist) if "ppo" in self.weights else None
+        if ppo is not None and "ppo" not in self.weights:
+            raise ValueError(f"ppo={ppo!r} needs method='ppo'; got {method!r}.")
+        self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
         self._positives = positives
         self._reader = PoolReader(target)
         self._many = many_observations(
@@ -241,6 +250,7 @@ class TwistTrainer:
             "observations": None if self._many is None else self._many.observations,
             "learning_rate": repr(self.learning_rate),
             "max_gradient_norm": self.max_gradient_norm,
+            "ppo": None if self._policy is None else repr(self._policy.settings),
             "seed": self.seed,
         }
 
@@ -275,9 +285,9 @@ class TwistTrainer:
         start = time.perf_counter()
         batch, positives = self._draw()
         try:
-            losses, norm = self._descend(batch, positives)
+            losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
-            losses, norm = {}, math.nan
+            losses, norm, policy = {}, math.nan, None
         log_weights, source = batch.log_weights_by_group, self.positives
         return Update(
             number=self.done + 1,
@@ -289,9 +299,13 @@ class TwistTrainer:
             positives=None if source is None else source.describe(),
             skipped=not losses,
             seconds=time.perf_counter() - start,
+            kl=None if policy is None else policy.kl,
+            kl_coefficient=None if policy is None else policy.coefficient,
         )
 
-    def _descend(self, batch: Samples, positives: Samples | None) -> tuple[dict[str, float], float]:
+    def _descend(
+        self, batch: Samples, positives: Samples | None
+    ) -> tuple[dict[str, float], float, PolicyKL | None]:
         if self._policy is not None:
             return self._policy.descend(batch, self._step)
         at_batch = score(self.target, self.twist, batch)
@@ -300,7 +314,7 @@ class TwistTrainer:
         losses = {name: RECIPES[name].loss(at_sigma, at_batch) for name in self.weights}
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         norm = self._step(total)
-        return {name: float(loss.detach()) for name, loss in losses.items()}, norm
+        return {name: float(loss.detach()) for name, loss in losses.items()}, norm, None
 
     def _step(self, loss: Float64[Tensor, ""]) -> float:
         """One step of Adam; the length of the gradient."""
