@@ -1,5 +1,6 @@
 """How good a twist or proposal is: bounds on log Z and what follows from them."""
 
+from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseline, summary_frame
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
@@ -19,6 +20,8 @@ from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefix
 from tsmc_widgets.evaluation.psi_comparison import PsiComparison, compare_log_psi
 
 __all__ = [
+    "BASELINES",
+    "BaselineRun",
     "BoundsTable",
     "Bracket",
     "BracketSearch",
@@ -42,6 +45,8 @@ __all__ = [
     "pick_prefixes",
     "profiles",
     "roll_out",
+    "run_baseline",
     "run_diagnostics",
     "step_divergences",
+    "summary_frame",
 ]

@@ -1,0 +1,378 @@
+"""Ways to get texts of a target, in one format: what each samples from, knows and costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import BudgetError, check_integer, check_one_of, missing_extra
+from tsmc_widgets.evaluation.beam import beam_texts
+from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.exact import exact
+from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.sampling import base_samples
+from tsmc_widgets.targets.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineRun:
+    """Texts by one method, with weights and with what is known beside them.
+
+    Attributes:
+        method: its name in ``BASELINES``.
+        samples_from: what the texts are samples of, weights taken into account.
+        tokens: the texts.
+        log_weights: log weight of each, up to a constant; -inf for a text that does not count.
+        group: run of each text; weights compare within a run.
+        log_phi: log phi of each, in nats.
+        log_p: log p0 of each, in nats.
+        log_z: what the method says of log Z, in nats; None where it says nothing.
+        log_z_standard_error: of that; NaN for one run, 0 where it is certain.
+        log_z_kind: "exact", "certain lower bound", "lower bound" (on average) or "estimate".
+        forward_tokens: tokens that the base model has read.
+        seconds: wall-clock time.
+        note: what a reader must know, such as a budget that ended; "" where nothing.
+    """
+
+    method: str
+    samples_from: str
+    tokens: Int[Tensor, "n steps"]
+    log_weights: Float64[Tensor, " n"]
+    group: Int[Tensor, " n"]
+    log_phi: Float64[Tensor, " n"]
+    log_p: Float64[Tensor, " n"]
+    log_z: float | None
+    log_z_standard_error: float
+    log_z_kind: str | None
+    forward_tokens: int
+    seconds: float
+    note: str = ""
+
+    @property
+    def weights(self) -> Float64[Tensor, " n"]:
+        """Normalised within each run."""
+        weights = torch.zeros_like(self.log_weights)
+        for run in self.group.unique():
+            members = self.group == run
+            weights[members] = numerics.normalise(self.log_weights[members])
+        return weights
+
+    @property
+    def mean_log_phi(self) -> float:
+        """Weighted mean of log phi over texts with weight, in nats; NaN where there are none."""
+        weights = self.weights
+        total = float(weights.sum())
+        kept = torch.where(weights > 0, weights * self.log_phi, 0.0)
+        return float(kept.sum()) / total if total > 0 else math.nan
+
+    @property
+    def ess(self) -> float:
+        """Mean effective sample size over runs."""
+        sizes = [numerics.ess(self.log_weights[self.group == run]) for run in self.group.unique()]
+        return float(torch.stack(sizes).mean()) if sizes else 0.0
+
+    def to_frame(self, target: Target) -> pd.DataFrame:
+        """The texts: method, run, text, weight, and in nats log_phi and log_p."""
+        return _pandas().DataFrame(
+            {
+                "method": self.method,
+                "run": self.group.cpu().numpy(),
+                "text": target.texts(self.tokens) if len(self.tokens) else [],
+                "weight": self.weights.cpu().numpy(),
+                "log_phi": self.log_phi.cpu().numpy(),
+                "log_p": self.log_p.cpu().numpy(),
+            }
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The method as one row of a table."""
+        return {
+            "method": self.method,
+            "samples_from": self.samples_from,
+            "num_texts": len(self.tokens),
+            "ess": self.ess,
+            "mean_log_phi": self.mean_log_phi,
+            "log_z": math.nan if self.log_z is None else self.log_z,
+            "log_z_standard_error": self.log_z_standard_error,
+            "log_z_kind": self.log_z_kind,
+            "forward_tokens": self.forward_tokens,
+            "seconds": self.seconds,
+            "note": self.note,
+        }
+
+
+def summary_frame(runs: Sequence[BaselineRun]) -> pd.DataFrame:
+    """One row a method."""
+    return _pandas().DataFrame([run.summary() for run in runs])
+
+
+def rejection(
+    target: Target, *, num_samples: int, seed: int = 0, max_draws: int = 100_000
+) -> BaselineRun:
+    """Exact samples by rejection from p0; as many as ``max_draws`` draws give."""
+    start = time.perf_counter()
+    note = ""
+    try:
+        found = target.exact_samples(num_samples, seed=seed, budget=max_draws, progress=False)
+    except BudgetError as error:
+        found = error.samples
+        note = f"{found.accepted} of {num_samples} found in {max_draws:,} draws"
+    return _run(
+        target,
+        start,
+        method="rejection",
+        samples_from="sigma, exactly",
+        tokens=found.tokens,
+        log_phi=found.log_phi,
+        log_z=found.log_z,
+        log_z_standard_error=found.log_z_standard_error,
+        log_z_kind="estimate",
+        forward_tokens=_drawn_tokens(target, found.proposed),
+        note=note,
+    )
+
+
+@torch.no_grad()
+def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -> BaselineRun:
+    """The text of largest phi among ``n`` of p0, ``num_samples`` times over."""
+    check_integer("num_samples", num_samples)
+    check_integer("n", n)
+    start = time.perf_counter()
+    generator = torch.Generator(target.lm.device).manual_seed(seed)
+    drawn = base_samples(
+        target.lm,
+        target.prompt_tokens,
+        target.num_steps,
+        num_samples * n,
+        generator=generator,
+        eos_token_id=target.context.eos_token_id,
+    )
+    log_phi = target.log_phi(drawn).reshape(num_samples, n)
+    best = log_phi.argmax(1)
+    pooled = PooledOverRuns.of(log_phi.reshape(-1).cpu())
+    return _run(
+        target,
+        start,
+        method="best of n",
+        samples_from=f"the best of {n} texts of p0 by phi, which is not sigma for any n",
+        tokens=drawn.reshape(num_samples, n, -1)[torch.arange(num_samples), best],
+        log_phi=log_phi.gather(1, best.unsqueeze(1)).squeeze(1),
+        log_z=pooled.value,
+        log_z_standard_error=pooled.standard_error,
+        log_z_kind="estimate",
+        forward_tokens=_drawn_tokens(target, num_samples * n),
+    )
+
+
+def beam_search(
+    target: Target, *, num_samples: int, seed: int = 0, twist: Any = None
+) -> BaselineRun:
+    """The ``num_samples`` texts of largest p0 phi that a beam as wide finds; ``seed`` is unused.
+
+    Beams are kept by p0, or by p0 psi_t with a twist, and by p0 phi at T. The texts are distinct,
+    so their mass is a certain lower bound on Z.
+    """
+    check_integer("num_samples", num_samples)
+    start = time.perf_counter()
+    found = beam_texts(target, num_samples, twist)
+    log_weights = found.log_p + found.log_phi
+    return _run(
+        target,
+        start,
+        method="beam search",
+        samples_from="nothing: modes of sigma, found greedily; weighted by sigma's mass",
+        tokens=found.tokens,
+        log_phi=found.log_phi,
+        log_weights=log_weights,
+        log_z=float(numerics.logsumexp(log_weights)),
+        log_z_standard_error=0.0,
+        log_z_kind="certain lower bound",
+        forward_tokens=found.forward_tokens,
+    )
+
+
+def base_sis(
+    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+) -> BaselineRun:
+    """Texts of p0 weighted by phi; ``twist`` is unused."""
+    return _sweep(
+        target,
+        "p0, SIS",
+        "sigma, by weight: texts of p0 weighted by phi",
+        num_samples=num_samples,
+        num_runs=num_runs,
+        seed=seed,
+        proposal=Base(),
+        rule="never",
+    )
+
+
+def base_smc(
+    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+) -> BaselineRun:
+    """Tokens of p0, weighted and resampled by a twist."""
+    return _sweep(
+        target,
+        "p0, SMC",
+        "sigma, by weight: tokens of p0, resampled by the twist",
+        num_samples=num_samples,
+        num_runs=num_runs,
+        seed=seed,
+        proposal=Base(),
+        twist=_need(twist, "p0, SMC"),
+    )
+
+
+def twist_sis(
+    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+) -> BaselineRun:
+    """Texts of the twist-induced proposal with importance weights: for DPG and PPO, too."""
+    return _sweep(
+        target,
+        "twist, SIS",
+        "sigma, by weight: texts of the twist-induced proposal",
+        num_samples=num_samples,
+        num_runs=num_runs,
+        seed=seed,
+        proposal=TwistInduced(_need(twist, "twist, SIS")),
+        rule="never",
+    )
+
+
+def twist_smc(
+    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+) -> BaselineRun:
+    """The paper's sampler: the twist proposes, weighs and resamples."""
+    return _sweep(
+        target,
+        "twist, SMC",
+        "sigma, by weight: tokens of the twist-induced proposal, resampled by the twist",
+        num_samples=num_samples,
+        num_runs=num_runs,
+        seed=seed,
+        proposal=TwistInduced(),
+        twist=_need(twist, "twist, SMC"),
+    )
+
+
+def optimal(
+    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, oracle: Any = None
+) -> BaselineRun:
+    """The optimal twist, where it is known: every weight is Z."""
+    start = time.perf_counter()
+    oracle = exact(target) if oracle is None else oracle
+    run = _sweep(
+        target,
+        "optimal twist",
+        "sigma, exactly",
+        num_samples=num_samples,
+        num_runs=num_runs,
+        seed=seed,
+        proposal=TwistInduced(),
+        twist=oracle.optimal_twist(),
+        rule="never",
+        known=oracle.log_z,
+        start=start,
+    )
+    return run
+
+
+BASELINES: Mapping[str, Callable[..., BaselineRun]] = {
+    "rejection": rejection,
+    "best of n": best_of_n,
+    "beam search": beam_search,
+    "p0, SIS": base_sis,
+    "p0, SMC": base_smc,
+    "twist, SIS": twist_sis,
+    "twist, SMC": twist_smc,
+    "optimal twist": optimal,
+}
+"""Every method by name; all take ``num_samples`` and ``seed``."""
+
+
+def run_baseline(name: str, target: Target, *, num_samples: int, **options: Any) -> BaselineRun:
+    """Run a method of ``BASELINES`` by its name."""
+    check_one_of("name", name, BASELINES)
+    return BASELINES[name](target, num_samples=num_samples, **options)
+
+
+def _sweep(
+    target: Target,
+    method: str,
+    samples_from: str,
+    *,
+    num_samples: int,
+    num_runs: int,
+    known: float | None = None,
+    start: float | None = None,
+    **how: Any,
+) -> BaselineRun:
+    start = time.perf_counter() if start is None else start
+    trace = run_smc(target, num_particles=num_samples, num_runs=num_runs, dead_runs="keep", **how)
+    mean = MeanOverRuns.of(trace.columns.log_z[:, -1])
+    dead = int((trace.columns.log_z[:, -1] == -math.inf).sum())
+    size = num_runs * num_samples
+    return _run(
+        target,
+        start,
+        method=method,
+        samples_from=samples_from,
+        tokens=trace.paths("tokens").reshape(size, -1),
+        log_phi=trace.columns.log_psi[:, -1].reshape(-1),
+        log_weights=trace.columns.log_weights[:, -1].reshape(-1),
+        log_p=trace.paths("log_p").sum(-1).reshape(-1),
+        group=torch.arange(num_runs).repeat_interleave(num_samples),
+        log_z=mean.mean if known is None else known,
+        log_z_standard_error=mean.standard_error if known is None else 0.0,
+        log_z_kind="lower bound" if known is None else "exact",
+        forward_tokens=_sweep_tokens(target, trace),
+        note=f"{dead} of {num_runs} runs died" if dead else "",
+    )
+
+
+def _run(target: Target, start: float, *, tokens: Tensor, log_phi: Tensor, **rest: Any) -> Any:
+    seconds = time.perf_counter() - start
+    tokens, log_phi = tokens.cpu(), log_phi.double().cpu()
+    rest.setdefault("log_weights", torch.zeros_like(log_phi))
+    rest.setdefault("group", torch.zeros(len(tokens), dtype=torch.int64))
+    if "log_p" not in rest:
+        rest["log_p"] = target.log_p(tokens.to(target.prompt_tokens.device)).cpu()
+    rest["log_weights"] = rest["log_weights"].cpu()
+    return BaselineRun(tokens=tokens, log_phi=log_phi, seconds=seconds, **rest)
+
+
+def _drawn_tokens(target: Target, count: int) -> int:
+    """Tokens read for so many texts of p0, at most: an EOS may end some of them early."""
+    return len(target.prompt_tokens) + count * (target.num_steps - 1)
+
+
+def _sweep_tokens(target: Target, trace: SMCTrace) -> int:
+    """Tokens read by a sweep, which reads each distinct prefix once."""
+    return len(target.prompt_tokens) + int(trace.columns.distinct[1:].sum())
+
+
+def _need(twist: Any, method: str) -> Any:
+    if twist is None:
+        raise ValueError(f"{method} needs a twist: give twist=..., such as LookAheadTwist(target).")
+    return twist
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise missing_extra("pandas", "lab", "a table of methods") from None
+    return pandas
