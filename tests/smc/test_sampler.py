@@ -252,6 +252,22 @@ class TestBytes:
                 values = getattr(table, name)[table.rows].gather(-1, at.unsqueeze(-1)).squeeze(-1)
                 assert torch.equal(values, getattr(trace.columns, name)[:, t])
 
+    def test_recorded_tables_rank_by_base_proposal_and_twist(self):
+        target, twist = table_target(6, 3, seed=11), TableTwist.random(6, 3, seed=12)
+        everything, few = (
+            tw.run_smc(target, num_particles=5, twist=twist, top_k=k).tables for k in (6, 2)
+        )
+        for whole, table in zip(everything, few, strict=True):
+            wanted = (whole.log_p + whole.log_psi).log_softmax(1)
+            highest = torch.stack([whole.log_p, whole.log_q, wanted.to(whole.log_p)]).amax(0)
+            order = highest.argsort(dim=1, descending=True)[:, :2]
+            assert torch.equal(table.tokens, whole.tokens.gather(1, order))
+
+    def test_tokens_of_the_tables_have_texts(self):
+        trace = tw.run_smc(table_target(6, 3, seed=1), num_particles=2, top_k=6)
+        assert set(trace.token_texts) == set(range(6))
+        assert all(isinstance(text, str) for text in trace.token_texts.values())
+
 
 def test_four_thousand_particles_and_one():
     target = tw.Target(chain(), tw.ContainsToken("c"), prompt="a", num_steps=6)

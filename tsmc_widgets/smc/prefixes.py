@@ -48,7 +48,9 @@ class PrefixSteps:
 
 @dataclass(frozen=True, slots=True)
 class NextTokenTable:
-    """The likeliest next tokens of each distinct prefix under p0 or q, whichever rates one higher.
+    """The likeliest next tokens of each distinct prefix.
+
+    A token ranks by its probability under p0, q or p0 psi (normalised), whichever rates it highest.
 
     Attributes:
         rows: each particle's prefix.
@@ -175,8 +177,13 @@ def next_token_table(
 ) -> NextTokenTable:
     """The k likeliest next tokens of each distinct prefix."""
     log_p, log_q = steps.lm.log_probs, steps.proposal.log_q_next
-    best = torch.maximum(log_p, log_q).topk(min(k, log_p.shape[1]), dim=1).indices
-    log_psi = torch.zeros_like(log_p) if steps.twist is None else steps.twist.log_psi_next
+    highest, log_psi = torch.maximum(log_p, log_q), torch.zeros_like(log_p)
+    if steps.twist is not None:
+        log_psi = steps.twist.log_psi_next
+        # A prefix that psi gives up has no distribution p0 psi.
+        wanted = (log_p + log_psi).log_softmax(1).nan_to_num(nan=-torch.inf)
+        highest = torch.maximum(highest, wanted.to(highest))
+    best = highest.topk(min(k, log_p.shape[1]), dim=1).indices
     return NextTokenTable(
         rows=rows,
         tokens=best,

@@ -38,7 +38,7 @@ class SMCTrace:
     Attributes:
         columns: what every step recorded.
         info: how the run came about.
-        token_texts: readable text of every token that occurs.
+        token_texts: readable text of every token that occurs, in a path or in a table.
         final_texts: generated text of each particle, a list for each run.
         tables: the likeliest next tokens at each step, where they were recorded.
     """
@@ -56,12 +56,13 @@ class SMCTrace:
         """Trace of the steps recorded so far."""
         shape = (config.num_runs, config.num_particles)
         columns = TraceColumns.stack(records, shape)
+        tables = [record.table for record in records] if config.top_k else []
         return cls(
             columns=columns,
             info=TraceInfo.of(target, config),
-            token_texts=_TokenTexts(columns, target),
+            token_texts=_TokenTexts(columns, target, tables),
             final_texts=_FinalTexts(columns, target),
-            tables=[record.table for record in records] if config.top_k else [],
+            tables=tables,
         )
 
     @property
@@ -262,24 +263,33 @@ class SMCTrace:
 
 
 class _TokenTexts(Mapping[int, str]):
-    """Token texts, looked up when they are first wanted."""
+    """Token texts, looked up one by one when they are wanted."""
 
-    def __init__(self, columns: TraceColumns, target: Target) -> None:
-        self._columns, self._target = columns, target
+    def __init__(
+        self, columns: TraceColumns, target: Target, tables: Sequence[NextTokenTable]
+    ) -> None:
+        self._columns, self._target, self._tables = columns, target, tables
+        self._texts: dict[int, str] = {}
 
     @cached_property
-    def _texts(self) -> dict[int, str]:
-        seen = {*self._columns.tokens.unique().tolist(), *self._target.prompt_tokens.tolist()}
-        return {token: self._target.lm.token_text(token) for token in sorted(seen)}
+    def _seen(self) -> frozenset[int]:
+        tokens = [self._columns.tokens, self._target.prompt_tokens]
+        tokens += [table.tokens for table in self._tables]
+        flat = torch.cat([each.reshape(-1).cpu() for each in tokens])
+        return frozenset(flat.unique().tolist())
 
     def __getitem__(self, token: int) -> str:
+        if token not in self._texts:
+            if token not in self._seen:
+                raise KeyError(token)
+            self._texts[token] = self._target.lm.token_text(token)
         return self._texts[token]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._texts)
+        return iter(sorted(self._seen))
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._seen)
 
 
 class _FinalTexts(Sequence[Sequence[str]]):
