@@ -8,22 +8,32 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.widgets.record import encode
+from tsmc_widgets.widgets.offline import write_page
+from tsmc_widgets.widgets.pages import NUM_PAGES
+from tsmc_widgets.widgets.record import Encoded, Recorder, encode
 
 _HERE = Path(__file__).parent
 SOURCES = (
     "dom",
     "record",
+    "genealogy",
     "scales",
+    "layout",
+    "ribbons",
+    "population",
     "grid",
-    "overview",
+    "rows",
+    "inspector",
     "strips",
+    "measures",
     "transport",
     "panels",
     "contact",
     "main",
 )
 """Parts of the script in the order they are joined: a front end imports one self-contained text."""
+STYLES = ("particle_view", "particle_grid")
+MAX_RUNS_OFFLINE = 32
 
 
 def script() -> str:
@@ -31,61 +41,124 @@ def script() -> str:
     return "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
 
 
-class ParticleView(anywidget.AnyWidget):
-    """Particles, weights, ESS, log Z_hat and samples of one run.
+_Pages = type(
+    "_Pages",
+    (traitlets.HasTraits,),
+    {f"page{i}": traitlets.Bytes(b"").tag(sync=True) for i in range(NUM_PAGES)},
+)
 
-    Make one with ``ParticleView.from_trace(trace)`` and show it as the last line of a cell. All
-    of the record is in the browser, so playing and scrubbing need no kernel.
+
+class ParticleView(anywidget.AnyWidget, _Pages):
+    """Particles, weights, resampling, next tokens, ESS, log Z_hat and samples of one run.
+
+    Shown as the last line of a cell: ``tw.ParticleView(trace)``. All of the record is in the
+    browser, so playing, scrubbing and looking at tokens need no kernel.
+
+    Args:
+        trace: an ``SMCTrace``, finished or not; None shows one later, by ``update``. One recorded
+            with ``top_k=8`` shows what else each particle could have written.
+        exact_log_z: log Z in nats, drawn as a line where it is known.
+        run: which of the trace's runs; the view has a menu of all.
+        target: what stands beside the prompt; phi in words where it is empty.
 
     Attributes:
         step: the step on show, sent when a movement ends; set it to move the view.
+        run: the run on show; set it to show another.
         hold: whether the person at the view has asked a live run to wait.
         more: counts the steps asked for one by one at the end of what is recorded.
         status: ``state``, ``text`` and ``error`` of a live run.
     """
 
     _esm = script()
-    _css = (_HERE / "particle_view.css").read_text("utf-8")
+    _css = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in STYLES)
 
     header = traitlets.Dict().tag(sync=True)
-    data = traitlets.Bytes(b"").tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
+    run = traitlets.Int(0).tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
     hello = traitlets.Int(0).tag(sync=True)
     welcome = traitlets.Int(0).tag(sync=True)
 
-    @classmethod
-    def from_trace(
-        cls, trace: Any, exact_log_z: float | None = None, run: int = 0, target: str = ""
-    ) -> ParticleView:
-        """A view of one run of a trace.
-
-        Args:
-            trace: an ``SMCTrace``, finished or not.
-            exact_log_z: log Z in nats, drawn as a line where it is known.
-            run: which of the trace's runs.
-            target: what stands beside the prompt; phi in words where it is empty.
-        """
-        encoded = encode(trace, exact_log_z=exact_log_z, run=run, target=target)
-        return cls(header=encoded.header, data=encoded.data)
+    def __init__(
+        self,
+        trace: Any = None,
+        *,
+        exact_log_z: float | int | None = None,
+        run: int = 0,
+        target: str = "",
+    ) -> None:
+        self._recorder = Recorder()
+        self._shown: dict[str, Any] = {}
+        # All of it at once: what a front end hears while it starts may be lost.
+        state: dict[str, Any] = {}
+        if trace is not None:
+            self._shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
+            state = _traits(self._recorder.encode(run=run, **self._shown))
+        super().__init__(run=run, **state)
 
     def update(
         self,
         trace: Any,
         *,
-        exact_log_z: float | None = None,
-        run: int = 0,
+        exact_log_z: float | int | None = None,
+        run: int | None = None,
         target: str = "",
-        run_id: int = 0,
+        run_id: int | None = None,
     ) -> None:
-        """Show this trace instead; at most ten times a second. The play head stays in place."""
-        encoded = encode(trace, exact_log_z=exact_log_z, run=run, target=target, run_id=run_id)
+        """Show this trace instead; at most ten times a second. The play head stays in place.
+
+        Args:
+            trace: an ``SMCTrace``, finished or not.
+            exact_log_z: log Z in nats where it is known.
+            run: which of the trace's runs; the one on show if None, where there is one of it.
+            target: what stands beside the prompt.
+            run_id: the same number again says that this is the same run, grown: then only new
+                steps are sent.
+        """
+        if run is None:
+            run = self.run if self.run < trace.num_runs else 0
+        self._shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
+        encoded = self._recorder.encode(run=run, run_id=run_id, **self._shown)
         with self.hold_sync():
-            self.header = encoded.header
-            self.data = encoded.data
+            self.run = run
+            for name, value in _traits(encoded).items():
+                setattr(self, name, value)
+
+    def to_html(self, path: str | Path, *, title: str = "") -> Path:
+        """Write one file that shows the run on any machine, without kernel and network.
+
+        Every run of the trace is in it, up to ``MAX_RUNS_OFFLINE``; of more, only the one on show.
+
+        Args:
+            path: the file; an existing one is replaced.
+            title: of the page; the prompt and phi if empty.
+
+        Returns:
+            The path.
+        """
+        if not self._shown:
+            raise ValueError("there is no trace to write yet: give the view one first.")
+        trace = self._shown["trace"]
+        every = range(trace.num_runs) if trace.num_runs <= MAX_RUNS_OFFLINE else [self.run]
+        runs = {run: _traits(encode(run=run, **self._shown)) for run in every}
+        header = runs[self.run]["header"]
+        title = title or f"“{header['prompt']}” {header['target']}"
+        return write_page(
+            Path(path), title=title, esm=self._esm, css=self._css, runs=runs, run=self.run
+        )
 
     @traitlets.observe("hello")
     def _answer(self, change: Any) -> None:
         self.welcome = change["new"]
+
+    @traitlets.observe("run")
+    def _show_run(self, change: Any) -> None:
+        if self._shown and change["new"] != self.header.get("run"):
+            self.update(run=change["new"], **self._shown)
+
+
+def _traits(encoded: Encoded) -> dict[str, Any]:
+    pages = {f"page{i}": page for i, page in enumerate(encoded.pages)}
+    return {"header": encoded.header, **pages}

@@ -1,170 +1,134 @@
-"""What the browser gets of a run: a small header, and all columns in one buffer of bytes."""
+"""What the browser gets of a run: a small header, and pages of bytes that only grow."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from tsmc_widgets import numerics
-from tsmc_widgets.smc.genealogy import relative_variance
+from tsmc_widgets.widgets.pages import NUM_PAGES, Pages, array, pad, unpack
 
 MAX_SAMPLES = 60
 """Different final texts that are sent; the heaviest come first."""
 
-_TINY = np.finfo(np.float32).smallest_subnormal
-
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record in the form of the view's two traits."""
+    """A record in the form of the view's traits."""
 
     header: dict[str, Any]
-    data: bytes
+    pages: tuple[bytes, ...]
 
 
-def encode(
-    trace: Any, *, exact_log_z: float | None = None, run: int = 0, target: str = "", run_id: int = 0
-) -> Encoded:
-    """One run of a trace as header and bytes.
+class Recorder:
+    """Encodes runs; of one that has grown since the last call, only what is new."""
 
-    Args:
-        trace: an ``SMCTrace``, finished or not.
-        exact_log_z: log Z in nats where it is known.
-        run: which of the trace's runs.
-        target: what stands beside the prompt; phi in words where it is empty.
-        run_id: tells the view whether this is the run it shows, grown, or another one.
-    """
-    count = int(trace.num_runs)
-    if not 0 <= run < count:
-        raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
-    columns = _columns(trace, run)
-    texts, columns["tokens"], eos = _intern(trace, columns["tokens"])
-    if exact_log_z is not None:
-        columns["exact_log_z"] = np.array([exact_log_z], dtype=np.float64)
-    samples, num_texts = _samples(trace, run, columns)
-    entries, data = _pack(columns)
-    header = {
-        "run_id": run_id,
-        "num_particles": int(trace.num_particles),
-        "num_steps": int(trace.num_steps),
-        "steps_done": int(trace.steps_done),
-        "num_runs": count,
-        "run": run,
-        "prompt": str(trace.prompt),
-        "target": target or f"φ = {trace.info.potential}",
-        "facts": list(_facts(trace.info)),
-        "ess_threshold": trace.info.ess_threshold,
-        "token_texts": texts,
-        "eos": eos,
-        "samples": samples,
-        "num_texts": num_texts,
-        "columns": entries,
-        "num_bytes": len(data),
-    }
-    return Encoded(header, data)
+    def __init__(self) -> None:
+        self._key: tuple | None = None
+        self._pages: Pages | None = None
+        self._count = 0
 
+    def encode(
+        self,
+        trace: Any,
+        *,
+        exact_log_z: float | None = None,
+        run: int = 0,
+        target: str = "",
+        run_id: int | None = None,
+    ) -> Encoded:
+        """One run of a trace as header and pages.
 
-def _array(column: Any, run: int) -> np.ndarray:
-    """A column of one run as numpy; it may be a tensor on any device."""
-    one = column[run]
-    return one.detach().cpu().numpy() if isinstance(one, torch.Tensor) else np.asarray(one)
+        Args:
+            trace: an ``SMCTrace``, finished or not.
+            exact_log_z: log Z in nats where it is known.
+            run: which of the trace's runs.
+            target: what stands beside the prompt; phi in words where it is empty.
+            run_id: equal numbers say that this is the run of the last call, grown; None is
+                another run.
+        """
+        count = int(trace.num_runs)
+        if not 0 <= run < count:
+            raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
+        pages = self._pages_of(trace, run, run_id)
+        pages.extend(trace)
+        header = {
+            "id": self._count,
+            "num_particles": int(trace.num_particles),
+            "num_steps": int(trace.num_steps),
+            "steps_done": int(trace.steps_done),
+            "page_steps": pages.size,
+            "run": run,
+            "runs": _runs(trace),
+            "prompt": str(trace.prompt),
+            "target": target or f"φ = {trace.info.potential}",
+            "facts": list(_facts(trace.info)),
+            "ess_threshold": trace.info.ess_threshold,
+            "has_twist": trace.info.twist is not None,
+            "exact_log_z": None if exact_log_z is None else number(exact_log_z),
+            "eos": pages.words.find(trace.info.eos_token_id),
+        }
+        return Encoded(header | _samples(trace, run, pages), pad(pages.pages))
 
-
-def _columns(trace: Any, run: int) -> dict[str, np.ndarray]:
-    """The columns of one run, step-major, in the smallest types that show them truly."""
-    recorded = trace.columns
-    slots = np.uint16 if trace.num_particles <= 2**16 else np.uint32
-    log_weights = _array(recorded.log_weights, run)
-    weights = numerics.normalise(torch.from_numpy(np.array(log_weights))).numpy()
-    # A weight too small for float32 must not look dead.
-    weights = np.where(np.isneginf(log_weights), 0.0, np.maximum(weights, _TINY))
-    return {
-        "tokens": _array(recorded.tokens, run),
-        "ancestors": _array(recorded.ancestors, run).astype(slots),
-        "weights": weights.astype(np.float32),
-        "log_increment": _array(recorded.log_increment, run).astype(np.float32),
-        "log_psi": _array(recorded.log_psi, run).astype(np.float32),
-        "log_p": _array(recorded.log_p, run).astype(np.float32),
-        "resampled": _array(recorded.resampled, run).astype(np.uint8),
-        "ess": _array(recorded.ess, run).astype(np.float64),
-        "log_z": _array(recorded.log_z, run).astype(np.float64),
-        "log_z_error": _standard_errors(trace, run, weights),
-    }
+    def _pages_of(self, trace: Any, run: int, run_id: int | None) -> Pages:
+        key = (run_id, run, trace.num_particles, trace.num_steps)
+        grown = self._pages is not None and self._pages.steps <= trace.steps_done
+        if run_id is None or self._key != key or not grown:
+            self._count += 1
+            self._key = key
+            size = max(1, math.ceil(trace.num_steps / NUM_PAGES))
+            self._pages = Pages(run, size, self._count)
+        return self._pages
 
 
-def _standard_errors(trace: Any, run: int, weights: np.ndarray) -> np.ndarray:
-    """Standard error of the running log Z_hat after each step, from this run's genealogy alone.
-
-    NaN where it says nothing: all particles share one ancestor, or slot 0 was given.
-    """
-    ancestors = torch.as_tensor(trace.columns.ancestors[run : run + 1])
-    resampled = torch.as_tensor(trace.columns.resampled[run : run + 1])
-    shares = torch.from_numpy(weights).unsqueeze(0)
-    errors = np.full(trace.steps_done, np.nan)
-    if trace.info.conditional:
-        return errors
-    for t in range(1, trace.steps_done + 1):
-        past = (ancestors[:, :t], resampled[:, :t], shares[:, t - 1])
-        variance = float(relative_variance(*past, since=1))
-        # Zero variance may come out a rounding error below zero.
-        if -1e-9 < variance < 1.0:
-            errors[t - 1] = max(variance, 0.0) ** 0.5
-    return errors
+def encode(trace: Any, **options: Any) -> Encoded:
+    """One run of a trace, as ``Recorder.encode`` gives it."""
+    return Recorder().encode(trace, **options)
 
 
-def _intern(trace: Any, tokens: np.ndarray) -> tuple[list[str], np.ndarray, int]:
-    """Texts of the tokens that occur, the tokens as places in that list, and an absorbing EOS's."""
-    token_texts = trace.token_texts
-    ids = sorted(token_texts)
-    table = np.zeros(max(ids, default=0) + 1, dtype=np.uint32)
-    table[ids] = np.arange(len(ids))
-    places = table[tokens] if tokens.size else np.zeros(tokens.shape, dtype=np.uint32)
-    smallest = np.uint16 if len(ids) <= 2**16 else np.uint32
-    ends = trace.info.eos_token_id
-    eos = ids.index(ends) if ends in ids else -1
-    return [token_texts[i] for i in ids], places.astype(smallest), eos
+def number(value: float) -> float | str:
+    """A number that JSON can hold; JavaScript's ``Number`` reads it back."""
+    value = float(value)
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _samples(
-    trace: Any, run: int, columns: dict[str, np.ndarray]
-) -> tuple[list[dict[str, Any]], int]:
-    """The heaviest final texts, equal ones together; adds their numbers to ``columns``."""
+def _runs(trace: Any) -> list[float | str]:
+    """Log Z_hat of every run so far."""
+    if not trace.steps_done:
+        return [0.0] * int(trace.num_runs)
+    return [number(value) for value in array(trace.columns.log_z)[:, -1]]
+
+
+def _samples(trace: Any, run: int, pages: Pages) -> dict[str, Any]:
+    """The heaviest final texts of a finished run, equal ones together."""
     found: dict[str, list[int]] = {}
     if trace.steps_done == trace.num_steps:
         for slot, text in enumerate(trace.final_texts[run]):
             found.setdefault(text, []).append(slot)
-    final = columns["weights"][-1] if found else np.zeros(0)
-    share = {text: float(final[slots].sum()) for text, slots in found.items()}
+    weights = unpack(pages.pages[-1])[1]["weights"].reshape(-1, trace.num_particles)[-1] if (
+        found
+    ) else np.zeros(0)
+    share = {text: float(weights[slots].sum(dtype=np.float64)) for text, slots in found.items()}
     heaviest = sorted(found, key=lambda text: (-share[text], found[text][0]))[:MAX_SAMPLES]
     # At T the column of log psi holds log phi.
-    log_phi = _array(trace.columns.log_psi, run)[-1] if found else np.zeros(0)
-    columns["sample_weights"] = np.array([share[text] for text in heaviest], dtype=np.float32)
-    columns["sample_log_phi"] = np.array(
-        [log_phi[found[text][0]] for text in heaviest], dtype=np.float32
-    )
+    log_phi = array(trace.columns.log_psi[run])[-1] if found else np.zeros(0)
     samples = [
-        {"text": text, "copies": len(found[text]), "slot": found[text][0]} for text in heaviest
+        {
+            "text": text,
+            "copies": len(found[text]),
+            "slot": found[text][0],
+            "weight": number(share[text]),
+            "log_phi": number(log_phi[found[text][0]]),
+        }
+        for text in heaviest
     ]
-    return samples, len(found)
-
-
-def _pack(columns: dict[str, np.ndarray]) -> tuple[list[dict[str, Any]], bytes]:
-    """All columns in one buffer, each at a multiple of 8, and where each one lies."""
-    entries, chunks, offset = [], [], 0
-    for name, column in columns.items():
-        chunk = np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes()
-        entries.append(
-            {"name": name, "dtype": column.dtype.name, "offset": offset, "length": column.size}
-        )
-        padding = -len(chunk) % 8
-        chunks.append(chunk + bytes(padding))
-        offset += len(chunk) + padding
-    return entries, b"".join(chunks)
+    return {"samples": samples, "num_texts": len(found)}
 
 
 def _facts(info: Any) -> Iterable[str]:

@@ -1,20 +1,38 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
+const NUM_PAGES = 16;
+/** How long nothing must move until the rows in sight become real text. */
+const REST_MS = 140;
+const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
+const SORTS = { slot: "slot", weight: "weight", lineage: "lineage" };
+
 class ParticleView {
   /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
   constructor({ model, el, signal }) {
     this.model = model;
     this.signal = signal;
-    this.stats = { renders: 0, ms: 0, maxMs: 0, t: 0, steps: 0 };
+    this.stats = { renders: 0, rests: 0, ms: 0, maxMs: 0, t: 0, steps: 0 };
     /** @type {any} */
-    this.view = { record: null, t: 0, sort: "slot", quantity: "weight", selection: null };
+    this.view = {
+      record: null, t: 0, sort: "slot", layout: "slots", quantity: "weight",
+      selection: null, marks: null, related: null, hover: null, focus: null,
+    };
     this.wanted = Infinity;
-    this.overview = new Overview((step, slot) => this.select(step, slot), signal);
-    this.grid = new TextGrid((slot) => this.select(this.view.t, slot), () => this.schedule(), signal);
+    this.population = new Population((step, slot) => this.select(step, slot), signal);
+    this.grid = new TokenGrid(
+      {
+        pick: (s, row) => this._pick(s, row),
+        hover: (s, row) => this._hover(s, row),
+        redraw: () => this.schedule(),
+      },
+      signal,
+    );
     this.strips = new Strips((t) => this.transport.scrub(t, true), signal);
     this.samples = new Samples((slot) => this._selectFinal(slot), signal);
-    this.heading = new Heading();
+    this.inspector = new Inspector();
+    this.heading = new Heading((run) => this._ask({ run }), signal);
     this.status = new Status();
+    this.legend = new MarkLegend();
     this.transport = new Transport(
       {
         seek: (t) => this.seek(t),
@@ -28,7 +46,7 @@ class ParticleView {
     this._listen();
     this.load();
     this._showStatus();
-    greet(model, this.status.lost, ["change:status", "change:header"], signal);
+    if (!model.get("alone")) greet(model, this.status.lost, ["change:status", "change:header"], signal);
   }
 
   _showStatus() {
@@ -40,38 +58,50 @@ class ParticleView {
 
   /** @param {HTMLElement} el */
   _build(el) {
-    this.colourMenu = h("select", { "aria-label": "Colour tokens by" });
-    for (const [key, { label }] of Object.entries(QUANTITIES)) {
-      this.colourMenu.append(h("option", { value: key }, label));
-    }
-    this.sortMenu = h("select", { "aria-label": "Sort rows by" });
-    for (const key of ["slot", "weight", "lineage"]) {
-      this.sortMenu.append(h("option", { value: key }, key));
-    }
+    /** @type {(label: string, options: Record<string, string>) => any} */
+    const menu = (label, options) => {
+      const node = h("select", { "aria-label": label });
+      node.append(...Object.entries(options).map(([value, text]) => h("option", { value }, text)));
+      return node;
+    };
+    const quantities = Object.entries(QUANTITIES).map(([key, { label }]) => [key, label]);
+    this.colourMenu = menu("Colour tokens by", Object.fromEntries(quantities));
+    this.sortMenu = menu("Sort rows by", SORTS);
+    this.layoutMenu = menu("Rows show", LAYOUTS);
     this.legendPlace = h("span", { class: "pv-legend-place" });
     this.lineageNote = h("p", { class: "pv-note pv-lineage-note", role: "status" });
+    /** @type {(name: string, control: any) => any} */
+    const field = (name, control) => h("label", { class: "pv-field" }, `${name} `, control);
+    const toolbar = h(
+      "div",
+      { class: "pv-toolbar" },
+      field("show", this.layoutMenu),
+      field("sort by", this.sortMenu),
+      field("colour", this.colourMenu),
+      this.legendPlace,
+    );
+    const over = h(
+      "section",
+      { class: "pv-over", "aria-label": "Population" },
+      this.transport.rail,
+      this.population.el,
+      this.strips.ess.el,
+    );
     const texts = h(
       "section",
       { class: "pv-texts", "aria-label": "Particles" },
-      h(
-        "div",
-        { class: "pv-toolbar" },
-        h("h4", {}, "Particles"),
-        h("label", { class: "pv-field" }, "colour ", this.colourMenu),
-        h("label", { class: "pv-field" }, "sort ", this.sortMenu),
-        this.legendPlace,
-      ),
       this.grid.el,
+      this.legend.el,
       this.lineageNote,
     );
     this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
-    this.body = h("div", { class: "pv-body" }, this.overview.el, texts, this.strips.el, this.samples.el);
+    this.body = h("div", { class: "pv-body" }, over, this.strips.el, toolbar, texts, this.inspector.el, this.samples.el);
     const { el: status, alert, lost } = this.status;
     this.transport.el.append(status);
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.root.append(this.heading.el, this.transport.el, alert, lost, this.empty, this.body);
     // For tests and measurements: counts draws and times them.
-    /** @type {any} */ (this.root)._stats = this.stats;
+    Object.assign(this.root, { _stats: this.stats, _view: this.view });
     el.append(this.root);
   }
 
@@ -82,22 +112,25 @@ class ParticleView {
       signal.addEventListener("abort", () => model.off(name, act));
     };
     const load = () => this._later(() => this.load());
-    on("change:header", load);
-    on("change:data", load);
+    for (const name of ["header", ...PAGE_NAMES]) on(`change:${name}`, load);
     on("change:status", () => this._showStatus());
     on("change:hold", () => this._showStatus());
     on("change:step", () => this._later(() => this.seek(model.get("step"))));
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
+    this.layoutMenu.addEventListener("change", () => this._relay(), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
     keepKeysAround(root, signal);
     const canvases = [...root.querySelectorAll("canvas")];
     watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
     watchThemes(() => this._retheme(), signal);
-    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+    signal.addEventListener("abort", () => {
+      cancelAnimationFrame(this.frame ?? 0);
+      clearTimeout(this.rest);
+    });
   }
 
-  /** Both traits of an update are set before either is read. @param {() => void} act */
+  /** All traits of an update are set before any is read. @param {() => void} act */
   _later(act) {
     queueMicrotask(() => this.signal.aborted || act());
   }
@@ -115,22 +148,31 @@ class ParticleView {
 
   /** Read the record anew. The play head stays where it was put; at the frontier it follows it. */
   load() {
-    const [header, data] = [this.model.get("header"), this.model.get("data")];
-    if (!RunRecord.fits(header, data) || this.loaded === header) return;
-    this.loaded = header;
+    const header = this.model.get("header");
+    if (this.loaded === header) return;
     const { view } = this;
     const before = view.record;
-    if (before && before.id !== header.run_id) view.selection = null;
-    view.record = new RunRecord(header, data);
+    const record = RunRecord.of(before, header, PAGE_NAMES.map((name) => this.model.get(name)));
+    if (!record) return;
+    this.loaded = header;
+    view.record = record;
+    view.litters = null;
+    if (before !== record) Object.assign(view, { selection: null, marks: null, hover: null, focus: null });
     if (!this.theme) this._readTheme();
-    view.indices = colourIndices(view.record, QUANTITIES[view.quantity]);
-    this._showDeadInLegend();
-    this.grid.measure(view.record, this.theme);
-    this.heading.show(header);
-    this.samples.show(view.record);
-    if (!this.transport.playing) view.t = Math.min(this.wanted, view.record.steps);
-    view.t = Math.min(view.t, view.record.steps);
+    this._colour();
+    this.grid.measure(view);
+    this.heading.show(header, this.model.get("offered"));
+    this.samples.show(record);
+    if (!this.transport.playing) view.t = Math.min(this.wanted, record.steps);
+    view.t = Math.min(view.t, record.steps);
     this.schedule();
+  }
+
+  _colour() {
+    const { view } = this;
+    if (!view.record) return;
+    view.indices = colourIndices(view.record, QUANTITIES[view.quantity]);
+    this.legend.show(view.record, view.indices, view.layout);
   }
 
   /** @param {number} t */
@@ -148,9 +190,26 @@ class ParticleView {
     const { view } = this;
     if (!view.record || step < 1) return;
     const again = view.selection && view.selection.step === step && view.selection.slot === slot;
-    view.selection = again ? null : { step, slot, path: view.record.lineage(step, slot) };
+    view.selection = again ? null : { step, slot, path: lineage(view.record, step, slot) };
+    view.focus = again ? null : { s: step - 1, slot };
     this.schedule();
     if (view.selection) this._revealSelection();
+  }
+
+  /** A cell was clicked. @param {number} s @param {number} row */
+  _pick(s, row) {
+    if (row < 0 || this.view.t === 0) return;
+    this._arrange();
+    this.select(s + 1, this.grid.slotAt(this.view, s, row));
+  }
+
+  /** @param {number} s @param {number} row */
+  _hover(s, row) {
+    const { view } = this;
+    const old = view.hover;
+    if (row < 0 || s < 0 || !view.order) view.hover = null;
+    else if (old?.s !== s || old?.row !== row) view.hover = { s, row, slot: this.grid.slotAt(view, s, row) };
+    if (view.hover !== old) this.schedule();
   }
 
   /** @param {number} slot */
@@ -162,21 +221,14 @@ class ParticleView {
 
   /** Slots at the shown step that the selected particle stands in: its own, or its descendants. */
   _related() {
-    const { record, t, selection } = this.view;
-    const related = new Uint8Array(record.K);
-    if (!selection || t === 0) return related;
-    if (t <= selection.step) related[selection.path[t - 1]] = 1;
-    else {
-      const { slots } = record.genealogy(t);
-      const at = (selection.step - 1) * record.K;
-      for (let k = 0; k < record.K; k++) related[k] = slots[at + k] === selection.slot ? 1 : 0;
-    }
-    return related;
+    const { record, t, marks } = this.view;
+    return marks && t > 0 ? marks.subarray((t - 1) * record.K, t * record.K) : null;
   }
 
   _revealSelection() {
-    const slot = this._related().indexOf(1);
-    if (slot >= 0) this.grid.reveal(this.view, slot);
+    this._arrange();
+    const slot = this._related()?.indexOf(1) ?? -1;
+    if (slot >= 0) this.grid.reveal(this.view, this.view.order.rows.indexOf(slot));
   }
 
   /** @param {KeyboardEvent} event */
@@ -184,7 +236,7 @@ class ParticleView {
     const inGrid = event.target === this.grid.el;
     const moves = { ArrowUp: -1, ArrowDown: 1 };
     if (inGrid && event.key in moves) this._moveSelection(moves[event.key]);
-    else if (event.key === "Escape" && this.view.selection) this.view.selection = null;
+    else if (event.key === "Escape" && this.view.selection) this.view.selection = this.view.focus = null;
     else if (event.target === this.samples.scroller && event.key !== " ") return;
     else if (!this.transport.key(event)) return;
     event.preventDefault();
@@ -194,19 +246,19 @@ class ParticleView {
 
   /** @param {number} by */
   _moveSelection(by) {
-    const { record, t, sort } = this.view;
-    if (!record || t === 0) return;
-    const order = record.order(t, sort);
-    const at = order.indexOf(this._related().indexOf(1));
-    this.view.selection = null;
-    this.select(t, order[clamp(at + by, 0, record.K - 1)]);
+    const { view } = this;
+    if (!view.record || view.t === 0) return;
+    this._arrange();
+    const rows = view.order.rows;
+    const at = rows.indexOf(this._related()?.indexOf(1) ?? -1);
+    view.selection = null;
+    this.select(view.t, rows[clamp(at + by, 0, view.record.K - 1)]);
   }
 
   _recolour() {
-    const { view } = this;
-    view.quantity = this.colourMenu.value;
-    if (view.record) view.indices = colourIndices(view.record, QUANTITIES[view.quantity]);
+    this.view.quantity = this.colourMenu.value;
     this._readTheme();
+    this._colour();
     this.schedule();
   }
 
@@ -216,26 +268,26 @@ class ParticleView {
     this.schedule();
   }
 
+  _relay() {
+    this.view.layout = this.layoutMenu.value;
+    if (this.view.record) this.grid.measure(this.view);
+    this._colour();
+    this.schedule();
+  }
+
   _readTheme() {
     const quantity = QUANTITIES[this.view.quantity];
     this.theme = this.view.theme = readTheme(this.root);
     this.view.palette = makePalette(quantity, this.theme);
     this.legendPlace.replaceChildren(legend(quantity, this.view.palette));
-    this._showDeadInLegend();
     this.root.style.setProperty("--pv-orange", css(this.theme.orange));
     this.root.style.setProperty("--pv-blue", css(this.theme.blue));
     this.root.style.setProperty("--pv-lineage", css(this.theme.lineage));
   }
 
-  /** Few runs have dead particles: their mark is explained where there are some. */
-  _showDeadInLegend() {
-    const mark = /** @type {HTMLElement} */ (this.legendPlace.querySelector(".pv-legend-dead"));
-    if (mark) mark.hidden = !this.view.indices?.includes(DEAD);
-  }
-
   _retheme() {
     this._readTheme();
-    if (this.view.record) this.grid.measure(this.view.record, this.theme);
+    if (this.view.record) this.grid.measure(this.view);
     this.schedule();
   }
 
@@ -254,6 +306,17 @@ class ParticleView {
     });
   }
 
+  /** What the parts of the view are drawn from, at the shown step. */
+  _arrange() {
+    const { view } = this;
+    const { record, t, selection } = view;
+    view.genealogy = genealogy(record, t);
+    view.order = arrange(record, t, view.sort);
+    view.marks = selection && t > 0 ? family(record, selection, t) : null;
+    view.related = this._related();
+    if (view.hover) view.hover = view.hover.s < t ? { ...view.hover, slot: this.grid.slotAt(view, view.hover.s, view.hover.row) } : null;
+  }
+
   draw() {
     const { view, stats } = this;
     this.body.hidden = !view.record;
@@ -262,11 +325,12 @@ class ParticleView {
     // A view that is not yet on the page has no font.
     if (!this.theme.font) this._retheme();
     const start = performance.now();
-    view.related = this._related();
-    // Canvases first: setting a font on one makes the browser restyle what the grid has changed.
-    this.overview.draw(view);
+    this._arrange();
+    view.sight = this.grid.look(view);
+    this.population.draw(view);
     this.strips.draw(view);
     this.grid.draw(view);
+    this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
     this._noteLineage();
     stats.ms = performance.now() - start;
@@ -274,32 +338,32 @@ class ParticleView {
     stats.t = view.t;
     stats.steps = view.record.steps;
     stats.renders += 1;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this._rest(), REST_MS);
+  }
+
+  /** The token under the lens: the one that was clicked; it leaves while it is not on show. */
+  _focus() {
+    const { focus, t } = this.view;
+    return focus && focus.s < t ? focus : null;
+  }
+
+  /** Nothing has moved for a while: put real text over the rows in sight. */
+  _rest() {
+    if (this.signal.aborted || !this.view.record) return;
+    const active = this.grid.rows.show(this.view, this.grid);
+    if (active) this.grid.el.setAttribute("aria-activedescendant", active);
+    else this.grid.el.removeAttribute("aria-activedescendant");
+    this.stats.rests = this.stats.renders;
   }
 
   /** The selected particle in a sentence. */
   _noteLineage() {
-    const { record, t, selection, related } = this.view;
-    let text = "Click a row to follow a particle through resampling.";
-    if (selection && t > 0) {
-      const who = `Particle ${selection.slot} of step ${selection.step}`;
-      const living = related.reduce((sum, one) => sum + one, 0);
-      if (t > selection.step) {
-        text = `${who}: ${living} of the ${record.K} particles at step ${t} descend from it.`;
-      } else {
-        const { slots } = record.genealogy(t);
-        let shared = 0;
-        const at = selection.path[0];
-        for (let k = 0; k < record.K; k++) shared += slots[k] === at ? 1 : 0;
-        const moves = selection.path.filter((slot, s) => s > 0 && slot !== selection.path[s - 1]);
-        const moved = moves.length ? `moved slot ${plural(moves.length, "time")}` : "never moved slot";
-        text =
-          `${who}: ${moved}; ` +
-          `${shared} of ${record.K} particles at step ${t} share its first token. ` +
-          "Underlined: shared.";
-      }
-    }
-    if (this.lineageNote.textContent !== text) this.lineageNote.textContent = text;
+    const text = lineageInWords(this.view);
+    if (this.noted !== text) this.lineageNote.textContent = this.noted = text;
   }
 }
+
+const PAGE_NAMES = Array.from({ length: NUM_PAGES }, (_, i) => `page${i}`);
 
 export default host(ParticleView);

@@ -1,30 +1,50 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
-/** Prompt, target and settings. */
+/** Prompt, target and settings, and which of several runs is on show. */
 class Heading {
-  constructor() {
+  /** @param {(run: number) => void} onRun @param {AbortSignal} signal */
+  constructor(onRun, signal) {
     this.prompt = h("span", { class: "pv-prompt" });
     this.target = h("span", { class: "pv-target" });
-    this.facts = h("p", { class: "pv-facts" });
-    this.el = h("header", { class: "pv-heading" }, h("p", {}, this.prompt, this.target), this.facts);
+    this.facts = h("span", { class: "pv-fact-list" });
+    this.menu = h("select", { "aria-label": "Run shown" });
+    this.runs = h("label", { class: "pv-field" }, "run ", this.menu);
+    this.menu.addEventListener("change", () => onRun(Number(this.menu.value)), { signal });
+    this.el = h(
+      "header",
+      { class: "pv-heading" },
+      h("p", {}, this.prompt, this.target),
+      h("p", { class: "pv-facts" }, this.facts, this.runs),
+    );
   }
 
-  /** @param {any} header */
-  show(header) {
-    this.prompt.textContent = header.prompt ? `“${header.prompt}”` : "(no prompt)";
+  /** @param {any} header @param {number[] | undefined} offered runs that can be shown; all if undefined */
+  show(header, offered) {
+    this.prompt.textContent = header.prompt ? `“${readableText(header.prompt)}”` : "(no prompt)";
     this.target.textContent = header.target || "";
     const facts = [
       `K = ${plural(header.num_particles, "particle")}`,
       `T = ${plural(header.num_steps, "token")}`,
       ...header.facts,
     ];
-    if (header.num_runs > 1) facts.push(`run ${header.run + 1} of ${header.num_runs}`);
     this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
+    const runs = offered ?? header.runs.map((/** @type {any} */ _, /** @type {number} */ i) => i);
+    this.runs.hidden = runs.length < 2;
+    const names = runs.map(
+      (/** @type {number} */ run) => `${run + 1} of ${header.runs.length}, log Ẑ ${number(Number(header.runs[run]))}`,
+    );
+    if (this.names !== names.join()) {
+      this.names = names.join();
+      this.menu.replaceChildren(
+        ...runs.map((/** @type {number} */ run, /** @type {number} */ i) => h("option", { value: String(run) }, names[i])),
+      );
+    }
+    this.menu.value = String(header.run);
   }
 }
 
 /** A text with its line breaks shown. @param {string} text */
-function show(text) {
+function readableText(text) {
   return text.trim().replace(/\s*\n\s*/g, " ↵ ");
 }
 
@@ -93,15 +113,15 @@ class Samples {
     const some = texts > samples.length ? `, the ${samples.length} heaviest` : "";
     this.count.textContent =
       `${plural(texts, "different text")} of ${plural(record.K, "particle")}${some}, by weight`;
-    const rows = samples.map((/** @type {any} */ sample, /** @type {number} */ i) => {
-      const weight = record.sampleWeights[i];
+    const rows = samples.map((/** @type {any} */ sample) => {
+      const weight = Number(sample.weight);
       const row = h(
         "tr",
         { "data-slot": String(sample.slot), class: weight === 0 ? "pv-dead-row" : "" },
         h("td", {}, percent(weight)),
         h("td", {}, String(sample.copies)),
-        h("td", {}, number(record.sampleLogPhi[i])),
-        h("td", {}, h("span", { class: "pv-note" }, record.header.prompt), ` ${show(sample.text)}`),
+        h("td", {}, number(Number(sample.log_phi))),
+        h("td", {}, h("span", { class: "pv-note" }, record.header.prompt), ` ${readableText(sample.text)}`),
       );
       return row;
     });

@@ -1,4 +1,4 @@
-/** @file The record of a run as typed arrays, and the genealogy read from its ancestors. */
+/** @file The record of a run as typed arrays, read from pages that arrive while the run goes on. */
 
 const ARRAYS = {
   uint8: Uint8Array,
@@ -8,90 +8,178 @@ const ARRAYS = {
   float64: Float64Array,
 };
 
+/** Whether and how a path has ended at a cell. */
+const GOING = 0;
+const ENDS = 1;
+const ENDED = 2;
+
+/**
+ * @typedef {object} NextTokens the likeliest next tokens of each distinct prefix of a step
+ * @property {ArrayLike<number>} rows each particle's prefix
+ * @property {number} width tokens of a prefix
+ * @property {ArrayLike<number>} tokens
+ * @property {Float32Array} logP
+ * @property {Float32Array} logQ
+ * @property {Float32Array} logPsi
+ */
+
+/** A page of bytes: its facts and its columns. @param {DataView} data */
+function readPage(data) {
+  // The bytes arrive at any offset, typed arrays need aligned ones: hence the copy.
+  const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
+  const start = 4 + new DataView(buffer).getUint32(0, true);
+  const facts = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, start - 4)));
+  /** @type {Record<string, any>} */
+  const columns = {};
+  for (const { name, dtype, offset, length } of facts.columns) {
+    columns[name] = new ARRAYS[dtype](buffer, start + offset, length);
+  }
+  return { facts, columns };
+}
+
 /**
  * One run. Steps count from 1 to T as in the paper; column s of an array holds step s + 1, and
  * step 0 is the prompt alone. Every (step, particle) array is step-major: `s * K + k`.
  */
 class RunRecord {
-  /** @param {any} header @param {DataView} data */
-  constructor(header, data) {
-    // The bytes arrive at any offset, typed arrays need aligned ones: hence the copy.
-    const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
-    /** @type {Record<string, any>} */
-    const columns = {};
-    for (const { name, dtype, offset, length } of header.columns) {
-      columns[name] = new ARRAYS[dtype](buffer, offset, length);
-    }
+  /** @param {any} header */
+  constructor(header) {
+    const [K, T] = [header.num_particles, header.num_steps];
+    this.id = header.id;
+    this.K = K;
+    this.T = T;
+    this.steps = 0;
+    /** @type {string[]} */
+    this.texts = [];
+    /** @type {string[]} */
+    this.words = [];
+    /** @type {NextTokens[]} */
+    this.tables = [];
+    this.tokens = new Uint32Array(T * K);
+    this.ancestors = new Uint32Array(T * K);
+    this.weights = new Float32Array(T * K);
+    this.logIncrement = new Float32Array(T * K);
+    this.logPsi = new Float32Array(T * K);
+    this.logP = new Float32Array(T * K);
+    this.logQ = new Float32Array(T * K);
+    this.gain = new Float32Array(T * K);
+    this.ending = new Uint8Array(T * K);
+    this.resampled = new Uint8Array(T);
+    this.ess = new Float64Array(T);
+    this.logZ = new Float64Array(T);
+    this.logZError = new Float64Array(T);
+    this.families = new Uint32Array(T * K);
+    this.places = new Uint32Array(T * K);
+    /** @type {any[]} */
+    this.read = [];
+    this.use(header);
+  }
+
+  /**
+   * The record that these traits tell of: the one before, grown, or a new one; null while pages
+   * and header are not of one run.
+   * @param {RunRecord | null} before @param {any} header @param {any[]} pages
+   */
+  static of(before, header, pages) {
+    if (!header || header.steps_done === undefined) return null;
+    const size = header.page_steps;
+    const needed = pages.slice(0, Math.ceil(header.steps_done / size));
+    const same = before && before.id === header.id;
+    const decoded = needed.map((data, i) => {
+      if (same && before.read[i]?.data === data) return before.read[i];
+      return data && data.byteLength ? { data, ...readPage(data) } : null;
+    });
+    const steps = decoded.reduce((sum, page) => sum + (page?.facts.steps ?? 0), 0);
+    if (steps !== header.steps_done) return null;
+    if (decoded.some((page) => page.facts.id !== header.id)) return null;
+    const record = same ? before : new RunRecord(header);
+    record.use(header);
+    decoded.forEach((page, i) => record.read[i] !== page && record.absorb((record.read[i] = page)));
+    record.steps = steps;
+    record.forget();
+    return record;
+  }
+
+  /** @param {any} header */
+  use(header) {
     this.header = header;
-    this.id = header.run_id;
-    this.K = header.num_particles;
-    this.T = header.num_steps;
-    this.steps = header.steps_done;
-    this.words = header.token_texts.map(readable);
-    this.exactLogZ = columns.exact_log_z ? columns.exact_log_z[0] : null;
-    this.tokens = columns.tokens;
-    this.ancestors = columns.ancestors;
-    this.weights = columns.weights;
-    this.logIncrement = columns.log_increment;
-    this.logPsi = columns.log_psi;
-    this.logP = columns.log_p;
-    this.resampled = columns.resampled;
-    this.ess = columns.ess;
-    this.logZ = columns.log_z;
-    this.logZError = columns.log_z_error;
-    this.sampleWeights = columns.sample_weights;
-    this.sampleLogPhi = columns.sample_log_phi;
-    /** @type {any} */
-    this._paths = this._order = this._sorted = null;
+    const exact = header.exact_log_z;
+    this.exactLogZ = exact === null || exact === undefined ? null : Number(exact);
   }
 
-  /** Whether these can be the bytes of this header. @param {any} header @param {any} data */
-  static fits(header, data) {
-    return Boolean(header && header.columns && data && data.byteLength === header.num_bytes);
-  }
-
-  /**
-   * Genealogy of the particles at step t: for column s and particle k the slot of k's ancestor
-   * there, whether a slot has a descendant at t, and how many slots of each column have one.
-   * @param {number} t
-   */
-  genealogy(t) {
-    if (this._paths && this._paths.t === t) return this._paths;
+  /** @param {{facts: any, columns: any}} page */
+  absorb({ facts, columns }) {
     const { K } = this;
-    const slots = new Uint32Array(t * K);
-    const alive = new Uint8Array(t * K);
-    const survivors = new Uint32Array(t);
-    for (let s = t - 1; s >= 0; s--) {
-      const row = s * K;
-      for (let k = 0; k < K; k++) {
-        const slot = s === t - 1 ? k : this.ancestors[row + K + slots[row + K + k]];
-        slots[row + k] = slot;
-        survivors[s] += 1 - alive[row + slot];
-        alive[row + slot] = 1;
-      }
-    }
-    this._paths = { t, slots, alive, survivors };
-    return this._paths;
+    const { first, steps, known, texts } = facts;
+    texts.forEach((/** @type {string} */ text, /** @type {number} */ i) => {
+      this.texts[known + i] = text;
+      this.words[known + i] = readable(text);
+    });
+    const wide = {
+      tokens: this.tokens,
+      ancestors: this.ancestors,
+      weights: this.weights,
+      log_increment: this.logIncrement,
+      log_psi: this.logPsi,
+      log_p: this.logP,
+      log_q: this.logQ,
+    };
+    for (const [name, array] of Object.entries(wide)) array.set(columns[name], first * K);
+    const narrow = {
+      resampled: this.resampled,
+      ess: this.ess,
+      log_z: this.logZ,
+      log_z_error: this.logZError,
+    };
+    for (const [name, array] of Object.entries(narrow)) array.set(columns[name], first);
+    this._readTables(facts, columns);
+    for (let s = first; s < first + steps; s++) this._derive(s);
   }
 
-  /** Slots of one particle's ancestors at steps 1..t. @param {number} t @param {number} slot */
-  lineage(t, slot) {
-    const path = new Uint32Array(t);
-    for (let s = t - 1; s >= 0; s--) {
-      path[s] = slot;
-      slot = this.ancestors[s * this.K + slot];
+  /** @param {any} facts @param {any} columns */
+  _readTables({ first, steps, table_width: width }, columns) {
+    if (!width) return;
+    let at = 0;
+    for (let i = 0; i < steps; i++) {
+      const end = at + columns.table_sizes[i] * width;
+      this.tables[first + i] = {
+        width,
+        rows: columns.table_rows.subarray(i * this.K, (i + 1) * this.K),
+        tokens: columns.table_tokens.subarray(at, end),
+        logP: columns.table_log_p.subarray(at, end),
+        logQ: columns.table_log_q.subarray(at, end),
+        logPsi: columns.table_log_psi.subarray(at, end),
+      };
+      at = end;
     }
-    return path;
   }
 
-  /**
-   * Whether the path of particle k has ended by column s.
-   * @param {number} s
-   * @param {Uint32Array} slots of the genealogy
-   * @param {number} k
-   */
-  endsAt(s, slots, k) {
-    return this.tokens[s * this.K + slots[s * this.K + k]] === this.header.eos;
+  /** What follows from the columns: gains of log psi, ends of texts, families. @param {number} s */
+  _derive(s) {
+    const { K, ancestors, families, places } = this;
+    const eos = this.header.eos;
+    const row = s * K;
+    const starts = new Uint32Array(K + 1);
+    for (let k = 0; k < K; k++) {
+      const parent = row - K + ancestors[row + k];
+      this.gain[row + k] = this.logPsi[row + k] - (s > 0 ? this.logPsi[parent] : 0);
+      const before = s > 0 ? this.ending[parent] : GOING;
+      this.ending[row + k] = before ? ENDED : eos >= 0 && this.tokens[row + k] === eos ? ENDS : GOING;
+      if (s > 0) starts[places[parent] + 1] += 1;
+    }
+    // Children stand in the order of their parents, so that lines between columns never cross.
+    for (let i = 0; i < K; i++) starts[i + 1] += starts[i];
+    for (let k = 0; k < K; k++) {
+      const place = s > 0 ? starts[places[row - K + ancestors[row + k]]]++ : k;
+      places[row + k] = place;
+      families[row + place] = k;
+    }
+  }
+
+  /** Drop what was computed of a shorter record. */
+  forget() {
+    /** @type {any} */
+    this._genealogy = this._order = this._sorted = null;
   }
 
   /**
@@ -101,31 +189,6 @@ class RunRecord {
    */
   weight(t, k) {
     return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
-  }
-
-  /**
-   * Particles in the order of the rows.
-   * @param {number} t @param {"slot"|"weight"|"lineage"} sort
-   * @returns {Uint32Array}
-   */
-  order(t, sort) {
-    const key = `${t} ${sort}`;
-    if (this._order && this._order.key === key) return this._order.rows;
-    const rows = Uint32Array.from({ length: this.K }, (_, k) => k);
-    if (t > 0 && sort === "weight") {
-      const weights = this.weights.subarray((t - 1) * this.K, t * this.K);
-      rows.sort((a, b) => weights[b] - weights[a] || a - b);
-    } else if (t > 0 && sort === "lineage") {
-      const { slots } = this.genealogy(t);
-      rows.sort((a, b) => {
-        for (let at = 0; at < slots.length; at += this.K) {
-          if (slots[at + a] !== slots[at + b]) return slots[at + a] - slots[at + b];
-        }
-        return a - b;
-      });
-    }
-    this._order = { key, rows };
-    return rows;
   }
 
   /** Normalised weights after step t, largest first. @param {number} t */

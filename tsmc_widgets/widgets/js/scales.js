@@ -44,8 +44,17 @@ const QUANTITIES = {
     ticks: ["−8", "0", "+8"],
     value: (record, i) => record.logPsi[i],
   },
+  gain: {
+    label: "log ψ gain",
+    caption: "log ψ gained by the token (nats)",
+    low: -4,
+    high: 4,
+    diverging: true,
+    ticks: ["−4", "0", "+4"],
+    value: (record, i) => record.gain[i],
+  },
   surprise: {
-    label: "surprise",
+    label: "surprise under p₀",
     caption: "surprise −log p₀ of the token (nats)",
     low: 0,
     high: 8,
@@ -109,27 +118,28 @@ function readTheme(root) {
 /** @typedef {ReturnType<typeof readTheme>} Theme */
 
 /**
- * The 256 colours of a quantity: behind text (alpha capped so that the text stays readable), in
- * the overview, and in the overview for cells that left no descendant.
+ * The 256 colours of a quantity: behind text (alpha capped so that the text stays readable), behind
+ * the text of what died out, and both in the population.
  * @param {Quantity} quantity @param {Theme} theme
  */
 function makePalette(quantity, theme) {
-  const cell = new Array(256);
-  const overview = new Uint32Array(256);
-  const faded = new Uint32Array(256);
-  const neutral = mix(theme.background, theme.text, 0.3);
+  const [cell, faint] = [new Array(256), new Array(256)];
+  const [overview, faded] = [new Uint32Array(256), new Uint32Array(256)];
+  const neutral = mix(theme.background, theme.text, theme.dark ? 0.22 : 0.16);
   const cap = quantity.diverging || !theme.dark ? 0.55 : 0.4;
   for (let index = 0; index < 256; index++) {
     const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254);
     const dead = index === DEAD;
     // What has little weight recedes, so that the eye finds the heavy particles first.
-    const force = strength * (rgb === BLUE ? 0.6 : 1);
-    cell[index] = dead ? "" : css(rgb, cap * force);
-    const solid = dead ? mix(theme.background, theme.text, 0.85) : mix(neutral, rgb, force);
+    const force = strength * (rgb === BLUE ? 0.5 : 1);
+    const base = mix(theme.background, theme.text, 0.06);
+    cell[index] = dead ? css(base) : css(mix(base, rgb, cap * force));
+    faint[index] = css(mix(theme.background, mix(base, rgb, dead ? 0 : cap * force), 0.4));
+    const solid = dead ? mix(theme.background, theme.text, 0.8) : mix(neutral, rgb, force);
     overview[index] = pack(solid);
-    faded[index] = pack(mix(theme.background, solid, 0.2));
+    faded[index] = pack(mix(theme.background, solid, 0.26));
   }
-  return { cell, overview, faded };
+  return { cell, faint, overview, faded };
 }
 
 /** A colour as putImageData wants it (little-endian RGBA). @param {Rgb} rgb */
@@ -153,6 +163,32 @@ function legend(quantity, palette) {
     { class: "pv-legend", role: "img", "aria-label": `Colour scale: ${quantity.caption}` },
     h("span", { class: "pv-legend-caption" }, quantity.caption),
     h("span", { class: "pv-legend-scale" }, bar, ticks),
-    h("span", { class: "pv-legend-dead" }, h("s", {}, "word"), " weight 0"),
   );
+}
+
+/** What the marks in the grid mean; each is shown only where there are some. */
+class MarkLegend {
+  constructor() {
+    /** @param {string} name @param {string} sample @param {string} meaning */
+    const mark = (name, sample, meaning) => {
+      const swatch = h("span", { class: `pv-swatch pv-swatch-${name}` }, sample);
+      return h("span", { class: `pv-legend-mark pv-legend-${name}` }, swatch, meaning);
+    };
+    this.marks = {
+      resampled: mark("resampled", "▼", "resampled: heavy particles are copied, light ones end"),
+      extinct: mark("extinct", "word", "left no descendant"),
+      dead: mark("dead", "word", "weight 0"),
+      ended: mark("ended", "∎", "text has ended"),
+    };
+    this.el = h("p", { class: "pv-note pv-marks" }, ...Object.values(this.marks));
+  }
+
+  /** @param {RunRecord} record @param {Uint8Array} indices @param {string} layout */
+  show(record, indices, layout) {
+    const resampled = record.resampled.subarray(0, record.steps).includes(1);
+    this.marks.resampled.hidden = !resampled;
+    this.marks.extinct.hidden = !resampled || layout !== "slots";
+    this.marks.dead.hidden = !indices.includes(DEAD);
+    this.marks.ended.hidden = !record.ending.includes(ENDS);
+  }
 }

@@ -241,7 +241,7 @@ class BeforeAfter {
       const fill = h("span", { class: "tl-fill" });
       fill.style.width = `${100 * share}%`;
       const value = h("td", { class: "tl-phi" }, h("span", { class: "tl-bar" }, fill), number(logPhi ?? -Infinity));
-      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), ` ${show(text)}`));
+      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), ` ${readableText(text)}`));
     });
     column.body.replaceChildren(...rows);
   }

@@ -35,6 +35,7 @@ class Transport {
     this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
     this.range.addEventListener("input", () => this.scrub(Number(this.range.value)), { signal });
     this.range.addEventListener("change", () => on.settled(), { signal });
+    this.rail = h("div", { class: "pv-range" }, this.range);
     this.readout = h("output", { class: "pv-readout" });
     this.el = h(
       "div",
@@ -47,7 +48,6 @@ class Transport {
         this.playButton,
         button("step", "One step on (right arrow)", () => this.forward()),
       ),
-      this.range,
       this.readout,
       h("label", { class: "pv-field" }, "speed ", this.speed),
     );
@@ -61,13 +61,13 @@ class Transport {
   update({ t, steps, T, complete, note }) {
     Object.assign(this, { t, steps, T, complete });
     this._show();
-    if (Number(this.range.max) !== T) this.range.max = String(T);
-    if (Number(this.range.value) !== t) this.range.value = String(t);
-    this.range.style.setProperty("--pv-recorded", `${(100 * steps) / T}%`);
+    if (this.range.max !== String(T)) this.range.max = String(T);
+    if (this.range.value !== String(t)) this.range.value = String(t);
     const place = `step ${t} of ${T}`;
     const spoken = t === 0 ? `prompt, before step 1 of ${T}` : place;
-    this.range.setAttribute("aria-valuetext", note ? `${spoken}, ${note}` : spoken);
-    if (this.readout.textContent !== place) this.readout.textContent = place;
+    const told = note ? `${spoken}, ${note}` : spoken;
+    if (this.told !== told) this.range.setAttribute("aria-valuetext", (this.told = told));
+    if (this.placed !== place) this.readout.textContent = this.placed = place;
   }
 
   /** Whether what is on show moves: played from the record, or followed as it is computed. */

@@ -1,0 +1,123 @@
+/** @file Who descends from whom, and in which order the rows stand. */
+
+/**
+ * @typedef {object} Genealogy of the particles at step t
+ * @property {number} t
+ * @property {Uint32Array} slots for column s and particle k the slot of k's ancestor there
+ * @property {Uint32Array} heirs for column s and slot k how many particles descend from it
+ * @property {Uint32Array} survivors for column s how many of its slots have a descendant
+ */
+
+/** @param {RunRecord} record @param {number} t @returns {Genealogy} */
+function genealogy(record, t) {
+  if (record._genealogy && record._genealogy.t === t) return record._genealogy;
+  const { K, ancestors } = record;
+  const slots = new Uint32Array(t * K);
+  const heirs = new Uint32Array(t * K);
+  const survivors = new Uint32Array(t);
+  for (let s = t - 1; s >= 0; s--) {
+    const row = s * K;
+    for (let k = 0; k < K; k++) {
+      const slot = s === t - 1 ? k : ancestors[row + K + slots[row + K + k]];
+      slots[row + k] = slot;
+      if (heirs[row + slot]++ === 0) survivors[s] += 1;
+    }
+  }
+  record._genealogy = { t, slots, heirs, survivors };
+  return record._genealogy;
+}
+
+/** Slots of one particle's ancestors at steps 1..t. @param {RunRecord} record @param {number} t @param {number} slot */
+function lineage(record, t, slot) {
+  const path = new Uint32Array(t);
+  for (let s = t - 1; s >= 0; s--) {
+    path[s] = slot;
+    slot = record.ancestors[s * record.K + slot];
+  }
+  return path;
+}
+
+/**
+ * Marks of a particle's whole lineage: its ancestors, itself, and all descendants up to step t.
+ * @param {RunRecord} record @param {{step: number, slot: number}} selection @param {number} t
+ */
+function family(record, { step, slot }, t) {
+  const { K, ancestors } = record;
+  const marks = new Uint8Array(t * K);
+  lineage(record, step, slot).forEach((k, s) => s < t && (marks[s * K + k] = 1));
+  for (let s = step; s < t; s++) {
+    for (let k = 0; k < K; k++) marks[s * K + k] = marks[(s - 1) * K + ancestors[s * K + k]];
+  }
+  return marks;
+}
+
+/** @param {number} K */
+function slotsInOrder(K) {
+  return Uint32Array.from({ length: K }, (_, k) => k);
+}
+
+/**
+ * The rows at step t: which slot stands in each row of a column. With "lineage" every column has
+ * an order of its own, in which families stay together; else all columns share one.
+ * @param {RunRecord} record @param {number} t @param {string} sort "slot", "weight" or "lineage"
+ */
+function arrange(record, t, sort) {
+  const key = `${t} ${sort}`;
+  if (record._order && record._order.key === key) return record._order;
+  const { K, T, families, places } = record;
+  const own = sort === "lineage" && t > 0;
+  const rows = slotsInOrder(K);
+  if (sort === "weight" && t > 0) {
+    const weights = record.weights.subarray((t - 1) * K, t * K);
+    rows.sort((a, b) => weights[b] - weights[a] || a - b);
+  }
+  const ranks = new Uint32Array(K);
+  rows.forEach((k, i) => (ranks[k] = i));
+  record._order = {
+    key,
+    /** Slots of a column in the order of the rows. @param {number} s */
+    column: (s) => (own ? families.subarray(s * K, (s + 1) * K) : rows),
+    /** Rows of a column's slots. @param {number} s */
+    ranks: (s) => (own ? places.subarray(s * K, (s + 1) * K) : ranks),
+    /** Slots at the shown step in the order of the rows. */
+    rows: own ? families.subarray((t - 1) * K, t * K) : rows,
+    steps: T,
+  };
+  return record._order;
+}
+
+/**
+ * Runs of neighbouring rows of column s with one parent: [parent's row, first row, last row, parent]
+ * four by four. These are the ribbons from column s - 1 to column s.
+ * @param {RunRecord} record @param {number} s @param {ReturnType<typeof arrange>} order
+ */
+function litters(record, s, order) {
+  const { K, ancestors } = record;
+  const slots = order.column(s);
+  const parentRanks = order.ranks(s - 1);
+  const found = [];
+  for (let first = 0, i = 1; i <= K; i++) {
+    const parent = ancestors[s * K + slots[first]];
+    if (i < K && ancestors[s * K + slots[i]] === parent) continue;
+    found.push(parentRanks[parent], first, i - 1, parent);
+    first = i;
+  }
+  return found;
+}
+
+/** The selected particle, its ancestors and descendants in a sentence. @param {any} view */
+function lineageInWords({ record, t, selection, related }) {
+  if (!selection || t === 0) return "Click a particle to follow its ancestors and descendants.";
+  const who = `Particle ${selection.slot} of step ${selection.step}`;
+  if (t > selection.step) {
+    const living = related.reduce((/** @type {number} */ sum, /** @type {number} */ one) => sum + one, 0);
+    return `${who}: ${living} of the ${record.K} particles at step ${t} descend from it.`;
+  }
+  const moves = selection.path.filter(
+    (/** @type {number} */ slot, /** @type {number} */ s) => s > 0 && slot !== selection.path[s - 1],
+  );
+  const { slots } = genealogy(record, t);
+  const shared = slots.subarray(0, record.K).filter((slot) => slot === selection.path[0]).length;
+  const moved = moves.length ? `moved slot ${plural(moves.length, "time")}` : "never moved slot";
+  return `${who}: ${moved}; ${shared} of ${record.K} particles at step ${t} share its first token.`;
+}

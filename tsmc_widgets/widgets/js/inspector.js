@@ -1,0 +1,165 @@
+/** @file One token under the lens: what else could have been written, and what the choice cost. */
+
+const CONTEXT_TOKENS = 8;
+
+class Inspector {
+  constructor() {
+    this.title = h("p", { class: "pv-inspected" });
+    this.where = h("p", { class: "pv-note" });
+    this.hint = h("p", { class: "pv-note pv-hint" });
+    this.rows = h("tbody");
+    this.caption = h("caption", { class: "pv-note" });
+    const titles = [["token", ""], ["p₀", "p0"], ["ψ", "psi"], ["q", "q"]];
+    const head = titles.map(([text, name]) => h("th", { scope: "col", class: `pv-col-${name}` }, text));
+    this.table = h("table", { class: "pv-next" }, this.caption, h("thead", {}, h("tr", {}, ...head)), this.rows);
+    this.sum = h("table", { class: "pv-sum" });
+    this.el = h(
+      "section",
+      { class: "pv-inspector", "aria-label": "Next-token inspector" },
+      h("h4", {}, "Why this token?"),
+      this.hint,
+      this.title,
+      this.where,
+      this.table,
+      this.sum,
+    );
+    this.hint.textContent =
+      "Point at a token, or click one to keep it: what else could have been written there, and how " +
+      "the choice changed the weight.";
+  }
+
+  /** @param {any} view @param {{s: number, slot: number} | null} cell */
+  show(view, cell) {
+    const shown = cell && cell.s >= 0 && cell.s < view.record.steps ? cell : null;
+    this.el.classList.toggle("pv-idle", !shown);
+    const key = shown && `${view.record.id} ${shown.s} ${shown.slot} ${view.theme.dark}`;
+    if (key === this.key) return;
+    this.key = key;
+    this.hint.hidden = Boolean(shown);
+    for (const part of [this.title, this.where, this.table, this.sum]) part.hidden = !shown;
+    if (!shown) return;
+    const { record } = view;
+    const at = shown.s * record.K + shown.slot;
+    this._name(record, shown, at);
+    const ended = record.ending[at] === ENDED;
+    this.table.hidden = ended;
+    this.sum.hidden = ended;
+    if (ended) return;
+    this._table(record, shown, at);
+    this._sum(record, shown, at);
+  }
+
+  /** @param {RunRecord} record @param {{s: number, slot: number}} cell @param {number} at */
+  _name(record, { s, slot }, at) {
+    const path = lineage(record, s + 1, slot);
+    const from = Math.max(0, s - CONTEXT_TOKENS);
+    const before = Array.from(path.subarray(from, s), (k, i) => record.texts[record.tokens[(from + i) * record.K + k]]);
+    const lead = from > 0 ? "…" : record.header.prompt ? `${record.header.prompt} ` : "";
+    const said = record.ending[at] ? "∎" : record.words[record.tokens[at]];
+    this.title.replaceChildren(
+      h("span", { class: "pv-context" }, lead + joined(before), " "),
+      h("strong", {}, said),
+    );
+    const end = record.ending[at] === ENDED ? " · the text ended earlier" : record.ending[at] ? " · the text ends here" : "";
+    this.where.textContent = `step ${s + 1} · slot ${slot}${end}`;
+  }
+
+  /** @param {RunRecord} record @param {{s: number, slot: number}} cell @param {number} at */
+  _table(record, { s, slot }, at) {
+    const chosen = record.tokens[at];
+    const found = nextTokens(record, s, slot);
+    const known = found.length > 0;
+    let lines = found;
+    if (!found.some(({ token }) => token === chosen)) {
+      // At T and where a text ends the column of log psi holds log phi, which is no psi.
+      const psi = s + 1 < record.T && record.ending[at] === GOING ? record.logPsi[at] : NaN;
+      lines = [...found, { token: chosen, logP: record.logP[at], logQ: record.logQ[at], logPsi: psi }];
+    }
+    const twisted = record.header.has_twist;
+    const highest = Math.max(...lines.map(({ logPsi }) => (Number.isFinite(logPsi) ? logPsi : -Infinity)));
+    this.caption.textContent = known
+      ? `likeliest next tokens${twisted ? "; ψ against the highest" : ""}`
+      : "the chosen token; record the run with top_k=8 to see what else there was";
+    this.table.classList.toggle("pv-no-twist", !twisted);
+    const rows = lines.map(({ token, logP, logQ, logPsi }) => {
+      const mark = token === chosen;
+      const row = h(
+        "tr",
+        mark ? { class: "pv-chosen", "aria-current": "true" } : {},
+        h("th", { scope: "row" }, mark ? h("span", { class: "pv-arrow", title: "the token drawn" }, "▸") : "",
+          token === record.header.eos ? "∎ end" : record.words[token]),
+        share("p0", Math.exp(logP), number(logP)),
+        share("psi", Number.isFinite(highest) ? Math.exp(logPsi - highest) : NaN, number(logPsi), true),
+        share("q", Math.exp(logQ), number(logQ)),
+      );
+      return row;
+    });
+    this.rows.replaceChildren(...rows);
+  }
+
+  /** The increment as a sum. @param {RunRecord} record @param {{s: number, slot: number}} cell @param {number} at */
+  _sum(record, { s, slot }, at) {
+    const { K } = record;
+    const last = s + 1 === record.T || record.ending[at] === ENDS;
+    const parent = s > 0 ? record.ancestors[at] : slot;
+    const before = s === 0 || record.resampled[s] ? 1 / K : record.weights[(s - 1) * K + parent];
+    const gain = `Δ log ψ${last ? ", with log φ" : ""}`;
+    const dead = record.logIncrement[at] === -Infinity;
+    const lines = [
+      ["log p₀", number(record.logP[at]), ""],
+      ["− log q", number(0 - record.logQ[at]), ""],
+      [gain, dead && Number.isNaN(record.gain[at]) ? "−∞" : signed(record.gain[at]), psiStep(record, at)],
+      ["= log increment", signed(record.logIncrement[at]), "nats"],
+      ["weight", `${percent(before)} → ${percent(record.weights[at])}`, record.resampled[s] && s > 0 ? "after resampling" : ""],
+    ];
+    this.sum.replaceChildren(
+      ...lines.map(([name, value, note], i) =>
+        h("tr", i === 3 ? { class: "pv-total" } : {}, h("th", { scope: "row" }, name), h("td", {}, value), h("td", { class: "pv-note" }, note)),
+      ),
+    );
+  }
+}
+
+/** Tokens as a text; what blanks there are is theirs or, where they have none, ours. @param {string[]} tokens */
+function joined(tokens) {
+  const own = tokens.some((text) => /^\s/.test(text));
+  return tokens.join(own ? "" : " ").replace(/\s+/g, " ");
+}
+
+/** @param {RunRecord} record @param {number} at */
+function psiStep(record, at) {
+  const [after, gain] = [record.logPsi[at], record.gain[at]];
+  return Number.isFinite(gain) ? `${number(after - gain)} → ${number(after)}` : "";
+}
+
+/** @param {number} value */
+function signed(value) {
+  return value > 0 ? `+${number(value)}` : number(value);
+}
+
+/**
+ * The recorded next tokens of a particle's prefix, the likeliest under p0 or q first.
+ * @param {RunRecord} record @param {number} s @param {number} slot of the particle after the step
+ */
+function nextTokens(record, s, slot) {
+  const table = record.tables[s];
+  if (!table) return [];
+  const { width, rows } = table;
+  const start = rows[slot] * width;
+  return Array.from({ length: width }, (_, i) => ({
+    token: table.tokens[start + i],
+    logP: table.logP[start + i],
+    logQ: table.logQ[start + i],
+    logPsi: table.logPsi[start + i],
+  }));
+}
+
+/** A cell with a bar and a number. @param {string} name @param {number} part @param {string} log @param {boolean} [relative] */
+function share(name, part, log, relative = false) {
+  const fill = h("span", { class: `pv-fill pv-fill-${name}` });
+  fill.style.width = `${(100 * (part || 0)).toFixed(1)}%`;
+  const text = Number.isNaN(part) ? "–" : relative ? log : percent(part);
+  const cell = h("td", { class: `pv-col-${name}` }, h("span", { class: "pv-track" }, fill), h("span", { class: "pv-share" }, text));
+  cell.title = `log ${{ p0: "p₀", psi: "ψ", q: "q" }[name]} = ${log}`;
+  return cell;
+}
