@@ -4,8 +4,8 @@
 
 Each size is a random run (with next-token tables) in the page that `ParticleView.to_html` writes.
 Main-thread time is all that the page's main thread did between the first and the last frame of a
-scrub through every step, divided by the frames; `--lab` also times a control of `WatchSMC` in a real
-JupyterLab. Needs Chromium.
+scrub through every step, divided by the frames; `--lab` also times a control of `WatchSMC` in a
+real JupyterLab. Needs Chromium.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-import browser_support as support
-
-import tsmc_widgets as tw
-from dev import find_chromium
+import browser_support as support  # noqa: E402
+import tsmc_widgets as tw  # noqa: E402
+from dev import find_chromium  # noqa: E402
 
 SIZES = ((64, 32), (128, 128), (1000, 64))
 VOCABULARY = 400
@@ -71,8 +70,8 @@ KEY_TO_FRAME = """async presses => {
     return times;
 }"""
 FIRST_PAINT = """() => {
-    const paint = performance.getEntriesByType('paint').find(e => e.name === 'first-contentful-paint');
-    return paint.startTime;
+    const paints = performance.getEntriesByType('paint');
+    return paints.find(paint => paint.name === 'first-contentful-paint').startTime;
 }"""
 
 

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tsmc_widgets.widgets.pages import NUM_PAGES
 from tsmc_widgets.widgets.particle_view import ParticleView
+from view_support import RESTED, SEND, draw_after
 
 SENTENCE = (
     "I bought this book lamp and it was great broken . the a very nice happy seller quickly "
@@ -34,9 +36,11 @@ globalThis.makeModel = state => ({
   off(name, act) { this.handlers[name] = (this.handlers[name] || []).filter(a => a !== act); },
 });
 globalThis.bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
-globalThis.show = ([esm, css, header, data, status]) => {
+globalThis.revive = state => Object.fromEntries(Object.entries(state).map(
+  ([name, value]) => [name, value?.base64 === undefined ? value : bytes(value.base64)]));
+globalThis.show = ([esm, css, traits, status]) => {
   const empty = { step: 0, hold: false, more: 0, hello: 0, welcome: 0 };
-  return showState([esm, css, { header, data: bytes(data), status, ...empty }]);
+  return showState([esm, css, { ...revive(traits), status, ...empty }]);
 };
 globalThis.showState = async ([esm, css, state]) => {
   globalThis.model = makeModel(state);
@@ -60,20 +64,24 @@ def build_trace(
     """Something with the attributes of an SMCTrace, from random numbers."""
     rng = np.random.default_rng(seed)
     done = T if done is None else done
-    shape = (num_runs, done, K)
+    shape = (num_runs, T, K)
     increments = rng.normal(0, 0.6, shape)
     for step in dead_at:
         increments[:, step - 1, ::3] = -np.inf
     if all_dead_at is not None:
         increments[:, all_dead_at - 1] = -np.inf
     finite = np.where(np.isfinite(increments), increments, -3.0)
+    log_p = -rng.gamma(2, 1.2, shape)
     columns = SimpleNamespace(
         **weigh(increments, threshold, rng),
         tokens=rng.integers(0, len(WORDS), shape),
-        log_p=-rng.gamma(2, 1.2, shape),
+        log_p=log_p,
+        log_q=log_p,
         log_psi=np.where(np.isfinite(increments), np.cumsum(finite, axis=1), -np.inf),
         log_increment=increments,
     )
+    # Cut, so that runs of one seed are one run, more or less grown.
+    columns = SimpleNamespace(**{name: each[:, :done] for name, each in vars(columns).items()})
     return SimpleNamespace(
         columns=columns,
         num_particles=K,
@@ -83,6 +91,7 @@ def build_trace(
         prompt="I bought this",
         token_texts=dict(enumerate(WORDS)),
         final_texts=[texts(columns, run, K, done) for run in range(num_runs)],
+        tables=[],
         info=SimpleNamespace(
             potential='avoids "broken" × p(5 stars | text)^2',
             proposal="base model",
@@ -107,6 +116,8 @@ def weigh(increments, threshold, rng):
         before, total = np.zeros(K), 0.0
         for step in range(done):
             share = normalise(before)
+            if not share.any():
+                break
             if step and 0 < 1 / (share**2).sum() < threshold * K:
                 resampled[run, step] = True
                 places = (rng.random() + np.arange(K)) / K
@@ -144,9 +155,21 @@ def texts(columns, run, K, done):
     return result
 
 
-def as_script_arguments(view, status=None):
-    data = base64.b64encode(view.data).decode()
-    return [view._esm, view._css, view.header, data, status or {}]
+def traits_of(view):
+    """What a front end is told of a run; bytes as base64."""
+    pages = {f"page{i}": getattr(view, f"page{i}") for i in range(NUM_PAGES)}
+    coded = {name: {"base64": base64.b64encode(page).decode()} for name, page in pages.items()}
+    return {"header": view.header, "run": view.run, **coded}
+
+
+@pytest.fixture
+def send(page):
+    """Function that tells the page of another run, or of the same one grown."""
+
+    def tell(view):
+        draw_after(page, lambda: page.evaluate(SEND, traits_of(view)))
+
+    return tell
 
 
 @pytest.fixture
@@ -159,12 +182,12 @@ def make_trace():
 def open_view(page):
     """Function that shows a ParticleView in a blank page and returns the page, once drawn."""
 
-    def show(view, *, status=None, drawn=True):
+    def show(view, *, status=None, rested=True):
         page.set_content("<!doctype html><html><body></body></html>")
         page.add_script_tag(content=FAKE_MODEL)
-        page.evaluate("show", as_script_arguments(view, status))
-        if drawn:
-            page.wait_for_function("root._stats.renders > 0")
+        page.evaluate("show", [view._esm, view._css, traits_of(view), status or {}])
+        if rested:
+            page.wait_for_function(RESTED)
         return page
 
     return show
@@ -175,7 +198,7 @@ def open_trace(open_view):
     """The same for a made-up run, given as ``make_trace`` takes it."""
 
     def show(*, status=None, **shape):
-        return open_view(ParticleView.from_trace(build_trace(**shape)), status=status)
+        return open_view(ParticleView(build_trace(**shape)), status=status)
 
     return show
 

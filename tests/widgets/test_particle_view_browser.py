@@ -1,43 +1,13 @@
 """The particle view's script in Chromium, against a model that only remembers what it is told."""
 
-import base64
 import re
 
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
+from view_support import draw_after, row, selected_slots, wait_for_step
 
 pytestmark = pytest.mark.browser
-
-SEND = """([header, data]) => {
-    Object.assign(model.state, { header, data: bytes(data) });
-    for (const name of ['header', 'data']) {
-        (model.handlers['change:' + name] || []).forEach(act => act());
-    }
-}"""
-
-
-def wait_for_step(page, step):
-    page.wait_for_function(f"root._stats.t === {step}")
-
-
-def draw_after(page, act):
-    """Act, and wait until the view has been drawn once more."""
-    before = page.evaluate("root._stats.renders")
-    act()
-    page.wait_for_function(f"root._stats.renders > {before}")
-
-
-def send(page, view):
-    draw_after(
-        page,
-        lambda: page.evaluate(SEND, [view.header, base64.b64encode(view.data).decode()]),
-    )
-
-
-def row_texts(page, slot):
-    cells = page.locator(f'.pv-row[data-slot="{slot}"] .pv-cell').all_text_contents()
-    return [cell for cell in cells if cell]
 
 
 def test_opens_at_the_last_step_with_every_number_named(open_trace):
@@ -56,42 +26,13 @@ def test_log_z_says_how_sure_it_is(open_view, make_trace):
     trace = make_trace(K=4, T=3, threshold=0.0)
     trace.columns.ancestors[0, 2] = 1
     trace.columns.resampled[0, 2] = True
-    page = open_view(ParticleView.from_trace(trace))
+    page = open_view(ParticleView(trace))
     said = page.locator(".pv-strip-logz .pv-strip-value")
     assert said.inner_text().endswith("nats, s.e. unknown")
     page.locator(".pv-scroller").focus()
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 2)
     assert re.fullmatch(r"−?\d\.\d\d nats ± \d\.\d\d s\.e\.", said.inner_text())
-
-
-def test_weights_of_many_particles_are_told_apart(open_trace):
-    page = open_trace(K=4096, T=2)
-    weights = page.locator(".pv-weight").all_text_contents()
-    assert all(re.fullmatch(r"0\.\d+ %", weight) for weight in weights)
-    assert len(set(weights)) > 5
-
-
-@pytest.mark.parametrize("width", [700, 1000, 1280])
-def test_no_word_is_cut_at_the_left_edge(open_trace, make_trace, page, width):
-    page.set_viewport_size({"width": width, "height": 900})
-    open_trace(K=64, T=30)
-    edges = """() => {
-        const grid = root.querySelector('.pv-scroller');
-        const heads = [...grid.querySelectorAll('.pv-column')];
-        return [grid.scrollLeft, heads.map(head => parseFloat(head.style.left) - 148)];
-    }"""
-    at, columns = page.evaluate(edges)
-    assert at > 0
-    assert at in columns
-    draw_after(page, lambda: page.set_viewport_size({"width": width + 25, "height": 900}))
-    at, columns = page.evaluate(edges)
-    assert at in columns
-    draw_after(page, lambda: page.get_by_role("button", name="Back one step").click())
-    send(page, ParticleView.from_trace(make_trace(K=8, T=64, seed=1)))
-    at, columns = page.evaluate(edges)
-    assert at > 0
-    assert at in columns
 
 
 def test_scroll_bars_follow_the_notebook_and_not_the_system(open_trace, page):
@@ -103,11 +44,6 @@ def test_scroll_bars_follow_the_notebook_and_not_the_system(open_trace, page):
         "document.body.style.cssText = '--jp-layout-color0: #111; --jp-content-font-color0: #fff'"
     )
     page.wait_for_function(f"{scheme} === 'dark'")
-
-
-def test_dead_cells_are_explained_where_there_are_some(open_trace):
-    assert open_trace(K=8, T=5).locator(".pv-legend-dead").is_hidden()
-    assert open_trace(K=8, T=5, dead_at=[3]).locator(".pv-legend-dead").is_visible()
 
 
 def test_keys_move_the_play_head(open_trace):
@@ -168,7 +104,7 @@ def test_space_pauses_and_asks_a_live_run_to_wait(open_trace):
 
 def test_a_run_that_is_computed_can_be_paused_at_once(open_view, make_trace):
     running = {"state": "running", "text": "computing"}
-    page = open_view(ParticleView.from_trace(make_trace(K=4, T=9, done=5)), status=running)
+    page = open_view(ParticleView(make_trace(K=4, T=9, done=5)), status=running)
     page.get_by_role("button", name="Pause").click()
     assert page.evaluate("model.get('hold')") is True
     assert page.get_by_role("button", name="Play").count() == 1
@@ -179,93 +115,90 @@ def test_a_run_that_is_computed_can_be_paused_at_once(open_view, make_trace):
     page.get_by_role("button", name="Play").wait_for()
 
 
-def test_step_at_the_frontier_asks_for_one_more(open_view, make_trace):
-    page = open_view(ParticleView.from_trace(make_trace(K=4, T=6, done=2)))
+@pytest.fixture
+def grown(make_trace):
+    """Function that gives one view of a run, grown to so many steps."""
+    view = ParticleView()
+
+    def grow(done, **shape):
+        view.update(make_trace(K=4, T=9, done=done, **shape), run_id=1)
+        return view
+
+    return grow
+
+
+def test_step_at_the_frontier_asks_for_one_more(open_view, send, grown):
+    page = open_view(grown(2))
     page.get_by_role("button", name="One step on").click()
     assert page.evaluate("[model.get('more'), model.get('hold')]") == [1, True]
-    send(page, ParticleView.from_trace(make_trace(K=4, T=6, done=3)))
+    send(grown(3))
     wait_for_step(page, 3)
 
 
-def test_play_head_stays_while_a_run_grows(open_view, make_trace):
-    page = open_view(ParticleView.from_trace(make_trace(K=4, T=9, done=5)))
+def test_play_head_stays_while_a_run_grows(open_view, send, grown):
+    page = open_view(grown(5))
     page.locator(".pv-scroller").focus()
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 4)
-    send(page, ParticleView.from_trace(make_trace(K=4, T=9, done=8)))
+    send(grown(8))
     assert page.evaluate("[root._stats.t, root._stats.steps]") == [4, 8]
     page.keyboard.press("End")
     wait_for_step(page, 8)
-    send(page, ParticleView.from_trace(make_trace(K=4, T=9, done=9)))
+    send(grown(9))
     wait_for_step(page, 9)
 
 
-def test_rows_show_each_particle_along_its_own_path(open_view, make_trace):
-    trace = make_trace(K=4, T=3)
-    trace.columns.ancestors[0] = [[0, 1, 2, 3], [2, 2, 2, 3], [1, 0, 3, 3]]
-    trace.columns.tokens[0] = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    page = open_view(ParticleView.from_trace(trace))
-    words = trace.token_texts
-    assert row_texts(page, 0) == [words[2], words[5], words[8]]
-    page.locator('.pv-row[data-slot="0"]').click()
-    page.wait_for_selector('.pv-row[data-slot="0"].pv-selected')
-    shared = page.locator('.pv-row[data-slot="1"] .pv-shared').all_text_contents()
-    assert shared == [words[2]]
-    assert "2 of 4 particles at step 3 share its first token" in page.text_content(
-        ".pv-lineage-note"
-    )
+def test_a_run_that_has_grown_is_the_run_as_a_whole(open_view, send, grown, make_trace):
+    page = open_view(grown(2))
+    for done in (3, 7, 9):
+        send(grown(done))
+    read = """() => {
+        const { record } = root._view;
+        const names = ['tokens', 'ancestors', 'weights', 'logPsi', 'gain', 'places', 'resampled'];
+        const columns = Object.fromEntries(names.map(name => [name, [...record[name]]]));
+        const words = columns.tokens.map(token => record.texts[token]);
+        return { ...columns, tokens: null, words, logZ: [...record.logZ] };
+    }"""
+    piecewise = page.evaluate(read)
+    open_view(ParticleView(make_trace(K=4, T=9)))
+    assert page.evaluate(read) == piecewise
 
 
-def test_selection_follows_descendants(open_view, make_trace):
-    trace = make_trace(K=4, T=3)
-    trace.columns.ancestors[0] = [[0, 1, 2, 3], [2, 2, 2, 3], [1, 0, 3, 3]]
-    page = open_view(ParticleView.from_trace(trace))
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
-    page.keyboard.press("ArrowRight")
-    wait_for_step(page, 1)
-    draw_after(page, page.locator('.pv-row[data-slot="2"]').click)
-    page.keyboard.press("End")
-    wait_for_step(page, 3)
-    selected = page.locator(".pv-row.pv-selected")
-    slots = [selected.nth(i).get_attribute("data-slot") for i in range(selected.count())]
-    assert slots == ["0", "1"]
+def test_a_selection_outlives_growth_but_not_another_run(open_view, send, grown):
+    page = open_view(grown(5))
+    draw_after(page, row(page, 2).click)
+    assert selected_slots(page) == ["2"]
+    send(grown(6))
+    assert "Particle 2 of step 5" in page.text_content(".pv-lineage-note")
+    view = grown(6)
+    view.update(view._shown["trace"], run_id=2)
+    send(view)
+    assert "Click a particle" in page.text_content(".pv-lineage-note")
 
 
-def test_sorting_by_weight(open_view, make_trace):
-    trace = make_trace(K=4, T=1)
-    trace.columns.log_weights[0] = [[0.0, 2.0, -float("inf"), 1.0]]
-    page = open_view(ParticleView.from_trace(trace))
-    draw_after(page, lambda: page.get_by_label("Sort rows by").select_option("weight"))
-    rows = page.locator(".pv-row")
-    places = {rows.nth(i).get_attribute("aria-posinset"): rows.nth(i) for i in range(4)}
-    slots = [places[str(i)].get_attribute("data-slot") for i in range(1, 5)]
-    assert slots == ["1", "3", "0", "2"]
-    assert places["4"].locator(".pv-weight").inner_text() == "0 %"
+def test_pages_of_two_runs_are_never_mixed(open_view, grown, make_trace, page):
+    view = grown(9)
+    open_view(view)
+    old = page.evaluate("[...root._view.record.tokens]")
+    view.update(make_trace(K=4, T=9, seed=5), run_id=2)
+    page.evaluate("header => { model.set('header', header); }", view.header)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("[...root._view.record.tokens]") == old
 
 
-def test_every_colouring_can_be_chosen(open_trace):
-    page = open_trace(K=8, T=5)
-    for quantity in ("increment", "psi", "surprise", "weight"):
-        draw_after(page, lambda q=quantity: page.get_by_label("Colour tokens by").select_option(q))
-        assert page.locator(".pv-legend-caption").inner_text()
-
-
-def test_tokens_and_texts_are_inert(open_trace):
-    page = open_trace(K=300, T=24)
-    shown = page.text_content(".pv-samples") + page.text_content(".pv-rows")
-    assert "<script>" in shown
-    assert "<img" in shown
-    assert page.locator(".pv script, .pv img").count() == 0
-    assert page.evaluate("globalThis.hacked") is None
-
-
-def test_blank_tokens_have_marks(open_view, make_trace):
-    trace = make_trace(K=1, T=3)
-    blank = {text: token for token, text in trace.token_texts.items()}
-    trace.columns.tokens[0, :, 0] = [blank["\n"], blank["\t"], blank[" "]]
-    page = open_view(ParticleView.from_trace(trace))
-    assert row_texts(page, 0) == ["↵", "⇥", "␣"]
+def test_another_of_several_runs_can_be_chosen(open_view, make_trace, send):
+    trace = make_trace(K=4, T=3, num_runs=3)
+    view = ParticleView(trace, run=1)
+    page = open_view(view)
+    menu = page.get_by_label("Run shown")
+    assert menu.input_value() == "1"
+    assert "2 of 3, log Ẑ" in menu.locator("option").nth(1).text_content()
+    menu.select_option("2")
+    assert page.evaluate("model.get('run')") == 2
+    view.run = 2
+    send(view)
+    assert menu.input_value() == "2"
+    assert page.evaluate("root._view.record.ess[2]") == trace.columns.ess[2][2]
 
 
 @pytest.mark.parametrize(
@@ -362,38 +295,3 @@ def test_controls_beside_the_view_keep_their_keys_too(open_trace):
         })"""
     )
     assert marked == [False, True]
-
-
-@pytest.mark.parametrize("dark", [False, True])
-def test_text_on_the_strongest_colours_stays_readable(open_trace, page, dark):
-    page.emulate_media(color_scheme="dark" if dark else "light")
-    open_trace(K=64, T=24)
-    for quantity in ("weight", "surprise"):
-        draw_after(page, lambda q=quantity: page.get_by_label("Colour tokens by").select_option(q))
-        contrast = page.evaluate(
-            """() => {
-                const paint = document.createElement('canvas').getContext('2d');
-                const rgb = colours => {
-                    for (const colour of colours) {
-                        paint.fillStyle = colour;
-                        paint.fillRect(0, 0, 1, 1);
-                    }
-                    return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3);
-                };
-                const light = ([r, g, b]) => [r, g, b].reduce((sum, part, i) => {
-                    const x = part / 255;
-                    const y = x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
-                    return sum + y * [0.2126, 0.7152, 0.0722][i];
-                }, 0);
-                const style = getComputedStyle(root);
-                const text = light(rgb([style.backgroundColor, style.color]));
-                const cells = [...root.querySelectorAll('.pv-cell')].filter(c => c.textContent);
-                return Math.min(...cells.map(cell => {
-                    const colour = cell.style.backgroundColor || 'transparent';
-                    const under = light(rgb([style.backgroundColor, colour]));
-                    const [low, high] = [Math.min(text, under), Math.max(text, under)];
-                    return (high + 0.05) / (low + 0.05);
-                }));
-            }"""
-        )
-        assert contrast > 4.5, quantity

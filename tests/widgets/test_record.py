@@ -1,42 +1,106 @@
 """What is sent to the browser is what the trace says."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import torch
 
+import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.api import run_smc, start_smc
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.tokens import ContainsToken
-from tsmc_widgets.widgets.record import MAX_SAMPLES, encode
+from tsmc_widgets.twists import TableTwist
+from tsmc_widgets.widgets.pages import NUM_PAGES, pack, unpack
+from tsmc_widgets.widgets.record import MAX_SAMPLES, Recorder, encode, number
 
 
 def column(encoded, name):
-    entry = next(e for e in encoded.header["columns"] if e["name"] == name)
-    dtype = np.dtype(entry["dtype"]).newbyteorder("<")
-    return np.frombuffer(encoded.data, dtype, entry["length"], entry["offset"])
+    """A column of all pages together."""
+    return np.concatenate([unpack(page)[1][name] for page in encoded.pages if page])
 
 
-def test_columns_survive_the_way_to_the_browser(make_trace):
-    trace = make_trace(K=7, T=5, dead_at=[3])
+def words(encoded):
+    """All texts, in their places."""
+    found = {}
+    for page in filter(None, encoded.pages):
+        facts = unpack(page)[0]
+        found |= dict(enumerate(facts["texts"], facts["known"]))
+    return found
+
+
+@pytest.fixture
+def chain():
+    lm = TabularLM.markov([0.6, 0.4], [[0.7, 0.3], [0.5, 0.5]], symbols="ab")
+    return Target(lm, ContainsToken("b"), prompt="a", num_steps=4)
+
+
+def test_pages_come_back():
+    columns = {"a": np.arange(3, dtype=np.uint16), "b": np.array([0.5, -np.inf])}
+    facts, found = unpack(pack({"texts": ["é", "<"]}, columns))
+    assert facts == {"texts": ["é", "<"]}
+    for name, values in columns.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 16, 17, 40])
+def test_columns_survive_the_way_to_the_browser(make_trace, steps):
+    trace = make_trace(K=7, T=steps, dead_at=[1])
     encoded = encode(trace, exact_log_z=-1.25)
-    assert encoded.header["num_bytes"] == len(encoded.data)
-    assert all(entry["offset"] % 8 == 0 for entry in encoded.header["columns"])
+    assert len(encoded.pages) == NUM_PAGES
     np.testing.assert_array_equal(column(encoded, "ancestors"), trace.columns.ancestors.ravel())
     np.testing.assert_array_equal(column(encoded, "log_z"), trace.columns.log_z.ravel())
-    np.testing.assert_array_equal(column(encoded, "exact_log_z"), [-1.25])
-    increments = trace.columns.log_increment.ravel().astype(np.float32)
-    np.testing.assert_array_equal(column(encoded, "log_increment"), increments)
-    words = [encoded.header["token_texts"][i] for i in column(encoded, "tokens")]
-    assert words == [trace.token_texts[i] for i in trace.columns.tokens.ravel()]
-    weights = column(encoded, "weights").reshape(5, 7)
+    for name in ("log_increment", "log_psi", "log_p", "log_q"):
+        expected = getattr(trace.columns, name).ravel().astype(np.float32)
+        np.testing.assert_array_equal(column(encoded, name), expected)
+    texts = words(encoded)
+    assert [texts[i] for i in column(encoded, "tokens")] == [
+        trace.token_texts[i] for i in trace.columns.tokens.ravel()
+    ]
+    weights = column(encoded, "weights").reshape(steps, 7)
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(weights == 0, np.isneginf(trace.columns.log_weights[0]))
+    assert encoded.header["exact_log_z"] == -1.25
+
+
+def test_a_run_that_grows_sends_what_is_new(make_trace):
+    recorder = Recorder()
+    grown = [recorder.encode(make_trace(K=8, T=64, done=done), run_id=3) for done in range(65)]
+    whole = encode(make_trace(K=8, T=64))
+    texts, all_texts = words(grown[-1]), words(whole)
+    for name in ("ancestors", "weights", "log_psi", "ess", "log_z_error"):
+        np.testing.assert_array_equal(column(grown[-1], name), column(whole, name))
+    assert [texts[i] for i in column(grown[-1], "tokens")] == [
+        all_texts[i] for i in column(whole, "tokens")
+    ]
+    sent = 0
+    for before, after in pairwise(grown):
+        new = [page for old, page in zip(before.pages, after.pages, strict=True) if old != page]
+        assert len(new) == 1
+        sent += len(new[0])
+    assert sent < 4 * sum(map(len, whole.pages))
+
+
+def test_another_run_shares_no_page(make_trace):
+    recorder = Recorder()
+    first = recorder.encode(make_trace(K=8, T=16), run_id=1)
+    second = recorder.encode(make_trace(K=8, T=16), run_id=2)
+    assert first.header["id"] != second.header["id"]
+    for page, other in zip(first.pages, second.pages, strict=True):
+        assert unpack(page)[0]["id"] == first.header["id"]
+        assert unpack(other)[0]["id"] == second.header["id"]
+    shorter = recorder.encode(make_trace(K=8, T=16, done=3), run_id=2)
+    assert shorter.header["id"] not in (first.header["id"], second.header["id"])
+    unnamed = [recorder.encode(make_trace(K=8, T=16)).header["id"] for _ in range(2)]
+    assert unnamed[0] != unnamed[1]
 
 
 def test_one_run_of_several(make_trace):
     trace = make_trace(K=3, T=2, num_runs=4)
     encoded = encode(trace, run=2)
     np.testing.assert_array_equal(column(encoded, "ess"), trace.columns.ess[2])
+    assert encoded.header["runs"] == trace.columns.log_z[:, -1].tolist()
     with pytest.raises(ValueError, match=r"run must be one of 0\.\.3; got 4"):
         encode(trace, run=4)
 
@@ -50,13 +114,14 @@ def test_tiny_weight_is_not_dead(make_trace):
 def test_samples_join_equal_texts_and_come_heaviest_first(make_trace):
     trace = make_trace(K=4, T=1)
     trace.columns.log_weights[:] = np.log([[[0.1, 0.3, 0.4, 0.2]]])
+    trace.columns.log_psi[0, 0] = [-3.0, -1.0, -np.inf, -1.0]
     trace.final_texts = [["b", "a", "c", "a"]]
-    encoded = encode(trace)
-    assert [sample["text"] for sample in encoded.header["samples"]] == ["a", "c", "b"]
-    assert encoded.header["samples"][0] == {"text": "a", "copies": 2, "slot": 1}
-    np.testing.assert_allclose(column(encoded, "sample_weights"), [0.5, 0.4, 0.1], rtol=1e-6)
-    expected = trace.columns.log_psi[0, -1, [1, 2, 0]]
-    np.testing.assert_allclose(column(encoded, "sample_log_phi"), expected, rtol=1e-6)
+    samples = encode(trace).header["samples"]
+    assert [sample["text"] for sample in samples] == ["a", "c", "b"]
+    assert [sample["copies"] for sample in samples] == [2, 1, 1]
+    assert [sample["slot"] for sample in samples] == [1, 2, 0]
+    assert [sample["log_phi"] for sample in samples] == [-1.0, "-Infinity", -3.0]
+    np.testing.assert_allclose([s["weight"] for s in samples], [0.5, 0.4, 0.1], rtol=1e-6)
 
 
 def test_samples_are_few_and_only_of_finished_runs(make_trace):
@@ -71,18 +136,21 @@ def test_threshold_zero_is_told_as_no_resampling(make_trace):
 def test_nothing_recorded_yet(make_trace):
     encoded = encode(make_trace(K=3, T=2, done=0))
     assert encoded.header["steps_done"] == 0
-    assert column(encoded, "tokens").size == 0
+    assert encoded.pages == (b"",) * NUM_PAGES
 
 
-def test_standard_error_is_that_of_the_trace():
-    lm = TabularLM.markov([0.6, 0.4], [[0.7, 0.3], [0.5, 0.5]], symbols="ab")
-    target = Target(lm, ContainsToken("b"), prompt="a", num_steps=4)
-    trace = run_smc(target, num_particles=32, seed=0)
+def test_numbers_that_json_lacks():
+    values = [number(x) for x in (1.5, np.inf, -np.inf, np.nan)]
+    assert values == [1.5, "Infinity", "-Infinity", "NaN"]
+
+
+def test_standard_error_is_that_of_the_trace(chain):
+    trace = run_smc(chain, num_particles=32, seed=0)
     errors = column(encode(trace), "log_z_error")
     assert errors.shape == (4,)
     assert errors[-1] == pytest.approx(trace.log_z_variance() ** 0.5)
     assert (errors[:3] == 0).all()
-    one = run_smc(target, num_particles=1, seed=1)
+    one = run_smc(chain, num_particles=1, seed=1)
     assert np.isnan(column(encode(one), "log_z_error")).all()
 
 
@@ -92,3 +160,37 @@ def test_no_standard_error_once_all_share_an_ancestor(make_trace):
     trace.columns.resampled[0, 2] = True
     errors = column(encode(trace), "log_z_error")
     np.testing.assert_array_equal(np.isnan(errors), [False, False, True])
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_every_particle_finds_its_next_tokens(run):
+    lm = TabularLM.markov([0.6, 0.4], [[0.7, 0.3], [0.5, 0.5]], symbols="ab")
+    target = Target(lm, ContainsToken("b"), prompt="a", num_steps=18)
+    session = start_smc(
+        target,
+        num_particles=9,
+        num_runs=2,
+        twist=TableTwist.random(2, 18, seed=2, prompt_length=1),
+        proposal=tw.TwistInduced(),
+        dead_runs="keep",
+        top_k=2,
+    )
+    recorder = Recorder()
+    while not session.done:
+        session.step()
+        encoded = recorder.encode(session.trace, run=run, run_id=1)
+    trace, texts = session.trace, words(encoded)
+    rows = column(encoded, "table_rows").reshape(18, 9)
+    starts = np.concatenate([[0], np.cumsum(column(encoded, "table_sizes"))])
+    found = {
+        name: column(encoded, f"table_{name}").reshape(-1, 2)
+        for name in ("tokens", "log_p", "log_q", "log_psi")
+    }
+    for t, table in enumerate(trace.tables):
+        for k in range(9):
+            at, prefix = int(starts[t] + rows[t, k]), int(table.rows[run, k])
+            names = [trace.token_texts[i] for i in table.tokens[prefix].tolist()]
+            assert [texts[i] for i in found["tokens"][at]] == names
+            for name in ("log_p", "log_q", "log_psi"):
+                expected = getattr(table, name)[prefix].to(torch.float32).numpy()
+                np.testing.assert_array_equal(found[name][at], expected)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.widgets.controls import EXAMPLES, NOTHING_ASKED, Controls
 from tsmc_widgets.widgets.settings import Judges, RunSettings
 from tsmc_widgets.widgets.watch import WatchSMC, explain_death
@@ -39,19 +40,20 @@ def test_first_run_is_shown_with_its_exact_log_z(watch):
     assert (header["steps_done"], header["num_particles"]) == (6, 16)
     assert header["target"] == 'φ = contains "b"'
     assert watch.view.status["state"] == "done"
-    assert "exact_log_z" in [entry["name"] for entry in header["columns"]]
+    assert header["exact_log_z"] == pytest.approx(exact(watch.target).log_z)
+    assert len(watch.trace.tables) == 6
     assert watch.trace.log_z == watch.session.trace.log_z
     assert watch.target is watch.session.target
 
 
 def test_moving_a_control_runs_anew(watch):
-    before = watch.view.header["run_id"]
+    before = watch.view.header["id"]
     watch.controls.fields["num_particles"].value = 32
     watch.controls.fields["seed"].value = 4
     assert watch.wait(20)
     assert watch.settings.num_particles == 32
     assert watch.view.header["num_particles"] == 32
-    assert watch.view.header["run_id"] > before
+    assert watch.view.header["id"] > before
     assert watch.trace.info.seed == 4
 
 

@@ -185,9 +185,7 @@ def unpack(page: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     columns: dict[str, np.ndarray] = {}
     for entry in facts.pop("columns"):
         kind = np.dtype(entry["dtype"]).newbyteorder("<")
-        columns[entry["name"]] = np.frombuffer(
-            page, kind, entry["length"], start + entry["offset"]
-        )
+        columns[entry["name"]] = np.frombuffer(page, kind, entry["length"], start + entry["offset"])
     return facts, columns
 
 

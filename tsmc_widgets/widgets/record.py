@@ -36,7 +36,7 @@ class Recorder:
         self,
         trace: Any,
         *,
-        exact_log_z: float | None = None,
+        exact_log_z: float | int | None = None,
         run: int = 0,
         target: str = "",
         run_id: int | None = None,
@@ -90,7 +90,7 @@ def encode(trace: Any, **options: Any) -> Encoded:
     return Recorder().encode(trace, **options)
 
 
-def number(value: float) -> float | str:
+def number(value: Any) -> float | str:
     """A number that JSON can hold; JavaScript's ``Number`` reads it back."""
     value = float(value)
     if math.isfinite(value):
@@ -111,9 +111,11 @@ def _samples(trace: Any, run: int, pages: Pages) -> dict[str, Any]:
     if trace.steps_done == trace.num_steps:
         for slot, text in enumerate(trace.final_texts[run]):
             found.setdefault(text, []).append(slot)
-    weights = unpack(pages.pages[-1])[1]["weights"].reshape(-1, trace.num_particles)[-1] if (
-        found
-    ) else np.zeros(0)
+    weights = (
+        unpack(pages.pages[-1])[1]["weights"].reshape(-1, trace.num_particles)[-1]
+        if (found)
+        else np.zeros(0)
+    )
     share = {text: float(weights[slots].sum(dtype=np.float64)) for text, slots in found.items()}
     heaviest = sorted(found, key=lambda text: (-share[text], found[text][0]))[:MAX_SAMPLES]
     # At T the column of log psi holds log phi.

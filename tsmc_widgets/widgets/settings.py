@@ -21,6 +21,8 @@ from tsmc_widgets.twists.lookahead import LookAheadTwist
 HOSTILITY = ("any", "threshold", "tempered")
 TWISTS = ("none", "look-ahead")
 PROPOSALS = ("base", "twist-induced")
+NEXT_TOKENS = 8
+"""Likeliest next tokens recorded for the view's inspector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,4 +145,5 @@ def make_session(settings: RunSettings, target: Target) -> SMCSession:
         resampler=settings.resampler,
         ess_threshold=settings.ess_threshold,
         seed=settings.seed,
+        top_k=NEXT_TOKENS,
     )

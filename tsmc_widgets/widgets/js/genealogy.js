@@ -121,3 +121,26 @@ function lineageInWords({ record, t, selection, related }) {
   const moved = moves.length ? `moved slot ${plural(moves.length, "time")}` : "never moved slot";
   return `${who}: ${moved}; ${shared} of ${record.K} particles at step ${t} share its first token.`;
 }
+
+/** What a step did, in words. @param {RunRecord} record @param {number} t */
+function stepInWords(record, t) {
+  const { K, T } = record;
+  if (t === 0) return `Before step 1: ${plural(K, "particle")} that all read the prompt, each with weight 1/${K}.`;
+  const s = t - 1;
+  const end = t === T ? " At the last step log φ itself is weighed in." : "";
+  const ess = record.ess[s] > 0 ? "" : " All weights are 0: no text that is left is allowed.";
+  if (s === 0 || !record.resampled[s]) {
+    return `Step ${t}: every particle drew a token, and its weight took the increment.${end}${ess}`;
+  }
+  const counts = copies(record, s);
+  const ended = counts.filter((count) => count === 0).length;
+  const copied = counts.filter((count) => count > 1).length;
+  const most = counts.reduce((a, b) => Math.max(a, b), 0);
+  const before = number(record.ess[s - 1], K < 1000 ? 1 : 0);
+  const copying = copied === 0 ? "none was copied" : copied === 1
+    ? `one was copied ${most} times` : `${copied} were copied, one of them ${most} times`;
+  return (
+    `Step ${t} began by resampling, at an ESS of ${before}: ${ended} of ${K} particles ended, ` +
+    `${copying}, and all weights became equal. Then every particle drew a token.${end}${ess}`
+  );
+}

@@ -22,6 +22,8 @@ class TokenGrid {
     );
     this.columns = new Columns();
     this.shownStep = -1;
+    /** The column at the left edge, -1 where one is cut; and where that is to be next. */
+    this.leftmost = -1;
     /** @type {number | null} */
     this.kept = null;
     this.el.addEventListener("scroll", on.redraw, { signal, passive: true });
@@ -43,7 +45,10 @@ class TokenGrid {
     if (y < HEADER_HEIGHT || row >= this.view.record.K || y > this._size().height) return tell(-1, -1);
     if (x < HEAD_WIDTH) return tell(this.view.t - 1, row);
     const s = this.columns.at(x - HEAD_WIDTH + this.el.scrollLeft);
-    tell(s < this.view.t ? s : -1, s < this.view.t ? row : -1);
+    const shown = s >= 0 && s < this.view.t;
+    // A click beside the tokens means the particle that stands in the row now.
+    if (shown || event.type === "click") return tell(shown ? s : this.view.t - 1, row);
+    return tell(-1, -1);
   }
 
   _size() {
@@ -56,7 +61,7 @@ class TokenGrid {
     const { record, theme, layout } = view;
     const { columns } = this;
     this.measuredWidth = this._size().width;
-    const leftmost = columns.edges.indexOf(Math.round(this.kept ?? this.el.scrollLeft));
+    const leftmost = this.leftmost;
     columns.measure(record, theme, layout, this.measuredWidth - HEAD_WIDTH);
     // The column at the left edge stays there, whole, when the widths of those before it change.
     if (leftmost > 0) this.kept = columns.edges[Math.min(leftmost, record.T)];
@@ -87,6 +92,7 @@ class TokenGrid {
       this.shownStep = t;
       if (left !== this.el.scrollLeft) this.el.scrollLeft = left;
     }
+    this.leftmost = this.columns.edges.indexOf(Math.round(left));
     const { width, height } = this._size();
     for (const [name, size] of [["width", `${width}px`], ["height", `${height}px`]]) {
       if (this.canvas.style[name] !== size) this.canvas.style[name] = size;
@@ -193,7 +199,7 @@ class TokenGrid {
 
   /** In families each text shows what it shares with the one above only palely. @param {any} view @param {number} s @param {number} row @param {number} slot */
   _repeats(view, s, row, slot) {
-    return view.sort === "lineage" && row > 0 && this.slotAt(view, s, row - 1) === slot;
+    return view.sort === "lineage" && row > view.sight.first && this.slotAt(view, s, row - 1) === slot;
   }
 
   /** @param {CanvasRenderingContext2D} context @param {any} view @param {{s: number, slot: number, row?: number} | null} cell @param {number} size */

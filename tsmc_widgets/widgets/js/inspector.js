@@ -109,12 +109,17 @@ class Inspector {
       ["log p₀", number(record.logP[at]), ""],
       ["− log q", number(0 - record.logQ[at]), ""],
       [gain, dead && Number.isNaN(record.gain[at]) ? "−∞" : signed(record.gain[at]), psiStep(record, at)],
-      ["= log increment", signed(record.logIncrement[at]), "nats"],
-      ["weight", `${percent(before)} → ${percent(record.weights[at])}`, record.resampled[s] && s > 0 ? "after resampling" : ""],
+      ["= log increment", `${signed(record.logIncrement[at])} nats`, ""],
+      ["weight", percent(record.weights[at]), `${s > 0 && record.resampled[s] ? "resampled, " : ""}from ${percent(before)}`],
     ];
     this.sum.replaceChildren(
       ...lines.map(([name, value, note], i) =>
-        h("tr", i === 3 ? { class: "pv-total" } : {}, h("th", { scope: "row" }, name), h("td", {}, value), h("td", { class: "pv-note" }, note)),
+        h(
+          "tr",
+          i === 3 ? { class: "pv-total" } : {},
+          h("th", { scope: "row" }, name, " ", h("span", { class: "pv-note" }, note)),
+          h("td", {}, value),
+        ),
       ),
     );
   }

@@ -4,7 +4,7 @@ const NUM_PAGES = 16;
 /** How long nothing must move until the rows in sight become real text. */
 const REST_MS = 140;
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
-const SORTS = { slot: "slot", weight: "weight", lineage: "lineage" };
+const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
 
 class ParticleView {
   /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
@@ -14,7 +14,7 @@ class ParticleView {
     this.stats = { renders: 0, rests: 0, ms: 0, maxMs: 0, t: 0, steps: 0 };
     /** @type {any} */
     this.view = {
-      record: null, t: 0, sort: "slot", layout: "slots", quantity: "weight",
+      record: null, t: 0, sort: "lineage", layout: "slots", quantity: "weight",
       selection: null, marks: null, related: null, hover: null, focus: null,
     };
     this.wanted = Infinity;
@@ -67,6 +67,7 @@ class ParticleView {
     const quantities = Object.entries(QUANTITIES).map(([key, { label }]) => [key, label]);
     this.colourMenu = menu("Colour tokens by", Object.fromEntries(quantities));
     this.sortMenu = menu("Sort rows by", SORTS);
+    this.sortMenu.value = this.view.sort;
     this.layoutMenu = menu("Rows show", LAYOUTS);
     this.legendPlace = h("span", { class: "pv-legend-place" });
     this.lineageNote = h("p", { class: "pv-note pv-lineage-note", role: "status" });
@@ -99,9 +100,10 @@ class ParticleView {
     const { el: status, alert, lost } = this.status;
     this.transport.el.append(status);
     this.root = h("div", { class: "pv", tabindex: "-1" });
-    this.root.append(this.heading.el, this.transport.el, alert, lost, this.empty, this.body);
+    this.story = h("p", { class: "pv-story" });
+    this.root.append(this.heading.el, this.transport.el, this.story, alert, lost, this.empty, this.body);
     // For tests and measurements: counts draws and times them.
-    Object.assign(this.root, { _stats: this.stats, _view: this.view });
+    Object.assign(this.root, { _stats: this.stats, _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     el.append(this.root);
   }
 
@@ -332,7 +334,7 @@ class ParticleView {
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
-    this._noteLineage();
+    this._say();
     stats.ms = performance.now() - start;
     stats.maxMs = Math.max(stats.maxMs, stats.ms);
     stats.t = view.t;
@@ -357,10 +359,11 @@ class ParticleView {
     this.stats.rests = this.stats.renders;
   }
 
-  /** The selected particle in a sentence. */
-  _noteLineage() {
-    const text = lineageInWords(this.view);
-    if (this.noted !== text) this.lineageNote.textContent = this.noted = text;
+  /** The shown step, and the selected particle, in a sentence each. */
+  _say() {
+    const [story, note] = [stepInWords(this.view.record, this.view.t), lineageInWords(this.view)];
+    if (this.told !== story) this.story.textContent = this.told = story;
+    if (this.noted !== note) this.lineageNote.textContent = this.noted = note;
   }
 }
 

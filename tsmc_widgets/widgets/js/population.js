@@ -75,15 +75,18 @@ class Population {
     const spaced = tall / K >= 5;
     for (let row = 0, y = 0; row < K; ) {
       const [top, count] = [y, tall < K ? Math.floor(((y + 1) * K) / tall) - row : 1];
-      let [sum, shown] = [0, 0];
+      let [sum, living, chosen] = [0, 0, 0];
       for (let i = row; i < row + count; i++) {
         const at = s * K + slots[i];
         sum += indices[at];
-        shown += marks ? marks[at] : heirs[at] > 0 ? 1 : 0;
+        living += heirs[at];
+        chosen += marks ? marks[at] : 0;
       }
       row += count;
       y = tall < K ? y + 1 : Math.round((row * tall) / K);
-      const colour = (shown > 0 ? palette.overview : palette.faded)[Math.round(sum / count)];
+      const plain = living > 0 ? palette.overview : palette.faded;
+      const shades = !marks ? plain : chosen > 0 ? palette.overview : living > 0 ? palette.dim : palette.faded;
+      const colour = shades[Math.round(sum / count)];
       for (let line = top; line < (spaced ? y - 1 : y); line++) {
         this.pixels.fill(colour, line * wide + from, line * wide + to);
       }
@@ -94,7 +97,7 @@ class Population {
   _strands(view, s, from, to) {
     const { theme, record: { K } } = view;
     const { width: wide, height: tall } = this.image;
-    const shades = [0.1, 0.36].map((share) => pack(mix(theme.background, theme.text, share)));
+    const shades = [0.1, view.marks ? 0.2 : 0.36].map((share) => pack(mix(theme.background, theme.text, share)));
     const colours = [...shades, pack(theme.lineage)];
     const row = tall / K;
     const eased = Array.from({ length: to - from }, (_, i) => {

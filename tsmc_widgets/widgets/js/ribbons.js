@@ -29,7 +29,7 @@ function eachStrand(view, s, draw) {
     const part = 1 / (last - first + 1);
     for (let row = first; row <= last; row++) {
       const at = s * K + slots[row];
-      const kind = marks ? (marks[at] ? CHOSEN : FAINT) : heirs[at] > 0 ? LIVING : FAINT;
+      const kind = marks?.[at] ? CHOSEN : heirs[at] > 0 ? LIVING : FAINT;
       draw(rank, (row - first) * part, part, row, kind);
     }
   }
@@ -67,7 +67,7 @@ function drawRibbons(context, view, s, { left, right, top, bottom, y }) {
     path.bezierCurveTo(middle, y1, middle, p1, left, p1);
     path.closePath();
   });
-  const styles = [css(theme.text, 0.05), css(theme.text, 0.2), css(theme.lineage, 0.42)];
+  const styles = [css(theme.text, 0.05), css(theme.text, view.marks ? 0.09 : 0.2), css(theme.lineage, 0.45)];
   paths.forEach((path, kind) => {
     context.fillStyle = styles[kind];
     context.fill(path);

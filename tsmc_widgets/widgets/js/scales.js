@@ -2,6 +2,7 @@
 
 const BLUE = [0, 114, 178];
 const ORANGE = [230, 159, 0];
+const SKY = [86, 180, 233];
 const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [187, 174, 110], [253, 231, 55]];
 
 /**
@@ -83,10 +84,11 @@ function colourIndices(record, quantity) {
  * Hue and strength in [0, 1] at a point of the scale.
  * @param {Quantity} quantity
  * @param {number} x in [0, 1]
+ * @param {boolean} dark
  */
-function hueAt(quantity, x) {
+function hueAt(quantity, x, dark) {
   if (quantity.diverging) {
-    return { rgb: x < 0.5 ? BLUE : ORANGE, strength: Math.abs(2 * x - 1) };
+    return { rgb: x < 0.5 ? (dark ? SKY : BLUE) : ORANGE, strength: Math.abs(2 * x - 1) };
   }
   const at = x * (CIVIDIS.length - 1);
   const low = Math.min(Math.floor(at), CIVIDIS.length - 2);
@@ -124,22 +126,23 @@ function readTheme(root) {
  */
 function makePalette(quantity, theme) {
   const [cell, faint] = [new Array(256), new Array(256)];
-  const [overview, faded] = [new Uint32Array(256), new Uint32Array(256)];
-  const neutral = mix(theme.background, theme.text, theme.dark ? 0.22 : 0.16);
+  const [overview, dim, faded] = [0, 0, 0].map(() => new Uint32Array(256));
+  const neutral = mix(theme.background, theme.text, theme.dark ? 0.24 : 0.16);
   const cap = quantity.diverging || !theme.dark ? 0.55 : 0.4;
   for (let index = 0; index < 256; index++) {
-    const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254);
+    const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254, theme.dark);
     const dead = index === DEAD;
     // What has little weight recedes, so that the eye finds the heavy particles first.
-    const force = strength * (rgb === BLUE ? 0.5 : 1);
+    const force = strength * (rgb === BLUE || rgb === SKY ? 0.55 : 1);
     const base = mix(theme.background, theme.text, 0.06);
     cell[index] = dead ? css(base) : css(mix(base, rgb, cap * force));
     faint[index] = css(mix(theme.background, mix(base, rgb, dead ? 0 : cap * force), 0.4));
     const solid = dead ? mix(theme.background, theme.text, 0.8) : mix(neutral, rgb, force);
     overview[index] = pack(solid);
+    dim[index] = pack(mix(theme.background, solid, 0.5));
     faded[index] = pack(mix(theme.background, solid, 0.26));
   }
-  return { cell, faint, overview, faded };
+  return { cell, faint, overview, dim, faded };
 }
 
 /** A colour as putImageData wants it (little-endian RGBA). @param {Rgb} rgb */
