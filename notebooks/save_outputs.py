@@ -45,7 +45,7 @@ def follow_a_particle(page: Page) -> None:
         page.get_by_role("button", name="One step on").click()
     page.locator(f'.pv-row[data-slot="{FOLLOWED}"]').click()
     page.mouse.move(0, 0)
-    page.wait_for_selector(".pv-selected")
+    page.wait_for_selector('.pv-row[aria-selected="true"]')
 
 
 def see_it_learned(page: Page) -> None:
