@@ -31,6 +31,7 @@ _HOMES = {
         "start_smc",
     ),
     "tsmc_widgets.learning.trainer": ("TwistTrainer",),
+    "tsmc_widgets.evaluation.compare": ("Comparison", "compare"),
     "tsmc_widgets.evaluation.islands": ("run_islands",),
     "tsmc_widgets.evaluation.result_table": ("ResultTable",),
     "tsmc_widgets.evaluation.runs": ("map_runs",),

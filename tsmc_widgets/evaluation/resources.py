@@ -164,17 +164,18 @@ def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:
         return LookAheadTwist(target, seed=spec.seed)
     if spec.method == "optimal":
         return exact(target).optimal_twist()
-    if spec.method == "saved":
+    if spec.method in ("saved", "shipped"):
         return _saved(spec, target)
     return _learned(spec, target, folder)
 
 
 def _saved(spec: RunSpec, target: Target) -> Any:
-    twist = load_twist(spec.twist, target.lm)
+    where = spec.twist or spec.problem_name
+    twist = load_twist(where, target.lm)
     found = twist.card["weights_sha256"]
     if spec.twist_sha256 and found != spec.twist_sha256:
         raise TwistFormatError(
-            f"the twist in {spec.twist!r} has other weights ({found[:12]}...) than the spec says "
+            f"the twist in {where!r} has other weights ({found[:12]}...) than the spec says "
             f"({spec.twist_sha256[:12]}...): write the spec again for the new twist."
         )
     return twist
@@ -204,6 +205,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     form = plan.form or problem_of(spec.problem).form
     link = "sigmoid" if spec.method == "fudge" else "log"
     twist = make_twist(form, target, link=link, seed=plan.seed)
+    more = {"observations": plan.observations} if plan.observations else {}
     trainer = TwistTrainer(
         target,
         twist,
@@ -212,6 +214,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
         learning_rate=plan.learning_rate or None,
         positives=None if target.is_conditional else _positives(spec, plan, folder),
         seed=plan.seed,
+        **more,
     )
     history = []
     for update in trainer.updates(plan.num_updates):

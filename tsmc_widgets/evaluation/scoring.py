@@ -178,7 +178,8 @@ def score_texts(
         steps = advance_steps(
             target, sampler.proposal, sampler.twist, steps, pairs, tokens[:, : t + 1]
         )
-        rows = rows.index_put((members,), pairs.inverse)
+        # Texts that have ended point at a row that exists, whatever became of their own.
+        rows = torch.zeros_like(rows).index_put((members,), pairs.inverse)
     if observed is None:
         log_phi = target.log_phi(tokens)
     else:

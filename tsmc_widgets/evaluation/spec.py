@@ -15,12 +15,13 @@ from tsmc_widgets.errors import TwistFormatError, check_integer, check_one_of
 from tsmc_widgets.evaluation.inline import check_problem
 from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
+from tsmc_widgets.twists.shipped import shipped_folder, shipped_twists
 
 VERSION = 1
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
 usual changes."""
 
-FIXED_METHODS = ("none", "look-ahead", "optimal", "saved")
+FIXED_METHODS = ("none", "look-ahead", "optimal", "shipped", "saved")
 METHODS = (*FIXED_METHODS, *LEARNING_METHODS)
 MEASURES = ("bounds", "kl", "profiles", "runs")
 PROPOSALS = ("", "base", "twist")
@@ -36,7 +37,9 @@ class Training:
         batch_size: texts drawn for each update, and positives read.
         learning_rate: of Adam; 0 is the form's usual one.
         seed: of all noise of the training.
-        pool: exact samples of sigma to learn from; 0 learns from the weighted batch.
+        observations: of a conditional target, for each update; 0 is the usual number.
+        pool: exact samples of sigma to learn from; 0 learns from the weighted batch. A conditional
+            target draws its own, anew for each update.
         budget: draws from p0 that the pool may take; a pool of less than a quarter is not used.
     """
 
@@ -45,6 +48,7 @@ class Training:
     batch_size: int = 100
     learning_rate: float | int = 0.0
     seed: int = 0
+    observations: int = 0
     pool: int = 1000
     budget: int = 200_000
 
@@ -53,6 +57,7 @@ class Training:
         for name, least in (("num_updates", 1), ("batch_size", 2), ("budget", 1)):
             _integer(self, name, least)
         _integer(self, "seed", 0)
+        _integer(self, "observations", 0)
         _integer(self, "pool", 0)
         if not isinstance(self.form, str):
             raise TypeError(f"form must be the name of a form of twist; got {self.form!r}.")
@@ -71,7 +76,8 @@ class RunSpec:
     Attributes:
         problem: a name in ``PROBLEMS``, or a description as for ``evaluation.inline``.
         method: where the twist comes from: "none" (psi = 1), "look-ahead" (guessed from phi),
-            "optimal" (by enumeration), "saved" (a folder), or a learning method.
+            "optimal" (by enumeration), "shipped" (what comes with the package for this problem),
+            "saved" (a folder), or a learning method.
         training: how it is learned, where ``method`` is a learning method; None is the usual.
         twist: folder of a saved twist, where ``method`` is "saved".
         twist_sha256: of its weights; filled in from the folder where that is here.
@@ -242,16 +248,29 @@ def _settle_twist(spec: RunSpec) -> None:
             "method 'saved' and twist, the folder that save_twist wrote, go together; got "
             f"method={spec.method!r} and twist={spec.twist!r}."
         )
-    if spec.twist and not spec.twist_sha256:
-        card = Path(spec.twist) / "twist.json"
-        if card.is_file():
-            try:
-                sha256 = str(json.loads(card.read_bytes())["weights_sha256"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise TwistFormatError(f"{str(card)!r} does not describe a twist.") from error
-            object.__setattr__(spec, "twist_sha256", sha256)
+    folder = Path(spec.twist)
+    if spec.method == "shipped":
+        folder = shipped_folder(spec.problem_name)
+        if folder is None:
+            raise ValueError(
+                f"no twist ships for {spec.problem_name!r}; there are some for "
+                f"{', '.join(shipped_twists())}."
+            )
+    if spec.method in ("saved", "shipped") and not spec.twist_sha256:
+        object.__setattr__(spec, "twist_sha256", _weights_of(folder))
     if spec.method == "none" and spec.proposal == "twist":
         raise ValueError("method 'none' has no twist to propose with: leave proposal out.")
+
+
+def _weights_of(folder: Path) -> str:
+    """Hash of a saved twist's weights; "" where the folder is not here but, say, on a worker."""
+    card = folder / "twist.json"
+    if not card.is_file():
+        return ""
+    try:
+        return str(json.loads(card.read_bytes())["weights_sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TwistFormatError(f"{str(card)!r} does not describe a twist.") from error
 
 
 def _canonical(spec: RunSpec) -> str:
