@@ -90,7 +90,10 @@ def test_one_form_for_each_meaning():
     [
         ({"problem": "rainy weak"}, "Did you mean 'rainy-week'"),
         ({"problem": 3}, "problem must be a name in PROBLEMS"),
-        ({"method": "clt"}, "method must be one of none, look-ahead, optimal, saved, cd, ctl"),
+        (
+            {"method": "clt"},
+            "method must be one of none, look-ahead, optimal, shipped, saved, cd, ctl",
+        ),
         ({"proposal": "p0"}, "proposal must be one of , base, twist"),
         ({"rule": "sometimes"}, "rule must be one of always, ess, never; got 'sometimes'"),
         ({"measures": ()}, "measures must hold at least one choice"),
@@ -99,6 +102,7 @@ def test_one_form_for_each_meaning():
         ({"ess_threshold": 2}, "fraction of K between 0"),
         ({"training": tw.Training()}, "method 'none' trains nothing"),
         ({"method": "saved"}, "'saved' and twist, the folder"),
+        ({"method": "shipped"}, "no twist ships for 'rainy-week'"),
         ({"twist": "somewhere"}, "'saved' and twist, the folder"),
         ({"proposal": "twist"}, "'none' has no twist to propose with"),
     ],
