@@ -69,8 +69,8 @@ class TestLearning:
     def test_each_observation_gets_as_many_texts(self, world):
         trainer = make_trainer(target=world.target, observations=None, batch_size=40)
         batch, at_sigma = trainer._draw()
-        assert len(at_sigma) == trainer._many.observations == 10
-        assert batch.group.bincount().tolist() == [4] * 10
+        assert len(at_sigma) == trainer._many.observations == 20
+        assert batch.group.bincount().tolist() == [2] * 20
 
 
 class TestBytes:

@@ -340,7 +340,7 @@ def many_observations(
 
 
 # Texts for each observation where nobody says how many observations there are to be.
-PARTICLES = 4
+PARTICLES = 2
 
 
 def _check_plain(what: str, twist: Any, observations: int | None, positives: Any) -> None:

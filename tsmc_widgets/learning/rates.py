@@ -63,6 +63,7 @@ DEFAULT_RATES: dict[str, Rate] = {
     "MLPHeadTwist": Falling(2e-3),
     "BodyTwist": Falling(1e-3),
     "LoRATwist": Falling(2e-3),
+    "ConditionalHeadTwist": Falling(3e-3),
     "TableHeadTwist": Constant(5e-2),
 }
 DEFAULT_RATE = Falling(1e-3)

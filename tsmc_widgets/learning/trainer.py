@@ -26,6 +26,8 @@ from tsmc_widgets.learning.conditional import ConditionalPositives, many_observa
 from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
 from tsmc_widgets.learning.positives import Positives, choose_positives
 from tsmc_widgets.learning.ppo_settings import PPOSettings
+from tsmc_widgets.learning.processes import share
+from tsmc_widgets.learning.progress import progress_bar
 from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
@@ -87,6 +89,8 @@ class TwistTrainer:
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each ``conditional.PARTICLES`` texts.
         ppo: settings of that method; None is ``PPOSettings()``.
+        accelerator: an ``accelerate.Accelerator`` whose processes share the training; each takes
+            texts of its own, ``batch_size`` of them. The base model must be on its device.
         seed: address of all noise; equal arguments give equal bytes.
         max_gradient_norm: gradients longer than this are shortened.
 
@@ -108,6 +112,7 @@ class TwistTrainer:
         ppo: PPOSettings | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
+        accelerator: Any = None,
     ) -> None:
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
@@ -136,7 +141,11 @@ class TwistTrainer:
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
-        self._optimiser = torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
+        self._share = share(accelerator)
+        self._share.place(self._modules, target.prompt_tokens.device)
+        self._optimiser = self._share.prepare(
+            torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
+        )
         twist.method = "+".join(sorted(self.weights))
 
     @property
@@ -165,6 +174,7 @@ class TwistTrainer:
         evaluate: Callable[[Any], Any] | None = None,
         every: int = 50,
         stop_gap: float | None = None,
+        progress: bool = False,
     ) -> Iterator[Update]:
         """Take ``n`` more updates, one for each item asked for.
 
@@ -177,20 +187,24 @@ class TwistTrainer:
                 log Z for example, becomes the update's ``evaluation``.
             every: updates between evaluations.
             stop_gap: stop once an evaluation has a ``gap`` at most this large, in nats.
+            progress: whether to show a bar with loss, ESS and gap.
         """
         check_integer("n", n)
         check_integer("every", every)
         if stop_gap is not None and evaluate is None:
             raise ValueError(f"stop_gap={stop_gap} needs evaluate, which measures the gap.")
-        for _ in range(n):
-            update = self.update()
-            if evaluate is not None and update.number % every == 0:
-                update = replace(update, evaluation=evaluate(self.twist))
-                self.history[-1] = update
-            yield update
-            gap = getattr(update.evaluation, "gap", math.nan)
-            if stop_gap is not None and gap <= stop_gap:
-                return
+        with progress_bar(n, shown=progress and self._share.is_main) as show:
+            for _ in range(n):
+                update = self.update()
+                if evaluate is not None and update.number % every == 0:
+                    evaluation = self._share.from_main(lambda: evaluate(self.twist))
+                    update = replace(update, evaluation=evaluation)
+                    self.history[-1] = update
+                show(update)
+                yield update
+                gap = getattr(update.evaluation, "gap", math.nan)
+                if stop_gap is not None and gap <= stop_gap:
+                    return
 
     def update(self) -> Update:
         """Take one update."""
@@ -222,9 +236,10 @@ class TwistTrainer:
 
         A pool of exact samples is kept; another source of positives must be given again.
         """
-        return write_checkpoint(
-            Path(path), self.state(), self._arguments(), pool_of(self.positives)
-        )
+        if self._share.is_main:
+            write_checkpoint(Path(path), self.state(), self._arguments(), pool_of(self.positives))
+        self._share.wait()
+        return Path(path)
 
     def load(self, path: str | Path) -> None:
         """Go on from a file that ``save`` wrote, to the byte.
@@ -251,8 +266,14 @@ class TwistTrainer:
             "learning_rate": repr(self.learning_rate),
             "max_gradient_norm": self.max_gradient_norm,
             "ppo": None if self._policy is None else repr(self._policy.settings),
+            "processes": self._share.count,
             "seed": self.seed,
         }
+
+    @property
+    def _address(self) -> int:
+        """Of this process's draws for the next update."""
+        return self.done * self._share.count + self._share.rank
 
     @property
     def _reads_positives(self) -> bool:
@@ -265,18 +286,18 @@ class TwistTrainer:
     def _draw(self) -> tuple[Samples, Samples | None]:
         """This update's texts, weighted for sigma, and its samples of sigma."""
         if self._many is not None:
-            return self._many.draw(self.done)
+            return self._many.draw(self._address)
         batch = draw_samples(
             self.target,
             num_particles=self.batch_size,
             proposal=Base() if self._from_base else TwistInduced(self.twist),
             seed=self.seed,
-            run=self.done,
+            run=self._address,
         )
         source = self.positives
         if source is None:
             return batch, None
-        positives = source.draw(self.done, self.batch_size, batch)
+        positives = source.draw(self._address, self.batch_size, batch)
         if positives.places is not None:
             positives = self._reader.answers(positives, source.tokens)
         return batch, positives
@@ -287,9 +308,9 @@ class TwistTrainer:
         try:
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
-            losses, norm, policy = {}, math.nan, None
+            losses, norm, policy = {}, self._step(None), None
         log_weights, source = batch.log_weights_by_group, self.positives
-        return Update(
+        update = Update(
             number=self.done + 1,
             losses=losses,
             ess=float(numerics.ess(log_weights).mean()),
@@ -302,12 +323,13 @@ class TwistTrainer:
             kl=None if policy is None else policy.kl,
             kl_coefficient=None if policy is None else policy.coefficient,
         )
+        return self._share.merge(update)
 
     def _descend(
         self, batch: Samples, positives: Samples | None
     ) -> tuple[dict[str, float], float, PolicyKL | None]:
         if self._policy is not None:
-            return self._policy.descend(batch, self._step)
+            return self._policy.descend(batch, self._step, self._share.mean)
         at_batch = score(self.target, self.twist, batch)
         apart = positives is not None and positives is not batch
         at_sigma = score(self.target, self.twist, positives) if apart else at_batch
@@ -316,17 +338,26 @@ class TwistTrainer:
         norm = self._step(total)
         return {name: float(loss.detach()) for name, loss in losses.items()}, norm, None
 
-    def _step(self, loss: Float64[Tensor, ""]) -> float:
-        """One step of Adam; the length of the gradient."""
-        if not bool(torch.isfinite(loss)):
+    def _step(self, loss: Float64[Tensor, ""] | None) -> float:
+        """One step of Adam; the length of the gradient, NaN where no process has a loss."""
+        signal = loss is not None
+        finite = not signal or bool(torch.isfinite(loss))
+        self._optimiser.zero_grad()
+        if signal and finite:
+            loss.backward()
+        signal, finite = self._share.average_gradients(
+            self._modules.parameters(), signal=signal, finite=finite
+        )
+        if not finite:
             raise FloatingPointError(
-                f"the loss is {float(loss.detach())} at update {self.done + 1}: lower the learning "
-                f"rate (now {self.learning_rate}) or look for a potential that is +inf."
+                f"the loss is {'NaN' if loss is None else float(loss.detach())} at update "
+                f"{self.done + 1}: lower the learning rate (now {self.learning_rate}) or look for "
+                "a potential that is +inf."
             )
+        if not signal:
+            return math.nan
         for group in self._optimiser.param_groups:
             group["lr"] = self.learning_rate.at(self.done)
-        self._optimiser.zero_grad()
-        loss.backward()
         norm = nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm)
         self._optimiser.step()
         return float(norm)

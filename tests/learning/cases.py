@@ -1,0 +1,52 @@
+"""Trainings that one process or several can do, by name."""
+
+from smc.observed import ConditionalTables, infilling
+from smc.toys import chain, table_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.learning import TwistTrainer
+from tsmc_widgets.learning.positives import WeightedPositives
+from tsmc_widgets.twists import TableHeadTwist
+
+
+def unit_target():
+    """A toy with phi <= 1, rejection possible."""
+    target = table_target(3, 3, seed=21)
+    table = target.potential.log_table
+    table -= table.max() + 0.1
+    target.potential.log_phi_max = 0.0
+    return target
+
+
+def make_case(kind, *, accelerator=None, processes=1):
+    """A trainer; ``processes`` is how many times as much one process does."""
+    if kind == "conditional":
+        return TwistTrainer(
+            infilling(),
+            ConditionalTables(seed=2),
+            batch_size=24 * processes,
+            observations=6 * processes,
+            learning_rate=0.05,
+            accelerator=accelerator,
+        )
+    if kind == "rare":
+        target = tw.Target(chain(), tw.MatchesRegex("c{4}"), prompt="a", num_steps=4)
+        twist = TableHeadTwist(target.lm, num_steps=4, prompt_length=1)
+        return TwistTrainer(
+            target,
+            twist,
+            batch_size=12,
+            positives=WeightedPositives(),
+            learning_rate=0.05,
+            accelerator=accelerator,
+            seed=3,
+        )
+    target = unit_target()
+    return TwistTrainer(
+        target,
+        TableHeadTwist(target.lm, num_steps=3),
+        method=kind,
+        batch_size=32,
+        learning_rate=0.05,
+        accelerator=accelerator,
+    )

@@ -1,0 +1,39 @@
+"""One process of a training that several share; run by test_processes.py.
+
+    python shared_training.py KIND FOLDER
+
+The rank, the number of processes and where they meet stand in the environment.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from learning.cases import make_case
+
+
+def main() -> None:
+    """Train, and write what came of it."""
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    accelerator = Accelerator(cpu=True)
+    trainer = make_case(kind, accelerator=accelerator)
+    start = torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
+    updates = list(trainer.updates(4, evaluate=lambda twist: {"at": 1}, every=2, progress=False))
+    trainer.save(folder / "training")
+    rank = accelerator.process_index
+    torch.save([p.detach() for p in trainer._modules.parameters()], folder / f"parameters{rank}.pt")
+    (folder / f"history{rank}.json").write_text(
+        json.dumps(
+            [
+                [u.losses, u.hits, u.skipped, u.gradient_norm, u.evaluation, float(start.sum())]
+                for u in updates
+            ]
+        )
+    )
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
