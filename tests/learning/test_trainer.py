@@ -19,6 +19,7 @@ from tsmc_widgets.learning.positives import (
     choose_positives,
 )
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.exact_draws import ExactDraws
@@ -70,9 +71,9 @@ class TestLearning:
         assert set(update.losses) == {"ctl", "rl"}
         assert trainer.twist.method == "ctl+rl"
 
-    def test_weighted_positives_where_rejection_is_hopeless(self):
+    def test_replayed_batches_where_rejection_is_hopeless(self):
         target = tw.Target(chain(), tw.MatchesRegex("c{16}"), prompt="a", num_steps=16)
-        assert isinstance(choose_positives(target, size=100, seed=0), WeightedPositives)
+        assert isinstance(choose_positives(target, size=100, seed=0), ReplayedPositives)
         soft = tw.Target(chain(), tw.ContainsToken("c"), prompt="a", num_steps=6)
         pool = choose_positives(soft, size=100, seed=0)
         assert isinstance(pool, GrowingPool)

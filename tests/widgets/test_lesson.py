@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tsmc_widgets.learning.positives import GrowingPool, WeightedPositives
+from tsmc_widgets.learning.positives import GrowingPool
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.widgets import lesson as lessons
 from tsmc_widgets.widgets import yardstick
@@ -96,12 +97,12 @@ def test_held_out_samples_are_not_learned_from(target):
 
 
 def test_rare_texts_are_weighed_and_not_waited_for(target, monkeypatch):
-    monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
     draws = ExactDraws(target, seed=3)
     draws.extend()
-    assert len(draws) < HELD_OUT + yardstick.POOL // 2
+    assert not enough(draws)
+    monkeypatch.setattr(yardstick, "COMMON", len(draws) / draws.proposed + 1e-9)
     assert enough(draws)
-    assert isinstance(choose_source(draws, 0), WeightedPositives)
+    assert isinstance(choose_source(draws, 0), ReplayedPositives)
 
 
 def test_records_are_short_and_fit_json(raced):

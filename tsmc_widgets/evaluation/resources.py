@@ -27,6 +27,7 @@ from tsmc_widgets.evaluation.inline import problem_of
 from tsmc_widgets.evaluation.spec import VERSION, RunSpec, Training
 from tsmc_widgets.evaluation.store import DamagedFileError, dumps, read_file, write_file
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.exact import Oracle, exact
 from tsmc_widgets.targets.classifier import own_caches
@@ -212,7 +213,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
         method=spec.method,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate or None,
-        positives=None if target.is_conditional else _positives(spec, plan, folder),
+        positives=None if target.is_conditional else _positives(spec, plan, target, folder),
         seed=plan.seed,
         **more,
     )
@@ -223,13 +224,13 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     return trainer.twist, history
 
 
-def _positives(spec: RunSpec, plan: Training, folder: Path | None) -> Any:
+def _positives(spec: RunSpec, plan: Training, target: Target, folder: Path | None) -> Any:
     if not plan.pool:
         return WeightedPositives()
     wanted = spec.with_(budget=plan.budget)
     found = held_out(wanted, plan.pool, POOL_SEED + plan.seed, folder).samples
     if found is None or len(found.tokens) < plan.pool / 4:
-        return WeightedPositives()
+        return ReplayedPositives(target, plan.seed)
     return ExactPool(found.tokens, found.log_phi, plan.seed)
 
 

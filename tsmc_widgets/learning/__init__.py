@@ -26,6 +26,7 @@ from tsmc_widgets.learning.positives import (
 from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
 from tsmc_widgets.learning.rates import Constant, Falling
 from tsmc_widgets.learning.recipes import METHODS
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, Scored, score
 from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
@@ -41,6 +42,7 @@ __all__ = [
     "JointPositives",
     "PPOSettings",
     "Positives",
+    "ReplayedPositives",
     "RetainedPositives",
     "Samples",
     "Scored",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, missing_extra
 from tsmc_widgets.learning.positives import ExactPool, GrowingPool, Positives
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
@@ -132,7 +133,7 @@ def _safetensors() -> Any:
 
 
 def pool_of(positives: Any) -> dict[str, Tensor]:
-    """The tensors of a pool of exact samples; nothing for other sources."""
+    """The tensors of a source that remembers; nothing for others."""
     if isinstance(positives, ExactPool):
         numbers = torch.tensor([positives.seed])
         return {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
@@ -140,6 +141,8 @@ def pool_of(positives: Any) -> dict[str, Tensor]:
         draws, names = positives.draws, ("seed", "held_out", "size", "every", "first")
         numbers = [draws.seed, draws.block, *(getattr(positives, name) for name in names)]
         return {**draws.tensors(), "growing": torch.tensor(numbers)}
+    if isinstance(positives, ReplayedPositives):
+        return positives.tensors()
     return {}
 
 
@@ -153,4 +156,6 @@ def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None
         seed, block, *numbers = tensors["growing"].tolist()
         draws = ExactDraws.from_tensors(target, tensors, seed=seed, block=block)
         return GrowingPool(draws, *numbers)
+    if "replay" in tensors:
+        return ReplayedPositives.from_tensors(target, tensors)
     return None

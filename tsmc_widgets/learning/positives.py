@@ -10,12 +10,13 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import PotentialError, check_integer
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
-# Draws from p0 that "auto" spends before it falls back to weighted samples.
-PILOT_BUDGET = 20_000
+# Share of p0's texts that rejection must take for exact samples to be worth waiting for.
+COMMON = 0.1
 
 
 @runtime_checkable
@@ -184,12 +185,11 @@ class GrowingPool:
 
 
 def choose_positives(target: Target, *, size: int, seed: int) -> Positives:
-    """A pool of exact samples where rejection soon finds some, the weighted batch otherwise."""
+    """A growing pool where rejection takes a tenth of p0's texts or more, else replayed batches."""
     draws = ExactDraws(target, seed)
     try:
-        while draws.proposed < PILOT_BUDGET and len(draws) < size // 8:
-            draws.extend()
+        draws.extend()
     except PotentialError:
-        return WeightedPositives()
-    # A handful would be learnt by heart, and is found too slowly to become many.
-    return WeightedPositives() if len(draws) < size // 8 else GrowingPool(draws, seed, size=size)
+        return ReplayedPositives(target, seed)
+    common = len(draws) >= COMMON * draws.proposed
+    return GrowingPool(draws, seed, size=size) if common else ReplayedPositives(target, seed)

@@ -1,0 +1,107 @@
+"""What the training has drawn, weighed for sigma and used again."""
+
+import math
+
+import pytest
+import torch
+from learning.test_trainer import make_trainer, parameters, unit_target
+from smc.toys import chain, z_score
+
+import tsmc_widgets as tw
+from tsmc_widgets.learning.reading import draw_samples
+from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.twists import TableHeadTwist
+
+
+def skewed_twist(target):
+    """Somewhere between psi = 1 and a bad guess."""
+    twist = TableHeadTwist(target.lm, num_steps=target.num_steps)
+    generator = torch.Generator().manual_seed(8)
+    for table in twist.parameters():
+        table.data += 0.8 * torch.randn(table.shape, generator=generator, dtype=table.dtype)
+    return twist
+
+
+def batch_of(target, twist, run, size=200):
+    proposal = tw.TwistInduced(twist)
+    return draw_samples(target, num_particles=size, proposal=proposal, seed=0, run=run)
+
+
+def test_samples_are_those_of_sigma_whatever_drew_them():
+    target = unit_target()
+    oracle, twist = tw.exact(target), skewed_twist(target)
+    shares = []
+    for seed in range(100):
+        positives = ReplayedPositives(target, seed, start=300)
+        for update in range(3):
+            drawn = positives.draw(update, 60, batch_of(target, twist, 3 * seed + update))
+        hits = (drawn.tokens.unsqueeze(1) == oracle.tokens).all(-1).double()
+        shares.append(hits.mean(0))
+    common = oracle.log_sigma.exp() > 0.01
+    wrong = (torch.stack(shares) - oracle.log_sigma.exp())[:, common]
+    assert wrong.shape[1] > 10
+    scores = torch.tensor([z_score(column, 0.0) for column in wrong.T])
+    assert float(scores.abs().max()) < 4.5
+    assert torch.equal(drawn.log_phi, target.log_phi(drawn.tokens))
+    assert float(drawn.log_weights.abs().max()) == 0.0
+
+
+def test_a_batch_counts_by_its_ess():
+    target = unit_target()
+    positives = ReplayedPositives(target, start=1)
+    positives.draw(0, 5, batch_of(target, skewed_twist(target), 0))
+    good, bad = (batch_of(target, skewed_twist(target), run) for run in (1, 2))
+    good.log_weights.zero_()
+    bad.log_weights[1:] = -50.0
+    bad.tokens[:] = torch.tensor([2, 2, 2])
+    positives.draw(1, 5, good)
+    share = (positives.draw(2, 10_000, bad).tokens == 2).all(1).double().mean()
+    assert float(share) < 0.02
+
+
+def test_old_batches_are_forgotten_and_the_start_is_not():
+    target = unit_target()
+    positives = ReplayedPositives(target, keep=3, start=50)
+    for update in range(8):
+        positives.draw(update, 4, batch_of(target, skewed_twist(target), update, size=10))
+    assert sorted(positives._parts) == [-1, 5, 6, 7]
+    assert positives.describe() == "4 weighted batches"
+
+
+def test_going_back_forgets_what_came_after():
+    target = unit_target()
+    batches = [batch_of(target, skewed_twist(target), run, size=10) for run in range(5)]
+    one, two = ReplayedPositives(target, start=50), ReplayedPositives(target, start=50)
+    for update, batch in enumerate(batches):
+        one.draw(update, 4, batch)
+    for positives in (one, two):
+        for update in range(2):
+            drawn = positives.draw(update, 4, batches[update])
+    assert torch.equal(drawn.tokens, one.draw(1, 4, batches[1]).tokens)
+    assert sorted(one._parts) == sorted(two._parts)
+
+
+def test_without_a_hit_the_batch_is_passed_on():
+    target = tw.Target(chain(), tw.MatchesRegex("c{16}"), prompt="a", num_steps=16)
+    batch = draw_samples(target, num_particles=4, proposal=tw.Base(), seed=0, run=0)
+    drawn = ReplayedPositives(target, start=4).draw(0, 4, batch)
+    assert drawn is batch
+    assert float(drawn.log_weights.max()) == -math.inf
+
+
+def test_training_goes_on_with_it_to_the_byte(tmp_path):
+    def trainer():
+        return make_trainer(positives=ReplayedPositives(unit_target(), 3, keep=4, start=100))
+
+    whole, first, second = trainer(), trainer(), make_trainer()
+    list(whole.updates(9))
+    list(first.updates(6))
+    second.load(first.save(tmp_path / "training"))
+    list(second.updates(3))
+    assert torch.equal(parameters(second), parameters(whole))
+
+
+@pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}])
+def test_bad_numbers(numbers):
+    with pytest.raises(ValueError, match=f"{next(iter(numbers))} must be an integer of at least 1"):
+        ReplayedPositives(unit_target(), **numbers)

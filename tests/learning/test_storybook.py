@@ -1,0 +1,43 @@
+"""Every method on the model that ships: KL(sigma || q) falls, and no chance could explain it."""
+
+import pytest
+import torch
+from scipy import stats
+
+import tsmc_widgets as tw
+from tsmc_widgets.learning import METHODS, GrowingPool, Samples, score
+from tsmc_widgets.targets.exact_draws import ExactDraws
+
+HELD_OUT = 300
+UPDATES = 40
+
+
+@pytest.fixture(scope="module")
+def target():
+    return tw.load_problem("one-star-review").target()
+
+
+@pytest.fixture(scope="module")
+def draws(target):
+    draws = ExactDraws(target, 11)
+    while len(draws) < HELD_OUT + 1000:
+        draws.extend()
+    return draws
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_the_proposal_comes_closer_to_sigma(target, draws, method):
+    link = "sigmoid" if method == "fudge" else "log"
+    twist = tw.MLPHeadTwist(target.lm, link=link)
+    exact = Samples.exact(target, draws.tokens[:HELD_OUT])
+    pool = GrowingPool(draws, 0, held_out=HELD_OUT, size=1000)
+    trainer = tw.TwistTrainer(target, twist, method=method, positives=pool, seed=4)
+    list(trainer.updates(UPDATES))
+    with torch.no_grad():
+        scored = score(target, twist, exact)
+    # KL(sigma || p0) - KL(sigma || q), of which each exact sample is an unbiased estimate.
+    gain = (scored.log_q_psi - scored.log_p).sum(1)
+    standard_error = float(gain.std()) / HELD_OUT**0.5
+    low = float(gain.mean()) - float(stats.t.ppf(0.9995, HELD_OUT - 1)) * standard_error
+    assert low > 0
