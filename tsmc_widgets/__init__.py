@@ -42,6 +42,10 @@ _HOMES = {
         "compare_log_psi",
         "kl_divergences", "log_z_bounds", "log_z_bounds_given", "pick_prefixes",
     ),
+    "tsmc_widgets.figures": (
+        "bounds_figure", "frontier_figure", "gap_figure", "kl_forest_figure", "log_z_histogram",
+        "profiles_figure", "psi_scatter",
+    ),
     "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

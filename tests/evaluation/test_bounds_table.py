@@ -76,6 +76,12 @@ def test_the_frame_is_tidy(table, oracle):
     assert cell["log_z"].mean() == pytest.approx(row.upper.mean, abs=1e-12)
 
 
+def test_the_gap_frame_is_the_gaps(table):
+    frame = table.gap_frame()
+    assert frame["gap"].tolist() == [row.gap for row in table]
+    assert ((frame["low"] < frame["gap"]) & (frame["gap"] < frame["high"])).all()
+
+
 def test_the_tightest_is_found(table):
     assert table.tightest().gap == min(row.gap for row in table)
 

@@ -158,6 +158,31 @@ class BoundsTable(Sequence):
         records = [_record(row, side) for row in self.rows for side in ("lower", "upper")]
         return _pandas().DataFrame([r for r in records if r is not None], columns=list(COLUMNS))
 
+    def gap_frame(self) -> pd.DataFrame:
+        """Upper minus lower mean, one row for each K and rule, in nats.
+
+        Columns: num_particles, method, rule, kind, gap, standard_error, low, high. The gap bounds
+        the symmetrised KL of one SMC draw and sigma.
+        """
+        records = []
+        for row in self.rows:
+            if row.upper is None:
+                continue
+            low, high = row.gap_interval()
+            records.append(
+                {
+                    "num_particles": row.num_particles,
+                    "method": method_name(row.rule),
+                    "rule": row.rule,
+                    "kind": row.upper_kind,
+                    "gap": row.gap,
+                    "standard_error": row.gap_standard_error,
+                    "low": low,
+                    "high": high,
+                }
+            )
+        return _pandas().DataFrame(records)
+
     def runs_frame(self) -> pd.DataFrame:
         """Log Z_hat of every single run: num_particles, method, rule, side, run, log_z, exact."""
         pd = _pandas()

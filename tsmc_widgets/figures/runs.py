@@ -1,0 +1,144 @@
+"""Runs as figures: profiles over steps, and log Z_hat over runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from tsmc_widgets.figures.tables import lines, one_row_each, require
+from tsmc_widgets.figures.theme import DASHES, Theme, new_figure, note, safe, theme_of
+
+
+def profiles_figure(
+    frame: pd.DataFrame,
+    *,
+    by: str | Sequence[str] | None = None,
+    theme: str = "light",
+    title: str = "Effective sample size and surviving ancestors",
+) -> go.Figure:
+    """ESS and surviving ancestors as shares of K, step by step, with 95 % bands over runs.
+
+    Args:
+        frame: ``profiles(trace)`` of one trace, or of several with a column that names them.
+        by: columns that tell lines apart; None takes those that differ.
+        theme: "light" or "dark".
+        title: above the figure.
+    """
+    require(frame, ("t", "quantity", "mean", "low", "high"), "a figure of profiles")
+    look = theme_of(theme)
+    panels = list(dict.fromkeys(frame["quantity"]))
+    figure = make_subplots(
+        rows=len(panels), shared_xaxes=True, vertical_spacing=0.07, figure=new_figure(look, title)
+    )
+    for index, (name, rows) in enumerate(lines(frame, by)):
+        for row, panel in enumerate(panels, start=1):
+            part = rows[rows["quantity"] == panel].sort_values("t")
+            one_row_each(part, ["t"], f"{name}, {panel}")
+            _draw_profile(figure, look, index, name, part, row)
+    for row, panel in enumerate(panels, start=1):
+        figure.update_yaxes(
+            title_text=f"{safe(panel)} / K", range=[0, 1.04], row=row, col=1, dtick=0.25
+        )
+    steps = int(frame["t"].max())
+    figure.update_xaxes(title_text="step t", row=len(panels), col=1)
+    figure.update_xaxes(range=[0.7, steps + 0.3], dtick=max(1, round(steps / 10)))
+    figure.update_layout(height=190 + 190 * len(panels), legend_y=-0.14)
+    note(figure, "bands: 95 % t-intervals over runs")
+    return figure
+
+
+def log_z_histogram(
+    frame: pd.DataFrame,
+    *,
+    by: str | Sequence[str] | None = None,
+    side: str = "lower",
+    bins: int | None = None,
+    theme: str = "light",
+    title: str = "log Ẑ of single runs",
+) -> go.Figure:
+    """How log Z_hat spreads over runs; runs that died are counted, not drawn.
+
+    Args:
+        frame: ``BoundsTable.runs_frame()``, or any table with a column log_z.
+        by: columns that tell histograms apart; None takes those that differ.
+        side: "lower" for forward runs, "upper" for conditional ones, where the table has both.
+        bins: how many; None chooses by the spread of the data.
+        theme: "light" or "dark".
+        title: above the figure.
+    """
+    if "side" in frame.columns:
+        frame = frame[frame["side"] == side]
+    require(frame, ["log_z"], "a histogram")
+    look = theme_of(theme)
+    figure = new_figure(look, title)
+    alive = frame[np.isfinite(frame["log_z"])]
+    dead = len(frame) - len(alive)
+    require(alive, ["log_z"], "a histogram of runs that live")
+    edges = np.histogram_bin_edges(alive["log_z"], bins="fd" if bins is None else bins)[:200]
+    low, high, width = float(edges[0]), float(edges[-1]), float(edges[1] - edges[0])
+    for index, (name, rows) in enumerate(lines(alive, by)):
+        figure.add_trace(
+            go.Histogram(
+                x=rows["log_z"],
+                name=f"{safe(name)} ({len(rows):,} runs)",
+                histnorm="probability density",
+                xbins={"start": low, "end": high + width, "size": width},
+                marker={
+                    "color": look.faint(index, 0.35),
+                    "line": {"color": look.colour(index), "width": 1},
+                },
+                hovertemplate="%{x} nats<br>density %{y:.3g}<extra>%{fullData.name}</extra>",
+            )
+        )
+    exact = frame["exact"].dropna().unique() if "exact" in frame.columns else []
+    if len(exact) == 1:
+        figure.add_vline(x=float(exact[0]), line=look.truth_line)
+    told = [f"dashed: exact {float(exact[0]):.4f}"] * (len(exact) == 1)
+    told += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
+    note(figure, *told)
+    figure.update_layout(barmode="overlay", bargap=0.0, showlegend=True)
+    figure.update_xaxes(title_text="log Ẑ, nats")
+    figure.update_yaxes(title_text="density, 1 / nat")
+    return figure
+
+
+def _draw_profile(
+    figure: go.Figure, look: Theme, index: int, name: str, part: pd.DataFrame, row: int
+) -> None:
+    at = {"row": row, "col": 1}
+    x = part["t"].tolist()
+    ends = part[["low", "high"]]
+    if all(math.isfinite(value) for value in ends.to_numpy().reshape(-1)):
+        figure.add_trace(
+            go.Scatter(
+                x=x + x[::-1],
+                y=ends["high"].tolist() + ends["low"].tolist()[::-1],
+                fill="toself",
+                fillcolor=look.faint(index),
+                mode="lines",
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=safe(name),
+            ),
+            **at,
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=part["mean"],
+            name=safe(name) or "mean",
+            legendgroup=safe(name),
+            showlegend=row == 1 and bool(name),
+            mode="lines+markers",
+            line={"color": look.colour(index), "dash": DASHES[index % len(DASHES)]},
+            marker={"size": 6},
+            hovertemplate="step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
+        ),
+        **at,
+    )

@@ -1,0 +1,70 @@
+"""Tables as figures read them: which columns are there, and which rows make a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+LABELS = ("problem", "method", "form", "rule")
+"""Columns that may tell lines apart, most telling first."""
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Raise ValueError unless a table has these columns and a row."""
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{what} needs columns {', '.join(columns)}; the table lacks {', '.join(missing)} and "
+            f"has {', '.join(map(str, frame.columns))}."
+        )
+    if frame.empty:
+        raise ValueError(f"{what} has nothing to draw: the table has no rows.")
+
+
+def pick(frame: pd.DataFrame, quantity: str, renamed: str) -> pd.DataFrame:
+    """Rows of one quantity of a results table, its value renamed; other tables as they are."""
+    if "quantity" not in frame.columns or "value" not in frame.columns:
+        return frame
+    rows = frame[frame["quantity"] == quantity]
+    return rows.rename(columns={"value": renamed})
+
+
+def lines(
+    frame: pd.DataFrame, by: str | Sequence[str] | None
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Name and rows of each line, in the order in which they appear.
+
+    ``by`` None takes the columns of ``LABELS`` whose values differ.
+    """
+    if by is None:
+        known = [name for name in LABELS if name in frame.columns]
+        differ = [name for name in known if frame[name].nunique(dropna=False) > 1]
+        # A rule is already part of the name of a method such as "SMC, every step".
+        if "method" in differ and "rule" in differ and _same_partition(frame):
+            differ.remove("rule")
+        names = differ or known[:1]
+    else:
+        names = [by] if isinstance(by, str) else list(by)
+        require(frame, names, "by")
+    if not names:
+        yield "", frame
+        return
+    keys = frame[names].astype(str).agg(" · ".join, axis=1)
+    for key in dict.fromkeys(keys):
+        yield key, frame[keys == key]
+
+
+def one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    """Raise ValueError where a line has two values at one place."""
+    twice = frame[frame.duplicated(list(columns), keep=False)]
+    if len(twice):
+        place = ", ".join(f"{column} = {twice.iloc[0][column]}" for column in columns)
+        raise ValueError(
+            f"line {name!r} has {len(twice)} rows where one is due ({place}): take the mean over "
+            "seeds first, or name the columns that tell lines apart with by=."
+        )
+
+
+def _same_partition(frame: pd.DataFrame) -> bool:
+    return len(frame[["method", "rule"]].drop_duplicates()) == frame["method"].nunique()

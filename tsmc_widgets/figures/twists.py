@@ -1,0 +1,89 @@
+"""Learned against optimal twists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tsmc_widgets.figures.tables import require
+from tsmc_widgets.figures.theme import new_figure, note, safe, theme_of
+
+LONGEST = 80
+
+
+def psi_scatter(
+    frame: pd.DataFrame,
+    *,
+    statistics: Mapping[str, float | int] | None = None,
+    theme: str = "light",
+    title: str = "Learned against optimal log ψ",
+) -> go.Figure:
+    """Learned log psi over optimal log psi, a point a prefix, means of each t taken off.
+
+    Args:
+        frame: ``PsiComparison.frame``: t, text, learned, optimal, optimal_error.
+        statistics: numbers to write above, by name ("slope", say).
+        theme: "light" or "dark".
+        title: above the figure.
+    """
+    require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
+    look = theme_of(theme)
+    figure = new_figure(look, title)
+    values = pd.concat([frame["learned"], frame["optimal"]])
+    pad = 0.06 * max(float(values.max() - values.min()), 1e-6)
+    ends = [float(values.min()) - pad, float(values.max()) + pad]
+    figure.add_trace(
+        go.Scatter(
+            x=ends, y=ends, mode="lines", hoverinfo="skip", showlegend=False,
+            line={"color": look.muted, "width": 1.2, "dash": "dash"},
+        )
+    )  # fmt: skip
+    texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
+    shown = [_short(text) for text in texts]
+    errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
+    blurred = not math.isclose(float(errors.max()), 0.0)
+    figure.add_trace(
+        go.Scatter(
+            x=frame["optimal"],
+            y=frame["learned"],
+            mode="markers",
+            showlegend=False,
+            error_x={
+                "array": 1.96 * errors,
+                "thickness": 1,
+                "width": 0,
+                "visible": blurred,
+                "color": look.muted,
+            },
+            marker={
+                "size": 8,
+                "opacity": 0.85,
+                "color": frame["t"],
+                "colorscale": [[0.0, look.colours[0]], [1.0, look.colours[4]]],
+                "line": {"width": 0.8, "color": look.ink},
+                "colorbar": {
+                    "title": {"text": "step t", "font": {"size": 12}},
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                    "tick0": int(frame["t"].min()),
+                    "dtick": max(1, round(int(frame["t"].max() - frame["t"].min()) / 8)),
+                },
+            },
+            text=shown,
+            hovertemplate="“%{text}”<br>optimal %{x:.3f}, learned %{y:.3f} nats<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
+    figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
+    told = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
+    note(figure, *told, "dashed: equal", "bars: 95 % intervals of rollouts" if blurred else "")
+    figure.update_layout(height=480)
+    return figure
+
+
+def _short(text: object) -> str:
+    text = str(text)
+    return safe(text if len(text) <= LONGEST else f"{text[:30]} … {text[-45:]}")
