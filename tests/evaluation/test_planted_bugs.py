@@ -32,7 +32,10 @@ SCORING_BUGS = {
         "return self.log_p - self.log_q",
     ),
     "q after the end": ("log_q = log_q + torch.where(live, q, 0.0)", "log_q = log_q + q"),
-    "rows of the wrong parents": ("rows = rows.index_put((members,), pairs.inverse)", "pass"),
+    "rows of the wrong parents": (
+        "index_put((members,), pairs.inverse)",
+        "index_put((members,), 0 * members)",
+    ),
     "base in place of q": ("steps.proposal.log_q_next", "steps.lm.log_probs"),
 }
 

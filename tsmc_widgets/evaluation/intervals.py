@@ -75,8 +75,7 @@ class PooledOverRuns:
         effective = float(numerics.ess(logs))
         error = math.nan
         if count > 1 and math.isfinite(value):
-            # All but one run: a share near 1 leaves nothing, and then there is no error to give.
-            rest = torch.log1p(-numerics.normalise(logs).clamp(max=1.0))
+            rest = _all_but_one(logs)
             error = math.sqrt((count - 1) * float(rest.var(correction=0)))
         return cls(value, error if math.isfinite(error) else math.nan, count, effective)
 
@@ -84,6 +83,14 @@ class PooledOverRuns:
         """Student's t interval, in nats; see the class for how well it covers."""
         freedom = max(1.0, self.effective_runs - 1)
         return t_interval(self.value, self.standard_error, freedom, confidence)
+
+
+def _all_but_one(logs: Float64[Tensor, " runs"]) -> Float64[Tensor, " runs"]:
+    """Log sum of all weights but each one, from both ends, so that nothing is subtracted."""
+    nothing = torch.full((1,), -math.inf, dtype=logs.dtype)
+    before = torch.cat([nothing, logs.logcumsumexp(0)[:-1]])
+    after = torch.cat([logs.flip(0).logcumsumexp(0)[:-1].flip(0), nothing])
+    return torch.logaddexp(before, after)
 
 
 def t_interval(
