@@ -96,6 +96,16 @@ def test_one_particle_bounds_are_f_and_g(target, twist, joint):
     assert abs(bounds.upper.mean - found.g.mean) < 1e-10
 
 
+def test_the_gap_of_one_particle_is_both_divergences(target, twist, joint):
+    values = enumerated_given(target, twist)
+    both = math.fsum(math.exp(z) * (there + back) for z, there, back in values.values())
+    given = log_z_bounds_given(
+        target, joint, num_particles=1, twist=twist, proposal=tw.TwistInduced(), rule="never"
+    )
+    assert near(given.gap, both, given.gap_standard_error)
+    assert given.gap == pytest.approx(given.bounds.gap, abs=1e-12)
+
+
 def test_observations_need_joint_samples(target, joint):
     with pytest.raises(ValueError, match="give joint samples"):
         kl_divergences(target, exact_samples=joint.tokens)

@@ -46,6 +46,16 @@ class LogZGiven:
     rule: str
 
     @property
+    def gap(self) -> float:
+        """Mean of upper minus lower over o, in nats: training may stop on it."""
+        return float((self.upper - self.lower).mean())
+
+    @property
+    def gap_standard_error(self) -> float:
+        """Standard error of the gap; what differs between the o is taken away first."""
+        return MeanOverRuns.of(self.upper - self.lower).standard_error
+
+    @property
     def bounds(self) -> LogZBounds:
         """Bounds on the mean of log Z(o) over o; pooling over different o would bound nothing."""
         return LogZBounds(
