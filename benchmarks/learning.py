@@ -1,98 +1,81 @@
-"""How fast each method learns a twist: updates and seconds until the bounds have closed.
+"""How fast each method learns a twist: updates and seconds until q has come near sigma.
 
-    python benchmarks/learning.py [--updates N] [--problem NAME] [--method NAME ...]
+    python benchmarks/learning.py [--updates N] [--problem NAME ...] [--method NAME ...] [--form F]
 
-The gap is between the means of log Z_hat over forward and conditional runs of one particle with
-the twist-induced proposal, on 300 runs and 300 held-out exact samples: KL(q || sigma) +
-KL(sigma || q). Evaluation is not counted in the seconds.
+The gap is KL(q || sigma) + KL(sigma || q) of the twist-induced proposal, which is the gap between
+the bounds on log Z of one particle, on 300 texts of q and 300 exact samples that the training has
+not seen (for infilling: 300 observations). Seconds are those of the updates, exact samples that
+they learn from included; those of measuring are not.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
-from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import LogZBounds, log_z_bounds
-from tsmc_widgets.learning import METHODS, ExactPool, TwistTrainer
+from tsmc_widgets.evaluation import KLEstimate, kl_divergences
+from tsmc_widgets.learning import METHODS, TwistTrainer
+from tsmc_widgets.twists.forms import make_twist
 
-RUNS = 300
+TEXTS = 300
 SHARES = (0.5, 0.9, 0.95)
+EVERY = 10
+# The paper's forms: a transformer of its own for toxicity, heads on a frozen body elsewhere.
+FORMS = {
+    "hostile-story": ("own body", "MLP head"),
+    "one-star-review": ("MLP head", "own body"),
+    "infilling-15-10": ("conditional head",),
+}
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A target on the model that ships."""
-
-    potential: object
-    prompt: str
-    num_steps: int
-
-
-def problems() -> dict[str, Problem]:
-    """Twins of the paper's problems."""
-    hostile = tw.ClassProbability("storybook/hostility", label=1)
-    return {
-        "1-star": Problem(tw.ClassProbability("storybook/stars", label=1), "I bought this", 10),
-        "hostility": Problem(hostile, "Once upon a time there was a", 20),
-        "hostility^10": Problem(hostile**10.0, "Once upon a time there was a", 20),
-    }
-
-
-def measure(target: tw.Target, twist: torch.nn.Module, exact: torch.Tensor) -> LogZBounds:
-    """Bounds of one particle: the proposal alone."""
-    return log_z_bounds(
+def measure(target: tw.Target, twist: Any, exact: Any) -> KLEstimate:
+    """The gap."""
+    return kl_divergences(
         target,
         proposal=tw.TwistInduced(twist),
-        num_particles=1,
-        num_runs=RUNS,
+        num_samples=TEXTS,
         exact_samples=exact,
-        rule="never",
         seed=10**6,
-    )
+    ).symmetrised
 
 
-def race(target: tw.Target, pool: ExactPool, exact: torch.Tensor, method: str, n: int) -> None:
+def race(target: tw.Target, exact: Any, method: str, form: str, updates: int) -> None:
     """Train once and print when the gap had closed by how much."""
-    link = "sigmoid" if method == "fudge" else "log"
-    twist = tw.MLPHeadTwist(target.lm, link=link)
-    trainer = TwistTrainer(target, twist, method=method, positives=pool, seed=1)
-    first = measure(target, twist, exact)
+    twist = make_twist(form, target, link="sigmoid" if method == "fudge" else "log", seed=1)
+    trainer = TwistTrainer(target, twist, method=method, seed=1)
+    first = last = measure(target, twist, exact)
     seconds, reached = 0.0, dict.fromkeys(SHARES, "never")
-    every = 10
-    last = first
-    for update in trainer.updates(n):
+    for update in trainer.updates(updates):
         seconds += update.seconds
-        if update.number % every:
+        if update.number % EVERY:
             continue
         last = measure(target, twist, exact)
         for share in SHARES:
-            closed = 1 - last.gap / first.gap
-            if reached[share] == "never" and closed >= share:
-                reached[share] = f"{update.number} ({seconds:.1f} s)"
+            if reached[share] == "never" and 1 - last.value / first.value >= share:
+                reached[share] = f"{update.number} ({seconds:.0f} s)"
     cost = statistics.median(update.seconds for update in trainer.history)
-    texts = len(pool) and trainer.batch_size
     reads = 2 if trainer.positives is not None else 1
-    tokens = trainer.batch_size * target.num_steps + reads * texts * target.num_steps
+    tokens = (1 + reads) * trainer.batch_size * target.num_steps
     print(
-        f"  {method:9s} gap {first.gap:6.3f} -> {last.gap:6.3f} ± {last.gap_standard_error:.3f}  "
-        + "  ".join(f"{share:.0%}: {reached[share]}" for share in SHARES)
-        + f"  {1 / cost:.1f} updates/s, {tokens} forward tokens an update",
+        f"  {method:9s} {form:16s} gap {first.value:6.2f} -> {last.value:5.2f} ± "
+        f"{last.standard_error:.2f}  "
+        + "  ".join(f"{share:.0%}: {reached[share]:12s}" for share in SHARES)
+        + f" {1 / cost:5.1f} updates/s, {tokens} forward tokens an update",
         flush=True,
     )
 
 
-def update_cost(target: tw.Target, pool: ExactPool) -> None:
-    """Print an update of an MLP head against the sweep that feeds it."""
-    twist = tw.MLPHeadTwist(target.lm)
-    trainer = TwistTrainer(target, twist, positives=pool, seed=2)
+def update_cost(target: tw.Target) -> None:
+    """Print an update of an MLP head by 100 texts against the sweep that feeds it."""
+    twist = make_twist("MLP head", target)
+    trainer = TwistTrainer(target, twist, seed=2)
+    # The pool is filled and read before, as it is in all but the first updates.
+    list(trainer.updates(30))
     updates, sweeps = [], []
-    for seed in range(12):
+    for seed in range(20):
         start = time.perf_counter()
         tw.run_smc(
             target,
@@ -104,34 +87,26 @@ def update_cost(target: tw.Target, pool: ExactPool) -> None:
         sweeps.append(time.perf_counter() - start)
         updates.append(trainer.update().seconds)
     ratio = statistics.median(updates) / statistics.median(sweeps)
-    print(f"  an update of 100 samples / the sweep that feeds it: {ratio:.2f}")
+    print(f"  an update of 100 texts / the sweep that feeds it: {ratio:.2f}", flush=True)
 
 
 def main() -> None:
     """Run the chosen problems and methods."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=200)
-    parser.add_argument("--problem", nargs="*", default=None)
-    parser.add_argument("--method", nargs="*", default=METHODS)
+    parser.add_argument("--problem", nargs="*", default=list(FORMS))
+    parser.add_argument("--method", nargs="*", default=list(METHODS))
+    parser.add_argument("--form", nargs="*", default=None)
     options = parser.parse_args()
-    lm = tw.load_language_model("storybook")
-    for name, problem in problems().items():
-        if options.problem and name not in options.problem:
-            continue
-        target = tw.Target(
-            lm, problem.potential, prompt=problem.prompt, num_steps=problem.num_steps
-        )
-        start = time.perf_counter()
-        found = target.exact_samples(1000 + RUNS, seed=3, progress=False)
-        pool = ExactPool(found.tokens[RUNS:], found.log_phi[RUNS:], seed=3)
-        error = found.log_z_standard_error
-        print(
-            f"{name}: log Z = {found.log_z:.3f} ± {error:.3f} nats by rejection, "
-            f"{math.ceil(time.perf_counter() - start)} s for 1,300 exact samples"
-        )
-        update_cost(target, pool)
-        for method in options.method:
-            race(target, pool, found.tokens[:RUNS], method, options.updates)
+    for name in options.problem:
+        target = tw.load_problem(name).target()
+        exact = target.exact_samples(TEXTS, seed=3, progress=False)
+        print(f"{name}: {target.describe()}", flush=True)
+        if not target.is_conditional:
+            update_cost(target)
+        for form in options.form or FORMS.get(name, (tw.load_problem(name).form,)):
+            for method in options.method:
+                race(target, exact, method, form, options.updates)
 
 
 if __name__ == "__main__":

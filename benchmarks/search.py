@@ -6,8 +6,8 @@
 Settings race by successive halving: all draw as many texts in a round, the half with the smaller
 gap between the bounds on log Z goes on, and the next round is twice as long. The gap is
 KL(q || sigma) + KL(sigma || q) of the twist-induced proposal on held-out exact samples, in nats.
-Rates fall with the root of the number of updates (``Falling``) unless --constant is given. What is
-printed last is the call to use.
+Rates fall with the root of the number of updates (``FallingRate``) unless --constant is given.
+What is printed last is the call to use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from tsmc_widgets.evaluation.search import search_settings
-from tsmc_widgets.learning import METHODS, Constant, Falling
+from tsmc_widgets.learning import METHODS, Constant, FallingRate
 from tsmc_widgets.targets.problems import PROBLEMS, load_problem
 from tsmc_widgets.twists.forms import TWIST_FORMS
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     problem = load_problem(options.problem)
-    kind = Constant if options.constant else Falling
+    kind = Constant if options.constant else FallingRate
     result = search_settings(
         problem.target(),
         method=options.method,

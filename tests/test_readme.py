@@ -52,6 +52,13 @@ def test_the_toy_is_exact(tour):
     assert abs(tour["oracle"].log_z - EnumeratedOracle(tour["toy"]).log_z) < 1e-12
 
 
+def test_the_shipped_twist_is_closer_to_sigma(tour):
+    assert tour["trainer"].done == 5
+    near, far = tour["kl"].symmetrised, tour["plain"].symmetrised
+    assert near.interval()[1] < far.interval()[0]
+    assert set(tour["bounds"].to_frame().num_particles) == {1, 4, 16}
+
+
 def test_the_sweep_is_stored_once_and_true(tour):
     assert tour["stored"] == [True] * 6
     frame = tour["frame"]

@@ -23,14 +23,14 @@ _HOMES = {
     "tsmc_widgets.twists": (
         "BodyTwist", "ConditionalBodyTwist", "ConditionalHeadTwist", "LinearHeadTwist",
         "LoRATwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
-        "TrainableTwist", "load_twist", "save_twist",
+        "TrainableTwist", "load_twist", "save_twist", "shipped_twists",
     ),
     "tsmc_widgets.smc": (
         "Always", "Base", "ESSBelow", "EveryNSteps", "ModelProposal", "Never", "SMCConfig",
         "SMCSession", "SMCTrace", "TwistInduced", "exact", "run_conditional_smc", "run_smc",
         "start_smc",
     ),
-    "tsmc_widgets.learning.trainer": ("TwistTrainer",),
+    "tsmc_widgets.learning": ("ConstantRate", "FallingRate", "TwistTrainer"),
     "tsmc_widgets.evaluation.compare": ("Comparison", "compare"),
     "tsmc_widgets.evaluation.islands": ("run_islands",),
     "tsmc_widgets.evaluation.result_table": ("ResultTable",),

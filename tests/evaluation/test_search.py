@@ -9,7 +9,7 @@ from models.checkpoints import make_checkpoint
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.search import search_settings
-from tsmc_widgets.learning import Falling, TwistTrainer
+from tsmc_widgets.learning import FallingRate, TwistTrainer
 from tsmc_widgets.twists.forms import make_twist
 
 
@@ -19,7 +19,7 @@ def found():
     result = search_settings(
         unit_target(),
         form="table",
-        learning_rates=[1e-5, Falling(0.05), 1e-4],
+        learning_rates=[1e-5, FallingRate(0.05), 1e-4],
         batch_sizes=[32, 64],
         first_texts=640,
         num_held_out=200,
@@ -45,7 +45,7 @@ def test_the_field_is_halved_and_the_texts_doubled(found):
 
 def test_it_finds_what_learns(found):
     result, _ = found
-    assert result.best.learning_rate == Falling(0.05)
+    assert result.best.learning_rate == FallingRate(0.05)
     assert result.best.interval[1] < result.start.interval()[0]
     slow = [t for t in result.trials if t.round == 1 and t.learning_rate == 1e-5]
     assert all(t.interval[0] < result.start.mean < t.interval[1] for t in slow)
@@ -54,9 +54,9 @@ def test_it_finds_what_learns(found):
 
 def test_it_says_what_to_call(found):
     result, _ = found
-    names = {"Falling": Falling, "TwistTrainer": TwistTrainer, "make_twist": make_twist}
+    names = {"FallingRate": FallingRate, "TwistTrainer": TwistTrainer, "make_twist": make_twist}
     trainer = eval(result.call, {"target": unit_target(), **names})
-    assert trainer.learning_rate == Falling(0.05)
+    assert trainer.learning_rate == FallingRate(0.05)
     assert trainer.batch_size == result.best.batch_size
     shown = str(result).splitlines()
     assert shown[0].startswith("untrained: gap ")

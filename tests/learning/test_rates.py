@@ -5,7 +5,7 @@ import math
 import pytest
 from learning.test_trainer import make_trainer, parameters
 
-from tsmc_widgets.learning import Constant, Falling
+from tsmc_widgets.learning import ConstantRate, FallingRate
 from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, resolve_rate
 from tsmc_widgets.twists.storage import FORMS
 
@@ -20,23 +20,23 @@ def adam_rates(trainer, updates):
 
 def test_a_number_is_constant():
     assert adam_rates(make_trainer(learning_rate=0.1), 4) == [0.1] * 4
-    assert resolve_rate(1, None) == Constant(1)
-    with pytest.raises(TypeError, match=r"Falling\(rate, after=20\); got 'fast'"):
+    assert resolve_rate(1, None) == ConstantRate(1)
+    with pytest.raises(TypeError, match=r"FallingRate\(rate, after=20\); got 'fast'"):
         resolve_rate("fast", None)
 
 
 def test_a_falling_rate_falls_by_the_root():
-    rates = adam_rates(make_trainer(learning_rate=Falling(0.1, after=2)), 7)
+    rates = adam_rates(make_trainer(learning_rate=FallingRate(0.1, after=2)), 7)
     assert rates == [0.1 / math.sqrt(1 + update / 2) for update in range(7)]
     assert rates[2] == pytest.approx(0.1 / math.sqrt(2))
 
 
 def test_a_resumed_training_goes_on_falling(tmp_path):
-    whole, first, second = (make_trainer(learning_rate=Falling(0.1, after=1)) for _ in range(3))
+    whole, first, second = (make_trainer(learning_rate=FallingRate(0.1, after=1)) for _ in range(3))
     list(whole.updates(6))
     list(first.updates(2))
     second.load(first.save(tmp_path / "training"))
-    assert adam_rates(second, 4) == [Falling(0.1, after=1).at(update) for update in range(2, 6)]
+    assert adam_rates(second, 4) == [FallingRate(0.1, after=1).at(update) for update in range(2, 6)]
     assert parameters(second).equal(parameters(whole))
 
 
@@ -47,8 +47,8 @@ def test_every_default_names_a_form():
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
 def test_impossible_rates(rate):
-    for kind in (Constant, Falling):
+    for kind in (ConstantRate, FallingRate):
         with pytest.raises(ValueError, match="learning_rate must be positive"):
             kind(rate)
     with pytest.raises(ValueError, match="after"):
-        Falling(0.1, after=0)
+        FallingRate(0.1, after=0)

@@ -147,7 +147,7 @@ def search_settings(
         target: conditional or not, with exact samples.
         method: a name of ``METHODS``.
         form: a name of ``TWIST_FORMS``.
-        learning_rates: as for ``TwistTrainer``: numbers, ``Constant``, ``Falling`` or None.
+        learning_rates: as for ``TwistTrainer``: numbers, ``Constant``, ``FallingRate`` or None.
         batch_sizes: texts for each update.
         first_texts: that each setting draws in the first round; a round has twice as many in all
             as the one before it.

@@ -24,7 +24,7 @@ from tsmc_widgets.learning.positives import (
     choose_positives,
 )
 from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
-from tsmc_widgets.learning.rates import Constant, Falling
+from tsmc_widgets.learning.rates import ConstantRate, FallingRate
 from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, Scored, score
@@ -34,9 +34,9 @@ __all__ = [
     "METHODS",
     "AdaptiveKL",
     "ConditionalPositives",
-    "Constant",
+    "ConstantRate",
     "ExactPool",
-    "Falling",
+    "FallingRate",
     "FixedKL",
     "GrowingPool",
     "JointPositives",

@@ -15,7 +15,7 @@ def _check(rate: float | int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class ConstantRate:
     """The same rate at every update (paper, section 6).
 
     Attributes:
@@ -34,7 +34,7 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
-class Falling:
+class FallingRate:
     """rate / sqrt(1 + update / after): no end of the training needs to be known.
 
     Attributes:
@@ -55,29 +55,29 @@ class Falling:
         return float(self.rate) / math.sqrt(1 + update / self.after)
 
 
-Rate = Constant | Falling
+Rate = ConstantRate | FallingRate
 
 # What trains the shipped problems well without tuning.
 DEFAULT_RATES: dict[str, Rate] = {
-    "LinearHeadTwist": Falling(3e-3),
-    "MLPHeadTwist": Falling(2e-3),
-    "BodyTwist": Falling(1e-3),
-    "LoRATwist": Falling(2e-3),
-    "ConditionalHeadTwist": Falling(3e-3),
-    "TableHeadTwist": Constant(5e-2),
+    "LinearHeadTwist": FallingRate(3e-3),
+    "MLPHeadTwist": FallingRate(2e-3),
+    "BodyTwist": FallingRate(1e-3),
+    "LoRATwist": FallingRate(2e-3),
+    "ConditionalHeadTwist": FallingRate(3e-3),
+    "TableHeadTwist": ConstantRate(5e-2),
 }
-DEFAULT_RATE = Falling(1e-3)
+DEFAULT_RATE = FallingRate(1e-3)
 
 
 def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
     """The rate that was asked for; a number is constant, None takes the form's default."""
     if learning_rate is None:
         return DEFAULT_RATES.get(type(twist).__name__, DEFAULT_RATE)
-    if isinstance(learning_rate, Constant | Falling):
+    if isinstance(learning_rate, ConstantRate | FallingRate):
         return learning_rate
     if isinstance(learning_rate, bool) or not isinstance(learning_rate, float | int):
         raise TypeError(
-            "learning_rate must be a number (constant), Constant(rate) or Falling(rate, after=20); "
-            f"got {learning_rate!r}."
+            "learning_rate must be a number (constant), ConstantRate(rate) or "
+            f"FallingRate(rate, after=20); got {learning_rate!r}."
         )
-    return Constant(learning_rate)
+    return ConstantRate(learning_rate)

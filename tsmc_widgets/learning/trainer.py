@@ -82,10 +82,10 @@ class TwistTrainer:
         twist: a ``TrainableTwist``; its parameters are changed in place.
         method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
         batch_size: texts drawn for each update, and positives read.
-        learning_rate: of Adam without weight decay: a number, which is constant, or ``Constant``
-            or ``Falling``; None takes the form's default.
+        learning_rate: of Adam without weight decay: a number, which is constant, a
+            ``ConstantRate`` or a ``FallingRate``; None takes the form's default.
         positives: a source of samples of sigma; None takes a growing pool of exact samples where a
-            pilot shows that rejection is cheap, and weighs the batch otherwise.
+            pilot shows that rejection is cheap, and replayed batches otherwise.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each ``conditional.PARTICLES`` texts.
         ppo: settings of that method; None is ``PPOSettings()``.

@@ -11,6 +11,7 @@ from tsmc_widgets.twists.lookahead import LookAheadTwist
 from tsmc_widgets.twists.lora import LoRATwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
+from tsmc_widgets.twists.shipped import shipped_twists
 from tsmc_widgets.twists.storage import load_twist, save_twist
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
 
@@ -33,4 +34,5 @@ __all__ = [
     "TwistStep",
     "load_twist",
     "save_twist",
+    "shipped_twists",
 ]
