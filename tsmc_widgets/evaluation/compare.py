@@ -26,6 +26,8 @@ TITLES = {
     "gap": "gap between the bounds on log Z, nats",
     "lower": "lower bound on log Z, nats",
     "upper": "upper bound on log Z, nats",
+    "lower, pooled": "lower bound on log Z, runs pooled, nats",
+    "upper, pooled": "upper bound on log Z, samples pooled, nats",
 }
 
 
@@ -75,8 +77,8 @@ class Comparison:
                 **settings,
             )
             for seed in self.seeds
-            for problem in _several(problems)
             for method in self.methods
+            for problem in _several(problems)
         ]
         self.table = ResultTable()
 

@@ -103,7 +103,19 @@ def _bounds(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]
                     **how,
                 )
             rows += [_bound(row, bounds) for row in _sides(bounds)]
-    return rows
+    return rows + _by_rejection(held)
+
+
+def _by_rejection(held: HeldOut) -> list[Row]:
+    """What the draws of rejection say of log Z, where there were any."""
+    error = getattr(held.samples, "log_z_standard_error", 0.0)
+    if not error > 0:
+        return []
+    found = LogZ.of(held.samples)
+    low, high = found.interval()
+    about = {"quantity": "log Z by rejection", "kind": "estimate", "source": found.source}
+    return [about | {"value": found.value, "standard_error": error, "low": low, "high": high,
+                     "num_runs": held.samples.proposed}]  # fmt: skip
 
 
 def _sides(bounds: LogZBounds) -> Iterator[tuple[str, str, MeanOverRuns | PooledOverRuns | None]]:

@@ -12,12 +12,13 @@ import hashlib
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -83,7 +84,7 @@ def held_out(spec: RunSpec, n: int, seed: int, folder: Path | None) -> HeldOut:
     """Exact samples of a spec's problem, the same for all specs of it."""
     if not n:
         return HeldOut(None, "none were asked for")
-    key = _key("samples", spec, {"n": n, "seed": seed, "budget": spec.budget})
+    key = _key("samples", spec, {"n": n, "seed": seed, "max_draws": spec.max_draws})
 
     def find() -> dict[str, Any] | None:
         return None if folder is None else _read(folder / "samples" / f"{key}.json")
@@ -94,7 +95,11 @@ def held_out(spec: RunSpec, n: int, seed: int, folder: Path | None) -> HeldOut:
             _keep(lambda: write_file(folder / "samples" / f"{key}.json", made))
         return made
 
-    found = _once(key, lambda: find() or make())
+    def find_or_make() -> dict[str, Any]:
+        with _alone(folder, key):
+            return find() or make()
+
+    found = _once(key, find_or_make)
     target_oracle = None
     if found["kind"] == "oracle":
         target_oracle = oracle_of(spec, fresh_target(spec))
@@ -111,7 +116,7 @@ def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
         return {"kind": "oracle", "source": "the oracle", "tokens": tokens.tolist(),
                 "log_phi": log_phi, **numbers}  # fmt: skip
     try:
-        found = target.exact_samples(n, seed=seed, budget=spec.budget, progress=False)
+        found = target.exact_samples(n, seed=seed, budget=spec.max_draws, progress=False)
     except PotentialError as error:
         return {"kind": "none", "source": f"none: {error}"}
     except BudgetError as error:
@@ -188,13 +193,14 @@ def _learned(spec: RunSpec, target: Target, folder: Path | None) -> Any:
 
     def make() -> Any:
         where = None if folder is None else folder / "twists" / key
-        if where is not None and where.is_dir():
-            with contextlib.suppress(TwistFormatError, FileNotFoundError):
-                return load_twist(where, target.lm)
-        twist, history = train(spec, folder)
-        if where is not None:
-            _keep(lambda: _save_whole(twist, where, target, history))
-        return twist
+        with _alone(folder, key):
+            if where is not None and where.is_dir():
+                with contextlib.suppress(TwistFormatError, FileNotFoundError):
+                    return load_twist(where, target.lm)
+            twist, history = train(spec, folder)
+            if where is not None:
+                _keep(lambda: _save_whole(twist, where, target, history))
+            return twist
 
     return _once(key, make)
 
@@ -227,7 +233,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
 def _positives(spec: RunSpec, plan: Training, target: Target, folder: Path | None) -> Any:
     if not plan.pool:
         return WeightedPositives()
-    wanted = spec.with_(budget=plan.budget)
+    wanted = spec.with_(max_draws=plan.max_draws)
     found = held_out(wanted, plan.pool, POOL_SEED + plan.seed, folder).samples
     if found is None or len(found.tokens) < plan.pool / 4:
         return ReplayedPositives(target, plan.seed)
@@ -263,6 +269,25 @@ def _once(key: str, make: Callable[[], Any]) -> Any:
                 _MADE.pop(next(iter(_MADE)))
             _MADE[key] = make()
         return _MADE[key]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path | None, key: str) -> Iterator[None]:
+    """Let one worker make what others wait for; the lock goes when its holder does, killed or not.
+
+    Where files can not be locked every worker makes its own, which is the same to the byte.
+    """
+    lock = None
+    if folder is not None:
+        with contextlib.suppress(OSError, NotImplementedError):
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / "locks" / key)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def forget() -> None:

@@ -40,7 +40,7 @@ class Training:
         observations: of a conditional target, for each update; 0 is the usual number.
         pool: exact samples of sigma to learn from; 0 learns from the weighted batch. A conditional
             target draws its own, anew for each update.
-        budget: draws from p0 that the pool may take; a pool of less than a quarter is not used.
+        max_draws: draws from p0 that the pool may take; a pool of less than a quarter is not used.
     """
 
     form: str = ""
@@ -50,11 +50,11 @@ class Training:
     seed: int = 0
     observations: int = 0
     pool: int = 1000
-    budget: int = 200_000
+    max_draws: int = 200_000
 
     def __post_init__(self) -> None:
         """Check every number."""
-        for name, least in (("num_updates", 1), ("batch_size", 2), ("budget", 1)):
+        for name, least in (("num_updates", 1), ("batch_size", 2), ("max_draws", 1)):
             _integer(self, name, least)
         _integer(self, "seed", 0)
         _integer(self, "observations", 0)
@@ -89,7 +89,7 @@ class RunSpec:
         num_runs: forward runs for each K and rule.
         num_exact: exact samples for upper bounds and KL(sigma||q); 0 does without.
         num_samples: texts drawn from q for the KL divergences.
-        budget: draws from p0 that the exact samples may take; fewer samples are used if it ends.
+        max_draws: draws from p0 that the exact samples may take; fewer samples are used if it ends.
         seed: of the runs and of the exact samples.
         measures: any of "bounds", "kl", "profiles", and "runs" for log Z_hat of every forward run.
         island: (i, M) for the i-th of M parts of each run's particles; () for whole runs.
@@ -111,7 +111,7 @@ class RunSpec:
     num_runs: int = 100
     num_exact: int = 100
     num_samples: int = 500
-    budget: int = 1_000_000
+    max_draws: int = 1_000_000
     seed: int = 0
     measures: str | Sequence[str] = ("bounds",)
     island: Sequence[int] = ()
@@ -135,7 +135,7 @@ class RunSpec:
         for size in self.num_particles:
             check_integer("num_particles", size)
         object.__setattr__(self, "num_particles", tuple(int(k) for k in self.num_particles))
-        for name, least in (("num_runs", 1), ("num_samples", 2), ("budget", 1)):
+        for name, least in (("num_runs", 1), ("num_samples", 2), ("max_draws", 1)):
             _integer(self, name, least)
         _integer(self, "seed", 0)
         _integer(self, "num_exact", 0)

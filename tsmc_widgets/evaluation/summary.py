@@ -11,7 +11,10 @@ import torch
 from tsmc_widgets.evaluation.intervals import MeanOverRuns
 from tsmc_widgets.evaluation.runs import RunResult
 
-LOWER_IS_BETTER = ("KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q)", "gap", "upper")
+LOWER_IS_BETTER = (
+    "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q)", "gap", "upper", "upper, pooled",
+)  # fmt: skip
+HIGHER_IS_BETTER = ("lower", "lower, pooled")
 REFERENCES = ("optimal",)
 """Methods that show what is possible and do not compete."""
 
@@ -22,7 +25,8 @@ class Place:
 
     Attributes:
         problem: its name.
-        quantity: what was measured; "lower" and "upper" are the bounds on log Z.
+        quantity: what was measured; "lower" and "upper" are the bounds on log Z, and "lower,
+            pooled" and "upper, pooled" the tighter ones.
         num_particles: K; 0 where it does not matter.
     """
 
@@ -98,12 +102,12 @@ def over_seeds(results: Iterable[RunResult], seeds: Sequence[int]) -> list[OverS
 def place_of(result: RunResult, row: Mapping) -> Place | None:
     """What a row of a result is about; None where methods do not compete in it."""
     quantity = row["quantity"]
-    if quantity == "log Z":
-        if row["kind"] == "estimate" or row["value"] is None or math.isnan(row["value"]):
-            return None
-        quantity = row["side"]
-    elif row["step"] is not None or row["run"] is not None or "pooled" in quantity:
+    if row["step"] is not None or row["run"] is not None:
         return None
+    if row["side"]:
+        if row["kind"] == "estimate" or math.isnan(row["value"]):
+            return None
+        quantity = row["side"] if quantity == "log Z" else f"{row['side']}, pooled"
     return Place(result.spec.problem_name, quantity, int(row["num_particles"] or 0))
 
 
@@ -120,7 +124,7 @@ def mark_best(entries: Sequence[OverSeeds]) -> list[OverSeeds]:
 def _winner(group: Sequence[OverSeeds]) -> OverSeeds | None:
     """Whose interval lies beyond all others; None where there is none, or no rival."""
     quantity = group[0].place.quantity
-    if len(group) < 2 or quantity not in (*LOWER_IS_BETTER, "lower"):
+    if len(group) < 2 or quantity not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
         return None
     sign = 1.0 if quantity in LOWER_IS_BETTER else -1.0
 
