@@ -236,8 +236,11 @@ def test_sums_are_exact(logs):
 BUGS = {
     "what was split off stays in the rest": ("self.log_mass[rows, tokens] = -math.inf", "pass"),
     "certain endings summed again": ("seen & (low == high)", "seen & (low > high)"),
-    "the rest forgotten": ("bool((self.log_mass[row] > -math.inf).any())", "False"),
-    "the lower bound for the upper": ("mass + self.high[row, at], mass)", "mass * 9, mass)"),
+    "the rest forgotten": ("if mass > -math.inf:", "if False:"),
+    "the rest bounded by its mass squared": (
+        "self.log_mass + self.high, self.log_mass)",
+        "self.log_mass * 2, self.log_mass)",
+    ),
     "a text goes on after its end": ("ends[:, eos] = True", "pass"),
     "texts counted at their bound": (
         "self.low = torch.where(where, values, self.low)",

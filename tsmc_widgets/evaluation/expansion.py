@@ -137,36 +137,42 @@ class Expansion:
         nodes = []
         if self.length < self.target.num_steps:
             rows, tokens = self._worth_it(self.log_mass > -math.inf)
-            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
+            mass = self.log_mass[rows, tokens]
+            low, high = mass + self.low[rows, tokens], mass + self.high[rows, tokens]
+            found = zip(*(part.tolist() for part in (rows, tokens, mass, low, high)), strict=True)
+            for row, token, log_mass, lower, upper in found:
                 begun = (*self.group[row].tokens, token)
-                at = (row, slice(token, token + 1))
-                nodes.append(self._node(begun, float(self.log_mass[row, token]), (), *at))
+                nodes.append(self._node(begun, log_mass, (), lower, upper, log_mass))
                 self.fresh[row].append(token)
             self.log_mass[rows, tokens] = -math.inf
-        for row, node in enumerate(self.group):
-            if bool((self.log_mass[row] > -math.inf).any()):
-                taken = (*node.taken, *self.fresh[row])
-                rest = self._node(node.tokens, node.log_mass, taken, row, slice(None))
+        parts = (self.log_mass + self.low, self.log_mass + self.high, self.log_mass)
+        sums = zip(*(torch.logsumexp(part, dim=1).tolist() for part in parts), strict=True)
+        for node, fresh, (low, high, mass) in zip(self.group, self.fresh, sums, strict=True):
+            if mass > -math.inf:
+                rest = self._node(
+                    node.tokens, node.log_mass, (*node.taken, *fresh), low, high, mass
+                )
                 nodes.append(replace(rest, seen=True))
         return nodes
 
     def _node(
-        self, tokens: tuple[int, ...], log_mass: float, taken: tuple[int, ...], row: int, at: slice
+        self,
+        tokens: tuple[int, ...],
+        log_mass: float,
+        taken: tuple[int, ...],
+        low: float,
+        high: float,
+        mass: float,
     ) -> Node:
-        mass = self.log_mass[row, at]
-        low, high, total = (
-            float(torch.logsumexp(values, 0))
-            for values in (mass + self.low[row, at], mass + self.high[row, at], mass)
-        )
-        scale = self.scale
+        low, high = low - self.scale, high - self.scale
         return Node(
             tokens=tokens,
             log_mass=log_mass,
             taken=taken,
-            low=units(low - scale),
-            high=units(high - scale, up=True),
-            mass=units(total),
-            rank=high - scale + math.log1p(-min(1 - 1e-12, math.exp(min(0.0, low - high)))),
+            low=units(low),
+            high=units(high, up=True),
+            mass=units(mass),
+            rank=high + math.log1p(-min(1 - 1e-12, math.exp(min(0.0, low - high)))),
         )
 
     def _know(self, where: Bool[Tensor, "n vocab"], values: Float64[Tensor, "n vocab"]) -> None:
