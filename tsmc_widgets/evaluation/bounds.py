@@ -21,7 +21,7 @@ __all__ = ["BoundsTable", "LogZBounds", "MeanOverRuns", "PooledOverRuns", "log_z
 RULES = ("always", "ess", "never")
 """What a table compares where no rule is given; never is IWAE."""
 
-MOST_CELLS = 2**25
+MOST_CELLS = 2**24
 """Particles of a batch times (vocabulary + numbers recorded) are kept below about so many."""
 
 CONDITIONAL_RUNS = 2**40
