@@ -67,7 +67,7 @@ def log_z_bounds(
         exact_log_z: log Z where it is known; it is put beside the bounds.
         first_run: address of the first forward run and of the first sample's, so that parts of a
             job make what the whole would have made.
-        max_rows: particles in a batch at most; None takes what keeps memory near a gigabyte. The
+        max_rows: particles in a batch at most; None keeps the process near 2 GB (V = 653). The
             result is the same to the byte for models whose answer for a row does not depend on its
             companions (tables), and to their rounding for others.
 
