@@ -92,7 +92,7 @@ def test_one_form_for_each_meaning():
         ({"problem": 3}, "problem must be a name in PROBLEMS"),
         (
             {"method": "clt"},
-            "method must be one of none, look-ahead, optimal, shipped, saved, cd, ctl",
+            "method must be one of none, look-ahead, optimal, shipped, saved, rejection, best",
         ),
         ({"proposal": "p0"}, "proposal must be one of , base, twist"),
         ({"rule": "sometimes"}, "rule must be one of always, ess, never; got 'sometimes'"),

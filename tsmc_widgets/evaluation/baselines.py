@@ -221,9 +221,18 @@ def base_sis(
 
 
 def base_smc(
-    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+    target: Target,
+    *,
+    num_samples: int,
+    seed: int = 0,
+    num_runs: int = 1,
+    twist: Any = None,
+    rule: Any = None,
 ) -> BaselineRun:
-    """Tokens of p0, weighted and resampled by a twist."""
+    """Tokens of p0, weighted and resampled by a twist.
+
+    ``rule`` says when to resample, as for ``run_smc``.
+    """
     return _sweep(
         target,
         "p0, SMC",
@@ -233,6 +242,7 @@ def base_smc(
         seed=seed,
         proposal=Base(),
         twist=_need(twist, "p0, SMC"),
+        rule=rule,
     )
 
 
@@ -253,9 +263,18 @@ def twist_sis(
 
 
 def twist_smc(
-    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
+    target: Target,
+    *,
+    num_samples: int,
+    seed: int = 0,
+    num_runs: int = 1,
+    twist: Any = None,
+    rule: Any = None,
 ) -> BaselineRun:
-    """The paper's sampler: the twist proposes, weighs and resamples."""
+    """The paper's sampler: the twist proposes, weighs and resamples.
+
+    ``rule`` says when to resample, as for ``run_smc``.
+    """
     return _sweep(
         target,
         "twist, SMC",
@@ -265,6 +284,7 @@ def twist_smc(
         seed=seed,
         proposal=TwistInduced(),
         twist=_need(twist, "twist, SMC"),
+        rule=rule,
     )
 
 

@@ -13,7 +13,7 @@ from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.evaluation.export import Grid
 from tsmc_widgets.evaluation.result_table import ResultTable
 from tsmc_widgets.evaluation.runs import RunResult, map_runs
-from tsmc_widgets.evaluation.spec import METHODS, RunSpec, Training
+from tsmc_widgets.evaluation.spec import METHODS, TEXT_METHODS, RunSpec, Training
 from tsmc_widgets.evaluation.summary import OverSeeds, over_seeds
 from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 
@@ -68,13 +68,16 @@ class Comparison:
         if not isinstance(budget, Training):
             budget = Training(num_updates=budget)
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
+        if set(self.methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
+            settings["measures"] = (*_several(settings["measures"]), "texts")
+        of_texts = settings | {"measures": ("texts",)}
         self.specs = [
             RunSpec(
                 problem=problem,
                 method=method,
                 training=replace(budget, seed=seed) if method in LEARNING_METHODS else None,
                 seed=seed,
-                **settings,
+                **(of_texts if method in TEXT_METHODS else settings),
             )
             for seed in self.seeds
             for method in self.methods

@@ -130,7 +130,8 @@ def latex(text: str) -> str:
 
 def _row_label(method: str, rule: str, rules: set[str]) -> str:
     """The method, and how it samples where the table knows several ways."""
-    if len(rules) < 2:
+    rules = rules - {""}
+    if not rule or len(rules) < 2:
         return method
     if rule != "never" and len(rules - {"never"}) == 1:
         return f"{method}, SMC"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,11 +17,12 @@ from tsmc_widgets.evaluation.kl_estimate import Divergences
 from tsmc_widgets.evaluation.log_z import LogZ
 from tsmc_widgets.evaluation.resources import HeldOut
 from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.evaluation.texts import text_rows
+from tsmc_widgets.evaluation.ways import Way
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise, SliceNoise
-from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
-from tsmc_widgets.smc.resampling import ESSBelow, ResampleRule, resolve_rule
+from tsmc_widgets.smc.resampling import ResampleRule
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 
@@ -32,35 +32,6 @@ COLUMNS = (
     "quantity", "side", "kind", "rule", "num_particles", "step", "run", "value", "standard_error",
     "low", "high", "num_runs", "exact", "source", "remark",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How to sample: a twist that weighs, a proposal, and when to resample.
-
-    Attributes:
-        twist: None where psi = 1, or where the twist can only propose.
-        proposal: q.
-        rules: when to resample.
-    """
-
-    twist: Any
-    proposal: Proposal
-    rules: tuple[ResampleRule, ...]
-
-    @classmethod
-    def of(cls, spec: RunSpec, twist: Any) -> Way:
-        """The spec's way with a twist."""
-        rules = tuple(
-            ESSBelow(spec.ess_threshold) if rule == "ess" else resolve_rule(rule, None)
-            for rule in spec.rule
-        )
-        proposes = twist is not None and spec.proposal != "base"
-        if getattr(twist, "proposal_only", False):
-            # Its psi is known up to a function of the prefix, so that it can not weigh.
-            proposal = TwistInduced(twist) if proposes else Base()
-            return cls(None, proposal, (resolve_rule("never", None),))
-        return cls(twist, TwistInduced() if proposes else Base(), rules)
 
 
 @torch.no_grad()
@@ -80,6 +51,8 @@ def measure(spec: RunSpec, target: Target, twist: Any, held: HeldOut) -> list[Ro
         rows += _profiles(spec, target, way, held)
     if "runs" in spec.measures:
         rows += _single_runs(spec, target, way, held)
+    if "texts" in spec.measures:
+        rows += text_rows(spec, target, way)
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError, MissingExtraError, PotentialError, TwistFormatError
 from tsmc_widgets.evaluation.inline import problem_of
-from tsmc_widgets.evaluation.spec import VERSION, RunSpec, Training
+from tsmc_widgets.evaluation.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.evaluation.store import DamagedFileError, dumps, read_file, write_file
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
 from tsmc_widgets.learning.replay import ReplayedPositives
@@ -164,7 +164,7 @@ def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:
         TwistFormatError: a saved twist is not the one that the spec was written for.
         BudgetError: the optimal twist of a target that is too large for it.
     """
-    if spec.method == "none":
+    if spec.method in ("none", *TEXT_METHODS):
         return None
     if spec.method == "look-ahead":
         return LookAheadTwist(target, seed=spec.seed)

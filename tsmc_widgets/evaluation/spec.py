@@ -22,8 +22,10 @@ VERSION = 1
 usual changes."""
 
 FIXED_METHODS = ("none", "look-ahead", "optimal", "shipped", "saved")
-METHODS = (*FIXED_METHODS, *LEARNING_METHODS)
-MEASURES = ("bounds", "kl", "profiles", "runs")
+TEXT_METHODS = ("rejection", "best-of-n", "beam")
+"""Ways to get texts that are no sampler of sigma with weights: only their texts are measured."""
+METHODS = (*FIXED_METHODS, *TEXT_METHODS, *LEARNING_METHODS)
+MEASURES = ("bounds", "kl", "profiles", "runs", "texts")
 PROPOSALS = ("", "base", "twist")
 
 
@@ -77,7 +79,8 @@ class RunSpec:
         problem: a name in ``PROBLEMS``, or a description as for ``evaluation.inline``.
         method: where the twist comes from: "none" (psi = 1), "look-ahead" (guessed from phi),
             "optimal" (by enumeration), "shipped" (what comes with the package for this problem),
-            "saved" (a folder), or a learning method.
+            "saved" (a folder), or a learning method. "rejection", "best-of-n" and "beam" give
+            texts alone, so that their ``measures`` are "texts".
         training: how it is learned, where ``method`` is a learning method; None is the usual.
         twist: folder of a saved twist, where ``method`` is "saved".
         twist_sha256: of its weights; filled in from the folder where that is here.
@@ -91,7 +94,8 @@ class RunSpec:
         num_samples: texts drawn from q for the KL divergences.
         max_draws: draws from p0 that the exact samples may take; fewer samples are used if it ends.
         seed: of the runs and of the exact samples.
-        measures: any of "bounds", "kl", "profiles", and "runs" for log Z_hat of every forward run.
+        measures: any of "bounds", "kl", "profiles", "runs" for log Z_hat of every forward run, and
+            "texts" for what K texts of the method are worth and cost.
         island: (i, M) for the i-th of M parts of each run's particles; () for whole runs.
         lm: name or folder of a model in place of the problem's own; "" for its own.
         classifier: the same for the classifier.
@@ -258,8 +262,15 @@ def _settle_twist(spec: RunSpec) -> None:
             )
     if spec.method in ("saved", "shipped") and not spec.twist_sha256:
         object.__setattr__(spec, "twist_sha256", _weights_of(folder))
-    if spec.method == "none" and spec.proposal == "twist":
-        raise ValueError("method 'none' has no twist to propose with: leave proposal out.")
+    if spec.method in TEXT_METHODS and spec.measures != ("texts",):
+        raise ValueError(
+            f"method {spec.method!r} gives texts and no weights: measures must be ('texts',); got "
+            f"{spec.measures!r}."
+        )
+    if spec.method in ("none", *TEXT_METHODS) and spec.proposal == "twist":
+        raise ValueError(
+            f"method {spec.method!r} has no twist to propose with: leave proposal out."
+        )
 
 
 def _weights_of(folder: Path) -> str:
