@@ -109,3 +109,40 @@ def test_a_person_plays_moves_a_control_and_pauses(open_notebook, live_part):
         page.wait_for_function(f"{VIEW}._stats.steps === {steps + 1}")
     page.keyboard.press("Home")
     page.wait_for_function(f"{VIEW}._stats.t === 0")
+
+
+@pytest.mark.browser
+def test_a_person_compares_two_lessons(open_notebook, live_part, page):
+    open_notebook(live_part)
+    run_all_cells(page)
+    page.wait_for_selector(".pv")
+    page.wait_for_function(f"{STATUS} === 'done'")
+
+    page.get_by_role("button", name="Late evidence").click()
+    page.wait_for_function("document.querySelector('.pv-target').textContent.includes('castle')")
+    page.wait_for_function(f"{STATUS} === 'done' && {VIEW}._stats.steps === 20")
+    page.get_by_role("button", name="Pin this run as A").click()
+    page.wait_for_function("document.querySelectorAll('.pv').length === 2")
+    page.get_by_role("button", name="A good twist").click()
+    sentence = page.get_by_text("A → B, on the same noise")
+    page.get_by_text("twist ψ none → look-ahead").wait_for()
+    assert "proposal q base → twist-induced" in sentence.inner_text()
+
+    # One play head for both.
+    steps = "[...document.querySelectorAll('.pv')].map(root => root._stats.t)"
+    page.locator(".pv-scroller").last.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function(f"{steps}.every(t => t === 0)")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{steps}.every(t => t === 1)")
+
+    # A token under the lens, in the dark.
+    page.keyboard.press("End")
+    page.wait_for_function(f"{steps}.every(t => t === 20)")
+    page.evaluate(
+        "jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+        ".then(() => null)"
+    )
+    page.wait_for_function(f"{VIEW}._view.theme.dark")
+    page.locator(".pv").last.locator(".pv-cell").first.click()
+    page.locator(".pv").last.locator(".pv-next .pv-chosen").wait_for()

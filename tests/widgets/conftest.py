@@ -51,8 +51,8 @@ globalThis.showState = async ([esm, css, state]) => {
   const el = document.createElement('div');
   document.body.append(el);
   globalThis.abort = new AbortController();
-  const { render } = (await import(url)).default;
-  globalThis.cleanup = render({ model, el, signal: abort.signal });
+  globalThis.widget = (await import(url)).default;
+  globalThis.cleanup = widget.render({ model, el, signal: abort.signal });
   globalThis.root = el.querySelector('.pv');
 };
 """

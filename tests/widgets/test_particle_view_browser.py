@@ -176,6 +176,29 @@ def test_a_selection_outlives_growth_but_not_another_run(open_view, send, grown)
     assert "Click a particle" in page.text_content(".pv-lineage-note")
 
 
+def test_views_of_one_group_move_together_without_python(open_view, make_trace):
+    page = open_view(ParticleView(make_trace(K=4, T=9)))
+    page.evaluate(
+        """async () => {
+            model.set('group', 'a');
+            globalThis.others = [];
+            for (const group of ['a', 'b', '']) {
+                const other = makeModel({ ...model.state, group, step: 0 });
+                const el = document.createElement('div');
+                document.body.append(el);
+                widget.render({ model: other, el, signal: abort.signal });
+                others.push({ other, root: el.querySelector('.pv'), sent: other.sent });
+            }
+        }"""
+    )
+    page.locator(".pv-scroller").first.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("root._stats.t === 1 && others[0].root._stats.t === 1")
+    assert page.evaluate("others.map(({ root }) => root._view.t)") == [1, 9, 9]
+    assert page.evaluate("others.every(({ other, sent }) => other.sent === sent)")
+
+
 def test_pages_of_two_runs_are_never_mixed(open_view, grown, make_trace, page):
     view = grown(9)
     open_view(view)

@@ -251,7 +251,11 @@ def _sampler_fields(now: RunSettings) -> dict[str, Any]:
             "twist ψ",
             "None waits for phi at the last step; look-ahead asks it about the text so far",
             value=now.twist,
-            options=[("none: ψ = 1", "none"), ("look-ahead", "look-ahead")],
+            options=[
+                ("none: ψ = 1", "none"),
+                ("look-ahead", "look-ahead"),
+                ("look-ahead reversed (bad)", "reversed"),
+            ],
         ),
         "proposal": dress(
             ipw.Dropdown,

@@ -64,6 +64,7 @@ class ParticleView(anywidget.AnyWidget, _Pages):
     Attributes:
         step: the step on show, sent when a movement ends; set it to move the view.
         run: the run on show; set it to show another.
+        group: views of one group, if it is not empty, move together.
         hold: whether the person at the view has asked a live run to wait.
         more: counts the steps asked for one by one at the end of what is recorded.
         status: ``state``, ``text`` and ``error`` of a live run.
@@ -76,6 +77,7 @@ class ParticleView(anywidget.AnyWidget, _Pages):
     status = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     run = traitlets.Int(0).tag(sync=True)
+    group = traitlets.Unicode("").tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
     hello = traitlets.Int(0).tag(sync=True)

@@ -17,9 +17,12 @@ from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
 from tsmc_widgets.twists.lookahead import LookAheadTwist
+from tsmc_widgets.twists.tempered import TemperedTwist
 
 HOSTILITY = ("any", "threshold", "tempered")
-TWISTS = ("none", "look-ahead")
+TWISTS = ("none", "look-ahead", "reversed")
+REVERSED = -0.25
+"""Power of the look-ahead twist that is wrong on purpose."""
 PROPOSALS = ("base", "twist-induced")
 NEXT_TOKENS = 8
 """Likeliest next tokens recorded for the view's inspector."""
@@ -42,7 +45,7 @@ class RunSettings:
         num_steps: T.
         eos: "absorb" for texts that may end before step T, "ignore" for exactly T tokens.
         num_particles: K.
-        twist: "none" or "look-ahead".
+        twist: "none", "look-ahead", or "reversed", which is wrong on purpose.
         proposal: "base" or "twist-induced".
         resampler: scheme.
         ess_threshold: fraction of K; 0 never resamples.
@@ -135,12 +138,14 @@ def make_target(settings: RunSettings, lm: LanguageModel, judges: Judges) -> Tar
 
 def make_session(settings: RunSettings, target: Target) -> SMCSession:
     """The run, ready for its first step."""
-    look_ahead = settings.twist == "look-ahead"
-    follows = look_ahead and settings.proposal == "twist-induced"
+    twist = None if settings.twist == "none" else LookAheadTwist(target)
+    if settings.twist == "reversed":
+        twist = TemperedTwist(twist, REVERSED)
+    follows = twist is not None and settings.proposal == "twist-induced"
     return start_smc(
         target,
         num_particles=settings.num_particles,
-        twist=LookAheadTwist(target) if look_ahead else None,
+        twist=twist,
         proposal=TwistInduced() if follows else Base(),
         resampler=settings.resampler,
         ess_threshold=settings.ess_threshold,

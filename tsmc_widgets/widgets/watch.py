@@ -17,8 +17,11 @@ from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.widgets.bench import Bench
+from tsmc_widgets.widgets.compare import Pinned
 from tsmc_widgets.widgets.controls import Controls
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.presets import PresetBar, find_preset
 from tsmc_widgets.widgets.runner import Progress, Runner
 from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target
 
@@ -50,10 +53,17 @@ class WatchSMC(ipw.VBox):
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
             self.judges = (Judges() if judges is None else judges).loaded()
         self.target: Target | None = None
+        self._settings_of_run: RunSettings | None = None
+        self._kept: Pinned | None = None
         self.view = ParticleView()
         self.runner = Runner(self._publish)
         self.controls = Controls(RunSettings(**settings), self.judges, self.start)
-        super().__init__([self.controls, self.view], layout={"width": "100%"})
+        self.presets = PresetBar(self._take)
+        judged = self.judges.stars is not None and self.judges.hostility is not None
+        self.presets.layout.display = None if judged else "none"
+        self.bench = Bench(self.view, self._pin)
+        children = [self.presets, self.controls, self.bench]
+        super().__init__(children, layout={"width": "100%"})
         self.add_class("tsmc-watch")
         self.view.observe(self._hold, "hold")
         self.view.observe(lambda _: self.runner.more(), "more")
@@ -78,16 +88,25 @@ class WatchSMC(ipw.VBox):
         """Move controls from code: ``watch.set(star_beta=4.0, num_particles=128)``."""
         self.controls.set(**settings)
 
+    def pin(self) -> None:
+        """Keep the run on show as A, beside whatever comes next as B."""
+        self.bench.pin(self._kept)
+
+    def unpin(self) -> None:
+        """Put A away."""
+        self.bench.unpin()
+
     def start(self, settings: RunSettings, rest: float | int | None = None) -> None:
         """Start this run in place of the one that is on."""
         self.view.hold = False
+        self.presets.show(find_preset(settings))
         self.view.status = {"state": "running", "text": "starting"}
 
         def prepare() -> SMCSession:
             leave_a_core()
             target = make_target(settings, self.lm, self.judges)
             session = make_session(settings, target)
-            self.target = target
+            self.target, self._settings_of_run = target, settings
             return session
 
         self.runner.submit(prepare, rest=rest)
@@ -102,6 +121,12 @@ class WatchSMC(ipw.VBox):
         self.view.close()
         self.controls.close()
         super().close()
+
+    def _take(self, settings: dict[str, Any]) -> None:
+        self.controls.set(**settings)
+
+    def _pin(self, on: bool) -> None:
+        (self.pin if on else self.unpin)()
 
     def _hold(self, change: Any) -> None:
         (self.runner.hold if change["new"] else self.runner.release)()
@@ -120,6 +145,9 @@ class WatchSMC(ipw.VBox):
             exact_log_z = self._exact_log_z() if progress.state == "done" else None
             self.view.update(progress.trace, exact_log_z=exact_log_z, run_id=progress.run_id)
         self.view.status = describe(progress, self.settings)
+        if progress.state == "done":
+            self._kept = Pinned(progress.trace, self._settings_of_run, progress.seconds)
+            self.bench.compare(self._kept)
 
     def _exact_log_z(self) -> float | None:
         """Log Z where it costs little to know."""

@@ -3,6 +3,7 @@
 const NUM_PAGES = 16;
 /** How long nothing must move until the rows in sight become real text. */
 const REST_MS = 140;
+const TOGETHER = "tsmc-views-move-together";
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
 const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
 
@@ -121,6 +122,8 @@ class ParticleView {
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     this.layoutMenu.addEventListener("change", () => this._relay(), { signal });
+    // In the browser alone, so that two views move together without a kernel.
+    document.addEventListener(TOGETHER, (event) => this._follow(/** @type {any} */ (event)), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
     keepKeysAround(root, signal);
     const canvases = [...root.querySelectorAll("canvas")];
@@ -177,14 +180,21 @@ class ParticleView {
     this.legend.show(view.record, view.indices, view.layout);
   }
 
-  /** @param {number} t */
-  seek(t) {
+  /** @param {number} t @param {boolean} [told] by another view of the group, which knows it */
+  seek(t, told = false) {
     const { record } = this.view;
     if (!record) return;
     this.view.t = clamp(t, 0, record.steps);
     this.wanted = this.view.t === record.steps ? Infinity : this.view.t;
     this._updateTransport();
     this.schedule();
+    const group = this.model.get("group");
+    if (!told && group) document.dispatchEvent(new CustomEvent(TOGETHER, { detail: { group, t, from: this } }));
+  }
+
+  /** Another view has moved. @param {CustomEvent} event */
+  _follow({ detail: { group, t, from } }) {
+    if (from !== this && group === this.model.get("group")) this.seek(t, true);
   }
 
   /** @param {number} step @param {number} slot */

@@ -1,0 +1,87 @@
+"""One particle view, or two beside each other whose play heads move together."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import ipywidgets as ipw
+
+from tsmc_widgets.widgets.compare import Pinned, compare
+from tsmc_widgets.widgets.particle_view import ParticleView
+
+_NOT_YET = "Pin a run as A, then change anything: both are shown side by side, on the same noise."
+_HALF = {"flex": "1 1 480px", "min_width": "0", "width": "auto"}
+
+
+class Bench(ipw.VBox):
+    """The live view, a button that pins its run, and the pinned run beside it.
+
+    Args:
+        view: the live one.
+        asked: called when the button is pressed, with whether a run is to be pinned.
+    """
+
+    def __init__(self, view: ParticleView, asked: Callable[[bool], None]) -> None:
+        self.view = view
+        self.pinned: Pinned | None = None
+        self.pinned_view: ParticleView | None = None
+        self.button = ipw.ToggleButton(
+            description="Pin this run as A",
+            tooltip=_NOT_YET,
+            disabled=True,
+            layout={"width": "auto", "margin": "1px 8px 1px 2px"},
+        )
+        self.sentence = ipw.HTML(layout={"flex": "1 1 300px", "margin": "0"})
+        layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
+        self._views = ipw.Box([view], layout=layout)
+        self._quiet = False
+        self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
+        layout = {"flex_flow": "row wrap", "align_items": "center", "padding": "0 0 4px 14px"}
+        row = ipw.Box([self.button, self.sentence], layout=layout)
+        super().__init__([row, self._views], layout={"width": "100%"})
+        self.view.layout = _HALF
+
+    def pin(self, run: Pinned | None) -> None:
+        """Keep this run beside the live one."""
+        if run is None:
+            self._set_button(on=False)
+            self._say("There is no finished run to pin yet.")
+            return
+        self._put_away()
+        self.pinned = run
+        self.pinned_view = ParticleView(run.trace)
+        self.pinned_view.layout = _HALF
+        self.pinned_view.status = {"state": "done", "text": f"A, pinned: {run.seconds:.1f} s"}
+        self.view.group = self.pinned_view.group = f"bench {self.model_id}"
+        self._views.children = [self.pinned_view, self.view]
+        self._set_button(on=True)
+        self.compare(run)
+
+    def unpin(self) -> None:
+        """Show the live run alone."""
+        self._put_away()
+        self._views.children = [self.view]
+        self._set_button(on=False)
+        self._say("")
+
+    def compare(self, run: Pinned) -> None:
+        """Say how the live run, now done, differs from the pinned one."""
+        self.button.disabled = False
+        if self.pinned is not None:
+            self._say(compare(self.pinned, run))
+
+    def _put_away(self) -> None:
+        self.view.group = ""
+        if self.pinned_view is not None:
+            self.pinned_view.close()
+        self.pinned = self.pinned_view = None
+
+    def _set_button(self, *, on: bool) -> None:
+        self._quiet = True
+        self.button.value = on
+        self.button.description = "Put A away" if on else "Pin this run as A"
+        self._quiet = False
+
+    def _say(self, text: str) -> None:
+        self.sentence.value = f"<span>{html.escape(text)}</span>" if text else ""
