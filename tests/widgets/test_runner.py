@@ -58,7 +58,13 @@ def test_reports_at_most_ten_times_a_second(runner, told):
     runner.submit(lambda: Session(2000))
     assert runner.wait(5)
     running = [progress for progress in told if progress.state == "running"]
-    assert len(running) <= 2 + (time.monotonic() - begun) / PUBLISH_SECONDS
+    assert len(running) <= 3 + (time.monotonic() - begun) / PUBLISH_SECONDS
+
+
+def test_the_first_step_is_told_at_once(runner, told):
+    runner.submit(lambda: Session(50))
+    assert runner.wait(5)
+    assert [progress.trace for progress in told if progress.state == "running"][:2] == [None, 1]
 
 
 def test_hold_release_and_single_steps(runner, told):

@@ -190,6 +190,8 @@ class Runner:
             session = job.prepare()
             with self._record:
                 self.session, self._session_run = session, job.run_id
+            # The first step is told at once: it is what a person who moved a control waits for.
+            self._published = 0.0
             while self._may_step(session):
                 clock = time.perf_counter()
                 with self._record:

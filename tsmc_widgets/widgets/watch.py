@@ -25,6 +25,8 @@ from tsmc_widgets.widgets.presets import PresetBar, find_preset
 from tsmc_widgets.widgets.runner import Progress, Runner
 from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target
 
+REST = 0.03
+"""Seconds that the controls must rest before a run starts."""
 EXACT_BUDGET = 1024
 """Texts that may be enumerated beside a run in order to draw the exact log Z."""
 
@@ -56,7 +58,7 @@ class WatchSMC(ipw.VBox):
         self._settings_of_run: RunSettings | None = None
         self._kept: Pinned | None = None
         self.view = ParticleView()
-        self.runner = Runner(self._publish)
+        self.runner = Runner(self._publish, rest=REST)
         self.controls = Controls(RunSettings(**settings), self.judges, self.start)
         self.presets = PresetBar(self._take)
         judged = self.judges.stars is not None and self.judges.hostility is not None
