@@ -25,7 +25,7 @@ from dev import find_chromium
 IMAGES = HERE / "images"
 WIDTH = 1568
 STEP = 16
-FOLLOWED = 9
+FOLLOWED = 5
 
 
 def open_copy(page: Page, url: str, name: str) -> None:
@@ -43,7 +43,7 @@ def follow_a_particle(page: Page) -> None:
     page.get_by_role("button", name="Rewind to the prompt").click()
     for _ in range(STEP):
         page.get_by_role("button", name="One step on").click()
-    page.locator(f'.pv-row[data-slot="{FOLLOWED}"]').click()
+    page.locator(".pv-row").nth(FOLLOWED).click()
     page.mouse.move(0, 0)
     page.wait_for_selector('.pv-row[aria-selected="true"]')
 
@@ -70,7 +70,7 @@ def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
         )
         with support.jupyter_lab(Path(home), folder) as url:
             page = browser.new_page(viewport={"width": WIDTH, "height": 1600})
-            page.set_default_timeout(600_000)
+            page.set_default_timeout(240_000)
             open_copy(page, url, notebook.name)
             support.run_all_cells(page)
             show(page)
