@@ -11,6 +11,7 @@ from scipy import stats
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.export import Grid, cell_text, latex
 from tsmc_widgets.evaluation.summary import OverSeeds, Place, mark_best
+from tsmc_widgets.figures import bounds_figure, gap_figure, kl_forest_figure
 
 SMALL = {"num_particles": (1, 4), "num_runs": 20, "num_exact": 20, "num_samples": 60}
 METHODS = ("none", "optimal", "ctl", "dpg")
@@ -51,7 +52,7 @@ def test_means_and_intervals_are_those_of_student(small):
     row = frame.loc[("rainy-week", "ctl", "KL(σ||q)")].squeeze()
     raw = done.table.to_frame()
     raw = raw[(raw.problem == "rainy-week") & (raw.method == "ctl") & (raw.quantity == "KL(σ||q)")]
-    assert row["mean"] == pytest.approx(raw.value.mean(), abs=1e-12)
+    assert row["value"] == pytest.approx(raw.value.mean(), abs=1e-12)
     reach = stats.t.ppf(0.975, 2) * raw.value.std() / math.sqrt(3)
     assert (row.high - row.low) / 2 == pytest.approx(reach, rel=1e-9)
     assert row.num_seeds == 3
@@ -60,9 +61,21 @@ def test_means_and_intervals_are_those_of_student(small):
 def test_learning_beats_none_and_nothing_beats_the_optimum(small):
     frame = small[0].to_frame()
     kl = frame[(frame.quantity == "KL(σ||q)") & (frame.problem == "rainy-week")].set_index("method")
-    assert kl["mean"]["ctl"] < kl["mean"]["none"]
-    assert abs(kl["mean"]["optimal"]) < 1e-9
+    assert kl.value["ctl"] < kl.value["none"]
+    assert abs(kl.value["optimal"]) < 1e-9
     assert not kl.best["optimal"]
+
+
+def test_figures_read_the_table(small):
+    frame = small[0].to_frame()
+    rain = frame[frame.problem == "rainy-week"]
+    log_z = tw.exact(tw.load_problem("rainy-week").target()).log_z
+    bounds = rain[rain.quantity == "log Z"]
+    assert (bounds.exact == log_z).all()
+    assert set(bounds.side) == {"lower", "upper"}
+    for figure in (bounds_figure(rain), gap_figure(rain), kl_forest_figure(rain, label="method")):
+        assert figure.data
+    assert len(small[0].table.to_frame())
 
 
 def test_a_folder_is_gone_on_with(small):
@@ -220,7 +233,7 @@ def test_an_interrupt_carries_what_was_done(tmp_path):
 def test_conditional_problems_are_compared_too():
     done = tw.compare("one-token-infilling", "none", seeds=2, **SMALL)
     assert not done.table.failures
-    kl = done.to_frame().set_index("quantity")["mean"]
+    kl = done.to_frame().set_index("quantity").value
     assert kl["KL(q||σ)"] > 0
     assert kl["KL(σ||q)"] > 0
 

@@ -14,7 +14,7 @@ from tsmc_widgets.evaluation.export import Grid
 from tsmc_widgets.evaluation.result_table import ResultTable
 from tsmc_widgets.evaluation.runs import RunResult, map_runs
 from tsmc_widgets.evaluation.spec import METHODS, TEXT_METHODS, RunSpec, Training
-from tsmc_widgets.evaluation.summary import OverSeeds, over_seeds
+from tsmc_widgets.evaluation.summary import OverSeeds, over_seeds, split_quantity
 from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 
 if TYPE_CHECKING:
@@ -124,28 +124,39 @@ class Comparison:
         return list(dict.fromkeys(entry.place.quantity for entry in self.entries()))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each problem, method and quantity: mean over seeds and its 95 % t-interval.
+        """One row for each problem, method and number: its mean over seeds and 95 % t-interval.
 
-        ``best`` is true where the interval lies beyond those of all other methods; the optimal
-        twist does not compete. ``num_seeds`` is n of Student's t (n = 5 takes 2.776).
+        Columns as in ``ResultTable.to_frame``, so that the same figures read both; ``value`` is the
+        mean over seeds and ``num_seeds`` the n of Student's t (n = 5 takes 2.776). ``best`` is true
+        where the interval lies beyond those of all other methods; the optimal twist does not
+        compete. ``exact`` is log Z where it is known.
         """
         import pandas as pd
 
+        exact = {
+            result.spec.problem_name: row["exact"]
+            for result in self.table.results.values()
+            for row in result.rows
+            if row["exact"] is not None
+        }
         records = []
         for entry in self.entries():
             low, high = entry.interval
             place = entry.place
+            quantity, side = split_quantity(place.quantity)
             records.append(
                 {
                     "problem": place.problem,
                     "method": entry.method,
-                    "quantity": place.quantity,
+                    "quantity": quantity,
+                    "side": side,
                     "rule": entry.rule,
                     "num_particles": place.num_particles,
-                    "mean": entry.mean,
+                    "value": entry.mean,
                     "low": low,
                     "high": high,
                     "num_seeds": len(entry.values),
+                    "exact": exact.get(place.problem) if side else None,
                     "best": entry.best,
                 }
             )

@@ -111,6 +111,14 @@ def place_of(result: RunResult, row: Mapping) -> Place | None:
     return Place(result.spec.problem_name, quantity, int(row["num_particles"] or 0))
 
 
+def split_quantity(quantity: str) -> tuple[str, str]:
+    """A quantity as results name it: bounds are "log Z" with a side, others have no side."""
+    side, _, pooled = quantity.partition(", ")
+    if side not in ("lower", "upper"):
+        return quantity, ""
+    return ("log Z, pooled" if pooled else "log Z"), side
+
+
 def mark_best(entries: Sequence[OverSeeds]) -> list[OverSeeds]:
     """The same entries, of which at most one for each place is marked as best."""
     rivals: dict[Place, list[OverSeeds]] = {}
