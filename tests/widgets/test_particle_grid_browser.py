@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
@@ -205,6 +206,17 @@ def test_colours_follow_the_quantity(open_view, make_trace):
     assert page.evaluate("[...root._view.record.gain]") == [-3.0, 2.0, 4.0, -4.0]
     indices = page.evaluate("[...root._view.indices]")
     assert indices == [1 + int((gain + 4) * 254 / 8 + 0.5) for gain in (-3.0, 2.0, 4.0, -4.0)]
+
+
+def test_gain_is_against_the_particle_that_each_descends_from(open_view, make_trace):
+    trace = make_trace(K=16, T=9, threshold=0.95)
+    page = open_view(ParticleView(trace))
+    log_psi, ancestors = trace.columns.log_psi[0].astype(np.float32), trace.columns.ancestors[0]
+    parents = np.take_along_axis(log_psi[:-1], ancestors[1:], axis=1)
+    expected = np.concatenate([log_psi[:1], log_psi[1:] - parents])
+    assert (ancestors[1:] != np.arange(16)).any()
+    found = np.reshape(page.evaluate("[...root._view.record.gain]"), (9, 16))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_tokens_and_texts_are_inert(open_trace):
