@@ -40,9 +40,10 @@ class Training:
         learning_rate: of Adam; 0 is the form's usual one.
         seed: of all noise of the training.
         observations: of a conditional target, for each update; 0 is the usual number.
-        pool: exact samples of sigma to learn from; 0 learns from the weighted batch. A conditional
-            target draws its own, anew for each update.
-        max_draws: draws from p0 that the pool may take; a pool of less than a quarter is not used.
+        pool: exact samples of sigma to learn from; 0 learns from each batch by weight. A
+            conditional target draws its own, anew for each update.
+        max_draws: draws from p0 that the pool may take; where they give less than a quarter of it,
+            batches are weighed and replayed instead.
     """
 
     form: str = ""
