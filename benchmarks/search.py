@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from tsmc_widgets.evaluation.search import search_settings
-from tsmc_widgets.learning import METHODS, Constant, FallingRate
+from tsmc_widgets.learning import METHODS, ConstantRate, FallingRate
 from tsmc_widgets.targets.problems import PROBLEMS, load_problem
 from tsmc_widgets.twists.forms import TWIST_FORMS
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     problem = load_problem(options.problem)
-    kind = Constant if options.constant else FallingRate
+    kind = ConstantRate if options.constant else FallingRate
     result = search_settings(
         problem.target(),
         method=options.method,

@@ -5,8 +5,10 @@ import torch
 from learning.tables import Everything, ParameterTable
 from learning.test_trainer import make_trainer, parameters, unit_target
 from learning.worlds import flat_gradient
+from models.checkpoints import make_checkpoint
 
-from tsmc_widgets.learning import AdaptiveKL, FixedKL, PPOSettings
+import tsmc_widgets as tw
+from tsmc_widgets.learning import AdaptiveKL, FixedKL, PPOSettings, TwistTrainer
 from tsmc_widgets.learning.objectives import advantages_and_returns, ppo_loss
 
 
@@ -95,6 +97,19 @@ class TestSteering:
         one.update()
         other.update()
         assert not torch.equal(parameters(one), parameters(other))
+
+
+def test_the_first_critic_does_not_depend_on_other_random_numbers(tmp_path):
+    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+    favoured = tw.TokenFunction(lambda tokens: -1.0 * (tokens % 3 == 0).sum(-1).double())
+    target = tw.Target(lm, favoured, prompt="once upon", num_steps=3)
+    found = []
+    for other in range(2):
+        torch.manual_seed(other)
+        trainer = TwistTrainer(target, tw.LinearHeadTwist(lm), method="ppo", batch_size=8)
+        list(trainer.updates(2))
+        found.append(parameters(trainer))
+    assert torch.equal(*found)
 
 
 class TestRefused:

@@ -25,7 +25,9 @@ class Critic(nn.Module):
     the twist's code of each text's own.
     """
 
-    def __init__(self, target: Target, encoder: Any = None, *, kl_coefficient: float = 1.0) -> None:
+    def __init__(
+        self, target: Target, encoder: Any = None, *, kl_coefficient: float = 1.0, seed: int = 0
+    ) -> None:
         super().__init__()
         coefficient = torch.tensor(kl_coefficient, dtype=torch.float64)
         self.register_buffer("kl_coefficient", coefficient)
@@ -36,10 +38,13 @@ class Critic(nn.Module):
         if hidden is not None:
             width = hidden.shape[1]
             inputs = width if encoder is None else width + encoder.width
-            last = nn.Linear(width, 1)
+            first, last = nn.Linear(inputs, width), nn.Linear(width, 1)
+            generator = torch.Generator().manual_seed(seed)
+            nn.init.kaiming_uniform_(first.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(first.bias)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            self.body = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), last).to(tokens.device)
+            self.body = nn.Sequential(first, nn.ReLU(), last).to(tokens.device)
 
     def forward(
         self,
@@ -76,18 +81,22 @@ class PolicySteps:
         critic: learns with the twist, and remembers what a nat of KL(q || p0) costs.
     """
 
-    def __init__(self, target: Target, twist: Any, settings: PPOSettings | None = None) -> None:
+    def __init__(
+        self, target: Target, twist: Any, settings: PPOSettings | None = None, *, seed: int = 0
+    ) -> None:
         """Make the critic.
 
         Args:
             target: what the proposal is for.
             twist: a trainable twist.
             settings: of the method; None is ``PPOSettings()``.
+            seed: of the critic's first values.
         """
         self.target, self.twist = target, twist
         self.settings = PPOSettings() if settings is None else settings
         self._encoder = getattr(twist, "encoder", None)
-        self.critic = Critic(target, self._encoder, kl_coefficient=self.settings.kl.first)
+        first = self.settings.kl.first
+        self.critic = Critic(target, self._encoder, kl_coefficient=first, seed=seed)
 
     def descend(
         self,

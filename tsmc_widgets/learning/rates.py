@@ -64,6 +64,7 @@ DEFAULT_RATES: dict[str, Rate] = {
     "BodyTwist": FallingRate(1e-3),
     "LoRATwist": FallingRate(2e-3),
     "ConditionalHeadTwist": FallingRate(3e-3),
+    "ConditionalBodyTwist": FallingRate(1e-3),
     "TableHeadTwist": ConstantRate(5e-2),
 }
 DEFAULT_RATE = FallingRate(1e-3)
