@@ -234,7 +234,7 @@ class TwistTrainer:
     def save(self, path: str | Path) -> Path:
         """Write all that training needs to go on, to one file without pickle.
 
-        A pool of exact samples is kept; another source of positives must be given again.
+        Pools and replayed batches are kept; a source of your own must be given again.
         """
         if self._share.is_main:
             write_checkpoint(Path(path), self.state(), self._arguments(), pool_of(self.positives))
