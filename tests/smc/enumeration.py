@@ -33,7 +33,8 @@ def cuts_of_weights(weights):
     cdf = weights.cumsum(1)
     slots = torch.arange(size, dtype=torch.float64)
     strata = (size * cdf.unsqueeze(2) - slots).reshape(weights.shape[0], -1)
-    left = size * weights - torch.floor(size * weights + 1e-9)
+    # As residual resampling rounds: a wider band would put a cut where it has none.
+    left = size * weights - torch.floor(size * weights + 1e-13 * size)
     rest = left.cumsum(1) / left.sum(1, keepdim=True).clamp(min=1e-300)
     return torch.cat([cdf, strata, rest], dim=1).clamp(0, 1)
 

@@ -97,10 +97,11 @@ def test_held_out_samples_are_not_learned_from(target):
 
 
 def test_rare_texts_are_weighed_and_not_waited_for(target, monkeypatch):
-    draws = ExactDraws(target, seed=3)
+    draws = ExactDraws(target, seed=3, block=400)
     draws.extend()
+    assert HELD_OUT < len(draws) < HELD_OUT + yardstick.ENOUGH
     assert not enough(draws)
-    monkeypatch.setattr(yardstick, "COMMON", len(draws) / draws.proposed + 1e-9)
+    monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
     assert enough(draws)
     assert isinstance(choose_source(draws, 0), ReplayedPositives)
 

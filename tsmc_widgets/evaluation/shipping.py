@@ -20,8 +20,7 @@ from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.evaluation.divergences import Divergences, kl_divergences
 from tsmc_widgets.evaluation.kl_estimate import KLEstimate
 from tsmc_widgets.evaluation.log_z import LogZ
-from tsmc_widgets.learning.positives import COMMON, GrowingPool, Positives
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.positives import GrowingPool, Positives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.exact_draws import ExactDraws
@@ -44,7 +43,7 @@ class Training:
     Attributes:
         updates: of CTL.
         held_out: exact samples that measure and are not learned from.
-        pool: exact samples to learn from, where they are common.
+        pool: exact samples to learn from.
         seed: of everything.
     """
 
@@ -58,9 +57,10 @@ TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
     "five-star-review-beta-8": Training(held_out=300),
-    "hostile-story": Training(),
-    "hostile-story-beta-10": Training(held_out=100),
-    "hostile-story-threshold": Training(held_out=100),
+    "hostile-story": Training(updates=300, pool=3000),
+    # Rare texts, for which rejection looks at hundreds of others: fewer of them, read less often.
+    "hostile-story-beta-10": Training(updates=150, held_out=100, pool=300),
+    "hostile-story-threshold": Training(updates=150, held_out=100, pool=300),
     "star-review-conditional": Training(),
     "infilling-15-10": Training(),
     "infilling-2-1": Training(),
@@ -117,15 +117,11 @@ def _samples(target: Target, training: Training) -> tuple[Any, LogZ | None, Posi
         found = target.exact_samples(training.held_out, seed=MEASURING_SEED, progress=False)
         return found, None, None
     draws = ExactDraws(target, training.seed, block=4096)
-    while len(draws) < training.held_out:
+    while len(draws) < training.held_out + training.pool:
         draws.extend()
     held_out, (value, error) = draws.tokens[: training.held_out], draws.log_z
     source = f"mean of phi over {draws.proposed:,} draws from p0"
     log_z = LogZ(value, source, error, draws.proposed - 1)
-    if len(draws) < COMMON * draws.proposed:
-        return held_out, log_z, ReplayedPositives(target, training.seed)
-    while len(draws) < training.held_out + training.pool:
-        draws.extend()
     pool = GrowingPool(draws, training.seed, held_out=training.held_out, size=training.pool)
     return held_out, log_z, pool
 

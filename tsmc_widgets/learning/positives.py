@@ -15,8 +15,9 @@ from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
-# Share of p0's texts that rejection must take for exact samples to be worth waiting for.
-COMMON = 0.1
+# Exact samples to begin with, and the draws from p0 that looking for them may cost.
+ENOUGH = 50
+PILOT_BUDGET = 2**14
 
 
 @runtime_checkable
@@ -185,11 +186,12 @@ class GrowingPool:
 
 
 def choose_positives(target: Target, *, size: int, seed: int) -> Positives:
-    """A growing pool where rejection takes a tenth of p0's texts or more, else replayed batches."""
+    """A growing pool where a pilot finds exact samples to begin with, else replayed batches."""
     draws = ExactDraws(target, seed)
     try:
-        draws.extend()
+        while len(draws) < ENOUGH and draws.proposed < PILOT_BUDGET:
+            draws.extend()
     except PotentialError:
         return ReplayedPositives(target, seed)
-    common = len(draws) >= COMMON * draws.proposed
-    return GrowingPool(draws, seed, size=size) if common else ReplayedPositives(target, seed)
+    found = len(draws) >= ENOUGH
+    return GrowingPool(draws, seed, size=size) if found else ReplayedPositives(target, seed)

@@ -28,7 +28,9 @@ class ReplayedPositives:
 
     As the twist learns, its batches become samples of sigma, fresh ones at every update, where
     rejection would look at thousands of texts for one. Each batch counts by its effective sample
-    size. Where the batches are few or poor there is the bias of self-normalised weights.
+    size. Where the batches are few or poor there is the bias of self-normalised weights, and a kind
+    of text that the twist has given up and the start does not hold is not learned again: measure
+    KL(sigma || q) on exact samples, which shows it.
 
     Attributes:
         target: what the samples are of.
