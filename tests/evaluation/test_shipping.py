@@ -38,9 +38,10 @@ def test_half_precision_loads_as_float32_and_names_its_target(name):
     assert twist.card["target"]["potential"] == target.potential.describe()
     assert twist.card["target"]["num_steps"] == target.num_steps
     measured = twist.card["history"][-1]
-    name, (before, _) = next(reversed(measured["before"].items()))
-    after, error = measured["after"][name]
-    assert after + 3 * error < before
+    # Of a conditional target the sum alone is known; of an indicator KL(q||sigma) is infinite.
+    which = "sum" if target.is_conditional else "KL(sigma||q)"
+    (before, _), (after, error) = measured["before"][which], measured["after"][which]
+    assert after + 2.5 * error < before
 
 
 def test_an_unknown_name_says_what_ships():
@@ -52,8 +53,8 @@ def test_an_unknown_name_says_what_ships():
 @pytest.mark.parametrize("name", ["one-star-review", "five-star-review"])
 def test_it_is_closer_to_sigma_on_samples_nobody_has_seen(name):
     target = tw.load_problem(name).target()
-    exact = target.exact_samples(150, seed=90_210, progress=False)
+    exact = target.exact_samples(400, seed=90_210, progress=False)
     with torch.no_grad():
         scored = score(target, tw.load_twist(name, target.lm), Samples.exact(target, exact.tokens))
     gain = (scored.log_q_psi - scored.log_p).sum(1)
-    assert float(gain.mean()) > 4.5 * float(gain.std()) / 150**0.5
+    assert float(gain.mean()) > 4.5 * float(gain.std()) / 400**0.5
