@@ -131,7 +131,7 @@ class GrowingPool:
     draws: ExactDraws
     seed: int = 0
     held_out: int = 0
-    size: int = 2000
+    size: int = 6000
     every: int = 2
     first: int | None = None
 

@@ -35,7 +35,7 @@ from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
 
-POOL_SIZE = 2000
+POOL_SIZE = 6000
 
 
 @dataclass(frozen=True, slots=True)
