@@ -18,6 +18,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns
 from tsmc_widgets.learning import METHODS, TwistTrainer
+from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.targets import JointSamples
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.twists.forms import make_twist
@@ -43,7 +44,7 @@ def race(
 ) -> None:
     """Train once, and print where it stands at times."""
     target = load_problem(name).target()
-    twist = make_twist(form, target, link="sigmoid" if method == "fudge" else "log")
+    twist = make_twist(form, target, link=link_for(method))
     joint = target.exact_samples(HELD_OUT, seed=77, progress=False)
     first = measure(target, twist, joint)
     trainer = TwistTrainer(target, twist, method=method, **options)

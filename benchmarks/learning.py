@@ -18,6 +18,7 @@ from typing import Any
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import KLEstimate, kl_divergences
 from tsmc_widgets.learning import METHODS, TwistTrainer
+from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.twists.forms import make_twist
 
 TEXTS = 300
@@ -44,7 +45,7 @@ def measure(target: tw.Target, twist: Any, exact: Any) -> KLEstimate:
 
 def race(target: tw.Target, exact: Any, method: str, form: str, updates: int) -> None:
     """Train once and print when the gap had closed by how much."""
-    twist = make_twist(form, target, link="sigmoid" if method == "fudge" else "log", seed=1)
+    twist = make_twist(form, target, link=link_for(method), seed=1)
     trainer = TwistTrainer(target, twist, method=method, seed=1)
     first = last = measure(target, twist, exact)
     seconds, reached = 0.0, dict.fromkeys(SHARES, "never")

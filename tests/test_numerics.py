@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp as scipy_logsumexp
 from strategies import LOG_WEIGHT, log_weights
 
-from tsmc_widgets.numerics import ess, log1mexp, logmeanexp, logsumexp, normalise
+from tsmc_widgets.numerics import (
+    ess,
+    group_logsumexp,
+    log1mexp,
+    logmeanexp,
+    logsumexp,
+    normalise,
+)
 
 NOTHING = torch.full((2, 3), -math.inf, dtype=torch.float64)
 
@@ -21,6 +28,18 @@ def test_sums_and_means_are_those_of_scipy(row):
     assert float(logsumexp(row)) == pytest.approx(expected, rel=1e-14, abs=1e-13)
     mean = expected - math.log(len(row))
     assert float(logmeanexp(row)) == pytest.approx(mean, rel=1e-14, abs=1e-13)
+
+
+@given(log_weights(), st.data())
+def test_sums_of_groups_are_those_of_each_alone(row, data):
+    size = len(row)
+    places = st.lists(st.integers(0, 2), min_size=size, max_size=size)
+    group = torch.unique(torch.tensor(data.draw(places)), return_inverse=True)[1]
+    both = group_logsumexp(torch.stack([row, row.flip(0)], dim=1), group)
+    for column, values in enumerate((row, row.flip(0))):
+        alone = [float(logsumexp(values[group == g])) for g in range(len(both))]
+        assert both[:, column].tolist() == pytest.approx(alone, rel=1e-14, abs=1e-13)
+        assert torch.equal(both[:, column], group_logsumexp(values, group))
 
 
 @given(log_weights())

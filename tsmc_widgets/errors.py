@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -83,3 +84,16 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(
         f"{purpose} needs {package}, which is not installed: pip install 'tsmc-widgets[{extra}]'."
     )
+
+
+def import_extra(module: str, extra: str, purpose: str) -> Any:
+    """An optional module that ``purpose`` needs.
+
+    Raises:
+        MissingExtraError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        raise missing_extra(package, extra, purpose) from error

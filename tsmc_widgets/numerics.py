@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -17,6 +17,18 @@ def logsumexp(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]
 def logmeanexp(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Log of the mean weight over the last axis; -inf where all are zero."""
     return logsumexp(log_weights) - math.log(log_weights.shape[-1])
+
+
+def group_logsumexp(
+    log_weights: Float[Tensor, n * columns], group: Int[Tensor, " n"]
+) -> Float[Tensor, groups * columns]:
+    """Log of the sum of weights within each group 0, 1, ...; -inf where all are zero."""
+    index = group.reshape(-1, *(1,) * (log_weights.ndim - 1)).expand_as(log_weights)
+    shape = (int(group.max()) + 1, *log_weights.shape[1:])
+    peak = log_weights.new_full(shape, -math.inf).scatter_reduce(0, index, log_weights, "amax")
+    safe = torch.where(peak == -math.inf, 0.0, peak)
+    scaled = (log_weights - safe[group]).exp()
+    return safe + torch.zeros_like(peak).scatter_add(0, index, scaled).log()
 
 
 def normalise(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:

@@ -24,16 +24,6 @@ def target():
     return make_target()
 
 
-@pytest.fixture(scope="module")
-def oracle(target):
-    return tw.exact(target)
-
-
-@pytest.fixture(scope="module")
-def twist():
-    return TableTwist.random(3, 4, seed=12)
-
-
 def options(name, twist):
     return {"twist": twist} if name in ("p0, SMC", "twist, SIS", "twist, SMC") else {}
 

@@ -2,19 +2,13 @@
 
 import math
 
-import pytest
 import torch
-from smc.toys import chain, table_target
+from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import LogZBounds, log_z_bounds
 from tsmc_widgets.evaluation.bounds import MeanOverRuns
 from tsmc_widgets.twists import TableTwist
-
-
-@pytest.fixture(scope="module")
-def target():
-    return table_target(3, 4, seed=11)
 
 
 def test_they_bracket_log_z(target):

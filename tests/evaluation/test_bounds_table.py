@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from smc.toys import table_target, z_score
+from smc.toys import z_score
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import BoundsTable, LogZBounds, PooledOverRuns, log_z_bounds
@@ -14,16 +14,6 @@ from tsmc_widgets.targets import JointSamples
 from tsmc_widgets.twists import TableTwist
 
 SIZES = (1, 2, 5)
-
-
-@pytest.fixture(scope="module")
-def target():
-    return table_target(3, 4, seed=11)
-
-
-@pytest.fixture(scope="module")
-def oracle(target):
-    return tw.exact(target)
 
 
 @pytest.fixture(scope="module")

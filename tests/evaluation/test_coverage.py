@@ -29,11 +29,6 @@ def target():
     return tw.Target(hard.lm, hard.potential**0.5, prompt="", num_steps=3)
 
 
-@pytest.fixture(scope="module")
-def oracle(target):
-    return tw.exact(target)
-
-
 def bounds_of_all(target, oracle, num_particles, seed=17):
     """All repetitions in one run axis."""
     return log_z_bounds(

@@ -18,21 +18,6 @@ from tsmc_widgets.evaluation import (
 from tsmc_widgets.twists import TableTwist
 
 
-@pytest.fixture(scope="module")
-def target():
-    return table_target(3, 4, seed=11)
-
-
-@pytest.fixture(scope="module")
-def oracle(target):
-    return tw.exact(target)
-
-
-@pytest.fixture(scope="module")
-def twist():
-    return TableTwist.random(3, 4, seed=12)
-
-
 def by_hand(target, oracle, twist, t):
     """KL(sigma_t || pi_t) from dictionaries over prefixes."""
     length = len(target.prompt_tokens)

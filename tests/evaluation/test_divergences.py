@@ -16,21 +16,6 @@ COUNT = 20_000
 
 
 @pytest.fixture(scope="module")
-def target():
-    return table_target(3, 4, seed=11)
-
-
-@pytest.fixture(scope="module")
-def oracle(target):
-    return tw.exact(target)
-
-
-@pytest.fixture(scope="module")
-def twist():
-    return TableTwist.random(3, 4, seed=12)
-
-
-@pytest.fixture(scope="module")
 def proposals(target, oracle, twist):
     """What kl_divergences takes, and log q of every text by enumeration."""
     other = other_model(3, 4)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from evaluation.enumerated import divergences, log_q_of_all, twist_psi
-from evaluation.planting import planted
+from planting import planted
 from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw

@@ -21,11 +21,6 @@ from tsmc_widgets.evaluation.psi_comparison import bootstrap
 from tsmc_widgets.twists import TableTwist
 
 
-@pytest.fixture(scope="module")
-def target():
-    return table_target(3, 4, seed=11)
-
-
 class Shifted:
     """Slope times the optimal log psi, plus a number for each t."""
 

@@ -6,6 +6,7 @@ from scipy import stats
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import METHODS, GrowingPool, Samples, score
+from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.targets.exact_draws import ExactDraws
 
 HELD_OUT = 300
@@ -30,8 +31,7 @@ def draws(target):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_proposal_comes_closer_to_sigma(target, draws, method):
-    link = "sigmoid" if method == "fudge" else "log"
-    twist = tw.MLPHeadTwist(target.lm, link=link)
+    twist = tw.MLPHeadTwist(target.lm, link=link_for(method))
     exact = Samples.exact(target, draws.tokens[:HELD_OUT])
     pool = GrowingPool(draws, 0, held_out=HELD_OUT, size=1000)
     trainer = tw.TwistTrainer(target, twist, method=method, positives=pool, seed=4)

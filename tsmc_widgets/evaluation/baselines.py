@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import BudgetError, check_integer, check_one_of, missing_extra
+from tsmc_widgets.errors import BudgetError, check_integer, check_one_of, import_extra
 from tsmc_widgets.evaluation.beam import beam_texts
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.smc.api import run_smc
@@ -86,7 +86,7 @@ class BaselineRun:
 
     def to_frame(self, target: Target) -> pd.DataFrame:
         """The texts: method, run, text, weight, and in nats log_phi and log_p."""
-        return _pandas().DataFrame(
+        return import_extra("pandas", "lab", "a table of methods").DataFrame(
             {
                 "method": self.method,
                 "run": self.group.cpu().numpy(),
@@ -116,7 +116,9 @@ class BaselineRun:
 
 def summary_frame(runs: Sequence[BaselineRun]) -> pd.DataFrame:
     """One row a method."""
-    return _pandas().DataFrame([run.summary() for run in runs])
+    return import_extra("pandas", "lab", "a table of methods").DataFrame(
+        [run.summary() for run in runs]
+    )
 
 
 def rejection(
@@ -388,11 +390,3 @@ def _need(twist: Any, method: str) -> Any:
     if twist is None:
         raise ValueError(f"{method} needs a twist: give twist=..., such as LookAheadTwist(target).")
     return twist
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of methods") from None
-    return pandas

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import missing_extra
+from tsmc_widgets.errors import import_extra
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns, t_interval, welch
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ class BoundsTable(Sequence):
         rests on; ``kind`` is "bound" or, for samples that are not exact, "estimate".
         """
         records = [_record(row, side) for row in self.rows for side in ("lower", "upper")]
-        return _pandas().DataFrame([r for r in records if r is not None], columns=list(COLUMNS))
+        return import_extra("pandas", "lab", "a table of bounds").DataFrame(
+            [r for r in records if r is not None], columns=list(COLUMNS)
+        )
 
     def gap_frame(self) -> pd.DataFrame:
         """Upper minus lower mean, one row for each K and rule, in nats.
@@ -181,11 +183,11 @@ class BoundsTable(Sequence):
                     "high": high,
                 }
             )
-        return _pandas().DataFrame(records)
+        return import_extra("pandas", "lab", "a table of bounds").DataFrame(records)
 
     def runs_frame(self) -> pd.DataFrame:
         """Log Z_hat of every single run: num_particles, method, rule, side, run, log_z, exact."""
-        pd = _pandas()
+        pd = import_extra("pandas", "lab", "a table of bounds")
         parts = [
             pd.DataFrame(
                 {
@@ -235,11 +237,3 @@ def _record(row: LogZBounds, side: str) -> dict[str, Any] | None:
         record["pooled_low"], record["pooled_high"] = pooled.interval()
         record["effective_runs"] = pooled.effective_runs
     return record
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of bounds") from None
-    return pandas

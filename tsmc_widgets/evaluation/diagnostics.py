@@ -10,12 +10,11 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, missing_extra
+from tsmc_widgets.errors import check_integer, import_extra
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns, t_interval, welch
 from tsmc_widgets.evaluation.log_z import LogZ
 from tsmc_widgets.evaluation.prefixes import (
     families,
-    group_logsumexp,
     log_psi_path,
     normalised_log,
     rollout_log_phi,
@@ -106,7 +105,9 @@ def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
         "ess": trace.columns.ess[:, -1] / trace.num_particles,
         "survivors": survivors / trace.num_particles,
     }
-    return _pandas().DataFrame({name: values.numpy() for name, values in columns.items()})
+    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(
+        {name: values.numpy() for name, values in columns.items()}
+    )
 
 
 @torch.no_grad()
@@ -128,8 +129,10 @@ def step_divergences(target: Target, twist: Any, oracle: EnumeratedOracle) -> pd
         first = torch.full((int(family.max()) + 1,), len(family)).scatter_reduce(
             0, family, torch.arange(len(family)), "amin"
         )
-        log_sigma = group_logsumexp(oracle.log_sigma, family)
-        log_pi = normalised_log(group_logsumexp(oracle.log_p, family) + log_psi[first, t - 1])
+        log_sigma = numerics.group_logsumexp(oracle.log_sigma, family)
+        log_pi = normalised_log(
+            numerics.group_logsumexp(oracle.log_p, family) + log_psi[first, t - 1]
+        )
         terms = log_sigma.exp() * (log_sigma - log_pi)
         value = float(torch.where(log_sigma == -math.inf, 0.0, terms).sum())
         records.append({"t": t, "value": value, "low": value, "high": value, "kind": "exact"})
@@ -236,12 +239,4 @@ def _spread(
 
 
 def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return _pandas().DataFrame(records)
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of diagnostics") from None
-    return pandas
+    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(records)

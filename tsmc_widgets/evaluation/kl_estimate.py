@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import missing_extra
+from tsmc_widgets.errors import import_extra
 from tsmc_widgets.evaluation.intervals import EVERYWHERE, MeanOverRuns, t_interval, welch
 from tsmc_widgets.evaluation.log_z import LogZ
 
@@ -106,10 +106,7 @@ class Divergences:
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each divergence, in nats: value, error, 95 % interval, sources, remark."""
-        try:
-            import pandas as pd
-        except ImportError:
-            raise missing_extra("pandas", "lab", "a table of divergences") from None
+        pd = import_extra("pandas", "lab", "a table of divergences")
         records = []
         for kl in (self.q_sigma, self.sigma_q, self.symmetrised, self.q_base):
             if kl is None:

@@ -210,19 +210,6 @@ def log_psi_path(
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
 
 
-def group_logsumexp(
-    values: Float64[Tensor, " n"], group: Int[Tensor, " n"]
-) -> Float64[Tensor, " groups"]:
-    """Log of the sum of weights within each group."""
-    count = int(group.max()) + 1
-    peak = torch.full((count,), -math.inf, dtype=values.dtype)
-    peak = peak.scatter_reduce(0, group, values, "amax")
-    safe = torch.where(peak == -math.inf, 0.0, peak)
-    total = torch.zeros(count, dtype=values.dtype)
-    total = total.index_add(0, group, (values - safe[group]).exp())
-    return safe + total.log()
-
-
 def normalised_log(log_weights: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """Log weights less their log sum."""
     return log_weights - numerics.logsumexp(log_weights)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from tsmc_widgets.errors import missing_extra
+from tsmc_widgets.errors import import_extra
 from tsmc_widgets.evaluation.prefixes import Prefixes, centre
 from tsmc_widgets.targets.target import Target
 
@@ -56,7 +56,7 @@ class PsiComparison:
     def summary(self) -> pd.DataFrame:
         """One row a statistic: statistic, value, low, high."""
         names = ("slope", "correlation", "rank_correlation", "rmse")
-        return _pandas().DataFrame(
+        return import_extra("pandas", "lab", "a table of prefixes").DataFrame(
             [
                 {
                     "statistic": name,
@@ -90,7 +90,7 @@ def compare_log_psi(
         )
     learned = centre(prefixes.learned(target, twist), prefixes.step.cpu()).numpy()
     optimal = centre(prefixes.log_psi, prefixes.step).cpu().numpy()
-    frame = _pandas().DataFrame(
+    frame = import_extra("pandas", "lab", "a table of prefixes").DataFrame(
         {
             "t": prefixes.step.cpu().numpy(),
             "text": prefixes.texts(target),
@@ -163,11 +163,3 @@ STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Numbers]] = {
     "rank_correlation": _rank_correlation,
     "rmse": _rmse,
 }
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of prefixes") from None
-    return pandas

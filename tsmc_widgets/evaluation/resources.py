@@ -28,6 +28,7 @@ from tsmc_widgets.evaluation.inline import problem_of
 from tsmc_widgets.evaluation.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.evaluation.store import DamagedFileError, dumps, read_file, write_file
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
+from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.exact import Oracle, exact
@@ -210,8 +211,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     plan = spec.training
     target = fresh_target(spec)
     form = plan.form or problem_of(spec.problem).form
-    link = "sigmoid" if spec.method == "fudge" else "log"
-    twist = make_twist(form, target, link=link, seed=plan.seed)
+    twist = make_twist(form, target, link=link_for(spec.method), seed=plan.seed)
     more = {"observations": plan.observations} if plan.observations else {}
     trainer = TwistTrainer(
         target,

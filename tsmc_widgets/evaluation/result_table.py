@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsmc_widgets.errors import missing_extra
+from tsmc_widgets.errors import import_extra
 from tsmc_widgets.evaluation.measure import COLUMNS
 from tsmc_widgets.evaluation.runs import RunResult
 from tsmc_widgets.evaluation.spec import RunSpec
@@ -113,7 +113,9 @@ class ResultTable:
             for result in ordered
             for row in result.rows
         ]
-        frame = _pandas().DataFrame(records, columns=columns)
+        frame = import_extra("pandas", "lab", "a table of results").DataFrame(
+            records, columns=columns
+        )
         return frame.astype(dict.fromkeys(COUNTS, "Int64"))
 
     def errors(self) -> pd.DataFrame:
@@ -129,7 +131,9 @@ class ResultTable:
             }
             for result in sorted(self.failures.values(), key=_order)
         ]
-        return _pandas().DataFrame(records, columns=columns)
+        return import_extra("pandas", "lab", "a table of results").DataFrame(
+            records, columns=columns
+        )
 
     def __repr__(self) -> str:
         parts = [f"{len(self.results)} results"]
@@ -171,11 +175,3 @@ def _seconds(path: Path) -> float:
         return float(read_file(path)["seconds"])
     except (OSError, DamagedFileError, KeyError, TypeError):
         return float("nan")
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of results") from None
-    return pandas

@@ -16,7 +16,7 @@ from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.given import log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, t_interval
 from tsmc_widgets.learning.positives import Positives, choose_positives
-from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.recipes import RECIPES, link_for
 from tsmc_widgets.learning.trainer import POOL_SIZE, TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.target import Target
@@ -200,7 +200,7 @@ def _candidates(
         for size in batch_sizes:
             trainer = TwistTrainer(
                 target,
-                make_twist(form, target, link="sigmoid" if method == "fudge" else "log"),
+                make_twist(form, target, link=link_for(method)),
                 method=method,
                 learning_rate=rate,
                 batch_size=size,

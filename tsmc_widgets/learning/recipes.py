@@ -56,6 +56,11 @@ RECIPES: dict[str, Recipe] = {
 METHODS = (*sorted(RECIPES), "ppo")
 
 
+def link_for(method: str) -> str:
+    """The twist's link that a method wants: FUDGE learns a probability, psi <= 1."""
+    return "sigmoid" if method == "fudge" else "log"
+
+
 def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
     """Methods and their weights: one name, or a mapping for a weighted sum of losses.
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.trace import SMCTrace
@@ -193,18 +194,13 @@ class Scored:
 
     def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
         groups, group = torch.unique(self.samples.group, return_inverse=True)
-        index = group.unsqueeze(1).expand_as(log_weights)
-        shape = (len(groups), log_weights.shape[1])
-        peak = torch.full(shape, -math.inf, dtype=torch.float64, device=log_weights.device)
-        peak = peak.scatter_reduce(0, index, log_weights, "amax")
-        if bool((peak == -math.inf).any()):
+        total = numerics.group_logsumexp(log_weights, group)
+        if bool((total == -math.inf).any()):
             raise NoSignalError(
                 "every text of a group has weight zero, so there is nothing to learn from: draw "
                 "more texts, soften the potential, or give exact samples."
             )
-        weights = torch.exp(log_weights - peak[group])
-        total = torch.zeros_like(peak).scatter_add(0, index, weights)
-        return weights / total[group] / len(groups)
+        return (log_weights - total[group]).exp() / len(groups)
 
 
 @torch.no_grad()

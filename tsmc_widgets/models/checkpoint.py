@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +9,13 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.errors import UnsupportedModelError, missing_extra
+from tsmc_widgets.errors import UnsupportedModelError, import_extra
 from tsmc_widgets.models.hub import check_fetchable, not_found
 
 
 def import_transformers(purpose: str) -> Any:
     """The transformers package, or the error that says how to install it."""
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise missing_extra("transformers", "hf", purpose) from error
+    return import_extra("transformers", "hf", purpose)
 
 
 def load_checkpoint(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, missing_extra
+from tsmc_widgets.errors import check_integer, import_extra
 from tsmc_widgets.smc import genealogy, storage
 from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
 from tsmc_widgets.smc.noise import AddressedNoise
@@ -174,16 +174,13 @@ class SMCTrace:
         particles, 0.7 from 2,200 on. NaN where the tail cannot be fitted: fewer than 25
         particles, or equal or dead weights.
         """
-        try:
-            from arviz_stats.base import array_stats
-        except ImportError:
-            raise missing_extra("arviz-stats", "lab", "SMCTrace.k_hat") from None
+        array_stats = import_extra("arviz_stats.base", "lab", "SMCTrace.k_hat").array_stats
         values = [_pareto_k(array_stats, row) for row in self._last("log_weights")]
         return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
 
     def to_frame(self) -> pd.DataFrame:
         """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p."""
-        pd = _pandas()
+        pd = import_extra("pandas", "lab", "a table of samples")
         runs, size = self.num_runs, self.num_particles
         shape = (runs, size)
         return pd.DataFrame(
@@ -324,11 +321,3 @@ def _pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> flo
     # psislw takes log likelihoods, whose reciprocals are the weights of leave-one-out.
     with np.errstate(all="ignore"):
         return float(array_stats.psislw(-filled.numpy())[1])
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise missing_extra("pandas", "lab", "a table of samples") from None
-    return pandas

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tsmc_widgets.errors import UnsupportedModelError, check_integer, missing_extra
+from tsmc_widgets.errors import UnsupportedModelError, check_integer, import_extra
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.twists.bodies import OwnStates, bare_copy
 from tsmc_widgets.twists.trainable import NeuralTwist, linear_head
@@ -64,7 +63,7 @@ def _adapt(
     body: nn.Module, rank: int, alpha: int | float, targets: str | list[str], seed: int
 ) -> dict[str, nn.Parameter]:
     """Put adapters into the body; gives them by names that a ParameterDict takes."""
-    peft = _import_peft()
+    peft = import_extra("peft", "hf", "LoRATwist")
     transposed = any(type(module).__name__ == "Conv1D" for module in body.modules())
     config = peft.LoraConfig(
         r=rank,
@@ -101,12 +100,7 @@ def _targets(body: nn.Module, target_modules: str | Sequence[str] | None) -> str
         return target_modules
     if target_modules is not None:
         return list(target_modules)
-    known = _import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    known = import_extra(
+        "peft", "hf", "LoRATwist"
+    ).utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     return list(known.get(body.config.model_type, ())) or "all-linear"
-
-
-def _import_peft() -> Any:
-    try:
-        return importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        raise missing_extra("peft", "hf", "LoRATwist") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import uuid
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsmc_widgets.errors import TwistFormatError, check_one_of, missing_extra
+from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.bodies import BodyTwist
@@ -78,7 +77,9 @@ def save_twist(
         )
     check_one_of("dtype", dtype, _DTYPES)
     folder = Path(folder)
-    weights = _safetensors().save(_weights(twist, dtype))
+    weights = import_extra("safetensors.torch", "hf", "Saving or loading a twist").save(
+        _weights(twist, dtype)
+    )
     known = twist.card or {}
     card = {
         "format": FORMAT,
@@ -217,11 +218,4 @@ def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
             f"{str(path)!r} is damaged or cut short, or is not of the same save as {CARD} beside "
             "it: save the twist again."
         )
-    return _safetensors().load(content)
-
-
-def _safetensors() -> Any:
-    try:
-        return importlib.import_module("safetensors.torch")
-    except ModuleNotFoundError as error:
-        raise missing_extra("safetensors", "hf", "Saving or loading a twist") from error
+    return import_extra("safetensors.torch", "hf", "Saving or loading a twist").load(content)

@@ -9,6 +9,7 @@ from typing import Any
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, Rate
 from tsmc_widgets.learning.recipes import METHODS as ALL_METHODS
+from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TWIST_FORMS
@@ -129,6 +130,5 @@ class TrainSettings:
 
 
 def make_twist(settings: TrainSettings, target: Target, method: str) -> Any:
-    """A fresh twist at a constant psi; FUDGE learns a probability and needs the sigmoid link."""
-    link = "sigmoid" if method == "fudge" else "log"
-    return FORMS[settings.form].make(target, link, settings.seed)
+    """A fresh twist at a constant psi, with the link that the method wants."""
+    return FORMS[settings.form].make(target, link_for(method), settings.seed)

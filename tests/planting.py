@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def planted(module, old, new):
-    """The module with ``old`` replaced by ``new``."""
+    """The module with ``old``, which stands there once, replaced by ``new``."""
     source = Path(module.__file__).read_text()
-    assert old in source, old
+    assert source.count(old) == 1, f"{old!r} stands there {source.count(old)} times, not once"
     copy = types.ModuleType(f"{module.__name__}_planted")
     copy.__file__ = module.__file__
     sys.modules[copy.__name__] = copy
