@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsmc_widgets.errors import CheckpointError, missing_extra
+from tsmc_widgets.errors import CheckpointError, import_extra
 from tsmc_widgets.learning.positives import ExactPool, GrowingPool, Positives
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.targets.exact_draws import ExactDraws
@@ -31,6 +31,7 @@ def write_checkpoint(
     """Write a trainer's state; the file appears whole or not at all."""
     tensors = {f"module.{name}": value for name, value in state["modules"].items()}
     tensors |= {f"pool.{name}": value for name, value in pool.items()}
+    tensors |= {f"learning.{i}": value for i, value in enumerate(state["learning"])}
     for index, slots in state["optimiser"]["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
     header = {
@@ -40,7 +41,7 @@ def write_checkpoint(
         "groups": state["optimiser"]["param_groups"],
         "history": [dataclasses.asdict(update) for update in state["history"]],
     }
-    content = _safetensors().save(
+    content = import_extra("safetensors.torch", "hf", "a checkpoint of training").save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"trainer": json.dumps(header)},
     )
@@ -67,7 +68,7 @@ def read_checkpoint(
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a checkpoint.")
     try:
         content = path.read_bytes()
-        tensors = _safetensors().load(content)
+        tensors = import_extra("safetensors.torch", "hf", "a checkpoint of training").load(content)
         length = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["trainer"])
         if header["format"] != FORMAT:
@@ -85,10 +86,13 @@ def read_checkpoint(
             f"to {VERSION}: update tsmc_widgets."
         )
     _compare(path, header["arguments"], arguments)
-    return _state(header, tensors), {
-        name.removeprefix("pool."): value
-        for name, value in tensors.items()
-        if name.startswith("pool.")
+    return _state(header, tensors), _named(tensors, "pool.")
+
+
+def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Tensors of one kind, by what follows it in their names."""
+    return {
+        name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)
     }
 
 
@@ -108,28 +112,18 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
         if kind == "adam":
             index, _, slot = rest.partition(".")
             slots.setdefault(int(index), {})[slot] = value
-    modules = {
-        name.removeprefix("module."): value
-        for name, value in tensors.items()
-        if name.startswith("module.")
-    }
+    modules = _named(tensors, "module.")
+    learning = _named(tensors, "learning.")
     groups = [
         {key: tuple(value) if key == "betas" else value for key, value in group.items()}
         for group in header["groups"]
     ]
     return {
         "modules": modules,
+        "learning": [learning[str(i)] for i in range(len(learning))],
         "optimiser": {"state": slots, "param_groups": groups},
         "history": header["history"],
     }
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise missing_extra("safetensors", "hf", "a checkpoint of training") from None
-    return safetensors.torch
 
 
 def pool_of(positives: Any) -> dict[str, Tensor]:

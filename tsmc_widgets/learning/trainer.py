@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError, check_integer
+from tsmc_widgets.learning.averaging import RunningAverage, check_averaging
 from tsmc_widgets.learning.checkpoint import (
     pool_from,
     pool_of,
@@ -84,6 +85,9 @@ class TwistTrainer:
         batch_size: texts drawn for each update, and positives read.
         learning_rate: of Adam without weight decay: a number, which is constant, a
             ``ConstantRate`` or a ``FallingRate``; None takes the form's default.
+        averaging: weight of the past in the running average of the parameters, in [0, 1). The
+            twist holds the average between updates and learns where its parameters are; 0 averages
+            nothing, as in the paper; None is ``DEFAULT_AVERAGING``.
         positives: a source of samples of sigma; None takes a growing pool of exact samples where a
             pilot shows that rejection is cheap, and replayed batches otherwise.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
@@ -107,6 +111,7 @@ class TwistTrainer:
         method: str | Mapping[str, float] = "ctl",
         batch_size: int = 100,
         learning_rate: float | int | Rate | None = None,
+        averaging: float | int | None = None,
         positives: Positives | ConditionalPositives | None = None,
         observations: int | None = None,
         ppo: PPOSettings | None = None,
@@ -146,6 +151,7 @@ class TwistTrainer:
         self._optimiser = self._share.prepare(
             torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
         )
+        self._average = RunningAverage(twist.parameters(), check_averaging(averaging))
         twist.method = "+".join(sorted(self.weights))
 
     @property
@@ -210,7 +216,8 @@ class TwistTrainer:
         """Take one update."""
         kept = self.state()
         try:
-            update = self._take()
+            with self._average.set_aside(self.done):
+                update = self._take()
             self.history.append(update)
         except BaseException:
             self.load_state(kept)
@@ -218,10 +225,11 @@ class TwistTrainer:
         return update
 
     def state(self) -> dict[str, Any]:
-        """A copy of everything that changes: parameters, optimiser and history."""
+        """A copy of everything that changes: parameters, their average, optimiser and history."""
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "learning": [value.clone() for value in self._average.learning],
             "history": list(self.history),
         }
 
@@ -229,6 +237,7 @@ class TwistTrainer:
         """Go back to a state, of this trainer or of one made with the same arguments."""
         self._modules.load_state_dict(state["modules"])
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self._average.load(state["learning"])
         self.history = list(state["history"])
 
     def save(self, path: str | Path) -> Path:
@@ -264,6 +273,7 @@ class TwistTrainer:
             "batch_size": self.batch_size,
             "observations": None if self._many is None else self._many.observations,
             "learning_rate": repr(self.learning_rate),
+            "averaging": self._average.decay,
             "max_gradient_norm": self.max_gradient_norm,
             "ppo": None if self._policy is None else repr(self._policy.settings),
             "processes": self._share.count,
