@@ -283,3 +283,13 @@ def test_training_command(tmp_path: Path):
     for found in (card, measured):
         del found["training"]["cpu_seconds_measuring"]
     assert measured == card
+    stars = (tmp_path / "stars" / "model.safetensors").read_bytes()
+    hostility = (tmp_path / "hostility" / "model.safetensors").read_bytes()
+    some = ["--parts", "hostility", "--hostility-steps", "6", *again[1:]]
+    subprocess.run([*command[:3], *some], check=True)
+    assert (tmp_path / "lm" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "stars" / "model.safetensors").read_bytes() == stars
+    assert (tmp_path / "hostility" / "model.safetensors").read_bytes() != hostility
+    partly = json.loads((tmp_path / "card.json").read_text())["training"]
+    del partly["cpu_seconds_measuring"]
+    assert partly == card["training"] | {"hostility_steps": 6}

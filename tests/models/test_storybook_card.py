@@ -69,7 +69,7 @@ def test_calibration_error_and_its_bootstrap():
 
 
 def test_measuring_alone_needs_a_card(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"--measure-only measures a folder"):
+    with pytest.raises(FileNotFoundError, match=r"--parts go on from a folder"):
         trained(tmp_path)
     (tmp_path / "card.json").write_text(json.dumps({"training": {"seed": 3}}))
     assert trained(tmp_path) == {"seed": 3}

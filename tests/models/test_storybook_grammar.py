@@ -126,6 +126,7 @@ def test_hostile_logit_is_increasing():
     logits = [hostile_logit(level / 10) for level in range(120)]
     assert all(a < b for a, b in itertools.pairwise(logits))
     assert hostile_logit(2.5) == 0.0
+    assert hostile_logit(0.0) < -6.0
 
 
 def test_engine_chooses_by_weight_and_counts_surprise():

@@ -108,7 +108,7 @@ _TWINS = (
     _storybook(
         "hostile-story",
         "stories that a classifier finds hostile: p(hostile | text)",
-        "The paper's toxicity experiment; Z is about 0.03.",
+        "The paper's toxicity experiment; Z is about 0.01.",
         _class_of(1),
         classifier=HOSTILITY,
         twin="paper/toxicity",
@@ -123,9 +123,9 @@ _TWINS = (
     ),
     _storybook(
         "hostile-story-threshold",
-        "stories of 10 tokens whose hostility has log-odds of at least -0.2",
+        "stories of 10 tokens that a classifier calls hostile: log-odds of at least 0",
         "The paper's bounds against K under a rare indicator; Z is about 1e-3.",
-        _reward(at_least=-0.2),
+        _reward(at_least=0.0),
         classifier=HOSTILITY,
         num_steps=10,
         twin="paper/toxicity-threshold",

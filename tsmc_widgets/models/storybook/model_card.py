@@ -62,7 +62,7 @@ perfect forecast too.
 
 The hostility label says how hostile the text so far shows itself to be: none, a quarrel, hostile,
 very hostile; a hand raised against a drum is not hostile, and saying sorry takes some of it away.
-Its log-odds in the grammar are a smooth function within (-5, 5).
+Its log-odds in the grammar are a smooth function within (-8, 8).
 
 ## A rare event
 From "{story_prompt}", {rare_steps} tokens: **logit >= {eta}** has probability {rate:.2e}

@@ -2,8 +2,9 @@
 
 Writes text with the grammar, trains the language model and the two classifiers on it, saves them in
 half precision and measures what was saved. Seeded; about a quarter of an hour on two cores, a third
-of it to measure how rare the rare event is (`--draws`). `--measure-only` measures what is saved in
-`--out` again, and writes its cards.
+of it to measure how rare the rare event is (`--draws`). `--parts hostility` trains that part again
+beside the others that are saved in `--out`; `--measure-only` trains nothing, measures what is saved
+there and writes its cards.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from tsmc_widgets.models.storybook.tokens import CONTEXT, build_tokenizer, count
 log = logging.getLogger(__name__)
 
 STARS = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
+PARTS = ("lm", "stars", "hostility")
 TOKENS_PER_STEP = 2048
 TEXTS_PER_BATCH = 48
 
@@ -180,21 +182,30 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
-    """Train and save the three parts; what the card says of it."""
+    """Train and save the chosen parts; what the card says of them and of those that stay."""
+    kept = {} if set(options.parts) == set(PARTS) else trained(options.out)
     began = time.process_time()
+    # The texts do not hang on the labels, so that parts trained apart share their words.
     counts = count_words(corpus(options.seed, 60_000))
     tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
-    save(train_lm(tokenizer, options.seed, options.steps), tokenizer, options.out / "lm")
-    for task, steps in (("stars", options.stars_steps), ("hostility", options.hostility_steps)):
-        model = train_classifier(tokenizer, task, options.seed, steps)
-        save(model, tokenizer, options.out / task)
+    steps = {
+        "lm": options.steps,
+        "stars": options.stars_steps,
+        "hostility": options.hostility_steps,
+    }
+    for part in options.parts:
+        if part == "lm":
+            model = train_lm(tokenizer, options.seed, options.steps)
+        else:
+            model = train_classifier(tokenizer, part, options.seed, steps[part])
+        save(model, tokenizer, options.out / part)
+    seconds = {} if kept else {"cpu_seconds_training": round(time.process_time() - began)}
     return {
         "seed": options.seed,
-        "lm_steps": options.steps,
         "tokens_per_step": TOKENS_PER_STEP,
-        "stars_steps": options.stars_steps,
-        "hostility_steps": options.hostility_steps,
-        "cpu_seconds_training": round(time.process_time() - began),
+        **kept,
+        **{f"{part}_steps": steps[part] for part in options.parts},
+        **seconds,
     }
 
 
@@ -207,8 +218,9 @@ def trained(folder: Path) -> dict[str, Any]:
     card = folder / "card.json"
     if not card.is_file():
         raise FileNotFoundError(
-            f"There is no {card}, which says how the checkpoints were trained: --measure-only "
-            "measures a folder that this command has written. Leave it out to train."
+            f"There is no {card}, which says how the checkpoints were trained: --measure-only and "
+            "--parts go on from a folder that this command has written. Leave them out to train "
+            "all parts."
         )
     return json.loads(card.read_text(encoding="utf-8"))["training"]
 
@@ -218,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="train these")
     parser.add_argument("--steps", type=int, default=2800, help="steps of the language model")
     parser.add_argument("--stars-steps", type=int, default=700)
     parser.add_argument("--hostility-steps", type=int, default=1100)
