@@ -39,14 +39,14 @@ _HOMES = {
     "tsmc_widgets.evaluation.worker": ("execute",),
     "tsmc_widgets.evaluation": (
         "BoundsTable", "Divergences", "LogZ", "LogZBounds", "all_prefixes", "bracket_log_z",
-        "compare_log_psi",
+        "compare_log_psi", "factor_breakdown",
         "kl_divergences", "log_z_bounds", "log_z_bounds_given", "pick_prefixes",
     ),
     "tsmc_widgets.figures": (
         "bounds_figure", "frontier_figure", "gap_figure", "kl_forest_figure", "log_z_histogram",
         "profiles_figure", "psi_scatter",
     ),
-    "tsmc_widgets.widgets": ("ParticleView", "TrainSession", "WatchSMC"),
+    "tsmc_widgets.widgets": ("ParticleView", "RunPanels", "TrainSession", "WatchSMC"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -57,6 +57,8 @@ globalThis.showState = async ([esm, css, state]) => {
 };
 """
 
+SHOW_CODED = "([esm, css, state]) => showState([esm, css, revive(state)])"
+
 
 def build_trace(
     K=64, T=24, *, done=None, seed=0, threshold=0.5, dead_at=(), all_dead_at=None, num_runs=1
@@ -199,6 +201,23 @@ def open_trace(open_view):
 
     def show(*, status=None, **shape):
         return open_view(ParticleView(build_trace(**shape)), status=status)
+
+    return show
+
+
+@pytest.fixture
+def open_panels(page):
+    """Function that shows RunPanels in a blank page and returns the page, once drawn."""
+
+    def show(panels):
+        coded = {"samples": {"base64": base64.b64encode(panels.samples).decode()}}
+        own = {"group": panels.group, "step": 0, "hello": 0, "welcome": 0}
+        state = traits_of(panels) | coded | own
+        page.set_content("<!doctype html><html><body></body></html>")
+        page.add_script_tag(content=FAKE_MODEL)
+        page.evaluate(SHOW_CODED, [panels._esm, panels._css, state])
+        page.wait_for_function("root._stats.renders > 0")
+        return page
 
     return show
 

@@ -12,6 +12,7 @@ from tsmc_widgets.evaluation.diagnostics import (
     step_divergences,
 )
 from tsmc_widgets.evaluation.divergences import kl_divergences
+from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.kl_estimate import Divergences, KLEstimate
@@ -26,6 +27,7 @@ __all__ = [
     "Bracket",
     "BracketSearch",
     "Divergences",
+    "FactorShare",
     "KLEstimate",
     "LogZ",
     "LogZBounds",
@@ -38,6 +40,7 @@ __all__ = [
     "bracket_log_z",
     "compare_log_psi",
     "estimate_step_divergences",
+    "factor_breakdown",
     "increment_variance",
     "kl_divergences",
     "log_z_bounds",

@@ -2,6 +2,7 @@
 
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.problems import TrainSettings
+from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.settings import Judges, RunSettings
 from tsmc_widgets.widgets.train import TrainSession
 from tsmc_widgets.widgets.train_view import TrainView
@@ -10,6 +11,7 @@ from tsmc_widgets.widgets.watch import WatchSMC
 __all__ = [
     "Judges",
     "ParticleView",
+    "RunPanels",
     "RunSettings",
     "TrainSession",
     "TrainSettings",

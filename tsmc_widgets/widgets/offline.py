@@ -1,4 +1,4 @@
-"""A widget in one HTML file: its script, its style and its state, and nothing from elsewhere."""
+"""Widgets in one HTML file: scripts, styles and state, and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import hashlib
 import html
 import json
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 _SCRIPT = (Path(__file__).parent / "js" / "offline.js").read_text("utf-8")
 _STYLE = """
 html { color-scheme: light dark; background: Canvas; color: CanvasText; }
+#views { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); }
 body { margin: 0 auto; padding: 16px; max-width: 1760px; }
 """
 _PAGE = """<!doctype html>
@@ -25,7 +28,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<main id="view"></main>
+<main id="views"></main>
 <script type="application/json" id="state">{state}</script>
 <script type="module">{script}</script>
 </body>
@@ -33,26 +36,49 @@ _PAGE = """<!doctype html>
 """
 
 
-def write_page(
-    path: Path, *, title: str, esm: str, css: str, runs: dict[int, dict[str, Any]], run: int
-) -> Path:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A widget of a page.
+
+    Attributes:
+        esm: its module, which ends by exporting what ``host`` makes.
+        css: its style.
+        runs: traits of each run; bytes become base64.
+        state: traits that do not depend on the run.
+    """
+
+    esm: str
+    css: str
+    runs: dict[int, dict[str, Any]]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Path:
     """Write a view of runs that needs neither kernel nor network; it appears whole or not at all.
 
     Args:
         path: the file.
         title: of the page.
-        esm: the widget's module, which ends by exporting what it makes.
-        css: the widget's style.
-        runs: traits of each run; bytes become base64.
+        parts: the widgets, from the top.
         run: the one that is shown first.
     """
-    script = esm.replace("export default ", "const widget = ") + _SCRIPT
-    style = css + _STYLE
+    modules = ",\n".join(_scoped(part.esm) for part in parts)
+    script = f"const widgets = [{modules}];\n{_SCRIPT}"
+    style = "\n".join(part.css for part in parts) + _STYLE
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    state = {"run": run, "runs": {str(at): _portable(traits) for at, traits in runs.items()}}
+    state = {
+        "run": run,
+        "parts": [
+            {
+                "state": part.state,
+                "runs": {str(at): _portable(traits) for at, traits in part.runs.items()},
+            }
+            for part in parts
+        ],
+    }
     page = _PAGE.format(
         policy=policy,
         title=html.escape(title),
@@ -68,6 +94,11 @@ def write_page(
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def _scoped(esm: str) -> str:
+    """A module as an expression with names of its own: modules share some of their sources."""
+    return "(() => {\n" + esm.replace("export default ", "return ") + "\n})()"
 
 
 def _portable(traits: dict[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import traitlets
 
 from tsmc_widgets import numerics
 from tsmc_widgets.smc.genealogy import relative_variance
 
 NUM_PAGES = 16
 """Pages of a run. A live run sends its newest page again and again, the full ones once."""
+
+PageTraits = type(
+    "PageTraits",
+    (traitlets.HasTraits,),
+    {f"page{i}": traitlets.Bytes(b"").tag(sync=True) for i in range(NUM_PAGES)},
+)
+"""The pages as traits of a widget."""
 
 _TINY = np.finfo(np.float32).smallest_subnormal
 
@@ -80,8 +88,7 @@ class Pages:
         self.steps = trace.steps_done
 
     def _encode(self, trace: Any, steps: slice, known: int) -> bytes:
-        columns = _columns(trace, self.run, steps)
-        columns["log_z_error"] = np.array(self._errors[steps])
+        columns = self._population(trace, steps) | _token_columns(trace, self.run, steps)
         columns["tokens"] = self.words.place(columns["tokens"], trace.token_texts)
         if trace.tables:
             tables = _tables(trace, self.run, steps)
@@ -97,6 +104,25 @@ class Pages:
         }
         return pack(facts, columns)
 
+    def _population(self, trace: Any, steps: slice) -> dict[str, np.ndarray]:
+        """What every view of a run needs of some steps."""
+
+        def column(name: str) -> np.ndarray:
+            return array(getattr(trace.columns, name)[self.run])[steps]
+
+        log_weights = column("log_weights")
+        weights = numerics.normalise(torch.from_numpy(np.array(log_weights))).numpy()
+        # A weight too small for float32 must not look dead.
+        weights = np.where(np.isneginf(log_weights), 0.0, np.maximum(weights, _TINY))
+        return {
+            "ancestors": _small(column("ancestors")),
+            "weights": weights.astype(np.float32),
+            "resampled": column("resampled").astype(np.uint8),
+            "ess": column("ess").astype(np.float64),
+            "log_z": column("log_z").astype(np.float64),
+            "log_z_error": np.array(self._errors[steps]),
+        }
+
 
 def array(column: Any) -> np.ndarray:
     """A column as numpy; it may be a tensor on any device."""
@@ -108,26 +134,12 @@ def _small(places: np.ndarray) -> np.ndarray:
     return places.astype(np.uint16 if places.max(initial=0) < 2**16 else np.uint32)
 
 
-def _columns(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
-    """The columns of some steps, step-major, in the smallest types that show them truly."""
-
-    def column(name: str) -> np.ndarray:
-        return array(getattr(trace.columns, name)[run])[steps]
-
-    log_weights = column("log_weights")
-    weights = numerics.normalise(torch.from_numpy(np.array(log_weights))).numpy()
-    # A weight too small for float32 must not look dead.
-    weights = np.where(np.isneginf(log_weights), 0.0, np.maximum(weights, _TINY))
-    floats = ("log_increment", "log_psi", "log_p", "log_q")
-    return {
-        "tokens": column("tokens"),
-        "ancestors": _small(column("ancestors")),
-        "weights": weights.astype(np.float32),
-        **{name: column(name).astype(np.float32) for name in floats},
-        "resampled": column("resampled").astype(np.uint8),
-        "ess": column("ess").astype(np.float64),
-        "log_z": column("log_z").astype(np.float64),
-    }
+def _token_columns(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
+    """Tokens and their log-probabilities, step-major, in the smallest types that show them."""
+    columns = {"tokens": array(trace.columns.tokens[run])[steps]}
+    for name in ("log_increment", "log_psi", "log_p", "log_q"):
+        columns[name] = array(getattr(trace.columns, name)[run])[steps].astype(np.float32)
+    return columns
 
 
 def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-from tsmc_widgets.widgets.offline import write_page
-from tsmc_widgets.widgets.pages import NUM_PAGES
+from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.pages import PageTraits
 from tsmc_widgets.widgets.record import Encoded, Recorder, encode
 
 _HERE = Path(__file__).parent
@@ -26,6 +27,7 @@ SOURCES = (
     "inspector",
     "strips",
     "measures",
+    "own_measures",
     "transport",
     "panels",
     "contact",
@@ -41,14 +43,7 @@ def script() -> str:
     return "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
 
 
-_Pages = type(
-    "_Pages",
-    (traitlets.HasTraits,),
-    {f"page{i}": traitlets.Bytes(b"").tag(sync=True) for i in range(NUM_PAGES)},
-)
-
-
-class ParticleView(anywidget.AnyWidget, _Pages):
+class ParticleView(anywidget.AnyWidget, PageTraits):
     """Particles, weights, resampling, next tokens, ESS, log Z_hat and samples of one run.
 
     Shown as the last line of a cell: ``tw.ParticleView(trace)``. All of the record is in the
@@ -65,6 +60,8 @@ class ParticleView(anywidget.AnyWidget, _Pages):
         step: the step on show, sent when a movement ends; set it to move the view.
         run: the run on show; set it to show another.
         group: views of one group, if it is not empty, move together.
+        strips: whether the view draws ESS, log Z_hat, weights, ancestors and final samples itself;
+            put out where ``RunPanels`` stands beside it.
         hold: whether the person at the view has asked a live run to wait.
         more: counts the steps asked for one by one at the end of what is recorded.
         status: ``state``, ``text`` and ``error`` of a live run.
@@ -78,6 +75,7 @@ class ParticleView(anywidget.AnyWidget, _Pages):
     step = traitlets.Int(0).tag(sync=True)
     run = traitlets.Int(0).tag(sync=True)
     group = traitlets.Unicode("").tag(sync=True)
+    strips = traitlets.Bool(True).tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
     hello = traitlets.Int(0).tag(sync=True)
@@ -124,9 +122,10 @@ class ParticleView(anywidget.AnyWidget, _Pages):
         self._shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
         encoded = self._recorder.encode(run=run, run_id=run_id, **self._shown)
         with self.hold_sync():
-            self.run = run
+            # The header first: whoever hears of the new run must find it there already.
             for name, value in _traits(encoded).items():
                 setattr(self, name, value)
+            self.run = run
 
     def to_html(self, path: str | Path, *, title: str = "") -> Path:
         """Write one file that shows the run on any machine, without kernel and network.
@@ -142,14 +141,26 @@ class ParticleView(anywidget.AnyWidget, _Pages):
         """
         if not self._shown:
             raise ValueError("there is no trace to write yet: give the view one first.")
-        trace = self._shown["trace"]
-        every = range(trace.num_runs) if trace.num_runs <= MAX_RUNS_OFFLINE else [self.run]
-        runs = {run: _traits(encode(run=run, **self._shown)) for run in every}
-        header = runs[self.run]["header"]
+        part = self.part(run=self.run)
+        header = part.runs[self.run]["header"]
         title = title or f"“{header['prompt']}” {header['target']}"
-        return write_page(
-            Path(path), title=title, esm=self._esm, css=self._css, runs=runs, run=self.run
-        )
+        return write_page(Path(path), title=title, parts=[part], run=self.run)
+
+    @property
+    def trace(self) -> Any:
+        """The trace on show; None before there is one."""
+        return self._shown.get("trace")
+
+    def part(self, *, run: int, **state: Any) -> Part:
+        """This view as a part of a page without kernel, its runs encoded anew.
+
+        Args:
+            run: the one that must be in it.
+            **state: further traits, such as ``group``.
+        """
+        runs = runs_offline(self.trace, run)
+        encoded = {each: _traits(encode(run=each, **self._shown)) for each in runs}
+        return Part(self._esm, self._css, encoded, state)
 
     @traitlets.observe("hello")
     def _answer(self, change: Any) -> None:
@@ -159,6 +170,11 @@ class ParticleView(anywidget.AnyWidget, _Pages):
     def _show_run(self, change: Any) -> None:
         if self._shown and change["new"] != self.header.get("run"):
             self.update(run=change["new"], **self._shown)
+
+
+def runs_offline(trace: Any, run: int) -> Sequence[int]:
+    """Runs of a trace that go into a page: all, or of very many the one on show."""
+    return range(trace.num_runs) if trace.num_runs <= MAX_RUNS_OFFLINE else [run]
 
 
 def _traits(encoded: Encoded) -> dict[str, Any]:

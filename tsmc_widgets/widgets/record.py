@@ -27,6 +27,9 @@ class Encoded:
 class Recorder:
     """Encodes runs; of one that has grown since the last call, only what is new."""
 
+    pages_type = Pages
+    """What encodes the columns."""
+
     def __init__(self) -> None:
         self._key: tuple | None = None
         self._pages: Pages | None = None
@@ -51,6 +54,18 @@ class Recorder:
             run_id: equal numbers say that this is the run of the last call, grown; None is
                 another run.
         """
+        header, pages = self._begin(trace, exact_log_z, run, target, run_id)
+        header |= {
+            "facts": list(_facts(trace.info)),
+            "has_twist": trace.info.twist is not None,
+            "eos": pages.words.find(trace.info.eos_token_id),
+        }
+        return Encoded(header | _samples(trace, run, pages), pad(pages.pages))
+
+    def _begin(
+        self, trace: Any, exact_log_z: float | int | None, run: int, target: str, run_id: int | None
+    ) -> tuple[dict[str, Any], Pages]:
+        """What the header of every view of a run holds, and the pages, grown."""
         count = int(trace.num_runs)
         if not 0 <= run < count:
             raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
@@ -66,13 +81,10 @@ class Recorder:
             "runs": _runs(trace),
             "prompt": str(trace.prompt),
             "target": target or f"φ = {trace.info.potential}",
-            "facts": list(_facts(trace.info)),
             "ess_threshold": trace.info.ess_threshold,
-            "has_twist": trace.info.twist is not None,
             "exact_log_z": None if exact_log_z is None else number(exact_log_z),
-            "eos": pages.words.find(trace.info.eos_token_id),
         }
-        return Encoded(header | _samples(trace, run, pages), pad(pages.pages))
+        return header, pages
 
     def _pages_of(self, trace: Any, run: int, run_id: int | None) -> Pages:
         key = (run_id, run, trace.num_particles, trace.num_steps)
@@ -81,7 +93,7 @@ class Recorder:
             self._count += 1
             self._key = key
             size = max(1, math.ceil(trace.num_steps / NUM_PAGES))
-            self._pages = Pages(run, size, self._count)
+            self._pages = self.pages_type(run, size, self._count)
         return self._pages
 
 

@@ -1,6 +1,7 @@
 /** @file What every view needs of its host: an answer from Python, themes, keys, and a clean end. */
 
 const CONTACT_MS = 5000;
+const TOGETHER = "tsmc-views-move-together";
 const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
 
 /**
@@ -29,6 +30,17 @@ function greet(model, lost, signs, signal) {
   model.save_changes();
 }
 
+/**
+ * Set what has changed and send it; a view without a kernel goes on without an answer.
+ * @param {any} model @param {Record<string, any>} values
+ */
+function tellPython(model, values) {
+  const changed = Object.entries(values).filter(([name, value]) => model.get(name) !== value);
+  if (changed.length === 0) return;
+  for (const [name, value] of changed) model.set(name, value);
+  model.save_changes();
+}
+
 /** @param {() => void} changed @param {AbortSignal} signal */
 function watchThemes(changed, signal) {
   const themes = new MutationObserver(changed);
@@ -49,6 +61,31 @@ function keepKeysAround(root, signal) {
     if (root.closest(".tsmc-watch")?.contains(node)) keepKeys(node);
   };
   document.addEventListener("focusin", keep, { signal });
+}
+
+/**
+ * Views of one group do together what a person does in one of them: in the browser alone, so that
+ * they need no kernel for it.
+ */
+class Group {
+  /**
+   * @param {any} model @param {(news: {t?: number, run?: number, slot?: number, play?: boolean}) => void} hear
+   * @param {AbortSignal} signal
+   */
+  constructor(model, hear, signal) {
+    this.model = model;
+    const listen = (/** @type {any} */ { detail: { group, from, news } }) => {
+      if (from !== this && group !== "" && group === model.get("group")) hear(news);
+    };
+    document.addEventListener(TOGETHER, listen, { signal });
+  }
+
+  /** @param {{t?: number, run?: number, slot?: number, play?: boolean}} news */
+  tell(news) {
+    const group = this.model.get("group");
+    if (!group) return;
+    document.dispatchEvent(new CustomEvent(TOGETHER, { detail: { group, from: this, news } }));
+  }
 }
 
 /** What a module exports for a view. @param {any} View a class with a `root` element */

@@ -3,7 +3,7 @@
 const NUM_PAGES = 16;
 /** How long nothing must move until the rows in sight become real text. */
 const REST_MS = 140;
-const TOGETHER = "tsmc-views-move-together";
+const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
 const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
 
@@ -16,7 +16,7 @@ class ParticleView {
     /** @type {any} */
     this.view = {
       record: null, t: 0, sort: "lineage", layout: "slots", quantity: "weight",
-      selection: null, marks: null, related: null, hover: null, focus: null,
+      related: null, ...NOTHING_CHOSEN,
     };
     this.wanted = Infinity;
     this.population = new Population((step, slot) => this.select(step, slot), signal);
@@ -31,7 +31,8 @@ class ParticleView {
     this.strips = new Strips((t) => this.transport.scrub(t, true), signal);
     this.samples = new Samples((slot) => this._selectFinal(slot), signal);
     this.inspector = new Inspector();
-    this.heading = new Heading((run) => this._ask({ run }), signal);
+    this.runs = new RunMenu((run) => this._pickRun(run), signal);
+    this.heading = new Heading(this.runs);
     this.status = new Status();
     this.legend = new MarkLegend();
     this.transport = new Transport(
@@ -43,6 +44,7 @@ class ParticleView {
       },
       signal,
     );
+    this.group = new Group(model, (news) => this._follow(news), signal);
     this._build(el);
     this._listen();
     this.load();
@@ -106,6 +108,17 @@ class ParticleView {
     // For tests and measurements: counts draws and times them.
     Object.assign(this.root, { _stats: this.stats, _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     el.append(this.root);
+    this._showStrips();
+  }
+
+  /** Where panels beside the view draw the measures and list the samples, they are not here. */
+  _showStrips() {
+    const on = this.model.get("strips") !== false;
+    for (const { el } of [this.strips, this.strips.ess, this.samples]) el.hidden = !on;
+    this.root.classList.toggle("pv-bare", !on);
+    this.withStrips = on;
+    if (on && this.view.record) this.samples.show(this.view.record);
+    this.schedule();
   }
 
   _listen() {
@@ -122,8 +135,7 @@ class ParticleView {
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     this.layoutMenu.addEventListener("change", () => this._relay(), { signal });
-    // In the browser alone, so that two views move together without a kernel.
-    document.addEventListener(TOGETHER, (event) => this._follow(/** @type {any} */ (event)), { signal });
+    on("change:strips", () => this._showStrips());
     root.addEventListener("keydown", (event) => this._key(event), { signal });
     keepKeysAround(root, signal);
     const canvases = [...root.querySelectorAll("canvas")];
@@ -140,15 +152,9 @@ class ParticleView {
     queueMicrotask(() => this.signal.aborted || act());
   }
 
-  /**
-   * Tell Python; a view without a kernel goes on without it.
-   * @param {Record<string, any>} values
-   */
+  /** @param {Record<string, any>} values */
   _ask(values) {
-    const changed = Object.entries(values).filter(([name, value]) => this.model.get(name) !== value);
-    if (changed.length === 0) return;
-    for (const [name, value] of changed) this.model.set(name, value);
-    this.model.save_changes();
+    tellPython(this.model, values);
   }
 
   /** Read the record anew. The play head stays where it was put; at the frontier it follows it. */
@@ -162,12 +168,13 @@ class ParticleView {
     this.loaded = header;
     view.record = record;
     view.litters = null;
-    if (before !== record) Object.assign(view, { selection: null, marks: null, hover: null, focus: null });
+    if (before !== record) Object.assign(view, NOTHING_CHOSEN);
     if (!this.theme) this._readTheme();
     this._colour();
     this.grid.measure(view);
-    this.heading.show(header, this.model.get("offered"));
-    this.samples.show(record);
+    this.heading.show(header);
+    this.runs.show(header, this.model.get("offered"));
+    if (this.withStrips) this.samples.show(record);
     if (!this.transport.playing) view.t = Math.min(this.wanted, record.steps);
     view.t = Math.min(view.t, record.steps);
     this.schedule();
@@ -188,13 +195,21 @@ class ParticleView {
     this.wanted = this.view.t === record.steps ? Infinity : this.view.t;
     this._updateTransport();
     this.schedule();
-    const group = this.model.get("group");
-    if (!told && group) document.dispatchEvent(new CustomEvent(TOGETHER, { detail: { group, t, from: this } }));
+    if (!told) this.group.tell({ t });
   }
 
-  /** Another view has moved. @param {CustomEvent} event */
-  _follow({ detail: { group, t, from } }) {
-    if (from !== this && group === this.model.get("group")) this.seek(t, true);
+  /** Another view of the group was moved. @param {any} news */
+  _follow({ t, run, slot, play }) {
+    if (t !== undefined) this.seek(t, true);
+    if (run !== undefined && this.runs.offers(run)) this._ask({ run });
+    if (slot !== undefined && this.view.record) this._selectFinal(slot);
+    if (play) this.transport.toggle();
+  }
+
+  /** @param {number} run */
+  _pickRun(run) {
+    this._ask({ run });
+    this.group.tell({ run });
   }
 
   /** @param {number} step @param {number} slot */
@@ -340,7 +355,7 @@ class ParticleView {
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    this.strips.draw(view);
+    if (this.withStrips) this.strips.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();

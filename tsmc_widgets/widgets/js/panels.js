@@ -1,25 +1,53 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
-/** Prompt, target and settings, and which of several runs is on show. */
-class Heading {
+/** Which of several runs is on show. */
+class RunMenu {
   /** @param {(run: number) => void} onRun @param {AbortSignal} signal */
   constructor(onRun, signal) {
-    this.prompt = h("span", { class: "pv-prompt" });
-    this.target = h("span", { class: "pv-target" });
-    this.facts = h("span", { class: "pv-fact-list" });
+    /** @type {number[]} */
+    this.runs = [];
     this.menu = h("select", { "aria-label": "Run shown" });
-    this.runs = h("label", { class: "pv-field" }, "run ", this.menu);
     this.menu.addEventListener("change", () => onRun(Number(this.menu.value)), { signal });
-    this.el = h(
-      "header",
-      { class: "pv-heading" },
-      h("p", {}, this.prompt, this.target),
-      h("p", { class: "pv-facts" }, this.facts, this.runs),
-    );
+    this.el = h("label", { class: "pv-field" }, "run ", this.menu);
   }
 
   /** @param {any} header @param {number[] | undefined} offered runs that can be shown; all if undefined */
   show(header, offered) {
+    this.runs = offered ?? header.runs.map((/** @type {any} */ _, /** @type {number} */ i) => i);
+    this.el.hidden = this.runs.length < 2;
+    const names = this.runs.map(
+      (run) => `${run + 1} of ${header.runs.length}, log Ẑ ${number(Number(header.runs[run]))}`,
+    );
+    if (this.names !== names.join()) {
+      this.names = names.join();
+      this.menu.replaceChildren(...this.runs.map((run, i) => h("option", { value: String(run) }, names[i])));
+    }
+    this.menu.value = String(header.run);
+  }
+
+  /** @param {number} run */
+  offers(run) {
+    return this.runs.includes(run);
+  }
+}
+
+/** Prompt, target and settings, and which of several runs is on show. */
+class Heading {
+  /** @param {RunMenu} runs */
+  constructor(runs) {
+    this.prompt = h("span", { class: "pv-prompt" });
+    this.target = h("span", { class: "pv-target" });
+    this.facts = h("span", { class: "pv-fact-list" });
+    this.el = h(
+      "header",
+      { class: "pv-heading" },
+      h("p", {}, this.prompt, this.target),
+      h("p", { class: "pv-facts" }, this.facts, runs.el),
+    );
+  }
+
+  /** @param {any} header */
+  show(header) {
     this.prompt.textContent = header.prompt ? `“${readableText(header.prompt)}”` : "(no prompt)";
     this.target.textContent = header.target || "";
     const facts = [
@@ -28,18 +56,6 @@ class Heading {
       ...header.facts,
     ];
     this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
-    const runs = offered ?? header.runs.map((/** @type {any} */ _, /** @type {number} */ i) => i);
-    this.runs.hidden = runs.length < 2;
-    const names = runs.map(
-      (/** @type {number} */ run) => `${run + 1} of ${header.runs.length}, log Ẑ ${number(Number(header.runs[run]))}`,
-    );
-    if (this.names !== names.join()) {
-      this.names = names.join();
-      this.menu.replaceChildren(
-        ...runs.map((/** @type {number} */ run, /** @type {number} */ i) => h("option", { value: String(run) }, names[i])),
-      );
-    }
-    this.menu.value = String(header.run);
   }
 }
 

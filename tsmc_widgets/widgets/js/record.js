@@ -38,10 +38,11 @@ function readPage(data) {
 }
 
 /**
- * One run. Steps count from 1 to T as in the paper; column s of an array holds step s + 1, and
- * step 0 is the prompt alone. Every (step, particle) array is step-major: `s * K + k`.
+ * What every view of a run needs of it. Steps count from 1 to T as in the paper; column s of an
+ * array holds step s + 1, and step 0 is the prompt alone. Every (step, particle) array is
+ * step-major: `s * K + k`.
  */
-class RunRecord {
+class RunColumns {
   /** @param {any} header */
   constructor(header) {
     const [K, T] = [header.num_particles, header.num_steps];
@@ -49,27 +50,12 @@ class RunRecord {
     this.K = K;
     this.T = T;
     this.steps = 0;
-    /** @type {string[]} */
-    this.texts = [];
-    /** @type {string[]} */
-    this.words = [];
-    /** @type {NextTokens[]} */
-    this.tables = [];
-    this.tokens = new Uint32Array(T * K);
     this.ancestors = new Uint32Array(T * K);
     this.weights = new Float32Array(T * K);
-    this.logIncrement = new Float32Array(T * K);
-    this.logPsi = new Float32Array(T * K);
-    this.logP = new Float32Array(T * K);
-    this.logQ = new Float32Array(T * K);
-    this.gain = new Float32Array(T * K);
-    this.ending = new Uint8Array(T * K);
     this.resampled = new Uint8Array(T);
     this.ess = new Float64Array(T);
     this.logZ = new Float64Array(T);
     this.logZError = new Float64Array(T);
-    this.families = new Uint32Array(T * K);
-    this.places = new Uint32Array(T * K);
     /** @type {any[]} */
     this.read = [];
     this.use(header);
@@ -78,7 +64,7 @@ class RunRecord {
   /**
    * The record that these traits tell of: the one before, grown, or a new one; null while pages
    * and header are not of one run.
-   * @param {RunRecord | null} before @param {any} header @param {any[]} pages
+   * @param {any} before @param {any} header @param {any[]} pages
    */
   static of(before, header, pages) {
     if (!header || header.steps_done === undefined) return null;
@@ -92,7 +78,7 @@ class RunRecord {
     const steps = decoded.reduce((sum, page) => sum + (page?.facts.steps ?? 0), 0);
     if (steps !== header.steps_done) return null;
     if (decoded.some((page) => page.facts.id !== header.id)) return null;
-    const record = same ? before : new RunRecord(header);
+    const record = same ? before : new this(header);
     record.use(header);
     decoded.forEach((page, i) => record.read[i] !== page && record.absorb((record.read[i] = page)));
     record.steps = steps;
@@ -107,32 +93,86 @@ class RunRecord {
     this.exactLogZ = exact === null || exact === undefined ? null : Number(exact);
   }
 
+  /** Arrays by the name of their column: of particles, and of whole steps. */
+  get wide() {
+    return { ancestors: this.ancestors, weights: this.weights };
+  }
+
+  get narrow() {
+    const { resampled, ess, logZ, logZError } = this;
+    return { resampled, ess, log_z: logZ, log_z_error: logZError };
+  }
+
   /** @param {{facts: any, columns: any}} page */
-  absorb({ facts, columns }) {
+  absorb({ facts: { first }, columns }) {
+    for (const [name, array] of Object.entries(this.wide)) array.set(columns[name], first * this.K);
+    for (const [name, array] of Object.entries(this.narrow)) array.set(columns[name], first);
+  }
+
+  /** Drop what was computed of a shorter record. */
+  forget() {
+    /** @type {any} */
+    this._genealogy = this._order = this._sorted = null;
+  }
+
+  /**
+   * Normalised weight of a particle after step t; equal ones before the first.
+   * @param {number} t
+   * @param {number} k
+   */
+  weight(t, k) {
+    return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
+  }
+
+  /** Normalised weights after step t, largest first. @param {number} t */
+  sortedWeights(t) {
+    if (this._sorted && this._sorted.t === t) return this._sorted.values;
     const { K } = this;
-    const { first, steps, known, texts } = facts;
+    const values = t === 0 ? new Float32Array(K).fill(1 / K) : this.weights.slice((t - 1) * K, t * K);
+    values.sort().reverse();
+    this._sorted = { t, values };
+    return values;
+  }
+}
+
+/** One run with its tokens. */
+class RunRecord extends RunColumns {
+  /** @param {any} header */
+  constructor(header) {
+    super(header);
+    const { K, T } = this;
+    /** @type {string[]} */
+    this.texts = [];
+    /** @type {string[]} */
+    this.words = [];
+    /** @type {NextTokens[]} */
+    this.tables = [];
+    this.tokens = new Uint32Array(T * K);
+    this.logIncrement = new Float32Array(T * K);
+    this.logPsi = new Float32Array(T * K);
+    this.logP = new Float32Array(T * K);
+    this.logQ = new Float32Array(T * K);
+    this.gain = new Float32Array(T * K);
+    this.ending = new Uint8Array(T * K);
+    this.families = new Uint32Array(T * K);
+    this.places = new Uint32Array(T * K);
+  }
+
+  get wide() {
+    const { tokens, logIncrement, logPsi, logP, logQ } = this;
+    const more = { tokens, log_increment: logIncrement, log_psi: logPsi, log_p: logP, log_q: logQ };
+    return { ...super.wide, ...more };
+  }
+
+  /** @param {{facts: any, columns: any}} page */
+  absorb(page) {
+    super.absorb(page);
+    const { first, steps, known, texts } = page.facts;
     texts.forEach((/** @type {string} */ text, /** @type {number} */ i) => {
       this.texts[known + i] = text;
       this.words[known + i] = readable(text);
     });
-    const wide = {
-      tokens: this.tokens,
-      ancestors: this.ancestors,
-      weights: this.weights,
-      log_increment: this.logIncrement,
-      log_psi: this.logPsi,
-      log_p: this.logP,
-      log_q: this.logQ,
-    };
-    for (const [name, array] of Object.entries(wide)) array.set(columns[name], first * K);
-    const narrow = {
-      resampled: this.resampled,
-      ess: this.ess,
-      log_z: this.logZ,
-      log_z_error: this.logZError,
-    };
-    for (const [name, array] of Object.entries(narrow)) array.set(columns[name], first);
-    this._readTables(facts, columns);
+    this._readTables(page.facts, page.columns);
     for (let s = first; s < first + steps; s++) this._derive(s);
   }
 
@@ -174,30 +214,5 @@ class RunRecord {
       places[row + k] = place;
       families[row + place] = k;
     }
-  }
-
-  /** Drop what was computed of a shorter record. */
-  forget() {
-    /** @type {any} */
-    this._genealogy = this._order = this._sorted = null;
-  }
-
-  /**
-   * Normalised weight of a particle after step t; equal ones before the first.
-   * @param {number} t
-   * @param {number} k
-   */
-  weight(t, k) {
-    return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
-  }
-
-  /** Normalised weights after step t, largest first. @param {number} t */
-  sortedWeights(t) {
-    if (this._sorted && this._sorted.t === t) return this._sorted.values;
-    const { K } = this;
-    const values = t === 0 ? new Float32Array(K).fill(1 / K) : this.weights.slice((t - 1) * K, t * K);
-    values.sort().reverse();
-    this._sorted = { t, values };
-    return values;
   }
 }

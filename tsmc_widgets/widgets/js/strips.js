@@ -159,3 +159,22 @@ function level({ context, y, width, halo }, value, label, colour, below = false)
   context.strokeText(label, width - RIGHT - 2, at);
   context.fillText(label, width - RIGHT - 2, at);
 }
+
+/**
+ * Round values in a range, with as many digits as tell them apart.
+ * @param {number} low @param {number} high @param {number} [count]
+ * @returns {[number, string][]}
+ */
+function niceTicks(low, high, count = 4) {
+  const rough = (high - low) / count;
+  if (!(rough > 0) || !Number.isFinite(rough)) return [[low, number(low)]];
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((size) => size >= rough) ?? rough;
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const first = Math.ceil(low / step - 1e-9);
+  const last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, i) => {
+    const value = (first + i) * step;
+    return [value, number(value, digits)];
+  });
+}

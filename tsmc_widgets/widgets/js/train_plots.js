@@ -96,25 +96,6 @@ function drawBand({ context, x, y }, rows, colour, alpha) {
   context.fillRect(x(at) - 3, y(high), 6, y(low) - y(high));
 }
 
-/**
- * Round values in a range, with as many digits as tell them apart.
- * @param {number} low @param {number} high @param {number} [count]
- * @returns {[number, string][]}
- */
-function niceTicks(low, high, count = 4) {
-  const rough = (high - low) / count;
-  if (!(rough > 0) || !Number.isFinite(rough)) return [[low, number(low)]];
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((size) => size >= rough) ?? rough;
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const first = Math.ceil(low / step - 1e-9);
-  const last = Math.floor(high / step + 1e-9);
-  return Array.from({ length: last - first + 1 }, (_, i) => {
-    const value = (first + i) * step;
-    return [value, number(value, digits)];
-  });
-}
-
 /** @param {(number | null)[]} values @param {number} [margin] share of the range @returns {[number, number]} */
 function rangeOf(values, margin = 0.06) {
   const known = /** @type {number[]} */ (values.filter((v) => v !== null && Number.isFinite(v)));

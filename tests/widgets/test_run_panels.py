@@ -1,0 +1,155 @@
+"""What the panels are sent, against the trace that it was made of."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from smc.observed import infilling
+from smc.toys import chain, eos_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation.intervals import PooledOverRuns
+from tsmc_widgets.widgets.pages import NUM_PAGES, unpack
+from tsmc_widgets.widgets.run_panels import SOURCES, RunPanels
+
+SETTINGS = {"num_particles": 16, "num_runs": 5, "seed": 4}
+
+
+def pages_of(panels):
+    pages = [getattr(panels, f"page{i}") for i in range(NUM_PAGES)]
+    return [unpack(page) for page in pages if page]
+
+
+def column(panels, name):
+    return np.concatenate([columns[name] for _, columns in pages_of(panels)])
+
+
+@pytest.fixture(scope="module")
+def target():
+    return eos_target(5)
+
+
+@pytest.fixture(scope="module")
+def trace(target):
+    return tw.run_smc(target, **SETTINGS)
+
+
+def test_script_is_one_module_that_never_parses_text():
+    assert RunPanels._esm.count("export default") == 1
+    assert len(SOURCES) == len(set(SOURCES))
+    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "</script"):
+        assert dangerous not in RunPanels._esm
+
+
+def test_log_z_of_every_run_and_of_all_together(trace):
+    panels = RunPanels(trace)
+    every = torch.from_numpy(column(panels, "every_log_z").reshape(5, 5).copy())
+    assert torch.equal(every, trace.columns.log_z.T)
+    for step in range(5):
+        pooled = PooledOverRuns.of(trace.columns.log_z[:, step])
+        sent = [column(panels, name)[step] for name in ("pooled", "pooled_low", "pooled_high")]
+        assert sent == [pooled.value, *pooled.interval()]
+
+
+def test_conditional_runs_are_pooled_as_upper_estimates(target):
+    retained = tw.run_smc(target, num_particles=4, seed=1).tokens
+    trace = tw.run_conditional_smc(target, retained=retained, num_particles=8, seed=2)
+    panels = RunPanels(trace)
+    expected = PooledOverRuns.of(trace.columns.log_z[:, -1], reciprocal=True)
+    assert column(panels, "pooled")[-1] == expected.value
+    assert panels.header["conditional"]
+
+
+def test_runs_of_different_observations_are_not_pooled():
+    trace = tw.run_smc(infilling(), num_particles=8, observed=[[2], [0]], seed=1)
+    panels = RunPanels(trace)
+    assert not panels.header["one_target"]
+    assert np.isnan(column(panels, "pooled")).all()
+    assert RunPanels(trace.run(1)).header["one_target"]
+
+
+@pytest.mark.parametrize("run", [0, 3])
+def test_samples_are_the_trace_of_that_run(trace, run):
+    facts, columns = unpack(RunPanels(trace, run=run).samples)
+    frame = trace.to_frame().query("run == @run").set_index("particle")
+    paths = trace.paths("tokens")[run]
+    assert columns["weight"].sum() == pytest.approx(1.0)
+    assert list(columns["weight"]) == sorted(columns["weight"], reverse=True)
+    assert columns["copies"].sum() == 16
+    for i, slot in enumerate(columns["slot"]):
+        same = (paths == paths[slot]).all(1).numpy()
+        assert facts["texts"][i] == frame.text[slot]
+        assert columns["weight"][i] == pytest.approx(frame.weight[same].sum())
+        assert columns["copies"][i] == same.sum()
+        assert columns["log_phi"][i] == frame.log_phi[slot]
+        assert columns["log_p0"][i] == pytest.approx(frame.log_p[slot])
+        ends = (paths[slot] == trace.info.eos_token_id).nonzero()
+        assert columns["ended"][i] == (int(ends[0]) + 1 if len(ends) else 0)
+
+
+def test_factors_come_with_the_target_once_the_run_is_done(target):
+    potential = tw.AvoidsToken("c") * tw.ContainsToken("b")
+    target = tw.Target(chain(), potential, prompt="ab", num_steps=4)
+    session = tw.start_smc(target, num_particles=16, seed=3)
+    session.step()
+    panels = RunPanels(session.trace, target=target)
+    assert panels.header["factors"] == []
+    assert panels.samples == b""
+    trace = session.run()
+    panels.update(trace, target=target)
+    shares = tw.factor_breakdown(trace, target)
+    assert [each["name"] for each in panels.header["factors"]] == [s.name for s in shares]
+    assert [each["killed"] for each in panels.header["factors"]] == [s.killed for s in shares]
+
+
+def test_a_run_that_grows_sends_its_last_page_only(make_trace):
+    panels = RunPanels()
+    panels.update(make_trace(K=4, T=32, done=9), run_id=1)
+    messages = []
+    panels.send_state = lambda key=None: messages.append(set(key)) if key else None
+    panels.update(make_trace(K=4, T=32, done=10), run_id=1)
+    assert messages == [{"header", "page4"}]
+    panels.update(make_trace(K=4, T=32, done=32), run_id=1)
+    assert "samples" in messages[-1]
+    assert "page4" not in messages[-1]
+
+
+def test_another_run_is_shown_when_the_front_end_asks(trace):
+    panels = RunPanels(trace, run=1)
+    panels.set_state({"run": 2})
+    assert panels.header["run"] == 2
+    assert panels.header["id"] == 2
+    assert np.array_equal(column(panels, "log_z"), trace.columns.log_z[2].numpy())
+    panels.update(trace.run(0))
+    assert panels.header["run"] == panels.run == 0
+    # Encoded once: pages that were sent twice would come under two numbers.
+    assert panels.header["id"] == 3
+
+
+@pytest.mark.parametrize("bracket", [(-3, -2.5), SimpleNamespace(lower=-3.0, upper=-2.5)])
+def test_a_bracket_has_two_ends(trace, bracket):
+    assert RunPanels(trace, bracket=bracket).header["bracket"] == [-3.0, -2.5]
+    assert RunPanels(trace, bracket=(-math.inf, 1)).header["bracket"] == ["-Infinity", 1.0]
+
+
+@pytest.mark.parametrize("bracket", [(-2.5, -3), (1, 2, 3), "ab", 3.0, (math.nan, 1)])
+def test_anything_else_is_refused_and_what_was_shown_stays(trace, bracket):
+    panels = RunPanels(trace)
+    with pytest.raises(ValueError, match="the lower one first"):
+        panels.update(trace, bracket=bracket)
+    assert panels.header["bracket"] is None
+
+
+def test_hello_is_answered():
+    panels = RunPanels()
+    panels.set_state({"hello": 17})
+    assert panels.welcome == 17
+
+
+def test_a_page_is_of_one_trace(trace, tmp_path):
+    with pytest.raises(ValueError, match="no trace to write yet"):
+        RunPanels().to_html(tmp_path / "page.html")
+    with pytest.raises(ValueError, match="give both the same"):
+        RunPanels(trace).to_html(tmp_path / "page.html", view=tw.ParticleView(trace.run(0)))

@@ -1,0 +1,271 @@
+"""The panels' script in Chromium: alone against a model, and beside the particle view in a file."""
+
+import csv
+import io
+import json
+
+import pytest
+from playwright.sync_api import expect
+from widgets.conftest import WORDS, traits_of
+
+import tsmc_widgets as tw
+from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.widgets.run_panels import RunPanels
+from view_support import SEND
+
+pytestmark = pytest.mark.browser
+
+EVIL = ["<script>globalThis.hacked=1</script>", '<img/src=x/onerror="hacked=1">', "a\n,b"]
+DEAD = {"K": 8, "T": 5, "done": 3, "all_dead_at": 3}
+PARTICLES = ".pv:not(.rp)"
+
+
+@pytest.fixture(scope="module")
+def target():
+    """Every text in it tries to be HTML, the potential's name as well."""
+    rows = [[0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.4, 0.4, 0.2]]
+    lm = TabularLM.markov([0.4, 0.3, 0.3], rows, symbols=EVIL, separator=" ")
+    potential = tw.AvoidsToken(EVIL[0]) * tw.ContainsToken(EVIL[1])
+    return tw.Target(lm, potential, prompt=EVIL[2], num_steps=4)
+
+
+@pytest.fixture(scope="module")
+def trace(target):
+    return tw.run_smc(target, num_particles=32, num_runs=6, seed=2, dead_runs="keep")
+
+
+@pytest.fixture
+def visit(page, tmp_path):
+    """Function that writes both views into a file and opens it offline."""
+
+    def open_file(trace, **options):
+        requests = []
+        page.context.set_offline(True)
+        page.on("request", lambda request: requests.append(request.url))
+        view = tw.ParticleView(trace)
+        path = RunPanels(trace, **options).to_html(tmp_path / "run.html", view=view)
+        page.goto(path.as_uri())
+        # The page's policy forbids what wait_for_function does: wait on what is to be seen.
+        page.locator(".pv-row").first.wait_for(state="attached")
+        page.locator(".rp .pv-strip-ess .pv-strip-value", has_text="of").wait_for()
+        assert requests == [path.as_uri()]
+        return page
+
+    return open_file
+
+
+def both_at(page, step):
+    expect(page.locator("output")).to_have_text([f"step {step} of 10"] * 2)
+
+
+def said(page, name):
+    return page.locator(f".rp .pv-strip-{name} .pv-strip-value")
+
+
+def test_play_heads_move_together_both_ways(visit, make_trace):
+    page = visit(make_trace(K=8, T=10))
+    page.locator(".pv-scroller").focus()
+    page.keyboard.press("Home")
+    both_at(page, 0)
+    assert page.locator(".rp-title").last.inner_text().lower() == "before step 1"
+    page.keyboard.press("ArrowRight")
+    both_at(page, 1)
+    page.locator(".rp input[type=range]").focus()
+    page.keyboard.press("End")
+    both_at(page, 10)
+    page.keyboard.press("ArrowLeft")
+    both_at(page, 9)
+    box = page.locator(".rp .pv-strip-ess canvas").bounding_box()
+    page.mouse.click(box["x"] + 42 + 0.5 * (box["width"] - 52), box["y"] + 40)
+    both_at(page, 5)
+    page.keyboard.press("Home")
+    page.get_by_label("Speed, steps a second").select_option("30")
+    page.locator(".rp").focus()
+    page.keyboard.press("Space")
+    both_at(page, 10)
+
+
+def test_both_show_the_run_that_is_picked(visit, make_trace):
+    trace = make_trace(K=8, T=6, num_runs=4)
+    page = visit(trace)
+    first, last = page.get_by_label("Run shown").all()
+    for chosen, other, run in [(last, first, 2), (first, last, 1)]:
+        chosen.select_option(str(run))
+        expect(other).to_have_value(str(run))
+        log_z = minus(trace.columns.log_z[run, -1])
+        expect(said(page, "logz")).to_contain_text(f"run {run + 1}: {log_z}")
+        word = WORDS[trace.columns.tokens[run, -1, 0]]
+        row = page.locator(f'{PARTICLES} .pv-row[data-slot="0"]')
+        expect(row.locator(".pv-cell").last).to_have_text(word.strip() or "␣")
+
+
+def test_what_the_panels_show_is_not_drawn_twice(visit, make_trace):
+    page = visit(make_trace(K=8, T=6))
+    assert page.locator(f"{PARTICLES} .pv-strip:visible").count() == 0
+    assert page.locator(f"{PARTICLES} .pv-samples:visible").count() == 0
+    assert page.locator(".rp .pv-strip:visible").count() == 6
+
+
+def test_a_sample_is_found_in_the_particle_view(visit, trace):
+    page = visit(trace)
+    page.locator(".rp-samples tbody tr").first.click()
+    slot = page.locator(".rp-samples tbody tr").first.get_attribute("data-slot")
+    expect(page.locator('.pv-row[aria-selected="true"]')).to_have_attribute("data-slot", slot)
+
+
+def test_every_number_says_what_it_is(open_panels, trace):
+    page = open_panels(RunPanels(trace, exact_log_z=-1.25, bracket=(-1.5, -1.125)))
+    log_z = said(page, "logz").inner_text()
+    assert log_z.startswith("pooled estimate ")
+    assert ", 95 % [" in log_z
+    assert log_z.endswith(f"run 1: {minus(trace.log_z[0])} nats")
+    assert page.locator(".rp-key").inner_text().split("\n")[-2:] == [
+        "exact log Z −1.25",
+        "certified bracket [−1.50, −1.13]",
+    ]
+    assert "nats over 6 runs" in said(page, "spread").inner_text()
+    assert "pooled − exact: " in said(page, "spread").inner_text()
+    assert said(page, "ess").inner_text().startswith(f"{float(trace.ess[0, -1]):.1f} of 32")
+    held = top_tenth(trace.weights[0])
+    assert said(page, "lorenz").inner_text() == (
+        f"the heaviest 10 % of particles hold {held:.0f} % of the weight"
+    )
+
+
+def minus(value):
+    return f"{float(value):.2f}".replace("-", "−")
+
+
+def top_tenth(weights):
+    """Of 32 particles 10 % are 3.2."""
+    largest = weights.sort(descending=True).values
+    return 100 * float(largest[:3].sum() + 0.2 * largest[3])
+
+
+def test_texts_are_never_markup(visit, trace, target):
+    page = visit(trace, target=target)
+    assert page.locator("main img, main script").count() == 0
+    assert EVIL[1] in page.text_content(".rp-samples")
+    assert f'avoids token "{EVIL[0]}"' in page.text_content(".rp-factors")
+    assert page.evaluate("globalThis.hacked") is None
+
+
+def test_factors_say_what_they_end(open_panels, trace, target):
+    page = open_panels(RunPanels(trace, target=target))
+    rows = page.locator(".rp-factors tbody tr")
+    shares = tw.factor_breakdown(trace, target)
+    assert rows.count() == 2
+    for row, share in zip(rows.all(), shares, strict=True):
+        mean, killed, alone = row.locator("td").all_inner_texts()
+        assert mean == "0.00"
+        assert float(killed.removesuffix(" %")) == pytest.approx(100 * share.killed, rel=0.06)
+        assert float(alone.removesuffix(" %")) == pytest.approx(100 * share.killed_alone, rel=0.06)
+
+
+def downloaded(page, kind):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=f"as {kind}").click()
+    return download.value.path().read_text("utf-8"), download.value.suggested_filename
+
+
+def test_samples_are_downloaded_whole_without_a_network(visit, trace):
+    page = visit(trace)
+    frame = trace.to_frame().query("run == 0")
+    text, name = downloaded(page, "CSV")
+    assert name == "samples_run_1.csv"
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {row["text"] for row in rows} == set(frame.text)
+    assert sum(float(row["weight"]) for row in rows) == pytest.approx(1.0)
+    by_text = frame.groupby("text")[["weight", "log_phi", "log_p"]].agg(
+        {"weight": "sum", "log_phi": "first", "log_p": "first"}
+    )
+    for row in rows:
+        expected = by_text.loc[row["text"]]
+        assert float(row["weight"]) == pytest.approx(expected.weight)
+        assert float(row["log_phi"]) == expected.log_phi
+        assert float(row["log_p0"]) == pytest.approx(expected.log_p)
+        assert row["ended_at"] == ""
+    text, name = downloaded(page, "JSON")
+    assert name == "samples_run_1.json"
+    saved = json.loads(text)
+    assert saved["unit"] == "nats"
+    assert [float(each["log_phi"]) for each in saved["samples"]] == [
+        float(row["log_phi"]) for row in rows
+    ]
+
+
+def test_the_table_is_sorted_by_any_column(open_panels, trace):
+    page = open_panels(RunPanels(trace))
+    shown = page.locator('.rp-samples td[data-key="log_p0"]')
+    for direction in ("descending", "ascending"):
+        page.get_by_role("button", name="log p₀").click()
+        values = [float(text.replace("−", "-")) for text in shown.all_inner_texts()]
+        assert values == sorted(values, reverse=direction == "descending")
+        assert page.locator('th[data-key="log_p0"]').get_attribute("aria-sort") == direction
+    page.get_by_role("button", name="text").click()
+    texts = page.locator('.rp-samples td[data-key="text"]').all_inner_texts()
+    assert len(texts) > 1
+    assert page.locator('th[data-key="text"]').get_attribute("aria-sort") == "ascending"
+
+
+def test_columns_arrive_while_the_run_goes_on(open_panels, page, make_trace):
+    panels = RunPanels()
+    panels.update(make_trace(K=8, T=20, done=3), run_id=1)
+    open_panels(panels)
+    assert page.text_content("output") == "step 3 of 20"
+    assert "after step 20" in page.inner_text(".rp-samples")
+    for done in (4, 20):
+        panels.update(make_trace(K=8, T=20, done=done), run_id=1)
+        coded = traits_of(panels)
+        page.evaluate(SEND, coded)
+        page.wait_for_function(f"root._stats.steps === {done} && root._stats.t === {done}")
+    page.locator("input[type=range]").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("root._stats.t === 0")
+    panels.update(make_trace(K=8, T=20, seed=1), run_id=2)
+    page.evaluate(SEND, traits_of(panels))
+    # Where the play head was put it stays.
+    page.wait_for_function("root._panels.record.id === 2 && root._stats.t === 0")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"K": 1, "T": 5}, {"lorenz": "one particle holds all", "weights": "largest 100 %"}),
+        ({"K": 8, "T": 1}, {"logz": "estimate", "spread": "one run"}),
+        (DEAD, {"weights": "all weights are 0", "logz": "−∞"}),
+        (DEAD | {"num_runs": 3}, {"spread": "in all runs"}),
+        ({"K": 9, "T": 6, "num_runs": 4, "dead_at": (2, 5)}, {"lorenz": "of the weight"}),
+    ],
+)
+def test_small_and_dead_runs_are_drawn(open_panels, make_trace, shape, words):
+    page = open_panels(RunPanels(make_trace(**shape), exact_log_z=-1.0, bracket=(-2, -0.5)))
+    for name, text in words.items():
+        assert text in said(page, name).inner_text()
+    # NaN coordinates would leave the canvas empty.
+    drawn = """name => {
+        const canvas = root.querySelector(`.pv-strip-${name} canvas`);
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        return data.some(value => value > 0);
+    }"""
+    assert all(page.evaluate(drawn, name) for name in ("logz", "spread", "ess", "lorenz"))
+    page.locator("input[type=range]").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("root._stats.t === 0")
+
+
+def test_keys_stay_in_the_widget_and_a_closed_one_is_silent(open_panels, make_trace):
+    page = open_panels(RunPanels(make_trace(K=4, T=6)))
+    bare = """[...root.querySelectorAll('button, input, select, [tabindex="0"]')]
+        .filter(node => node.dataset.lmSuppressShortcuts !== 'true').length"""
+    assert page.evaluate(bare) == 0
+    page.evaluate("cleanup()")
+    assert page.evaluate("Object.values(model.handlers).flat().length") == 0
+    assert page.locator(".rp").count() == 0
+
+
+def test_it_follows_the_theme(open_panels, page, make_trace):
+    page.emulate_media(color_scheme="light")
+    open_panels(RunPanels(make_trace(K=4, T=6)))
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("root._panels.theme.dark")

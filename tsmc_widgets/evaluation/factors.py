@@ -1,0 +1,117 @@
+"""What each factor of a product does to the texts of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.smc.genealogy import paths
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.checked import as_numbers
+from tsmc_widgets.targets.context import part_log_phi
+from tsmc_widgets.targets.protocol import Potential
+from tsmc_widgets.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class FactorShare:
+    """One factor phi_i of phi, on the final texts of one run.
+
+    Attributes:
+        name: the factor in words.
+        mean_log_phi: mean of log phi_i under the final weights, which estimates its mean under
+            sigma, in nats; NaN where all weights are 0.
+        killed: share of the weight that reaches step T, before phi is weighed, of texts with
+            phi_i = 0. Without a twist it estimates p0's mass of such texts. NaN where no weight
+            reaches step T.
+        killed_alone: the same, of texts that no other factor rules out.
+    """
+
+    name: str
+    mean_log_phi: float
+    killed: float
+    killed_alone: float
+
+
+def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[FactorShare]:
+    """What each factor of the target's potential does in one finished run.
+
+    Args:
+        trace: of a run that has reached T.
+        target: the one that was sampled.
+        run: which of the trace's runs.
+
+    Returns:
+        One entry for each factor of a product, in its order; one in all for any other potential.
+
+    Raises:
+        ValueError: the run is not finished, or it is not of this target.
+        PotentialError: a factor raised or misbehaved on a text.
+    """
+    if not trace.done:
+        raise ValueError(
+            f"the run stands at step {trace.steps_done} of {trace.num_steps}: log phi is known of "
+            "whole texts only, so let it reach its end."
+        )
+    described = target.potential.describe()
+    if described != trace.info.potential or target.num_steps != trace.num_steps:
+        raise ValueError(
+            f"the trace is of {trace.info.potential!r} over {trace.num_steps} tokens, the target "
+            f"is {described!r} over {target.num_steps}: give the target that was sampled."
+        )
+    one = trace.run(run)
+    texts = paths(one.columns.ancestors, one.columns.tokens)[0]
+    factors = target.potential.factors()
+    log_phi = torch.stack([_log_phi(factor, texts, target, one) for factor in factors], dim=1)
+    log_weights = one.columns.log_weights[0, -1]
+    return break_down(
+        [factor.describe() for factor in factors], log_phi, log_weights, _arriving(one)
+    )
+
+
+def break_down(
+    names: list[str],
+    log_phi: Float64[Tensor, "particles factors"],
+    log_weights: Float64[Tensor, " particles"],
+    arriving: Float64[Tensor, " particles"],
+) -> list[FactorShare]:
+    """Means under the final log weights, and shares of the log weights before phi."""
+    weights, before = numerics.normalise(log_weights), numerics.normalise(arriving)
+    alive = weights > 0
+    zero = torch.isneginf(log_phi)
+    shares = []
+    for i, name in enumerate(names):
+        alone = zero[:, i] & (zero.sum(1) == 1)
+        mean = float((weights[alive] * log_phi[alive, i]).sum()) if alive.any() else math.nan
+        reached = float(before.sum()) > 0
+        killed, by_it = (float(before[each].sum()) for each in (zero[:, i], alone))
+        shares.append(
+            FactorShare(name, mean, killed if reached else math.nan, by_it if reached else math.nan)
+        )
+    return shares
+
+
+def _arriving(trace: SMCTrace) -> Float64[Tensor, " particles"]:
+    """Log weights at step T with its token drawn and phi not yet weighed: p0 psi_{T-1}."""
+    columns = trace.columns
+    before = torch.zeros_like(columns.log_weights[0, -1])
+    if trace.num_steps > 1 and not bool(columns.resampled[0, -1]):
+        before = columns.log_weights[0, -2]
+    return before + columns.log_p[0, -1] - columns.log_q[0, -1]
+
+
+def _log_phi(
+    factor: Potential, texts: Int[Tensor, "particles steps"], target: Target, trace: SMCTrace
+) -> Float64[Tensor, " particles"]:
+    distinct, rows = torch.unique(texts, dim=0, return_inverse=True)
+    on_device = distinct.to(target.prompt_tokens.device)
+    if target.is_conditional:
+        observed = torch.tensor(trace.info.observed, device=on_device.device)
+        given = factor.log_phi_given(on_device, observed.expand(len(distinct), -1))
+        return as_numbers(given).double().cpu()[rows]
+    return part_log_phi(factor, on_device, target.context).double().cpu()[rows]

@@ -1,0 +1,186 @@
+/** @file The panels of a run: their play head, what moves it, and one draw a frame. */
+
+const PANEL_PAGES = Array.from({ length: 16 }, (_, i) => `page${i}`);
+
+class RunPanels {
+  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+  constructor({ model, el, signal }) {
+    this.model = model;
+    this.signal = signal;
+    this.stats = { renders: 0, ms: 0, maxMs: 0, t: 0, steps: 0, run: 0 };
+    this.t = 0;
+    this.wanted = Infinity;
+    /** @type {any} */
+    this.record = null;
+    this.status = new Status();
+    this.group = new Group(model, (news) => this._follow(news), signal);
+    this.runs = new RunMenu((run) => this._pickRun(run), signal);
+    this.ess = MEASURES.ess();
+    this.ancestors = MEASURES.ancestors();
+    this.weights = MEASURES.weights();
+    this.plots = { logZ: new LogZPlot(), lorenz: new LorenzPlot(), spread: new SpreadPlot() };
+    this.factors = new Factors();
+    this.samples = new SampleTable((slot) => this.group.tell({ slot }), signal);
+    this._build(el);
+    this._listen();
+    this.load();
+    if (!model.get("alone")) greet(model, this.status.lost, ["change:header"], signal);
+  }
+
+  /** @param {HTMLElement} el */
+  _build(el) {
+    this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
+    this.readout = h("output", { class: "pv-readout" });
+    this.bar = h("div", { class: "rp-bar-row", role: "group", "aria-label": "Step and run" });
+    this.bar.append(this.readout, h("span", { class: "rp-range" }, this.range), this.runs.el);
+    const { logZ, lorenz, spread } = this.plots;
+    /** @type {(title: string, note: string, ...strips: Strip[]) => any} */
+    const row = (title, note, ...strips) =>
+      h(
+        "section",
+        { class: "rp-row", "aria-label": title },
+        h("h4", { class: "rp-title" }, title, h("span", { class: "pv-note" }, note)),
+        h("div", { class: "rp-strips" }, ...strips.map((strip) => strip.el)),
+      );
+    this.now = h("span", {});
+    const steps = row("Over the steps", "", logZ.strip, this.ess, this.ancestors);
+    const here = row("", "", spread.strip, this.weights, lorenz.strip);
+    here.setAttribute("aria-label", "At the step shown");
+    here.querySelector(".rp-title").prepend(this.now);
+    this.body = h("div", { class: "rp-body" }, steps, here, this.factors.el, this.samples.el);
+    this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
+    this.root = h("div", { class: "pv rp", tabindex: "-1" });
+    this.root.append(this.bar, this.status.lost, this.empty, this.body);
+    // For tests and measurements: counts draws and times them.
+    Object.assign(this.root, { _stats: this.stats, _panels: this });
+    el.append(this.root);
+  }
+
+  _listen() {
+    const { model, signal, root } = this;
+    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
+      // All traits of an update are set before any is read.
+      const later = () => queueMicrotask(() => signal.aborted || act());
+      model.on(name, later);
+      signal.addEventListener("abort", () => model.off(name, later));
+    };
+    for (const name of ["header", "samples", ...PANEL_PAGES]) on(`change:${name}`, () => this.load());
+    on("change:step", () => this.seek(model.get("step")));
+    const scrub = (/** @type {number} */ t) => this.seek(t, { settle: true });
+    letScrub([this.plots.logZ.strip, this.ess, this.ancestors], () => this.record, scrub, signal);
+    this.range.addEventListener("input", () => this.seek(Number(this.range.value)), { signal });
+    this.range.addEventListener("change", () => this._ask({ step: this.t }), { signal });
+    root.addEventListener("keydown", (event) => this._key(event), { signal });
+    keepKeysAround(root, signal);
+    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
+    watchThemes(() => this._readTheme(), signal);
+    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+  }
+
+  /** @param {Record<string, any>} values */
+  _ask(values) {
+    tellPython(this.model, values);
+  }
+
+  /** Read the record anew; the play head stays, or follows the frontier if it is there. */
+  load() {
+    const header = this.model.get("header");
+    const pages = PANEL_PAGES.map((name) => this.model.get(name));
+    const record = PanelRecord.of(this.record, header, pages);
+    if (!record) return;
+    const data = this.model.get("samples");
+    if (this.loaded === header && this.sampled === data) return;
+    [this.loaded, this.sampled] = [header, data];
+    this.record = record;
+    this.runs.show(header, this.model.get("offered"));
+    this.factors.show(header.factors);
+    this.samples.show(header, readSamples(header, data));
+    this.t = Math.min(this.wanted, record.steps);
+    this.schedule();
+  }
+
+  /** @param {number} t @param {{told?: boolean, settle?: boolean}} [how] told by another view of the group */
+  seek(t, { told = false, settle = false } = {}) {
+    if (!this.record) return;
+    this.t = clamp(t, 0, this.record.steps);
+    this.wanted = this.t === this.record.steps ? Infinity : this.t;
+    this.schedule();
+    if (!told) this.group.tell({ t: this.t });
+    if (settle) this._ask({ step: this.t });
+  }
+
+  /** @param {any} news */
+  _follow({ t, run }) {
+    if (t !== undefined) this.seek(t, { told: true });
+    if (run !== undefined && this.runs.offers(run)) this._ask({ run });
+  }
+
+  /** @param {number} run */
+  _pickRun(run) {
+    this._ask({ run });
+    this.group.tell({ run });
+  }
+
+  /** @param {KeyboardEvent} event */
+  _key(event) {
+    const target = /** @type {Element} */ (event.target);
+    const busy = target.tagName === "SELECT" || target === this.samples.scroller;
+    if (!this.record || busy || event.altKey || event.ctrlKey || event.metaKey) return;
+    const places = { ArrowLeft: this.t - 1, ArrowRight: this.t + 1, Home: 0, End: this.record.steps };
+    if (event.key in places) this.seek(places[event.key], { settle: true });
+    else if (event.key === " " && target.tagName !== "BUTTON") this.group.tell({ play: true });
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  _readTheme() {
+    this.theme = readTheme(this.root);
+    const { orange, blue } = this.theme;
+    this.root.style.setProperty("--pv-orange", css(orange));
+    this.root.style.setProperty("--pv-blue", css(blue));
+    this.schedule();
+  }
+
+  schedule() {
+    if (this.frame || this.signal.aborted) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { record, stats, t } = this;
+    this.body.hidden = this.bar.hidden = !record;
+    this.empty.hidden = Boolean(record);
+    if (!record) return;
+    // A view that is not yet on the page has no font.
+    if (!this.theme?.font) this._readTheme();
+    const start = performance.now();
+    const view = { record, t, theme: this.theme, genealogy: genealogy(record, t) };
+    drawEss(this.ess, view);
+    drawAncestors(this.ancestors, view);
+    drawWeights(this.weights, view);
+    for (const plot of Object.values(this.plots)) plot.draw(view);
+    this._say();
+    stats.ms = performance.now() - start;
+    stats.maxMs = Math.max(stats.maxMs, stats.ms);
+    Object.assign(stats, { t, steps: record.steps, run: record.header.run });
+    stats.renders += 1;
+  }
+
+  _say() {
+    const { t, record } = this;
+    const place = `step ${t} of ${record.T}`;
+    if (this.placed === place) return;
+    this.placed = place;
+    this.readout.textContent = place;
+    this.now.textContent = t === 0 ? "Before step 1" : `After step ${t}`;
+    this.range.max = String(record.T);
+    this.range.value = String(t);
+    this.range.setAttribute("aria-valuetext", t === 0 ? `prompt, before step 1 of ${record.T}` : place);
+  }
+}
+
+export default host(RunPanels);

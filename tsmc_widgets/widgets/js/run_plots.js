@@ -1,0 +1,353 @@
+/** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
+
+const TOP_SHARE = 0.1;
+/** Nats up to which the interval of a pooled estimate covers what it promises, see PooledOverRuns. */
+const TRUSTED_SPREAD = 0.4;
+
+/** Lines of every run's log Z hat, what they say together, and what is known of log Z. */
+class LogZPlot {
+  constructor() {
+    this.strip = explained(
+      new Strip("Running log Ẑ", "logz"),
+      "After step T this estimates log Z. Before, it estimates the log of the mass of p₀ψ at that step.",
+    );
+    this.key = new Key();
+    this.strip.el.append(this.key.el);
+  }
+
+  /** @param {any} view */
+  draw(view) {
+    const { record, t, theme } = view;
+    const { T, R, steps, exactLogZ, bracket } = record;
+    const own = Array.from({ length: steps + 1 }, (_, s) => record.logZOf(s, record.header.run));
+    const edges = R > 1 ? [] : this._edges(record, own);
+    const [low, high] = widened([...record.range, ...edges.flat()], exactLogZ, bracket);
+    const ticks = niceTicks(low, high, 4);
+    const plot = this.strip.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
+    if (bracket) bracketBand(plot, bracket, [low, high], theme);
+    if (isKnown(exactLogZ)) level(plot, exactLogZ, "", theme.orange);
+    if (R > 1) this._others(plot, record, t, theme);
+    else band(plot, edges, t, theme.blue);
+    if (R > 1 && record.header.one_target) this._pooled(plot, record, t, theme);
+    curve(plot, own, t, theme.blue);
+    this.key.show(theme, {
+      run: R > 1 ? "this run" : "",
+      others: R > 1 ? plural(R - 1, "other run") : "",
+      pooled: R > 1 && record.header.one_target ? `pooled, 95 % interval` : "",
+      exact: isKnown(exactLogZ) ? `exact log Z ${number(exactLogZ)}` : "",
+      bracket: bracket ? `certified bracket ${interval(bracket)}` : "",
+    });
+    this.strip.say(logZInWords(record, t));
+  }
+
+  /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
+  _others(plot, record, t, theme) {
+    const { context } = plot;
+    const { R, steps, header } = record;
+    context.lineWidth = 1;
+    context.lineJoin = "round";
+    const strength = clamp(6 / R, 0.12, 0.4);
+    for (const [from, to, share] of [[t, steps, 0.4], [0, t, 1]]) {
+      if (to <= from) continue;
+      context.strokeStyle = css(theme.text, strength * share);
+      for (let r = 0; r < R; r++) {
+        if (r === header.run) continue;
+        context.beginPath();
+        for (let s = from; s <= to; s++) {
+          const value = record.logZOf(s, r);
+          if (!Number.isFinite(value)) break;
+          context.lineTo(plot.x(s), plot.y(value));
+        }
+        context.stroke();
+      }
+    }
+  }
+
+  /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
+  _pooled(plot, record, t, theme) {
+    const part = (/** @type {Float64Array} */ values) => [0, ...values.subarray(0, t)];
+    band(plot, [part(record.pooledLow), part(record.pooledHigh)], t, theme.text);
+    const { context, x, y } = plot;
+    context.strokeStyle = css(theme.text);
+    context.lineWidth = 1.5;
+    const points = part(record.pooled).map((v, s) => [x(s), y(v)]);
+    line(context, points.filter((point) => Number.isFinite(point[1])));
+  }
+
+  /** One run's estimate, one standard error less and more. @param {any} record @param {number[]} own */
+  _edges(record, own) {
+    const errors = [0, ...record.logZError.subarray(0, record.steps)];
+    return [-1, 1].map((side) => own.map((v, i) => v + side * (errors[i] || 0)));
+  }
+}
+
+/** @param {number | null} value */
+function isKnown(value) {
+  return value !== null && Number.isFinite(value);
+}
+
+/** @param {number[]} ends @param {number} [digits] */
+function interval(ends, digits = 2) {
+  return `[${ends.map((end) => number(end, digits)).join(", ")}]`;
+}
+
+/**
+ * A range with room round it, that also shows the exact value; of a bracket only what is near.
+ * @param {number[]} values @param {number | null} exact @param {number[] | null} bracket
+ * @returns {[number, number]}
+ */
+function widened(values, exact, bracket) {
+  const known = [...values, Number(exact ?? NaN)].filter(Number.isFinite);
+  let [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [-1, 0];
+  const span = Math.max(high - low, 0.1);
+  const reach = [low - span, high + span];
+  for (const end of bracket ?? []) {
+    low = Math.min(low, clamp(end, ...reach));
+    high = Math.max(high, clamp(end, ...reach));
+  }
+  const margin = Math.max(0.07 * (high - low), 0.25 - (high - low) / 2, 0.02);
+  return [low - margin, high + margin];
+}
+
+/**
+ * What lies between two certain ends, along the y axis.
+ * @param {any} plot @param {number[]} ends @param {number[]} shown @param {Theme} theme
+ */
+function bracketBand({ context, y, width }, ends, shown, theme) {
+  const [bottom, top] = ends.map((end) => y(clamp(end, shown[0], shown[1])));
+  context.fillStyle = css(theme.orange, 0.08);
+  context.fillRect(LEFT, top, width - LEFT - RIGHT, bottom - top);
+  context.strokeStyle = css(theme.orange, 0.7);
+  context.lineWidth = 1;
+  ends.forEach((end, i) => {
+    if (end < shown[0] || end > shown[1]) return;
+    const at = i ? top : bottom;
+    line(context, [[LEFT, at], [width - RIGHT, at]]);
+  });
+}
+
+/** @param {any} record @param {number} t */
+function logZInWords(record, t) {
+  const { R, header } = record;
+  const own = record.logZOf(t, header.run);
+  if (R === 1) {
+    const error = t === 0 ? 0 : record.logZError[t - 1];
+    if (!Number.isFinite(own)) return `estimate ${number(own)} nats`;
+    return `estimate ${number(own)}${Number.isFinite(error) ? ` ± ${number(error)} s.e. nats` : " nats, s.e. unknown"}`;
+  }
+  const mine = `run ${header.run + 1}: ${number(own)} nats`;
+  if (!header.one_target) return `${mine}; every run has an observation, and so a log Z, of its own`;
+  if (t === 0) return `${mine}; pooled: 0.00 nats`;
+  const ends = [record.pooledLow[t - 1], record.pooledHigh[t - 1]];
+  const known = ends.every(Number.isFinite) ? `, 95 % ${interval(ends)} nats` : " nats, interval unknown";
+  return `pooled estimate ${number(record.pooled[t - 1])}${known}; ${mine}`;
+}
+
+/** What the lines of a plot are; those without a name are left out. */
+class Key {
+  constructor() {
+    this.el = h("p", { class: "pv-note rp-key" });
+  }
+
+  /** @param {Theme} theme @param {Record<string, string>} names */
+  show(theme, names) {
+    const told = JSON.stringify([names, theme.dark]);
+    if (this.told === told) return;
+    this.told = told;
+    const items = Object.entries(names).filter(([, name]) => name);
+    this.el.replaceChildren(
+      ...items.map(([kind, name]) => h("span", {}, h("span", { class: `rp-swatch rp-swatch-${kind}` }), name)),
+    );
+  }
+}
+
+/** Log Z hat of every run at the step on show, on a scale of its own. */
+class SpreadPlot {
+  constructor() {
+    this.strip = explained(
+      new Strip("log Ẑ at this step, run by run", "spread"),
+      "Each dot is one run. How far they lie apart is how much one run can be trusted.",
+    );
+  }
+
+  /** @param {any} view */
+  draw({ record, t, theme }) {
+    const { R, T, header, exactLogZ, bracket } = record;
+    const values = [...record.allAt(t)];
+    const finite = values.filter(Number.isFinite);
+    const ends = this._ends(record, t);
+    const shown = [...finite, ...ends].filter(Number.isFinite);
+    const xs = t === T ? widened(shown, exactLogZ, bracket) : widened(shown, null, null);
+    const ticks = shown.length || (t === T && isKnown(exactLogZ)) ? niceTicks(xs[0], xs[1], 4) : [];
+    const plot = this.strip.axes(theme, xs, [0, 1], ticks, []);
+    this._frame(plot, theme);
+    if (t === T) this._truth(plot, record, xs, theme);
+    this._lane(plot, record.pooled[t - 1] ?? 0, ends, R, record.logZOf(t, header.run), theme);
+    this._dots(plot, values, header.run, theme);
+    this.strip.say(this._words(record, t, finite));
+  }
+
+  /** Ends of the interval in the upper lane. @param {any} record @param {number} t */
+  _ends(record, t) {
+    if (t === 0) return [0, 0];
+    if (record.R > 1) return [record.pooledLow[t - 1], record.pooledHigh[t - 1]];
+    const [value, error] = [record.logZ[t - 1], record.logZError[t - 1]];
+    return [value - error, value + error];
+  }
+
+  /** @param {any} plot @param {Theme} theme */
+  _frame({ context, width, height }, theme) {
+    context.strokeStyle = css(theme.grid);
+    context.lineWidth = 1;
+    const at = Math.round(height - BOTTOM) + 0.5;
+    line(context, [[LEFT, at], [width - RIGHT, at]]);
+  }
+
+  /** @param {any} plot @param {any} record @param {number[]} xs @param {Theme} theme */
+  _truth({ context, x, height }, { exactLogZ, bracket }, xs, theme) {
+    const floor = height - BOTTOM;
+    if (bracket) {
+      const [from, to] = bracket.map((/** @type {number} */ end) => x(clamp(end, xs[0], xs[1])));
+      context.fillStyle = css(theme.orange, 0.08);
+      context.fillRect(from, TOP - 6, Math.max(1, to - from), floor - TOP + 6);
+      context.strokeStyle = css(theme.orange, 0.7);
+      context.lineWidth = 1;
+      for (const end of bracket) {
+        if (end >= xs[0] && end <= xs[1]) line(context, [[x(end), TOP - 6], [x(end), floor]]);
+      }
+    }
+    if (!isKnown(exactLogZ)) return;
+    context.strokeStyle = css(theme.orange);
+    context.lineWidth = 1.5;
+    context.setLineDash([5, 4]);
+    line(context, [[x(exactLogZ), TOP - 6], [x(exactLogZ), floor]]);
+    context.setLineDash([]);
+  }
+
+  /** The pooled estimate, or the one run's, with its interval. @param {any} plot @param {number} pooled @param {number[]} ends @param {number} R @param {number} own @param {Theme} theme */
+  _lane({ context, x }, pooled, ends, R, own, theme) {
+    const value = R > 1 ? pooled : own;
+    if (!Number.isFinite(value)) return;
+    const y = TOP + 4;
+    context.strokeStyle = context.fillStyle = css(R > 1 ? theme.text : theme.blue);
+    context.lineWidth = 2;
+    if (ends.every(Number.isFinite)) {
+      line(context, [[x(ends[0]), y], [x(ends[1]), y]]);
+      for (const end of ends) line(context, [[x(end), y - 4], [x(end), y + 4]]);
+    }
+    if (R === 1) return;
+    context.beginPath();
+    for (const [dx, dy] of [[0, -5], [5, 0], [0, 5], [-5, 0]]) context.lineTo(x(value) + dx, y + dy);
+    context.fill();
+  }
+
+  /** @param {any} plot @param {number[]} values @param {number} run @param {Theme} theme */
+  _dots({ context, x, height, halo }, values, run, theme) {
+    const floor = height - BOTTOM;
+    const room = floor - TOP - 16;
+    const radius = values.length > 150 ? 2 : 3.5;
+    /** @type {Map<number, number[]>} */
+    const piles = new Map();
+    values.forEach((value, r) => {
+      if (!Number.isFinite(value)) return;
+      const bin = Math.round(x(value) / (2 * radius));
+      piles.set(bin, [...(piles.get(bin) ?? []), r]);
+    });
+    for (const pile of piles.values()) {
+      const pitch = Math.min(2 * radius, room / pile.length);
+      // The run on show lies at the bottom of its pile, where nothing hides it.
+      pile.sort((a, b) => Number(b === run) - Number(a === run));
+      pile.forEach((r, i) => {
+        context.fillStyle = r === run ? css(theme.blue) : css(theme.text, 0.38);
+        context.strokeStyle = css(halo);
+        context.lineWidth = 1;
+        context.beginPath();
+        context.arc(x(values[r]), floor - radius - 1 - i * pitch, r === run ? radius + 1 : radius, 0, 7);
+        context.fill();
+        if (r === run) context.stroke();
+      });
+    }
+  }
+
+  /** @param {any} record @param {number} t @param {number[]} finite */
+  _words(record, t, finite) {
+    const { R, T, header, exactLogZ } = record;
+    const bar = t > 0 && Number.isFinite(record.logZError[t - 1]) ? ", ± 1 s.e." : "";
+    if (R === 1) return `one run${bar}: more runs show how far they differ`;
+    if (finite.length === 0) return "log Ẑ = −∞ in all runs";
+    const mean = finite.reduce((a, b) => a + b, 0) / finite.length;
+    const squares = finite.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+    const deviation = Math.sqrt(squares / (finite.length - 1));
+    const parts = [finite.length > 1 ? `s.d. ${number(deviation)} nats over ${finite.length} runs` : "one run is left"];
+    if (finite.length < R) parts.push(`${R - finite.length} died (log Ẑ = −∞)`);
+    if (!header.one_target) return parts.join("; ");
+    if (t === T && isKnown(exactLogZ) && Number.isFinite(record.pooled[t - 1])) {
+      parts.push(`pooled − exact: ${number(record.pooled[t - 1] - exactLogZ)} nats`);
+    }
+    if (t > 0 && deviation > TRUSTED_SPREAD) parts.push("so wide a spread makes the interval too narrow");
+    return parts.join("; ");
+  }
+}
+
+/** How unevenly the weight is spread: the share of the heaviest particles, one after the other. */
+class LorenzPlot {
+  constructor() {
+    this.strip = explained(
+      new Strip("Lorenz curve of the weights", "lorenz"),
+      "Share of the weight (up) that the heaviest particles hold (across). Equal weights lie on the dashed line.",
+    );
+  }
+
+  /** @param {any} view */
+  draw({ record, t, theme }) {
+    const { K } = record;
+    /** @type {[number, string][]} */
+    const xTicks = [[0, "0"], [0.5, "50 %"], [1, "all particles"]];
+    const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [0.5, "50 %"], [1, "100 %"]]);
+    const plot = this.strip.axes(theme, [0, 1], [0, 1], xTicks, yTicks);
+    const { context, x, y } = plot;
+    context.strokeStyle = css(theme.muted);
+    context.lineWidth = 1;
+    context.setLineDash([4, 4]);
+    line(context, [[x(0), y(0)], [x(1), y(1)]]);
+    context.setLineDash([]);
+    const shares = record.lorenz(t);
+    if (!shares) return this.strip.say("all weights are 0");
+    if (K === 1) return this.strip.say("one particle holds all the weight");
+    const points = Array.from(shares, (/** @type {number} */ share, /** @type {number} */ k) => [x(k / K), y(share)]);
+    context.fillStyle = css(theme.blue, 0.14);
+    context.beginPath();
+    for (const [px, py] of points) context.lineTo(px, py);
+    context.fill();
+    context.strokeStyle = css(theme.blue);
+    context.lineWidth = 2;
+    line(context, points);
+    const held = heldBy(shares, TOP_SHARE);
+    this._mark(plot, held, theme);
+    this.strip.say(`the heaviest 10 % of particles hold ${percent(held)} of the weight`);
+  }
+
+  /** @param {any} plot @param {number} held @param {Theme} theme */
+  _mark({ context, x, y, halo }, held, theme) {
+    const [px, py] = [x(TOP_SHARE), y(held)];
+    context.strokeStyle = css(theme.text, 0.6);
+    context.lineWidth = 1;
+    context.setLineDash([2, 3]);
+    line(context, [[px, y(0)], [px, py], [x(0), py]]);
+    context.setLineDash([]);
+    context.fillStyle = css(theme.blue);
+    context.beginPath();
+    context.arc(px, py, 4, 0, 7);
+    context.fill();
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.strokeStyle = css(halo);
+    context.lineWidth = 4;
+    const label = `10 % hold ${percent(held)}`;
+    // Right of the dot the curve goes up: below it there is room, except near the floor.
+    const at = /** @type {[number, number]} */ ([px + 9, Math.min(py + 10, y(0) - 8)]);
+    context.strokeText(label, ...at);
+    context.fillStyle = css(theme.text);
+    context.fillText(label, ...at);
+  }
+}

@@ -1,0 +1,171 @@
+"""Panels beside the particle view: measures over the steps, over runs, of factors, and samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.pages import PageTraits
+from tsmc_widgets.widgets.panel_record import PanelEncoded, PanelRecorder
+from tsmc_widgets.widgets.particle_view import ParticleView, runs_offline
+
+_HERE = Path(__file__).parent
+SOURCES = (
+    "dom",
+    "record",
+    "genealogy",
+    "scales",
+    "strips",
+    "measures",
+    "panels",
+    "contact",
+    "run_record",
+    "run_plots",
+    "run_samples",
+    "run_main",
+)
+"""Parts of the script in the order they are joined; most are the particle view's."""
+
+
+class RunPanels(anywidget.AnyWidget, PageTraits):
+    """ESS, weights, ancestors, log Z_hat of all runs, factors of phi and final samples.
+
+    Put it beside a ``ParticleView`` of the same trace and give both the same ``group``: then their
+    play heads and their choice of run move together, in the browser alone.
+
+    Args:
+        trace: an ``SMCTrace``, finished or not; None shows one later, by ``update``.
+        exact_log_z: log Z in nats where it is known.
+        bracket: a certified bracket of log Z, as ``bracket_log_z`` gives it, or a pair in nats.
+        target: the ``Target`` that was sampled; with it each factor of phi is looked at.
+        run: which of the trace's runs.
+        group: views of one group, if it is not empty, move together.
+
+    Attributes:
+        step: the step on show, sent when a movement ends; set it to move the panels.
+        run: the run on show; set it to show another.
+        group: as above.
+    """
+
+    _esm = "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
+    _css = "\n".join(
+        (_HERE / f"{name}.css").read_text("utf-8") for name in ("particle_view", "run_panels")
+    )
+
+    header = traitlets.Dict().tag(sync=True)
+    samples = traitlets.Bytes(b"").tag(sync=True)
+    step = traitlets.Int(0).tag(sync=True)
+    run = traitlets.Int(0).tag(sync=True)
+    group = traitlets.Unicode("").tag(sync=True)
+    hello = traitlets.Int(0).tag(sync=True)
+    welcome = traitlets.Int(0).tag(sync=True)
+
+    def __init__(
+        self,
+        trace: Any = None,
+        *,
+        exact_log_z: float | int | None = None,
+        bracket: Any = None,
+        target: Any = None,
+        run: int = 0,
+        group: str = "",
+    ) -> None:
+        self._recorder = PanelRecorder()
+        self._shown: dict[str, Any] = {}
+        # All of it at once: what a front end hears while it starts may be lost.
+        state: dict[str, Any] = {}
+        if trace is not None:
+            self._shown = {
+                "trace": trace,
+                "exact_log_z": exact_log_z,
+                "bracket": bracket,
+                "target": target,
+            }
+            state = _traits(self._recorder.encode(run=run, **self._shown))
+        super().__init__(run=run, group=group, **state)
+
+    def update(
+        self,
+        trace: Any,
+        *,
+        exact_log_z: float | int | None = None,
+        bracket: Any = None,
+        target: Any = None,
+        run: int | None = None,
+        run_id: int | None = None,
+    ) -> None:
+        """Show this trace instead; at most ten times a second. The play head stays in place.
+
+        Args:
+            trace: an ``SMCTrace``, finished or not.
+            exact_log_z: log Z in nats where it is known.
+            bracket: a certified bracket of log Z, or a pair in nats.
+            target: the ``Target`` that was sampled.
+            run: which of the trace's runs; the one on show if None, where there is one of it.
+            run_id: the same number again says that this is the same run, grown: then only new
+                steps are sent.
+        """
+        if run is None:
+            run = self.run if self.run < trace.num_runs else 0
+        shown = {
+            "trace": trace,
+            "exact_log_z": exact_log_z,
+            "bracket": bracket,
+            "target": target,
+        }
+        encoded = self._recorder.encode(run=run, run_id=run_id, **shown)
+        self._shown = shown
+        with self.hold_sync():
+            # The header first: whoever hears of the new run must find it there already.
+            for name, value in _traits(encoded).items():
+                setattr(self, name, value)
+            self.run = run
+
+    def to_html(
+        self, path: str | Path, *, view: ParticleView | None = None, title: str = ""
+    ) -> Path:
+        """Write one file that shows the panels on any machine, without kernel and network.
+
+        Args:
+            path: the file; an existing one is replaced.
+            view: a particle view of the same trace, to stand above the panels and move with them.
+            title: of the page; the prompt and phi if empty.
+
+        Returns:
+            The path.
+        """
+        if not self._shown:
+            raise ValueError("there is no trace to write yet: give the panels one first.")
+        trace = self._shown["trace"]
+        if view is not None and view.trace is not trace:
+            raise ValueError("the view shows another trace than the panels: give both the same.")
+        group = "page" if view is not None else ""
+        recorder = PanelRecorder()
+        runs = {
+            run: _traits(recorder.encode(run=run, **self._shown))
+            for run in runs_offline(trace, self.run)
+        }
+        parts = [Part(self._esm, self._css, runs, {"group": group})]
+        if view is not None:
+            parts.insert(0, view.part(run=self.run, group=group, strips=False))
+        header = runs[self.run]["header"]
+        title = title or f"“{header['prompt']}” {header['target']}"
+        return write_page(Path(path), title=title, parts=parts, run=self.run)
+
+    @traitlets.observe("hello")
+    def _answer(self, change: Any) -> None:
+        self.welcome = change["new"]
+
+    @traitlets.observe("run")
+    def _show_run(self, change: Any) -> None:
+        if self._shown and change["new"] != self.header.get("run"):
+            self.update(run=change["new"], **self._shown)
+
+
+def _traits(encoded: PanelEncoded) -> dict[str, Any]:
+    pages = {f"page{i}": page for i, page in enumerate(encoded.pages)}
+    return {"header": encoded.header, "samples": encoded.samples, **pages}
