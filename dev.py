@@ -1,6 +1,7 @@
 """Set up and run the workbench: `python3 dev.py lab` opens it, `python3 dev.py test` tests it.
 
-Both first make the environment in `.venv` if it is missing, was left half done or is out of date.
+`python3 dev.py app` serves its main notebook as a page without code. All first make the
+environment in `.venv` if it is missing, was left half done or is out of date.
 Only the standard library is used here, so that any Python >= 3.11 can start it.
 """
 
@@ -24,6 +25,8 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
+# The first of these that is there is served as an app.
+APP_NOTEBOOKS = ("notebooks/04_workbench.ipynb", NOTEBOOK)
 EXTRAS = "lab,hf,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
@@ -38,6 +41,8 @@ OVERRIDES = {
 USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
 
   lab [...]     open JupyterLab on the first notebook (more arguments go to JupyterLab)
+  app [...]     serve the main notebook as a page of its own, for this machine only
+                (more arguments go to Voila: --theme=dark, --port=8866, --no-browser)
   test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too)
   check         check format, lint and the order of imports
   bench NAME    run benchmarks/NAME.py
@@ -129,6 +134,32 @@ def lab_command(python: Path, arguments: Iterable[str], *, root_user: bool) -> l
     ]
     allow = ["--allow-root"] if root_user else []
     return [str(python), "-m", "jupyterlab", *options, *allow, *arguments]
+
+
+def app_command(python: Path, notebook: Path, arguments: Iterable[str]) -> list[str]:
+    """Command that serves a notebook by Voila, on loopback only; cells appear as they finish."""
+    options = [
+        "--Voila.ip=127.0.0.1",
+        "--VoilaConfiguration.template=workbench",
+        "--VoilaConfiguration.progressive_rendering=True",
+    ]
+    return [str(python), "-m", "voila", str(notebook), *options, *arguments]
+
+
+def app_path(environ: Mapping[str, str]) -> str:
+    """JUPYTER_PATH under which Voila finds the app's template, before what it holds already."""
+    rest = environ.get("JUPYTER_PATH")
+    return os.pathsep.join([str(ROOT / "notebooks"), *([rest] if rest else [])])
+
+
+def app(python: Path, arguments: list[str]) -> int:
+    """Serve the main notebook without its code."""
+    found = [ROOT / name for name in APP_NOTEBOOKS if (ROOT / name).exists()]
+    if not found:
+        raise SetupError(f"{NOTEBOOK} is missing: restore it with git checkout {NOTEBOOK}.")
+    os.environ["JUPYTER_PATH"] = app_path(os.environ)
+    say("Serving the app on this machine only; press Ctrl-C here to end it.")
+    return hand_over(app_command(python, found[0], arguments))
 
 
 def check_commands(python: Path) -> dict[str, list[str]]:
@@ -315,7 +346,7 @@ def bench(python: Path, arguments: list[str]) -> int:
 def main(argv: list[str]) -> int:
     """Do what the command line asks; the exit status."""
     command, *arguments = argv or ["help"]
-    if command not in ("lab", "test", "check", "bench", "setup"):
+    if command not in ("lab", "app", "test", "check", "bench", "setup"):
         say(USAGE)
         return 0 if command in ("help", "-h", "--help") else 2
     choice = torch_choice(arguments, os.environ, remembered().get("torch"))
@@ -326,6 +357,8 @@ def main(argv: list[str]) -> int:
             raise SetupError(f"{NOTEBOOK} is missing: restore it with git checkout {NOTEBOOK}.")
         say("Opening JupyterLab; press Ctrl-C twice here to end it.")
         return hand_over(lab_command(python, arguments, root_user=is_root()))
+    if command == "app":
+        return app(python, arguments)
     if command == "test":
         ensure_chromium()
         return hand_over([str(python), "-m", "pytest", *arguments])

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dev import find_chromium
+import dev
 
 CHROMIUM_FLAGS = [
     "--headless",
@@ -49,7 +50,7 @@ def leaves_machine(url):
 @pytest.fixture(scope="session")
 def chromium():
     """Path of Chromium; without one the test is skipped, in CI it fails."""
-    path = find_chromium()
+    path = dev.find_chromium()
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(NO_CHROMIUM)
     return path
@@ -131,11 +132,13 @@ def wait_until_served(url, server, log, timeout=60.0):
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(f"{url}/api/status", timeout=5).close()
+        except urllib.error.HTTPError:
+            return  # Voila has no such page, but it is there to say so.
         except OSError:
             time.sleep(0.1)
         else:
             return
-    raise RuntimeError(f"JupyterLab does not answer at {url}:\n{log.read_text()}")
+    raise RuntimeError(f"nothing answers at {url}:\n{log.read_text()}")
 
 
 def end_group(server):
@@ -180,11 +183,35 @@ def jupyter_lab(home, notebook_dir):
     }
     command = [sys.executable, "-m", "jupyterlab"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    log = home / "jupyterlab.log"
+    with served(url, command, lab_environment(home), home / "jupyterlab.log"):
+        yield url
+
+
+@contextmanager
+def voila_app(home, notebook):
+    """Serve a notebook as `dev.py app` does; gives its address, without a final slash.
+
+    Args:
+        home: An empty folder for settings, kernels' files and the log.
+        notebook: The file to serve.
+    """
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    options = [f"--Voila.port={port}", "--Voila.port_retries=0", "--no-browser"]
+    command = dev.app_command(Path(sys.executable), notebook, options)
+    environment = lab_environment(home)
+    environment["JUPYTER_PATH"] = dev.app_path(environment)
+    with served(url, command, environment, home / "voila.log"):
+        yield url
+
+
+@contextmanager
+def served(url, command, environment, log):
+    """Run a server, with its output in a log, from when it answers to the end of the block."""
     with log.open("w") as output:
         server = subprocess.Popen(
             command,
-            env=lab_environment(home),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -192,7 +219,7 @@ def jupyter_lab(home, notebook_dir):
         )
         try:
             wait_until_served(url, server, log)
-            yield url
+            yield
         finally:
             end_group(server)
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -132,6 +133,42 @@ def test_lab_opens_the_notebook_on_loopback():
     assert command[-1] == "--no-browser"
     assert "--allow-root" not in command
     assert "--allow-root" in dev.lab_command(Path("python"), [], root_user=True)
+
+
+def test_app_is_served_on_loopback_only():
+    command = dev.app_command(Path("python"), Path("a.ipynb"), ["--no-browser"])
+    assert command[1:4] == ["-m", "voila", "a.ipynb"]
+    assert "--Voila.ip=127.0.0.1" in command
+    assert command[-1] == "--no-browser"
+
+
+def test_app_keeps_the_users_jupyter_path():
+    assert dev.app_path({}) == str(ROOT / "notebooks")
+    own = dev.app_path({"JUPYTER_PATH": "mine"})
+    assert own == os.pathsep.join([str(ROOT / "notebooks"), "mine"])
+
+
+@pytest.mark.parametrize(
+    ("there", "served"),
+    [
+        (["01_watch_smc"], "01_watch_smc"),
+        (["01_watch_smc", "04_workbench"], "04_workbench"),
+    ],
+)
+def test_app_is_the_main_notebook(project, monkeypatch, there, served):
+    (project / "notebooks").mkdir()
+    for name in there:
+        (project / "notebooks" / f"{name}.ipynb").touch()
+    monkeypatch.setattr(dev, "hand_over", lambda command: command)
+    monkeypatch.setenv("JUPYTER_PATH", "")
+    command = dev.app(Path("python"), [])
+    assert command[3] == str(project / "notebooks" / f"{served}.ipynb")
+    assert os.environ["JUPYTER_PATH"] == str(project / "notebooks")
+
+
+def test_app_without_a_notebook_says_what_to_do(project):
+    with pytest.raises(dev.SetupError, match="git checkout"):
+        dev.app(Path("python"), [])
 
 
 def test_first_set_up_makes_everything(project, done):
