@@ -85,6 +85,16 @@ class Comparison:
         ]
         self.table = ResultTable()
 
+    @classmethod
+    def of(cls, specs: Iterable[RunSpec]) -> Comparison:
+        """A comparison of these specs, such as methods that differ from problem to problem."""
+        self = cls.__new__(cls)
+        self.specs = list(specs)
+        self.methods = list(dict.fromkeys(spec.method for spec in self.specs))
+        self.seeds = tuple(dict.fromkeys(spec.seed for spec in self.specs))
+        self.table = ResultTable()
+        return self
+
     def run(
         self, executor: Executor | None = None, folder: str | Path | None = None
     ) -> Iterator[RunResult]:
