@@ -46,7 +46,9 @@ _HOMES = {
         "bounds_figure", "frontier_figure", "gap_figure", "kl_forest_figure", "log_z_histogram",
         "profiles_figure", "psi_scatter",
     ),
-    "tsmc_widgets.widgets": ("ParticleView", "RunPanels", "TrainSession", "WatchSMC"),
+    "tsmc_widgets.widgets": (
+        "CompareSession", "ParticleView", "RunPanels", "TrainSession", "WatchSMC",
+    ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsmc_widgets.errors import check_integer, check_one_of
-from tsmc_widgets.evaluation.export import Grid
+from tsmc_widgets.evaluation.export import Grid, no_formula, page
 from tsmc_widgets.evaluation.result_table import ResultTable
 from tsmc_widgets.evaluation.runs import RunResult, map_runs
 from tsmc_widgets.evaluation.spec import METHODS, TEXT_METHODS, RunSpec, Training
@@ -198,6 +198,20 @@ class Comparison:
     def to_markdown(self, quantity: str, path: str | Path | None = None) -> str:
         """The table of a quantity, for a README."""
         return _written(self.grid(quantity).to_markdown(), path)
+
+    def export(self, kind: str, path: str | Path) -> None:
+        """Write every quantity: its numbers as "csv", or a table of each as "tex" or "html"."""
+        check_one_of("kind", kind, ("csv", "tex", "html"))
+        if kind == "csv":
+            frame = self.to_frame()
+            for column in frame.select_dtypes(exclude="number"):
+                frame[column] = [no_formula(v) if isinstance(v, str) else v for v in frame[column]]
+            text = frame.to_csv(index=False)
+        elif kind == "tex":
+            text = "\n".join(self.to_latex(quantity) for quantity in self.quantities)
+        else:
+            text = page(self.to_html(quantity) for quantity in self.quantities)
+        _written(text, path)
 
     def __repr__(self) -> str:
         failed = f", {len(self.table.failures)} failed" if self.table.failures else ""

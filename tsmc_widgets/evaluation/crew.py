@@ -1,4 +1,4 @@
-"""Workers that a person watches: what they are at can be seen, and they can be sent home at once."""
+"""Workers that a person watches: what they are at is seen, and they can be sent home at once."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -60,7 +60,7 @@ class Grid:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         for row in (self.columns, *self.rows):
-            writer.writerow([_no_formula(cell) for cell in row])
+            writer.writerow([no_formula(cell) for cell in row])
         return out.getvalue()
 
     def to_latex(self) -> str:
@@ -147,9 +147,24 @@ def _labels(places: Sequence[Place]) -> list[str]:
     ]
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _pipe(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def page(tables: Iterable[str]) -> str:
+    """Tables of HTML as a page that looks well by itself, light and dark."""
+    style = (
+        ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}"
+        "table{border-collapse:collapse;margin-bottom:2rem}caption{text-align:left;padding:.4em 0}"
+        "th,td{padding:.25em .9em .25em 0;border-top:1px solid #8886;font-variant-numeric:"
+        "tabular-nums}tbody th{text-align:left;font-weight:400}"
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        f"<style>{style}</style></head><body>{''.join(tables)}</body></html>\n"
+    )

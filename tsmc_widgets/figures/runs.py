@@ -98,7 +98,7 @@ def log_z_histogram(
     exact = frame["exact"].dropna().unique() if "exact" in frame.columns else []
     if len(exact) == 1:
         figure.add_vline(x=float(exact[0]), line=look.truth_line)
-    told = [f"dashed: exact {float(exact[0]):.4f}"] * (len(exact) == 1)
+    told = [f"dashed: exact {value:.4f}" for value in exact if len(exact) == 1]
     told += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
     note(figure, *told)
     figure.update_layout(barmode="overlay", bargap=0.0, showlegend=True)

@@ -1,5 +1,8 @@
 """Widgets for notebooks: they hold sessions and show traces; the numbers come from below."""
 
+from tsmc_widgets.widgets.compare_session import CompareSession
+from tsmc_widgets.widgets.compare_settings import CompareSettings
+from tsmc_widgets.widgets.compare_view import CompareView
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.problems import TrainSettings
 from tsmc_widgets.widgets.run_panels import RunPanels
@@ -9,6 +12,9 @@ from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.watch import WatchSMC
 
 __all__ = [
+    "CompareSession",
+    "CompareSettings",
+    "CompareView",
     "Judges",
     "ParticleView",
     "RunPanels",

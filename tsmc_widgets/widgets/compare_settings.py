@@ -8,8 +8,8 @@ from typing import Any
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.evaluation.inline import check_problem, problem_of
-from tsmc_widgets.evaluation.spec import TEXT_METHODS, RunSpec, Training
 from tsmc_widgets.evaluation.spec import METHODS as ALL_METHODS
+from tsmc_widgets.evaluation.spec import TEXT_METHODS, RunSpec, Training
 from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES
 from tsmc_widgets.targets.problems import PROBLEMS
@@ -40,8 +40,8 @@ class CompareSettings:
             which takes a second sweep for each K and rule.
     """
 
-    problems: Any = ("rainy-week",)
-    methods: str | Iterable[str] = ("none", "look-ahead", "optimal")
+    problems: Any
+    methods: str | Iterable[str]
     num_particles: int | Iterable[int] = (1, 4, 16, 64)
     seeds: int = 3
     num_runs: int = 50

@@ -79,6 +79,14 @@ class Sweep:
         found = [(known.get(work.args[0]), work.since) for work in self.crew.running]
         return [(spec, since) for spec, since in found if spec is not None]
 
+    def snapshot(self) -> Comparison:
+        """Specs and results as they stand, which change no more."""
+        with self._lock:
+            found = Comparison.of(self.comparison.specs)
+            found.table.results.update(self.comparison.table.results)
+            found.table.failures.update(self.comparison.table.failures)
+        return found
+
     def take(self, specs: Sequence[RunSpec]) -> None:
         """Ask for these specs instead; results that are known or stored fill in by themselves.
 

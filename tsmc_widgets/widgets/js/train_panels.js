@@ -97,27 +97,6 @@ class StaleNote {
   }
 }
 
-/** A short line as a method is drawn. @param {string} method @param {Theme} theme */
-function key(method, theme) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 40 14");
-  svg.setAttribute("class", "tl-key");
-  svg.setAttribute("aria-hidden", "true");
-  const { colour, dash, marker } = styleOf(method, theme);
-  const add = (/** @type {string} */ d, /** @type {Record<string, string>} */ more) => {
-    const path = document.createElementNS(SVG, "path");
-    const all = { d, stroke: css(colour), "stroke-width": "2", fill: "none", ...more };
-    for (const [name, value] of Object.entries(all)) path.setAttribute(name, value);
-    svg.append(path);
-  };
-  add("M0 7H40", { "stroke-dasharray": dash.join(" ") || "none" });
-  for (const stroke of markerStrokes(marker, 4)) {
-    const corners = stroke.map(([dx, dy]) => `${20 + dx} ${7 + dy}`).join("L");
-    add(`M${corners}`, { fill: stroke.length > 2 ? css(colour) : "none" });
-  }
-  return svg;
-}
-
 /** One row of numbers for each method; choosing a row chooses what the other panels show. */
 class RaceTable {
   /** @param {(method: string) => void} choose @param {AbortSignal} signal */

@@ -1,0 +1,185 @@
+"""What the browser gets of a comparison: plain lists of short numbers, problem by problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tsmc_widgets.evaluation.compare import Comparison
+from tsmc_widgets.evaluation.runs import RunResult
+from tsmc_widgets.evaluation.summary import OverSeeds, over_seeds, place_of
+from tsmc_widgets.widgets.sweep import Sweep
+
+PROFILES = ("ESS / K", "surviving ancestors / K")
+SINGLE_RUNS = "log Z of a run"
+MOST_BINS = 60
+
+
+class CompareRecord:
+    """Encodes a comparison; what has not changed since the last time is not computed anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def problems(self, comparison: Comparison) -> dict[str, Any]:
+        """Of each problem that has results: cells, profiles, histograms and log Z if it is exact.
+
+        A cell is [method, rule, quantity, K, kind, mean, low, high, seeds, best, over]; ``over``
+        says what its interval is of: "seeds", or "runs" where there is a single seed.
+        """
+        found = {}
+        for name in dict.fromkeys(spec.problem_name for spec in comparison.specs):
+            specs = [spec for spec in comparison.specs if spec.problem_name == name]
+            results = comparison.table.results
+            mine = [results[spec.key] for spec in specs if spec.key in results]
+            state = (comparison.seeds, tuple(result.spec.key for result in mine))
+            if mine and self._known.get(name, (None,))[0] != state:
+                self._known[name] = (state, encode_problem(mine, comparison.seeds))
+            if mine:
+                found[name] = self._known[name][1]
+        return found
+
+
+def encode_problem(results: Sequence[RunResult], seeds: Sequence[int]) -> dict[str, Any]:
+    """Everything measured on one problem."""
+    exact = next((r["exact"] for result in results for r in result.rows if r["exact"]), None)
+    return {
+        "exact": number(exact),
+        "cells": cells(results, seeds),
+        "profiles": profiles(results),
+        "histograms": histograms(results),
+    }
+
+
+def cells(results: Sequence[RunResult], seeds: Sequence[int]) -> list[list[Any]]:
+    """Means over seeds; of a method whose seeds are not all done, over those that are."""
+    about = {}
+    for result in results:
+        for row in result.rows:
+            place = place_of(result, row)
+            if place is not None:
+                about[place, result.spec.method, row["rule"] or ""] = row
+    entries = over_seeds(results, seeds)
+    for method in dict.fromkeys(result.spec.method for result in results):
+        own = [result for result in results if result.spec.method == method]
+        done = [result.spec.seed for result in own]
+        if len(done) < len(seeds):
+            entries += over_seeds(own, done)
+    return [
+        _cell(entry, about[entry.place, entry.method, entry.rule])
+        for entry in entries
+        if not math.isnan(entry.mean)
+    ]
+
+
+def _cell(entry: OverSeeds, row: dict[str, Any]) -> list[Any]:
+    count = len(entry.values)
+    low, high = entry.interval if count > 1 else (row["low"], row["high"])
+    return [
+        entry.method, entry.rule, entry.place.quantity, entry.place.num_particles,
+        row["kind"] or "estimate", number(entry.mean), number(low), number(high), count, entry.best,
+        "seeds" if count > 1 else "runs",
+    ]  # fmt: skip
+
+
+def profiles(results: Iterable[RunResult]) -> list[list[Any]]:
+    """[method, rule, K, quantity, means]: step by step, over all runs of all seeds."""
+    found: dict[tuple, list[list[float]]] = {}
+    for result in results:
+        for row in result.rows:
+            if row["quantity"] in PROFILES:
+                key = (result.spec.method, row["rule"], row["num_particles"], row["quantity"])
+                runs = found.setdefault(key, [])
+                if row["step"] == 1:
+                    runs.append([])
+                runs[-1].append(row["value"])
+    return [
+        [*key, [number(value, 3) for value in np.mean(runs, axis=0)]] for key, runs in found.items()
+    ]
+
+
+def single_runs(results: Iterable[RunResult]) -> dict[tuple[str, str, int], list[float]]:
+    """Log Z_hat of every run of every seed, by (method, rule, K)."""
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for result in results:
+        for row in result.rows:
+            if row["quantity"] == SINGLE_RUNS:
+                key = (result.spec.method, row["rule"], row["num_particles"])
+                found.setdefault(key, []).append(row["value"])
+    return found
+
+
+def histograms(results: Iterable[RunResult]) -> list[list[Any]]:
+    """[rule, K, left end, width, [[method, counts, dead], ...]]: methods share their bins."""
+    runs = single_runs(results)
+    found = []
+    for rule, size in dict.fromkeys((rule, size) for _, rule, size in runs):
+        mine = {m: np.array(v) for (m, r, k), v in runs.items() if (r, k) == (rule, size)}
+        alive = np.concatenate([values[np.isfinite(values)] for values in mine.values()])
+        if not len(alive):
+            continue
+        low, width, count = bins(alive)
+        edges = low + width * np.arange(count + 1)
+        rows = [
+            [m, np.histogram(v[np.isfinite(v)], edges)[0].tolist(), int((~np.isfinite(v)).sum())]
+            for m, v in mine.items()
+        ]
+        found.append([rule, size, number(low, 9), number(width, 9), rows])
+    return found
+
+
+def bins(values: np.ndarray) -> tuple[float, float, int]:
+    """Left end, width and number of bins that suit the bulk of the values."""
+    low, high = float(values.min()), float(values.max())
+    if high - low < 1e-6:
+        return low - 0.05, 0.1 / 3, 3
+    quarter, rest = np.quantile(values, [0.25, 0.75])
+    width = 2 * (rest - quarter) / len(values) ** (1 / 3) or (high - low) / 20
+    count = int(min(max(math.ceil((high - low) / width), 5), MOST_BINS))
+    # A hair wider, so that the largest value falls into the last bin.
+    return low, (high - low) / count * (1 + 1e-9), count
+
+
+def encode_plan(sweep: Sweep, comparison: Comparison, misfits: dict) -> list[dict[str, Any]]:
+    """For each method and problem how its seeds stand, a letter each: w, r, d or f."""
+    running = {spec.key for spec, _ in sweep.running}
+    table = comparison.table
+    found: dict[tuple[str, str], str] = {}
+    for spec in comparison.specs:
+        letter = "w"
+        if spec.key in table.results:
+            letter = "d"
+        elif spec.key in running:
+            letter = "r"
+        elif spec.key in table.failures:
+            letter = "f"
+        pair = (spec.problem_name, spec.method)
+        found[pair] = found.get(pair, "") + letter
+    plan = [{"problem": p, "method": m, "seeds": s} for (p, m), s in found.items()]
+    plan += [{"problem": p, "method": m, "why": why} for (p, m), why in misfits.items()]
+    return plan
+
+
+def encode_failures(comparison: Comparison) -> list[list[str]]:
+    """What failed, and why: equal messages of several seeds once."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for result in comparison.table.failures.values():
+        spec, error = result.spec, result.error
+        said = error["message"] or error["type"]
+        found.setdefault((f"{spec.problem_name} · {spec.method}", said), []).append(spec.seed)
+    return [
+        [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", said]
+        for (who, said), seeds in found.items()
+    ]
+
+
+def number(value: float | int | None, digits: int = 6) -> float | str | None:
+    """A short number that JSON can hold: infinite ones as texts, NaN as None."""
+    if value is None or math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return float(f"{value:.{digits}g}")

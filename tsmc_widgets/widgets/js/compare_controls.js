@@ -1,0 +1,162 @@
+/** @file The controls of a comparison: what is chosen, as chips and menus. */
+
+const GROUP_TITLES = {
+  storybook: "on the model that ships",
+  toys: "toys: everything is known exactly",
+  paper: "the paper’s own, where its checkpoints can be loaded",
+  own: "your own",
+  given: "given",
+  learned: "learned from scratch",
+  texts: "texts alone",
+};
+const METHOD_TIPS = {
+  none: "ψ = 1: texts of p₀, weighed by φ at the end",
+  "look-ahead": "ψ asks φ about the text so far",
+  optimal: "ψ*, by enumeration",
+  shipped: "A trained twist that comes with the package",
+  rejection: "Exact samples, by throwing most texts of p₀ away",
+  "best-of-n": "The best of 16 texts of p₀",
+  beam: "Beam search for the largest p₀ φ",
+};
+const RULE_NAMES = { never: "never (IWAE)", ess: "ESS < K/2", always: "every step" };
+const MENUS = {
+  seeds: ["seeds", [1, 2, 3, 5, 10], "Trainings and runs of their own; intervals are over them"],
+  num_exact: ["exact samples", [0, 20, 50, 100, 200, 500], "For upper bounds and KL(σ‖q); 0: neither"],
+  num_runs: ["runs", [20, 50, 100, 200, 500], "Forward runs for each K, seed and method"],
+  num_updates: ["updates", [10, 20, 50, 100, 200, 500, 1000], "What each learning method may spend"],
+  batch_size: ["batch", [20, 50, 100, 200], "Texts drawn for each update"],
+};
+const USUAL_SIZES = [1, 4, 16, 64, 256, 1024];
+
+/** A group of choices of which at least one is taken. */
+class Chips {
+  /** @param {string} title @param {(values: any[]) => void} changed @param {AbortSignal} signal */
+  constructor(title, changed, signal) {
+    this.row = h("div", { class: "cm-chips" });
+    this.el = h("div", { class: "cm-group" }, h("span", { class: "pv-note" }, title), this.row);
+    this.signal = signal;
+    this.changed = changed;
+    /** @type {{value: any, name: string, input: any}[]} */
+    this.chips = [];
+  }
+
+  /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices */
+  offer(choices) {
+    const names = choices.map(({ name }) => name).join("\n");
+    if (this.names === names) return;
+    this.names = names;
+    this.chips = choices.map(({ value, name, label, tip }) => {
+      const input = h("input", { type: "checkbox", value: name });
+      const chip = h("label", { class: "cm-chip", title: tip ?? "" }, input, h("span", {}, label ?? name));
+      input.addEventListener("change", () => this.changed(this.taken()), { signal: this.signal });
+      return { value, name, input, chip };
+    });
+    this.row.replaceChildren(...this.chips.map((/** @type {any} */ { chip }) => chip));
+  }
+
+  taken() {
+    return this.chips.filter(({ input }) => input.checked).map(({ value }) => value);
+  }
+
+  /** @param {string[]} names @param {boolean} locked */
+  show(names, locked) {
+    for (const { name, input } of this.chips) {
+      input.checked = names.includes(name);
+      input.disabled = locked;
+    }
+  }
+}
+
+/** All controls. */
+class CompareControls {
+  /** @param {(changes: Record<string, any>) => void} change @param {AbortSignal} signal */
+  constructor(change, signal) {
+    this.signal = signal;
+    const chips = (/** @type {string} */ title, /** @type {() => void} */ act) => new Chips(title, act, signal);
+    const problems = () => change({ problems: this._taken(this.problems) });
+    const methods = () => change({ methods: this._taken(this.methods) });
+    this.problems = Object.fromEntries(
+      ["toys", "storybook", "paper", "own"].map((name) => [name, chips(GROUP_TITLES[name], problems)]),
+    );
+    this.methods = Object.fromEntries(
+      ["given", "learned", "texts"].map((name) => [name, chips(GROUP_TITLES[name], methods)]),
+    );
+    this.sizes = new Chips("particles K", (values) => change({ num_particles: values }), signal);
+    this.rules = new Chips("resampling", (values) => change({ rules: values }), signal);
+    this.fields = Object.fromEntries(
+      Object.entries(MENUS).map(([name, [label, , tip]]) => {
+        const select = h("select", { "aria-label": label, title: tip });
+        select.addEventListener("change", () => change({ [name]: Number(select.value) }), { signal });
+        return [name, select];
+      }),
+    );
+    this.profiles = h("input", { type: "checkbox" });
+    this.profiles.addEventListener("change", () => change({ profiles: this.profiles.checked }), { signal });
+    this._build();
+  }
+
+  _build() {
+    const fields = Object.entries(MENUS).map(([name, [label]]) =>
+      h("label", { class: "pv-field" }, `${label} `, this.fields[name]),
+    );
+    const tip = "A second sweep for each K: effective sample size, ancestors, and log Ẑ of single runs";
+    const profiles = h("label", { class: "cm-chip", title: tip }, this.profiles, h("span", {}, "profiles, single runs"));
+    const { toys, storybook, paper, own } = this.problems;
+    this.paper = h("details", { class: "cm-more" }, h("summary", { tabindex: "0" }, "more problems"), paper.el);
+    const set = (/** @type {string} */ title, /** @type {Node[]} */ ...parts) =>
+      h("fieldset", { class: "cm-set" }, h("legend", {}, title), ...parts);
+    this.el = h(
+      "section",
+      { class: "cm-controls", "aria-label": "What to compare" },
+      set("Problems", toys.el, storybook.el, own.el, this.paper),
+      set("Methods", ...Object.values(this.methods).map(({ el }) => el)),
+      set("Runs", this.sizes.el, this.rules.el, h("div", { class: "cm-fields" }, ...fields, profiles)),
+    );
+  }
+
+  /** @param {Record<string, Chips>} groups */
+  _taken(groups) {
+    return Object.values(groups).flatMap((group) => group.taken());
+  }
+
+  /** @param {any} menu @param {any} settings @param {boolean} locked */
+  show(menu, settings, locked) {
+    if (!menu.problems) return;
+    for (const [group, chips] of Object.entries(this.problems)) {
+      const mine = menu.problems.filter((/** @type {any} */ p) => p.group === group);
+      chips.offer(mine.map((p) => ({ ...p, tip: `${p.summary}\n${p.teaches}` })));
+      chips.show(settings.problems.map((/** @type {any} */ p) => p.name ?? p), locked);
+      chips.el.hidden = mine.length === 0;
+    }
+    for (const [group, chips] of Object.entries(this.methods)) {
+      const mine = menu.methods.filter((/** @type {any} */ m) => m.group === group);
+      chips.offer(mine.map(({ name }) => ({ value: name, name, label: methodName(name), tip: METHOD_TIPS[name] })));
+      chips.show(settings.methods, locked);
+    }
+    const sizes = [...new Set([...USUAL_SIZES, ...settings.num_particles])].sort((a, b) => a - b);
+    this.sizes.offer(sizes.map((size) => ({ value: size, name: String(size) })));
+    this.sizes.show(settings.num_particles.map(String), locked);
+    this.rules.offer(Object.entries(RULE_NAMES).map(([name, label]) => ({ value: name, name, label })));
+    this.rules.show(settings.rules, locked);
+    for (const [name, select] of Object.entries(this.fields)) this._menu(select, MENUS[name][1], settings[name], locked);
+    this.profiles.checked = settings.profiles;
+    this.profiles.disabled = locked;
+    if (settings.problems.some((/** @type {any} */ p) => String(p).startsWith("paper/"))) this.paper.open = true;
+  }
+
+  /** @param {any} select @param {number[]} usual @param {number} value @param {boolean} locked */
+  _menu(select, usual, value, locked) {
+    const values = [...new Set([...usual, value])].sort((a, b) => a - b);
+    if (select.options.length !== values.length || !usual.includes(value)) {
+      select.replaceChildren(...values.map((v) => h("option", { value: String(v) }, String(v))));
+    }
+    select.value = String(value);
+    select.disabled = locked;
+  }
+}
+
+/** @param {string} name */
+function methodName(name) {
+  return { none: "none: ψ = 1", rl_sigma: "RL-σ", optimal: "optimal ψ*" }[name] ??
+    (name in STYLES && !(name in OTHER_STYLES) ? name.toUpperCase() : name);
+}

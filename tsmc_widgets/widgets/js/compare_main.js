@@ -1,0 +1,251 @@
+/** @file The view of a comparison: what is chosen, what is under way, and one draw a frame. */
+
+/** Seconds in words. @param {number} seconds */
+function about(seconds) {
+  if (seconds < 8) return "a few seconds";
+  if (seconds < 100) return `${5 * Math.ceil(seconds / 5)} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 100 ? `${minutes} min` : `${Math.round(minutes / 6) / 10} h`;
+}
+
+/** Start, pause, cancel; how far it is; and where to write it. */
+class CompareBar {
+  /** @param {(act: string) => void} press @param {(stem: string) => void} name @param {AbortSignal} signal */
+  constructor(press, name, signal) {
+    /** @type {(label: string, title: string, act: () => string, image?: any) => any} */
+    const button = (label, title, act, image) => {
+      const node = h("button", { type: "button", class: "tl-button", title }, ...(image ? [icon(image)] : []), h("span", {}, label));
+      node.addEventListener("click", () => press(act()), { signal });
+      return node;
+    };
+    this.act = "start";
+    this.main = button("Start", "", () => this.act, "play");
+    this.main.classList.add("tl-main");
+    this.cancel = button("Cancel", "Stop at once; what is done stays, what runs is dropped", () => "cancel", "stop");
+    this.exports = ["csv", "tex", "html"].map((kind) =>
+      button(kind === "tex" ? "LaTeX" : kind.toUpperCase(), kind === "csv" ? "Write all numbers to a file" : "Write all tables to a file", () => kind));
+    this.stem = h("input", { type: "text", size: "12", "aria-label": "Name of the files to write", spellcheck: "false" });
+    this.stem.addEventListener("change", () => name(this.stem.value), { signal });
+    this.note = h("span", { class: "pv-note", role: "status" });
+    this.fill = h("span", { class: "cm-fill" });
+    this.progress = h("div", { class: "cm-progress", role: "progressbar", "aria-valuemin": "0", "aria-label": "Runs done" }, this.fill);
+    this.saving = h("span", { class: "tl-saving" }, this.note, this.stem, ...this.exports);
+    this.el = h("div", { class: "pv-transport", role: "group", "aria-label": "Runs" }, h("span", { class: "pv-buttons" }, this.main, this.cancel));
+  }
+
+  /** @param {any} status */
+  show({ state = "idle", done = 0, total = 0, note = "" }) {
+    const going = state === "running";
+    const ending = state === "pausing" || state === "cancelling";
+    const label = { running: "Pause", pausing: "Pausing", cancelling: "Ending" }[state] ??
+      (done >= total ? "All done" : state === "failed" ? "Try again" : done > 0 || state === "paused" ? "Go on" : "Start");
+    this.act = going ? "pause" : "start";
+    if (this.label !== label) {
+      this.label = label;
+      this.main.replaceChildren(icon(going ? "pause" : "play"), h("span", {}, label));
+      this.main.title = going ? "Start nothing more; what runs ends first" : "Run what is missing; what is done is not done again";
+    }
+    this.main.disabled = ending || (!going && done >= total);
+    this.cancel.disabled = !(going || state === "pausing");
+    for (const node of this.exports) node.disabled = done === 0;
+    if (this.note.textContent !== note) this.note.textContent = note;
+    this.progress.setAttribute("aria-valuemax", String(total));
+    this.progress.setAttribute("aria-valuenow", String(done));
+    this.fill.style.width = `${total ? (100 * done) / total : 0}%`;
+  }
+}
+
+/** The progress line. @param {any} status @param {number} age seconds since Python said so */
+function progressLine({ state = "idle", done = 0, total = 0, running = [], left, failures = [], workers, folder }, age) {
+  const busy = ["running", "pausing", "cancelling"].includes(state);
+  const parts = [`${done} of ${plural(total, "run")} done`];
+  if (failures.length) parts.push(`${failures.length} failed`);
+  if (busy && running.length) {
+    const [name, spent] = running[0];
+    const rest = running.length > 1 ? ` and ${running.length - 1} more` : "";
+    parts.push(`at ${name} for ${Math.round(spent + age)} s${rest}`);
+  } else if (busy) parts.push(`starting ${plural(workers, "worker")}`);
+  if (state === "running" && left !== null && left !== undefined && running.length) parts.push(`about ${about(left - age)} left`);
+  if (state === "paused" || state === "cancelled") parts.push(state);
+  if (!busy && folder) parts.push(`kept in ${folder}`);
+  return parts.join(" · ");
+}
+
+class CompareView {
+  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+  constructor({ model, el, signal }) {
+    this.model = model;
+    this.signal = signal;
+    this.stats = { renders: 0, ms: 0, maxMs: 0, done: 0 };
+    this.chosen = "";
+    this.heard = performance.now();
+    /** @type {Record<string, Measured>} */
+    this.measured = {};
+    const again = () => this.schedule();
+    this.controls = new CompareControls((changes) => this._change(changes), signal);
+    this.status = new Status();
+    this.bar = new CompareBar((act) => this._ask(act), (stem) => this._set("stem", stem), signal);
+    this.overview = new Overview(again, signal);
+    this.tabs = new Menu("problem", again, signal);
+    this.sizeMenu = new Menu("K", again, signal);
+    this.ruleMenu = new Menu("resampled", again, signal);
+    this.details = new Details((method) => ((this.chosen = this.chosen === method ? "" : method), again()), signal);
+    this.plots = [new BoundsByK(signal), new GapByK(signal), new Forest(signal), new Reward(signal),
+      new Profile("Effective sample size", "ESS / K", signal), new Profile("Surviving ancestors", "surviving ancestors / K", signal), new Spread(signal)];
+    this._build(el);
+    this._listen();
+    this._read();
+    this._load();
+    greet(model, this.status.lost, ["change:status", "change:results"], signal);
+  }
+
+  /** @param {HTMLElement} el */
+  _build(el) {
+    this.failures = h("ul", { class: "cm-failures pv-alert", hidden: "", "aria-label": "Failed runs" });
+    this.about = h("p", { class: "pv-facts" });
+    const heading = h("div", { class: "cm-heading" }, this.tabs.el, this.sizeMenu.el, this.ruleMenu.el, this.about);
+    const plots = h("section", { class: "cm-plots", "aria-label": "Plots" }, ...this.plots.map((plot) => plot.el));
+    this.legend = h("p", { class: "pv-note" });
+    this.one = h("section", { class: "cm-one" }, heading, this.details.el, this.legend, plots);
+    this.bar.el.append(this.status.el, this.bar.saving);
+    this.root = h("div", { class: "pv tl cm", tabindex: "-1" });
+    /** @type {any} */ (this.root)._stats = this.stats;
+    this.root.append(this.controls.el, this.bar.el, this.bar.progress, this.status.alert, this.status.lost, this.failures, this.overview.el, this.one);
+    el.append(this.root);
+  }
+
+  _listen() {
+    const { model, signal, root } = this;
+    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
+      model.on(name, act);
+      signal.addEventListener("abort", () => model.off(name, act));
+    };
+    for (const name of ["menu", "settings", "plan", "status", "stem"]) on(`change:${name}`, () => this.schedule());
+    on("change:status", () => (this.heard = performance.now()));
+    on("change:results", () => (this._read(), this.schedule()));
+    keepKeysAround(root, signal);
+    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
+    watchThemes(() => this._load(), signal);
+    const clock = setInterval(() => this._tick(), 1000);
+    signal.addEventListener("abort", () => (clearInterval(clock), cancelAnimationFrame(this.frame ?? 0)));
+  }
+
+  /** @param {string} name @param {any} value */
+  _set(name, value) {
+    this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  /** Tell Python what was pressed. @param {string} act */
+  _ask(act) {
+    if (this.bar.stem.value !== this.model.get("stem")) this.model.set("stem", this.bar.stem.value);
+    this._set("ask", { act, n: (this.model.get("ask")?.n ?? 0) + 1 });
+  }
+
+  /** A control was moved; the last chip of a group stays. @param {Record<string, any>} changes */
+  _change(changes) {
+    const empty = Object.values(changes).some((value) => Array.isArray(value) && value.length === 0);
+    if (!empty) this._set("settings", { ...this.model.get("settings"), ...changes });
+    this.schedule();
+  }
+
+  _read() {
+    const results = this.model.get("results") || {};
+    this.measured = Object.fromEntries(Object.entries(results).map(([name, data]) => [name, new Measured(data)]));
+  }
+
+  /** Read the theme anew, and draw. */
+  _load() {
+    this.theme = readTheme(this.root);
+    const { blue, orange } = this.theme;
+    this.root.style.setProperty("--pv-blue", css(blue));
+    this.root.style.setProperty("--pv-orange", css(orange));
+    this.schedule();
+  }
+
+  schedule() {
+    if (this.frame || this.signal.aborted) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  /** How long the work has taken goes on by itself. */
+  _tick() {
+    const status = this.model.get("status") || {};
+    if (status.running?.length) this.status.text.textContent = progressLine(status, this._age());
+  }
+
+  /** Seconds since Python spoke last: the clocks of two machines may differ. */
+  _age() {
+    return (performance.now() - this.heard) / 1000;
+  }
+
+  /** What the panels read. */
+  _view() {
+    const [settings, status] = ["settings", "status"].map((name) => this.model.get(name) || {});
+    const plan = new Map((this.model.get("plan") || []).map((/** @type {any} */ p) => [`${p.problem}\n${p.method}`, p]));
+    const problems = (settings.problems ?? []).map((/** @type {any} */ p) => p.name ?? p);
+    const measured = Object.fromEntries(problems.map((/** @type {string} */ name) => [name, this.measured[name] ?? new Measured(null)]));
+    this.tabs.offer(problems.map((/** @type {string} */ name) => [name, name]));
+    const problem = this.tabs.value;
+    const data = measured[problem] ?? new Measured(null);
+    const sizes = settings.num_particles ?? [];
+    this.sizeMenu.offer(sizes.map((/** @type {number} */ k) => [String(k), String(k)]), String(sizes.at(-1)));
+    const rules = [...new Set(Object.values(measured).flatMap((m) => m.cells.filter((c) => c.quantity === "lower").map((c) => c.rule)))];
+    this.ruleMenu.offer(rules.map((rule) => [rule, rule]));
+    const methods = settings.methods ?? [];
+    if (!methods.includes(this.chosen)) this.chosen = "";
+    return {
+      settings, status, plan, problems, measured, problem, data, sizes, methods, chosen: this.chosen,
+      size: Number(this.sizeMenu.value), rule: this.ruleMenu.value, total: settings.seeds ?? 1, theme: this.theme,
+    };
+  }
+
+  draw() {
+    // A view that is not yet on the page has no font.
+    if (!this.theme?.font) this._load();
+    const start = performance.now();
+    const view = this._view();
+    const { status } = view;
+    const locked = ["running", "pausing", "cancelling"].includes(status.state);
+    this.controls.show(this.model.get("menu") || {}, view.settings, locked);
+    this.bar.show(status);
+    if (document.activeElement !== this.bar.stem) this.bar.stem.value = this.model.get("stem");
+    this.status.show({ state: { cancelled: "stopped", idle: "idle" }[status.state] ?? status.state, text: progressLine(status, this._age()), error: status.error });
+    this._fail(status.failures ?? []);
+    this.overview.show(view);
+    this.details.show(view);
+    this._explain(view);
+    for (const plot of this.plots) plot.draw(view);
+    const { stats } = this;
+    stats.ms = performance.now() - start;
+    stats.maxMs = Math.max(stats.maxMs, stats.ms);
+    stats.done = status.done ?? 0;
+    stats.renders += 1;
+  }
+
+  /** @param {[string, string][]} failures */
+  _fail(failures) {
+    const sign = JSON.stringify(failures);
+    this.failures.hidden = failures.length === 0;
+    if (this.failed === sign) return;
+    this.failed = sign;
+    this.failures.replaceChildren(...failures.map(([who, why]) => h("li", {}, h("b", {}, `${who}: `), why)));
+  }
+
+  /** What is on show, in words. @param {any} view */
+  _explain({ problem, data, settings, total }) {
+    const found = this.model.get("menu")?.problems?.find((/** @type {any} */ p) => p.name === problem);
+    const exact = data.exact === null ? "" : `log Z = ${number(data.exact, 4)} exact`;
+    const facts = [found?.summary ?? "", exact].filter(Boolean);
+    const sign = facts.join();
+    if (this.facts !== sign) this.about.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
+    this.facts = sign;
+    const over = total > 1 ? `means over ${total} seeds ± half of a 95 % t-interval; bold: apart from all others` : "one seed: ± is over its runs, and nothing is in bold";
+    this.legend.textContent = `In nats; ${over}. ${settings.num_exact ? "Upper bounds and KL(σ‖q) rest on exact samples." : "Without exact samples there are no upper bounds."} Press a method to bring it out.`;
+  }
+}
+
+export default host(CompareView);

@@ -1,0 +1,336 @@
+/** @file Plots of one problem: bounds and gap against K, both divergences, reward against cost. */
+
+/** How methods are drawn that learn nothing here. */
+const OTHER_STYLES = {
+  none: { light: [95, 95, 95], dark: [190, 190, 190], dash: [3, 3], marker: "circle" },
+  "look-ahead": { light: [213, 94, 0], dark: [240, 125, 40], dash: [10, 4], marker: "diamond" },
+  shipped: { light: [0, 114, 178], dark: [86, 160, 233], dash: [], marker: "square" },
+  optimal: { light: [0, 140, 100], dark: [0, 190, 140], dash: [6, 3, 2, 3], marker: "up" },
+  rl_sigma: { light: [150, 60, 0], dark: [250, 170, 110], dash: [8, 3, 2, 3], marker: "square" },
+};
+Object.assign(STYLES, OTHER_STYLES);
+
+const NEAR = 14;
+const ROW = 24;
+
+/** Numbers under the pointer. */
+class Hover {
+  /** @param {Strip} strip @param {AbortSignal} signal */
+  constructor(strip, signal) {
+    this.tip = h("div", { class: "cm-tip", hidden: "" });
+    strip.el.append(this.tip);
+    /** @type {{x: number, y: number, text: string}[]} */
+    this.marks = [];
+    strip.canvas.addEventListener("pointermove", (event) => this._show(event), { signal });
+    strip.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true), { signal });
+  }
+
+  /** @param {number} x @param {number} y @param {string} text */
+  add(x, y, text) {
+    if (Number.isFinite(x) && Number.isFinite(y)) this.marks.push({ x, y, text });
+  }
+
+  /** @param {PointerEvent} event */
+  _show({ offsetX, offsetY, target }) {
+    const away = (/** @type {any} */ { x, y }) => Math.hypot(x - offsetX, y - offsetY);
+    const nearest = this.marks.reduce((best, mark) => (!best || away(mark) < away(best) ? mark : best), /** @type {any} */ (null));
+    this.tip.hidden = !nearest || away(nearest) > NEAR;
+    if (this.tip.hidden) return;
+    this.tip.textContent = nearest.text;
+    const canvas = /** @type {HTMLElement} */ (target);
+    this.tip.style.left = `${clamp(nearest.x + 10, 0, Math.max(0, canvas.clientWidth - 190))}px`;
+    this.tip.style.top = `${canvas.offsetTop + nearest.y + 12}px`;
+  }
+}
+
+/** What all plots have: a strip, numbers under the pointer, and a note. */
+class Plot {
+  /** @param {string} title @param {string} name @param {AbortSignal} signal @param {string} [note] */
+  constructor(title, name, signal, note = "") {
+    this.strip = new Strip(title, name);
+    this.hover = new Hover(this.strip, signal);
+    this.note = h("p", { class: "pv-note" }, note);
+    this.el = this.strip.el;
+    this.el.append(this.note);
+  }
+
+  /** Methods that this plot draws, the one brought out last. @param {any} view */
+  drawn({ methods, chosen }) {
+    const all = methods.filter((/** @type {string} */ method) => method in STYLES);
+    return [...all.filter((method) => method !== chosen), ...all.filter((method) => method === chosen)];
+  }
+
+  /** @param {string} method @param {any} view */
+  style(method, { theme, chosen }) {
+    const style = styleOf(method, theme);
+    const pale = chosen && chosen !== method;
+    return { ...style, colour: pale ? mix(theme.background, style.colour, 0.35) : style.colour };
+  }
+}
+
+/** @param {any} cell */
+function finite(cell) {
+  return cell && Number.isFinite(cell.mean);
+}
+
+/** @param {any} cell */
+function ends(cell) {
+  return Number.isFinite(cell.low) && Number.isFinite(cell.high) ? [cell.low, cell.high] : [cell.mean, cell.mean];
+}
+
+/** @param {number[]} sizes @returns {[number, string][]} */
+function sizeTicks(sizes) {
+  return sizes.map((size, i) => [Math.log2(size), i === sizes.length - 1 ? `K = ${size}` : String(size)]);
+}
+
+/** @param {number[]} sizes @returns {[number, number]} */
+function sizeRange(sizes) {
+  const [low, high] = [Math.log2(sizes[0] ?? 1), Math.log2(sizes.at(-1) ?? 2)];
+  const room = 0.04 * (high - low) || 0.5;
+  return [low - room, high + room];
+}
+
+/** Lower and upper bounds against K, with log Z where it is exact. */
+class BoundsByK extends Plot {
+  constructor(/** @type {AbortSignal} */ signal) {
+    super("Bounds on log Z, nats", "bounds", signal, "▼ lower, ▲ upper; shades: 95 % t-intervals.");
+  }
+
+  /** @param {any} view */
+  draw(view) {
+    const { data, sizes, rule, theme } = view;
+    const sides = ["lower", "upper"];
+    const rows = this.drawn(view).flatMap((method) =>
+      sides.map((side) => ({ method, side, cells: sizes.map((/** @type {number} */ k) => data.find(method, side, k, rule)).filter(finite) })),
+    );
+    const middle = rows.flatMap(({ cells }) => cells.map((cell) => cell.mean));
+    const some = rangeOf([...middle, data.exact], 0.25);
+    const edges = rows.flatMap(({ cells }) => cells.flatMap(ends)).filter((end) => end > some[0] && end < some[1]);
+    const range = rangeOf([...middle, ...edges, data.exact]);
+    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
+    this.hover.marks = [];
+    clipped(plot, () => {
+      for (const row of rows) this._band(plot, row, view);
+      for (const row of rows) this._line(plot, row, view);
+    });
+    if (data.exact !== null) this._truth(plot, data.exact, sizes, theme);
+    this.strip.say(this._words(rows, data));
+  }
+
+  /** @param {any} plot @param {any} row @param {any} view */
+  _band(plot, { method, cells }, view) {
+    const { chosen, theme } = view;
+    const band = cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), ...ends(cell)]);
+    const alpha = chosen === method ? 0.28 : chosen ? 0.04 : 0.13;
+    drawBand(plot, band, styleOf(method, theme).colour, alpha);
+  }
+
+  /** @param {any} plot @param {any} row @param {any} view */
+  _line(plot, { method, side, cells }, view) {
+    const style = this.style(method, view);
+    drawPath(plot, cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), cell.mean]), style, view.chosen === method ? 2.4 : 1.7);
+    for (const cell of cells) {
+      const [x, y] = [plot.x(Math.log2(cell.size)), plot.y(cell.mean)];
+      drawMarker(plot, { ...style, marker: side === "lower" ? "down" : "up" }, x, y, { r: 3.5, hollow: side === "upper" });
+      this.hover.add(x, y, `${methodName(method)}, K = ${cell.size}\n${side} ${explained(cell, view.total)}`);
+    }
+  }
+
+  /** The exact line, named where the bounds are still apart. @param {any} plot @param {number} value @param {number[]} sizes @param {Theme} theme */
+  _truth(plot, value, sizes, theme) {
+    level(plot, value, "", theme.text);
+    const { context, x, y, halo } = plot;
+    const at = sizes.length > 1 ? (x(Math.log2(sizes[0])) + x(Math.log2(sizes[1]))) / 2 : x(Math.log2(sizes[0])) + 60;
+    context.textAlign = "center";
+    context.strokeStyle = css(halo);
+    context.lineWidth = 4;
+    context.fillStyle = css(theme.text);
+    context.strokeText(`exact ${number(value, 3)}`, at, y(value) - 5);
+    context.fillText(`exact ${number(value, 3)}`, at, y(value) - 5);
+  }
+
+  /** @param {any[]} rows @param {any} data */
+  _words(rows, data) {
+    const endless = rows.filter(({ method, side }) => data.cells.some((/** @type {any} */ c) => c.method === method && c.quantity === side && !Number.isFinite(c.mean)));
+    const dead = [...new Set(endless.map(({ method }) => methodName(method)))];
+    if (!rows.some(({ cells }) => cells.length)) return "not measured yet";
+    return dead.length ? `infinite, so not drawn, at some K: ${dead.join(", ")}` : "log Z lies between them, on average";
+  }
+}
+
+/** Upper minus lower bound against K, both axes logarithmic. */
+class GapByK extends Plot {
+  constructor(/** @type {AbortSignal} */ signal) {
+    super("Gap, nats (log scale)", "gap", signal, "Bounds KL(q‖σ) + KL(σ‖q) of one SMC draw; equals it at K = 1. Bars: 95 %.");
+  }
+
+  /** @param {any} view */
+  draw(view) {
+    const { data, sizes, rule, theme } = view;
+    const rows = this.drawn(view).map((method, i, all) => ({
+      method,
+      dodge: (i - (all.length - 1) / 2) * 0.05,
+      cells: sizes.map((/** @type {number} */ k) => data.find(method, "gap", k, rule)).filter(finite),
+    }));
+    const means = rows.flatMap(({ cells }) => cells.map((cell) => cell.mean)).filter((mean) => mean > 1e-9);
+    const floor = means.length ? Math.min(...means) / 2.5 : 0.01;
+    const up = (/** @type {number} */ value) => Math.log10(Math.max(value, floor));
+    const highs = rows.flatMap(({ cells }) => cells.map((cell) => ends(cell)[1])).filter((v) => v < 5 * Math.max(...means));
+    const range = rangeOf([up(floor), ...[...means, ...highs].map(up)], 0.03);
+    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
+    this.hover.marks = [];
+    clipped(plot, () => {
+      for (const { method, cells, dodge } of rows) {
+        const style = this.style(method, view);
+        drawPath(plot, cells.map((/** @type {any} */ c) => [Math.log2(c.size) + dodge, up(c.mean)]), style, view.chosen === method ? 2.4 : 1.7);
+        for (const cell of cells) this._cell(plot, cell, style, dodge, up, view);
+      }
+    });
+    const below = rows.flatMap(({ cells }) => cells).filter((cell) => cell.mean <= floor).length;
+    this.strip.say(!rows.some(({ cells }) => cells.length) ? "needs upper bounds" : below ? `${below} at or near 0, drawn hollow at the floor` : "falls as K grows");
+  }
+
+  /** @param {any} plot @param {any} cell @param {any} style @param {number} dodge @param {(v: number) => number} up @param {any} view */
+  _cell(plot, cell, style, dodge, up, view) {
+    const [x, y] = [plot.x(Math.log2(cell.size) + dodge), plot.y(up(cell.mean))];
+    plot.context.strokeStyle = css(style.colour, 0.8);
+    plot.context.lineWidth = 1.2;
+    line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]));
+    drawMarker(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) });
+    this.hover.add(x, y, `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
+  }
+}
+
+/** @param {number} low @param {number} high @returns {[number, string][]} */
+function decades(low, high) {
+  const ticks = [];
+  const steps = high - low < 1.5 ? [1, 2, 5] : [1];
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const m of steps) {
+      const value = m * 10 ** power;
+      if (Math.log10(value) >= low && Math.log10(value) <= high) ticks.push([Math.log10(value), String(Number(value.toPrecision(1)))]);
+    }
+  }
+  return /** @type {[number, string][]} */ (ticks);
+}
+
+/** Draw inside the axes alone. @param {any} plot @param {() => void} act */
+function clipped({ context, width, height }, act) {
+  context.save();
+  context.beginPath();
+  context.rect(LEFT - 4, 0, width - LEFT - RIGHT + 8, height - BOTTOM + 2);
+  context.clip();
+  act();
+  context.restore();
+}
+
+/** Both divergences, a row a method. */
+class Forest extends Plot {
+  constructor(/** @type {AbortSignal} */ signal) {
+    super("Divergences of q and σ, nats", "forest", signal, "● KL(σ‖q): what q misses. ○ KL(q‖σ): what q writes and σ does not. Bars: 95 %.");
+  }
+
+  /** @param {any} view */
+  draw(view) {
+    const { data, theme, methods } = view;
+    const both = [["KL(σ||q)", 0.33, false], ["KL(q||σ)", 0.67, true]];
+    const shown = methods.filter((/** @type {string} */ m) => both.some(([name]) => data.find(m, name, 0, "")));
+    this.strip.canvas.style.height = `${Math.max(3, shown.length) * (ROW + 6) + 34}px`;
+    measure(this.strip.canvas);
+    const cells = shown.flatMap((/** @type {string} */ m) => both.map(([name]) => data.find(m, name, 0, ""))).filter(finite);
+    const middle = cells.map((/** @type {any} */ cell) => cell.mean);
+    const reach = 2.5 * Math.max(...middle, 0.1);
+    const edges = cells.flatMap(ends).map((/** @type {number} */ end) => clamp(end, -reach / 4, reach));
+    const range = rangeOf([0, ...middle, ...edges], 0.04);
+    const left = 96;
+    const { context, width, height } = fitCanvas(this.strip.canvas);
+    const x = (/** @type {number} */ v) => left + ((v - range[0]) / (range[1] - range[0])) * (width - left - 34);
+    const plot = { context, x, width, height, halo: theme.background };
+    this._axis(plot, niceTicks(...range, 4), theme);
+    this.hover.marks = [];
+    shown.forEach((/** @type {string} */ method, /** @type {number} */ i) => {
+      const top = 6 + i * (ROW + 6);
+      const style = this.style(method, view);
+      context.textAlign = "right";
+      context.textBaseline = "middle";
+      context.fillStyle = css(view.chosen === method || !view.chosen ? theme.text : theme.muted);
+      context.fillText(methodName(method), left - 12, top + (ROW + 6) / 2);
+      for (const [name, at, hollow] of both) {
+        this._cell(plot, data.find(method, name, 0, ""), style, top + at * (ROW + 6), hollow, view);
+      }
+    });
+    context.textBaseline = "alphabetic";
+    this.strip.say(shown.length ? "0 where q is σ" : "not measured yet");
+  }
+
+  /** @param {any} plot @param {[number, string][]} ticks @param {Theme} theme */
+  _axis({ context, x, height }, ticks, theme) {
+    context.font = `11px ${theme.font}`;
+    context.lineWidth = 1;
+    context.textAlign = "center";
+    context.fillStyle = css(theme.muted);
+    for (const [value, label] of ticks) {
+      context.strokeStyle = css(Math.abs(value) < 1e-12 ? theme.muted : theme.grid);
+      const at = Math.round(x(value)) + 0.5;
+      line(context, [[at, 4], [at, height - BOTTOM]]);
+      context.fillText(label, at, height - 3);
+    }
+  }
+
+  /** @param {any} plot @param {any} cell @param {any} style @param {number} y @param {boolean} hollow @param {any} view */
+  _cell(plot, cell, style, y, hollow, view) {
+    if (!cell) return;
+    const { context, x, width } = plot;
+    if (!Number.isFinite(cell.mean)) {
+      context.fillStyle = css(style.colour);
+      context.textAlign = "right";
+      context.fillText(`${hollow ? "○" : "●"} ∞ ▷`, width - 4, y);
+      this.hover.add(width - 14, y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]}: infinite for certain`);
+      return;
+    }
+    context.strokeStyle = css(style.colour);
+    context.lineWidth = 2;
+    const [low, high] = ends(cell).map((end) => clamp(x(end), 92, width - 8));
+    line(context, [[low, y], [high, y]]);
+    drawMarker(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow });
+    this.hover.add(x(cell.mean), y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
+  }
+}
+
+/** Mean log phi of what q writes, against how far q has gone from p0. */
+class Reward extends Plot {
+  constructor(/** @type {AbortSignal} */ signal) {
+    super("↑ mean log φ of q, nats, against KL(q‖p₀), nats →", "reward", signal, "What leaving p₀ buys. Bars: 95 %.");
+  }
+
+  /** @param {any} view */
+  draw(view) {
+    const { data, theme } = view;
+    const points = this.drawn(view)
+      .map((method) => [method, data.find(method, "KL(q||p0)", 0, ""), data.find(method, "E_q[log φ]", 0, "")])
+      .filter(([, kl, reward]) => finite(kl) && finite(reward));
+    const range = (/** @type {1 | 2} */ at) => {
+      const cells = points.map((point) => point[at]);
+      const some = rangeOf(cells.map((c) => c.mean), 0.6);
+      return rangeOf([...cells.map((c) => c.mean), ...cells.flatMap(ends).map((end) => clamp(end, ...some))], 0.08);
+    };
+    const [xs, ys] = [range(1), range(2)];
+    const plot = this.strip.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
+    this.hover.marks = [];
+    clipped(plot, () => {
+      for (const [method, kl, reward] of points) {
+        const style = this.style(method, view);
+        const [x, y] = [plot.x(kl.mean), plot.y(reward.mean)];
+        plot.context.strokeStyle = css(style.colour, 0.8);
+        plot.context.lineWidth = 1.2;
+        line(plot.context, ends(kl).map((end) => [plot.x(end), y]));
+        line(plot.context, ends(reward).map((end) => [x, plot.y(end)]));
+        drawMarker(plot, style, x, y, { r: 4.5 });
+        this.hover.add(x, y, `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
+      }
+    });
+    const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);
+    const dead = endless.length ? `; −∞ and not drawn: ${endless.map(methodName).join(", ")}` : "";
+    this.strip.say(points.length || endless.length ? `${plural(points.length, "method")}${dead}` : "not measured yet");
+  }
+}
