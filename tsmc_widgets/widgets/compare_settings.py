@@ -144,6 +144,8 @@ def misfit(problem: Any, method: str) -> str:
         return "too large to be enumerated"
     if about.conditional and method in (*TEXT_METHODS, "look-ahead", "optimal"):
         return "φ waits for an observation"
+    if about.conditional and about.form == "table" and method in LEARNING_METHODS:
+        return "its table learns one observation at a time"
     return ""
 
 

@@ -238,7 +238,9 @@ class CompareView {
   /** What is on show, in words. @param {any} view */
   _explain({ problem, data, settings, total }) {
     const found = this.model.get("menu")?.problems?.find((/** @type {any} */ p) => p.name === problem);
-    const exact = data.exact === null ? "" : `log Z = ${number(data.exact, 4)} exact`;
+    const drawn = data.cells.find((/** @type {any} */ cell) => cell.quantity === "log Z by rejection");
+    const estimate = drawn ? `log Z = ${withInterval(drawn)} by rejection, an estimate` : "";
+    const exact = data.exact === null ? estimate : `log Z = ${number(data.exact, 4)}, exact`;
     const facts = [found?.summary ?? "", exact].filter(Boolean);
     const sign = facts.join();
     if (this.facts !== sign) this.about.replaceChildren(...facts.map((fact) => h("span", {}, fact)));

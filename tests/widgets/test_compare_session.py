@@ -1,0 +1,326 @@
+"""The comparing widget without a browser: presses in, tables and status out, nothing lost."""
+
+import html.parser
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pytest
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation import runs
+from tsmc_widgets.widgets.compare_session import CompareSession
+from tsmc_widgets.widgets.compare_settings import METHODS, CompareSettings, misfit
+from tsmc_widgets.widgets.compare_view import CompareView
+
+SMALL = {"num_particles": (1, 4), "seeds": 2, "num_runs": 20, "num_exact": 20, "num_samples": 40}
+SECONDS = 60
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Function that makes a session whose runs are threads of this process."""
+    sessions = []
+    with ThreadPoolExecutor(2) as lent:
+
+        def session(problems="rainy-week", methods=("none", "optimal"), **settings):
+            options = {"folder": tmp_path / "results", "executor": lent, **SMALL} | settings
+            sessions.append(CompareSession(problems, methods, **options))
+            return sessions[-1]
+
+        yield session
+        for each in sessions:
+            each.close()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Runs that wait for a permit each, and say when they begin."""
+    permits, entered = threading.Semaphore(0), threading.Semaphore(0)
+    work = runs.work
+
+    def gated(*args):
+        entered.release()
+        assert permits.acquire(timeout=SECONDS)
+        return work(*args)
+
+    monkeypatch.setattr(runs, "work", gated)
+    yield permits, entered
+    permits.release(99)
+
+
+def press(session, act):
+    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+
+
+def settled(session):
+    """The view's state once all is done and told."""
+    assert session.wait(SECONDS)
+    session._publish()
+    return session.view
+
+
+def letters(session):
+    return {(p["problem"], p["method"]): p.get("seeds", p.get("why")) for p in session.view.plan}
+
+
+def cells(view, problem, quantity):
+    found = view.results[problem]["cells"]
+    return {cell[0]: cell for cell in found if cell[2] == quantity}
+
+
+def test_a_press_computes_and_the_table_is_that_of_a_comparison(make):
+    session = make()
+    assert session.view.status["state"] == "idle"
+    press(session, "start")
+    view = settled(session)
+    assert view.status["state"] == "done"
+    assert (view.status["done"], view.status["total"]) == (4, 4)
+    plain = tw.compare(
+        "rainy-week", ("none", "optimal"), **SMALL, measures=session.specs[0].measures
+    )
+    assert session.comparison.to_frame().equals(plain.to_frame())
+    row = plain.to_frame().set_index(["method", "quantity"]).loc[("none", "KL(σ||q)")]
+    cell = cells(view, "rainy-week", "KL(σ||q)")["none"]
+    assert cell[5:8] == pytest.approx([row["value"], row["low"], row["high"]], rel=1e-5)
+    assert cell[4] == "estimate"
+    assert view.results["rainy-week"]["exact"] == pytest.approx(
+        tw.exact(tw.load_problem("rainy-week").target()).log_z, rel=1e-5
+    )
+    assert {cell[4] for cell in view.results["rainy-week"]["cells"] if cell[2] == "upper"} == {
+        "bound"
+    }
+
+
+def test_what_is_stored_fills_in_without_a_press_and_is_not_done_again(make, monkeypatch):
+    make().run(SECONDS)
+    again = make()
+    settled(again)
+    assert again.view.status["done"] == 4
+    more = make(seeds=3)
+    done = []
+    work = runs.work
+    monkeypatch.setattr(runs, "work", lambda *args: done.append(args) or work(*args))
+    assert settled(more).status["done"] == 4
+    more.run(SECONDS)
+    assert len(done) == 2
+    assert more.comparison.total == 6
+
+
+def test_pause_ends_what_runs_and_start_goes_on(make, gate):
+    permits, entered = gate
+    session = make(workers=1)
+    session.start()
+    assert entered.acquire(timeout=SECONDS)
+    press(session, "pause")
+    assert session.sweep.state == "pausing"
+    permits.release()
+    assert session.wait(SECONDS)
+    assert session.sweep.state == "paused"
+    assert len(session.table) == 1
+    permits.release(99)
+    press(session, "start")
+    assert settled(session).status["state"] == "done"
+    assert len(session.table) == 4
+
+
+def test_controls_are_locked_while_runs_are_under_way(make, gate):
+    permits, entered = gate
+    session = make()
+    session.start()
+    assert entered.acquire(timeout=SECONDS)
+    with pytest.raises(RuntimeError, match="pause or cancel"):
+        session.set(seeds=4)
+    session.view.settings = session.view.settings | {"seeds": 4}
+    assert session.view.settings["seeds"] == 2
+    press(session, "cancel")
+    permits.release(99)
+    assert session.wait(SECONDS)
+    assert session.sweep.state == "cancelled"
+    kept = len(session.table)
+    assert 0 < kept < 4
+    session.set(seeds=1)
+    assert len(session.specs) == 2
+    assert session.run(SECONDS).done == 2
+
+
+def test_a_means_of_some_seeds_is_shown_as_such(make, gate):
+    permits, entered = gate
+    session = make(seeds=3, workers=1)
+    session.start()
+    permits.release(4)
+    for _ in range(5):
+        assert entered.acquire(timeout=SECONDS)
+    session._publish()
+    session._results_due = 0.0
+    session._shown = None
+    session._publish()
+    found = cells(session.view, "rainy-week", "KL(σ||q)")
+    assert found["none"][8] == 2
+    assert letters(session)["rainy-week", "none"] == "ddr"
+    assert not any(cell[9] for cell in session.view.results["rainy-week"]["cells"])
+    permits.release(99)
+    assert settled(session)
+    assert cells(session.view, "rainy-week", "KL(σ||q)")["none"][8] == 3
+
+
+def test_a_failure_is_told_beside_the_others_and_tried_again(make, monkeypatch):
+    work = runs.work
+
+    def broken(spec, shared):
+        if '"method": "optimal"' in spec:
+            error = {"type": "ValueError", "message": "<script>no</script>", "traceback": ""}
+            return {"error": error, "seconds": 0.1}
+        return work(spec, shared)
+
+    session = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "work", broken)
+        session.start()
+        view = settled(session)
+    assert view.status["failures"] == [["rainy-week · optimal · seeds 0, 1", "<script>no</script>"]]
+    assert letters(session)["rainy-week", "optimal"] == "ff"
+    assert len(session.table) == 2
+    session.run(SECONDS)
+    assert settled(session).status["failures"] == []
+
+
+def test_methods_that_do_not_fit_are_left_out_with_a_reason(make):
+    session = make(("rainy-week", "one-token-infilling"), ("none", "optimal", "shipped", "beam"))
+    assert session.misfits == {
+        ("rainy-week", "shipped"): "no twist ships for it",
+        ("one-token-infilling", "optimal"): "φ waits for an observation",
+        ("one-token-infilling", "shipped"): "no twist ships for it",
+        ("one-token-infilling", "beam"): "φ waits for an observation",
+    }
+    assert len(session.specs) == 2 * (3 + 1)
+    session.run(SECONDS)
+    assert not session.table.failures
+
+
+@pytest.mark.parametrize(
+    "problem",
+    ["rainy-week", "one-token-infilling", pytest.param("infilling-2-1", marks=pytest.mark.slow)],
+)
+def test_every_method_that_is_said_to_fit_does(make, problem):
+    fitting = [method for method in METHODS if not misfit(problem, method)]
+    session = make(problem, fitting, seeds=1, num_updates=1, batch_size=4, num_samples=4)
+    session.run(SECONDS)
+    assert session.table.errors().empty, session.table.errors()[["method", "message"]]
+    assert len(session.table) == len(fitting)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_every_figure_is_drawn_of_what_is_done(make, seeds):
+    session = make(("rainy-week", "eos"), seeds=seeds)
+    with pytest.raises(ValueError, match="press Start"):
+        session.figure("kl")
+    session.run(SECONDS)
+    for kind in ("bounds", "gap", "kl", "reward", "profiles", "runs"):
+        for theme in ("light", "dark"):
+            figure = session.figure(kind, "eos", theme=theme)
+            assert figure.data
+            assert "eos" in figure.layout.title.text
+    with pytest.raises(ValueError, match="kind must be one of"):
+        session.figure("pie")
+
+
+def test_exports_hold_every_number(make, tmp_path):
+    session = make()
+    press(session, "csv")
+    assert "Nothing to write yet" in session.view.status["error"]
+    session.run(SECONDS)
+    session.view.stem = str(tmp_path / "out" / "table")
+    for kind in ("csv", "tex", "html"):
+        press(session, kind)
+    assert session.view.status["error"] == ""
+    written = pd.read_csv(tmp_path / "out" / "table.csv")
+    expected = session.comparison.to_frame()
+    assert written["value"].to_list() == pytest.approx(expected["value"].to_list())
+    assert (tmp_path / "out" / "table.tex").read_text(encoding="utf-8").count("toprule") == len(
+        session.comparison.quantities
+    )
+    page = (tmp_path / "out" / "table.html").read_text(encoding="utf-8")
+    html.parser.HTMLParser().feed(page)
+    assert page.count("<table>") == len(session.comparison.quantities)
+
+
+def test_own_processes_are_sent_home_by_cancel(tmp_path):
+    session = CompareSession(
+        "rainy-week", ("none", "ctl"), folder=tmp_path, workers=1, num_updates=100_000, **SMALL
+    )
+    try:
+        begun = threading.Event()
+        tell = session.sweep._changed
+        session.sweep.crew._changed = lambda: (
+            any(spec.method == "ctl" for spec, _ in session.sweep.running) and begun.set(), tell()
+        )  # fmt: skip
+        press(session, "start")
+        assert begun.wait(SECONDS)
+        press(session, "cancel")
+        assert session.wait(SECONDS)
+        assert session.sweep.state == "cancelled"
+        assert [r.spec.method for r in session.table.results.values()] == ["none"]
+        session.set(num_updates=2)
+        assert session.run(SECONDS).done == 4
+    finally:
+        session.close()
+
+
+def test_bad_settings_are_put_back_and_said(make):
+    session = make()
+    for bad, said in (
+        ({"methods": []}, "methods must hold at least one"),
+        ({"problems": ["rainy-weak"]}, "Did you mean 'rainy-week'"),
+        ({"seeds": 0}, "seeds"),
+        ({"colour": 1}, "the setting must be one of"),
+    ):
+        before = session.view.settings
+        session.view.settings = before | bad
+        assert session.view.settings == before
+        session._show_status()
+        assert said in session.view.status["error"]
+    press(session, "dance")
+    assert "act must be one of" in session.view.status["error"]
+
+
+def test_settings_have_one_form():
+    settings = CompareSettings(
+        problems="rainy-week", methods=["ctl", "none", "ctl"], num_particles=[16, 4, 4]
+    )
+    assert settings.methods == ("none", "ctl")
+    assert settings.num_particles == (4, 16)
+    assert CompareSettings.from_dict(settings.to_dict()) == settings
+    assert [spec.seed for spec in settings.specs()] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_problem_described_in_place_is_compared_too(make):
+    story = {
+        "name": "yes, twice", "model": "storybook", "prompt": "Once", "num_steps": 2,
+        "potential": {"kind": "Length", "mean": 2.0},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="does not take what is given"):
+        make([story])
+    story["potential"] = {"kind": "AvoidsWord", "args": ["upon"]}
+    session = make([story], "none", seeds=1)
+    assert session.view.menu["problems"][-1]["group"] == "own"
+    session.run(SECONDS)
+    assert set(settled(session).results) == {"yes, twice"}
+
+
+def test_one_comparison_at_a_time(make, gate):
+    permits, entered = gate
+    session = make()
+    session.start()
+    assert entered.acquire(timeout=SECONDS)
+    make()
+    permits.release(99)
+    assert session.wait(SECONDS)
+    assert session.sweep.state == "cancelled"
+
+
+def test_script_is_one_module_that_never_parses_text_as_html():
+    source = CompareView._esm
+    assert source.count("export default") == 1
+    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert dangerous not in source
