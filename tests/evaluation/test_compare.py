@@ -257,3 +257,34 @@ def test_bad_requests_are_told(change, message):
 def test_unknown_quantities_are_told(small):
     with pytest.raises(ValueError, match=r"quantity must be one of KL\(q"):
         small[0].grid("kl")
+
+
+def test_a_comparison_of_given_specs_exports_itself_whole(small, tmp_path):
+    done = small[0]
+    own = tw.Comparison.of(done.specs)
+    assert (own.methods, own.seeds) == (list(METHODS), (0, 1, 2))
+    for result in done.table.results.values():
+        own.table.add(result)
+    assert own.to_frame().equals(done.to_frame())
+    for kind in ("csv", "tex", "html"):
+        own.export(kind, tmp_path / f"t.{kind}")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text(encoding="utf-8"))))
+    assert [float(row["value"]) for row in rows] == own.to_frame()["value"].to_list()
+    assert "KL(σ||q), nats" in (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert (tmp_path / "t.tex").read_text(encoding="utf-8").count(r"\end{tabular}") == len(
+        own.quantities
+    )
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path):
+    story = {
+        "name": "=HYPERLINK(1)", "model": "storybook", "prompt": "Once", "num_steps": 1,
+        "potential": {"kind": "AvoidsWord", "args": ["upon"]},
+    }  # fmt: skip
+    spec = tw.RunSpec(problem=story)
+    row = {"quantity": "gap", "side": None, "step": None, "run": None, "rule": "never"}
+    row |= {"num_particles": 1, "value": 1.0, "kind": "bound", "exact": None}
+    comparison = tw.Comparison.of([spec])
+    comparison.table.add(tw.evaluation.runs.RunResult(spec, [row]))
+    comparison.export("csv", tmp_path / "t.csv")
+    assert "'=HYPERLINK(1)" in (tmp_path / "t.csv").read_text(encoding="utf-8")

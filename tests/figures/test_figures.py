@@ -318,3 +318,13 @@ def test_in_a_browser_nothing_covers_data(page, tmp_path, name):
     for legend in boxes["legend"]:
         for plot in boxes["plots"]:
             assert legend[1] >= plot[3] - 1, "the legend lies over the plot"
+
+
+def test_runs_that_nearly_agree_get_bins_too():
+    nearly = [-1.65] * 90 + [-1.65 + 1e-16 * i for i in range(9)] + [-0.5]
+    for values in (nearly, nearly[:-1], [-2.0]):
+        frame = pd.DataFrame({"log_z": values, "exact": None})
+        (trace,) = log_z_histogram(frame).data
+        spread = trace.xbins.end - trace.xbins.start
+        assert 1 <= spread / trace.xbins.size < 300
+        assert trace.xbins.start <= min(values) <= max(values) < trace.xbins.end

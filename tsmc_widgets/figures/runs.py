@@ -13,6 +13,8 @@ from plotly.subplots import make_subplots
 from tsmc_widgets.figures.tables import lines, one_row_each, require
 from tsmc_widgets.figures.theme import DASHES, Theme, new_figure, note, safe, theme_of
 
+MOST_BINS = 200
+
 
 def profiles_figure(
     frame: pd.DataFrame,
@@ -79,8 +81,7 @@ def log_z_histogram(
     alive = frame[np.isfinite(frame["log_z"])]
     dead = len(frame) - len(alive)
     require(alive, ["log_z"], "a histogram of runs that live")
-    edges = np.histogram_bin_edges(alive["log_z"], bins="fd" if bins is None else bins)[:200]
-    low, high, width = float(edges[0]), float(edges[-1]), float(edges[1] - edges[0])
+    low, high, width = _bins(alive["log_z"].to_numpy(), bins)
     for index, (name, rows) in enumerate(lines(alive, by)):
         figure.add_trace(
             go.Histogram(
@@ -105,6 +106,19 @@ def log_z_histogram(
     figure.update_xaxes(title_text="log Ẑ, nats")
     figure.update_yaxes(title_text="density, 1 / nat")
     return figure
+
+
+def _bins(values: np.ndarray, count: int | None) -> tuple[float, float, float]:
+    """Both ends and the width of ``count`` bins, or of as many as suit the spread of the values."""
+    low, high = float(values.min()), float(values.max())
+    if high - low < 1e-9:
+        return low - 0.5, high + 0.5, 1.0 / (count or 10)
+    if count is None:
+        quarter, rest = np.quantile(values, [0.25, 0.75])
+        usual = 2 * (rest - quarter) / len(values) ** (1 / 3)
+        # Where most values agree their quartiles do, and the usual width would be none.
+        count = math.ceil((high - low) / max(usual, (high - low) / MOST_BINS))
+    return low, high, (high - low) / count
 
 
 def _draw_profile(

@@ -137,8 +137,9 @@ def bins(values: np.ndarray) -> tuple[float, float, int]:
     if high - low < 1e-6:
         return low - 0.05, 0.1 / 3, 3
     quarter, rest = np.quantile(values, [0.25, 0.75])
-    width = 2 * (rest - quarter) / len(values) ** (1 / 3) or (high - low) / 20
-    count = int(min(max(math.ceil((high - low) / width), 5), MOST_BINS))
+    # Where most values agree their quartiles do, and the usual width would be none.
+    width = max(2 * (rest - quarter) / len(values) ** (1 / 3), (high - low) / MOST_BINS)
+    count = max(math.ceil((high - low) / width), 5)
     # A hair wider, so that the largest value falls into the last bin.
     return low, (high - low) / count * (1 + 1e-9), count
 

@@ -189,6 +189,9 @@ class CompareSession(ipw.VBox):
 
     def close(self) -> None:
         """End all runs and take the widgets from the page."""
+        # Also called of a session whose arguments were refused.
+        if not hasattr(self, "sweep"):
+            return
         self._closed = True
         self._news.set()
         self.sweep.close()
