@@ -59,6 +59,32 @@ def test_a_batch_counts_by_its_ess():
     assert float(share) < 0.02
 
 
+def test_the_start_counts_for_a_part_whatever_the_batches_are_worth():
+    target = unit_target()
+    positives = ReplayedPositives(target, start=30, least=0.4)
+    batches = [batch_of(target, skewed_twist(target), run) for run in range(4)]
+    for batch in batches:
+        # A kind of text that the batches do not have.
+        batch.tokens[:] = torch.tensor([2, 2, 2])
+    for update, batch in enumerate(batches):
+        drawn = positives.draw(update, 10_000, batch)
+    start = positives._parts[-1]
+    other = torch.softmax(start.log_weights, 0)[(start.tokens != 2).any(1)].sum()
+    share = (drawn.tokens != 2).any(1).double().mean()
+    assert float(share) == pytest.approx(0.4 * float(other), abs=1e-3)
+
+
+def test_the_start_is_as_long_as_its_weights_ask_for():
+    target = unit_target()
+    batch = batch_of(target, skewed_twist(target), 0)
+    sizes = {}
+    for worth in (1.0, 900.0, 1e9):
+        positives = ReplayedPositives(target, start=2500, worth=worth)
+        positives.draw(0, 4, batch)
+        sizes[worth] = len(positives._parts[-1])
+    assert sizes[1.0] == 1024 < sizes[900.0] <= sizes[1e9] == 2500
+
+
 def test_old_batches_are_forgotten_and_the_start_is_not():
     target = unit_target()
     positives = ReplayedPositives(target, keep=3, start=50)

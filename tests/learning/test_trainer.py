@@ -16,11 +16,11 @@ from tsmc_widgets.learning.positives import (
     ExactPool,
     GrowingPool,
     WeightedPositives,
-    choose_positives,
 )
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
+from tsmc_widgets.learning.sources import choose_positives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.twists import TableHeadTwist

@@ -6,13 +6,14 @@ import pytest
 
 from tsmc_widgets.learning.positives import GrowingPool
 from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.sources import ENOUGH, positives_from
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.widgets import lesson as lessons
 from tsmc_widgets.widgets import yardstick
 from tsmc_widgets.widgets.lesson import Lesson
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings
 from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
-from tsmc_widgets.widgets.yardstick import HELD_OUT, choose_source, enough
+from tsmc_widgets.widgets.yardstick import HELD_OUT, enough
 
 RIVALS = ("fudge", "rl", "dpg")
 TOY = "two days of rain (toy)"
@@ -91,7 +92,7 @@ def test_held_out_samples_are_not_learned_from(target):
     draws = ExactDraws(target, seed=3)
     while not enough(draws):
         draws.extend()
-    pool = choose_source(draws, 0)
+    pool = positives_from(draws, seed=0, held_out=HELD_OUT)
     assert isinstance(pool, GrowingPool)
     assert pool.held_out == HELD_OUT
 
@@ -99,11 +100,11 @@ def test_held_out_samples_are_not_learned_from(target):
 def test_rare_texts_are_weighed_and_not_waited_for(target, monkeypatch):
     draws = ExactDraws(target, seed=3, block=400)
     draws.extend()
-    assert HELD_OUT < len(draws) < HELD_OUT + yardstick.ENOUGH
+    assert HELD_OUT < len(draws) < HELD_OUT + ENOUGH
     assert not enough(draws)
     monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
     assert enough(draws)
-    assert isinstance(choose_source(draws, 0), ReplayedPositives)
+    assert isinstance(positives_from(draws, seed=0, held_out=HELD_OUT), ReplayedPositives)
 
 
 def test_records_are_short_and_fit_json(raced):

@@ -15,9 +15,10 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.given import log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, t_interval
-from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.positives import Positives
 from tsmc_widgets.learning.recipes import RECIPES, link_for
-from tsmc_widgets.learning.trainer import POOL_SIZE, TwistTrainer
+from tsmc_widgets.learning.sources import choose_positives
+from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import make_twist
@@ -195,7 +196,7 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     positives: Positives | None = None
     if not target.is_conditional and method != "ppo" and RECIPES[method].needs_positives:
-        positives = choose_positives(target, size=POOL_SIZE, seed=seed)
+        positives = choose_positives(target, seed=seed)
     for rate in learning_rates:
         for size in batch_sizes:
             trainer = TwistTrainer(

@@ -21,13 +21,13 @@ from tsmc_widgets.learning.positives import (
     GrowingPool,
     Positives,
     WeightedPositives,
-    choose_positives,
 )
 from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
 from tsmc_widgets.learning.rates import ConstantRate, FallingRate
 from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, Scored, score
+from tsmc_widgets.learning.sources import choose_positives, positives_from
 from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "dpg_loss",
     "fudge_loss",
     "nvi_loss",
+    "positives_from",
     "ppo_loss",
     "rl_loss",
     "score",

@@ -9,15 +9,12 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, check_integer
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.errors import check_integer
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
-# Exact samples to begin with, and the draws from p0 that looking for them may cost.
-ENOUGH = 50
-PILOT_BUDGET = 2**14
+POOL_SIZE = 6000
 
 
 @runtime_checkable
@@ -131,7 +128,7 @@ class GrowingPool:
     draws: ExactDraws
     seed: int = 0
     held_out: int = 0
-    size: int = 6000
+    size: int = POOL_SIZE
     every: int = 2
     first: int | None = None
 
@@ -165,7 +162,7 @@ class GrowingPool:
 
     def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
         """Samples for an update, from what the pool holds at that update."""
-        size = self._size_at(update)
+        size = self.size_at(update)
         pool = ExactPool(self.tokens[:size], self.log_phi[:size], self.seed)
         return pool.draw(update, num_samples, batch)
 
@@ -173,7 +170,8 @@ class GrowingPool:
         """The source in a few words."""
         return f"{len(self)} exact samples"
 
-    def _size_at(self, update: int) -> int:
+    def size_at(self, update: int) -> int:
+        """Samples that the pool holds at an update; draws them where that is still to be done."""
         ends, full, blocks = self.draws.ends, self.held_out + self.size, self.first
         for _ in range(update // self.every):
             if ends[blocks - 1] >= full:
@@ -183,15 +181,3 @@ class GrowingPool:
                 ends = self.draws.ends
             blocks += 1
         return ends[blocks - 1] - self.held_out
-
-
-def choose_positives(target: Target, *, size: int, seed: int) -> Positives:
-    """A growing pool where a pilot finds exact samples to begin with, else replayed batches."""
-    draws = ExactDraws(target, seed)
-    try:
-        while len(draws) < ENOUGH and draws.proposed < PILOT_BUDGET:
-            draws.extend()
-    except PotentialError:
-        return ReplayedPositives(target, seed)
-    found = len(draws) >= ENOUGH
-    return GrowingPool(draws, seed, size=size) if found else ReplayedPositives(target, seed)

@@ -17,8 +17,12 @@ from tsmc_widgets.smc.proposals import Base
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.targets.target import Target
 
-START = 2048
+START = 2**14
+WORTH = 100.0
+LEAST = 0.25
+_BLOCK = 1024
 _START_RUN = 2**40
+_FIRST = -1
 _FIELDS = ("tokens", "log_q", "log_weights", "log_phi")
 
 
@@ -28,50 +32,74 @@ class ReplayedPositives:
 
     As the twist learns, its batches become samples of sigma, fresh ones at every update, where
     rejection would look at thousands of texts for one. Each batch counts by its effective sample
-    size. Where the batches are few or poor there is the bias of self-normalised weights, and a kind
-    of text that the twist has given up and the start does not hold is not learned again: measure
-    KL(sigma || q) on exact samples, which shows it.
+    size; the texts of p0 with which all begins count for at least a part, so that what the twist
+    has given up can be learned again. Where batches and start are few or poor there is the bias of
+    self-normalised weights: measure KL(sigma || q) on exact samples, which shows it.
 
     Attributes:
         target: what the samples are of.
         seed: of everything.
         keep: batches that are remembered.
-        start: texts of p0 that are weighed before the first batch, and remembered to the end.
+        start: most texts of p0 that are weighed before the first batch, and remembered to the end.
+        worth: effective sample size at which there are enough of these.
+        least: their part, whatever the batches are worth.
     """
 
     target: Target
     seed: int = 0
     keep: int = 40
     start: int = START
+    worth: float = WORTH
+    least: float = LEAST
     _parts: dict[int, Samples] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         check_integer("keep", self.keep)
         check_integer("start", self.start)
+        if not 0 <= self.least < 1:
+            raise ValueError(f"least must be in [0, 1); got {self.least!r}.")
 
     def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
         """Samples for an update, drawn by weight from its own batch and those before it."""
-        if -1 not in self._parts:
-            first = draw_samples(
-                self.target,
-                num_particles=self.start,
-                proposal=Base(),
-                seed=self.seed,
-                run=_START_RUN,
-            )
-            self._parts[-1] = _short(first)
+        self.remember(update, batch)
+        alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
+        if not alive:
+            return batch
+        rows = self._pick(torch.cat(self._shares(alive)), num_samples, update)
+        tokens = torch.cat([part.tokens for _, part in alive])[rows]
+        log_phi = torch.cat([part.log_phi for _, part in alive])[rows]
+        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        return Samples(tokens, zeros, zeros[:, 0], log_phi, torch.zeros_like(tokens[:, 0]))
+
+    def remember(self, update: int, batch: Samples) -> None:
+        """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
+        if _FIRST not in self._parts:
+            self._parts[_FIRST] = self._begin()
         self._parts[update] = _short(batch)
         for old in [u for u in self._parts if 0 <= u <= update - self.keep or u > update]:
             del self._parts[old]
-        alive = [part for _, part in sorted(self._parts.items()) if part.has_hits]
-        if not alive:
-            return batch
-        rows = self._pick(torch.cat([_share(part) for part in alive]), num_samples, update)
-        tokens = torch.cat([part.tokens for part in alive])[rows]
-        log_phi = torch.cat([part.log_phi for part in alive])[rows]
-        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
-        return Samples(tokens, zeros, zeros[:, 0], log_phi, torch.zeros_like(tokens[:, 0]))
+
+    def _begin(self) -> Samples:
+        """Texts of p0, weighed by phi."""
+        found: Samples | None = None
+        for run in range(_START_RUN, _START_RUN + -(-self.start // _BLOCK)):
+            size = min(_BLOCK, self.start - (0 if found is None else len(found)))
+            more = draw_samples(
+                self.target, num_particles=size, proposal=Base(), seed=self.seed, run=run
+            )
+            found = _short(more) if found is None else _joined(found, more)
+            if numerics.ess(found.log_weights) >= self.worth:
+                break
+        return found
+
+    def _shares(self, alive: list[tuple[int, Samples]]) -> list[Float64[Tensor, " n"]]:
+        """Normalised weights of each part, times what the part counts."""
+        counts = [float(numerics.ess(part.log_weights)) for _, part in alive]
+        if alive[0][0] == _FIRST:
+            counts[0] = max(counts[0], self.least / (1 - self.least) * sum(counts[1:]))
+        weights = [torch.softmax(part.log_weights, 0) for _, part in alive]
+        return [count * weight for count, weight in zip(counts, weights, strict=True)]
 
     def _pick(self, weights: Tensor, num_samples: int, update: int) -> Tensor:
         """Rows by weight, systematically."""
@@ -90,6 +118,7 @@ class ReplayedPositives:
         parts = sorted(self._parts.items())
         return {
             "replay": torch.tensor([self.seed, self.keep, self.start]),
+            "shares": torch.tensor([self.worth, self.least], dtype=torch.float64),
             "updates": torch.tensor([[u, len(part)] for u, part in parts]).reshape(-1, 2),
             **{
                 name: torch.cat([getattr(part, name) for _, part in parts])
@@ -100,7 +129,7 @@ class ReplayedPositives:
     @classmethod
     def from_tensors(cls, target: Target, tensors: Mapping[str, Tensor]) -> ReplayedPositives:
         """What ``tensors`` wrote down, to be gone on with."""
-        positives = cls(target, *tensors["replay"].tolist())
+        positives = cls(target, *tensors["replay"].tolist(), *tensors["shares"].tolist())
         device, start = target.prompt_tokens.device, 0
         for update, count in tensors["updates"].tolist():
             rows = slice(start, start + count)
@@ -117,6 +146,7 @@ def _short(samples: Samples) -> Samples:
     return replace(samples, base=None)
 
 
-def _share(part: Samples) -> Float64[Tensor, " n"]:
-    """Normalised weights times the effective sample size."""
-    return torch.softmax(part.log_weights, 0) * numerics.ess(part.log_weights)
+def _joined(one: Samples, two: Samples) -> Samples:
+    """Both, drawn in the same way, as one."""
+    pairs = {name: (getattr(one, name), getattr(two, name)) for name in (*_FIELDS, "group")}
+    return Samples(**{name: torch.cat(pair) for name, pair in pairs.items()})

@@ -25,7 +25,7 @@ from tsmc_widgets.learning.checkpoint import (
 )
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
 from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
-from tsmc_widgets.learning.positives import Positives, choose_positives
+from tsmc_widgets.learning.positives import Positives
 from tsmc_widgets.learning.ppo_settings import PPOSettings
 from tsmc_widgets.learning.processes import share
 from tsmc_widgets.learning.progress import progress_bar
@@ -33,10 +33,9 @@ from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
 from tsmc_widgets.learning.samples import Samples, score
+from tsmc_widgets.learning.sources import choose_positives
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
-
-POOL_SIZE = 6000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,8 @@ class TwistTrainer:
         averaging: weight of the past in the running average of the parameters, in [0, 1). The
             twist holds the average between updates and learns where its parameters are; 0 averages
             nothing, as in the paper; None is ``DEFAULT_AVERAGING``.
-        positives: a source of samples of sigma; None takes a growing pool of exact samples where a
-            pilot shows that rejection is cheap, and replayed batches otherwise.
+        positives: a source of samples of sigma; None takes what a pilot shows to suit the target:
+            a growing pool of exact samples, replayed batches, or both.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each ``conditional.PARTICLES`` texts.
         ppo: settings of that method; None is ``PPOSettings()``.
@@ -170,7 +169,7 @@ class TwistTrainer:
         if self._many is not None:
             return self._many.positives
         if self._positives is None and self._reads_positives:
-            self._positives = choose_positives(self.target, size=POOL_SIZE, seed=self.seed)
+            self._positives = choose_positives(self.target, seed=self.seed)
         return self._positives if self._reads_positives else None
 
     def updates(

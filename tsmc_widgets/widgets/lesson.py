@@ -15,6 +15,7 @@ from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bound
 from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
 from tsmc_widgets.learning.positives import ExactPool, Positives
 from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.sources import positives_from
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
@@ -22,7 +23,7 @@ from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings, make_twist
 from tsmc_widgets.widgets.watch import no_progress_bars
-from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, choose_source, enough
+from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, enough
 
 EVERY = 20
 """Updates between two evaluations."""
@@ -167,7 +168,9 @@ class Lesson:
             self._todo.append(
                 lambda place=place: roll_out(self.target, self.prefixes, place, seed=seed)
             )
-        self._todo.append(lambda: self._start(choose_source(self._draws, seed)))
+        self._todo.append(
+            lambda: self._start(positives_from(self._draws, seed=seed, held_out=HELD_OUT))
+        )
 
     def _say_draws(self) -> None:
         found, looked = len(self._draws), self._draws.proposed
