@@ -19,11 +19,12 @@ _HOMES = {
         "MatchesRegex", "Mixture", "Potential", "RewardThreshold", "Target", "TemperedReward",
         "TextFunction", "TokenFunction",
     ),
+    "tsmc_widgets.targets.classifier": ("own_caches",),
     "tsmc_widgets.targets.problems": ("PROBLEMS", "load_problem"),
     "tsmc_widgets.twists": (
         "BodyTwist", "ConditionalBodyTwist", "ConditionalHeadTwist", "LinearHeadTwist",
         "LoRATwist", "LookAheadTwist", "MLPHeadTwist", "TableHeadTwist", "TableTwist",
-        "TrainableTwist", "load_twist", "save_twist", "shipped_twists",
+        "TemperedTwist", "TrainableTwist", "load_twist", "save_twist", "shipped_twists",
     ),
     "tsmc_widgets.smc": (
         "Always", "Base", "ESSBelow", "EveryNSteps", "ModelProposal", "Never", "SMCConfig",
@@ -32,6 +33,7 @@ _HOMES = {
     ),
     "tsmc_widgets.learning": ("ConstantRate", "FallingRate", "TwistTrainer"),
     "tsmc_widgets.evaluation.compare": ("Comparison", "compare"),
+    "tsmc_widgets.evaluation.functions": ("find_function", "register_function"),
     "tsmc_widgets.evaluation.islands": ("run_islands",),
     "tsmc_widgets.evaluation.result_table": ("ResultTable",),
     "tsmc_widgets.evaluation.runs": ("map_runs",),

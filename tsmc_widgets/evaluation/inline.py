@@ -11,6 +11,8 @@ from operator import mul
 from typing import Any
 
 from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.evaluation.functions import named_text_function
+from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets import (
     AvoidsToken,
     AvoidsWord,
@@ -30,6 +32,13 @@ from tsmc_widgets.targets import (
 )
 from tsmc_widgets.targets.problem import Problem
 from tsmc_widgets.targets.problems import load_problem
+from tsmc_widgets.targets.tokens import check_pattern, token_ids
+
+
+def problems_own(problem: str) -> Potential:
+    """The potential of a named problem, whatever it is."""
+    return load_problem(problem).own_potential()
+
 
 POTENTIALS: dict[str, Callable[..., Potential]] = {
     kind.__name__: kind
@@ -38,7 +47,11 @@ POTENTIALS: dict[str, Callable[..., Potential]] = {
         ContainsWord, Continuation, CountToken, Infilling, Length, MatchesRegex, RewardThreshold,
         TemperedReward,
     )
-}  # fmt: skip
+} | {"OfProblem": problems_own, "TextFunction": named_text_function}  # fmt: skip
+WAITING = ("ClassConditional", "Infilling")
+"""Kinds that take an observation beside their arguments, or wait for one."""
+TABLE = "table:"
+"""Before the name of a toy: the table that is its model."""
 _NEEDED = ("name", "model", "prompt", "num_steps", "potential")
 _FIELDS = (*_NEEDED, "eos", "form")
 
@@ -50,7 +63,11 @@ def check_problem(problem: Any) -> str | dict[str, Any]:
     form (recommended form of the twist). Its potential is an object such as ``{"kind":
     "ClassProbability", "model": "storybook/stars", "label": 1, "beta": 2}``: the name of a
     potential, its arguments by keyword (what it takes without a name as ``"args": [...]``), and a
-    power ``beta``; or a list of these, which are multiplied.
+    power ``beta``; or a list of these, which are multiplied. Kinds
+    are the package's potentials; ``OfProblem`` with ``problem``, a named problem's own; and
+    ``TextFunction`` with ``function``, a name that ``register_function`` knows: the one thing that
+    JSON alone can not bring back. What waits for an observation is given it as ``observed``. The
+    model is a name that ``load_language_model`` takes, or ``"table:"`` and the name of a toy.
 
     Raises:
         ValueError: no such problem, or a description that makes none.
@@ -74,6 +91,7 @@ def check_problem(problem: Any) -> str | dict[str, Any]:
         raise ValueError(f"the problem lacks {', '.join(missing)}; got {dict(problem)!r}.")
     check_integer("num_steps", problem["num_steps"])
     check_one_of("eos", problem.get("eos", "ignore"), ("ignore", "absorb"))
+    _toy_of(problem["model"])
     _check_potential(problem["potential"])
     try:
         return json.loads(json.dumps(dict(problem), allow_nan=False))
@@ -87,11 +105,13 @@ def problem_of(problem: str | Mapping[str, Any]) -> Problem:
     """The problem that a spec names or describes."""
     if isinstance(problem, str):
         return load_problem(problem)
+    toy = _toy_of(problem["model"])
     return Problem(
         name=problem["name"],
         summary="described in place",
         teaches="",
         model=problem["model"],
+        table=None if toy is None else toy.table,
         prompt=problem["prompt"],
         num_steps=problem["num_steps"],
         potential=lambda _: potential_of(problem["potential"]),
@@ -106,12 +126,51 @@ def potential_of(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> 
         return reduce(mul, [potential_of(part) for part in described])
     maker, args, options, beta = _taken_apart(described)
     potential = maker(*args, **options)
+    if described["kind"] in WAITING and described.get("observed") is not None:
+        potential = potential.condition(described["observed"])
     return potential if beta == 1 else potential**beta
+
+
+def parts_of(problem: Any) -> list[Mapping[str, Any]]:
+    """The factors of a description, as a list; none of a named problem."""
+    if not isinstance(problem, Mapping):
+        return []
+    parts = problem["potential"]
+    return [parts] if isinstance(parts, Mapping) else list(parts)
+
+
+def named_functions(problem: Any) -> tuple[str, ...]:
+    """Registered functions that a description names, which JSON alone can not bring back."""
+    named = [part["function"] for part in parts_of(problem) if part["kind"] == "TextFunction"]
+    return tuple(dict.fromkeys(named))
+
+
+def observation_of(problem: Any, lm: LanguageModel) -> list[int] | None:
+    """What a description's potential is conditioned on, as conditional twists take it."""
+    for part in parts_of(problem):
+        if part["kind"] not in WAITING or part.get("observed") is None:
+            continue
+        if part["kind"] == "Infilling":
+            return list(token_ids(check_pattern(part["observed"]), lm))
+        return [potential_of({**part, "beta": 1}).index]
+    return None
+
+
+def _toy_of(model: Any) -> Problem | None:
+    """The toy whose table is a model of this name."""
+    if not str(model).startswith(TABLE):
+        return None
+    toy = load_problem(model.removeprefix(TABLE))
+    if toy.table is None:
+        raise ValueError(f"model {model!r} is none: {toy.name!r} is no toy with a table.")
+    return toy
 
 
 def _taken_apart(described: Mapping[str, Any]) -> tuple[Callable[..., Potential], Any, dict, Any]:
     """What makes a potential, its arguments, and the power it is raised to."""
     options = dict(described)
+    if options["kind"] in WAITING:
+        options.pop("observed", None)
     maker = POTENTIALS[options.pop("kind")]
     own_beta = "beta" in inspect.signature(maker).parameters
     beta = 1 if own_beta else options.pop("beta", 1)

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError, MissingExtraError, PotentialError, TwistFormatError
-from tsmc_widgets.evaluation.inline import problem_of
+from tsmc_widgets.evaluation.inline import observation_of, problem_of
 from tsmc_widgets.evaluation.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.evaluation.store import DamagedFileError, dumps, read_file, write_file
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
@@ -37,7 +37,9 @@ from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import make_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist
+from tsmc_widgets.twists.protocol import is_conditional_twist
 from tsmc_widgets.twists.storage import load_twist, save_twist
+from tsmc_widgets.twists.tempered import TemperedTwist
 
 POOL_SEED = 1_000_003
 """Pools to learn from are drawn apart from the samples that measure what was learned."""
@@ -159,7 +161,7 @@ def _samples(found: dict[str, Any], spec: RunSpec) -> ExactSamples | JointSample
 
 
 def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:
-    """The spec's twist on a target's model; None for psi = 1.
+    """The spec's twist on a target's model, to its power; None for psi = 1.
 
     Raises:
         TwistFormatError: a saved twist is not the one that the spec was written for.
@@ -167,6 +169,11 @@ def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     """
     if spec.method in ("none", *TEXT_METHODS):
         return None
+    twist = _plain_twist(spec, target, folder)
+    return twist if spec.twist_power == 1 else TemperedTwist(twist, spec.twist_power)
+
+
+def _plain_twist(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     if spec.method == "look-ahead":
         return LookAheadTwist(target, seed=spec.seed)
     if spec.method == "optimal":
@@ -185,6 +192,9 @@ def _saved(spec: RunSpec, target: Target) -> Any:
             f"the twist in {where!r} has other weights ({found[:12]}...) than the spec says "
             f"({spec.twist_sha256[:12]}...): write the spec again for the new twist."
         )
+    observed = observation_of(spec.problem, target.lm)
+    if observed is not None and is_conditional_twist(twist):
+        return twist.condition(observed)
     return twist
 
 

@@ -85,6 +85,8 @@ class RunSpec:
         training: how it is learned, where ``method`` is a learning method; None is the usual.
         twist: folder of a saved twist, where ``method`` is "saved".
         twist_sha256: of its weights; filled in from the folder where that is here.
+        twist_power: what psi is raised to: below 1 it is listened to less, below 0 the wrong way
+            round.
         proposal: "base", "twist", or "" for the twist's where there is one.
         resampler: of forward runs; conditional ones are multinomial.
         rule: one or more of "always", "ess", "never"; a twist that only proposes takes "never".
@@ -108,6 +110,7 @@ class RunSpec:
     training: Training | None = None
     twist: str | Path = ""
     twist_sha256: str = ""
+    twist_power: float | int = 1.0
     proposal: str = ""
     resampler: str = "systematic"
     rule: str | Sequence[str] = ("ess",)
@@ -150,6 +153,7 @@ class RunSpec:
             if not isinstance(value, str | Path):
                 raise TypeError(f"{name} must be a name or a folder; got {value!r}.")
             object.__setattr__(self, name, str(value))
+        object.__setattr__(self, "twist_power", _power(self.twist_power))
         _check_island(self)
         _settle_twist(self)
         object.__setattr__(self, "_text", _canonical(self))
@@ -217,6 +221,12 @@ class RunSpec:
         return replace(self, **_known(type(self), changes))
 
 
+def _power(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"twist_power must be a finite number; got {value!r}.")
+    return float(value)
+
+
 def _check_island(spec: RunSpec) -> None:
     island = tuple(spec.island)
     object.__setattr__(spec, "island", island)
@@ -253,7 +263,8 @@ def _settle_twist(spec: RunSpec) -> None:
             "method 'saved' and twist, the folder that save_twist wrote, go together; got "
             f"method={spec.method!r} and twist={spec.twist!r}."
         )
-    folder = Path(spec.twist)
+    # A twist that ships is as good as a folder: problems that are like its own may take it.
+    folder = shipped_folder(spec.twist) or Path(spec.twist)
     if spec.method == "shipped":
         folder = shipped_folder(spec.problem_name)
         if folder is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -83,15 +84,22 @@ class Problem:
         if classifier is not None and not self.classifier:
             raise ValueError(f"The problem {self.name!r} reads no classifier; leave it out.")
         if lm is None:
-            lm = self.model if self.table is None else self.table()
+            lm = self.model if self.table is None else _made(self.table)
         if isinstance(lm, str | Path):
             lm = load_language_model(lm, device=device)
-        judge = None
-        if self.classifier:
-            judge = _judge(self.classifier if classifier is None else classifier, device)
-        return Target(
-            lm, self.potential(judge), prompt=self.prompt, num_steps=self.num_steps, eos=self.eos
-        )
+        phi = self.own_potential(classifier, device=device)
+        return Target(lm, phi, prompt=self.prompt, num_steps=self.num_steps, eos=self.eos)
+
+    def own_potential(
+        self,
+        classifier: ClassifierLike | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> Potential:
+        """Phi, for a target of another prompt or length; arguments are those of ``target``."""
+        if not self.classifier:
+            return self.potential(None)
+        return self.potential(judge_of(classifier or self.classifier, device))
 
 
 class Problems(Mapping[str, Problem]):
@@ -127,7 +135,16 @@ class Problems(Mapping[str, Problem]):
         return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def _judge(classifier: ClassifierLike, device: str | torch.device | None) -> CachedClassifier:
+def judge_of(
+    classifier: ClassifierLike, device: str | torch.device | None = None
+) -> CachedClassifier:
+    """The classifier of a problem, by object, name or folder."""
     if device is None or not isinstance(classifier, str | Path):
         return cached_classifier(classifier, argument="classifier")
     return CachedClassifier(load_classifier(classifier, device=device), Path(classifier).name)
+
+
+@lru_cache
+def _made(table: Callable[[], LanguageModel]) -> LanguageModel:
+    """A toy's model, made once for each process as others are loaded once."""
+    return table()

@@ -14,6 +14,7 @@ from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
 from tsmc_widgets.twists.shipped import shipped_twists
 from tsmc_widgets.twists.storage import load_twist, save_twist
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
+from tsmc_widgets.twists.tempered import TemperedTwist
 
 __all__ = [
     "BodyTwist",
@@ -28,6 +29,7 @@ __all__ = [
     "PrefixTree",
     "TableHeadTwist",
     "TableTwist",
+    "TemperedTwist",
     "TrainableTwist",
     "TreeTwist",
     "Twist",

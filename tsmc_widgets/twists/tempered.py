@@ -30,6 +30,16 @@ class TemperedTwist:
         self.twist = twist
         self.beta = float(beta)
 
+    @property
+    def proposal_only(self) -> bool:
+        """Whether the other twist, and so this one, can not weigh."""
+        return getattr(self.twist, "proposal_only", False)
+
+    @property
+    def method(self) -> str | None:
+        """Who trained the other twist."""
+        return getattr(self.twist, "method", None)
+
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""
         return self._tempered(self.twist.prefill(tokens, lm_step))

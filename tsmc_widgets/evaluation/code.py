@@ -1,0 +1,153 @@
+"""A spec as the Python that makes its run: what to paste into a script."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from tsmc_widgets.evaluation.functions import importable
+from tsmc_widgets.evaluation.inline import TABLE, WAITING, named_functions, parts_of
+from tsmc_widgets.evaluation.spec import RunSpec
+
+_WIDTH = 88
+_TWISTS = {
+    "look-ahead": "tw.LookAheadTwist(target, seed={seed})",
+    "optimal": "tw.exact(target).optimal_twist()",
+    "shipped": "tw.load_twist({name!r}, target.lm)",
+    "saved": "tw.load_twist({folder!r}, target.lm)",
+}
+
+
+def code_of(
+    spec: RunSpec, *, top_k: int = 0, observed: Any = None, proposal_only: bool = False
+) -> str:
+    """Python that gives the very trace of ``start_spec(spec, top_k=top_k)``.
+
+    Args:
+        spec: what to sample and how.
+        top_k: next tokens to record.
+        observed: what a conditional twist is conditioned on; None where the twist is not.
+        proposal_only: whether the twist can not weigh, so that it only proposes.
+    """
+    blocks = [_imports(spec), _target(spec)]
+    if spec.method != "none":
+        blocks.append(_twist(spec, observed))
+    blocks.append(_run(spec, top_k, proposal_only))
+    blocks.append("tw.ParticleView(trace)")
+    return "\n\n".join(block.rstrip() for block in blocks) + "\n"
+
+
+def _imports(spec: RunSpec) -> str:
+    names = named_functions(spec.problem)
+    lines = []
+    for name in names:
+        if importable(name):
+            module, _, inside = name.partition(":")
+            lines.append(f"from {module} import {inside.partition('.')[0]}")
+    if lines:
+        lines.append("")
+    lines.append("import tsmc_widgets as tw")
+    for name in names:
+        if not importable(name):
+            lines += ["", f"# {name!r} is a function of the session: elsewhere, register it first."]
+    return "\n".join(lines)
+
+
+def _target(spec: RunSpec) -> str:
+    if isinstance(spec.problem, str):
+        options = []
+        if spec.lm:
+            options.append(repr(spec.lm))
+        if spec.classifier:
+            options.append(f"classifier={spec.classifier!r}")
+        if spec.device:
+            options.append(f"device={spec.device!r}")
+        made = f"target = tw.load_problem({spec.problem!r}).target({', '.join(options)})"
+        return f"{_FRESH}\n    {made}"
+    problem = spec.problem
+    where = f", device={spec.device!r}" if spec.device else ""
+    model = spec.lm or problem["model"]
+    lm = f"tw.load_language_model({model!r}{where})"
+    if model.startswith(TABLE):
+        lm = f"tw.load_problem({model.removeprefix(TABLE)!r}).target().lm"
+    arguments = [f"prompt={problem['prompt']!r}", f"num_steps={problem['num_steps']}"]
+    if problem.get("eos", "ignore") != "ignore":
+        arguments.append(f"eos={problem['eos']!r}")
+    factors = [_factor(part) for part in parts_of(problem)]
+    phi = textwrap.indent(_assigned("phi", factors), "    ")
+    target = f"target = tw.Target(lm, phi, {', '.join(arguments)})"
+    return f"lm = {lm}\n{_FRESH}\n{phi}\n{target}"
+
+
+_FRESH = "with tw.own_caches():  # as in a fresh process, to the byte"
+
+
+def _assigned(name: str, factors: list[str]) -> str:
+    line = f"{name} = {' * '.join(factors)}"
+    if len(line) <= _WIDTH or len(factors) == 1:
+        return line
+    return f"{name} = (\n    " + "\n    * ".join(factors) + "\n)"
+
+
+def _factor(part: Mapping[str, Any]) -> str:
+    """One factor as an expression."""
+    options = dict(part)
+    kind, args = options.pop("kind"), options.pop("args", ())
+    observed = options.pop("observed", None) if kind in WAITING else None
+    power = "" if kind == "TemperedReward" else _power(options.pop("beta", 1))
+    if kind == "OfProblem":
+        return f"tw.load_problem({part['problem']!r}).own_potential(){power}"
+    given = [repr(arg) for arg in args]
+    if kind == "TextFunction":
+        name = options.pop("function")
+        inside = name.rpartition(":")[2]
+        given.append(inside if importable(name) else f"tw.find_function({name!r})")
+        options["name"] = inside
+    elif kind in ("ClassProbability", "ClassConditional") and "model" in options:
+        given.append(repr(options.pop("model")))
+    elif kind == "Continuation" and "observed" in options:
+        given.append(repr(options.pop("observed")))
+    elif kind in ("RewardThreshold", "TemperedReward") and "reward" in options:
+        given.append(repr(options.pop("reward")))
+    given += [f"{name}={value!r}" for name, value in options.items()]
+    condition = "" if observed is None else f".condition({observed!r})"
+    return f"tw.{kind}({', '.join(given)}){condition}{power}"
+
+
+def _power(beta: Any) -> str:
+    return "" if beta == 1 else f" ** {beta!r}"
+
+
+def _twist(spec: RunSpec, observed: Any) -> str:
+    made = _TWISTS[spec.method].format(seed=spec.seed, name=spec.problem_name, folder=spec.twist)
+    line = f"twist = {made}"
+    if observed is not None:
+        line += f".condition({observed!r})"
+    if spec.twist_power != 1:
+        line += f"\ntwist = tw.TemperedTwist(twist, {spec.twist_power!r})"
+    return line
+
+
+def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
+    proposes = spec.method != "none" and spec.proposal != "base"
+    inside = "twist" if proposal_only else ""
+    given = {
+        "num_particles": spec.num_particles[0],
+        "num_runs": spec.num_runs,
+        "proposal": f"tw.TwistInduced({inside})" if proposes else "tw.Base()",
+    }
+    if spec.method != "none" and not proposal_only:
+        given["twist"] = "twist"
+    given["resampler"] = repr(spec.resampler)
+    rule = "never" if proposal_only else spec.rule[0]
+    if rule == "ess":
+        given["ess_threshold"] = repr(spec.ess_threshold)
+    else:
+        given["rule"] = repr(rule)
+    given["seed"] = spec.seed
+    if top_k:
+        given["top_k"] = top_k
+    given["dead_runs"] = repr("keep")
+    lines = [f"    {name}={value}," for name, value in given.items()]
+    return "trace = tw.run_smc(\n    target,\n" + "\n".join(lines) + "\n)"
