@@ -21,8 +21,8 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.widgets.live import no_progress_bars
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings, make_twist
-from tsmc_widgets.widgets.watch import no_progress_bars
 from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, enough
 
 EVERY = 20

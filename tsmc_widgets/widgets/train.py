@@ -18,12 +18,12 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
 from tsmc_widgets.widgets.lesson import Lesson, speed
+from tsmc_widgets.widgets.live import leave_a_core
 from tsmc_widgets.widgets.problems import TrainSettings
 from tsmc_widgets.widgets.runner import Progress, Runner
 from tsmc_widgets.widgets.train_controls import TrainControls
 from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks
 from tsmc_widgets.widgets.train_view import TrainView
-from tsmc_widgets.widgets.watch import leave_a_core
 
 WAIT_SECONDS = 0.1
 _STATES = {"waiting": "idle", "cancelled": "stopped"}
