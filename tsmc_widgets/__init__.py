@@ -49,7 +49,7 @@ _HOMES = {
         "profiles_figure", "psi_scatter",
     ),
     "tsmc_widgets.widgets": (
-        "CompareSession", "ParticleView", "RunPanels", "TrainSession", "WatchSMC",
+        "CompareSession", "ParticleView", "RunPanels", "TrainSession", "WatchSMC", "Workbench",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,6 +8,7 @@ import torch
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.code import code_of
 from tsmc_widgets.evaluation.functions import register_function
+from tsmc_widgets.evaluation.in_place import describe_problem
 from tsmc_widgets.evaluation.session import start_spec
 
 STORY = {
@@ -96,7 +97,7 @@ def test_one_that_only_proposes(tmp_path):
     )
     shown = start_spec(spec).run()
     namespace = {}
-    exec(code_of(spec, proposal_only=True), namespace)
+    exec(code_of(spec), namespace)
     assert differing(namespace["trace"], shown) == []
 
 
@@ -109,9 +110,16 @@ def test_a_twist_for_an_observation():
     spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
     session = start_spec(spec)
     namespace = {}
-    observed = session.target.lm.encode(" girl")
-    exec(code_of(spec, observed=observed), namespace)
+    exec(code_of(spec), namespace)
     assert differing(namespace["trace"], session.run()) == []
+
+
+def test_a_class_for_an_observation():
+    problem = describe_problem("star-review-conditional")
+    spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
+    namespace = {}
+    exec(code_of(spec), namespace)
+    assert differing(namespace["trace"], start_spec(spec).run()) == []
 
 
 def test_words_of_a_person_stay_words():

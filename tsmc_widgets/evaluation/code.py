@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.evaluation.functions import importable
-from tsmc_widgets.evaluation.inline import TABLE, WAITING, named_functions, parts_of
+from tsmc_widgets.evaluation.inline import (
+    TABLE,
+    WAITING,
+    named_functions,
+    observation_of,
+    parts_of,
+)
 from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.twists.shipped import shipped_folder
+from tsmc_widgets.twists.trainable import PROPOSAL_ONLY
 
 _WIDTH = 88
 _TWISTS = {
@@ -19,21 +29,16 @@ _TWISTS = {
 }
 
 
-def code_of(
-    spec: RunSpec, *, top_k: int = 0, observed: Any = None, proposal_only: bool = False
-) -> str:
+def code_of(spec: RunSpec, *, top_k: int = 0) -> str:
     """Python that gives the very trace of ``start_spec(spec, top_k=top_k)``.
 
-    Args:
-        spec: what to sample and how.
-        top_k: next tokens to record.
-        observed: what a conditional twist is conditioned on; None where the twist is not.
-        proposal_only: whether the twist can not weigh, so that it only proposes.
+    What a saved twist can do is read from its folder, which must be here.
     """
+    card = twist_card(spec)
     blocks = [_imports(spec), _target(spec)]
     if spec.method != "none":
-        blocks.append(_twist(spec, observed))
-    blocks.append(_run(spec, top_k, proposal_only))
+        blocks.append(_twist(spec, conditional=card.get("form", "").startswith("Conditional")))
+    blocks.append(_run(spec, top_k, card.get("method") in PROPOSAL_ONLY))
     blocks.append("tw.ParticleView(trace)")
     return "\n\n".join(block.rstrip() for block in blocks) + "\n"
 
@@ -119,9 +124,29 @@ def _power(beta: Any) -> str:
     return "" if beta == 1 else f" ** {beta!r}"
 
 
-def _twist(spec: RunSpec, observed: Any) -> str:
+def twist_card(spec: RunSpec) -> dict[str, Any]:
+    """What stands beside the weights of a spec's saved twist; empty where there is none here."""
+    if spec.method not in ("saved", "shipped"):
+        return {}
+    name = spec.twist or spec.problem_name
+    card = (shipped_folder(name) or Path(name)) / "twist.json"
+    return json.loads(card.read_bytes()) if card.is_file() else {}
+
+
+def _observed(spec: RunSpec) -> Any:
+    """What a conditional twist is told: text or token ids, or the index of a class."""
+    for part in parts_of(spec.problem):
+        if part["kind"] == "Infilling":
+            return part.get("observed")
+        if part["kind"] == "ClassConditional":
+            return observation_of({"potential": part}, None)
+    return None
+
+
+def _twist(spec: RunSpec, conditional: bool) -> str:
     made = _TWISTS[spec.method].format(seed=spec.seed, name=spec.problem_name, folder=spec.twist)
     line = f"twist = {made}"
+    observed = _observed(spec) if conditional else None
     if observed is not None:
         line += f".condition({observed!r})"
     if spec.twist_power != 1:

@@ -145,7 +145,7 @@ def named_functions(problem: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def observation_of(problem: Any, lm: LanguageModel) -> list[int] | None:
+def observation_of(problem: Any, lm: LanguageModel | None) -> list[int] | None:
     """What a description's potential is conditioned on, as conditional twists take it."""
     for part in parts_of(problem):
         if part["kind"] not in WAITING or part.get("observed") is None:

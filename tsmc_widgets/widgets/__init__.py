@@ -10,6 +10,8 @@ from tsmc_widgets.widgets.settings import Judges, RunSettings
 from tsmc_widgets.widgets.train import TrainSession
 from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.watch import WatchSMC
+from tsmc_widgets.widgets.workbench import Workbench
+from tsmc_widgets.widgets.workbench_state import WorkbenchState
 
 __all__ = [
     "CompareSession",
@@ -23,4 +25,6 @@ __all__ = [
     "TrainSettings",
     "TrainView",
     "WatchSMC",
+    "Workbench",
+    "WorkbenchState",
 ]

@@ -281,6 +281,29 @@ def _observed_class() -> FactorKind:
     )  # fmt: skip
 
 
+def _tokens(title: str, kind: str, tooltip: str) -> FactorKind:
+    def shown(part: Part) -> str:
+        return ", ".join(p if isinstance(p, str) else " + ".join(p) for p in part["args"])
+
+    def read(part: Part, now: Mapping[str, Any]) -> Part:
+        patterns = [[one.strip() for one in p.split("+")] for p in split_words(now["tokens"])]
+        return _with(part, args=[p[0] if len(p) == 1 else p for p in patterns])
+
+    def fits(part: Part) -> bool:
+        if part["kind"] != kind or not all(isinstance(p, str | list) for p in part["args"]):
+            return False
+        flat = [t for p in part.get("args", ()) for t in ([p] if isinstance(p, str) else p)]
+        return all(isinstance(t, str) and "+" not in t for t in flat)
+
+    return FactorKind(
+        title=title,
+        start={"kind": kind, "args": ["rain"]},
+        fits=fits,
+        fields=lambda part: {"tokens": _text("tokens", tooltip, shown(part), "token, one + next")},
+        read=read,
+    )
+
+
 def _own() -> FactorKind:
     names = [name for name, problem in PROBLEMS.items() if not problem.conditional]
     return FactorKind(
@@ -328,6 +351,8 @@ KINDS: tuple[FactorKind, ...] = (
     _followed(),
     _length(),
     _function(),
+    _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
+    _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
     _class(),
     _observed_class(),
     _own(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsmc_widgets.errors import UnknownTokenError, check_one_of
+from tsmc_widgets.evaluation.spec import RunSpec
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
@@ -152,3 +153,49 @@ def make_session(settings: RunSettings, target: Target) -> SMCSession:
         seed=settings.seed,
         top_k=NEXT_TOKENS,
     )
+
+
+def spec_of(settings: RunSettings) -> RunSpec:
+    """The same run as a spec, on the model and with the classifiers that ship."""
+    twist = settings.twist != "none"
+    return RunSpec(
+        problem={
+            "name": "my own",
+            "model": "storybook",
+            "prompt": settings.prompt,
+            "num_steps": settings.num_steps,
+            "potential": list(_described_factors(settings)) or [{"kind": "Constant"}],
+            "eos": settings.eos,
+        },
+        method="look-ahead" if twist else "none",
+        twist_power=REVERSED if settings.twist == "reversed" else 1.0,
+        proposal="" if not twist else "base" if settings.proposal == "base" else "twist",
+        resampler=settings.resampler,
+        ess_threshold=settings.ess_threshold,
+        num_particles=settings.num_particles,
+        num_runs=1,
+        seed=settings.seed,
+    )
+
+
+def _described_factors(settings: RunSettings) -> Iterator[dict[str, Any]]:
+    for word in split_words(settings.contains):
+        yield {"kind": "ContainsWord", "args": [word]}
+    avoided = split_words(settings.avoids)
+    if avoided:
+        yield {"kind": "AvoidsWord", "args": avoided}
+    if settings.stars and settings.star_beta:
+        stars = f"{settings.stars} star{'s' * (settings.stars > 1)}"
+        yield _powered("storybook/stars", stars, settings.star_beta)
+    reward, beta = {"reward": "storybook/hostility"}, settings.hostility_beta
+    if settings.hostility == "threshold":
+        yield {"kind": "RewardThreshold", **reward, "at_least": settings.hostility_at_least}
+    elif settings.hostility == "tempered" and beta > 0:
+        yield {"kind": "TemperedReward", **reward, "beta": beta}
+    elif settings.hostility == "tempered" and beta < 0:
+        yield _powered("storybook/hostility", "not hostile", -beta)
+
+
+def _powered(model: str, label: str, beta: float) -> dict[str, Any]:
+    part = {"kind": "ClassProbability", "model": model, "label": label}
+    return part if beta == 1 else {**part, "beta": beta}

@@ -1,0 +1,164 @@
+"""What to sample: a named problem or one's own, model, prompt, length."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as ipw
+
+from tsmc_widgets.evaluation.in_place import describe_problem
+from tsmc_widgets.evaluation.inline import TABLE
+from tsmc_widgets.targets.problems import PROBLEMS
+from tsmc_widgets.widgets.controls import PROMPTS, dress
+from tsmc_widgets.widgets.potential_editor import PotentialEditor
+
+MODELS = ("storybook", *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
+_LONGEST = 64
+_OWN = "my own"
+
+
+def title_of(name: str) -> str:
+    """A named problem as the menu has it."""
+    summary = PROBLEMS[name].summary
+    return f"{summary[0].upper()}{summary[1:]}"
+
+
+class ProblemPanel:
+    """Controls whose values are a problem: a name where nothing of it was changed, else in place.
+
+    Args:
+        problem: what they show at first.
+        changed: called after each change of a person.
+
+    Attributes:
+        fields: the controls by name, the chooser included.
+        editor: the potential's.
+        note: what the chosen problem teaches.
+    """
+
+    def __init__(self, problem: str | dict[str, Any], changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._quiet = False
+        self._base = problem if isinstance(problem, str) else problem["name"]
+        described = self._described(problem)
+        self._form = described.get("form")
+        self.fields = _fields(described)
+        self.note = ipw.HTML()
+        self.note.add_class("tw-note")
+        self.editor = PotentialEditor(described["potential"], self._edited)
+        self._settle()
+        self.fields["problem"].observe(self._choose, "value")
+        for name in ("model", "prompt", "num_steps", "eos"):
+            self.fields[name].observe(lambda _: self._edited(), "value")
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The problem in place."""
+        fields = self.fields
+        own = {
+            "name": self._base,
+            "model": fields["model"].value,
+            "prompt": fields["prompt"].value,
+            "num_steps": fields["num_steps"].value,
+            "potential": self.editor.parts,
+        }
+        if fields["eos"].value != "ignore":
+            own["eos"] = fields["eos"].value
+        return own if self._form is None else {**own, "form": self._form}
+
+    @property
+    def problem(self) -> str | dict[str, Any]:
+        """The name of a problem where all is as it is there, else the description."""
+        described = self.described
+        if self._base not in PROBLEMS:
+            return described
+        named = describe_problem(self._base)
+        if described == named:
+            return described if PROBLEMS[self._base].conditional else self._base
+        if PROBLEMS[self._base].conditional and _observes(described) == _observes(named):
+            return described
+        return {**described, "name": f"{self._base}, changed"}
+
+    def set(self, problem: str | dict[str, Any]) -> None:
+        """Show another problem; nothing is told."""
+        described = self._described(problem)
+        self._base = described["name"].removesuffix(", changed")
+        self._form = described.get("form")
+        self._quiet = True
+        try:
+            values = {"eos": "ignore"} | described
+            for name in ("model", "prompt", "num_steps", "eos"):
+                field = self.fields[name]
+                if name == "num_steps":
+                    field.max = max(field.max, values[name])
+                field.value = values[name]
+            self.editor.set(described["potential"])
+        finally:
+            self._quiet = False
+        self._settle()
+
+    def _described(self, problem: str | dict[str, Any]) -> dict[str, Any]:
+        if isinstance(problem, str):
+            return describe_problem(problem)
+        parts = problem["potential"]
+        return {**problem, "potential": [parts] if isinstance(parts, dict) else list(parts)}
+
+    def _choose(self, change: Any) -> None:
+        if self._quiet or not change["new"]:
+            return
+        self.set(change["new"])
+        self._changed()
+
+    def _edited(self) -> None:
+        if self._quiet:
+            return
+        self._settle()
+        self._changed()
+
+    def _settle(self) -> None:
+        """Name the problem in the menu, or say that it is one's own."""
+        problem = self.problem
+        name = problem if isinstance(problem, str) else problem["name"]
+        quiet, self._quiet = self._quiet, True
+        self.fields["problem"].value = name if name in PROBLEMS else ""
+        self._quiet = quiet
+        text = PROBLEMS[name].teaches if name in PROBLEMS else ""
+        if not text and self._base in PROBLEMS:
+            text = f"Changed from {self._base}."
+        self.note.value = f"<span>{html.escape(text)}</span>"
+
+
+def _observes(described: dict[str, Any]) -> Any:
+    """All of a description but which observation it is about."""
+    parts = [{**part, "observed": None} for part in described["potential"]]
+    return {**described, "potential": parts}
+
+
+def _fields(now: dict[str, Any]) -> dict[str, Any]:
+    name = now["name"] if now["name"] in PROBLEMS else ""
+    options = [(_OWN, ""), *((title_of(each), each) for each in PROBLEMS)]
+    return {
+        "problem": dress(
+            ipw.Dropdown, "problem", "Named problems; change anything of them", options=options,
+            value=name,
+        ),
+        "model": dress(
+            ipw.Combobox, "model p₀", "What ships, a toy's table, or a name of transformers",
+            value=now["model"], options=MODELS, continuous_update=False,
+        ),
+        "prompt": dress(
+            ipw.Combobox, "prompt s₀", "The text that every particle starts from",
+            value=now["prompt"], options=PROMPTS, continuous_update=False,
+        ),
+        "num_steps": dress(
+            ipw.IntSlider, "tokens T", "Tokens to write", value=now["num_steps"], min=1,
+            max=max(_LONGEST, now["num_steps"]),
+        ),
+        "eos": dress(
+            ipw.Dropdown, "texts", "Whether the model may end a text before T",
+            options=[("have T tokens", "ignore"), ("may end at EOS", "absorb")],
+            value=now.get("eos", "ignore"),
+        ),
+    }  # fmt: skip

@@ -1,0 +1,331 @@
+"""The page on which inference is seen, touched and questioned."""
+
+from __future__ import annotations
+
+import html
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as ipw
+
+from tsmc_widgets.evaluation.code import code_of
+from tsmc_widgets.evaluation.functions import register_function
+from tsmc_widgets.evaluation.inline import TABLE
+from tsmc_widgets.evaluation.session import Shelf, start_spec
+from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.smc.replay import Recording, ReplaySession
+from tsmc_widgets.twists.storage import save_twist
+from tsmc_widgets.widgets.code_button import CodeButton
+from tsmc_widgets.widgets.formula import formula, words_of
+from tsmc_widgets.widgets.live import LivePage, no_progress_bars
+from tsmc_widgets.widgets.presets import PRESETS, PresetBar
+from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.runner import Progress
+from tsmc_widgets.widgets.sampler_panel import SamplerPanel
+from tsmc_widgets.widgets.settings import NEXT_TOKENS, RunSettings, spec_of
+from tsmc_widgets.widgets.train import TrainSession
+from tsmc_widgets.widgets.workbench_layout import arrange, file_row, replay_row
+from tsmc_widgets.widgets.workbench_state import (
+    WorkbenchState,
+    explain_dead,
+    missing_functions,
+    normal,
+    replay_words,
+)
+
+Shown = RunSpec | WorkbenchState | str | Mapping[str, Any] | None
+
+
+class Workbench(LivePage):
+    """Compose a potential, choose how to sample, and watch: every change is run or re-weighed.
+
+    Shown as the last line of a cell. What is on screen is ``spec``, a ``RunSpec``; ``code`` is the
+    Python that makes the same run, and ``save`` and ``load`` keep the page. Runs are computed in a
+    background thread; ``session``, ``trace`` and ``target`` are at hand in the next cell.
+
+    Args:
+        shown: a ``RunSpec``; the name or description of a problem; what ``state`` gave; None
+            starts with reviews of five stars.
+        train: a ``TrainSession`` whose twist, as it stands, is one of the twists to choose.
+        functions: Python functions that factors may name: by name, or a list of functions and of
+            texts such as "module:function". See ``register_function``.
+        folder: where twists that were just trained are kept, for a spec names a folder.
+        **changes: fields of the ``RunSpec``, such as ``num_particles=128``.
+    """
+
+    def __init__(
+        self,
+        shown: Shown = None,
+        *,
+        train: TrainSession | None = None,
+        functions: Mapping[str, Any] | Sequence[Any] = (),
+        folder: str | Path = "workbench_twists",
+        **changes: Any,
+    ) -> None:
+        _register(functions)
+        state = _state_of(shown, changes)
+        super().__init__()
+        self.add_class("tw-workbench")
+        self.train, self.folder = train, Path(folder)
+        self._spec = state.spec
+        self._shelf = Shelf()
+        self._recording: Recording | None = None
+        self._before: dict[str, Any] | None = None
+        self._then: RunSpec | None = None
+        self._lessons = {name: spec_of(RunSettings(**p.settings)) for name, p in PRESETS.items()}
+        self.presets = PresetBar(lambda settings: self.show(spec_of(RunSettings(**settings))))
+        self.problem = ProblemPanel(state.spec.problem, self._moved)
+        self.sampler = SamplerPanel(
+            state.spec,
+            self.problem.described,
+            self._moved,
+            trained=None if train is None else self._trained_label,
+        )
+        self.formula, self.refusal, self.replayed = ipw.HTML(), ipw.HTML(), ipw.HTML()
+        self.replay = ipw.Checkbox(state.replay, description="re-weigh where valid", indent=False)
+        self.code_button = CodeButton()
+        self.file, file_widgets = file_row(self._file)
+        self.below = ipw.VBox()
+        bar = ipw.Box([self.code_button, file_widgets])
+        bar.add_class("tw-bar")
+        replay = replay_row(self.replayed, self.replay)
+        above = [self.presets, arrange(self.problem, self.sampler), self.formula, self.refusal]
+        self.children = [*above, bar, replay, self.bench, self.below]
+        self.formula.add_class("tw-formula")
+        self.refusal.add_class("tw-wrong-page")
+        self._restore(state, rest=0.0)
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run on screen."""
+        return self._spec
+
+    @property
+    def state(self) -> WorkbenchState:
+        """All that is on screen: the run, the one pinned beside it, which of R is shown."""
+        pinned = None if self.bench.pinned is None else self.bench.pinned.settings
+        return WorkbenchState(
+            spec=self._spec, pinned=pinned, run=self.view.run, replay=self.replay.value
+        )
+
+    @property
+    def code(self) -> str:
+        """Python that makes the run on screen, to the byte."""
+        return code_of(self._spec, top_k=NEXT_TOKENS)
+
+    def show(self, shown: Shown) -> None:
+        """Show another run, as if by hand; a pinned one stays."""
+        self._put(_state_of(shown, {}).spec)
+
+    def set(self, **changes: Any) -> None:
+        """Change fields of the spec: ``workbench.set(method="look-ahead", num_particles=128)``."""
+        if "method" in changes:
+            changes = {"twist": "", "twist_sha256": "", **changes}
+        if changes.get("method") == "none":
+            changes = {"proposal": "", **changes}
+        self._put(normal(self._spec.with_(**changes)))
+
+    def save(self, path: str | Path = "workbench.json") -> Path:
+        """Write the page to a file; numbers come back by running it again, to the byte."""
+        return self.state.save(path)
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Workbench:
+        """The page that ``save`` wrote; takes ``train``, ``functions`` and ``folder``.
+
+        Raises:
+            ValueError: the file is none of a workbench, or names a Python function that is not
+                registered here: a file is never trusted to say what is run.
+        """
+        state = WorkbenchState.read(path)
+        _register(options.pop("functions", ()))
+        missing = missing_functions(state)
+        if missing:
+            raise ValueError(missing)
+        return cls(state, **options)
+
+    def explain(self, progress: Progress) -> str:
+        """What stopped the run, or in which runs nothing is left."""
+        if progress.state == "done":
+            return explain_dead(progress.trace, self._asked)
+        return super().explain(progress)
+
+    def shown(self, progress: Progress, exact_log_z: float | None) -> None:
+        """Say whether the run was weighed anew; keep it for the next."""
+        session = self.session
+        if not isinstance(session, ReplaySession) or progress.trace is None:
+            return
+        now = words_of(self._asked)
+        done, why = replay_words(
+            reweighed=bool(session.reweighed),
+            why_not=session.why_not,
+            before=self._before,
+            now=now,
+        )
+        self.replayed.value = f"<b>{html.escape(done)}</b> {html.escape(why)}" if done else ""
+        config = session.config
+        self.sampler.show_what_matters(
+            only_proposes=config.twist is None
+            and getattr(config.proposal, "twist", None) is not None
+        )
+        if progress.state != "done":
+            return
+        self._recording, self._before = session.recording, now
+        if self._then is not None:
+            then, self._then = self._then, None
+            self.pin()
+            self._begin(then, rest=0.0)
+
+    def close(self) -> None:
+        """End the run and take the widgets from the page."""
+        self.code_button.close()
+        super().close()
+
+    def _restore(self, state: WorkbenchState, rest: float | None = None) -> None:
+        """Show a state: a pinned run is made first, then the other beside it."""
+        self.replay.value = state.replay
+        self.view.run = state.run
+        self._put(state.spec if state.pinned is None else state.pinned, rest=rest)
+        if state.pinned is not None:
+            self._then = state.spec
+            self._display(state.spec)
+
+    def _put(self, spec: RunSpec, rest: float | None = None) -> None:
+        self._display(spec)
+        self._begin(spec, rest=rest)
+
+    def _display(self, spec: RunSpec) -> None:
+        """Set every control."""
+        self.problem.set(spec.problem)
+        self.sampler.set(spec, self.problem.described)
+        self._spec = spec
+        self._describe()
+
+    def _moved(self) -> None:
+        """A control was moved: read them all, and run."""
+        try:
+            spec = self._read()
+        except Exception as error:  # noqa: BLE001 - said on the page
+            self._refuse(error)
+            return
+        self._begin(spec)
+
+    def _read(self) -> RunSpec:
+        if self.sampler.wants_trained:
+            self._take_trained()
+        if self.problem.editor.error:
+            raise ValueError(self.problem.editor.error)
+        problem = self.problem.problem
+        name = problem if isinstance(problem, str) else problem["name"]
+        return normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
+
+    def _begin(self, spec: RunSpec, rest: float | None = None) -> None:
+        self._spec = spec
+        self._describe()
+
+        def make() -> ReplaySession:
+            recording = self._recording if self.replay.value else None
+            how = {"top_k": NEXT_TOKENS, "shelf": self._shelf, "recording": recording}
+            if _is_table(spec):
+                return start_spec(spec, **how)
+            with no_progress_bars():
+                return start_spec(spec, **how)
+
+        self.launch(spec, make, rest=rest)
+
+    def _describe(self) -> None:
+        """Formula, lesson and code of the spec; whatever was wrong before is gone."""
+        self.refusal.value, self.refusal.layout.display = "", "none"
+        self.sampler.fit(self.problem.described)
+        self.formula.value = f"<p>{html.escape(formula(self._spec.problem))}</p>"
+        lessons = [name for name, spec in self._lessons.items() if spec == self._spec]
+        self.presets.show(lessons[0] if lessons else "")
+        try:
+            self.code_button.text = self.code
+        except Exception as error:  # noqa: BLE001 - the run itself will say what is wrong
+            self.code_button.text = f"# {type(error).__name__}: {error}"
+
+    def _refuse(self, error: Exception) -> None:
+        text = html.escape(str(error) or type(error).__name__)
+        self.refusal.value = f'<span role="alert">{text}</span>'
+        self.refusal.layout.display = None
+
+    def _file(self, act: str, path: str) -> str:
+        """Save or load by the buttons; gives what to say."""
+        if act == "save":
+            return f"saved to {self.save(path)}"
+        state = WorkbenchState.read(path)
+        missing = missing_functions(state)
+        if missing:
+            raise ValueError(missing)
+        self.unpin()
+        self._restore(state)
+        return f"loaded from {path}"
+
+    def _trained_label(self) -> str:
+        trainers = self.train.trainers
+        if not trainers:
+            return "nothing yet"
+        method, trainer = next(iter(trainers.items()))
+        return f"{method}, {trainer.done} updates"
+
+    def _take_trained(self) -> None:
+        """Keep the twist of the training as it stands, and choose that."""
+        folder = snapshot(self.train, self.folder)
+        values = {"method": "saved", "twist": folder, "twist_sha256": ""}
+        self.sampler.set(self._spec.with_(**values), self.problem.described)
+
+
+def snapshot(train: TrainSession, folder: Path) -> Path:
+    """Save the first twist of a training between two updates, under a name that says what it is.
+
+    Raises:
+        ValueError: nothing was trained yet.
+    """
+    if not train.trainers:
+        raise ValueError("The training has no twist yet: press Start there first.")
+    part = folder / f"{uuid.uuid4().hex[:8]}.part"
+
+    def write() -> str:
+        method, trainer = next(iter(train.trainers.items()))
+        save_twist(trainer.twist, part, target=train.target)
+        return f"{method}-{trainer.done}-updates"
+
+    name = train.runner.read(write)
+    sha = RunSpec(problem="rainy-week", method="saved", twist=part).twist_sha256
+    place = folder / f"{name}-{sha[:8]}"
+    if place.exists():
+        for file in part.iterdir():
+            file.unlink()
+        part.rmdir()
+        return place
+    return part.replace(place)
+
+
+def _is_table(spec: RunSpec) -> bool:
+    problem = spec.problem
+    return isinstance(problem, dict) and problem["model"].startswith(TABLE)
+
+
+def _state_of(shown: Shown, changes: Mapping[str, Any]) -> WorkbenchState:
+    if isinstance(shown, WorkbenchState):
+        if changes:
+            raise ValueError(f"A state is complete: leave out {', '.join(changes)}.")
+        return shown
+    if shown is None:
+        shown = spec_of(RunSettings())
+    if not isinstance(shown, RunSpec):
+        usual = {"method": "look-ahead", "num_particles": 64, "num_runs": 1}
+        return WorkbenchState(spec=RunSpec(**{"problem": shown, **usual, **changes}))
+    return WorkbenchState(spec=shown.with_(**changes))
+
+
+def _register(functions: Mapping[str, Callable[..., Any]] | Sequence[Any]) -> None:
+    if isinstance(functions, Mapping):
+        for name, function in functions.items():
+            register_function(function, name=name)
+        return
+    for function in functions:
+        register_function(function)

@@ -1,0 +1,82 @@
+"""How the workbench's controls stand on the page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import ipywidgets as ipw
+
+from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.sampler_panel import SamplerPanel
+
+
+def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
+    """Four groups of controls, in as many columns as fit."""
+    what = ("problem", "model", "prompt", "num_steps", "eos")
+    how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
+    size = ("num_particles", "num_runs", "seed")
+    groups = [
+        _group("problem", "Problem", [*(problem.fields[name] for name in what), problem.note]),
+        _group("potential", "Potential φ: which texts", [problem.editor]),
+        _group("sampler", "How to sample", [*(sampler.fields[name] for name in how), sampler.note]),
+        _group("size", "How much", [sampler.fields[name] for name in size]),
+    ]
+    box = ipw.Box(groups, layout={"width": "100%"})
+    box.add_class("tw-panels")
+    return box
+
+
+def _group(name: str, title: str, children: list[ipw.Widget]) -> ipw.VBox:
+    heading = ipw.Label(title)
+    heading.add_class("tw-title")
+    box = ipw.VBox([heading, *children])
+    box.add_class("tw-group")
+    box.add_class(f"tw-group-{name}")
+    return box
+
+
+def replay_row(said: ipw.HTML, choice: ipw.Checkbox) -> ipw.Box:
+    """What was done with the last change, and whether it may be re-weighed."""
+    said.add_class("tw-replay")
+    said.layout.flex = "1 1 320px"
+    choice.layout.width = "auto"
+    choice.tooltip = (
+        "After a change of φ alone, weigh the recorded run anew where that gives the very trace of "
+        "a fresh run on the same noise"
+    )
+    row = ipw.Box([choice, said])
+    row.add_class("tw-bar")
+    return row
+
+
+def file_row(act: Callable[[str, str], str]) -> tuple[ipw.Text, ipw.Box]:
+    """A path with buttons that save the page there, or load it from there.
+
+    Args:
+        act: of "save" or "load" and the path; gives what to say, and raises where it can not.
+    """
+    path = ipw.Text(value="workbench.json", layout={"width": "170px"})
+    path.tooltip = "A file beside the notebook"
+    said = ipw.HTML(layout={"margin": "0"})
+    said.add_class("tw-note")
+    buttons = [
+        ipw.Button(description=name, tooltip=tooltip, layout={"width": "auto"})
+        for name, tooltip in (
+            ("Save", "Write all that is on the page to this file"),
+            ("Load", "Show what was saved in this file"),
+        )
+    ]
+
+    def press(button: ipw.Button) -> None:
+        try:
+            text = act(button.description.lower(), path.value.strip())
+        except Exception as error:  # noqa: BLE001 - said beside the button
+            text = str(error) or type(error).__name__
+        said.value = f'<span role="status">{html.escape(text)}</span>'
+
+    for button in buttons:
+        button.on_click(press)
+    row = ipw.HBox([path, *buttons, said])
+    row.add_class("tw-file")
+    return path, row

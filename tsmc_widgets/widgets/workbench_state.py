@@ -1,0 +1,202 @@
+"""All that a workbench shows, as a value: JSON both ways, saved, and in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.evaluation.functions import find_function
+from tsmc_widgets.evaluation.in_place import describe_problem
+from tsmc_widgets.evaluation.inline import named_functions
+from tsmc_widgets.evaluation.spec import TEXT_METHODS, RunSpec
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.problems import PROBLEMS
+
+FORMAT = "tsmc_widgets.Workbench"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkbenchState:
+    """What is on screen.
+
+    Attributes:
+        spec: the run, in the form that the controls have: one K, one rule, the proposal said.
+        pinned: the run that is kept beside it as A; None for none.
+        run: which of the R runs is on show.
+        replay: whether a change of phi alone weighs the record anew where that is valid.
+    """
+
+    spec: RunSpec
+    pinned: RunSpec | None = None
+    run: int = 0
+    replay: bool = True
+
+    def __post_init__(self) -> None:
+        """Bring the runs into the controls' form."""
+        check_integer("run", self.run, at_least=0)
+        object.__setattr__(self, "spec", normal(self.spec))
+        if self.pinned is not None:
+            object.__setattr__(self, "pinned", normal(self.pinned))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Python functions that it names, which JSON alone can not bring back."""
+        specs = [self.spec] if self.pinned is None else [self.spec, self.pinned]
+        names = [name for spec in specs for name in named_functions(spec.problem)]
+        return tuple(dict.fromkeys(names))
+
+    def to_json(self) -> str:
+        """JSON for people to read; ``from_json`` reads it back."""
+        whole = {
+            "format": FORMAT,
+            "version": VERSION,
+            "needs_functions": list(self.functions),
+            "spec": self.spec.to_dict(),
+            "pinned": None if self.pinned is None else self.pinned.to_dict(),
+            "run": self.run,
+            "replay": self.replay,
+        }
+        return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkbenchState:
+        """The state that ``to_json`` wrote.
+
+        Raises:
+            ValueError: the text is no such thing.
+        """
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"A saved workbench must be a JSON object; got {text[:60]!r}: {error}"
+            ) from error
+        if not isinstance(given, Mapping) or given.get("format") != FORMAT:
+            raise ValueError(
+                f"This is no saved workbench: its format must be {FORMAT!r}; got {text[:60]!r}."
+            )
+        if int(given.get("version", 0)) > VERSION:
+            raise ValueError(
+                f"The saved workbench is of version {given['version']}, and this one reads up to "
+                f"{VERSION}: update tsmc_widgets."
+            )
+        pinned = given.get("pinned")
+        return cls(
+            spec=RunSpec.from_dict(given["spec"]),
+            pinned=None if pinned is None else RunSpec.from_dict(pinned),
+            run=int(given.get("run", 0)),
+            replay=bool(given.get("replay", True)),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file; an existing one is replaced whole."""
+        path = Path(path)
+        part = path.with_name(f"{path.name}.part")
+        part.write_text(self.to_json(), encoding="utf-8")
+        return part.replace(path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> WorkbenchState:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is none of a workbench.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r} to load a workbench from.")
+        return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def normal(spec: RunSpec) -> RunSpec:
+    """A spec in the form that the controls have: one K, one rule, the proposal said.
+
+    Raises:
+        ValueError: it is no run with weights, or trains a twist.
+    """
+    if spec.learns or spec.method in TEXT_METHODS:
+        raise ValueError(
+            f"A workbench shows runs with weights; method {spec.method!r} "
+            + ("trains a twist: train it in tw.TrainSession, and hand that over as train=."
+               if spec.learns else "gives texts alone: measure it with tw.execute.")
+        )  # fmt: skip
+    proposal = "" if spec.method == "none" else spec.proposal or "twist"
+    problem = spec.problem
+    if isinstance(problem, str) and PROBLEMS[problem].conditional:
+        problem = describe_problem(problem)
+    elif isinstance(problem, Mapping) and isinstance(problem["potential"], Mapping):
+        problem = {**problem, "potential": [problem["potential"]]}
+    return spec.with_(
+        problem=problem,
+        proposal=proposal,
+        rule=spec.rule[:1],
+        num_particles=spec.num_particles[:1],
+        twist_power=1.0 if spec.method == "none" else spec.twist_power,
+    )
+
+
+def missing_functions(state: WorkbenchState) -> str:
+    """Says which functions a state names that are not registered here; empty for none."""
+    for name in state.functions:
+        try:
+            find_function(name)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def replay_words(
+    *, reweighed: bool, why_not: str, before: dict[str, Any] | None, now: dict[str, Any]
+) -> tuple[str, str]:
+    """Which of the two was done, and why.
+
+    Args:
+        reweighed: whether the record was weighed anew.
+        why_not: what stood against it; empty where nobody asked.
+        before: the run before, in words; None for none.
+        now: this run, in words.
+    """
+    if reweighed:
+        return "Re-weighed", (
+            "the recorded run under the new φ: ψ and q did not hear φ and every decision to "
+            "resample came out the same, so this is what a fresh run on the same noise gives, "
+            "number for number. No model was asked."
+        )
+    if before is None:
+        return "", ""
+    changed = [name for name in now if before.get(name) != now.get(name)]
+    same = all(before.get(name) == now.get(name) for name in ("seed", "K", "R"))
+    done = f"Run anew on {'the same' if same else 'other'} noise"
+    if changed != ["φ"]:
+        return done, ""
+    if now["twist ψ"] in ("look-ahead", "optimal"):
+        return done, f"because the {now['twist ψ']} twist is made of φ, and steers every step."
+    return done, f"because {why_not}." if why_not else ""
+
+
+def explain_dead(trace: SMCTrace, spec: RunSpec) -> str:
+    """Which runs died where, and which controls may help; empty where all live."""
+    ess = trace.columns.ess
+    dead = [run for run in range(trace.num_runs) if float(ess[run, -1]) == 0]
+    if not dead:
+        return ""
+    step = min(int((ess[run] == 0).nonzero()[0, 0]) + 1 for run in dead)
+    remedies = ["take more particles K", "ask for less: a shorter list of factors, a lower β or η"]
+    if spec.method == "none":
+        remedies.insert(0, "set twist ψ to look-ahead or to one that ships")
+    elif spec.proposal == "base":
+        remedies.insert(0, "set proposal q to twist-induced, which draws tokens that ψ likes")
+    who = f"All {trace.num_particles} weights are zero from step {step} on"
+    if trace.num_runs > 1:
+        who = f"{len(dead)} of {trace.num_runs} runs died, the first at step {step}"
+    log_z = "" if len(dead) < trace.num_runs else ", and log Ẑ is −∞"
+    return (
+        f"{who}: every text is one that φ{'' if spec.method == 'none' else ' or ψ'} rules out"
+        f"{log_z}.\nTry to {'; or '.join(remedies)}."
+    )
