@@ -134,4 +134,4 @@ def test_long_products_are_broken_into_lines():
     problem = {**STORY, "potential": EVERY_KIND}
     code = code_of(tw.RunSpec(problem=problem))
     assert max(map(len, code.splitlines())) <= 100
-    assert "# 'of mine' is a function of the session" in code
+    assert '# "of mine" is a function of the session' in code

@@ -24,8 +24,8 @@ _WIDTH = 88
 _TWISTS = {
     "look-ahead": "tw.LookAheadTwist(target, seed={seed})",
     "optimal": "tw.exact(target).optimal_twist()",
-    "shipped": "tw.load_twist({name!r}, target.lm)",
-    "saved": "tw.load_twist({folder!r}, target.lm)",
+    "shipped": "tw.load_twist({name}, target.lm)",
+    "saved": "tw.load_twist({folder}, target.lm)",
 }
 
 
@@ -55,7 +55,8 @@ def _imports(spec: RunSpec) -> str:
     lines.append("import tsmc_widgets as tw")
     for name in names:
         if not importable(name):
-            lines += ["", f"# {name!r} is a function of the session: elsewhere, register it first."]
+            said = f"# {_said(name)} is a function of the session: elsewhere, register it first."
+            lines += ["", said]
     return "\n".join(lines)
 
 
@@ -63,22 +64,22 @@ def _target(spec: RunSpec) -> str:
     if isinstance(spec.problem, str):
         options = []
         if spec.lm:
-            options.append(repr(spec.lm))
+            options.append(_said(spec.lm))
         if spec.classifier:
-            options.append(f"classifier={spec.classifier!r}")
+            options.append(f"classifier={_said(spec.classifier)}")
         if spec.device:
-            options.append(f"device={spec.device!r}")
-        made = f"target = tw.load_problem({spec.problem!r}).target({', '.join(options)})"
+            options.append(f"device={_said(spec.device)}")
+        made = f"target = tw.load_problem({_said(spec.problem)}).target({', '.join(options)})"
         return f"{_FRESH}\n    {made}"
     problem = spec.problem
-    where = f", device={spec.device!r}" if spec.device else ""
+    where = f", device={_said(spec.device)}" if spec.device else ""
     model = spec.lm or problem["model"]
-    lm = f"tw.load_language_model({model!r}{where})"
+    lm = f"tw.load_language_model({_said(model)}{where})"
     if model.startswith(TABLE):
-        lm = f"tw.load_problem({model.removeprefix(TABLE)!r}).target().lm"
-    arguments = [f"prompt={problem['prompt']!r}", f"num_steps={problem['num_steps']}"]
+        lm = f"tw.load_problem({_said(model.removeprefix(TABLE))}).target().lm"
+    arguments = [f"prompt={_said(problem['prompt'])}", f"num_steps={problem['num_steps']}"]
     if problem.get("eos", "ignore") != "ignore":
-        arguments.append(f"eos={problem['eos']!r}")
+        arguments.append(f"eos={_said(problem['eos'])}")
     factors = [_factor(part) for part in parts_of(problem)]
     phi = textwrap.indent(_assigned("phi", factors), "    ")
     target = f"target = tw.Target(lm, phi, {', '.join(arguments)})"
@@ -102,26 +103,34 @@ def _factor(part: Mapping[str, Any]) -> str:
     observed = options.pop("observed", None) if kind in WAITING else None
     power = "" if kind == "TemperedReward" else _power(options.pop("beta", 1))
     if kind == "OfProblem":
-        return f"tw.load_problem({part['problem']!r}).own_potential(){power}"
-    given = [repr(arg) for arg in args]
+        return f"tw.load_problem({_said(part['problem'])}).own_potential(){power}"
+    given = [_said(arg) for arg in args]
     if kind == "TextFunction":
         name = options.pop("function")
         inside = name.rpartition(":")[2]
-        given.append(inside if importable(name) else f"tw.find_function({name!r})")
+        given.append(inside if importable(name) else f"tw.find_function({_said(name)})")
         options["name"] = inside
     elif kind in ("ClassProbability", "ClassConditional") and "model" in options:
-        given.append(repr(options.pop("model")))
+        given.append(_said(options.pop("model")))
     elif kind == "Continuation" and "observed" in options:
-        given.append(repr(options.pop("observed")))
+        given.append(_said(options.pop("observed")))
     elif kind in ("RewardThreshold", "TemperedReward") and "reward" in options:
-        given.append(repr(options.pop("reward")))
-    given += [f"{name}={value!r}" for name, value in options.items()]
-    condition = "" if observed is None else f".condition({observed!r})"
+        given.append(_said(options.pop("reward")))
+    given += [f"{name}={_said(value)}" for name, value in options.items()]
+    condition = "" if observed is None else f".condition({_said(observed)})"
     return f"tw.{kind}({', '.join(given)}){condition}{power}"
 
 
+def _said(value: Any) -> str:
+    """The value as an expression, texts in double quotes where that needs no escape."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_said, value))}]"
+    plain = isinstance(value, str) and '"' not in value and "'" not in value
+    return f'"{repr(value)[1:-1]}"' if plain else repr(value)
+
+
 def _power(beta: Any) -> str:
-    return "" if beta == 1 else f" ** {beta!r}"
+    return "" if beta == 1 else f" ** {_said(beta)}"
 
 
 def twist_card(spec: RunSpec) -> dict[str, Any]:
@@ -144,13 +153,15 @@ def _observed(spec: RunSpec) -> Any:
 
 
 def _twist(spec: RunSpec, conditional: bool) -> str:
-    made = _TWISTS[spec.method].format(seed=spec.seed, name=spec.problem_name, folder=spec.twist)
+    made = _TWISTS[spec.method].format(
+        seed=spec.seed, name=_said(spec.problem_name), folder=_said(spec.twist)
+    )
     line = f"twist = {made}"
     observed = _observed(spec) if conditional else None
     if observed is not None:
-        line += f".condition({observed!r})"
+        line += f".condition({_said(observed)})"
     if spec.twist_power != 1:
-        line += f"\ntwist = tw.TemperedTwist(twist, {spec.twist_power!r})"
+        line += f"\ntwist = tw.TemperedTwist(twist, {_said(spec.twist_power)})"
     return line
 
 
@@ -164,15 +175,15 @@ def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
     }
     if spec.method != "none" and not proposal_only:
         given["twist"] = "twist"
-    given["resampler"] = repr(spec.resampler)
+    given["resampler"] = _said(spec.resampler)
     rule = "never" if proposal_only else spec.rule[0]
     if rule == "ess":
-        given["ess_threshold"] = repr(spec.ess_threshold)
+        given["ess_threshold"] = _said(spec.ess_threshold)
     else:
-        given["rule"] = repr(rule)
+        given["rule"] = _said(rule)
     given["seed"] = spec.seed
     if top_k:
         given["top_k"] = top_k
-    given["dead_runs"] = repr("keep")
+    given["dead_runs"] = _said("keep")
     lines = [f"    {name}={value}," for name, value in given.items()]
     return "trace = tw.run_smc(\n    target,\n" + "\n".join(lines) + "\n)"

@@ -32,14 +32,14 @@ class Bench(ipw.VBox):
             disabled=True,
             layout={"width": "auto", "margin": "1px 8px 1px 2px"},
         )
-        self.sentence = ipw.HTML(layout={"flex": "1 1 300px", "margin": "0"})
+        self.sentence = ipw.HTML(layout={"flex": "1 1 300px", "margin": "0", "display": "none"})
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
         self._views = ipw.Box([view], layout=layout)
         self._quiet = False
         self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
         layout = {"flex_flow": "row wrap", "align_items": "center", "padding": "0 0 4px 14px"}
-        row = ipw.Box([self.button, self.sentence], layout=layout)
-        super().__init__([row, self._views], layout={"width": "100%"})
+        self.row = ipw.Box([self.button, self.sentence], layout=layout)
+        super().__init__([self.row, self._views], layout={"width": "100%"})
         self.view.layout = _HALF
 
     def pin(self, run: Pinned | None) -> None:
@@ -57,6 +57,11 @@ class Bench(ipw.VBox):
         self._views.children = [self.pinned_view, self.view]
         self._set_button(on=True)
         self.compare(run)
+
+    def add_tools(self, tools: list[ipw.Widget]) -> None:
+        """Put more controls beside the button; the sentence then stands under all of them."""
+        self.sentence.layout.flex = "1 1 100%"
+        self.row.children = [self.button, *tools, self.sentence]
 
     def unpin(self) -> None:
         """Show the live run alone."""
@@ -85,3 +90,4 @@ class Bench(ipw.VBox):
 
     def _say(self, text: str) -> None:
         self.sentence.value = f"<span>{html.escape(text)}</span>" if text else ""
+        self.sentence.layout.display = None if text else "none"

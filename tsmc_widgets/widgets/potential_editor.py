@@ -87,7 +87,7 @@ class PotentialEditor(ipw.VBox):
         self._changed = changed
         self.rows: list[FactorRow] = []
         self.menu = ipw.Dropdown(
-            options=[(f"＋ {_ADD}", ""), *((kind.title, kind.title) for kind in KINDS)],
+            options=[(f"+ {_ADD}", ""), *((kind.title, kind.title) for kind in KINDS)],
             value="",
             layout={"width": "auto", "margin": "2px 0 0"},
         )

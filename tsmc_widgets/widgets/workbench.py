@@ -26,7 +26,12 @@ from tsmc_widgets.widgets.runner import Progress
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.settings import NEXT_TOKENS, RunSettings, spec_of
 from tsmc_widgets.widgets.train import TrainSession
-from tsmc_widgets.widgets.workbench_layout import arrange, file_row, replay_row
+from tsmc_widgets.widgets.workbench_layout import (
+    arrange,
+    file_row,
+    formula_box,
+    replay_choice,
+)
 from tsmc_widgets.widgets.workbench_state import (
     WorkbenchState,
     explain_dead,
@@ -84,16 +89,15 @@ class Workbench(LivePage):
             trained=None if train is None else self._trained_label,
         )
         self.formula, self.refusal, self.replayed = ipw.HTML(), ipw.HTML(), ipw.HTML()
-        self.replay = ipw.Checkbox(state.replay, description="re-weigh where valid", indent=False)
+        self.replay = replay_choice(state.replay)
         self.code_button = CodeButton()
         self.file, file_widgets = file_row(self._file)
         self.below = ipw.VBox()
-        bar = ipw.Box([self.code_button, file_widgets])
-        bar.add_class("tw-bar")
-        replay = replay_row(self.replayed, self.replay)
-        above = [self.presets, arrange(self.problem, self.sampler), self.formula, self.refusal]
-        self.children = [*above, bar, replay, self.bench, self.below]
-        self.formula.add_class("tw-formula")
+        self.bench.add_tools([self.code_button, file_widgets, self.replay])
+        self.bench.row.add_class("tw-bar")
+        said = formula_box(self.formula, self.replayed)
+        above = [self.presets, arrange(self.problem, self.sampler), said, self.refusal]
+        self.children = [*above, self.bench, self.below]
         self.refusal.add_class("tw-wrong-page")
         self._restore(state, rest=0.0)
 
@@ -165,6 +169,7 @@ class Workbench(LivePage):
             now=now,
         )
         self.replayed.value = f"<b>{html.escape(done)}</b> {html.escape(why)}" if done else ""
+        self.replayed.layout.display = None if done else "none"
         config = session.config
         self.sampler.show_what_matters(
             only_proposes=config.twist is None

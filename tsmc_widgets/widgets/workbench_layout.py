@@ -36,18 +36,24 @@ def _group(name: str, title: str, children: list[ipw.Widget]) -> ipw.VBox:
     return box
 
 
-def replay_row(said: ipw.HTML, choice: ipw.Checkbox) -> ipw.Box:
-    """What was done with the last change, and whether it may be re-weighed."""
-    said.add_class("tw-replay")
-    said.layout.flex = "1 1 320px"
-    choice.layout.width = "auto"
-    choice.tooltip = (
+def formula_box(formula: ipw.HTML, replayed: ipw.HTML) -> ipw.VBox:
+    """Log phi, and what was done when it last changed."""
+    replayed.add_class("tw-replay")
+    box = ipw.VBox([formula, replayed], layout={"width": "100%"})
+    box.add_class("tw-formula")
+    return box
+
+
+def replay_choice(on: bool) -> ipw.Checkbox:
+    """Whether the recorded run may be weighed anew."""
+    tooltip = (
         "After a change of φ alone, weigh the recorded run anew where that gives the very trace of "
         "a fresh run on the same noise"
     )
-    row = ipw.Box([choice, said])
-    row.add_class("tw-bar")
-    return row
+    return ipw.Checkbox(
+        on, description="re-weigh where valid", indent=False, tooltip=tooltip,
+        layout={"width": "auto"},
+    )  # fmt: skip
 
 
 def file_row(act: Callable[[str, str], str]) -> tuple[ipw.Text, ipw.Box]:
