@@ -34,11 +34,15 @@ class Pinned:
         trace: its record.
         settings: what it was asked for.
         seconds: how long it took.
+        target: what was sampled, where that is at hand.
+        exact_log_z: log Z in nats where it is known.
     """
 
     trace: Any
     settings: RunSettings | RunSpec
     seconds: float
+    target: Any = None
+    exact_log_z: float | None = None
 
     @property
     def words(self) -> dict[str, Any]:

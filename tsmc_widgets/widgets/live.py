@@ -17,18 +17,24 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.bench import Bench
 from tsmc_widgets.widgets.compare import Pinned
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.runner import Progress, Runner
 
 REST = 0.03
 """Seconds that the controls must rest before a run starts."""
 EXACT_BUDGET = 1024
 """Texts that may be enumerated beside a run in order to draw the exact log Z."""
+TABLE_BUDGET = 2**14
+"""The same where the model is a table."""
 
 
 class LivePage(ipw.VBox):
     """A particle view fed by runs in a background thread; the newest run wins.
 
     A subclass makes its controls, sets ``children``, and calls ``launch`` when they have moved.
+
+    Args:
+        panels: what stands under the view, in step with it; None for what the view itself has.
 
     Attributes:
         view: the live particle view.
@@ -37,10 +43,11 @@ class LivePage(ipw.VBox):
         target: of the newest run that could be prepared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, panels: RunPanels | None = None) -> None:
         self.view = ParticleView()
+        self.panels = panels
         self.runner = Runner(self._publish, rest=REST)
-        self.bench = Bench(self.view, self._pin)
+        self.bench = Bench(self.view, self._pin, panels=panels)
         self.target: Target | None = None
         self._kept: Pinned | None = None
         self._asked: Any = None
@@ -96,6 +103,8 @@ class LivePage(ipw.VBox):
         """End the run and take the widgets from the page."""
         self.runner.close()
         self.view.close()
+        if self.panels is not None:
+            self.panels.close()
         super().close()
 
     def explain(self, progress: Progress) -> str:
@@ -137,9 +146,18 @@ class LivePage(ipw.VBox):
             "error": self.explain(progress),
         }
         if progress.state == "done":
-            self._kept = Pinned(progress.trace, self._asked, progress.seconds)
+            self._kept = Pinned(
+                progress.trace, self._asked, progress.seconds, self.target, exact_log_z
+            )
             self.bench.compare(self._kept)
         self.shown(progress, exact_log_z)
+        if self.panels is not None and progress.trace is not None:
+            self.panels.update(
+                progress.trace,
+                exact_log_z=exact_log_z,
+                target=self.target,
+                run_id=progress.run_id,
+            )
 
     def _exact_log_z(self) -> float | None:
         """Log Z where it costs little to know."""

@@ -22,6 +22,7 @@ from tsmc_widgets.widgets.formula import formula, words_of
 from tsmc_widgets.widgets.live import LivePage, no_progress_bars
 from tsmc_widgets.widgets.presets import PRESETS, PresetBar
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.runner import Progress
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.settings import NEXT_TOKENS, RunSettings, spec_of
@@ -71,7 +72,7 @@ class Workbench(LivePage):
     ) -> None:
         _register(functions)
         state = _state_of(shown, changes)
-        super().__init__()
+        super().__init__(panels=RunPanels())
         self.add_class("tw-workbench")
         self.train, self.folder = train, Path(folder)
         self._spec = state.spec
@@ -92,12 +93,11 @@ class Workbench(LivePage):
         self.replay = replay_choice(state.replay)
         self.code_button = CodeButton()
         self.file, file_widgets = file_row(self._file)
-        self.below = ipw.VBox()
         self.bench.add_tools([self.code_button, file_widgets, self.replay])
         self.bench.row.add_class("tw-bar")
         said = formula_box(self.formula, self.replayed)
         above = [self.presets, arrange(self.problem, self.sampler), said, self.refusal]
-        self.children = [*above, self.bench, self.below]
+        self.children = [*above, self.bench]
         self.refusal.add_class("tw-wrong-page")
         self._restore(state, rest=0.0)
 
