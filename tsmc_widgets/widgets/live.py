@@ -101,6 +101,9 @@ class LivePage(ipw.VBox):
 
     def close(self) -> None:
         """End the run and take the widgets from the page."""
+        if not hasattr(self, "bench"):
+            # Collected after its making failed.
+            return
         self.runner.close()
         self.view.close()
         if self.panels is not None:

@@ -15,6 +15,8 @@ from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.shipped import shipped_twists
 from tsmc_widgets.widgets.controls import SIZES, dress
 
+_MOST_SEED = 2**53 - 1
+"""The largest number that browsers count to."""
 RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
 SHIP = "ship:"
 TRAINED = "trained"
@@ -247,6 +249,6 @@ def _fields(now: RunSpec) -> dict[str, Any]:
         ),
         "seed": dress(
             ipw.BoundedIntText, "seed", "Equal seeds give equal runs", value=now.seed,
-            max=2**31 - 1,
+            max=_MOST_SEED,
         ),
     }  # fmt: skip

@@ -183,11 +183,6 @@ class Workbench(LivePage):
             self.pin()
             self._begin(then, rest=0.0)
 
-    def close(self) -> None:
-        """End the run and take the widgets from the page."""
-        self.code_button.close()
-        super().close()
-
     def _restore(self, state: WorkbenchState, rest: float | None = None) -> None:
         """Show a state: a pinned run is made first, then the other beside it."""
         self.replay.value = state.replay

@@ -1,0 +1,397 @@
+"""The workbench without a browser: what is on screen is a spec, its code, and its run."""
+
+import json
+import re
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation.in_place import describe_problem
+from tsmc_widgets.evaluation.session import start_spec
+from tsmc_widgets.widgets.presets import PRESETS
+from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target, spec_of
+from tsmc_widgets.widgets.workbench import Workbench
+from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
+
+SMALL = {"num_particles": 16, "num_runs": 1}
+EDITED = {
+    "name": "my own",
+    "model": "table:eos",
+    "prompt": "well",
+    "num_steps": 5,
+    "eos": "absorb",
+    "potential": [{"kind": "ContainsToken", "args": ["yes"], "beta": 2}],
+}
+SPECS = {
+    "named": tw.RunSpec(problem="rainy-week", **SMALL),
+    "in place": tw.RunSpec(problem=EDITED, seed=3, rule="always", num_runs=3),
+    "look-ahead": tw.RunSpec(
+        problem="rare-event", method="look-ahead", twist_power=-0.5, proposal="base", **SMALL
+    ),
+    "optimal": tw.RunSpec(problem="rainy-week", method="optimal", rule="never", **SMALL),
+    "shipped": tw.RunSpec(problem="one-star-review", method="shipped", **SMALL),
+    "nearest": tw.RunSpec(
+        problem="five-star-review-beta-8", method="saved", twist="five-star-review", **SMALL
+    ),
+    "conditional": tw.RunSpec(
+        problem=describe_problem("star-review-conditional"), method="shipped", **SMALL
+    ),
+    "everything else": tw.RunSpec(
+        problem="late-evidence", resampler="residual", ess_threshold=0.25, num_particles=37,
+        num_runs=5, seed=2**31, num_exact=7, measures="kl",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def workbenches():
+    """Makes workbenches whose first run has ended, and closes them."""
+    made = []
+
+    def make(*args, **options):
+        made.append(Workbench(*args, **options))
+        settle(made[-1])
+        return made[-1]
+
+    yield make
+    for workbench in made:
+        workbench.close()
+
+
+def settle(workbench):
+    assert workbench.wait(60)
+    assert workbench.runner.publish_error is None
+
+
+def differing(a, b):
+    return [
+        f.name
+        for f in fields(a.columns)
+        if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
+    ]
+
+
+def run_of_code(workbench):
+    namespace = {}
+    exec(workbench.code, namespace)
+    return namespace["trace"]
+
+
+def words(html):
+    return re.sub(r"<[^>]*>", "", html.value)
+
+
+class TestSpec:
+    @pytest.mark.parametrize("name", SPECS)
+    def test_is_what_was_given_and_what_is_run(self, workbenches, name):
+        spec = SPECS[name]
+        workbench = workbenches(spec)
+        assert workbench.spec == normal(spec)
+        assert tw.RunSpec.from_json(workbench.spec.to_json()) == workbench.spec
+        assert workbench.view.status["state"] == "done"
+        assert differing(workbench.trace, start_spec(spec).run()) == []
+        # What the controls say is the same again, so that moving one changes that one alone.
+        assert workbench._read() == workbench.spec
+        workbench.sampler.fields["seed"].value = 11
+        assert workbench.spec == normal(spec).with_(seed=11)
+
+    @pytest.mark.parametrize("name", SPECS)
+    def test_code_is_the_screen_to_the_byte(self, workbenches, name):
+        workbench = workbenches(SPECS[name])
+        again = run_of_code(workbench)
+        assert differing(again, workbench.trace) == []
+        assert again.info == workbench.trace.info
+        assert workbench.code_button.text == workbench.code
+
+    def test_of_a_problem_by_name_and_in_place(self, workbenches):
+        assert workbenches("rainy-week", seed=4).spec.seed == 4
+        assert workbenches(EDITED, method="none").spec.problem == EDITED
+        conditional = workbenches("one-token-infilling", method="none").spec
+        assert conditional.problem["potential"][0]["observed"] == "box"
+
+    def test_changes_from_code(self, workbenches):
+        workbench = workbenches(SPECS["shipped"])
+        workbench.set(method="none")
+        settle(workbench)
+        assert (workbench.spec.method, workbench.spec.twist_sha256) == ("none", "")
+        assert workbench.sampler.fields["proposal"].disabled
+        workbench.set(problem="rainy-week", num_particles=100, num_runs=3)
+        settle(workbench)
+        assert workbench.trace.columns.tokens.shape == (3, 5, 100)
+        with pytest.raises(ValueError, match="has no field 'particles'"):
+            workbench.set(particles=3)
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            ({"problem": "rainy-week", "method": "ctl"}, "train it in tw.TrainSession"),
+            ({"problem": "rainy-week", "method": "beam", "measures": "texts"}, "texts alone"),
+        ],
+    )
+    def test_what_is_no_run_is_refused(self, spec, message):
+        with pytest.raises(ValueError, match=message):
+            Workbench(tw.RunSpec(**spec))
+        with pytest.raises(ValueError, match="A state is complete: leave out seed"):
+            Workbench(WorkbenchState(spec=SPECS["named"]), seed=3)
+
+
+class TestFiles:
+    def test_the_page_comes_back(self, workbenches, tmp_path):
+        workbench = workbenches(SPECS["in place"])
+        workbench.pin()
+        pinned = workbench.trace
+        workbench.problem.editor.rows[0].fields["tokens"].value = "no"
+        workbench.view.run = 2
+        workbench.replay.value = False
+        settle(workbench)
+        path = workbench.save(tmp_path / "page.json")
+        again = Workbench.load(path)
+        settle(again)
+        assert again.state == workbench.state
+        assert again.state.pinned == SPECS["in place"]
+        assert differing(again.trace, workbench.trace) == []
+        assert differing(again.bench.pinned.trace, pinned) == []
+        assert again.view.run == again.view.header["run"] == 2
+        assert WorkbenchState.from_json(again.state.to_json()) == again.state
+        assert "φ “2 log 1[token “yes” in s]” → “2 log 1[token “no” in s]”" in words(
+            again.bench.sentence
+        )
+        again.close()
+
+    def test_buttons_save_and_load(self, workbenches, tmp_path):
+        workbench = workbenches(SPECS["named"])
+        row = workbench.bench.row.children[2].children
+        path, save, load, said = row
+        path.value = str(tmp_path / "page.json")
+        save.click()
+        assert "saved to" in said.value
+        workbench.set(seed=9)
+        workbench.pin()
+        load.click()
+        settle(workbench)
+        assert workbench.spec == SPECS["named"]
+        assert workbench.bench.pinned is None
+        path.value = str(tmp_path / "<b>.json")
+        load.click()
+        assert "There is no file" in said.value
+        assert "<b>" not in said.value
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("{", "must be a JSON object"),
+            ("{}", "This is no saved workbench"),
+            ('{"format": "tsmc_widgets.Workbench", "version": 9, "spec": {}}', "of version 9"),
+        ],
+    )
+    def test_other_files_are_refused(self, tmp_path, text, message):
+        (tmp_path / "page.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            Workbench.load(tmp_path / "page.json")
+
+    def test_a_file_can_not_call_functions_by_itself(self, workbenches, tmp_path):
+        part = {"kind": "TextFunction", "function": "os:system"}
+        state = WorkbenchState(
+            spec=tw.RunSpec(problem={**EDITED, "potential": [part]}, num_particles=4, num_runs=1)
+        )
+        path = state.save(tmp_path / "page.json")
+        assert json.loads(path.read_text())["needs_functions"] == ["os:system"]
+        with pytest.raises(ValueError, match="JSON alone can not bring back"):
+            Workbench.load(path)
+        workbench = workbenches("rainy-week")
+        workbench.file.value = str(path)
+        workbench.bench.row.children[2].children[2].click()
+        assert "not registered here" in workbench.bench.row.children[2].children[3].value
+        shown = workbenches(state)
+        assert "not registered here" in shown.view.status["error"]
+        with pytest.raises(ValueError, match="JSON alone"):
+            tw.find_function("os:system")
+
+    def test_functions_that_are_handed_over(self, workbenches, tmp_path):
+        part = {"kind": "TextFunction", "function": "how long"}
+        problem = {**EDITED, "potential": [part]}
+        functions = {"how long": lambda text: 0.1 * len(text)}
+        one = workbenches(problem, functions=functions, method="none", num_particles=8)
+        assert one.trace.log_phi.max() > 0
+        again = Workbench.load(one.save(tmp_path / "p.json"), functions=functions)
+        settle(again)
+        assert differing(again.trace, one.trace) == []
+        assert differing(run_of_code(again), one.trace) == []
+        again.close()
+
+
+class TestReplay:
+    def test_a_new_phi_is_weighed_where_nothing_heard_the_old_one(self, workbenches):
+        workbench = workbenches("rainy-week", method="none", num_runs=2)
+        assert words(workbench.replayed) == ""
+        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
+        settle(workbench)
+        assert workbench.session.reweighed
+        assert words(workbench.replayed).startswith("Re-weighed the recorded run under the new φ")
+        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+        assert differing(run_of_code(workbench), workbench.trace) == []
+        # And from what was weighed anew, again.
+        workbench.problem.editor.menu.value = "contains tokens"
+        settle(workbench)
+        assert workbench.session.reweighed
+        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+
+    def test_a_twist_made_of_phi_is_run_anew(self, workbenches):
+        workbench = workbenches("rainy-week", method="look-ahead")
+        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
+        settle(workbench)
+        assert not workbench.session.reweighed
+        assert words(workbench.replayed) == (
+            "Run anew on the same noise because the look-ahead twist is made of φ, and steers "
+            "every step."
+        )
+
+    def test_other_changes_are_run_anew(self, workbenches):
+        workbench = workbenches("rainy-week", method="none")
+        workbench.set(rule="always")
+        settle(workbench)
+        assert words(workbench.replayed).strip() == "Run anew on the same noise"
+        workbench.set(seed=4)
+        settle(workbench)
+        assert words(workbench.replayed).strip() == "Run anew on other noise"
+
+    def test_texts_that_end_are_looked_at(self, workbenches):
+        workbench = workbenches(EDITED, method="none", rule="always", num_particles=32)
+        workbench.problem.editor.rows[0].fields["tokens"].value = "no"
+        settle(workbench)
+        assert not workbench.session.reweighed
+        assert "other particles would be resampled" in words(workbench.replayed)
+        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+
+    def test_a_person_may_want_every_run_fresh(self, workbenches):
+        workbench = workbenches("rainy-week", method="none")
+        workbench.replay.value = False
+        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
+        settle(workbench)
+        assert not workbench.session.reweighed
+        assert words(workbench.replayed).strip() == "Run anew on the same noise"
+
+    def test_a_shipped_twist_stays_the_same_twist(self, workbenches):
+        workbench = workbenches("one-star-review", method="shipped", num_particles=8)
+        workbench.problem.editor.rows[0].fields["beta"].value = 2.0
+        settle(workbench)
+        assert workbench.spec.method == "saved"
+        assert workbench.spec.twist == "one-star-review"
+        assert workbench.spec.problem["name"] == "one-star-review, changed"
+        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
+        settle(workbench)
+        assert workbench.session.reweighed
+        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+
+
+class TestSideBySide:
+    def test_the_sentence_tells_of_both(self, workbenches):
+        workbench = workbenches("eos", method="none", num_particles=16, num_runs=4)
+        workbench.bench.button.value = True
+        workbench.problem.editor.rows[0].fields["tokens"].value = "no"
+        settle(workbench)
+        said = words(workbench.bench.sentence).replace("−", "-")
+        a, b = workbench.bench.pinned.trace, workbench.trace
+        mean = re.search(r"log Ẑ (\S+) ± (\S+) s\.e\. \(mean of 4\) → (\S+)", said)
+        assert float(mean[1]) == pytest.approx(float(a.log_z.mean()), abs=0.006)
+        assert float(mean[2]) == pytest.approx(float(a.log_z.std()) / 2, abs=0.006)
+        assert float(mean[3]) == pytest.approx(float(b.log_z.mean()), abs=0.006)
+        allowed = [int(torch.isfinite(t.log_phi).sum()) for t in (a, b)]
+        assert f"accepted by φ {allowed[0]} of 64 → {allowed[1]} of 64 texts" in said
+        ess = [float(t.ess[:, -1].mean()) for t in (a, b)]
+        assert f"ESS at the end {ess[0]:.1f} of 16 → {ess[1]:.1f} of 16" in said
+        assert "A → B, on the same noise: φ" in said
+
+    def test_all_play_heads_are_tied(self, workbenches):
+        workbench = workbenches("rainy-week")
+        assert workbench.view.group == workbench.panels.group != ""
+        assert not workbench.view.strips
+        workbench.pin()
+        bench = workbench.bench
+        groups = {w.group for w in (bench.pinned_view, bench.pinned_panels, workbench.view)}
+        assert groups == {workbench.panels.group}
+        workbench.unpin()
+        assert workbench.view.group == workbench.panels.group != ""
+        assert bench.pinned_panels is None
+
+    def test_exact_log_z_of_toys(self, workbenches):
+        workbench = workbenches("deceptive-evidence")
+        expected = tw.exact(tw.load_problem("deceptive-evidence").target()).log_z
+        assert workbench.view.header["exact_log_z"] == pytest.approx(expected)
+
+
+class TestWords:
+    def test_lessons_are_specs(self, workbenches):
+        workbench = workbenches("rainy-week", num_particles=2)
+        for name, button in workbench.presets.buttons.items():
+            button.click()
+            assert workbench.spec == spec_of(RunSettings(**PRESETS[name].settings))
+            assert workbench._read() == workbench.spec
+            assert button.button_style == "info"
+        workbench.runner.cancel()
+        workbench.sampler.fields["seed"].value = 5
+        assert not any(b.button_style for b in workbench.presets.buttons.values())
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"twist": "reversed"},
+            {"contains": "castle, old", "avoids": "a, b", "stars": 0, "twist": "none"},
+            {"hostility": "tempered", "hostility_beta": -2.0, "proposal": "twist-induced"},
+            {"hostility": "tempered", "hostility_beta": 0.5, "stars": 0, "star_beta": 1.0},
+            {"hostility": "threshold", "hostility_at_least": -6.0, "ess_threshold": 1.0},
+        ],
+    )
+    def test_settings_of_the_small_sibling_as_a_spec(self, values):
+        settings = RunSettings(num_steps=4, num_particles=6, seed=2, **values)
+        lm = tw.load_language_model("storybook")
+        session = make_session(settings, make_target(settings, lm, Judges().loaded()))
+        session = tw.SMCSession(session.target, replace(session.config, dead_runs="keep"))
+        spec = start_spec(spec_of(settings))
+        assert spec.target.potential.describe() == session.target.potential.describe()
+        a, b = session.run(), spec.run()
+        assert torch.equal(a.columns.tokens, b.columns.tokens)
+        assert torch.allclose(a.columns.log_weights, b.columns.log_weights, rtol=1e-6)
+
+    def test_dead_runs_come_with_what_may_help(self, workbenches):
+        problem = {**EDITED, "potential": [{"kind": "ContainsToken", "args": [["yes", "no", "yes",
+                   "no", "yes", "no"]]}], "num_steps": 6}  # fmt: skip
+        workbench = workbenches(problem, method="none", num_particles=8)
+        status = workbench.view.status
+        assert status["state"] == "done"
+        assert "All 8 weights are zero from step" in status["error"]
+        assert "set twist ψ to look-ahead" in status["error"]
+        assert workbench.trace.log_z == -torch.inf
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("model", "nothing-of-this-name", "nothing-of-this-name"),
+            ("model", "table:nothing", "There is no problem"),
+            ("prompt", "zebra", "zebra"),
+        ],
+    )
+    def test_errors_are_said_and_mended(self, workbenches, field, value, message):
+        workbench = workbenches("rainy-week")
+        trace = workbench.view.header["id"]
+        workbench.problem.fields[field].value = value
+        settle(workbench)
+        said = workbench.view.status["error"] + words(workbench.refusal)
+        assert message in said
+        assert workbench.view.header["id"] == trace
+        workbench.problem.set("rainy-week")
+        workbench._moved()
+        settle(workbench)
+        assert workbench.view.status["error"] + words(workbench.refusal) == ""
+
+    def test_words_of_a_person_are_no_markup(self, workbenches):
+        evil = "<img src=x onerror=hacked=1>"
+        part = {"kind": "MatchesRegex", "pattern": evil}
+        workbench = workbenches({**EDITED, "potential": [part]}, method="none", num_particles=4)
+        workbench.problem.fields["prompt"].value = evil
+        workbench.sampler.fields["twist"].value = "saved"
+        settle(workbench)
+        for shown in (workbench.formula, workbench.refusal, workbench.problem.note):
+            assert "<img" not in shown.value
