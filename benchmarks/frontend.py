@@ -1,16 +1,17 @@
-"""The particle view in Chromium: frames, main-thread time, first paint and latency, as a table.
+"""The views in Chromium: frames, main-thread time, first paint and latency, beside their limits.
 
-    python benchmarks/frontend.py [--quick] [--lab]
+    python benchmarks/frontend.py [--quick] [--no-lab]
 
-Each size is a random run (with next-token tables) in the page that `ParticleView.to_html` writes.
-Main-thread time is all that the page's main thread did between the first and the last frame of a
-scrub through every step, divided by the frames; `--lab` also times a control of `WatchSMC` in a
-real JupyterLab. Needs Chromium.
+Each size is a random run (with next-token tables) in the page that `ParticleView.to_html` writes,
+and once more with `RunPanels` of 40 runs below it, in step. Main-thread time is all that the page's
+main thread did between the first and the last frame of a scrub through every step, divided by the
+frames. Last comes a control of `WatchSMC` in a real JupyterLab. Needs Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,10 @@ from dev import find_chromium  # noqa: E402
 
 SIZES = ((64, 32), (128, 128), (1000, 64))
 VOCABULARY = 400
-BUDGET_MS = {(64, 32): 10.0, (128, 128): 16.0, (1000, 64): 16.0}
+WIDTHS = (1280, 1920)
+LIMIT_MS = {(64, 32): 10.0, (128, 128): 16.0, (1000, 64): 16.0}
+CONTROL_LIMIT_MS = 150.0
+RUNS_OF_PANELS = 40
 
 SCRUB = """async frames => {
     const root = document.querySelector('.pv');
@@ -84,8 +88,9 @@ def symbols() -> list[str]:
     ]
 
 
-def random_run(num_particles: int, num_steps: int) -> tw.SMCTrace:
-    """A run that resamples often, over a random Markov chain with a random twist."""
+def random_run(size: tuple[int, int], *, num_runs: int = 1, top_k: int = 8) -> tw.SMCTrace:
+    """Runs that resample often, over a random Markov chain with a random twist."""
+    num_particles, num_steps = size
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
     rows = logits.softmax(1).double()
@@ -97,8 +102,9 @@ def random_run(num_particles: int, num_steps: int) -> tw.SMCTrace:
         target,
         num_particles=num_particles,
         twist=Ramp(VOCABULARY),
+        num_runs=num_runs,
         ess_threshold=0.5,
-        top_k=8,
+        top_k=top_k,
         seed=1,
     )
 
@@ -213,39 +219,59 @@ def lab_latency(browser: Browser, presses: int) -> list[float]:
     return times
 
 
+def write_pages(size: tuple[int, int], folder: Path) -> dict[str, Path]:
+    """The particle view of one run alone, and that of one of 40 with the panels of all."""
+    alone = tw.ParticleView(random_run(size)).to_html(folder / f"{size[0]}.html")
+    trace = random_run(size, num_runs=RUNS_OF_PANELS, top_k=0)
+    panels = tw.RunPanels(trace, exact_log_z=0.0)
+    both = panels.to_html(folder / f"{size[0]}_panels.html", view=tw.ParticleView(trace))
+    return {"": alone, "panels": both}
+
+
+def verdict(milliseconds: float, limit: float) -> str:
+    """A time beside its limit."""
+    return f"{milliseconds:.1f} ms ({'at most' if milliseconds <= limit else 'OVER'} {limit:.0f})"
+
+
+def report_sizes(browser: Browser, folder: Path, frames: int) -> None:
+    """Print a line for each size, with and without panels, and width of the window."""
+    print(
+        f"{'K x T':<19}{'width':>5}{'file':>9}{'first paint':>13}{'frames/s':>10}"
+        f"{'main thread a frame':>25}{'draw (p95)':>18}{'key to frame (p95)':>20}"
+    )
+    for size in SIZES:
+        for what, file in write_pages(size, folder).items():
+            for width in WIDTHS:
+                found = measure(browser, file, frames, width)
+                print(
+                    f"{f'{size[0]} x {size[1]} {what}':<19}{width:>5}"
+                    f"{file.stat().st_size / 1e6:>6.1f} MB{found['paint']:>10.0f} ms"
+                    f"{found['frames']:>10.0f}{verdict(found['busy'], LIMIT_MS[size]):>25}"
+                    f"{found['draw']:>7.1f} ({found['draw95']:.1f}) ms"
+                    f"{found['latency']:>12.0f} ({found['latency95']:.0f}) ms",
+                    flush=True,
+                )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer frames")
-    parser.add_argument("--lab", action="store_true", help="also time a control in JupyterLab")
-    parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels")
+    parser.add_argument("--no-lab", action="store_true", help="leave JupyterLab out")
     arguments = parser.parse_args()
-    frames = 60 if arguments.quick else 240
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{os.cpu_count()} cores; load over 1, 5 and 15 minutes before: {load}")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )
-        print(
-            "K x T       file   first paint   frames/s   main thread (budget)   draw, p95"
-            "      key to frame, p95"
-        )
-        for size in SIZES:
-            file = tw.ParticleView(random_run(*size)).to_html(Path(folder) / f"{size[0]}.html")
-            found = measure(browser, file, frames, arguments.width)
-            print(
-                f"{size[0]:>4} x {size[1]:<4}{file.stat().st_size / 1e6:>5.1f} MB"
-                f"{found['paint']:>10.0f} ms{found['frames']:>11.0f}"
-                f"{found['busy']:>10.1f} ms ({BUDGET_MS[size]:.0f} ms)"
-                f"{found['draw']:>9.1f}, {found['draw95']:.1f} ms"
-                f"{found['latency']:>12.0f}, {found['latency95']:.0f} ms",
-                flush=True,
-            )
-        if arguments.lab:
+        report_sizes(browser, Path(folder), 60 if arguments.quick else 240)
+        if not arguments.no_lab:
             times = lab_latency(browser, 12 if arguments.quick else 32)
             p95 = statistics.quantiles(times, n=20)[-1]
             print(
-                "WatchSMC in JupyterLab, K = 64, T = 24: control moved to first frame of the new "
-                f"run {statistics.median(times):.0f} ms (p95 {p95:.0f} ms)"
+                "WatchSMC in JupyterLab, K = 64, T = 24, control moved to first frame of the new "
+                f"run: {verdict(statistics.median(times), CONTROL_LIMIT_MS)}, p95 {p95:.0f} ms"
             )
         browser.close()
 

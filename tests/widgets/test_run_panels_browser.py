@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+import torch
 from playwright.sync_api import expect
 from widgets.conftest import WORDS, traits_of
 
@@ -126,6 +127,8 @@ def test_every_number_says_what_it_is(open_panels, trace):
     assert "nats over 6 runs" in said(page, "spread").inner_text()
     assert "pooled − exact: " in said(page, "spread").inner_text()
     assert said(page, "ess").inner_text().startswith(f"{float(trace.ess[0, -1]):.1f} of 32")
+    left = int(trace.surviving_ancestors()[0, 0])
+    assert said(page, "ancestors").inner_text() == f"{left} of 32 first tokens left"
     held = top_tenth(trace.weights[0])
     assert said(page, "lorenz").inner_text() == (
         f"the heaviest 10 % of particles hold {held:.0f} % of the weight"
@@ -269,3 +272,17 @@ def test_it_follows_the_theme(open_panels, page, make_trace):
     open_panels(RunPanels(make_trace(K=4, T=6)))
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("root._panels.theme.dark")
+
+
+def test_values_out_of_sight_are_true_once_nothing_moves(open_panels, page, make_trace):
+    page.set_viewport_size({"width": 500, "height": 200})
+    trace = make_trace(K=32, T=10)
+    open_panels(RunPanels(trace))
+    page.locator("input[type=range]").focus()
+    page.keyboard.press("Home")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    weights = torch.from_numpy(trace.columns.log_weights[0, 3]).softmax(0)
+    held = f"hold {top_tenth(weights):.0f} % of the weight"
+    expect(said(page, "lorenz")).to_contain_text(held)
+    expect(said(page, "ess")).to_contain_text(f"{trace.columns.ess[0, 3]:.1f} of 32")

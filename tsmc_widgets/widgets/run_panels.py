@@ -17,7 +17,6 @@ _HERE = Path(__file__).parent
 SOURCES = (
     "dom",
     "record",
-    "genealogy",
     "scales",
     "strips",
     "measures",

@@ -1,5 +1,9 @@
 /** @file The panels of a run: their play head, what moves it, and one draw a frame. */
 
+/** How long nothing must move until the panels that are out of sight are drawn too. */
+const PANEL_REST_MS = 140;
+/** While the play head moves, values in words change no faster than they can be read. */
+const WORDS_MS = 90;
 const PANEL_PAGES = Array.from({ length: 16 }, (_, i) => `page${i}`);
 
 class RunPanels {
@@ -10,6 +14,7 @@ class RunPanels {
     this.stats = { renders: 0, ms: 0, maxMs: 0, t: 0, steps: 0, run: 0 };
     this.t = 0;
     this.wanted = Infinity;
+    this.spoke = -Infinity;
     /** @type {any} */
     this.record = null;
     this.status = new Status();
@@ -19,6 +24,15 @@ class RunPanels {
     this.ancestors = MEASURES.ancestors();
     this.weights = MEASURES.weights();
     this.plots = { logZ: new LogZPlot(), lorenz: new LorenzPlot(), spread: new SpreadPlot() };
+    /** @type {Map<Strip, (view: any) => void>} */
+    this.drawn = new Map([
+      [this.ess, (/** @type {any} */ view) => drawEss(this.ess, view)],
+      [this.ancestors, (/** @type {any} */ view) => drawAncestors(this.ancestors, view)],
+      [this.weights, (/** @type {any} */ view) => drawWeights(this.weights, view)],
+      ...Object.values(this.plots).map((plot) => /** @type {any} */ ([plot.strip, (/** @type {any} */ view) => plot.draw(view)])),
+    ]);
+    /** Elements of the strips that can not be seen. @type {Set<Element>} */
+    this.unseen = new Set();
     this.factors = new Factors();
     this.samples = new SampleTable((slot) => this.group.tell({ slot }), signal);
     this._build(el);
@@ -72,9 +86,21 @@ class RunPanels {
     this.range.addEventListener("change", () => this._ask({ step: this.t }), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
     keepKeysAround(root, signal);
-    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
+    const sight = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) this.unseen.delete(target);
+        else this.unseen.add(target);
+      }
+      this.schedule(true);
+    });
+    for (const strip of this.drawn.keys()) sight.observe(strip.el);
+    signal.addEventListener("abort", () => sight.disconnect());
+    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(true), signal);
     watchThemes(() => this._readTheme(), signal);
-    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+    signal.addEventListener("abort", () => {
+      cancelAnimationFrame(this.frame ?? 0);
+      clearTimeout(this.rest);
+    });
   }
 
   /** @param {Record<string, any>} values */
@@ -96,7 +122,7 @@ class RunPanels {
     this.factors.show(header.factors);
     this.samples.show(header, readSamples(header, data));
     this.t = Math.min(this.wanted, record.steps);
-    this.schedule();
+    this.schedule(true);
   }
 
   /** @param {number} t @param {{told?: boolean, settle?: boolean}} [how] told by another view of the group */
@@ -139,10 +165,12 @@ class RunPanels {
     const { orange, blue } = this.theme;
     this.root.style.setProperty("--pv-orange", css(orange));
     this.root.style.setProperty("--pv-blue", css(blue));
-    this.schedule();
+    this.schedule(true);
   }
 
-  schedule() {
+  /** @param {boolean} [all] panels out of sight as well */
+  schedule(all = false) {
+    this.all = this.all || all;
     if (this.frame || this.signal.aborted) return;
     this.frame = requestAnimationFrame(() => {
       this.frame = 0;
@@ -158,11 +186,17 @@ class RunPanels {
     // A view that is not yet on the page has no font.
     if (!this.theme?.font) this._readTheme();
     const start = performance.now();
-    const view = { record, t, theme: this.theme, genealogy: genealogy(record, t) };
-    drawEss(this.ess, view);
-    drawAncestors(this.ancestors, view);
-    drawWeights(this.weights, view);
-    for (const plot of Object.values(this.plots)) plot.draw(view);
+    const view = { record, t, theme: this.theme, genealogy: { survivors: record.survivors(t) } };
+    const silent = !this.all && start - this.spoke < WORDS_MS;
+    for (const [strip, act] of this.drawn) {
+      strip.silent = silent;
+      if (this.all || !this.unseen.has(strip.el)) act(view);
+    }
+    if (!silent) this.spoke = start;
+    clearTimeout(this.rest);
+    // What is out of sight and in words must be true when somebody reads it.
+    if (!this.all) this.rest = setTimeout(() => this.schedule(true), PANEL_REST_MS);
+    this.all = false;
     this._say();
     stats.ms = performance.now() - start;
     stats.maxMs = Math.max(stats.maxMs, stats.ms);

@@ -59,6 +59,23 @@ class PanelRecord extends RunColumns {
     return (this._range = /** @type {[number, number]} */ ([low, high]));
   }
 
+  /** How many slots of each step 1..t have a descendant at step t. @param {number} t */
+  survivors(t) {
+    const { K, ancestors } = this;
+    const counts = new Uint32Array(t);
+    const slots = Uint32Array.from({ length: K }, (_, k) => k);
+    const seen = new Int32Array(K).fill(-1);
+    for (let s = t - 1; s >= 0; s--) {
+      for (let k = 0; k < K; k++) {
+        const slot = slots[k];
+        if (seen[slot] !== s) counts[s] += 1;
+        seen[slot] = s;
+        slots[k] = ancestors[s * K + slot];
+      }
+    }
+    return counts;
+  }
+
   /**
    * Share of the weight that the heaviest particles hold at step t, for 0, 1, .. K of them; null
    * where all weights are 0.

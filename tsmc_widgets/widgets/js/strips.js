@@ -20,11 +20,13 @@ class Strip {
       this.canvas,
     );
     this.title = title;
+    /** Whether only the plot changes for now. */
+    this.silent = false;
   }
 
   /** @param {string} text what the strip says at this step */
   say(text) {
-    if (this.said === text) return;
+    if (this.silent || this.said === text) return;
     this.value.textContent = this.said = text;
     this.canvas.setAttribute("aria-label", `${this.title}: ${text}`);
   }
