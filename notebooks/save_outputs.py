@@ -53,10 +53,21 @@ def see_it_learned(page: Page) -> None:
     page.wait_for_selector('.pv-status[data-state="done"]', timeout=600_000)
 
 
+def see_it_compared(page: Page) -> None:
+    """Show a comparison at its end, with one method brought out."""
+    page.wait_for_selector('.pv-status[data-state="done"]', timeout=600_000)
+    page.get_by_label("problem", exact=True).select_option("one-star-review")
+    page.locator(".cm-method", has_text="shipped").click()
+    page.mouse.move(0, 0)
+    page.wait_for_selector('.cm-method[aria-pressed="true"]')
+
+
 WIDGETS = {
     "01_watch_smc.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
     "02_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
+    "03_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
 }
+PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
@@ -80,6 +91,24 @@ def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
     return picture
 
 
+def picture_of_figure(described: dict) -> bytes:
+    """A plotly figure as PNG."""
+    import plotly.graph_objects as go
+
+    # What the renderer adds is no part of a figure.
+    figure = go.Figure({part: described[part] for part in ("data", "layout")})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
+        )
+        page = browser.new_page(viewport={"width": 900, "height": 700}, device_scale_factor=1.25)
+        page.set_content(figure.to_html(include_plotlyjs=True, config={"displayModeBar": False}))
+        page.wait_for_selector(".js-plotly-plot .main-svg")
+        picture = page.locator(".js-plotly-plot").screenshot()
+        browser.close()
+    return picture
+
+
 def main(name: str) -> None:
     """Execute, picture, write."""
     path = HERE / name
@@ -96,6 +125,12 @@ def main(name: str) -> None:
                 output["data"] = {
                     "image/png": base64.b64encode(picture).decode(),
                     "text/plain": f"{widget}: run this cell for the live view",
+                }
+            elif PLOTLY in output.get("data", {}):
+                drawn = picture_of_figure(output["data"][PLOTLY])
+                output["data"] = {
+                    "image/png": base64.b64encode(drawn).decode(),
+                    "text/plain": "a figure: run this cell to point at its marks",
                 }
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
