@@ -69,6 +69,14 @@ def test_the_sweep_is_stored_once_and_true(tour):
     assert abs(float((ratio.mean() - 1) / (ratio.std() / 20**0.5))) < 4.5
 
 
+def test_the_toys_are_compared_and_written(tour):
+    frame = tour["toys"].to_frame()
+    upper = frame[(frame.method == "optimal") & (frame.side == "upper")]
+    assert set(upper.problem) == {"rainy-week", "eos"}
+    assert (upper.value - upper.exact).abs().max() < 1e-9
+    assert not tour["session"].table.failures
+
+
 def test_a_users_own_potential_moves_the_samples(tour):
     texts = tw.run_smc(tour["excited"], num_particles=64).resampled_frame(seed=0).text
     plain = tw.run_smc(

@@ -75,6 +75,10 @@ def test_figures_read_the_table(small):
     assert set(bounds.side) == {"lower", "upper"}
     for figure in (bounds_figure(rain), gap_figure(rain), kl_forest_figure(rain, label="method")):
         assert figure.data
+    assert "over seeds" in bounds_figure(rain).layout.title.subtitle.text
+    own = small[0].table.to_frame()
+    own = own[(own.problem == "rainy-week") & (own.seed == 0) & (own.method == "none")]
+    assert "over runs" in bounds_figure(own).layout.title.subtitle.text
     assert len(small[0].table.to_frame())
 
 

@@ -63,7 +63,7 @@ def test_a_person_starts_cancels_and_goes_on(open_notebook, tmp_path):
     toy = [
         ('"rainy-week", "one-star-review"', '"rainy-week"'),
         ('"none", "shipped", "optimal"', '"none", "optimal", "ctl"'),
-        ("num_runs=40", "num_runs=20, num_updates=150"),
+        ("num_runs=40", "num_runs=20, num_updates=100"),
     ]
     page = open_notebook(first_live_cell(NOTEBOOK, tmp_path, replace=toy))
     run_all_cells(page)
@@ -89,7 +89,7 @@ def test_a_person_starts_cancels_and_goes_on(open_notebook, tmp_path):
     page.wait_for_function(f"{VIEW}._stats.done === 9", timeout=120_000)
     page.wait_for_function(f"{STATE} === 'done'")
     assert {name: (folder / name).stat().st_mtime_ns for name in stored} == stored
-    page.wait_for_function(f"!{VIEW}.querySelector('.cm-one').innerText.includes('○')")
+    page.wait_for_function(f"!{VIEW}.querySelector('.cm-one .cm-dots')")
     assert page.locator(".cm-one tbody tr").count() == 3
 
     # A cell that is run again finds everything, and computes nothing.

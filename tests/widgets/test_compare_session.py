@@ -4,11 +4,13 @@ import html.parser
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import runs
+from tsmc_widgets.widgets.compare_record import bins
 from tsmc_widgets.widgets.compare_session import CompareSession
 from tsmc_widgets.widgets.compare_settings import METHODS, CompareSettings, misfit
 from tsmc_widgets.widgets.compare_view import CompareView
@@ -324,3 +326,12 @@ def test_script_is_one_module_that_never_parses_text_as_html():
     assert source.count("export default") == 1
     for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert dangerous not in source
+
+
+def test_histograms_count_every_run_whatever_their_spread():
+    wide, agreed = np.linspace(-3.0, -1.0, 40), np.full(40, -1.65) + 1e-16 * np.arange(40)
+    for groups in ([wide, agreed], [agreed], [wide], [wide, wide / 9, np.array([-2.0])]):
+        low, width, count = bins(groups)
+        edges = low + width * np.arange(count + 1)
+        assert 3 <= count <= 61
+        assert [np.histogram(values, edges)[0].sum() for values in groups] == list(map(len, groups))

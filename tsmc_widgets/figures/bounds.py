@@ -49,7 +49,8 @@ def bounds_figure(
     require(frame, ("num_particles", "side", middle, low, high), "a figure of bounds")
     look = theme_of(theme)
     figure = new_figure(look, title)
-    told = ["▲ upper", "▼ lower", "bands: 95 % t-intervals over runs"]
+    over = "seeds" if "num_seeds" in frame.columns and frame["num_seeds"].max() > 1 else "runs"
+    told = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
     bounded = bracket is not None and math.isfinite(bracket.width)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for side in ("upper", "lower"):

@@ -118,8 +118,9 @@ def histograms(results: Iterable[RunResult]) -> list[list[Any]]:
     found = []
     for rule, size in dict.fromkeys((rule, size) for _, rule, size in runs):
         mine = {m: np.array(v) for (m, r, k), v in runs.items() if (r, k) == (rule, size)}
-        alive = np.concatenate([values[np.isfinite(values)] for values in mine.values()])
-        if not len(alive):
+        alive = [values[np.isfinite(values)] for values in mine.values()]
+        alive = [values for values in alive if len(values)]
+        if not alive:
             continue
         low, width, count = bins(alive)
         edges = low + width * np.arange(count + 1)
@@ -131,17 +132,18 @@ def histograms(results: Iterable[RunResult]) -> list[list[Any]]:
     return found
 
 
-def bins(values: np.ndarray) -> tuple[float, float, int]:
-    """Left end, width and number of bins that suit the bulk of the values."""
-    low, high = float(values.min()), float(values.max())
+def bins(groups: Sequence[np.ndarray]) -> tuple[float, float, int]:
+    """Left end, width and number of bins: as fine as the least spread of the groups asks for."""
+    low, high = min(map(np.min, groups)), max(map(np.max, groups))
     if high - low < 1e-6:
-        return low - 0.05, 0.1 / 3, 3
-    quarter, rest = np.quantile(values, [0.25, 0.75])
-    # Where most values agree their quartiles do, and the usual width would be none.
-    width = max(2 * (rest - quarter) / len(values) ** (1 / 3), (high - low) / MOST_BINS)
+        return float(low) - 0.05, 0.1 / 3, 3
+    finest = (high - low) / MOST_BINS
+    usual = [2 * np.subtract(*np.quantile(v, [0.75, 0.25])) / len(v) ** (1 / 3) for v in groups]
+    # Runs that all agree ask for bins of no width: others decide.
+    width = min((w for w in usual if w > finest), default=(high - low) / 20)
     count = max(math.ceil((high - low) / width), 5)
     # A hair wider, so that the largest value falls into the last bin.
-    return low, (high - low) / count * (1 + 1e-9), count
+    return float(low), float(high - low) / count * (1 + 1e-9), count
 
 
 def encode_plan(sweep: Sweep, comparison: Comparison, misfits: dict) -> list[dict[str, Any]]:
