@@ -43,7 +43,8 @@ class Training:
     Attributes:
         updates: of CTL.
         held_out: exact samples that measure and are not learned from.
-        pool: exact samples to learn from.
+        pool: exact samples to learn from; 0 for what the trainer chooses, see
+            ``learning.choose_positives``.
         seed: of everything.
     """
 
@@ -57,10 +58,10 @@ TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
     "five-star-review-beta-8": Training(held_out=300),
-    "hostile-story": Training(updates=300, pool=3000),
-    # Rare texts, for which rejection looks at hundreds of others: fewer of them, read less often.
-    "hostile-story-beta-10": Training(updates=150, held_out=100, pool=300),
-    "hostile-story-threshold": Training(updates=150, held_out=100, pool=300),
+    # Rare texts, for which rejection looks at hundreds of others.
+    "hostile-story": Training(updates=300, held_out=300, pool=0),
+    "hostile-story-beta-10": Training(updates=300, held_out=150, pool=0),
+    "hostile-story-threshold": Training(updates=300, held_out=150, pool=0),
     "star-review-conditional": Training(),
     "infilling-15-10": Training(),
     "infilling-2-1": Training(),
@@ -122,6 +123,8 @@ def _samples(target: Target, training: Training) -> tuple[Any, LogZ | None, Posi
     held_out, (value, error) = draws.tokens[: training.held_out], draws.log_z
     source = f"mean of phi over {draws.proposed:,} draws from p0"
     log_z = LogZ(value, source, error, draws.proposed - 1)
+    if not training.pool:
+        return held_out, log_z, None
     pool = GrowingPool(draws, training.seed, held_out=training.held_out, size=training.pool)
     return held_out, log_z, pool
 

@@ -19,7 +19,7 @@ from tsmc_widgets.targets.target import Target
 
 START = 2**14
 WORTH = 100.0
-LEAST = 0.25
+LEAST = 0.05
 _BLOCK = 1024
 _START_RUN = 2**40
 _FIRST = -1

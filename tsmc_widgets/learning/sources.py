@@ -8,9 +8,10 @@ from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
-# Exact samples to begin with, and the draws from p0 that looking for them may cost.
+# Exact samples to begin with, and the draws from p0 that looking for them may cost: where these are
+# too few, samples are too rare for a pool.
 ENOUGH = 50
-PILOT_BUDGET = 2**12
+PILOT_BUDGET = 1024
 PLENTY = 0.05
 """Share of p0's texts that are kept, from which on a pool grows about as fast as it is read."""
 
