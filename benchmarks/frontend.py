@@ -1,11 +1,12 @@
 """The views in Chromium: frames, main-thread time, first paint and latency, beside their limits.
 
-    python benchmarks/frontend.py [--quick] [--no-lab]
+    python benchmarks/frontend.py [--quick] [--no-lab | --only-lab]
 
 Each size is a random run (with next-token tables) in the page that `ParticleView.to_html` writes,
 and once more with `RunPanels` of 40 runs below it, in step. Main-thread time is all that the page's
 main thread did between the first and the last frame of a scrub through every step, divided by the
-frames. Last comes a control of `WatchSMC` in a real JupyterLab. Needs Chromium.
+frames. Last come a control of `WatchSMC` and one of `Workbench` in a real JupyterLab. Needs
+Chromium.
 """
 
 from __future__ import annotations
@@ -171,9 +172,24 @@ def measure(browser: Browser, file: Path, frames: int, width: int) -> dict[str, 
     }
 
 
-CELL = """import tsmc_widgets as tw
-watch = tw.WatchSMC(prompt="I bought this", stars=5, star_beta=8.0, num_particles=64, num_steps=24)
-watch"""
+REVIEWS = {
+    "name": "reviews",
+    "model": "storybook",
+    "prompt": "I bought this",
+    "num_steps": 24,
+    "eos": "absorb",
+    "potential": [
+        {"kind": "ClassProbability", "model": "storybook/stars", "label": "5 stars", "beta": 8.0}
+    ],
+}
+PAGES = {
+    "WatchSMC": (
+        'tw.WatchSMC(prompt="I bought this", stars=5, star_beta=8.0, num_particles=64, '
+        "num_steps=24)",
+        ".widget-slider:has-text('stars β')",
+    ),
+    "Workbench": (f"tw.Workbench({REVIEWS}, num_particles=64)", ".tw-factor .widget-slider"),
+}
 CONTROL_TO_FRAME = """async () => {
     const root = document.querySelector('.pv');
     const view = root._view;
@@ -187,14 +203,15 @@ CONTROL_TO_FRAME = """async () => {
 }"""
 
 
-def lab_latency(browser: Browser, presses: int) -> list[float]:
-    """Milliseconds from a key on a slider of WatchSMC to the first frame of its new run."""
+def lab_latency(browser: Browser, made: str, slider: str, presses: int) -> list[float]:
+    """Milliseconds from a key on a slider of a live page to the first frame of its new run."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "notebooks"
         folder.mkdir()
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(CELL)], metadata={"kernelspec": kernel}
+            cells=[nbformat.v4.new_code_cell(f"import tsmc_widgets as tw\n{made}")],
+            metadata={"kernelspec": kernel},
         )
         nbformat.write(notebook, folder / "latency.ipynb")
         with support.jupyter_lab(Path(home), folder) as url:
@@ -207,8 +224,7 @@ def lab_latency(browser: Browser, presses: int) -> list[float]:
             page.wait_for_function(support.KERNEL_IDLE)
             support.run_all_cells(page)
             page.wait_for_selector('.pv-status[data-state="done"]')
-            slider = page.locator(".widget-slider", has_text="stars β").get_by_role("slider").first
-            slider.focus()
+            page.locator(slider).first.get_by_role("slider").first.focus()
             times = []
             for press in range(presses):
                 page.evaluate(CONTROL_TO_FRAME)
@@ -258,6 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer frames")
     parser.add_argument("--no-lab", action="store_true", help="leave JupyterLab out")
+    parser.add_argument("--only-lab", action="store_true", help="measure JupyterLab alone")
     arguments = parser.parse_args()
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{os.cpu_count()} cores; load over 1, 5 and 15 minutes before: {load}")
@@ -265,14 +282,18 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )
-        report_sizes(browser, Path(folder), 60 if arguments.quick else 240)
+        if not arguments.only_lab:
+            report_sizes(browser, Path(folder), 60 if arguments.quick else 240)
         if not arguments.no_lab:
-            times = lab_latency(browser, 12 if arguments.quick else 32)
-            p95 = statistics.quantiles(times, n=20)[-1]
-            print(
-                "WatchSMC in JupyterLab, K = 64, T = 24, control moved to first frame of the new "
-                f"run: {verdict(statistics.median(times), CONTROL_LIMIT_MS)}, p95 {p95:.0f} ms"
-            )
+            for name, (made, slider) in PAGES.items():
+                times = lab_latency(browser, made, slider, 12 if arguments.quick else 32)
+                p95 = statistics.quantiles(times, n=20)[-1]
+                print(
+                    f"{name} in JupyterLab, K = 64, T = 24, control moved to first frame of the "
+                    f"new run: {verdict(statistics.median(times), CONTROL_LIMIT_MS)}, "
+                    f"p95 {p95:.0f} ms",
+                    flush=True,
+                )
         browser.close()
 
 

@@ -286,3 +286,15 @@ def test_values_out_of_sight_are_true_once_nothing_moves(open_panels, page, make
     held = f"hold {top_tenth(weights):.0f} % of the weight"
     expect(said(page, "lorenz")).to_contain_text(held)
     expect(said(page, "ess")).to_contain_text(f"{trace.columns.ess[0, 3]:.1f} of 32")
+
+
+def test_a_sample_of_other_runs_is_not_looked_for_here(open_view, make_trace):
+    page = open_view(tw.ParticleView(make_trace(K=8, T=5)))
+    tell = """of => document.dispatchEvent(new CustomEvent('tsmc-views-move-together',
+        { detail: { group: 'a', from: null, news: { slot: 3, of } } }))"""
+    own = page.evaluate("`0 of ${root._view.record.header.runs}`")
+    page.evaluate("model.set('group', 'a')")
+    page.evaluate(tell, f"{own},-1.5")
+    assert page.evaluate("root._view.selection") is None
+    page.evaluate(tell, own)
+    assert page.evaluate("root._view.selection.slot") == 3

@@ -64,12 +64,23 @@ function keepKeysAround(root, signal) {
 }
 
 /**
+ * What was done in one view: another step, another run, a final particle picked (of which runs),
+ * or play pressed.
+ * @typedef {{t?: number, run?: number, slot?: number, of?: string, play?: boolean}} News
+ */
+
+/** Tells the runs of one side of a comparison from the other's. @param {any} record */
+function runsOf(record) {
+  return record ? `${record.header.run} of ${record.header.runs}` : "";
+}
+
+/**
  * Views of one group do together what a person does in one of them: in the browser alone, so that
  * they need no kernel for it.
  */
 class Group {
   /**
-   * @param {any} model @param {(news: {t?: number, run?: number, slot?: number, play?: boolean}) => void} hear
+   * @param {any} model @param {(news: News) => void} hear
    * @param {AbortSignal} signal
    */
   constructor(model, hear, signal) {
@@ -80,7 +91,7 @@ class Group {
     document.addEventListener(TOGETHER, listen, { signal });
   }
 
-  /** @param {{t?: number, run?: number, slot?: number, play?: boolean}} news */
+  /** @param {News} news */
   tell(news) {
     const group = this.model.get("group");
     if (!group) return;

@@ -199,10 +199,10 @@ class ParticleView {
   }
 
   /** Another view of the group was moved. @param {any} news */
-  _follow({ t, run, slot, play }) {
+  _follow({ t, run, slot, of, play }) {
     if (t !== undefined) this.seek(t, true);
     if (run !== undefined && this.runs.offers(run)) this._ask({ run });
-    if (slot !== undefined && this.view.record) this._selectFinal(slot);
+    if (of !== undefined && of === runsOf(this.view.record)) this._selectFinal(slot);
     if (play) this.transport.toggle();
   }
 

@@ -34,7 +34,7 @@ class RunPanels {
     /** Elements of the strips that can not be seen. @type {Set<Element>} */
     this.unseen = new Set();
     this.factors = new Factors();
-    this.samples = new SampleTable((slot) => this.group.tell({ slot }), signal);
+    this.samples = new SampleTable((slot) => this.group.tell({ slot, of: runsOf(this.record) }), signal);
     this._build(el);
     this._listen();
     this.load();
