@@ -62,10 +62,16 @@ def see_it_compared(page: Page) -> None:
     page.wait_for_selector('.cm-method[aria-pressed="true"]')
 
 
+def see_a_run(page: Page) -> None:
+    """Show a workbench whose first run is done."""
+    page.wait_for_selector('.pv-status[data-state="done"]')
+
+
 WIDGETS = {
     "01_watch_smc.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
     "02_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
     "03_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
+    "04_workbench.ipynb": ("Workbench", "workbench.png", see_a_run),
 }
 PLOTLY = "application/vnd.plotly.v1+json"
 
