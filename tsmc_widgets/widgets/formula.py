@@ -94,7 +94,8 @@ def _own(name: str) -> str:
 
 def _quoted(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return "tokens " + " ".join(map(str, value))
+        words = all(isinstance(token, str) for token in value)
+        return " then ".join(f"“{t}”" if words else f"#{t}" for t in value)
     return f"“{value}”"
 
 

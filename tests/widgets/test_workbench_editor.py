@@ -1,0 +1,272 @@
+"""The workbench's controls: what each makes of phi, of the problem and of the twist."""
+
+import pytest
+import torch
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation.code import code_of
+from tsmc_widgets.evaluation.in_place import describe_problem
+from tsmc_widgets.evaluation.inline import potential_of
+from tsmc_widgets.widgets.factors import KINDS, kind_of
+from tsmc_widgets.widgets.formula import formula, term_of
+from tsmc_widgets.widgets.potential_editor import PotentialEditor
+from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.sampler_panel import SamplerPanel
+from tsmc_widgets.widgets.workbench import Workbench
+
+STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
+
+CONTROLS = [
+    # kind, control, value, the factor that results, what it adds to log phi
+    ("contains a word", "words", "old king, castle",
+     {"kind": "ContainsWord", "args": ["old king", "castle"]},
+     "log 1[“old king” or “castle” in s]"),
+    ("avoids words", "words", "broke", {"kind": "AvoidsWord", "args": ["broke"]},
+     "log 1[no “broke” in s]"),
+    ("matches a regular expression", "pattern", "a+", {"kind": "MatchesRegex", "pattern": "a+"},
+     "log 1[/a+/ in s]"),
+    ("rating in stars", "label", "2 stars",
+     {"kind": "ClassProbability", "model": STARS, "label": "2 stars", "beta": 4},
+     "4 log p(2 stars | s)"),
+    ("rating in stars", "beta", 1.0,
+     {"kind": "ClassProbability", "model": STARS, "label": "5 stars"}, "log p(5 stars | s)"),
+    ("rating in stars", "beta", 2.5,
+     {"kind": "ClassProbability", "model": STARS, "label": "5 stars", "beta": 2.5},
+     "2.5 log p(5 stars | s)"),
+    ("hostility", "mode", "calm",
+     {"kind": "ClassProbability", "model": HOSTILITY, "label": "not hostile"},
+     "log p(not hostile | s)"),
+    ("hostility", "mode", "tempered",
+     {"kind": "TemperedReward", "reward": HOSTILITY, "beta": 1}, "hostility(s)"),
+    ("hostility", "mode", "at_least",
+     {"kind": "RewardThreshold", "reward": HOSTILITY, "at_least": 0}, "log 1[hostility(s) ≥ 0]"),
+    ("hostility", "mode", "at_most",
+     {"kind": "RewardThreshold", "reward": HOSTILITY, "at_most": 0}, "log 1[hostility(s) ≤ 0]"),
+    ("leads to a text (infilling)", "observed", " the end",
+     {"kind": "Continuation", "observed": " the end"}, "log p₀(“ the end” | s)"),
+    ("length before EOS", "range", (2, 64), {"kind": "Length", "at_least": 2},
+     "log 1[tokens of s ≥ 2]"),
+    ("length before EOS", "range", (2, 9), {"kind": "Length", "at_least": 2, "at_most": 9},
+     "log 1[2 ≤ tokens of s ≤ 9]"),
+    ("contains tokens", "tokens", "storm + storm, calm",
+     {"kind": "ContainsToken", "args": [["storm", "storm"], "calm"]},
+     "log 1[token “storm” then “storm” or “calm” in s]"),
+    ("a class of another classifier", "label", "3",
+     {"kind": "ClassProbability", "model": "name or folder", "label": 3},
+     "log p(name or folder 3 | s)"),
+    ("the class that was observed", "observed", "1 star",
+     {"kind": "ClassConditional", "model": STARS, "observed": "1 star"}, "log p(1 star | s)"),
+    ("the potential of a named problem", "beta", 2.0,
+     {"kind": "OfProblem", "problem": "rainy-week", "beta": 2}, "2 (−2 |days of rain − 2|)"),
+    ("anything, as JSON", "json", '{"kind": "Constant", "value": 2}',
+     {"kind": "Constant", "value": 2}, "2"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def editor(told):
+    return PotentialEditor([], lambda: told.append(1))
+
+
+class TestPotential:
+    @pytest.mark.parametrize(("title", "control", "value", "part", "term"), CONTROLS)
+    def test_each_control_makes_its_factor(self, editor, told, title, control, value, part, term):
+        editor.menu.value = title
+        assert editor.menu.value == ""
+        row = editor.rows[0]
+        assert row.kind.title == title
+        row.fields[control].value = value
+        assert editor.parts == [part]
+        assert row.error == ""
+        assert term_of(part) == term
+        assert len(told) == 2
+
+    def test_every_kind_of_the_menu_starts_as_itself(self, editor):
+        for kind in KINDS:
+            row = editor.add(kind.start)
+            assert row.kind is kind
+            assert row.part == kind.start
+        assert len(editor.parts) == len(KINDS)
+
+    def test_factors_are_added_and_removed_in_their_order(self, editor, told):
+        titles = ["contains a word", "hostility", "avoids words"]
+        for title in titles:
+            editor.menu.value = title
+        editor.rows[1].remove.click()
+        assert [row.kind.title for row in editor.rows] == [titles[0], titles[2]]
+        assert len(told) == 4
+        for row in list(editor.rows):
+            editor.remove(row)
+        assert editor.parts == [{"kind": "Constant"}]
+        assert potential_of(editor.parts).describe() == "1"
+
+    def test_options_without_a_control_stay(self):
+        part = {"kind": "AvoidsWord", "args": ["a"], "scope": "full", "case": "match"}
+        editor = PotentialEditor([part], lambda: None)
+        editor.rows[0].fields["words"].value = "b"
+        assert editor.parts == [{**part, "args": ["b"]}]
+
+    def test_sliders_make_room(self):
+        part = {"kind": "ClassProbability", "model": STARS, "label": "1 star", "beta": 100}
+        assert PotentialEditor([part], lambda: None).rows[0].fields["beta"].value == 100
+
+    def test_controls_that_do_nothing_are_away(self, editor):
+        fields = editor.add({"kind": "ClassProbability", "model": HOSTILITY, "label": 1}).fields
+        assert (fields["beta"].layout.display, fields["eta"].layout.display) == (None, "none")
+        fields["mode"].value = "at_least"
+        assert (fields["beta"].layout.display, fields["eta"].layout.display) == ("none", None)
+
+    def test_what_is_wrong_is_said_in_the_factor(self, editor):
+        row = editor.add(KINDS[-1].start)
+        row.fields["json"].value = "{"
+        assert "must be a JSON object" in editor.error
+        assert row.part == KINDS[-1].start
+        row.fields["json"].value = "[]"
+        assert 'an object with a "kind"' in row.note.value.replace("&quot;", '"')
+        row.fields["json"].value = '{"kind": "Constant"}'
+        assert editor.error == ""
+
+    def test_a_function_that_a_person_types_is_looked_up(self, editor):
+        row = editor.add({"kind": "TextFunction", "function": ""})
+        row.fields["function"].value = "math:nothing"
+        assert "names nothing" in editor.error
+        row.fields["function"].value = "math:sqrt"
+        assert editor.error == ""
+        assert tw.find_function("math:sqrt")(4) == 2
+        assert term_of(row.part) == "sqrt(s)"
+
+    def test_showing_a_function_calls_and_imports_nothing(self):
+        part = {"kind": "TextFunction", "function": "no_such_module_of_mine:f"}
+        assert PotentialEditor([part], lambda: None).parts == [part]
+
+    def test_unknown_descriptions_are_shown_as_json(self):
+        part = {"kind": "CountToken", "args": ["a"], "at_least": 2}
+        assert kind_of(part) is KINDS[-1]
+        assert term_of(part) == "log 1[count of “a” ≥ 2]"
+
+    def test_formula_of_named_problems(self):
+        assert formula("five-star-review-beta-8") == "log φ(s) = 8 log p(5 stars | s)"
+        assert "OfProblem" not in formula("paper/toxicity")
+        for name in tw.PROBLEMS:
+            assert formula(name).startswith("log φ(s) = ")
+
+
+class TestProblem:
+    @pytest.mark.parametrize("name", list(tw.PROBLEMS))
+    def test_every_named_problem_can_be_chosen(self, name, told):
+        panel = ProblemPanel("eos" if name != "eos" else "rainy-week", lambda: told.append(1))
+        panel.fields["problem"].value = name
+        expected = describe_problem(name) if tw.PROBLEMS[name].conditional else name
+        assert panel.problem == expected
+        assert told == [1]
+
+    def test_an_edit_makes_it_ones_own_and_back(self, told):
+        panel = ProblemPanel("one-star-review", lambda: told.append(1))
+        panel.fields["num_steps"].value = 11
+        assert panel.problem["name"] == "one-star-review, changed"
+        assert panel.fields["problem"].value == ""
+        assert "Changed from one-star-review" in panel.note.value
+        panel.fields["num_steps"].value = 10
+        assert panel.problem == "one-star-review"
+        assert panel.fields["problem"].value == "one-star-review"
+        assert len(told) == 2
+
+    def test_another_observation_is_the_same_problem(self):
+        panel = ProblemPanel("star-review-conditional", lambda: None)
+        panel.editor.rows[0].fields["observed"].value = "2 stars"
+        assert panel.problem["name"] == "star-review-conditional"
+        panel.fields["num_steps"].value = 11
+        assert panel.problem["name"] == "star-review-conditional, changed"
+
+
+class TestSampler:
+    def sampler(self, problem, **how):
+        described = describe_problem(problem)
+        name = problem if not tw.PROBLEMS[problem].conditional else described
+        return SamplerPanel(tw.RunSpec(problem=name, **how), described, lambda: None), described
+
+    def values_of(self, panel):
+        return [value for _, value in panel.fields["twist"].options]
+
+    def test_the_nearest_twist_stands_first(self):
+        panel, _ = self.sampler("one-star-review")
+        ships = [v for v in self.values_of(panel) if v.startswith("ship:")]
+        assert ships[0] == "ship:one-star-review"
+        assert ships[1] == "ship:five-star-review"
+        assert "ship:infilling-2-1" not in ships
+        panel, _ = self.sampler("rainy-week")
+        assert self.values_of(panel) == ["none", "look-ahead", "optimal", "saved"]
+
+    def test_conditional_twists_need_their_observation(self):
+        panel, _ = self.sampler("infilling-2-1")
+        ships = [v for v in self.values_of(panel) if v.startswith("ship:")]
+        assert ships[0] == "ship:infilling-2-1"
+        assert "ship:infilling-15-10" not in ships
+        assert "ship:star-review-conditional" not in ships
+
+    def test_what_does_nothing_is_away_or_disabled(self):
+        panel, _ = self.sampler("rainy-week")
+        fields = panel.fields
+        assert fields["proposal"].disabled
+        assert fields["twist_power"].layout.display == "none"
+        assert fields["folder"].layout.display == "none"
+        fields["twist"].value = "look-ahead"
+        assert not fields["proposal"].disabled
+        fields["rule"].value = "never"
+        assert fields["ess_threshold"].layout.display == "none"
+        panel.show_what_matters(only_proposes=True)
+        assert fields["rule"].disabled
+        assert "nothing is resampled" in panel.note.value
+        fields["twist"].value = "saved"
+        with pytest.raises(ValueError, match="Give the folder"):
+            panel.values("rainy-week")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A workbench beside a training of a toy."""
+    session = tw.TrainSession("two days of rain (toy)", batch_size=10, num_updates=2)
+    workbench = Workbench("rainy-week", train=session, folder=tmp_path / "twists")
+    yield session, workbench
+    workbench.close()
+    session.close()
+
+
+def test_a_twist_that_was_just_trained(trained):
+    session, workbench = trained
+    twist = workbench.sampler.fields["twist"]
+    assert ("just trained: nothing yet", "trained") in twist.options
+    twist.value = "trained"
+    assert "press Start there first" in workbench.refusal.value
+    twist.value = "none"
+    assert workbench.refusal.value == ""
+    assert session.train(2, timeout=120)
+    workbench.sampler.fit(workbench.problem.described)
+    assert ("just trained: ctl, 2 updates", "trained") in twist.options
+    twist.value = "trained"
+    assert workbench.wait(30)
+    assert workbench.view.status["error"] == ""
+    assert workbench.spec.method == "saved"
+    folder = workbench.spec.twist
+    assert "ctl-2-updates-" in folder
+    assert workbench.sampler.fields["folder"].value == folder
+    own, kept = session.twist, workbench.session.config.twist
+    tokens = torch.tensor([[0, 0, 1, 2, 2, 0]])
+    assert torch.equal(own.log_psi(tokens, 1), kept.log_psi(tokens, 1))
+    namespace = {}
+    exec(code_of(workbench.spec), namespace)
+    assert namespace["trace"].log_z == workbench.trace.log_z
+    # Training goes on; what was taken stays, and is taken once.
+    twist.value = "trained"
+    assert workbench.wait(30)
+    assert workbench.spec.twist == folder
+    assert session.train(4, timeout=120)
+    twist.value = "trained"
+    assert workbench.wait(30)
+    assert "ctl-4-updates-" in workbench.spec.twist
+    assert len(list(workbench.folder.iterdir())) == 2
