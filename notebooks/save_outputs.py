@@ -86,7 +86,7 @@ def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )
         with support.jupyter_lab(Path(home), folder) as url:
-            page = browser.new_page(viewport={"width": WIDTH, "height": 2000})
+            page = browser.new_page(viewport={"width": WIDTH, "height": 3200})
             page.set_default_timeout(240_000)
             open_copy(page, url, notebook.name)
             support.run_all_cells(page)
