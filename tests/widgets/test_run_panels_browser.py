@@ -298,3 +298,11 @@ def test_a_sample_of_other_runs_is_not_looked_for_here(open_view, make_trace):
     assert page.evaluate("root._view.selection") is None
     page.evaluate(tell, own)
     assert page.evaluate("root._view.selection.slot") == 3
+
+
+def test_styles_may_come_in_any_order(open_panels, page, trace, target):
+    open_panels(RunPanels(trace, target=target))
+    width = "root.querySelector('.rp-factors tbody th').offsetWidth"
+    before = page.evaluate(width)
+    page.add_style_tag(content=tw.ParticleView._css)
+    assert page.evaluate(width) == before > 60
