@@ -82,6 +82,10 @@ def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
         folder = Path(home) / "notebooks"
         folder.mkdir()
         shutil.copy(notebook, folder)
+        kept = HERE / "results" / notebook.stem.partition("_")[2]
+        if kept.is_dir():
+            # What the notebook has computed a moment ago is shown, not computed again.
+            shutil.copytree(kept, folder / "results" / kept.name)
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )

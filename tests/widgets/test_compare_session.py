@@ -98,7 +98,9 @@ def test_what_is_stored_fills_in_without_a_press_and_is_not_done_again(make, mon
     make().run(SECONDS)
     again = make()
     settled(again)
-    assert again.view.status["done"] == 4
+    assert (again.view.status["done"], again.view.status["state"]) == (4, "done")
+    again.set(seeds=1)
+    assert again.sweep.state == "done"
     more = make(seeds=3)
     done = []
     work = runs.work
@@ -265,6 +267,10 @@ def test_own_processes_are_sent_home_by_cancel(tmp_path):
         assert [r.spec.method for r in session.table.results.values()] == ["none"]
         session.set(num_updates=2)
         assert session.run(SECONDS).done == 4
+        (worker,) = [w for w in session.sweep.crew._workers if w.alive]
+        CompareSession("rainy-week", "none", folder=None).close()
+        worker._process.join(SECONDS)
+        assert not worker.alive
     finally:
         session.close()
 

@@ -202,7 +202,7 @@ class CompareSession(ipw.VBox):
         """One comparison at a time: a cell that is run again leaves its old session behind."""
         for session in list(_SESSIONS):
             if session is not self:
-                session.cancel()
+                session.sweep.send_home()
 
     def _take(self, settings: CompareSettings) -> None:
         self.sweep.take(settings.specs())

@@ -101,7 +101,9 @@ class Sweep:
             for spec in specs:
                 if spec.key in self._known:
                     self.comparison.table.add(self._known[spec.key])
-            if self.folder is not None and self.missing:
+            if not self.missing:
+                self.state = "done"
+            elif self.folder is not None:
                 self._reading += 1
                 self._spawn(self._read, self.comparison)
         self._changed()
@@ -128,10 +130,14 @@ class Sweep:
         with self._rest:
             return self._rest.wait_for(lambda: not (self.busy or self._reading), timeout)
 
-    def close(self) -> None:
-        """End everything."""
+    def send_home(self) -> None:
+        """Cancel, and end idle workers too, which hold models; ``start`` calls new ones."""
         self.cancel()
         self.crew.stop()
+
+    def close(self) -> None:
+        """End everything."""
+        self.send_home()
         self.crew.shutdown(wait=False, cancel_futures=True)
 
     def expected_seconds(self, now: float | None = None) -> float:
@@ -186,6 +192,8 @@ class Sweep:
         finally:
             with self._rest:
                 self._reading -= 1
+                if comparison is self.comparison and self.state == "idle" and not self.missing:
+                    self.state = "done"
                 self._rest.notify_all()
             self._changed()
 
