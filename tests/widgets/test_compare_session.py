@@ -309,7 +309,7 @@ def test_a_problem_described_in_place_is_compared_too(make):
     }  # fmt: skip
     with pytest.raises(ValueError, match="does not take what is given"):
         make([story])
-    story["potential"] = {"kind": "AvoidsWord", "args": ["upon"]}
+    story["potential"] = {"kind": "AvoidsWord", "args": ["dragon"]}
     session = make([story], "none", seeds=1)
     assert session.view.menu["problems"][-1]["group"] == "own"
     session.run(SECONDS)
