@@ -32,14 +32,14 @@ def run(lesson):
 
 @pytest.fixture(scope="module")
 def raced():
-    settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=40)
+    settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=60)
     return run(Lesson(settings))
 
 
 def test_every_method_closes_the_gap_of_the_toy(raced):
     assert [racer.method for racer in raced.racers] == ["nvi", "dpg", "fudge", "rl"]
     for racer in raced.racers:
-        assert [done for done, _ in racer.bounds] == [0, 20, 40]
+        assert [done for done, _ in racer.bounds] == [0, 20, 40, 60]
         first, last = racer.bounds[0][1], racer.bounds[-1][1]
         error = math.hypot(first.gap_standard_error, last.gap_standard_error)
         assert first.gap - last.gap > 3 * error, racer.method
@@ -113,7 +113,7 @@ def test_records_are_short_and_fit_json(raced):
     assert curves["log_z"] == [pytest.approx(raced.log_z[0], rel=1e-4), 0.0]
     assert len(curves["racers"]) == len(looks["racers"]) == 4
     first = curves["racers"][0]
-    assert (first["done"], len(first["loss"]), len(first["bounds"])) == (40, 40, 3)
+    assert (first["done"], len(first["loss"]), len(first["bounds"])) == (60, 60, 4)
     points = thin([(i, float(i)) for i in range(2000)])
     assert len(points) == 400
     assert points[0] == [2.0, 2.0]

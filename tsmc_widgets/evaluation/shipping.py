@@ -59,9 +59,9 @@ TRAININGS = {
     "five-star-review": Training(),
     "five-star-review-beta-8": Training(held_out=300),
     # Rare texts, for which rejection looks at hundreds of others.
-    "hostile-story": Training(updates=300, held_out=300, pool=0),
-    "hostile-story-beta-10": Training(updates=300, held_out=150, pool=0),
-    "hostile-story-threshold": Training(updates=300, held_out=150, pool=0),
+    "hostile-story": Training(updates=600, held_out=300, pool=0),
+    "hostile-story-beta-10": Training(updates=600, held_out=150, pool=0),
+    "hostile-story-threshold": Training(updates=600, held_out=150, pool=0),
     "star-review-conditional": Training(),
     "infilling-15-10": Training(),
     "infilling-2-1": Training(),
