@@ -67,7 +67,11 @@ class Bench(ipw.VBox):
         if self.panels is not None:
             self.pinned_view.strips = False
             self.pinned_panels = RunPanels(
-                run.trace, exact_log_z=run.exact_log_z, target=run.target, run=self.view.run
+                run.trace,
+                exact_log_z=run.exact_log_z,
+                bracket=run.bracket,
+                target=run.target,
+                run=self.view.run,
             )
         self.pinned_view.status = {"state": "done", "text": f"A, pinned: {run.seconds:.1f} s"}
         self._tie()

@@ -36,6 +36,7 @@ class Pinned:
         seconds: how long it took.
         target: what was sampled, where that is at hand.
         exact_log_z: log Z in nats where it is known.
+        bracket: a certified bracket of it, where one is known and narrow.
     """
 
     trace: Any
@@ -43,6 +44,7 @@ class Pinned:
     seconds: float
     target: Any = None
     exact_log_z: float | None = None
+    bracket: Any = None
 
     @property
     def words(self) -> dict[str, Any]:

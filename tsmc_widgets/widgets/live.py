@@ -5,27 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import BudgetError
-from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.bench import Bench
 from tsmc_widgets.widgets.compare import Pinned
+from tsmc_widgets.widgets.known import Brackets, exact_log_z
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.runner import Progress, Runner
 
 REST = 0.03
 """Seconds that the controls must rest before a run starts."""
-EXACT_BUDGET = 1024
-"""Texts that may be enumerated beside a run in order to draw the exact log Z."""
-TABLE_BUDGET = 2**14
-"""The same where the model is a table."""
 
 
 class LivePage(ipw.VBox):
@@ -51,6 +47,7 @@ class LivePage(ipw.VBox):
         self.target: Target | None = None
         self._kept: Pinned | None = None
         self._asked: Any = None
+        self._brackets = Brackets()
         super().__init__(layout={"width": "100%"})
         self.add_class("tsmc-watch")
         self.view.observe(self._hold, "hold")
@@ -139,39 +136,28 @@ class LivePage(ipw.VBox):
             raise
 
     def _show(self, progress: Progress) -> None:
-        exact_log_z = None
+        known = None
         if progress.trace is not None:
-            exact_log_z = self._exact_log_z() if progress.state == "done" else None
-            self.view.update(progress.trace, exact_log_z=exact_log_z, run_id=progress.run_id)
+            known = exact_log_z(self.session.target) if progress.state == "done" else None
+            self.view.update(progress.trace, exact_log_z=known, run_id=progress.run_id)
         self.view.status = {
             "state": progress.state,
             "text": in_words(progress),
             "error": self.explain(progress),
         }
         if progress.state == "done":
-            self._kept = Pinned(
-                progress.trace, self._asked, progress.seconds, self.target, exact_log_z
-            )
+            self._kept = Pinned(progress.trace, self._asked, progress.seconds, self.target, known)
             self.bench.compare(self._kept)
-        self.shown(progress, exact_log_z)
-        if self.panels is not None and progress.trace is not None:
-            self.panels.update(
-                progress.trace,
-                exact_log_z=exact_log_z,
-                target=self.target,
-                run_id=progress.run_id,
-            )
-
-    def _exact_log_z(self) -> float | None:
-        """Log Z where it costs little to know."""
-        target = self.session.target
-        lm = target.lm
-        if not (lm.vocab_size**target.num_steps <= EXACT_BUDGET or getattr(lm, "is_markov", False)):
-            return None
-        try:
-            return exact(target, max_sequences=EXACT_BUDGET).log_z
-        except BudgetError:
-            return None
+        self.shown(progress, known)
+        if self.panels is None or progress.trace is None:
+            return
+        shown = {"exact_log_z": known, "target": self.target, "run_id": progress.run_id}
+        self.panels.update(progress.trace, **shown)
+        if progress.state == "done" and known is None:
+            bracket = self._brackets.of(self.target, lambda: self.runner.overtaken)
+            if bracket is not None:
+                self.panels.update(progress.trace, bracket=bracket, **shown)
+                self._kept = replace(self._kept, bracket=bracket)
 
 
 @contextmanager

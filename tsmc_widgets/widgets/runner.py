@@ -206,7 +206,7 @@ class Runner:
         """Wait while held; False once the run is done, cancelled or overtaken by a newer one."""
         while not session.done:
             with self._orders:
-                if self._overtaken() or self._cancelled:
+                if self.overtaken or self._cancelled:
                     return False
                 if not self._held or self._granted:
                     self._granted = max(0, self._granted - 1) if self._held else 0
@@ -220,7 +220,9 @@ class Runner:
                 self._orders.notify_all()
         return False
 
-    def _overtaken(self) -> bool:
+    @property
+    def overtaken(self) -> bool:
+        """Whether a newer run waits."""
         return self._job is not None
 
     def _advance(
@@ -231,7 +233,7 @@ class Runner:
         seconds = self._progress.seconds + spent
         self._progress = replace(self._progress, state=state, seconds=seconds, error=error)
         due = time.monotonic() - self._published >= PUBLISH_SECONDS
-        if (state != "running" or due) and not (state == "cancelled" and self._overtaken()):
+        if (state != "running" or due) and not (state == "cancelled" and self.overtaken):
             self._tell()
 
     def _newest_trace(self) -> Any:

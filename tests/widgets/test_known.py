@@ -1,0 +1,86 @@
+"""What is known of log Z beside a run: its value, or a certified bracket."""
+
+import math
+
+import pytest
+
+import tsmc_widgets as tw
+from tsmc_widgets.widgets import known
+from tsmc_widgets.widgets.known import Brackets, exact_log_z
+
+
+def never():
+    return False
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tw.load_language_model("storybook")
+
+
+def short(lm, **options):
+    """Texts of two tokens, of which p0 writes few: too many to enumerate, few that matter."""
+    return tw.Target(lm, tw.AvoidsWord("brown"), prompt="I bought this", num_steps=2, **options)
+
+
+def test_exact_values_where_texts_are_few(lm):
+    toy = tw.load_problem("late-evidence").target()
+    assert exact_log_z(toy) == tw.exact(toy).log_z
+    assert exact_log_z(short(lm)) is None
+
+
+def test_a_bracket_where_they_are_not(lm):
+    target = short(lm)
+    bracket = Brackets().of(target, never)
+    assert bracket.width <= known.NARROW
+    assert bracket.contains(tw.exact(target, max_sequences=10**6).log_z)
+
+
+def test_wide_brackets_are_not_shown(lm):
+    late = tw.Target(lm, tw.ContainsWord("castle"), prompt="Once upon a time", num_steps=20)
+    assert Brackets().of(late, never) is None
+
+
+def test_without_a_bound_on_phi_there_is_none(lm):
+    unbounded = tw.TokenFunction(lambda rows: rows.sum(1).double())
+    assert Brackets().of(tw.Target(lm, unbounded, prompt="I", num_steps=2), never) is None
+
+
+def test_each_is_searched_for_once_and_given_up_for_a_newer_run(lm, monkeypatch):
+    searches = []
+    search = known.bracket_log_z
+
+    def counted(target, **options):
+        searches.append(target)
+        return search(target, **options)
+
+    monkeypatch.setattr(known, "bracket_log_z", counted)
+    brackets = Brackets()
+    assert brackets.of(short(lm), lambda: True) is None
+    found = brackets.of(short(lm), never)
+    assert brackets.of(short(lm), never) is found is not None
+    assert len(searches) == 2
+    other = brackets.of(tw.Target(lm, tw.Constant(), prompt="I bought this", num_steps=2), never)
+    assert math.isclose(other.upper, 0.0, abs_tol=1e-3)
+    assert len(searches) == 3
+
+
+def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run():
+    described = {
+        "name": "short",
+        "model": "storybook",
+        "prompt": "I bought this",
+        "num_steps": 2,
+        "potential": {"kind": "AvoidsWord", "args": ["brown"]},
+    }
+    workbench = tw.Workbench(tw.RunSpec(problem=described, num_particles=8, num_runs=2))
+    try:
+        assert workbench.wait(60)
+        assert workbench.runner.publish_error is None
+        low, high = workbench.panels.header["bracket"]
+        exact = tw.exact(workbench.target, max_sequences=10**6).log_z
+        assert low <= exact <= high
+        workbench.pin()
+        assert workbench.bench.pinned_panels.header["bracket"] == [low, high]
+    finally:
+        workbench.close()
