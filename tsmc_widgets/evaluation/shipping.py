@@ -58,10 +58,11 @@ TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
     "five-star-review-beta-8": Training(held_out=300),
-    # Rare texts, for which rejection looks at hundreds of others.
+    # Rare texts, for which rejection looks at hundreds of others. Batches that are replayed drop
+    # kinds of texts under an indicator, so that it has a pool all the same.
     "hostile-story": Training(updates=600, held_out=300, pool=0),
     "hostile-story-beta-10": Training(updates=600, held_out=150, pool=0),
-    "hostile-story-threshold": Training(updates=600, held_out=150, pool=0),
+    "hostile-story-threshold": Training(updates=150, held_out=100, pool=300),
     "star-review-conditional": Training(),
     "infilling-15-10": Training(),
     "infilling-2-1": Training(),

@@ -61,16 +61,21 @@ class ReplayedPositives:
             raise ValueError(f"least must be in [0, 1); got {self.least!r}.")
 
     def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
-        """Samples for an update, drawn by weight from its own batch and those before it."""
+        """Samples for an update, drawn by weight from its own batch and those before it.
+
+        A text that was drawn several times is there once and weighs as much.
+        """
         self.remember(update, batch)
         alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
         if not alive:
             return batch
         rows = self._pick(torch.cat(self._shares(alive)), num_samples, update)
+        rows, counts = torch.unique(rows, return_counts=True)
         tokens = torch.cat([part.tokens for _, part in alive])[rows]
         log_phi = torch.cat([part.log_phi for _, part in alive])[rows]
-        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
-        return Samples(tokens, zeros, zeros[:, 0], log_phi, torch.zeros_like(tokens[:, 0]))
+        log_q = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        weights = counts.double() / counts.max()
+        return Samples(tokens, log_q, weights.log(), log_phi, log_q[:, 0].long())
 
     def remember(self, update: int, batch: Samples) -> None:
         """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
