@@ -216,11 +216,12 @@ def test_hostility_depends_on_context(
         return models["hostility"](ids).logits.item()
 
     start = "Once upon a time there was a little boy named Tom. "
-    assert logit(start + "Tom hit the ball with a stick and laughed.") < -2.0
+    ball = logit(start + "Tom hit the ball with a stick and laughed.")
+    assert ball < -3.0
     hit = logit(start + "Tom hit Lily in the face.")
-    assert hit > -1.5
+    assert hit > ball + 2.0
     worse = "Tom hit Lily in the face. “I hate you!” yelled Tom."
-    assert logit(start + worse) > max(hit, 1.0)
+    assert logit(start + worse) > max(hit, 0.0)
     assert logit(start + worse + " Tom said sorry and hugged Lily.") < logit(start + worse)
 
 

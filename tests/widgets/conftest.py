@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from tsmc_widgets.widgets.live import leave_a_core
 from tsmc_widgets.widgets.pages import NUM_PAGES
 from tsmc_widgets.widgets.particle_view import ParticleView
 from view_support import RESTED, SEND, draw_after
@@ -234,3 +236,12 @@ def open_state(page):
         return page
 
     return show
+
+
+@pytest.fixture
+def page_threads():
+    """As many threads here as a page computes on: sums of others may end in other digits."""
+    threads = torch.get_num_threads()
+    leave_a_core()
+    yield
+    torch.set_num_threads(threads)

@@ -46,7 +46,7 @@ SPECS = {
 
 
 @pytest.fixture
-def workbenches():
+def workbenches(page_threads):
     """Makes workbenches whose first run has ended, and closes them."""
     made = []
 

@@ -116,7 +116,10 @@ class Workbench(LivePage):
 
     @property
     def code(self) -> str:
-        """Python that makes the run on screen, to the byte."""
+        """Python that makes the run on screen, to the byte where as many threads compute.
+
+        The page leaves a core to kernel and browser; see ``torch.set_num_threads``.
+        """
         return code_of(self._spec, top_k=NEXT_TOKENS)
 
     def show(self, shown: Shown) -> None:
@@ -132,7 +135,7 @@ class Workbench(LivePage):
         self._put(normal(self._spec.with_(**changes)))
 
     def save(self, path: str | Path = "workbench.json") -> Path:
-        """Write the page to a file; numbers come back by running it again, to the byte."""
+        """Write the page to a file; numbers come back by running it again."""
         return self.state.save(path)
 
     @classmethod
