@@ -69,17 +69,17 @@ class Part:
 
 def parts(*, quick: bool) -> dict[str, Part]:
     """The experiments, at full size or small enough to see that all of it works."""
-    kl = {"measures": ("bounds", "kl"), "num_particles": (1,), "num_runs": 300, "num_exact": 200,
-          "num_samples": 1000, "rule": ("never",)}  # fmt: skip
+    kl = {"measures": ("bounds", "kl"), "num_particles": (1,), "num_runs": 300, "num_exact": 120,
+          "num_samples": 500, "rule": ("never",)}  # fmt: skip
     given = {"measures": ("kl",), "num_particles": (32,), "num_exact": 80}
     bounds = {"measures": ("bounds",), "num_particles": (1, 4, 16, 64, 256), "num_runs": 20,
-              "num_exact": 30, "rule": ("never", "ess"), "max_draws": 150_000}  # fmt: skip
-    threshold = tw.Training(num_updates=300, pool=200, max_draws=100_000)
+              "num_exact": 30, "rule": ("never", "ess"), "max_draws": 60_000}  # fmt: skip
+    threshold = tw.Training(num_updates=150, pool=100, max_draws=100_000)
     found = {
-        "toxicity": Part("hostile-story", METHODS, tw.Training(num_updates=130, pool=500), kl),
-        "sentiment": Part("one-star-review", METHODS, tw.Training(num_updates=200, pool=1000), kl),
-        "infilling 15/10": Part("infilling-15-10", METHODS, tw.Training(num_updates=120), given),
-        "infilling 2/1": Part("infilling-2-1", METHODS, tw.Training(num_updates=400), given),
+        "toxicity": Part("hostile-story", METHODS, tw.Training(num_updates=80, pool=300), kl),
+        "sentiment": Part("one-star-review", METHODS, tw.Training(num_updates=120, pool=1000), kl),
+        "infilling 15/10": Part("infilling-15-10", METHODS, tw.Training(num_updates=60), given),
+        "infilling 2/1": Part("infilling-2-1", METHODS, tw.Training(num_updates=200), given),
         "threshold": Part("hostile-story-threshold", ("none", "ctl"), threshold, bounds),
     }
     return {name: _small(part) for name, part in found.items()} if quick else found
