@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsmc_widgets import numerics
 from tsmc_widgets.errors import AllParticlesDeadError, TsmcError
 from tsmc_widgets.smc import sampler
 from tsmc_widgets.smc.session import SMCSession
@@ -60,33 +59,16 @@ def reweigh(recording: Recording, target: Target, config: SMCConfig) -> SMCTrace
         reason = differs(recording, target, config)
         if reason:
             raise CannotReweighError(reason)
-    state, records = _start(target, config), []
+    state, records = sampler.unread(target, config), []
     try:
         for _ in range(target.num_steps):
             state, record = _step(recording.trace, state, target, config)
             records.append(record)
-            sampler._check_alive(record, target, config)
+            sampler.check_alive(record, target, config)
     except AllParticlesDeadError as error:
         error.trace = SMCTrace.from_records(records, target, config)
         raise
     return SMCTrace.from_records(records, target, config)
-
-
-def _start(target: Target, config: SMCConfig) -> SMCState:
-    """State before the first step, without what the models say."""
-    shape, device = (config.num_runs, config.num_particles), target.prompt_tokens.device
-    zeros = torch.zeros(shape, dtype=torch.float64, device=device)
-    return SMCState(
-        t=0,
-        tokens=torch.zeros(*shape, 0, dtype=torch.int64, device=device),
-        log_weights=zeros,
-        log_psi=zeros,
-        log_z=zeros[:, 0],
-        ess=torch.full_like(zeros[:, 0], config.num_particles),
-        finished=torch.zeros(shape, dtype=torch.bool, device=device),
-        rows=torch.zeros(shape, dtype=torch.int64, device=device),
-        steps=None,
-    )
 
 
 def _step(
@@ -99,30 +81,22 @@ def _step(
     def recorded(name: str) -> Tensor:
         return getattr(trace.columns, name)[:, t - 1].to(device)
 
-    due, ancestors = sampler._ancestors(state, config, t)
+    due, ancestors = sampler.choose_ancestors(state, config, t)
     _check_decisions(due, ancestors, recorded, t)
-    log_weights = torch.where(due.unsqueeze(1), 0.0, state.log_weights)
-    log_psi_before = state.log_psi.gather(1, ancestors)
-    finished = state.finished.gather(1, ancestors)
-    paths = state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens))
-
+    state = sampler.resampled(state, due, ancestors)
     tokens, log_p, log_q = recorded("tokens"), recorded("log_p"), recorded("log_q")
-    paths = torch.cat([paths, tokens.unsqueeze(-1)], dim=-1)
-    live = ~finished
-    ends = live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
-    log_psi = torch.where(finished, log_psi_before, recorded("log_psi"))
+    paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
+    live = ~state.finished
+    ends = sampler.ending(target, tokens, live)
+    log_psi = torch.where(state.finished, state.log_psi, recorded("log_psi"))
     log_psi = _put_phi(target, live if final else ends, paths, log_psi)
-    log_increment = sampler._increment(log_p, log_q, log_psi, log_psi_before, log_weights, t)
-    after = log_weights + log_increment
-    log_z = sampler._add_log_z(state.log_z, log_weights, after)
-    ess = numerics.ess(after)
+    log_increment, log_weights, log_z, ess = sampler.weigh(state, log_p, log_q, log_psi, t)
     record = StepRecord(
-        t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, after, ess, log_z,
+        t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
         int(trace.columns.distinct[t - 1]), trace.tables[t - 1] if config.top_k else None,
     )  # fmt: skip
-    finished = finished | ends
-    state = SMCState(t, paths, after, log_psi, log_z, ess, finished, state.rows, None)
-    return state, record
+    finished = state.finished | ends
+    return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, state.rows, None), record
 
 
 def _check_decisions(
@@ -145,10 +119,7 @@ def _put_phi(target: Target, where: Tensor, paths: Tensor, log_psi: Tensor) -> T
     if members.shape[0] == 0:
         return log_psi
     # Target.log_phi asks the potential for the distinct rows in order: the batch of a fresh run.
-    texts = paths.reshape(-1, paths.shape[-1])[members]
-    padding = target.num_steps - texts.shape[1]
-    if padding:
-        texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
+    texts = sampler.whole_texts(target, paths, members)
     flat = log_psi.reshape(-1).clone()
     flat[members] = target.log_phi(texts).to(flat)
     return flat.reshape(log_psi.shape)

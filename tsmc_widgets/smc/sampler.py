@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,21 +27,30 @@ from tsmc_widgets.targets.target import Target
 @torch.no_grad()
 def init(target: Target, config: SMCConfig) -> SMCState:
     """State before the first step: the prompt is read once for all particles of all runs."""
+    state = unread(target, config)
+    everyone = torch.arange(state.rows.numel(), device=state.rows.device)
+    firsts, rows = _places(config, state.tokens, everyone)
+    return replace(
+        state,
+        rows=rows.reshape(state.rows.shape),
+        steps=_prefill(target, config, state.tokens, firsts),
+    )
+
+
+def unread(target: Target, config: SMCConfig) -> SMCState:
+    """State before the first step, of which no model has been asked."""
     shape, device = (config.num_runs, config.num_particles), target.prompt_tokens.device
-    no_tokens = torch.zeros(*shape, 0, dtype=torch.int64, device=device)
     zeros = torch.zeros(shape, dtype=torch.float64, device=device)
-    everyone = torch.arange(zeros.numel(), device=device)
-    firsts, rows = _places(config, no_tokens, everyone)
     return SMCState(
         t=0,
-        tokens=no_tokens,
+        tokens=torch.zeros(*shape, 0, dtype=torch.int64, device=device),
         log_weights=zeros,
         log_psi=zeros,
         log_z=zeros[:, 0],
         ess=torch.full_like(zeros[:, 0], config.num_particles),
         finished=torch.zeros(shape, dtype=torch.bool, device=device),
-        rows=rows.reshape(shape),
-        steps=_prefill(target, config, no_tokens, firsts),
+        rows=torch.zeros(shape, dtype=torch.int64, device=device),
+        steps=None,
     )
 
 
@@ -57,12 +67,10 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     rows, steps = (state.rows, state.steps) if state.steps else _rebuild(state, target, config)
 
     # Resample, never before the first step and never after the last.
-    due, ancestors = _ancestors(state, config, t)
-    log_weights = torch.where(due.unsqueeze(1), 0.0, state.log_weights)
+    due, ancestors = choose_ancestors(state, config, t)
     rows = rows.gather(1, ancestors)
-    log_psi_before = state.log_psi.gather(1, ancestors)
-    finished = state.finished.gather(1, ancestors)
-    paths = state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens))
+    state = resampled(state, due, ancestors)
+    finished = state.finished
 
     # Propose: a path that has ended only repeats its EOS.
     uniforms = config.noise.uniform(step=t, use="token", num_particles=config.num_particles)
@@ -73,23 +81,20 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
         tokens = torch.where(finished, target.eos_token_id, tokens)
     log_p = torch.where(finished, 0.0, steps.lm.log_probs[rows, tokens].double())
     log_q = torch.where(finished, 0.0, steps.proposal.log_q_next[rows, tokens].double())
-    paths = torch.cat([paths, tokens.unsqueeze(-1)], dim=-1)
+    paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
 
     # Weigh: phi itself stands for psi at T, and wherever a path ends.
     live = ~finished
-    ends = live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
-    log_psi = _log_psi(steps, rows, tokens, log_psi_before, finished)
+    ends = ending(target, tokens, live)
+    log_psi = _log_psi(steps, rows, tokens, state.log_psi, finished)
     log_psi = _put_phi(target, config, live if final else ends, rows, tokens, paths, log_psi)
-    log_increment = _increment(log_p, log_q, log_psi, log_psi_before, log_weights, t)
-    log_weights_before, log_weights = log_weights, log_weights + log_increment
-    log_z = _add_log_z(state.log_z, log_weights_before, log_weights)
-    ess = numerics.ess(log_weights)
+    log_increment, log_weights, log_z, ess = weigh(state, log_p, log_q, log_psi, t)
     table = next_token_table(steps, rows, config.top_k) if config.top_k else None
     record = StepRecord(
         t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
         steps.size, table,
     )  # fmt: skip
-    _check_alive(record, target, config)
+    check_alive(record, target, config)
 
     # Extend: each distinct prefix is read once, and nothing is read after the last token.
     finished = finished | ends
@@ -141,9 +146,10 @@ def _observed(config: SMCConfig, particles: Int[Tensor, " n"]) -> Int[Tensor, "n
     return None if config.observed is None else config.observed[particles // config.num_particles]
 
 
-def _ancestors(
+def choose_ancestors(
     state: SMCState, config: SMCConfig, t: int
 ) -> tuple[Bool[Tensor, " runs"], Int[Tensor, "runs particles"]]:
+    """Which runs resample before step ``t``, and whom each particle then descends from."""
     size = config.num_particles
     keep = torch.arange(size, device=state.rows.device).expand_as(state.rows)
     due = torch.zeros_like(state.ess, dtype=torch.bool)
@@ -156,6 +162,26 @@ def _ancestors(
     if config.retained is not None:
         drawn[:, 0] = 0
     return due, torch.where(due.unsqueeze(1), drawn, keep)
+
+
+def resampled(
+    state: SMCState, due: Bool[Tensor, " runs"], ancestors: Int[Tensor, "runs particles"]
+) -> SMCState:
+    """The state of the chosen ancestors; ``rows`` stay those of the particles before."""
+    return replace(
+        state,
+        tokens=state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens)),
+        log_weights=torch.where(due.unsqueeze(1), 0.0, state.log_weights),
+        log_psi=state.log_psi.gather(1, ancestors),
+        finished=state.finished.gather(1, ancestors),
+    )
+
+
+def ending(
+    target: Target, tokens: Int[Tensor, "runs particles"], live: Bool[Tensor, "runs particles"]
+) -> Bool[Tensor, "runs particles"]:
+    """Which of the live paths end with these tokens, before T."""
+    return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
 
 
 def _log_psi(
@@ -183,15 +209,45 @@ def _put_phi(
     if members.shape[0] == 0:
         return log_psi
     pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
-    texts = paths.reshape(-1, paths.shape[-1])[pairs.first]
-    padding = target.num_steps - texts.shape[1]
-    if padding:
-        texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
+    texts = whole_texts(target, paths, pairs.first)
     flat = log_psi.reshape(-1).clone()
     observed = _observed(config, pairs.first)
     given = target.log_phi(texts) if observed is None else target.log_phi_given(texts, observed)
     flat[members] = given[pairs.inverse].to(flat)
     return flat.reshape(log_psi.shape)
+
+
+def whole_texts(
+    target: Target, paths: Int[Tensor, "runs particles t"], members: Int[Tensor, " n"]
+) -> Int[Tensor, "n steps"]:
+    """Paths of some particles, by flat index; those that ended before T repeat their EOS."""
+    texts = paths.reshape(-1, paths.shape[-1])[members]
+    padding = target.num_steps - texts.shape[1]
+    if padding:
+        texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
+    return texts
+
+
+def weigh(
+    state: SMCState,
+    log_p: Float[Tensor, "runs particles"],
+    log_q: Float[Tensor, "runs particles"],
+    log_psi: Float[Tensor, "runs particles"],
+    t: int,
+) -> tuple[
+    Float[Tensor, "runs particles"],
+    Float[Tensor, "runs particles"],
+    Float[Tensor, " runs"],
+    Float[Tensor, " runs"],
+]:
+    """Log increments of step ``t``, and with them log weights, log Z_hat and ESS.
+
+    The state is that of before the step, resampled.
+    """
+    log_increment = _increment(log_p, log_q, log_psi, state.log_psi, state.log_weights, t)
+    log_weights = state.log_weights + log_increment
+    log_z = _add_log_z(state.log_z, state.log_weights, log_weights)
+    return log_increment, log_weights, log_z, numerics.ess(log_weights)
 
 
 def _increment(
@@ -253,7 +309,8 @@ def _rebuild(
     return rows.reshape(state.rows.shape), _prefill(target, config, state.tokens, firsts)
 
 
-def _check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
+def check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
+    """Raise ``AllParticlesDeadError`` where a run has died and the config does not keep it."""
     dead = (record.ess == 0).nonzero()
     if config.dead_runs == "keep" or dead.shape[0] == 0:
         return
