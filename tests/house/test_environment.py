@@ -3,7 +3,7 @@
 import re
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,19 @@ def test_installed_versions_are_the_pinned_ones():
         if installed(name) not in (None, pin)
     }
     assert differing == {}
+
+
+def test_pins_admit_the_oldest_python_of_the_project():
+    oldest = min(Version(each.version) for each in SpecifierSet(PROJECT["requires-python"]))
+    demands = {
+        name: metadata(name).get("Requires-Python") or "" for name in PINS if installed(name)
+    }
+    refusing = {
+        name: demanded
+        for name, demanded in demands.items()
+        if f"{oldest}.0" not in SpecifierSet(demanded)
+    }
+    assert refusing == {}
 
 
 def test_declared_packages_are_installed():
