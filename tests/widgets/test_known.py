@@ -1,12 +1,10 @@
 """What is known of log Z beside a run: its value, or a certified bracket."""
 
-import math
-
 import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.widgets import known
-from tsmc_widgets.widgets.known import Brackets, exact_log_z
+from tsmc_widgets.widgets.known import exact_log_z, narrow_bracket
 
 
 def never():
@@ -31,38 +29,34 @@ def test_exact_values_where_texts_are_few(lm):
 
 def test_a_bracket_where_they_are_not(lm):
     target = short(lm)
-    bracket = Brackets().of(target, never)
+    bracket = narrow_bracket(target, never)
     assert bracket.width <= known.NARROW
     assert bracket.contains(tw.exact(target, max_sequences=10**6).log_z)
 
 
 def test_wide_brackets_are_not_shown(lm):
     late = tw.Target(lm, tw.ContainsWord("castle"), prompt="Once upon a time", num_steps=20)
-    assert Brackets().of(late, never) is None
+    assert narrow_bracket(late, never) is None
 
 
 def test_without_a_bound_on_phi_there_is_none(lm):
     unbounded = tw.TokenFunction(lambda rows: rows.sum(1).double())
-    assert Brackets().of(tw.Target(lm, unbounded, prompt="I", num_steps=2), never) is None
+    assert narrow_bracket(tw.Target(lm, unbounded, prompt="I", num_steps=2), never) is None
 
 
-def test_each_is_searched_for_once_and_given_up_for_a_newer_run(lm, monkeypatch):
-    searches = []
-    search = known.bracket_log_z
+def test_the_search_is_given_up_for_a_newer_run(lm):
+    assert narrow_bracket(short(lm), lambda: True) is None
 
-    def counted(target, **options):
-        searches.append(target)
-        return search(target, **options)
 
-    monkeypatch.setattr(known, "bracket_log_z", counted)
-    brackets = Brackets()
-    assert brackets.of(short(lm), lambda: True) is None
-    found = brackets.of(short(lm), never)
-    assert brackets.of(short(lm), never) is found is not None
-    assert len(searches) == 2
-    other = brackets.of(tw.Target(lm, tw.Constant(), prompt="I bought this", num_steps=2), never)
-    assert math.isclose(other.upper, 0.0, abs_tol=1e-3)
-    assert len(searches) == 3
+def test_targets_that_are_described_alike_have_their_own_brackets(lm):
+    constant = [
+        tw.Target(lm, tw.TextFunction(f, log_phi_max=0.0, name="f"), prompt="I", num_steps=1)
+        for f in (lambda text: -1.0, lambda text: -2.0)
+    ]
+    found = [narrow_bracket(target, never) for target in constant]
+    assert found[0].contains(-1.0)
+    assert found[1].contains(-2.0)
+    assert not found[0].contains(-2.0)
 
 
 def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run():

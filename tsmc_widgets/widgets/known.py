@@ -36,42 +36,21 @@ class Overtaken(Exception):
     """The search was given up for a newer run."""
 
 
-class Brackets:
-    """Certified brackets of log Z, each searched for once."""
+def narrow_bracket(target: Target, overtaken: Callable[[], bool]) -> Bracket | None:
+    """A certified bracket of log Z, searched for with little of the model; None where it is wide.
 
-    def __init__(self) -> None:
-        self._found: dict[tuple, Bracket | None] = {}
+    Args:
+        target: whose Z.
+        overtaken: whether something else is waiting: then the search is given up.
+    """
 
-    def of(self, target: Target, overtaken: Callable[[], bool]) -> Bracket | None:
-        """The bracket of this target where it is narrow enough to be of use, else None.
-
-        Args:
-            target: whose Z.
-            overtaken: whether something else is waiting: then the search is given up.
-        """
-        key = (
-            id(target.lm),
-            target.potential.describe(),
-            tuple(target.prompt_tokens.tolist()),
-            target.num_steps,
-            target.absorbs_eos,
-        )
-        if key not in self._found:
-            try:
-                self._found[key] = _search(target, overtaken)
-            except Overtaken:
-                return None
-        return self._found[key]
-
-
-def _search(target: Target, overtaken: Callable[[], bool]) -> Bracket | None:
     def look_up(_: Bracket) -> None:
         if overtaken():
             raise Overtaken
 
     try:
         found = bracket_log_z(target, max_tokens=BRACKET_TOKENS, on_step=look_up)
-    except TsmcError:
-        # No bound on phi is known, or the target waits for an observation.
+    except (TsmcError, Overtaken):
+        # No bound on phi is known, the target waits for an observation, or a newer run waits.
         return None
     return found if found.width <= NARROW else None

@@ -15,7 +15,7 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.bench import Bench
 from tsmc_widgets.widgets.compare import Pinned
-from tsmc_widgets.widgets.known import Brackets, exact_log_z
+from tsmc_widgets.widgets.known import exact_log_z, narrow_bracket
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.runner import Progress, Runner
@@ -47,7 +47,6 @@ class LivePage(ipw.VBox):
         self.target: Target | None = None
         self._kept: Pinned | None = None
         self._asked: Any = None
-        self._brackets = Brackets()
         super().__init__(layout={"width": "100%"})
         self.add_class("tsmc-watch")
         self.view.observe(self._hold, "hold")
@@ -154,7 +153,7 @@ class LivePage(ipw.VBox):
         shown = {"exact_log_z": known, "target": self.target, "run_id": progress.run_id}
         self.panels.update(progress.trace, **shown)
         if progress.state == "done" and known is None:
-            bracket = self._brackets.of(self.target, lambda: self.runner.overtaken)
+            bracket = narrow_bracket(self.target, lambda: self.runner.overtaken)
             if bracket is not None:
                 self.panels.update(progress.trace, bracket=bracket, **shown)
                 self._kept = replace(self._kept, bracket=bracket)
