@@ -2,7 +2,8 @@
 
 import pytest
 
-from tsmc_widgets.widgets.particle_view import SOURCES, STYLES, ParticleView, script
+from tsmc_widgets.widgets.front_end import join_scripts
+from tsmc_widgets.widgets.particle_view import SOURCES, STYLES, ParticleView
 from tsmc_widgets.widgets.record import encode
 
 
@@ -16,9 +17,10 @@ def same(pages, others):
 
 
 def test_script_and_style_are_in_the_package():
-    assert script().count("export default") == 1
+    script = join_scripts(SOURCES)
+    assert script.count("export default") == 1
     assert len(SOURCES) == len(set(SOURCES))
-    assert "</script" not in script()
+    assert "</script" not in script
     assert "</style" not in ParticleView._css
     assert len(STYLES) == 2
 
@@ -71,7 +73,7 @@ def test_nothing_to_write_is_said():
 
 
 def test_script_is_one_module_without_imports():
-    lines = script().splitlines()
+    lines = join_scripts(SOURCES).splitlines()
     assert "import " not in "\n".join(
         line for line in lines if not line.lstrip().startswith(("*", "/"))
     )
@@ -79,6 +81,6 @@ def test_script_is_one_module_without_imports():
 
 
 def test_script_never_parses_text_as_html():
-    source = script()
+    source = join_scripts(SOURCES)
     for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert dangerous not in source

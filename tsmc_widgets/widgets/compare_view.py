@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import anywidget
 import traitlets
 
-_HERE = Path(__file__).parent
+from tsmc_widgets.widgets.front_end import FrontEnd, join_scripts, join_styles
+
 SOURCES = (
     "dom",
     "scales",
@@ -23,9 +20,10 @@ SOURCES = (
     "compare_main",
 )
 """Parts of the script in the order they are joined; the first six are other views' too."""
+STYLES = ("particle_view", "train_view", "compare_view")
 
 
-class CompareView(anywidget.AnyWidget):
+class CompareView(FrontEnd):
     """Shows what Python puts into its traits, and says in ``ask`` what was pressed.
 
     Attributes:
@@ -38,11 +36,8 @@ class CompareView(anywidget.AnyWidget):
         ask: the last press: ``act`` and a counter ``n``.
     """
 
-    _esm = "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
-    _css = "\n".join(
-        (_HERE / f"{name}.css").read_text("utf-8")
-        for name in ("particle_view", "train_view", "compare_view")
-    )
+    _esm = join_scripts(SOURCES)
+    _css = join_styles(STYLES)
 
     menu = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)
@@ -51,9 +46,3 @@ class CompareView(anywidget.AnyWidget):
     status = traitlets.Dict().tag(sync=True)
     stem = traitlets.Unicode("comparison").tag(sync=True)
     ask = traitlets.Dict().tag(sync=True)
-    hello = traitlets.Int(0).tag(sync=True)
-    welcome = traitlets.Int(0).tag(sync=True)
-
-    @traitlets.observe("hello")
-    def _answer(self, change: Any) -> None:
-        self.welcome = change["new"]

@@ -14,16 +14,19 @@ from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.evaluation.intervals import PooledOverRuns
 from tsmc_widgets.smc.genealogy import paths
 from tsmc_widgets.widgets.pages import Pages, array, pack, pad
-from tsmc_widgets.widgets.record import Recorder, number
+from tsmc_widgets.widgets.record import Encoded, Recorder, number
 
 
 @dataclass(frozen=True, slots=True)
-class PanelEncoded:
+class PanelEncoded(Encoded):
     """A record in the form of the panels' traits; ``samples`` is empty before T."""
 
-    header: dict[str, Any]
     samples: bytes
-    pages: tuple[bytes, ...]
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """By the names of the traits, the header first."""
+        return {**Encoded.traits.fget(self), "samples": self.samples}
 
 
 class PanelPages(Pages):
@@ -88,7 +91,7 @@ class PanelRecorder(Recorder):
             "factors": self._breakdown(trace, target, run) if done and target is not None else [],
         }
         samples = final_samples(trace, run, self._count) if done else b""
-        return PanelEncoded(header, samples, pad(pages.pages))
+        return PanelEncoded(header, pad(pages.pages), samples)
 
     def _breakdown(self, trace: Any, target: Any, run: int) -> list[dict[str, Any]]:
         key = (trace, target, run)

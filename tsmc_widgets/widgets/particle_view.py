@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
+from tsmc_widgets.widgets.front_end import RunView, join_scripts, join_styles
 from tsmc_widgets.widgets.offline import Part, write_page
-from tsmc_widgets.widgets.pages import PageTraits
-from tsmc_widgets.widgets.record import Encoded, Recorder, encode
+from tsmc_widgets.widgets.record import Recorder, encode
 
-_HERE = Path(__file__).parent
 SOURCES = (
     "dom",
     "record",
@@ -33,17 +31,12 @@ SOURCES = (
     "contact",
     "main",
 )
-"""Parts of the script in the order they are joined: a front end imports one self-contained text."""
+"""Parts of the script in the order they are joined."""
 STYLES = ("particle_view", "particle_grid")
 MAX_RUNS_OFFLINE = 32
 
 
-def script() -> str:
-    """The view's ES module."""
-    return "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
-
-
-class ParticleView(anywidget.AnyWidget, PageTraits):
+class ParticleView(RunView):
     """Particles, weights, resampling, next tokens, ESS, log Z_hat and samples of one run.
 
     Shown as the last line of a cell: ``tw.ParticleView(trace)``. All of the record is in the
@@ -67,19 +60,13 @@ class ParticleView(anywidget.AnyWidget, PageTraits):
         status: ``state``, ``text`` and ``error`` of a live run.
     """
 
-    _esm = script()
-    _css = "\n".join((_HERE / f"{name}.css").read_text("utf-8") for name in STYLES)
+    _esm = join_scripts(SOURCES)
+    _css = join_styles(STYLES)
 
-    header = traitlets.Dict().tag(sync=True)
     status = traitlets.Dict().tag(sync=True)
-    step = traitlets.Int(0).tag(sync=True)
-    run = traitlets.Int(0).tag(sync=True)
-    group = traitlets.Unicode("").tag(sync=True)
     strips = traitlets.Bool(True).tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
-    hello = traitlets.Int(0).tag(sync=True)
-    welcome = traitlets.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -89,14 +76,8 @@ class ParticleView(anywidget.AnyWidget, PageTraits):
         run: int = 0,
         target: str = "",
     ) -> None:
-        self._recorder = Recorder()
-        self._shown: dict[str, Any] = {}
-        # All of it at once: what a front end hears while it starts may be lost.
-        state: dict[str, Any] = {}
-        if trace is not None:
-            self._shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-            state = _traits(self._recorder.encode(run=run, **self._shown))
-        super().__init__(run=run, **state)
+        shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
+        super().__init__(Recorder(), shown, run)
 
     def update(
         self,
@@ -117,15 +98,8 @@ class ParticleView(anywidget.AnyWidget, PageTraits):
             run_id: the same number again says that this is the same run, grown: then only new
                 steps are sent.
         """
-        if run is None:
-            run = self.run if self.run < trace.num_runs else 0
-        self._shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-        encoded = self._recorder.encode(run=run, run_id=run_id, **self._shown)
-        with self.hold_sync():
-            # The header first: whoever hears of the new run must find it there already.
-            for name, value in _traits(encoded).items():
-                setattr(self, name, value)
-            self.run = run
+        shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
+        self._put(shown, run, run_id)
 
     def to_html(self, path: str | Path, *, title: str = "") -> Path:
         """Write one file that shows the run on any machine, without kernel and network.
@@ -142,14 +116,8 @@ class ParticleView(anywidget.AnyWidget, PageTraits):
         if not self._shown:
             raise ValueError("there is no trace to write yet: give the view one first.")
         part = self.part(run=self.run)
-        header = part.runs[self.run]["header"]
-        title = title or f"“{header['prompt']}” {header['target']}"
+        title = title or page_title(part.runs[self.run]["header"])
         return write_page(Path(path), title=title, parts=[part], run=self.run)
-
-    @property
-    def trace(self) -> Any:
-        """The trace on show; None before there is one."""
-        return self._shown.get("trace")
 
     def part(self, *, run: int, **state: Any) -> Part:
         """This view as a part of a page without kernel, its runs encoded anew.
@@ -159,17 +127,8 @@ class ParticleView(anywidget.AnyWidget, PageTraits):
             **state: further traits, such as ``group``.
         """
         runs = runs_offline(self.trace, run)
-        encoded = {each: _traits(encode(run=each, **self._shown)) for each in runs}
+        encoded = {each: encode(run=each, **self._shown).traits for each in runs}
         return Part(self._esm, self._css, encoded, state)
-
-    @traitlets.observe("hello")
-    def _answer(self, change: Any) -> None:
-        self.welcome = change["new"]
-
-    @traitlets.observe("run")
-    def _show_run(self, change: Any) -> None:
-        if self._shown and change["new"] != self.header.get("run"):
-            self.update(run=change["new"], **self._shown)
 
 
 def runs_offline(trace: Any, run: int) -> Sequence[int]:
@@ -177,6 +136,6 @@ def runs_offline(trace: Any, run: int) -> Sequence[int]:
     return range(trace.num_runs) if trace.num_runs <= MAX_RUNS_OFFLINE else [run]
 
 
-def _traits(encoded: Encoded) -> dict[str, Any]:
-    pages = {f"page{i}": page for i, page in enumerate(encoded.pages)}
-    return {"header": encoded.header, **pages}
+def page_title(header: dict[str, Any]) -> str:
+    """Of a page with a run: the prompt and phi."""
+    return f"“{header['prompt']}” {header['target']}"

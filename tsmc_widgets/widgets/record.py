@@ -23,6 +23,11 @@ class Encoded:
     header: dict[str, Any]
     pages: tuple[bytes, ...]
 
+    @property
+    def traits(self) -> dict[str, Any]:
+        """By the names of the traits, the header first."""
+        return {"header": self.header, **{f"page{i}": page for i, page in enumerate(self.pages)}}
+
 
 class Recorder:
     """Encodes runs; of one that has grown since the last call, only what is new."""

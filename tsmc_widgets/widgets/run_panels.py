@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
+from tsmc_widgets.widgets.front_end import RunView, join_scripts, join_styles
 from tsmc_widgets.widgets.offline import Part, write_page
-from tsmc_widgets.widgets.pages import PageTraits
-from tsmc_widgets.widgets.panel_record import PanelEncoded, PanelRecorder
-from tsmc_widgets.widgets.particle_view import ParticleView, runs_offline
+from tsmc_widgets.widgets.panel_record import PanelRecorder
+from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
 
-_HERE = Path(__file__).parent
 SOURCES = (
     "dom",
     "record",
@@ -28,9 +26,10 @@ SOURCES = (
     "run_main",
 )
 """Parts of the script in the order they are joined; most are the particle view's."""
+STYLES = ("particle_view", "run_panels")
 
 
-class RunPanels(anywidget.AnyWidget, PageTraits):
+class RunPanels(RunView):
     """ESS, weights, ancestors, log Z_hat of all runs, factors of phi and final samples.
 
     Put it beside a ``ParticleView`` of the same trace and give both the same ``group``: then their
@@ -50,18 +49,10 @@ class RunPanels(anywidget.AnyWidget, PageTraits):
         group: as above.
     """
 
-    _esm = "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
-    _css = "\n".join(
-        (_HERE / f"{name}.css").read_text("utf-8") for name in ("particle_view", "run_panels")
-    )
+    _esm = join_scripts(SOURCES)
+    _css = join_styles(STYLES)
 
-    header = traitlets.Dict().tag(sync=True)
     samples = traitlets.Bytes(b"").tag(sync=True)
-    step = traitlets.Int(0).tag(sync=True)
-    run = traitlets.Int(0).tag(sync=True)
-    group = traitlets.Unicode("").tag(sync=True)
-    hello = traitlets.Int(0).tag(sync=True)
-    welcome = traitlets.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -73,19 +64,8 @@ class RunPanels(anywidget.AnyWidget, PageTraits):
         run: int = 0,
         group: str = "",
     ) -> None:
-        self._recorder = PanelRecorder()
-        self._shown: dict[str, Any] = {}
-        # All of it at once: what a front end hears while it starts may be lost.
-        state: dict[str, Any] = {}
-        if trace is not None:
-            self._shown = {
-                "trace": trace,
-                "exact_log_z": exact_log_z,
-                "bracket": bracket,
-                "target": target,
-            }
-            state = _traits(self._recorder.encode(run=run, **self._shown))
-        super().__init__(run=run, group=group, **state)
+        shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
+        super().__init__(PanelRecorder(), shown, run, group=group)
 
     def update(
         self,
@@ -108,21 +88,8 @@ class RunPanels(anywidget.AnyWidget, PageTraits):
             run_id: the same number again says that this is the same run, grown: then only new
                 steps are sent.
         """
-        if run is None:
-            run = self.run if self.run < trace.num_runs else 0
-        shown = {
-            "trace": trace,
-            "exact_log_z": exact_log_z,
-            "bracket": bracket,
-            "target": target,
-        }
-        encoded = self._recorder.encode(run=run, run_id=run_id, **shown)
-        self._shown = shown
-        with self.hold_sync():
-            # The header first: whoever hears of the new run must find it there already.
-            for name, value in _traits(encoded).items():
-                setattr(self, name, value)
-            self.run = run
+        shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
+        self._put(shown, run, run_id)
 
     def to_html(
         self, path: str | Path, *, view: ParticleView | None = None, title: str = ""
@@ -139,32 +106,16 @@ class RunPanels(anywidget.AnyWidget, PageTraits):
         """
         if not self._shown:
             raise ValueError("there is no trace to write yet: give the panels one first.")
-        trace = self._shown["trace"]
-        if view is not None and view.trace is not trace:
+        if view is not None and view.trace is not self.trace:
             raise ValueError("the view shows another trace than the panels: give both the same.")
         group = "page" if view is not None else ""
         recorder = PanelRecorder()
         runs = {
-            run: _traits(recorder.encode(run=run, **self._shown))
-            for run in runs_offline(trace, self.run)
+            run: recorder.encode(run=run, **self._shown).traits
+            for run in runs_offline(self.trace, self.run)
         }
         parts = [Part(self._esm, self._css, runs, {"group": group})]
         if view is not None:
             parts.insert(0, view.part(run=self.run, group=group, strips=False))
-        header = runs[self.run]["header"]
-        title = title or f"“{header['prompt']}” {header['target']}"
+        title = title or page_title(runs[self.run]["header"])
         return write_page(Path(path), title=title, parts=parts, run=self.run)
-
-    @traitlets.observe("hello")
-    def _answer(self, change: Any) -> None:
-        self.welcome = change["new"]
-
-    @traitlets.observe("run")
-    def _show_run(self, change: Any) -> None:
-        if self._shown and change["new"] != self.header.get("run"):
-            self.update(run=change["new"], **self._shown)
-
-
-def _traits(encoded: PanelEncoded) -> dict[str, Any]:
-    pages = {f"page{i}": page for i, page in enumerate(encoded.pages)}
-    return {"header": encoded.header, "samples": encoded.samples, **pages}

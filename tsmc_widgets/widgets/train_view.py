@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import anywidget
 import traitlets
 
-_HERE = Path(__file__).parent
+from tsmc_widgets.widgets.front_end import FrontEnd, join_scripts, join_styles
+
 SOURCES = (
     "dom",
     "scales",
@@ -20,9 +17,10 @@ SOURCES = (
     "train_main",
 )
 """Parts of the script in the order they are joined; most are the particle view's."""
+STYLES = ("particle_view", "train_view")
 
 
-class TrainView(anywidget.AnyWidget):
+class TrainView(FrontEnd):
     """Shows what Python puts into its traits, and says in ``ask`` what was pressed.
 
     Attributes:
@@ -34,10 +32,8 @@ class TrainView(anywidget.AnyWidget):
         ask: the last press: ``act`` and a counter ``n``.
     """
 
-    _esm = "\n".join((_HERE / "js" / f"{name}.js").read_text("utf-8") for name in SOURCES)
-    _css = "\n".join(
-        (_HERE / f"{name}.css").read_text("utf-8") for name in ("particle_view", "train_view")
-    )
+    _esm = join_scripts(SOURCES)
+    _css = join_styles(STYLES)
 
     header = traitlets.Dict().tag(sync=True)
     curves = traitlets.Dict().tag(sync=True)
@@ -45,9 +41,3 @@ class TrainView(anywidget.AnyWidget):
     status = traitlets.Dict().tag(sync=True)
     folder = traitlets.Unicode("my_twist").tag(sync=True)
     ask = traitlets.Dict().tag(sync=True)
-    hello = traitlets.Int(0).tag(sync=True)
-    welcome = traitlets.Int(0).tag(sync=True)
-
-    @traitlets.observe("hello")
-    def _answer(self, change: Any) -> None:
-        self.welcome = change["new"]
