@@ -71,12 +71,10 @@ function progressLine({ state = "idle", done = 0, total = 0, running = [], left,
   return parts.join(" · ");
 }
 
-class CompareView {
-  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+class CompareView extends View {
+  /** @param {Place} place */
   constructor({ model, el, signal }) {
-    this.model = model;
-    this.signal = signal;
-    this.stats = { renders: 0, ms: 0, maxMs: 0, done: 0 };
+    super({ model, el, signal }, { done: 0 });
     this.chosen = "";
     this.heard = performance.now();
     /** @type {Record<string, Measured>} */
@@ -84,7 +82,7 @@ class CompareView {
     const again = () => this.schedule();
     this.controls = new CompareControls((changes) => this._change(changes), signal);
     this.status = new Status();
-    this.bar = new CompareBar((act) => this._ask(act), (stem) => this._set("stem", stem), signal);
+    this.bar = new CompareBar((act) => this._press(act), (stem) => this._ask({ stem }), signal);
     this.overview = new Overview(again, signal);
     this.tabs = new Menu("problem", again, signal);
     this.sizeMenu = new Menu("K", again, signal);
@@ -95,7 +93,7 @@ class CompareView {
     this._build(el);
     this._listen();
     this._read();
-    this._load();
+    this.retheme();
     greet(model, this.status.lost, ["change:status", "change:results"], signal);
   }
 
@@ -109,66 +107,34 @@ class CompareView {
     this.one = h("section", { class: "cm-one" }, heading, this.details.el, this.legend, plots);
     this.bar.el.append(this.status.el, this.bar.saving);
     this.root = h("div", { class: "pv tl cm", tabindex: "-1" });
-    /** @type {any} */ (this.root)._stats = this.stats;
     this.root.append(this.controls.el, this.bar.el, this.bar.progress, this.status.alert, this.status.lost, this.failures, this.overview.el, this.one);
-    el.append(this.root);
+    this._mount(el);
   }
 
   _listen() {
-    const { model, signal, root } = this;
-    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
-      model.on(name, act);
-      signal.addEventListener("abort", () => model.off(name, act));
-    };
-    for (const name of ["menu", "settings", "plan", "status", "stem"]) on(`change:${name}`, () => this.schedule());
-    on("change:status", () => (this.heard = performance.now()));
-    on("change:results", () => (this._read(), this.schedule()));
-    keepKeysAround(root, signal);
-    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
-    watchThemes(() => this._load(), signal);
+    for (const name of ["menu", "settings", "plan", "status", "stem"]) this._on(name, () => this.schedule());
+    this._on("status", () => (this.heard = performance.now()));
+    this._on("results", () => (this._read(), this.schedule()));
     const clock = setInterval(() => this._tick(), 1000);
-    signal.addEventListener("abort", () => (clearInterval(clock), cancelAnimationFrame(this.frame ?? 0)));
+    this.signal.addEventListener("abort", () => clearInterval(clock));
   }
 
-  /** @param {string} name @param {any} value */
-  _set(name, value) {
-    this.model.set(name, value);
-    this.model.save_changes();
-  }
-
-  /** Tell Python what was pressed. @param {string} act */
-  _ask(act) {
-    if (this.bar.stem.value !== this.model.get("stem")) this.model.set("stem", this.bar.stem.value);
-    this._set("ask", { act, n: (this.model.get("ask")?.n ?? 0) + 1 });
+  /** @param {string} act */
+  _press(act) {
+    this._ask({ stem: this.bar.stem.value });
+    super._press(act);
   }
 
   /** A control was moved; the last chip of a group stays. @param {Record<string, any>} changes */
   _change(changes) {
     const empty = Object.values(changes).some((value) => Array.isArray(value) && value.length === 0);
-    if (!empty) this._set("settings", { ...this.model.get("settings"), ...changes });
+    if (!empty) this._ask({ settings: { ...this.model.get("settings"), ...changes } });
     this.schedule();
   }
 
   _read() {
     const results = this.model.get("results") || {};
     this.measured = Object.fromEntries(Object.entries(results).map(([name, data]) => [name, new Measured(data)]));
-  }
-
-  /** Read the theme anew, and draw. */
-  _load() {
-    this.theme = readTheme(this.root);
-    const { blue, orange } = this.theme;
-    this.root.style.setProperty("--pv-blue", css(blue));
-    this.root.style.setProperty("--pv-orange", css(orange));
-    this.schedule();
-  }
-
-  schedule() {
-    if (this.frame || this.signal.aborted) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.draw();
-    });
   }
 
   /** How long the work has taken goes on by itself. */
@@ -203,10 +169,7 @@ class CompareView {
     };
   }
 
-  draw() {
-    // A view that is not yet on the page has no font.
-    if (!this.theme?.font) this._load();
-    const start = performance.now();
+  paint() {
     const view = this._view();
     const { status } = view;
     const locked = ["running", "pausing", "cancelling"].includes(status.state);
@@ -219,11 +182,7 @@ class CompareView {
     this.details.show(view);
     this._explain(view);
     for (const plot of this.plots) plot.draw(view);
-    const { stats } = this;
-    stats.ms = performance.now() - start;
-    stats.maxMs = Math.max(stats.maxMs, stats.ms);
-    stats.done = status.done ?? 0;
-    stats.renders += 1;
+    this.stats.done = status.done ?? 0;
   }
 
   /** @param {[string, string][]} failures */

@@ -99,15 +99,108 @@ class Group {
   }
 }
 
-/** What a module exports for a view. @param {any} View a class with a `root` element */
-function host(View) {
+/** @typedef {{model: any, el: HTMLElement, signal: AbortSignal}} Place where a view stands */
+
+/**
+ * A view hears its model, and draws what has changed once a frame. A subclass makes `root` and
+ * `paint`, and says in `ready` whether there is anything to paint.
+ */
+class View {
+  /** @param {Place} place @param {Record<string, number>} counts what `stats` tells beside draws */
+  constructor({ model, signal }, counts) {
+    this.model = model;
+    this.signal = signal;
+    /** For tests and measurements: counts draws and times them. @type {Record<string, number>} */
+    this.stats = { renders: 0, ms: 0, maxMs: 0, ...counts };
+  }
+
+  /**
+   * Stand on the page, and draw again where room or theme has changed.
+   * @param {HTMLElement} el @param {HTMLElement[]} parts whose sizes matter, beside all canvases'
+   */
+  _mount(el, ...parts) {
+    const { root, signal } = this;
+    Object.assign(root, { _stats: this.stats });
+    el.append(root);
+    keepKeysAround(root, signal);
+    watchSizes([root, ...parts, ...root.querySelectorAll("canvas")], () => this.redraw(), signal);
+    watchThemes(() => this.retheme(), signal);
+    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+  }
+
+  /** @param {string} name of a trait @param {() => void} act */
+  _on(name, act) {
+    this.model.on(`change:${name}`, act);
+    this.signal.addEventListener("abort", () => this.model.off(`change:${name}`, act));
+  }
+
+  /** All traits of an update are set before any is read. @param {() => void} act */
+  _later(act) {
+    queueMicrotask(() => this.signal.aborted || act());
+  }
+
+  /** @param {Record<string, any>} values */
+  _ask(values) {
+    tellPython(this.model, values);
+  }
+
+  /** Tell Python which button was pressed. @param {string} act */
+  _press(act) {
+    this._ask({ ask: { act, n: (this.model.get("ask")?.n ?? 0) + 1 } });
+  }
+
+  readTheme() {
+    this.theme = readTheme(this.root);
+    const { blue, orange } = this.theme;
+    this.root.style.setProperty("--pv-blue", css(blue));
+    this.root.style.setProperty("--pv-orange", css(orange));
+  }
+
+  retheme() {
+    this.readTheme();
+    this.redraw();
+  }
+
+  /** Draw all of it with the next frame. */
+  redraw() {
+    this.schedule();
+  }
+
+  schedule() {
+    if (this.frame || this.signal.aborted) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      this.draw();
+    });
+  }
+
+  /** Whether there is anything to paint. */
+  ready() {
+    return true;
+  }
+
+  draw() {
+    if (!this.ready()) return;
+    // A view that is not yet on the page has no font.
+    if (!this.theme?.font) this.retheme();
+    const { stats } = this;
+    const start = performance.now();
+    this.paint(start);
+    stats.ms = performance.now() - start;
+    stats.maxMs = Math.max(stats.maxMs, stats.ms);
+    stats.renders += 1;
+  }
+}
+
+/** What a module exports for a view. @param {any} Shown a class with a `root` element */
+function host(Shown) {
   return {
     /** @param {{model: any, el: HTMLElement, signal?: AbortSignal}} context */
     render({ model, el, signal }) {
       // Hosts differ in whether they give a signal or call the clean-up: serve both.
       const own = new AbortController();
       signal?.addEventListener("abort", () => own.abort());
-      const view = new View({ model, el, signal: own.signal });
+      const view = new Shown({ model, el, signal: own.signal });
       return () => {
         own.abort();
         view.root.remove();

@@ -7,12 +7,10 @@ const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null 
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
 const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
 
-class ParticleView {
-  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+class ParticleView extends View {
+  /** @param {Place} place */
   constructor({ model, el, signal }) {
-    this.model = model;
-    this.signal = signal;
-    this.stats = { renders: 0, rests: 0, ms: 0, maxMs: 0, t: 0, steps: 0 };
+    super({ model, el, signal }, { rests: 0, t: 0, steps: 0 });
     /** @type {any} */
     this.view = {
       record: null, t: 0, sort: "lineage", layout: "slots", quantity: "weight",
@@ -105,9 +103,9 @@ class ParticleView {
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.story = h("p", { class: "pv-story" });
     this.root.append(this.heading.el, this.transport.el, this.story, alert, lost, this.empty, this.body);
-    // For tests and measurements: counts draws and times them.
-    Object.assign(this.root, { _stats: this.stats, _view: this.view, _grid: this.grid, _ribbons: eachStrand });
-    el.append(this.root);
+    // For tests.
+    Object.assign(this.root, { _view: this.view, _grid: this.grid, _ribbons: eachStrand });
+    this._mount(el, this.grid.el);
     this._showStrips();
   }
 
@@ -123,38 +121,17 @@ class ParticleView {
 
   _listen() {
     const { model, signal, root } = this;
-    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
-      model.on(name, act);
-      signal.addEventListener("abort", () => model.off(name, act));
-    };
     const load = () => this._later(() => this.load());
-    for (const name of ["header", ...PAGE_NAMES]) on(`change:${name}`, load);
-    on("change:status", () => this._showStatus());
-    on("change:hold", () => this._showStatus());
-    on("change:step", () => this._later(() => this.seek(model.get("step"))));
+    for (const name of ["header", ...PAGE_NAMES]) this._on(name, load);
+    this._on("status", () => this._showStatus());
+    this._on("hold", () => this._showStatus());
+    this._on("step", () => this._later(() => this.seek(model.get("step"))));
     this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
     this.sortMenu.addEventListener("change", () => this._resort(), { signal });
     this.layoutMenu.addEventListener("change", () => this._relay(), { signal });
-    on("change:strips", () => this._showStrips());
+    this._on("strips", () => this._showStrips());
     root.addEventListener("keydown", (event) => this._key(event), { signal });
-    keepKeysAround(root, signal);
-    const canvases = [...root.querySelectorAll("canvas")];
-    watchSizes([root, this.grid.el, ...canvases], () => this.schedule(), signal);
-    watchThemes(() => this._retheme(), signal);
-    signal.addEventListener("abort", () => {
-      cancelAnimationFrame(this.frame ?? 0);
-      clearTimeout(this.rest);
-    });
-  }
-
-  /** All traits of an update are set before any is read. @param {() => void} act */
-  _later(act) {
-    queueMicrotask(() => this.signal.aborted || act());
-  }
-
-  /** @param {Record<string, any>} values */
-  _ask(values) {
-    tellPython(this.model, values);
+    signal.addEventListener("abort", () => clearTimeout(this.rest));
   }
 
   /** Read the record anew. The play head stays where it was put; at the frontier it follows it. */
@@ -169,7 +146,7 @@ class ParticleView {
     view.record = record;
     view.litters = null;
     if (before !== record) Object.assign(view, NOTHING_CHOSEN);
-    if (!this.theme) this._readTheme();
+    if (!this.theme) this.readTheme();
     this._colour();
     this.grid.measure(view);
     this.heading.show(header);
@@ -284,7 +261,7 @@ class ParticleView {
 
   _recolour() {
     this.view.quantity = this.colourMenu.value;
-    this._readTheme();
+    this.readTheme();
     this._colour();
     this.schedule();
   }
@@ -302,20 +279,18 @@ class ParticleView {
     this.schedule();
   }
 
-  _readTheme() {
+  readTheme() {
+    super.readTheme();
     const quantity = QUANTITIES[this.view.quantity];
-    this.theme = this.view.theme = readTheme(this.root);
+    this.view.theme = this.theme;
     this.view.palette = makePalette(quantity, this.theme);
     this.legendPlace.replaceChildren(legend(quantity, this.view.palette));
-    this.root.style.setProperty("--pv-orange", css(this.theme.orange));
-    this.root.style.setProperty("--pv-blue", css(this.theme.blue));
     this.root.style.setProperty("--pv-lineage", css(this.theme.lineage));
   }
 
-  _retheme() {
-    this._readTheme();
+  retheme() {
+    super.retheme();
     if (this.view.record) this.grid.measure(this.view);
-    this.schedule();
   }
 
   _updateTransport() {
@@ -323,14 +298,6 @@ class ParticleView {
     const { steps, T } = record;
     const ess = t > 0 ? `ESS ${number(record.ess[t - 1], 1)} of ${record.K}` : "";
     this.transport.update({ t, steps, T, complete: steps >= T, note: ess });
-  }
-
-  schedule() {
-    if (this.frame || this.signal.aborted) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.draw();
-    });
   }
 
   /** What the parts of the view are drawn from, at the shown step. */
@@ -344,14 +311,15 @@ class ParticleView {
     if (view.hover) view.hover = view.hover.s < t ? { ...view.hover, slot: this.grid.slotAt(view, view.hover.s, view.hover.row) } : null;
   }
 
-  draw() {
-    const { view, stats } = this;
-    this.body.hidden = !view.record;
-    this.empty.hidden = Boolean(view.record);
-    if (!view.record) return;
-    // A view that is not yet on the page has no font.
-    if (!this.theme.font) this._retheme();
-    const start = performance.now();
+  ready() {
+    const { record } = this.view;
+    this.body.hidden = !record;
+    this.empty.hidden = Boolean(record);
+    return Boolean(record);
+  }
+
+  paint() {
+    const { view } = this;
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
@@ -360,11 +328,7 @@ class ParticleView {
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
     this._say();
-    stats.ms = performance.now() - start;
-    stats.maxMs = Math.max(stats.maxMs, stats.ms);
-    stats.t = view.t;
-    stats.steps = view.record.steps;
-    stats.renders += 1;
+    Object.assign(this.stats, { t: view.t, steps: view.record.steps });
     clearTimeout(this.rest);
     this.rest = setTimeout(() => this._rest(), REST_MS);
   }

@@ -6,12 +6,10 @@ const PANEL_REST_MS = 140;
 const WORDS_MS = 90;
 const PANEL_PAGES = Array.from({ length: 16 }, (_, i) => `page${i}`);
 
-class RunPanels {
-  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+class RunPanels extends View {
+  /** @param {Place} place */
   constructor({ model, el, signal }) {
-    this.model = model;
-    this.signal = signal;
-    this.stats = { renders: 0, ms: 0, maxMs: 0, t: 0, steps: 0, run: 0 };
+    super({ model, el, signal }, { t: 0, steps: 0, run: 0 });
     this.t = 0;
     this.wanted = Infinity;
     this.spoke = -Infinity;
@@ -65,47 +63,31 @@ class RunPanels {
     this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
     this.root = h("div", { class: "pv rp", tabindex: "-1" });
     this.root.append(this.bar, this.status.lost, this.empty, this.body);
-    // For tests and measurements: counts draws and times them.
-    Object.assign(this.root, { _stats: this.stats, _panels: this });
-    el.append(this.root);
+    // For tests.
+    Object.assign(this.root, { _panels: this });
+    this._mount(el);
   }
 
   _listen() {
     const { model, signal, root } = this;
-    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
-      // All traits of an update are set before any is read.
-      const later = () => queueMicrotask(() => signal.aborted || act());
-      model.on(name, later);
-      signal.addEventListener("abort", () => model.off(name, later));
-    };
-    for (const name of ["header", "samples", ...PANEL_PAGES]) on(`change:${name}`, () => this.load());
-    on("change:step", () => this.seek(model.get("step")));
+    const load = () => this._later(() => this.load());
+    for (const name of ["header", "samples", ...PANEL_PAGES]) this._on(name, load);
+    this._on("step", () => this._later(() => this.seek(model.get("step"))));
     const scrub = (/** @type {number} */ t) => this.seek(t, { settle: true });
     letScrub([this.plots.logZ.strip, this.ess, this.ancestors], () => this.record, scrub, signal);
     this.range.addEventListener("input", () => this.seek(Number(this.range.value)), { signal });
     this.range.addEventListener("change", () => this._ask({ step: this.t }), { signal });
     root.addEventListener("keydown", (event) => this._key(event), { signal });
-    keepKeysAround(root, signal);
     const sight = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) this.unseen.delete(target);
         else this.unseen.add(target);
       }
-      this.schedule(true);
+      this.redraw();
     });
     for (const strip of this.drawn.keys()) sight.observe(strip.el);
     signal.addEventListener("abort", () => sight.disconnect());
-    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(true), signal);
-    watchThemes(() => this._readTheme(), signal);
-    signal.addEventListener("abort", () => {
-      cancelAnimationFrame(this.frame ?? 0);
-      clearTimeout(this.rest);
-    });
-  }
-
-  /** @param {Record<string, any>} values */
-  _ask(values) {
-    tellPython(this.model, values);
+    signal.addEventListener("abort", () => clearTimeout(this.rest));
   }
 
   /** Read the record anew; the play head stays, or follows the frontier if it is there. */
@@ -122,7 +104,7 @@ class RunPanels {
     this.factors.show(header.factors);
     this.samples.show(header, readSamples(header, data));
     this.t = Math.min(this.wanted, record.steps);
-    this.schedule(true);
+    this.redraw();
   }
 
   /** @param {number} t @param {{told?: boolean, settle?: boolean}} [how] told by another view of the group */
@@ -160,32 +142,22 @@ class RunPanels {
     event.stopPropagation();
   }
 
-  _readTheme() {
-    this.theme = readTheme(this.root);
-    const { orange, blue } = this.theme;
-    this.root.style.setProperty("--pv-orange", css(orange));
-    this.root.style.setProperty("--pv-blue", css(blue));
-    this.schedule(true);
+  /** Panels out of sight as well. */
+  redraw() {
+    this.all = true;
+    this.schedule();
   }
 
-  /** @param {boolean} [all] panels out of sight as well */
-  schedule(all = false) {
-    this.all = this.all || all;
-    if (this.frame || this.signal.aborted) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.draw();
-    });
-  }
-
-  draw() {
-    const { record, stats, t } = this;
+  ready() {
+    const { record } = this;
     this.body.hidden = this.bar.hidden = !record;
     this.empty.hidden = Boolean(record);
-    if (!record) return;
-    // A view that is not yet on the page has no font.
-    if (!this.theme?.font) this._readTheme();
-    const start = performance.now();
+    return Boolean(record);
+  }
+
+  /** @param {number} start */
+  paint(start) {
+    const { record, t } = this;
     const view = { record, t, theme: this.theme, genealogy: { survivors: record.survivors(t) } };
     const silent = !this.all && start - this.spoke < WORDS_MS;
     for (const [strip, act] of this.drawn) {
@@ -195,13 +167,10 @@ class RunPanels {
     if (!silent) this.spoke = start;
     clearTimeout(this.rest);
     // What is out of sight and in words must be true when somebody reads it.
-    if (!this.all) this.rest = setTimeout(() => this.schedule(true), PANEL_REST_MS);
+    if (!this.all) this.rest = setTimeout(() => this.redraw(), PANEL_REST_MS);
     this.all = false;
     this._say();
-    stats.ms = performance.now() - start;
-    stats.maxMs = Math.max(stats.maxMs, stats.ms);
-    Object.assign(stats, { t, steps: record.steps, run: record.header.run });
-    stats.renders += 1;
+    Object.assign(this.stats, { t, steps: record.steps, run: record.header.run });
   }
 
   _say() {

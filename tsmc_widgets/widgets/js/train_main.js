@@ -1,16 +1,14 @@
 /** @file The view of a training: what is on show, and one draw a frame. */
 
-class TrainView {
-  /** @param {{model: any, el: HTMLElement, signal: AbortSignal}} context */
+class TrainView extends View {
+  /** @param {Place} place */
   constructor({ model, el, signal }) {
-    this.model = model;
-    this.signal = signal;
-    this.stats = { renders: 0, ms: 0, maxMs: 0, updates: 0 };
+    super({ model, el, signal }, { updates: 0 });
     this.method = "";
-    const press = (/** @type {string} */ act) => this._ask(act);
+    const press = (/** @type {string} */ act) => this._press(act);
     this.heading = new TrainHeading();
     this.status = new Status();
-    this.bar = new TrainBar(press, (folder) => this._set("folder", folder), signal);
+    this.bar = new TrainBar(press, (folder) => this._ask({ folder }), signal);
     this.stale = new StaleNote(press, signal);
     this.race = new RaceTable((method) => this._choose(method), signal);
     this.plots = [new LossPlot(), new EssPlot(), new BoundsPlot(), new ScatterPlot()];
@@ -18,7 +16,8 @@ class TrainView {
     this._build(el);
     this._listen();
     this._showStatus();
-    this._load();
+    this._showFolder();
+    this.retheme();
     greet(model, this.status.lost, ["change:status", "change:curves"], signal);
   }
 
@@ -36,39 +35,21 @@ class TrainView {
     const { el: status, alert, lost } = this.status;
     this.bar.el.append(status, this.bar.saving);
     this.root = h("div", { class: "pv tl", tabindex: "-1" });
-    /** @type {any} */ (this.root)._stats = this.stats;
     this.root.append(this.heading.el, this.bar.el, this.stale.el, alert, lost, this.empty, this.body);
-    el.append(this.root);
+    this._mount(el);
   }
 
   _listen() {
-    const { model, signal, root } = this;
-    const on = (/** @type {string} */ name, /** @type {() => void} */ act) => {
-      model.on(name, act);
-      signal.addEventListener("abort", () => model.off(name, act));
-    };
-    for (const name of ["header", "curves", "looks"]) on(`change:${name}`, () => this.schedule());
-    on("change:status", () => this._showStatus());
-    on("change:folder", () => this._showFolder());
-    keepKeysAround(root, signal);
-    watchSizes([root, ...root.querySelectorAll("canvas")], () => this.schedule(), signal);
-    watchThemes(() => this._load(), signal);
-    signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
+    for (const name of ["header", "curves", "looks"]) this._on(name, () => this.schedule());
+    this._on("status", () => this._showStatus());
+    this._on("folder", () => this._showFolder());
   }
 
-  /** @param {string} name @param {any} value */
-  _set(name, value) {
-    this.model.set(name, value);
-    this.model.save_changes();
-  }
-
-  /** Tell Python what was pressed. @param {string} act */
-  _ask(act) {
+  /** @param {string} act */
+  _press(act) {
     // A name that is still being typed counts.
-    if (act === "save" && this.bar.folder.value !== this.model.get("folder")) {
-      this.model.set("folder", this.bar.folder.value);
-    }
-    this._set("ask", { act, n: (this.model.get("ask")?.n ?? 0) + 1 });
+    if (act === "save") this._ask({ folder: this.bar.folder.value });
+    super._press(act);
   }
 
   /** @param {string} method */
@@ -92,24 +73,6 @@ class TrainView {
         : "Getting ready …";
   }
 
-  /** Read the theme anew, and draw. */
-  _load() {
-    this.theme = readTheme(this.root);
-    const { blue, orange } = this.theme;
-    this.root.style.setProperty("--pv-blue", css(blue));
-    this.root.style.setProperty("--pv-orange", css(orange));
-    this._showFolder();
-    this.schedule();
-  }
-
-  schedule() {
-    if (this.frame || this.signal.aborted) return;
-    this.frame = requestAnimationFrame(() => {
-      this.frame = 0;
-      this.draw();
-    });
-  }
-
   /** What the panels read. */
   _view() {
     const [header, curves, looks] = ["header", "curves", "looks"].map((name) => this.model.get(name) || {});
@@ -130,10 +93,7 @@ class TrainView {
     };
   }
 
-  draw() {
-    // A view that is not yet on the page has no font.
-    if (!this.theme?.font) this._load();
-    const start = performance.now();
+  paint() {
     const view = this._view();
     const ready = Boolean(view.chosen);
     this.body.hidden = !ready;
@@ -146,11 +106,7 @@ class TrainView {
       this.texts.show(view);
       this.bar.save.disabled = false;
     }
-    const { stats } = this;
-    stats.ms = performance.now() - start;
-    stats.maxMs = Math.max(stats.maxMs, stats.ms);
-    stats.updates = view.chosen?.done ?? 0;
-    stats.renders += 1;
+    this.stats.updates = view.chosen?.done ?? 0;
   }
 
   /** What bounds and scatter are, in words. @param {any} view */
