@@ -162,7 +162,7 @@ class GrowingPool:
 
     def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
         """Samples for an update, from what the pool holds at that update."""
-        size = self.size_at(update)
+        size = self._size_at(update)
         pool = ExactPool(self.tokens[:size], self.log_phi[:size], self.seed)
         return pool.draw(update, num_samples, batch)
 
@@ -170,7 +170,7 @@ class GrowingPool:
         """The source in a few words."""
         return f"{len(self)} exact samples"
 
-    def size_at(self, update: int) -> int:
+    def _size_at(self, update: int) -> int:
         """Samples that the pool holds at an update; draws them where that is still to be done."""
         ends, full, blocks = self.draws.ends, self.held_out + self.size, self.first
         for _ in range(update // self.every):

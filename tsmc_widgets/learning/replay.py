@@ -65,7 +65,7 @@ class ReplayedPositives:
 
         A text that was drawn several times is there once and weighs as much.
         """
-        self.remember(update, batch)
+        self._remember(update, batch)
         alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
         if not alive:
             return batch
@@ -77,7 +77,7 @@ class ReplayedPositives:
         weights = counts.double() / counts.max()
         return Samples(tokens, log_q, weights.log(), log_phi, log_q[:, 0].long())
 
-    def remember(self, update: int, batch: Samples) -> None:
+    def _remember(self, update: int, batch: Samples) -> None:
         """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
         if _FIRST not in self._parts:
             self._parts[_FIRST] = self._begin()

@@ -21,6 +21,7 @@ from tsmc_widgets.widgets.compare_frames import FIGURES, Frames
 from tsmc_widgets.widgets.compare_record import CompareRecord, encode_failures, encode_plan
 from tsmc_widgets.widgets.compare_settings import CompareSettings, menu
 from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.front_end import obey
 from tsmc_widgets.widgets.sweep import Sweep
 
 PUBLISH_SECONDS = 0.2
@@ -219,7 +220,8 @@ class CompareSession(ipw.VBox):
         try:
             self._take(CompareSettings.from_dict(change["new"]))
         except Exception as error:  # noqa: BLE001 - shown beside the controls
-            self._refuse(error)
+            self._refusal = str(error) or type(error).__name__
+            self._news.set()
             self.view.settings = self._settings.to_dict()
 
     def _obey(self, change: Any) -> None:
@@ -230,17 +232,8 @@ class CompareSession(ipw.VBox):
             "html": lambda: self.export("html"),
         }  # fmt: skip
         self._refusal = ""
-        try:
-            act = change["new"].get("act")
-            check_one_of("act", act, acts)
-            acts[act]()
-        except Exception as error:  # noqa: BLE001 - shown where it was pressed
-            self._refuse(error)
+        self._refusal = obey(change["new"], acts)
         self._show_status()
-
-    def _refuse(self, error: Exception) -> None:
-        self._refusal = str(error) or type(error).__name__
-        self._news.set()
 
     def _tell(self) -> None:
         """What the view's thread does: report what is new, seldom enough to cost little."""

@@ -5,13 +5,15 @@ A front end imports one self-contained text, so the parts of a script are joined
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
+from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.widgets.pages import PageTraits
 
 _HERE = Path(__file__).parent
@@ -29,6 +31,28 @@ def join_styles(names: Iterable[str]) -> str:
 
 def _joined(paths: Iterable[Path]) -> str:
     return "\n".join(path.read_text("utf-8") for path in paths)
+
+
+def obey(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str:
+    """Do what was pressed in a view, its ``ask``; why that can not be, in words, or nothing."""
+    try:
+        act = asked.get("act")
+        check_one_of("act", act, acts)
+        acts[act]()
+    except Exception as error:  # noqa: BLE001 - shown where it was pressed
+        return str(error) or type(error).__name__
+    return ""
+
+
+@contextmanager
+def showing(view: FrontEnd, what: str) -> Iterator[None]:
+    """Say on the page what went wrong while something was shown there, and raise it."""
+    try:
+        yield
+    except Exception as error:
+        problem = f"The {what} goes on, but can not be shown: {error!r}"
+        view.status = {"state": "failed", "text": "not shown", "error": problem}
+        raise
 
 
 class FrontEnd(anywidget.AnyWidget):

@@ -15,6 +15,7 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.bench import Bench
 from tsmc_widgets.widgets.compare import Pinned
+from tsmc_widgets.widgets.front_end import showing
 from tsmc_widgets.widgets.known import exact_log_z, narrow_bracket
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_panels import RunPanels
@@ -127,12 +128,8 @@ class LivePage(ipw.VBox):
 
     def _publish(self, progress: Progress) -> None:
         """Show how the run stands; called from the thread."""
-        try:
+        with showing(self.view, "run"):
             self._show(progress)
-        except Exception as error:
-            problem = f"The run goes on, but can not be shown: {error!r}"
-            self.view.status = {"state": "failed", "text": "not shown", "error": problem}
-            raise
 
     def _show(self, progress: Progress) -> None:
         known = None

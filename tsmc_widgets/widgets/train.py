@@ -11,12 +11,13 @@ from weakref import WeakSet
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import LogZBounds
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
+from tsmc_widgets.widgets.front_end import obey, showing
 from tsmc_widgets.widgets.lesson import Lesson, speed
 from tsmc_widgets.widgets.live import leave_a_core
 from tsmc_widgets.widgets.problems import TrainSettings
@@ -228,22 +229,14 @@ class TrainSession(ipw.VBox):
             "restart": self.restart, "undo": self.undo, "save": self.save,
         }  # fmt: skip
         self._refusal = ""
-        try:
-            act = change["new"].get("act")
-            check_one_of("act", act, acts)
-            acts[act]()
-        except Exception as error:  # noqa: BLE001 - shown where it was pressed
-            self._refusal = str(error) or type(error).__name__
+        self._refusal = obey(change["new"], acts)
+        if self._refusal:
             self._show_status(self.runner.progress)
 
     def _publish(self, progress: Progress) -> None:
         """Show how the training stands; called from the thread."""
-        try:
+        with showing(self.view, "training"):
             self._show(progress)
-        except Exception as error:
-            problem = f"The training goes on, but can not be shown: {error!r}"
-            self.view.status = {"state": "failed", "text": "not shown", "error": problem}
-            raise
 
     def _show(self, progress: Progress) -> None:
         lesson = self.lesson
