@@ -7,13 +7,19 @@ from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
-from tsmc_widgets.learning.samples import Samples, read
+from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.samples import Samples, read, score
+from tsmc_widgets.twists.bodies import BodyTwist
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("lm")))
     return tw.Target(lm, tw.Constant(1.0), prompt=[1, 2], num_steps=4)
+
+
+def random_tokens(size, seed=0):
+    return torch.randint(0, 20, (size, 4), generator=torch.Generator().manual_seed(seed))
 
 
 def assert_same(one, two):
@@ -36,22 +42,39 @@ def test_a_model_without_states():
     assert_same(samples.base, read(target, samples.tokens))
 
 
+def test_losses_of_log_psi_alone_need_no_base_model(target, monkeypatch):
+    twist = BodyTwist(target.lm, head="mlp")
+    torch.nn.init.normal_(twist.head[-1].weight, std=0.1)
+    texts = Samples.exact(target, random_tokens(40))
+    batch = score(target, twist, Samples.exact(target, random_tokens(40, seed=1)))
+    whole = score(target, twist, texts)
+    monkeypatch.setattr(target.lm, "teacher_force", None)
+    short = score(target, twist, texts, p0=False)
+    torch.testing.assert_close(short.log_psi, whole.log_psi)
+    assert short.log_p.isnan().all()
+    assert short.log_norm.isnan().all()
+    for name, recipe in RECIPES.items():
+        if not recipe.needs_positives:
+            continue
+        losses = [recipe.loss(positives, batch) for positives in (whole, short)]
+        assert bool(losses[1].isnan()) == recipe.positives_with_p0, name
+        if not recipe.positives_with_p0:
+            torch.testing.assert_close(*losses)
+
+
 class TestPoolReader:
     def samples(self, pool, places):
         zeros = torch.zeros(len(places), 4, dtype=torch.float64)
         return Samples(pool[places], zeros, zeros[:, 0], zeros[:, 0], places.long(), places=places)
 
-    def pool(self, size, seed=0):
-        return torch.randint(0, 20, (size, 4), generator=torch.Generator().manual_seed(seed))
-
     def test_it_says_what_the_model_says(self, target):
-        pool, reader = self.pool(250), PoolReader(target)
+        pool, reader = random_tokens(250), PoolReader(target)
         for places in (torch.tensor([0, 249, 101, 101, 7]), torch.arange(250)):
             samples = self.samples(pool, places)
             assert_same(reader.answers(samples, pool).base, read(target, samples.tokens))
 
     def test_bytes_do_not_depend_on_what_was_asked_before(self, target):
-        pool, used, fresh = self.pool(250), PoolReader(target), PoolReader(target)
+        pool, used, fresh = random_tokens(250), PoolReader(target), PoolReader(target)
         for places in (torch.tensor([240, 3]), torch.tensor([120])):
             used.answers(self.samples(pool, places), pool)
         last = self.samples(pool, torch.tensor([5, 130, 245]))
@@ -61,12 +84,12 @@ class TestPoolReader:
 
     def test_another_pool_is_read_anew(self, target):
         reader, places = PoolReader(target), torch.tensor([1, 2])
-        reader.answers(self.samples(self.pool(50), places), self.pool(50))
-        other = self.pool(80, seed=1)
+        reader.answers(self.samples(random_tokens(50), places), random_tokens(50))
+        other = random_tokens(80, seed=1)
         samples = self.samples(other, places)
         assert_same(reader.answers(samples, other).base, read(target, samples.tokens))
 
     def test_a_pool_that_does_not_fit_is_left(self, target):
-        pool = self.pool(50)
+        pool = random_tokens(50)
         samples = self.samples(pool, torch.tensor([1]))
         assert PoolReader(target, most_bytes=10).answers(samples, pool).base is None

@@ -32,11 +32,13 @@ class Recipe:
         loss: of (positives, batch) to a scalar.
         draws_from: the batch's proposal: "twist" is the twist-induced one, "base" is p0.
         needs_positives: whether samples of sigma are read.
+        positives_with_p0: whether p0 along these matters, and not log psi alone.
     """
 
     loss: Loss
     draws_from: Literal["twist", "base"]
     needs_positives: bool
+    positives_with_p0: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
@@ -46,12 +48,18 @@ RECIPES: dict[str, Recipe] = {
         lambda positives, batch: (rl_loss(positives) + rl_loss(batch)) / 2,
         "twist",
         needs_positives=True,
+        positives_with_p0=True,
     ),
     "sixo": Recipe(sixo_loss, "base", needs_positives=True),
     "fudge": Recipe(lambda _, batch: fudge_loss(batch), "base", needs_positives=False),
     "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
     "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False),
-    "dpg": Recipe(lambda positives, _: dpg_loss(positives), "twist", needs_positives=True),
+    "dpg": Recipe(
+        lambda positives, _: dpg_loss(positives),
+        "twist",
+        needs_positives=True,
+        positives_with_p0=True,
+    ),
 }
 METHODS = (*sorted(RECIPES), "ppo")
 

@@ -131,9 +131,10 @@ class Scored:
     Attributes:
         samples: the texts.
         live: positions up to the end of the text.
-        log_p: log p0(s_t | s_{<t}); 0 after the end.
+        log_p: log p0(s_t | s_{<t}); 0 after the end; NaN where p0 was not asked for.
         log_psi: log psi_t(s_{1:t}), with gradients.
-        log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end.
+        log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end; NaN
+            where p0 was not asked for.
     """
 
     samples: Samples
@@ -212,23 +213,28 @@ def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
     )
 
 
-def score(target: Target, twist: Any, samples: Samples) -> Scored:
+def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> Scored:
     """Read samples with the twist, and with the base model where they have not been read by it.
 
     Args:
         target: gives model, prompt and EOS rule.
         twist: a ``TrainableTwist``; gradients go to its parameters.
         samples: the texts.
+        p0: whether the loss reads more of them than log psi; else a twist with a body of its own
+            needs no base model here.
     """
     prompt = target.prompt_tokens.to(samples.tokens.device)
     tokens = torch.cat([prompt.expand(len(samples), -1), samples.tokens], dim=1)
-    base = read(target, samples.tokens) if samples.base is None else samples.base
+    base = read(target, samples.tokens) if p0 and samples.base is None else samples.base
     extra = {} if samples.observed is None else {"observed": samples.observed}
     log_psi_next = twist.log_psi_next(tokens, len(prompt), base, **extra)
     chosen = samples.tokens.unsqueeze(-1)
-    log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
     log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
-    log_norm = torch.logsumexp(base.log_probs + log_psi_next, dim=-1).double()
+    if p0:
+        log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
+        log_norm = torch.logsumexp(base.log_probs + log_psi_next, dim=-1).double()
+    else:
+        log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
     if target.absorbs_eos:
         ends = samples.tokens == target.eos_token_id

@@ -341,7 +341,8 @@ class TwistTrainer:
             return self._policy.descend(batch, self._step, self._share.mean)
         at_batch = score(self.target, self.twist, batch)
         apart = positives is not None and positives is not batch
-        at_sigma = score(self.target, self.twist, positives) if apart else at_batch
+        p0 = any(RECIPES[name].positives_with_p0 for name in self.weights)
+        at_sigma = score(self.target, self.twist, positives, p0=p0) if apart else at_batch
         losses = {name: RECIPES[name].loss(at_sigma, at_batch) for name in self.weights}
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         norm = self._step(total)
