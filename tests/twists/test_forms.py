@@ -56,6 +56,24 @@ def test_a_new_sigmoid_twist_is_psi_one_half(make, gpt2):
     assert torch.equal(log_psi, torch.full_like(log_psi, 0.5).log())
 
 
+@pytest.mark.parametrize("link", ["log", "sigmoid"])
+def test_a_new_twist_may_start_at_another_constant(make, gpt2, link):
+    twist, tokens = make(gpt2, link=link), random_texts(gpt2)
+    assert twist.start_at(-4.5)
+    log_psi = twist.log_psi_next(tokens, PROMPT_LENGTH)
+    torch.testing.assert_close(log_psi, torch.full_like(log_psi, -4.5), rtol=0, atol=1e-5)
+    lm_step = gpt2.prefill(tokens)
+    log_q = TwistInduced().prefill(tokens, lm_step, twist.prefill(tokens, lm_step)).log_q_next
+    torch.testing.assert_close(log_q, lm_step.log_probs, rtol=0, atol=1e-5)
+    assert not twist.start_at(-2.0)
+    assert not stir(make(gpt2, link=link)).start_at(-2.0)
+
+
+def test_a_sigmoid_can_not_start_at_1(make, gpt2):
+    with pytest.raises(ValueError, match=r"must be < 0; got 0\.0"):
+        make(gpt2, link="sigmoid").start_at(0.0)
+
+
 def test_sigmoid_is_the_log_sigmoid_of_the_same_values(make, gpt2):
     tokens = random_texts(gpt2)
     raw = stir(make(gpt2)).log_psi_next(tokens, PROMPT_LENGTH)

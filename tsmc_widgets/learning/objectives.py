@@ -7,6 +7,8 @@ said in each docstring; ``log psi*_t`` is the log of the optimal twist E_p0[phi 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -14,8 +16,14 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.learning.samples import Scored
 
-# Where phi = 0, log psi is pulled to this many nats and no further.
-LOG_PHI_FLOOR = -30.0
+FLOOR = 30.0
+"""Nats below phi = 1, or below the best text of a batch, to which log psi is pulled at most."""
+
+
+def floored(log_phi: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Log phi without -inf, which no squared error can take: at least one of both floors."""
+    best = float(log_phi.max())
+    return log_phi.clamp(min=min(best, 0.0) - FLOOR if math.isfinite(best) else -FLOOR)
 
 
 def ctl_loss(positives: Scored, negatives: Scored) -> Float64[Tensor, ""]:
@@ -56,7 +64,7 @@ def rl_loss(samples: Scored) -> Float64[Tensor, ""]:
 
     Optimum: log psi*_t.
     """
-    log_phi = samples.samples.log_phi.clamp(min=LOG_PHI_FLOOR)
+    log_phi = floored(samples.samples.log_phi)
     following = torch.cat([samples.log_norm[:, 1:], log_phi.unsqueeze(1)], dim=1).detach()
     ends = _ends(samples)
     goal = torch.where(ends, log_phi.unsqueeze(1), following)
@@ -168,7 +176,7 @@ def advantages_and_returns(
         decay: lambda of the estimator; 1 is Monte Carlo.
     """
     ends = _ends(samples)
-    log_phi = samples.samples.log_phi.clamp(min=LOG_PHI_FLOOR).unsqueeze(1)
+    log_phi = floored(samples.samples.log_phi).unsqueeze(1)
     penalty = kl_penalty * (log_q - samples.log_p)
     rewards = torch.where(samples.live, torch.where(ends, log_phi, 0.0) - penalty, 0.0)
     advantages = torch.zeros_like(values)

@@ -33,27 +33,32 @@ class Recipe:
         draws_from: the batch's proposal: "twist" is the twist-induced one, "base" is p0.
         needs_positives: whether samples of sigma are read.
         positives_with_p0: whether p0 along these matters, and not log psi alone.
+        fixes_level: whether the loss says how large psi is, and not only in proportion.
     """
 
     loss: Loss
     draws_from: Literal["twist", "base"]
     needs_positives: bool
     positives_with_p0: bool = False
+    fixes_level: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     "ctl": Recipe(ctl_loss, "twist", needs_positives=True),
-    "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False),
+    "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False, fixes_level=True),
     "rl_sigma": Recipe(
         lambda positives, batch: (rl_loss(positives) + rl_loss(batch)) / 2,
         "twist",
         needs_positives=True,
         positives_with_p0=True,
+        fixes_level=True,
     ),
     "sixo": Recipe(sixo_loss, "base", needs_positives=True),
-    "fudge": Recipe(lambda _, batch: fudge_loss(batch), "base", needs_positives=False),
+    "fudge": Recipe(
+        lambda _, batch: fudge_loss(batch), "base", needs_positives=False, fixes_level=True
+    ),
     "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
-    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False),
+    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False, fixes_level=True),
     "dpg": Recipe(
         lambda positives, _: dpg_loss(positives),
         "twist",

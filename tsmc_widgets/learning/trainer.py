@@ -24,6 +24,7 @@ from tsmc_widgets.learning.checkpoint import (
     write_checkpoint,
 )
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
+from tsmc_widgets.learning.level import set_level
 from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
 from tsmc_widgets.learning.positives import Positives
 from tsmc_widgets.learning.ppo_settings import PPOSettings
@@ -314,6 +315,8 @@ class TwistTrainer:
     def _take(self) -> Update:
         start = time.perf_counter()
         batch, positives = self._draw()
+        if not self.history:
+            set_level(self.twist, batch, self.weights, self._share.mean)
         try:
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:

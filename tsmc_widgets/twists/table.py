@@ -183,6 +183,9 @@ class TableHeadTwist(TrainableModule):
             carry = self._read(tokens[:, t], carry)
         return torch.stack(steps, dim=1)
 
+    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
+        return list(self.log_tables), []
+
     def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
         return PrefixCarry(tokens.new_zeros(tokens.shape[0]), 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,6 +71,37 @@ class TrainableModule(nn.Module):
 
     def _linked(self, raw: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
         return nn.functional.logsigmoid(raw) if self.link == "sigmoid" else raw
+
+    @torch.no_grad()
+    def start_at(self, log_psi: float) -> bool:
+        """Make psi another constant where it is the one of a fresh twist: q stays p0.
+
+        A loss that says what psi is, and not only what it is in proportion, would else bend psi
+        where texts are seen only in order to lower it everywhere.
+
+        Args:
+            log_psi: the constant in nats; below 0 for the sigmoid link.
+
+        Returns:
+            Whether the twist was fresh; one that has learned stays as it is.
+        """
+        raw = log_psi
+        if self.link == "sigmoid":
+            if log_psi >= 0:
+                raise ValueError(
+                    f"the sigmoid link has psi < 1: log_psi must be < 0; got {log_psi!r}."
+                )
+            raw = log_psi - math.log(-math.expm1(log_psi))
+        added, zero = self._last_layer()
+        if any(bool(parameter.any()) for parameter in (*added, *zero)):
+            return False
+        for parameter in added:
+            parameter.fill_(raw)
+        return True
+
+    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Parameters that are added to raw values, and those besides that are zero at first."""
+        raise NotImplementedError
 
     def _check_unconditional(self, observed: Tensor | None) -> None:
         if observed is not None:
@@ -180,6 +212,10 @@ class NeuralTwist(TrainableModule):
         """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone."""
         self._check_unconditional(observed)
         return self._value(self._states.teacher_force(tokens, prompt_length, base))
+
+    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
+        last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
+        return [last.bias], [last.weight]
 
     def _value(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
         return self._linked(self.head(states.to(next(self.head.parameters()).dtype)))
