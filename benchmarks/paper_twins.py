@@ -76,9 +76,9 @@ def parts(*, quick: bool) -> dict[str, Part]:
               "num_exact": 30, "rule": ("never", "ess"), "max_draws": 60_000}  # fmt: skip
     threshold = tw.Training(num_updates=150, pool=100, max_draws=100_000)
     found = {
-        "toxicity": Part("hostile-story", METHODS, tw.Training(num_updates=80, pool=300), kl),
+        "toxicity": Part("hostile-story", METHODS, tw.Training(num_updates=150, pool=300), kl),
         "sentiment": Part("one-star-review", METHODS, tw.Training(num_updates=120, pool=1000), kl),
-        "infilling 15/10": Part("infilling-15-10", METHODS, tw.Training(num_updates=60), given),
+        "infilling 15/10": Part("infilling-15-10", METHODS, tw.Training(num_updates=80), given),
         "infilling 2/1": Part("infilling-2-1", METHODS, tw.Training(num_updates=200), given),
         "threshold": Part("hostile-story-threshold", ("none", "ctl"), threshold, bounds),
     }
