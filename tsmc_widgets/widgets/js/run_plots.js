@@ -42,25 +42,45 @@ class LogZPlot {
 
   /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
   _others(plot, record, t, theme) {
-    const { context } = plot;
-    const { R, steps, header } = record;
+    const { context, x, width, height } = plot;
+    const { R, steps } = record;
+    const paths = this._paths(plot, record);
     context.lineWidth = 1;
     context.lineJoin = "round";
     const strength = clamp(6 / R, 0.12, 0.4);
     for (const [from, to, share] of [[t, steps, 0.4], [0, t, 1]]) {
       if (to <= from) continue;
+      context.save();
+      context.beginPath();
+      context.rect(x(from), 0, to === steps ? width : x(to) - x(from), height);
+      context.clip();
       context.strokeStyle = css(theme.text, strength * share);
-      for (let r = 0; r < R; r++) {
-        if (r === header.run) continue;
-        context.beginPath();
-        for (let s = from; s <= to; s++) {
-          const value = record.logZOf(s, r);
-          if (!Number.isFinite(value)) break;
-          context.lineTo(plot.x(s), plot.y(value));
-        }
-        context.stroke();
-      }
+      for (const path of paths) context.stroke(path);
+      context.restore();
     }
+  }
+
+  /**
+   * Lines of the other runs, made once while neither they nor their places change.
+   * @param {any} plot @param {any} record
+   */
+  _paths({ x, y }, record) {
+    const { R, steps, header, everyLogZ } = record;
+    const key = [everyLogZ, R, steps, header.run, x(0), x(steps), y(0), y(1)];
+    if (this.known && key.every((value, i) => value === this.known[i])) return this.paths;
+    this.known = key;
+    this.paths = [];
+    for (let r = 0; r < R; r++) {
+      if (r === header.run) continue;
+      const path = new Path2D();
+      for (let s = 0; s <= steps; s++) {
+        const value = record.logZOf(s, r);
+        if (!Number.isFinite(value)) break;
+        path.lineTo(x(s), y(value));
+      }
+      this.paths.push(path);
+    }
+    return this.paths;
   }
 
   /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
