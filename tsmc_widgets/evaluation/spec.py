@@ -53,7 +53,7 @@ class Training:
     seed: int = 0
     observations: int = 0
     pool: int = 1000
-    max_draws: int = 200_000
+    max_draws: int = 20_000
 
     def __post_init__(self) -> None:
         """Check every number."""
