@@ -11,6 +11,7 @@ import pytest
 import torch
 from learning.cases import make_case
 
+from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError
 from tsmc_widgets.learning.processes import Together
 from tsmc_widgets.learning.recipes import RECIPES
@@ -91,25 +92,36 @@ def both_halves(kind):
     trainer = make_case(kind)
     silent = []
     for update in range(4):
-        trainer._optimiser.zero_grad()
-        halves = []
-        for rank in range(2):
-            trainer._share.rank, trainer._share.count = rank, 2
-            batch, positives = trainer._draw()
-            at_batch = score(trainer.target, trainer.twist, batch)
-            at_sigma = at_batch
-            if positives is not None and positives is not batch:
-                at_sigma = score(trainer.target, trainer.twist, positives)
-            try:
-                halves.append(RECIPES[trainer.twist.method].loss(at_sigma, at_batch))
-            except NoSignalError:
-                silent.append((update, rank))
-        if halves:
-            torch.stack(halves).mean().backward()
-            torch.nn.utils.clip_grad_norm_(trainer.twist.parameters(), 10.0)
-            trainer._optimiser.step()
+        with trainer._average.set_aside(update):
+            silent += [(update, rank) for rank in both_descend(trainer)]
         trainer.history.append(None)
     return parameters(trainer), silent
+
+
+def both_descend(trainer):
+    """Take one step on both halves of an update; gives those without a signal."""
+    trainer._optimiser.zero_grad()
+    recipe, drawn, halves, silent = RECIPES[trainer.twist.method], [], [], []
+    for rank in range(2):
+        trainer._share.rank, trainer._share.count = rank, 2
+        drawn.append(trainer._draw())
+    if recipe.fixes_level and not trainer.history:
+        levels = [numerics.logmeanexp(batch.log_weights) for batch, _ in drawn]
+        assert trainer.twist.start_at(float(sum(levels)) / 2)
+    for rank, (batch, positives) in enumerate(drawn):
+        at_batch = score(trainer.target, trainer.twist, batch)
+        at_sigma = at_batch
+        if positives is not None and positives is not batch:
+            at_sigma = score(trainer.target, trainer.twist, positives)
+        try:
+            halves.append(recipe.loss(at_sigma, at_batch))
+        except NoSignalError:
+            silent.append(rank)
+    if halves:
+        torch.stack(halves).mean().backward()
+        torch.nn.utils.clip_grad_norm_(trainer.twist.parameters(), 10.0)
+        trainer._optimiser.step()
+    return silent
 
 
 @pytest.mark.slow
