@@ -65,6 +65,11 @@ class MissingExtraError(TsmcError, ImportError):
     """An optional package is needed and not installed."""
 
 
+def message_of(error: BaseException) -> str:
+    """What an error says, or its name where it says nothing."""
+    return str(error) or type(error).__name__
+
+
 def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     allowed = tuple(allowed)

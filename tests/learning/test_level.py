@@ -26,7 +26,7 @@ def values(twist):
 
 
 @pytest.mark.parametrize("method", RECIPES)
-def test_only_losses_that_fix_a_level_start_at_one(method):
+def test_only_losses_that_fix_the_level_set_it(method):
     target = unit_target()
     batch = batch_of(target)
     twist = TableHeadTwist(target.lm, num_steps=3)

@@ -6,7 +6,8 @@ import pytest
 
 from tsmc_widgets.twists.storage import load_twist
 from tsmc_widgets.widgets.problems import TrainSettings
-from tsmc_widgets.widgets.train import TrainSession
+from tsmc_widgets.widgets.runner import Progress
+from tsmc_widgets.widgets.train import TrainSession, describe_error
 from tsmc_widgets.widgets.train_controls import TrainControls
 from tsmc_widgets.widgets.train_view import TrainView
 
@@ -69,6 +70,11 @@ def test_pause_acts_within_one_update_and_stop_keeps_all(session, monkeypatch):
     press(session, "start")
     assert session.wait(60)
     assert len(session.trainers["ctl"].history) == 20
+
+
+def test_an_error_without_words_is_named():
+    assert describe_error(Progress("failed", error=MemoryError())).startswith("MemoryError\n")
+    assert describe_error(Progress("failed", error=ValueError("no"))).startswith("no\n")
 
 
 def test_moved_controls_are_said_and_can_be_undone(session):

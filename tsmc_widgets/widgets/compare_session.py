@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_one_of, message_of
 from tsmc_widgets.evaluation.compare import Comparison
 from tsmc_widgets.evaluation.result_table import ResultTable
 from tsmc_widgets.evaluation.spec import RunSpec
@@ -220,7 +220,7 @@ class CompareSession(ipw.VBox):
         try:
             self._take(CompareSettings.from_dict(change["new"]))
         except Exception as error:  # noqa: BLE001 - shown beside the controls
-            self._refusal = str(error) or type(error).__name__
+            self._refusal = message_of(error)
             self._news.set()
             self.view.settings = self._settings.to_dict()
 
@@ -285,4 +285,4 @@ def _named(spec: RunSpec) -> str:
 
 def _said(error: Exception | None) -> str:
     """What stopped the runs, in words."""
-    return "" if error is None else f"{error or type(error).__name__}\nWhat was done stays."
+    return "" if error is None else f"{message_of(error)}\nWhat was done stays."

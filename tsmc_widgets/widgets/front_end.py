@@ -13,7 +13,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_one_of, message_of
 from tsmc_widgets.widgets.pages import PageTraits
 
 _HERE = Path(__file__).parent
@@ -40,7 +40,7 @@ def obey(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str
         check_one_of("act", act, acts)
         acts[act]()
     except Exception as error:  # noqa: BLE001 - shown where it was pressed
-        return str(error) or type(error).__name__
+        return message_of(error)
     return ""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as ipw
 import torch
 
+from tsmc_widgets.errors import message_of
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.bench import Bench
@@ -111,7 +112,7 @@ class LivePage(ipw.VBox):
         """What a person should know of the run's end beyond its numbers; empty for nothing."""
         if progress.error is None:
             return ""
-        text = str(progress.error) or type(progress.error).__name__
+        text = message_of(progress.error)
         return text if progress.trace is not None else f"{text}\n{self._below()}"
 
     def shown(self, progress: Progress, exact_log_z: float | None) -> None:

@@ -26,7 +26,7 @@ class PanelEncoded(Encoded):
     @property
     def traits(self) -> dict[str, Any]:
         """By the names of the traits, the header first."""
-        return {**Encoded.traits.fget(self), "samples": self.samples}
+        return {**super(PanelEncoded, self).traits, "samples": self.samples}
 
 
 class PanelPages(Pages):

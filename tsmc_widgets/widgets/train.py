@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, message_of
 from tsmc_widgets.evaluation.bounds import LogZBounds
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.target import Target
@@ -284,4 +284,4 @@ def describe_error(progress: Progress) -> str:
     """What stopped the training, in words."""
     if progress.error is None:
         return ""
-    return f"{progress.error or type(progress.error).__name__}\nWhat was learned stays."
+    return f"{message_of(progress.error)}\nWhat was learned stays."

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
+from tsmc_widgets.errors import message_of
 from tsmc_widgets.evaluation.code import code_of
 from tsmc_widgets.evaluation.functions import register_function
 from tsmc_widgets.evaluation.inline import TABLE
@@ -251,7 +252,7 @@ class Workbench(LivePage):
             self.code_button.text = f"# {type(error).__name__}: {error}"
 
     def _refuse(self, error: Exception) -> None:
-        text = html.escape(str(error) or type(error).__name__)
+        text = html.escape(message_of(error))
         self.refusal.value = f'<span role="alert">{text}</span>'
         self.refusal.layout.display = None
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import ipywidgets as ipw
 
+from tsmc_widgets.errors import message_of
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 
@@ -78,7 +79,7 @@ def file_row(act: Callable[[str, str], str]) -> tuple[ipw.Text, ipw.Box]:
         try:
             text = act(button.description.lower(), path.value.strip())
         except Exception as error:  # noqa: BLE001 - said beside the button
-            text = str(error) or type(error).__name__
+            text = message_of(error)
         said.value = f'<span role="status">{html.escape(text)}</span>'
 
     for button in buttons:
