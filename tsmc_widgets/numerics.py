@@ -25,7 +25,8 @@ def group_logsumexp(
     """Log of the sum of weights within each group 0, 1, ...; -inf where all are zero."""
     index = group.reshape(-1, *(1,) * (log_weights.ndim - 1)).expand_as(log_weights)
     shape = (int(group.max()) + 1, *log_weights.shape[1:])
-    peak = log_weights.new_full(shape, -math.inf).scatter_reduce(0, index, log_weights, "amax")
+    values = log_weights.detach()
+    peak = values.new_full(shape, -math.inf).scatter_reduce(0, index, values, "amax")
     safe = torch.where(peak == -math.inf, 0.0, peak)
     scaled = (log_weights - safe[group]).exp()
     return safe + torch.zeros_like(peak).scatter_add(0, index, scaled).log()

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from learning.test_trainer import divergence, make_trainer, parameters
+from learning.test_trainer import divergence, make_trainer, parameters, unit_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning.averaging import WARM_UP
 from tsmc_widgets.learning.rates import ConstantRate
+from tsmc_widgets.learning.replay import ReplayedPositives
 
 
 def test_parameters_are_the_average_of_those_that_learn():
@@ -31,7 +32,13 @@ def test_the_average_is_nearer_to_sigma():
     gains = []
     for seed in range(8):
         ends = [
-            make_trainer(seed=seed, averaging=decay, learning_rate=ConstantRate(0.2))
+            make_trainer(
+                seed=seed,
+                averaging=decay,
+                learning_rate=ConstantRate(0.2),
+                # Two batches, whose noise stays.
+                positives=ReplayedPositives(unit_target(), seed, fair=2.0),
+            )
             for decay in (0.0, 0.96)
         ]
         kls = []

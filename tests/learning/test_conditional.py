@@ -42,7 +42,8 @@ def world():
 
 
 def one_batch(name):
-    return lambda scored: RECIPES[name].loss(scored, scored)
+    # Enumerated texts are not drawn from q, as a batch of dpg's is.
+    return dpg_loss if name == "dpg" else lambda scored: RECIPES[name].loss(scored, scored)
 
 
 def free(name, tables, generator):

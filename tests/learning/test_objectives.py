@@ -1,6 +1,7 @@
 """Each loss has the optimum that its docstring states, and gradients that sampling estimates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -147,6 +148,7 @@ def flat_gradient(twist, loss):
 
 LOSSES = {
     "ctl": lambda s: ctl_loss(s, s),
+    "ctl, two batches": lambda s: ctl_loss(s, replace(s)),
     "rl": rl_loss,
     "sixo": lambda s: sixo_loss(s, s),
     "dpg": dpg_loss,
@@ -197,16 +199,101 @@ class TestGradients:
         return (weights.unsqueeze(1) * (scored.log_psi - goal) ** 2).mean()
 
 
-def test_ctl_follows_the_contrast_of_log_psi(world):
+@pytest.mark.parametrize("batches", [1, 2])
+def test_ctl_follows_the_contrast_of_log_psi(world, batches):
     """The gradient with the last token summed out is that of the two expectations themselves."""
     twist = ParameterTable(3, 3, seed=5)
-    scored = world.scored(twist)
-    found = flat_gradient(twist, ctl_loss(scored, scored))
+    scored = [world.scored(twist) for _ in range(batches)]
+    found = flat_gradient(twist, ctl_loss(scored[0], scored[-1]))
     scored = world.scored(twist)
     at_sigma = (scored.weights_for_sigma().unsqueeze(1) * scored.log_psi).sum(0)
     at_twist = (scored.weights_for_twist() * scored.log_psi).sum(0)
     expected = flat_gradient(twist, -(at_sigma - at_twist).mean())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_ctl_is_the_divergence_of_sigma_from_pi(world, batches):
+    """Up to a constant, which the optimal twist shows."""
+    values, log_psis = [], []
+    for twist in (ParameterTable(3, 3, seed=5), optimal_table(world)):
+        scored = [world.scored(twist) for _ in range(batches)]
+        values.append(float(ctl_loss(scored[0], scored[-1]).detach()))
+        log_psi = scored[0].log_psi.detach()
+        log_psis.append(log_psi - torch.logsumexp(world.oracle.log_p.unsqueeze(1) + log_psi, 0))
+    log_psi, log_psi_star = log_psis
+    divergence = world.oracle.log_sigma.exp() @ (log_psi_star - log_psi).mean(1)
+    assert float(divergence) > 0.1
+    assert values[0] - values[1] == pytest.approx(float(divergence), abs=1e-12)
+
+
+def drawn_from_q(world, twist, size):
+    """Texts of the twist-induced proposal itself, weighted for sigma."""
+    everything = world.scored(twist)
+    log_q = everything.log_q_psi.detach()
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.multinomial(log_q.sum(1).exp(), size, replacement=True, generator=generator)
+    log_weights = (world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows]
+    return Samples(
+        tokens=world.tokens[rows],
+        log_q=log_q[rows],
+        log_weights=log_weights,
+        log_phi=world.oracle.log_phi[rows],
+        group=torch.zeros_like(rows),
+    )
+
+
+def optimal_table(world):
+    twist = ParameterTable(3, world.steps)
+    index = torch.zeros_like(world.tokens[:, 0])
+    for t, table in enumerate(twist.tables):
+        index = index * 3 + world.tokens[:, t]
+        table.data[index] = world.log_psi_star[:, t]
+    return twist
+
+
+class TestOneBatch:
+    """Texts that are positives and negatives at once."""
+
+    LOSSES = {  # noqa: RUF012
+        "ctl": (lambda s: ctl_loss(s, s), lambda s: ctl_loss(s, replace(s))),
+        "dpg": (lambda s: dpg_loss(s, from_q=True), dpg_loss),
+    }
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_no_noise_is_left_at_the_optimum(self, world, name):
+        twist = optimal_table(world)
+        samples = drawn_from_q(world, twist, 50)
+        together, apart = (
+            flat_gradient(twist, loss(score(world.target, twist, samples)))
+            for loss in self.LOSSES[name]
+        )
+        assert float(together.abs().max()) < 1e-9
+        assert float(apart.abs().max()) > 1e-3
+
+    def test_the_baseline_of_dpg_is_no_bias(self, world):
+        twist = ParameterTable(3, 3, seed=5)
+        expected = flat_gradient(twist, dpg_loss(world.scored(twist)))
+        log_q = world.scored(twist).log_q_psi.detach()
+        generator = torch.Generator().manual_seed(4)
+        found = []
+        for _ in range(60):
+            rows = torch.multinomial(
+                log_q.sum(1).exp(), 20_000, replacement=True, generator=generator
+            )
+            samples = replace(
+                world.samples(),
+                tokens=world.tokens[rows],
+                log_q=log_q[rows],
+                log_weights=(world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows],
+                log_phi=world.oracle.log_phi[rows],
+                group=torch.zeros_like(rows),
+            )
+            scored = score(world.target, twist, samples)
+            found.append(flat_gradient(twist, dpg_loss(scored, from_q=True)))
+        found = torch.stack(found)
+        z = (found.mean(0) - expected) / (found.std(0) / math.sqrt(60))
+        assert float(z.abs().max()) < 4.5
 
 
 class TestInvariances:

@@ -43,7 +43,9 @@ def test_it_says_loss_ess_and_gap(bars):
     )
     (bar,) = bars
     assert (bar.n, bar.total, bar.closed) == (3, 3, True)
-    assert [words["loss"] for words in bar.said] == [f"{u.losses['ctl']:.3f}" for u in updates]
+    assert [words["loss"] for words in bar.said] == [
+        f"{u.losses['ctl'] + 0.0:.3f}" for u in updates
+    ]
     assert [words["ESS"] for words in bar.said] == [f"{u.ess:.1f}" for u in updates]
     assert ["gap" in words for words in bar.said] == [False, True, True]
     assert bar.said[2]["gap"] == "0.250"

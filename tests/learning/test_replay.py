@@ -32,7 +32,7 @@ def test_samples_are_those_of_sigma_whatever_drew_them():
     oracle, twist = tw.exact(target), skewed_twist(target)
     shares = []
     for seed in range(100):
-        positives = ReplayedPositives(target, seed, start=300)
+        positives = ReplayedPositives(target, seed, start=300, fair=9.0)
         for update in range(3):
             drawn = positives.draw(update, 60, batch_of(target, twist, 3 * seed + update))
         hits = (drawn.tokens.unsqueeze(1) == oracle.tokens).all(-1).double()
@@ -48,7 +48,7 @@ def test_samples_are_those_of_sigma_whatever_drew_them():
 
 def test_a_batch_counts_by_its_ess():
     target = unit_target()
-    positives = ReplayedPositives(target, start=1)
+    positives = ReplayedPositives(target, start=1, fair=9.0)
     positives.draw(0, 5, batch_of(target, skewed_twist(target), 0))
     good, bad = (batch_of(target, skewed_twist(target), run) for run in (1, 2))
     good.log_weights.zero_()
@@ -62,7 +62,7 @@ def test_a_batch_counts_by_its_ess():
 
 def test_the_start_counts_for_a_part_whatever_the_batches_are_worth():
     target = unit_target()
-    positives = ReplayedPositives(target, start=30, least=0.4)
+    positives = ReplayedPositives(target, start=30, least=0.4, fair=9.0)
     batches = [batch_of(target, skewed_twist(target), run) for run in range(4)]
     for batch in batches:
         # A kind of text that the batches do not have.
@@ -144,3 +144,48 @@ def test_training_goes_on_with_it_to_the_byte(tmp_path):
 def test_bad_numbers(numbers):
     with pytest.raises(ValueError, match=f"{next(iter(numbers))} must be an integer of at least 1"):
         ReplayedPositives(unit_target(), **numbers)
+
+
+class TestAFairBatch:
+    def fair(self, target, share, size=40):
+        """A batch whose weights have this effective share."""
+        batch = batch_of(target, skewed_twist(target), 0, size=size)
+        batch.log_weights[:] = -math.inf
+        batch.log_weights[: round(share * size)] = 0.0
+        return batch
+
+    def test_it_stands_for_itself(self):
+        target = unit_target()
+        positives = ReplayedPositives(target, start=50, fair=0.5)
+        good, poor = self.fair(target, 0.55), self.fair(target, 0.45)
+        assert positives.draw(0, 40, good) is good
+        assert positives.draw(1, 40, poor) is not poor
+        assert sorted(positives._parts) == [-1, 0, 1]
+
+    def test_few_texts_do_not_whatever_their_share(self):
+        target = unit_target()
+        batch = self.fair(target, 1.0, size=8)
+        assert ReplayedPositives(target, start=50).draw(0, 8, batch) is not batch
+
+    def test_now_and_then_it_is_reminded(self):
+        target = unit_target()
+        positives, batch = ReplayedPositives(target, start=50, remind=3), self.fair(target, 1.0)
+        alone = [positives.draw(update, 40, batch) is batch for update in range(7)]
+        assert alone == [True, True, False, True, True, False, True]
+
+    def test_none_does_above_one(self):
+        target = unit_target()
+        batch = self.fair(target, 1.0)
+        assert ReplayedPositives(target, start=50, fair=1.1).draw(0, 40, batch) is not batch
+
+
+def test_afresh_the_start_is_shared_and_no_batch():
+    target = unit_target()
+    positives = ReplayedPositives(target, 5, keep=7, start=50)
+    positives.draw(0, 4, batch_of(target, skewed_twist(target), 0, size=10))
+    again = positives.afresh()
+    assert sorted(again._parts) == [-1]
+    assert again._parts[-1] is positives._parts[-1]
+    assert (again.seed, again.keep) == (5, 7)
+    again.draw(3, 4, batch_of(target, skewed_twist(target), 1, size=10))
+    assert sorted(positives._parts) == [-1, 0]

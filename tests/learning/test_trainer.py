@@ -12,17 +12,11 @@ from smc.toys import chain, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
-from tsmc_widgets.learning.positives import (
-    ExactPool,
-    GrowingPool,
-    WeightedPositives,
-)
+from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.replay import REMIND, ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
-from tsmc_widgets.learning.sources import choose_positives
 from tsmc_widgets.learning.trainer import TwistTrainer
-from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.twists import TableHeadTwist
 
 
@@ -71,13 +65,12 @@ class TestLearning:
         assert set(update.losses) == {"ctl", "rl"}
         assert trainer.twist.method == "ctl+rl"
 
-    def test_replayed_batches_where_rejection_is_hopeless(self):
-        target = tw.Target(chain(), tw.MatchesRegex("c{16}"), prompt="a", num_steps=16)
-        assert isinstance(choose_positives(target, size=100, seed=0), ReplayedPositives)
-        soft = tw.Target(chain(), tw.ContainsToken("c"), prompt="a", num_steps=6)
-        pool = choose_positives(soft, size=100, seed=0)
-        assert isinstance(pool, GrowingPool)
-        assert len(pool) >= 100
+    def test_what_it_learned_from_is_said(self):
+        trainer = make_trainer()
+        said = [update.positives for update in trainer.updates(REMIND)]
+        assert said[: REMIND - 1] == ["weighted batch"] * (REMIND - 1)
+        assert said[-1] == f"{REMIND + 1} weighted batches"
+        assert isinstance(trainer.positives, ReplayedPositives)
 
     def test_no_hit_is_counted_and_skipped(self):
         target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
@@ -268,56 +261,6 @@ class TestPool:
         target = unit_target()
         pool = ExactPool.by_rejection(target, 50, seed=1)
         assert torch.equal(pool.log_phi, target.log_phi(pool.tokens))
-
-
-class TestGrowingPool:
-    def pool(self, **options):
-        draws = ExactDraws(unit_target(), 2, block=16)
-        draws.extend()
-        return GrowingPool(draws, 5, **{"size": 40, "every": 2, **options})
-
-    def test_it_grows_until_there_are_enough(self):
-        pool = self.pool()
-        sizes = []
-        for update in range(40):
-            pool.draw(update, 4, BATCH)
-            sizes.append(len(pool))
-        assert sizes[0] == sizes[1] < sizes[2]
-        assert sizes[-1] == sizes[-2] >= 40
-        assert sizes[-1] < 40 + 16
-
-    def test_what_is_dealt_depends_on_the_update_alone(self):
-        used, fresh = self.pool(), self.pool()
-        used.draw(30, 4, BATCH)
-        for update in (7, 0, 3):
-            one, two = used.draw(update, 9, BATCH), fresh.draw(update, 9, BATCH)
-            assert torch.equal(one.tokens, two.tokens)
-            assert torch.equal(used.tokens[one.places], one.tokens)
-
-    def test_held_out_samples_are_never_dealt(self):
-        draws = ExactDraws(unit_target(), 2, block=64)
-        draws.extend()
-        pool = GrowingPool(draws, 5, held_out=3, size=len(draws) - 3)
-        assert len(pool) == len(draws) - 3
-        dealt = pool.draw(0, len(pool), BATCH)
-        assert sorted(dealt.places.tolist()) == list(range(len(pool)))
-        assert torch.equal(pool.tokens, draws.tokens[3:])
-
-    def test_an_empty_pool_is_refused(self):
-        with pytest.raises(ValueError, match="0, of which 0 are held out"):
-            GrowingPool(ExactDraws(unit_target(), 2))
-
-    def test_training_goes_on_with_it_to_the_byte(self, tmp_path):
-        def trainer():
-            return make_trainer(positives=self.pool())
-
-        whole, first, second = trainer(), trainer(), make_trainer()
-        list(whole.updates(9))
-        list(first.updates(4))
-        second.load(first.save(tmp_path / "training"))
-        assert len(second.positives) == len(first.positives)
-        list(second.updates(5))
-        assert torch.equal(parameters(second), parameters(whole))
 
 
 class TestRefused:

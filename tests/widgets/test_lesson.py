@@ -4,16 +4,13 @@ import math
 
 import pytest
 
-from tsmc_widgets.learning.positives import GrowingPool
-from tsmc_widgets.learning.replay import ReplayedPositives
-from tsmc_widgets.learning.sources import ENOUGH, positives_from
 from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.widgets import lesson as lessons
 from tsmc_widgets.widgets import yardstick
 from tsmc_widgets.widgets.lesson import Lesson
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings
 from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
-from tsmc_widgets.widgets.yardstick import HELD_OUT, enough
+from tsmc_widgets.widgets.yardstick import HELD_OUT, PLENTY, enough
 
 RIVALS = ("fudge", "rl", "dpg")
 TOY = "two days of rain (toy)"
@@ -88,23 +85,27 @@ def test_what_fails_is_tried_again(monkeypatch):
     assert [done for done, _ in run(lesson).racers[0].bounds] == [0, 1]
 
 
-def test_held_out_samples_are_not_learned_from(target):
-    draws = ExactDraws(target, seed=3)
-    while not enough(draws):
-        draws.extend()
-    pool = positives_from(draws, seed=0, held_out=HELD_OUT)
-    assert isinstance(pool, GrowingPool)
-    assert pool.held_out == HELD_OUT
-
-
-def test_rare_texts_are_weighed_and_not_waited_for(target, monkeypatch):
+def test_rare_texts_are_not_waited_for(target, monkeypatch):
     draws = ExactDraws(target, seed=3, block=400)
     draws.extend()
-    assert HELD_OUT < len(draws) < HELD_OUT + ENOUGH
+    assert HELD_OUT < len(draws) < PLENTY
     assert not enough(draws)
     monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
     assert enough(draws)
-    assert isinstance(positives_from(draws, seed=0, held_out=HELD_OUT), ReplayedPositives)
+    assert not enough(ExactDraws(target, seed=3))
+
+
+def test_racers_remember_batches_of_their_own():
+    lesson = Lesson(TrainSettings(problem="1-star reviews", rivals=("sixo",), batch_size=20))
+    while not lesson.racers:
+        lesson.step()
+    one, two = (racer.trainer.positives for racer in lesson.racers)
+    assert one is not two
+    for racer in lesson.racers:
+        racer.update()
+    assert one._parts[0] is not two._parts[0]
+    # What all begin with is weighed once.
+    assert one._parts[-1] is two._parts[-1]
 
 
 def test_records_are_short_and_fit_json(raced):

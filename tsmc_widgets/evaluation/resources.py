@@ -27,9 +27,8 @@ from tsmc_widgets.errors import BudgetError, MissingExtraError, PotentialError, 
 from tsmc_widgets.evaluation.inline import observation_of, problem_of
 from tsmc_widgets.evaluation.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.evaluation.store import DamagedFileError, dumps, read_file, write_file
-from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
+from tsmc_widgets.learning.positives import ExactPool
 from tsmc_widgets.learning.recipes import link_for
-from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.exact import Oracle, exact
 from tsmc_widgets.targets.classifier import own_caches
@@ -229,7 +228,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
         method=spec.method,
         batch_size=plan.batch_size,
         learning_rate=plan.learning_rate or None,
-        positives=None if target.is_conditional else _positives(spec, plan, target, folder),
+        positives=None if target.is_conditional else _pool(spec, plan, folder),
         seed=plan.seed,
         **more,
     )
@@ -240,13 +239,13 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     return trainer.twist, history
 
 
-def _positives(spec: RunSpec, plan: Training, target: Target, folder: Path | None) -> Any:
+def _pool(spec: RunSpec, plan: Training, folder: Path | None) -> ExactPool | None:
     if not plan.pool:
-        return WeightedPositives()
+        return None
     wanted = spec.with_(max_draws=plan.max_draws)
     found = held_out(wanted, plan.pool, POOL_SEED + plan.seed, folder).samples
     if found is None or len(found.tokens) < plan.pool / 4:
-        return ReplayedPositives(target, plan.seed)
+        return None
     return ExactPool(found.tokens, found.log_phi, plan.seed)
 
 

@@ -15,9 +15,8 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.given import log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, t_interval
-from tsmc_widgets.learning.positives import Positives
 from tsmc_widgets.learning.recipes import RECIPES, link_for
-from tsmc_widgets.learning.sources import choose_positives
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.target import Target
@@ -194,9 +193,9 @@ def _candidates(
     batch_sizes: Sequence[int],
     seed: int,
 ) -> Iterator[_Candidate]:
-    positives: Positives | None = None
+    source: ReplayedPositives | None = None
     if not target.is_conditional and method != "ppo" and RECIPES[method].needs_positives:
-        positives = choose_positives(target, seed=seed)
+        source = ReplayedPositives(target, seed)
     for rate in learning_rates:
         for size in batch_sizes:
             trainer = TwistTrainer(
@@ -205,7 +204,7 @@ def _candidates(
                 method=method,
                 learning_rate=rate,
                 batch_size=size,
-                positives=positives,
+                positives=None if source is None else source.afresh(),
                 seed=seed,
             )
             yield _Candidate(trainer, rate)

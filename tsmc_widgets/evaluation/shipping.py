@@ -20,7 +20,7 @@ from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.evaluation.divergences import Divergences, kl_divergences
 from tsmc_widgets.evaluation.kl_estimate import KLEstimate
 from tsmc_widgets.evaluation.log_z import LogZ
-from tsmc_widgets.learning.positives import GrowingPool, Positives
+from tsmc_widgets.learning.positives import ExactPool, Positives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.exact_draws import ExactDraws
@@ -43,14 +43,13 @@ class Training:
     Attributes:
         updates: of CTL.
         held_out: exact samples that measure and are not learned from.
-        pool: exact samples to learn from; 0 for what the trainer chooses, see
-            ``learning.choose_positives``.
+        pool: exact samples to learn from; 0 for the training's own batches.
         seed: of everything.
     """
 
     updates: int = 600
     held_out: int = 500
-    pool: int = 4000
+    pool: int = 0
     seed: int = 1
 
 
@@ -58,10 +57,9 @@ TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
     "five-star-review-beta-8": Training(held_out=300),
-    # Rare texts, for which rejection looks at hundreds of others. Batches that are replayed drop
-    # kinds of texts under an indicator, so that it has a pool all the same.
-    "hostile-story": Training(updates=600, held_out=300, pool=0),
-    "hostile-story-beta-10": Training(updates=600, held_out=150, pool=0),
+    "hostile-story": Training(held_out=300),
+    "hostile-story-beta-10": Training(held_out=150),
+    # Rare texts under an indicator: batches drop whole kinds of them.
     "hostile-story-threshold": Training(updates=150, held_out=100, pool=300),
     "star-review-conditional": Training(),
     "infilling-15-10": Training(),
@@ -126,8 +124,8 @@ def _samples(target: Target, training: Training) -> tuple[Any, LogZ | None, Posi
     log_z = LogZ(value, source, error, draws.proposed - 1)
     if not training.pool:
         return held_out, log_z, None
-    pool = GrowingPool(draws, training.seed, held_out=training.held_out, size=training.pool)
-    return held_out, log_z, pool
+    rows = slice(training.held_out, None)
+    return held_out, log_z, ExactPool(draws.tokens[rows], draws.log_phi[rows], training.seed)
 
 
 def _numbers(found: Divergences) -> dict[str, list[float]]:

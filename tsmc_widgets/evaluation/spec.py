@@ -17,7 +17,7 @@ from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.twists.shipped import shipped_folder, shipped_twists
 
-VERSION = 3
+VERSION = 4
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
 usual changes."""
 
@@ -40,10 +40,10 @@ class Training:
         learning_rate: of Adam; 0 is the form's usual one.
         seed: of all noise of the training.
         observations: of a conditional target, for each update; 0 is the usual number.
-        pool: exact samples of sigma to learn from; 0 learns from each batch by weight. A
-            conditional target draws its own, anew for each update.
-        max_draws: draws from p0 that the pool may take; where they give less than a quarter of it,
-            batches are weighed and replayed instead.
+        pool: exact samples of sigma to learn from; 0 learns from the training's own batches, as
+            ``ReplayedPositives`` does. A conditional target draws its own, anew for each update.
+        max_draws: draws from p0 that a pool may take; where they give less than a quarter of it,
+            the training learns from its own batches.
     """
 
     form: str = ""
@@ -52,7 +52,7 @@ class Training:
     learning_rate: float | int = 0.0
     seed: int = 0
     observations: int = 0
-    pool: int = 1000
+    pool: int = 0
     max_draws: int = 20_000
 
     def __post_init__(self) -> None:

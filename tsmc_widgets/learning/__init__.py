@@ -16,18 +16,12 @@ from tsmc_widgets.learning.objectives import (
     rl_loss,
     sixo_loss,
 )
-from tsmc_widgets.learning.positives import (
-    ExactPool,
-    GrowingPool,
-    Positives,
-    WeightedPositives,
-)
+from tsmc_widgets.learning.positives import ExactPool, Positives, WeightedPositives
 from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
 from tsmc_widgets.learning.rates import ConstantRate, FallingRate
 from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, Scored, score
-from tsmc_widgets.learning.sources import choose_positives, positives_from
 from tsmc_widgets.learning.trainer import TwistTrainer, Update
 
 __all__ = [
@@ -38,7 +32,6 @@ __all__ = [
     "ExactPool",
     "FallingRate",
     "FixedKL",
-    "GrowingPool",
     "JointPositives",
     "PPOSettings",
     "Positives",
@@ -51,12 +44,10 @@ __all__ = [
     "WeightedPositives",
     "advantages_and_returns",
     "cd_loss",
-    "choose_positives",
     "ctl_loss",
     "dpg_loss",
     "fudge_loss",
     "nvi_loss",
-    "positives_from",
     "ppo_loss",
     "rl_loss",
     "score",

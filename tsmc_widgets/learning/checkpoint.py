@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
-from tsmc_widgets.learning.positives import ExactPool, GrowingPool, Positives
+from tsmc_widgets.learning.positives import ExactPool, Positives
 from tsmc_widgets.learning.replay import ReplayedPositives
-from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"
-VERSION = 1
+VERSION = 2
 
 
 def write_checkpoint(
@@ -131,10 +130,6 @@ def pool_of(positives: Any) -> dict[str, Tensor]:
     if isinstance(positives, ExactPool):
         numbers = torch.tensor([positives.seed])
         return {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
-    if isinstance(positives, GrowingPool):
-        draws, names = positives.draws, ("seed", "held_out", "size", "every", "first")
-        numbers = [draws.seed, draws.block, *(getattr(positives, name) for name in names)]
-        return {**draws.tensors(), "growing": torch.tensor(numbers)}
     if isinstance(positives, ReplayedPositives):
         return positives.tensors()
     return {}
@@ -146,10 +141,6 @@ def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None
         device = target.prompt_tokens.device
         tokens, log_phi = tensors["tokens"].to(device), tensors["log_phi"].to(device)
         return ExactPool(tokens, log_phi, int(tensors["exact"][0]))
-    if "growing" in tensors:
-        seed, block, *numbers = tensors["growing"].tolist()
-        draws = ExactDraws.from_tensors(target, tensors, seed=seed, block=block)
-        return GrowingPool(draws, *numbers)
     if "replay" in tensors:
         return ReplayedPositives.from_tensors(target, tensors)
     return None

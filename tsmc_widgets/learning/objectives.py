@@ -29,18 +29,21 @@ def floored(log_phi: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
 def ctl_loss(positives: Scored, negatives: Scored) -> Float64[Tensor, ""]:
     """Contrastive twist learning: sum_t KL(sigma || pi_t), up to a constant (section 4.1).
 
-    The gradient of -(E_sigma[log psi_t] - E_{pi_t}[log psi_t]), averaged over t. Positives weigh
-    for sigma: exact samples, or phi-weighted ones. Negatives weigh for pi_t by their cumulative
-    learned weights, with the last token summed out: given s_{<t} the mean of grad log psi_t under
-    pi_t is grad log sum_v p0 psi_t, which costs nothing more and takes the noise of s_t away.
-    Passing one batch twice is the one-batch form. With several groups (observations) each has its
-    own expectations, and their mean is taken.
+    -(E_sigma[log psi_t] - log E_p0[psi_t]), averaged over t, with the gradient -(E_sigma[grad log
+    psi_t] - E_{pi_t}[grad log psi_t]). Positives weigh for sigma: exact samples, or phi-weighted
+    ones. Negatives weigh for pi_t by their cumulative learned weights. With several groups
+    (observations) each has its own expectations, and their mean is taken.
+
+    Passing one batch twice is the one-batch form: its noise is that of the weights for sigma minus
+    those for pi_t, text by text, and is nothing at all once the twist is optimal. Two batches have
+    no noise in common, and the negatives' last token is summed out: given s_{<t} the mean of grad
+    log psi_t under pi_t is grad log sum_v p0 psi_t, which costs nothing more.
 
     Optimum: log psi*_t plus a constant for each t (and group).
     """
     at_sigma = _average(positives.weights_for_sigma().unsqueeze(1), positives.log_psi)
-    at_twist = _average(negatives.weights_before_token(), negatives.log_mass)
-    return -(at_sigma - at_twist).mean()
+    log_mean_psi = negatives.log_mean_psi(last_token=positives is negatives)
+    return -(at_sigma - log_mean_psi.mean(0)).mean()
 
 
 def nvi_loss(samples: Scored) -> Float64[Tensor, ""]:
@@ -57,19 +60,26 @@ def nvi_loss(samples: Scored) -> Float64[Tensor, ""]:
     return -(_average(at_next, samples.log_psi) - _average(at_twist, samples.log_psi)).mean()
 
 
-def rl_loss(samples: Scored) -> Float64[Tensor, ""]:
+def rl_loss(samples: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
     """Path consistency: (log psi_t - log sum_v p0 psi_{t+1})^2, log phi at the end (section 4.2).
 
     Any samples that reach everywhere do: those of q, of sigma, or the sum of both losses.
 
     Optimum: log psi*_t.
+
+    Args:
+        samples: the texts.
+        at_sigma: whether each counts by its weight for sigma; else all count alike.
     """
     log_phi = floored(samples.samples.log_phi)
     following = torch.cat([samples.log_norm[:, 1:], log_phi.unsqueeze(1)], dim=1).detach()
     ends = _ends(samples)
     goal = torch.where(ends, log_phi.unsqueeze(1), following)
     gaps = torch.where(samples.live, samples.log_psi - goal, 0.0)
-    return (gaps**2).sum() / samples.live.sum()
+    if not at_sigma:
+        return (gaps**2).sum() / samples.live.sum()
+    weights = samples.weights_for_sigma()
+    return (weights * (gaps**2).sum(1)).sum() / (weights * samples.live.sum(1)).sum()
 
 
 def sixo_loss(positives: Scored, base: Scored) -> Float64[Tensor, ""]:
@@ -124,16 +134,24 @@ def cd_loss(base: Scored) -> Float64[Tensor, ""]:
     return _average(base.weights_for_base()[:, -1:], (base.log_psi.exp() - phi) ** 2).mean()
 
 
-def dpg_loss(positives: Scored) -> Float64[Tensor, ""]:
+def dpg_loss(positives: Scored, *, from_q: bool = False) -> Float64[Tensor, ""]:
     """Distributional policy gradient: KL(sigma || q), q proportional to p0 psi_t (section 5).
 
     -E_sigma[log q(s)], over T: weighted maximum likelihood of the proposal.
 
     Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that the twist says where
     to go and not what a particle weighs: a proposal only, with resampling off.
+
+    Args:
+        positives: texts that weigh for sigma.
+        from_q: whether they were drawn from this very q. E_q[grad log q] is zero, so that 1/n is
+            taken off each weight: what is left is no noise at all once q = sigma (the baseline of
+            Korbak et al. 2022).
     """
     log_q = positives.log_q_psi.sum(1)
     weights = positives.weights_for_sigma()
+    if from_q:
+        weights = weights - 1 / len(weights)
     return -(weights * log_q).sum() / positives.log_psi.shape[1]
 
 

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.learning.samples import Samples
-from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
-
-POOL_SIZE = 6000
 
 
 @runtime_checkable
@@ -107,77 +104,3 @@ class ExactPool:
     def _order(self, round_: int) -> Int[Tensor, " n"]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + round_) % 2**63)
         return torch.randperm(len(self), generator=generator)
-
-
-@dataclass(slots=True)
-class GrowingPool:
-    """Exact samples by rejection; some more are drawn before each update until there are enough.
-
-    Training starts at once, and does not learn a small pool by heart. How far the pool has grown
-    depends on the number of the update alone.
-
-    Attributes:
-        draws: where the samples come from.
-        seed: of the orders in which they are dealt.
-        held_out: first samples, which are never dealt.
-        size: samples after which the pool grows no more.
-        every: updates between two blocks of draws.
-        first: blocks that the first update finds; None takes those that are there.
-    """
-
-    draws: ExactDraws
-    seed: int = 0
-    held_out: int = 0
-    size: int = POOL_SIZE
-    every: int = 2
-    first: int | None = None
-
-    def __post_init__(self) -> None:
-        """Note how many blocks the first update finds.
-
-        Raises:
-            ValueError: there is nothing to deal yet.
-        """
-        if len(self.draws) <= self.held_out:
-            raise ValueError(
-                f"a pool needs samples to start with: draws has {len(self.draws)}, of which "
-                f"{self.held_out} are held out. Call draws.extend() first."
-            )
-        if self.first is None:
-            self.first = len(self.draws.blocks)
-
-    def __len__(self) -> int:
-        """Samples to learn from."""
-        return len(self.draws) - self.held_out
-
-    @property
-    def tokens(self) -> Int[Tensor, "n steps"]:
-        """The samples."""
-        return self.draws.tokens[self.held_out :]
-
-    @property
-    def log_phi(self) -> Float64[Tensor, " n"]:
-        """Log phi of each, in nats."""
-        return self.draws.log_phi[self.held_out :]
-
-    def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
-        """Samples for an update, from what the pool holds at that update."""
-        size = self._size_at(update)
-        pool = ExactPool(self.tokens[:size], self.log_phi[:size], self.seed)
-        return pool.draw(update, num_samples, batch)
-
-    def describe(self) -> str:
-        """The source in a few words."""
-        return f"{len(self)} exact samples"
-
-    def _size_at(self, update: int) -> int:
-        """Samples that the pool holds at an update; draws them where that is still to be done."""
-        ends, full, blocks = self.draws.ends, self.held_out + self.size, self.first
-        for _ in range(update // self.every):
-            if ends[blocks - 1] >= full:
-                break
-            if blocks == len(ends):
-                self.draws.extend()
-                ends = self.draws.ends
-            blocks += 1
-        return ends[blocks - 1] - self.held_out

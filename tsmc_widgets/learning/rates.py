@@ -61,7 +61,7 @@ Rate = ConstantRate | FallingRate
 DEFAULT_RATES: dict[str, Rate] = {
     "LinearHeadTwist": FallingRate(3e-3),
     "MLPHeadTwist": FallingRate(2e-3),
-    "BodyTwist": FallingRate(1e-3),
+    "BodyTwist": FallingRate(2e-3),
     "LoRATwist": FallingRate(2e-3),
     "ConditionalHeadTwist": FallingRate(3e-3),
     "ConditionalBodyTwist": FallingRate(1e-3),

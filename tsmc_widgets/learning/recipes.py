@@ -47,7 +47,7 @@ RECIPES: dict[str, Recipe] = {
     "ctl": Recipe(ctl_loss, "twist", needs_positives=True),
     "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False, fixes_level=True),
     "rl_sigma": Recipe(
-        lambda positives, batch: (rl_loss(positives) + rl_loss(batch)) / 2,
+        lambda positives, batch: (rl_loss(positives, at_sigma=True) + rl_loss(batch)) / 2,
         "twist",
         needs_positives=True,
         positives_with_p0=True,
@@ -60,7 +60,7 @@ RECIPES: dict[str, Recipe] = {
     "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
     "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False, fixes_level=True),
     "dpg": Recipe(
-        lambda positives, _: dpg_loss(positives),
+        lambda positives, batch: dpg_loss(positives, from_q=positives is batch),
         "twist",
         needs_positives=True,
         positives_with_p0=True,

@@ -20,9 +20,15 @@ from tsmc_widgets.targets.target import Target
 START = 2**14
 WORTH = 100.0
 LEAST = 0.05
+FAIR = 0.3
+REMIND = 8
+# Fewer effective texts than this are too biased, whatever their share.
+_FEW = 10
 _BLOCK = 1024
 _START_RUN = 2**40
 _FIRST = -1
+_COUNTS = ("seed", "keep", "start", "remind")
+_SHARES = ("worth", "least", "fair")
 _FIELDS = ("tokens", "log_q", "log_weights", "log_phi")
 
 
@@ -33,8 +39,14 @@ class ReplayedPositives:
     As the twist learns, its batches become samples of sigma, fresh ones at every update, where
     rejection would look at thousands of texts for one. Each batch counts by its effective sample
     size; the texts of p0 with which all begins count for at least a part, so that what the twist
-    has given up can be learned again. Where batches and start are few or poor there is the bias of
-    self-normalised weights: measure KL(sigma || q) on exact samples, which shows it.
+    has given up can be learned again.
+
+    As soon as a batch is a fair sample of sigma it stands for itself: losses that compare it with
+    sigma have then one batch for both, whose noise cancels the more the nearer q is to sigma. Now
+    and then what is remembered is dealt all the same, as a reminder.
+
+    Where batches and start are few or poor there is the bias of self-normalised weights: measure
+    KL(sigma || q) on exact samples, which shows it.
 
     Attributes:
         target: what the samples are of.
@@ -43,6 +55,9 @@ class ReplayedPositives:
         start: most texts of p0 that are weighed before the first batch, and remembered to the end.
         worth: effective sample size at which there are enough of these.
         least: their part, whatever the batches are worth.
+        fair: effective share of its texts from which on a batch stands for itself; above 1 none
+            does.
+        remind: updates from one reminder to the next.
     """
 
     target: Target
@@ -51,21 +66,33 @@ class ReplayedPositives:
     start: int = START
     worth: float = WORTH
     least: float = LEAST
+    fair: float = FAIR
+    remind: int = REMIND
     _parts: dict[int, Samples] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be."""
         check_integer("keep", self.keep)
         check_integer("start", self.start)
+        check_integer("remind", self.remind)
         if not 0 <= self.least < 1:
             raise ValueError(f"least must be in [0, 1); got {self.least!r}.")
+        if not self.fair > 0:
+            raise ValueError(f"fair must be positive; got {self.fair!r}.")
+
+    def afresh(self) -> ReplayedPositives:
+        """The same, with the start in common and no batch remembered."""
+        self._begin()
+        return replace(self, _parts={_FIRST: self._parts[_FIRST]})
 
     def draw(self, update: int, num_samples: int, batch: Samples) -> Samples:
-        """Samples for an update, drawn by weight from its own batch and those before it.
+        """Samples for an update: its own batch, or texts by weight from that and those before it.
 
         A text that was drawn several times is there once and weighs as much.
         """
         self._remember(update, batch)
+        if (update + 1) % self.remind and self._is_fair(batch):
+            return batch
         alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
         if not alive:
             return batch
@@ -77,16 +104,23 @@ class ReplayedPositives:
         weights = counts.double() / counts.max()
         return Samples(tokens, log_q, weights.log(), log_phi, log_q[:, 0].long())
 
+    def _is_fair(self, batch: Samples) -> bool:
+        """Whether a batch is a sample of sigma that is good enough to be learned from alone."""
+        return batch.has_hits and float(numerics.ess(batch.log_weights)) >= max(
+            self.fair * len(batch), _FEW
+        )
+
     def _remember(self, update: int, batch: Samples) -> None:
         """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
-        if _FIRST not in self._parts:
-            self._parts[_FIRST] = self._begin()
+        self._begin()
         self._parts[update] = _short(batch)
         for old in [u for u in self._parts if 0 <= u <= update - self.keep or u > update]:
             del self._parts[old]
 
-    def _begin(self) -> Samples:
-        """Texts of p0, weighed by phi."""
+    def _begin(self) -> None:
+        """Weigh texts of p0 by phi, unless it has been done."""
+        if _FIRST in self._parts:
+            return
         found: Samples | None = None
         for run in range(_START_RUN, _START_RUN + -(-self.start // _BLOCK)):
             size = min(_BLOCK, self.start - (0 if found is None else len(found)))
@@ -96,7 +130,7 @@ class ReplayedPositives:
             found = _short(more) if found is None else _joined(found, more)
             if numerics.ess(found.log_weights) >= self.worth:
                 break
-        return found
+        self._parts[_FIRST] = found
 
     def _shares(self, alive: list[tuple[int, Samples]]) -> list[Float64[Tensor, " n"]]:
         """Normalised weights of each part, times what the part counts."""
@@ -122,8 +156,8 @@ class ReplayedPositives:
         """All that is remembered, for a file."""
         parts = sorted(self._parts.items())
         return {
-            "replay": torch.tensor([self.seed, self.keep, self.start]),
-            "shares": torch.tensor([self.worth, self.least], dtype=torch.float64),
+            "replay": torch.tensor([getattr(self, name) for name in _COUNTS]),
+            "shares": torch.tensor([getattr(self, name) for name in _SHARES], dtype=torch.float64),
             "updates": torch.tensor([[u, len(part)] for u, part in parts]).reshape(-1, 2),
             **{
                 name: torch.cat([getattr(part, name) for _, part in parts])
@@ -134,7 +168,9 @@ class ReplayedPositives:
     @classmethod
     def from_tensors(cls, target: Target, tensors: Mapping[str, Tensor]) -> ReplayedPositives:
         """What ``tensors`` wrote down, to be gone on with."""
-        positives = cls(target, *tensors["replay"].tolist(), *tensors["shares"].tolist())
+        numbers = dict(zip(_COUNTS, tensors["replay"].tolist(), strict=True))
+        shares = dict(zip(_SHARES, tensors["shares"].tolist(), strict=True))
+        positives = cls(target, **numbers, **shares)
         device, start = target.prompt_tokens.device, 0
         for update, count in tensors["updates"].tolist():
             rows = slice(start, start + count)

@@ -165,16 +165,23 @@ class Scored:
         self._check_company(None)
         return self._normalise(ratio + self.log_psi.detach())
 
-    @property
-    def log_mass(self) -> Float64[Tensor, "n steps"]:
-        """Log of sum_v psi_t p0 over the next token of s_{<t}; log psi_t itself after the end."""
-        return torch.where(self.live, self.log_norm, self.log_psi)
+    def log_mean_psi(self, *, last_token: bool) -> Float64[Tensor, "groups steps"]:
+        """Log of each group's estimate of E_p0[psi_t], whose gradient is E_{pi_t}[grad log psi_t].
 
-    def weights_before_token(self) -> Float64[Tensor, "n steps"]:
-        """Normalised weights of each prefix s_{<t} for pi_t summed over its last token."""
-        steps = self.log_p - self.samples.log_q
+        Args:
+            last_token: whether s_t is the one that was drawn; else it is summed out.
+        """
         self._check_company(None)
-        return self._normalise(steps.cumsum(1) - steps + self.log_mass.detach())
+        steps = self.log_p - self.samples.log_q
+        ratio = steps.cumsum(1)
+        if last_token:
+            log_weights = ratio + self.log_psi
+        else:
+            # After the end nothing is drawn, and psi stays what it was.
+            ahead = torch.where(self.live, self.log_norm, self.log_psi)
+            log_weights = ratio - steps + ahead
+        _, counts, total = self._total(log_weights)
+        return total - counts.log().unsqueeze(1)
 
     def _check_company(self, log_weights: Float64[Tensor, "n columns"] | None) -> None:
         """Refuse a text that is alone in its group, unless its weight is one to begin with.
@@ -194,14 +201,23 @@ class Scored:
             )
 
     def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
-        groups, group = torch.unique(self.samples.group, return_inverse=True)
+        group, counts, total = self._total(log_weights)
+        return (log_weights - total[group]).exp() / len(counts)
+
+    def _total(
+        self, log_weights: Float64[Tensor, "n columns"]
+    ) -> tuple[Int[Tensor, " n"], Int[Tensor, " groups"], Float64[Tensor, "groups columns"]]:
+        """Each text's group, how many texts a group has, and the log of its weights' sum."""
+        group, counts = torch.unique(self.samples.group, return_inverse=True, return_counts=True)[
+            1:
+        ]
         total = numerics.group_logsumexp(log_weights, group)
         if bool((total == -math.inf).any()):
             raise NoSignalError(
                 "every text of a group has weight zero, so there is nothing to learn from: draw "
                 "more texts, soften the potential, or give exact samples."
             )
-        return (log_weights - total[group]).exp() / len(groups)
+        return group, counts, total
 
 
 @torch.no_grad()

@@ -26,15 +26,15 @@ from tsmc_widgets.learning.checkpoint import (
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
 from tsmc_widgets.learning.level import set_level
 from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
-from tsmc_widgets.learning.positives import Positives
+from tsmc_widgets.learning.positives import Positives, WeightedPositives
 from tsmc_widgets.learning.ppo_settings import PPOSettings
 from tsmc_widgets.learning.processes import share
 from tsmc_widgets.learning.progress import progress_bar
 from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, score
-from tsmc_widgets.learning.sources import choose_positives
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
 
@@ -89,8 +89,8 @@ class TwistTrainer:
         averaging: weight of the past in the running average of the parameters, in [0, 1). The
             twist holds the average between updates and learns where its parameters are; 0 averages
             nothing, as in the paper; None is ``DEFAULT_AVERAGING``.
-        positives: a source of samples of sigma; None takes what a pilot shows to suit the target:
-            a growing pool of exact samples, replayed batches, or both.
+        positives: a source of samples of sigma; None is ``ReplayedPositives``, which learns from
+            the training's own batches.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each ``conditional.PARTICLES`` texts.
         ppo: settings of that method; None is ``PPOSettings()``.
@@ -167,11 +167,11 @@ class TwistTrainer:
 
     @property
     def positives(self) -> Positives | ConditionalPositives | None:
-        """The source of samples of sigma, chosen when it is first wanted."""
+        """The source of samples of sigma."""
         if self._many is not None:
             return self._many.positives
         if self._positives is None and self._reads_positives:
-            self._positives = choose_positives(self.target, seed=self.seed)
+            self._positives = ReplayedPositives(self.target, self.seed)
         return self._positives if self._reads_positives else None
 
     def updates(
@@ -322,7 +322,8 @@ class TwistTrainer:
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
             losses, norm, policy = {}, self._step(None), None
-        log_weights, source = batch.log_weights_by_group, self.positives
+        log_weights = batch.log_weights_by_group
+        source = WeightedPositives() if positives is batch else self.positives
         update = Update(
             number=self.done + 1,
             losses=losses,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +35,6 @@ class ExactDraws:
     def __len__(self) -> int:
         """Samples found."""
         return sum(len(block.tokens) for block in self.blocks)
-
-    @property
-    def ends(self) -> list[int]:
-        """How many samples there were after each block."""
-        return list(itertools.accumulate(len(block.tokens) for block in self.blocks))
 
     @property
     def proposed(self) -> int:
@@ -84,34 +77,6 @@ class ExactDraws:
             )
         except BudgetError as error:
             self.blocks.append(error.samples)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that was found, for a file."""
-        numbers = [
-            [len(b.tokens), b.proposed, b.accepted, b.log_z, b.log_z_standard_error]
-            for b in self.blocks
-        ]
-        return {
-            "tokens": self.tokens,
-            "log_phi": self.log_phi,
-            "blocks": torch.tensor(numbers, dtype=torch.float64),
-        }
-
-    @classmethod
-    def from_tensors(
-        cls, target: Any, tensors: Mapping[str, Tensor], *, seed: int, block: int = 512
-    ) -> ExactDraws:
-        """What ``tensors`` wrote down, to be extended."""
-        device, start, blocks = target.prompt_tokens.device, 0, []
-        for row in tensors["blocks"].tolist():
-            stop = start + int(row[0])
-            tokens, log_phi = tensors["tokens"][start:stop], tensors["log_phi"][start:stop]
-            counts = (int(row[1]), int(row[2]))
-            blocks.append(
-                ExactSamples(tokens.to(device), log_phi.to(device), *counts, row[3], row[4])
-            )
-            start = stop
-        return cls(target, seed, block, blocks)
 
     def _all(self) -> tuple[int, Tensor, Tensor]:
         count = len(self.blocks)

@@ -15,7 +15,7 @@ from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bound
 from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
 from tsmc_widgets.learning.positives import ExactPool, Positives
 from tsmc_widgets.learning.recipes import RECIPES
-from tsmc_widgets.learning.sources import positives_from
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
@@ -23,10 +23,12 @@ from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.live import no_progress_bars
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings, make_twist
-from tsmc_widgets.widgets.yardstick import HELD_OUT, POOL, enough
+from tsmc_widgets.widgets.yardstick import HELD_OUT, enough
 
 EVERY = 20
 """Updates between two evaluations."""
+POOL = 500
+"""Exact samples that a target offers to learn from where it can be enumerated."""
 NUM_RUNS = 160
 NUM_TEXTS = 64
 SHOWN_TEXTS = 10
@@ -126,8 +128,6 @@ class Lesson:
         racer = min(self.racers, key=lambda racer: racer.trainer.done)
         self.doing = "training"
         racer.update()
-        if self._draws is not None:
-            self.log_z = self._draws.log_z
         done = racer.trainer.done
         if done % EVERY == 0 or done == self.goal:
             self._todo.append(lambda: self._evaluate(racer))
@@ -150,7 +150,8 @@ class Lesson:
         tokens = oracle.sample(HELD_OUT + POOL, seed)
         self.held_out = tokens[:HELD_OUT]
         pool = tokens[HELD_OUT:]
-        self._start(ExactPool(pool, self.target.log_phi(pool), seed))
+        source = ExactPool(pool, self.target.log_phi(pool), seed)
+        self._start(lambda: source)
 
     def _draw(self) -> None:
         self._draws.extend()
@@ -168,15 +169,18 @@ class Lesson:
             self._todo.append(
                 lambda place=place: roll_out(self.target, self.prefixes, place, seed=seed)
             )
-        self._todo.append(
-            lambda: self._start(positives_from(self._draws, seed=seed, held_out=HELD_OUT))
-        )
+        self._todo.append(self._weigh)
+
+    def _weigh(self) -> None:
+        self.doing = "weighing texts of p0, with which the training begins"
+        start = ReplayedPositives(self.target, self.settings.seed).afresh()
+        self._start(start.afresh)
 
     def _say_draws(self) -> None:
         found, looked = len(self._draws), self._draws.proposed
         self.doing = f"drawing exact samples by rejection: {found} from {looked} texts"
 
-    def _start(self, source: Positives) -> None:
+    def _start(self, source: Callable[[], Positives]) -> None:
         settings = self.settings
         racers = []
         for method in settings.methods:
@@ -186,7 +190,7 @@ class Lesson:
                 method=method,
                 batch_size=settings.batch_size,
                 learning_rate=replace(FORMS[settings.form].rate, rate=settings.learning_rate),
-                positives=source,
+                positives=source(),
                 seed=settings.seed,
             )
             racers.append(Racer(method, trainer))
