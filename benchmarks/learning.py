@@ -17,7 +17,7 @@ from typing import Any
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import KLEstimate, kl_divergences
-from tsmc_widgets.learning import METHODS, ExactPool, TwistTrainer
+from tsmc_widgets.learning import METHODS, ExactPool, TwistTrainer, WeightedPositives
 from tsmc_widgets.learning.recipes import link_for
 from tsmc_widgets.twists.forms import make_twist
 
@@ -58,8 +58,10 @@ def race(target: tw.Target, exact: Any, method: str, form: str, updates: int) ->
             if reached[share] == "never" and 1 - last.value / first.value >= share:
                 reached[share] = f"{update.number} ({seconds:.0f} s)"
     cost = statistics.median(update.seconds for update in trainer.history)
-    reads = 2 if trainer.positives is not None else 1
-    tokens = (1 + reads) * trainer.batch_size * target.num_steps
+    # A batch that is its own positives is read once, as is one that needs none.
+    alone = WeightedPositives().describe()
+    reads = statistics.mean(1 + (u.positives not in (None, alone)) for u in trainer.history)
+    tokens = round((1 + reads) * trainer.batch_size * target.num_steps)
     print(
         f"  {method:9s} {form:16s} gap {first.value:6.2f} -> {last.value:5.2f} ± "
         f"{last.standard_error:.2f}  "
