@@ -140,10 +140,16 @@ def test_training_goes_on_with_it_to_the_byte(tmp_path):
     assert torch.equal(parameters(second), parameters(whole))
 
 
-@pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}])
+@pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}, {"remind": 0}])
 def test_bad_numbers(numbers):
     with pytest.raises(ValueError, match=f"{next(iter(numbers))} must be an integer of at least 1"):
         ReplayedPositives(unit_target(), **numbers)
+
+
+@pytest.mark.parametrize(("name", "value"), [("least", 1.0), ("fair", 0.0)])
+def test_bad_shares(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*; got {value}"):
+        ReplayedPositives(unit_target(), **{name: value})
 
 
 class TestAFairBatch:
