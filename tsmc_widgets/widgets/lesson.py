@@ -23,7 +23,7 @@ from tsmc_widgets.targets.exact_draws import ExactDraws
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.live import no_progress_bars
 from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings, make_twist
-from tsmc_widgets.widgets.yardstick import HELD_OUT, enough
+from tsmc_widgets.widgets.yardstick import MOST_HELD_OUT, enough
 
 EVERY = 20
 """Updates between two evaluations."""
@@ -147,9 +147,9 @@ class Lesson:
         oracle, self.prefixes = all_prefixes(self.target)
         self.log_z = (oracle.log_z, 0.0)
         seed = self.settings.seed
-        tokens = oracle.sample(HELD_OUT + POOL, seed)
-        self.held_out = tokens[:HELD_OUT]
-        pool = tokens[HELD_OUT:]
+        tokens = oracle.sample(MOST_HELD_OUT + POOL, seed)
+        self.held_out = tokens[:MOST_HELD_OUT]
+        pool = tokens[MOST_HELD_OUT:]
         source = ExactPool(pool, self.target.log_phi(pool), seed)
         self._start(lambda: source)
 
@@ -162,7 +162,7 @@ class Lesson:
             return
         tokens = self._draws.tokens
         seed = self.settings.seed
-        self.held_out = tokens[:HELD_OUT]
+        self.held_out = tokens[:MOST_HELD_OUT]
         self.prefixes = pick_prefixes(self.target, tokens.flip(0), seed=seed)
         self.doing = "estimating the optimal twist by rollouts"
         for place in range(self.prefixes.size):

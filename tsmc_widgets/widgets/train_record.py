@@ -8,7 +8,6 @@ from typing import Any
 
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
-from tsmc_widgets.widgets.yardstick import HELD_OUT
 
 MOST_POINTS = 400
 """Points of a curve that are sent; longer ones are averaged in pieces."""
@@ -42,7 +41,7 @@ def encode_header(lesson: Lesson) -> dict[str, Any]:
         "seed": settings.seed,
         "bound_particles": settings.bound_particles,
         "exact": lesson.exact,
-        "held_out": HELD_OUT,
+        "held_out": 0 if lesson.held_out is None else len(lesson.held_out),
         "num_runs": NUM_RUNS,
         "num_texts": NUM_TEXTS,
         "every": EVERY,

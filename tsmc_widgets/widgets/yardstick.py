@@ -5,6 +5,7 @@ from __future__ import annotations
 from tsmc_widgets.targets.exact_draws import ExactDraws
 
 HELD_OUT = 40
+MOST_HELD_OUT = 160
 PLENTY = 300
 MOST_DRAWS = 5000
 

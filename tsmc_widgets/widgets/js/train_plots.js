@@ -132,8 +132,8 @@ function updateTicks(goal) {
   return [[0, "0"], [Math.round(goal / 2), String(Math.round(goal / 2))], [goal, `update ${goal}`]];
 }
 
-/** Losses that compare two sets of texts, so that they are small from the start. */
-const CONTRASTS = new Set(["ctl", "nvi"]);
+/** What must be known of a loss to read it: NVI's compares means, and is small from the start. */
+const REMARKS = new Map([["ctl", " (up to a constant)"], ["nvi", " (need not fall)"]]);
 
 /** Loss per update. With several methods each has a scale of its own. */
 class LossPlot {
@@ -156,8 +156,8 @@ class LossPlot {
     });
     const last = chosen.loss.at(-1);
     const value = last ? `${chosen.method.toUpperCase()}: ${number(last[1], 3)} at update ${last[0]}` : "no update yet";
-    const contrast = CONTRASTS.has(chosen.method) ? " (need not fall)" : "";
-    this.strip.say(`${value}${contrast}${own ? "; each on its own scale" : ""}`);
+    const remark = last ? (REMARKS.get(chosen.method) ?? "") : "";
+    this.strip.say(`${value}${remark}${own ? "; each on its own scale" : ""}`);
   }
 }
 
