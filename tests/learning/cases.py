@@ -6,6 +6,7 @@ from smc.toys import chain, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.positives import WeightedPositives
+from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.twists import TableHeadTwist
 
 
@@ -42,10 +43,13 @@ def make_case(kind, *, accelerator=None, processes=1):
             seed=0,
         )
     target = unit_target()
+    replayed = kind == "replayed"
     return TwistTrainer(
         target,
         TableHeadTwist(target.lm, num_steps=3),
-        method=kind,
+        method="ctl" if replayed else kind,
+        # A memory that is always dealt from, and short enough to forget.
+        positives=ReplayedPositives(target, keep=2, start=64, fair=2.0) if replayed else None,
         batch_size=32,
         learning_rate=0.05,
         accelerator=accelerator,

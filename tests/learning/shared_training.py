@@ -1,4 +1,4 @@
-"""One process of a training that several share; run by test_processes.py.
+"""One process of a training that several share, saved and resumed halfway; for test_processes.py.
 
     python shared_training.py KIND FOLDER
 
@@ -6,6 +6,7 @@ The rank, the number of processes and where they meet stand in the environment.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -20,8 +21,12 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     trainer = make_case(kind, accelerator=accelerator)
     start = torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
-    updates = list(trainer.updates(4, evaluate=lambda twist: {"at": 1}, every=2, progress=False))
+    measured = {"evaluate": lambda twist: {"at": 1}, "every": 2, "progress": False}
+    updates = list(trainer.updates(2, **measured))
     trainer.save(folder / "training")
+    trainer = make_case(kind, accelerator=accelerator)
+    trainer.load(folder / "training")
+    updates += trainer.updates(2, **measured)
     rank = accelerator.process_index
     torch.save([p.detach() for p in trainer._modules.parameters()], folder / f"parameters{rank}.pt")
     (folder / f"history{rank}.json").write_text(
@@ -37,3 +42,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    # gloo's threads now and then abort a process while its interpreter is taken down.
+    os._exit(0)

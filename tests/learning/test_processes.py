@@ -37,7 +37,7 @@ def accelerator():
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("kind", ["ctl", "ppo", "conditional", "rare"])
+@pytest.mark.parametrize("kind", ["ctl", "replayed", "ppo", "conditional", "rare"])
 def test_one_process_is_byte_equal_to_none(kind, accelerator, tmp_path):
     alone, shared = make_case(kind), make_case(kind, accelerator=accelerator)
     list(alone.updates(2))
@@ -90,20 +90,26 @@ def together(kind, folder):
 def both_halves(kind):
     """One process that takes what two would have drawn, each half with weights of its own."""
     trainer = make_case(kind)
+    # Each process remembers its own batches.
+    sources = [make_case(kind).positives, make_case(kind).positives]
+    if kind in ("ctl", "replayed"):
+        for source in sources:
+            source.apart = 2
     silent = []
     for update in range(4):
         with trainer._average.set_aside(update):
-            silent += [(update, rank) for rank in both_descend(trainer)]
+            silent += [(update, rank) for rank in both_descend(trainer, sources)]
         trainer.history.append(None)
     return parameters(trainer), silent
 
 
-def both_descend(trainer):
+def both_descend(trainer, sources):
     """Take one step on both halves of an update; gives those without a signal."""
     trainer._optimiser.zero_grad()
     recipe, drawn, halves, silent = RECIPES[trainer.twist.method], [], [], []
     for rank in range(2):
         trainer._share.rank, trainer._share.count = rank, 2
+        trainer._positives = sources[rank]
         drawn.append(trainer._draw())
     if recipe.fixes_level and not trainer.history:
         levels = [numerics.logmeanexp(batch.log_weights) for batch, _ in drawn]
@@ -125,7 +131,7 @@ def both_descend(trainer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ctl", "rl", "rare"])
+@pytest.mark.parametrize("kind", ["ctl", "replayed", "rl", "rare"])
 def test_two_processes_are_one_with_both_halves(kind, tmp_path):
     found, history = together(kind, tmp_path)
     expected, silent = both_halves(kind)

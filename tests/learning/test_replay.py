@@ -179,6 +179,16 @@ class TestAFairBatch:
         alone = [positives.draw(update, 40, batch) is batch for update in range(7)]
         assert alone == [True, True, False, True, True, False, True]
 
+    def test_each_process_is_reminded_as_often_and_remembers_as_much(self):
+        target = unit_target()
+        batch = self.fair(target, 1.0)
+        sources = [ReplayedPositives(target, start=50, keep=2, remind=3, apart=2) for _ in "ab"]
+        for rank, positives in enumerate(sources):
+            places = [2 * update + rank for update in range(7)]
+            alone = [positives.draw(place, 40, batch) is batch for place in places]
+            assert alone == [True, True, False, True, True, False, True]
+            assert sorted(positives._parts) == [-1, *places[-2:]]
+
     def test_none_does_above_one(self):
         target = unit_target()
         batch = self.fair(target, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ def write_checkpoint(
     path: Path,
     state: Mapping[str, Any],
     arguments: Mapping[str, Any],
-    pool: Mapping[str, Tensor],
+    pools: Sequence[Mapping[str, Tensor]],
 ) -> Path:
-    """Write a trainer's state; the file appears whole or not at all."""
+    """Write a trainer's state and each process's pool; the file appears whole or not at all."""
     tensors = {f"module.{name}": value for name, value in state["modules"].items()}
-    tensors |= {f"pool.{name}": value for name, value in pool.items()}
+    for rank, pool in enumerate(pools):
+        tensors |= {_pool_name(rank) + name: value for name, value in pool.items()}
     tensors |= {f"learning.{i}": value for i, value in enumerate(state["learning"])}
     for index, slots in state["optimiser"]["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
@@ -55,9 +56,9 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, arguments: Mapping[str, Any]
+    path: Path, arguments: Mapping[str, Any], rank: int = 0
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what ``write_checkpoint`` wrote: a state, its history as mappings, and the pool.
+    """Read what ``write_checkpoint`` wrote: a state, its history as mappings, and a process's pool.
 
     Raises:
         CheckpointError: the file is another one, damaged or newer, or its training had other
@@ -85,7 +86,11 @@ def read_checkpoint(
             f"to {VERSION}: update tsmc_widgets."
         )
     _compare(path, header["arguments"], arguments)
-    return _state(header, tensors), _named(tensors, "pool.")
+    return _state(header, tensors), _named(tensors, _pool_name(rank))
+
+
+def _pool_name(rank: int) -> str:
+    return f"pool{rank or ''}."
 
 
 def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -126,13 +131,14 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
 
 
 def pool_of(positives: Any) -> dict[str, Tensor]:
-    """The tensors of a source that remembers; nothing for others."""
+    """The tensors of a source that remembers, off its device; nothing for others."""
+    found: dict[str, Tensor] = {}
     if isinstance(positives, ExactPool):
         numbers = torch.tensor([positives.seed])
-        return {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
+        found = {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
     if isinstance(positives, ReplayedPositives):
-        return positives.tensors()
-    return {}
+        found = positives.tensors()
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None:

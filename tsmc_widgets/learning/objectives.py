@@ -211,12 +211,7 @@ def advantages_and_returns(
 
 
 def _average(
-    weights: Float64[
-        Tensor,
-        (
-            n  # steps
-        ),
-    ],
+    weights: Float64[Tensor, "#n #steps"],
     values: Float64[Tensor, "n steps"],
 ) -> Float64[Tensor, " steps"]:
     """Weighted sum over texts; a text of weight zero adds nothing, whatever its value."""

@@ -45,6 +45,10 @@ class Alone:
         """The update itself."""
         return update
 
+    def gather(self, value: Shared) -> list[Shared]:
+        """The values of all processes, by rank."""
+        return [value]
+
     def from_main(self, make: Any) -> Any:
         """What ``make()`` gives."""
         return make()
@@ -137,11 +141,9 @@ class Together(Alone):
 
     def merge(self, update: Any) -> Any:
         """One update of all processes' own: means, hits added up."""
-        if self.count == 1:
+        every = self.gather(update)
+        if len(every) == 1:
             return update
-        from accelerate.utils import gather_object
-
-        every = gather_object([update])
         losses = [each.losses for each in every if each.losses]
         return replace(
             update,
@@ -154,6 +156,14 @@ class Together(Alone):
             skipped=all(each.skipped for each in every),
             seconds=max(each.seconds for each in every),
         )
+
+    def gather(self, value: Shared) -> list[Shared]:
+        """The values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        return gather_object([value])
 
     def from_main(self, make: Any) -> Any:
         """What ``make()`` gives on the main process."""

@@ -58,6 +58,8 @@ class ReplayedPositives:
         fair: effective share of its texts from which on a batch stands for itself; above 1 none
             does.
         remind: updates from one reminder to the next.
+        apart: addresses from one update to the next: the number of processes that train together,
+            each of which remembers its own batches.
     """
 
     target: Target
@@ -68,6 +70,7 @@ class ReplayedPositives:
     least: float = LEAST
     fair: float = FAIR
     remind: int = REMIND
+    apart: int = 1
     _parts: dict[int, Samples] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class ReplayedPositives:
         check_integer("keep", self.keep)
         check_integer("start", self.start)
         check_integer("remind", self.remind)
+        check_integer("apart", self.apart)
         if not 0 <= self.least < 1:
             raise ValueError(f"least must be in [0, 1); got {self.least!r}.")
         if not self.fair > 0:
@@ -91,7 +95,7 @@ class ReplayedPositives:
         A text that was drawn several times is there once and weighs as much.
         """
         self._remember(update, batch)
-        if (update + 1) % self.remind and self._is_fair(batch):
+        if (update // self.apart + 1) % self.remind and self._is_fair(batch):
             return batch
         alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
         if not alive:
@@ -114,7 +118,8 @@ class ReplayedPositives:
         """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
         self._begin()
         self._parts[update] = _short(batch)
-        for old in [u for u in self._parts if 0 <= u <= update - self.keep or u > update]:
+        oldest = update - self.keep * self.apart
+        for old in [u for u in self._parts if 0 <= u <= oldest or u > update]:
             del self._parts[old]
 
     def _begin(self) -> None:

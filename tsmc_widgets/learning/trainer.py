@@ -172,6 +172,8 @@ class TwistTrainer:
             return self._many.positives
         if self._positives is None and self._reads_positives:
             self._positives = ReplayedPositives(self.target, self.seed)
+        if isinstance(self._positives, ReplayedPositives):
+            self._positives.apart = self._share.count
         return self._positives if self._reads_positives else None
 
     def updates(
@@ -244,10 +246,12 @@ class TwistTrainer:
     def save(self, path: str | Path) -> Path:
         """Write all that training needs to go on, to one file without pickle.
 
-        Pools and replayed batches are kept; a source of your own must be given again.
+        Pools and replayed batches of every process are kept; a source of your own must be given
+        again.
         """
+        pools = self._share.gather(pool_of(self.positives))
         if self._share.is_main:
-            write_checkpoint(Path(path), self.state(), self._arguments(), pool_of(self.positives))
+            write_checkpoint(Path(path), self.state(), self._arguments(), pools)
         self._share.wait()
         return Path(path)
 
@@ -259,7 +263,7 @@ class TwistTrainer:
         Raises:
             CheckpointError: no such checkpoint, or one of a trainer with other arguments.
         """
-        state, pool = read_checkpoint(Path(path), self._arguments())
+        state, pool = read_checkpoint(Path(path), self._arguments(), self._share.rank)
         state["history"] = [Update(**update) for update in state["history"]]
         self.load_state(state)
         self._positives = pool_from(self.target, pool) or self._positives
