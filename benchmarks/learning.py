@@ -4,8 +4,8 @@
 
 The gap is KL(q || sigma) + KL(sigma || q) of the twist-induced proposal, which is the gap between
 the bounds on log Z of one particle, on 300 texts of q and 300 exact samples that the training has
-not seen (for infilling: 300 observations). Seconds are those of the updates, exact samples that
-they learn from included; those of measuring are not.
+not seen (for infilling: 300 observations). Seconds are those of the updates, the texts of p0 with
+which their memory begins included; those of measuring are not.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def race(target: tw.Target, exact: Any, method: str, form: str, updates: int) ->
 def update_cost(target: tw.Target, exact: Any) -> None:
     """Print an update of an MLP head by 100 texts against the sweep that feeds it.
 
-    Once with a pool that is full and has been read, as it is after the first updates, and once with
-    what the trainer chooses, the drawing of exact samples included.
+    Once with a pool of exact samples that has been read, and once with what the trainer chooses,
+    each after thirty updates.
     """
     for name, pool in (("a full pool", ExactPool(exact.tokens, exact.log_phi)), ("its own", None)):
         twist = make_twist("MLP head", target)

@@ -18,7 +18,7 @@ def test_a_twist_is_trained_saved_and_measured(name, tmp_path):
     card = json.loads((tmp_path / name / "twist.json").read_text())
     assert card["history"][-1] == json.loads(json.dumps(measured))
     assert measured["updates"] == 3
-    assert (card["method"], len(card["history"])) == ("ctl", 4)
+    assert (card["method"], len(card["history"])) == ("ctl+dpg", 4)
     assert {"before", "after"} <= set(measured)
     target = tw.load_problem(name).target()
     loaded = tw.load_twist(tmp_path / name, target.lm)

@@ -11,14 +11,13 @@ from smc.observed import ConditionalTables
 
 from tsmc_widgets.learning import conditional
 from tsmc_widgets.learning.conditional import (
-    BLOCK,
     JointPositives,
-    JointStream,
     ManyObservations,
     RetainedPositives,
     rolled_out,
     with_phi,
 )
+from tsmc_widgets.learning.joint_stream import BLOCK, JointStream
 from tsmc_widgets.learning.objectives import (
     cd_loss,
     ctl_loss,

@@ -6,7 +6,7 @@ from models.checkpoints import make_checkpoint
 from smc.toys import chain
 
 import tsmc_widgets as tw
-from tsmc_widgets.learning.reading import PoolReader, draw_samples
+from tsmc_widgets.learning.reading import TRAINING_RUNS, PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES
 from tsmc_widgets.learning.samples import Samples, read, score
 from tsmc_widgets.twists.bodies import BodyTwist
@@ -31,7 +31,7 @@ def assert_same(one, two):
 def test_a_sweep_keeps_what_the_model_said(target):
     samples = draw_samples(target, num_particles=64, proposal=tw.Base(), seed=0, run=3)
     assert_same(samples.base, read(target, samples.tokens))
-    trace = tw.run_smc(target, num_particles=64, rule="never", seed=0, first_run=3)
+    trace = tw.run_smc(target, num_particles=64, rule="never", seed=0, first_run=TRAINING_RUNS + 3)
     assert torch.equal(samples.tokens, trace.paths("tokens")[0])
 
 

@@ -8,6 +8,7 @@ from learning.test_trainer import make_trainer, parameters, unit_target
 from smc.toys import chain, z_score
 
 import tsmc_widgets as tw
+from tsmc_widgets.learning import replay
 from tsmc_widgets.learning.reading import draw_samples
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.twists import TableHeadTwist
@@ -150,6 +151,33 @@ def test_bad_numbers(numbers):
 def test_bad_shares(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .*; got {value}"):
         ReplayedPositives(unit_target(), **{name: value})
+
+
+def test_an_interrupt_keeps_the_blocks_of_the_start_that_are_done(monkeypatch):
+    target = unit_target()
+    monkeypatch.setattr(replay, "_BLOCK", 16)
+    whole = ReplayedPositives(target, start=64, worth=1e9)
+    whole.afresh()
+    broken, calls = ReplayedPositives(target, start=64, worth=1e9), []
+
+    def interrupted(*arguments, **options):
+        calls.append(options["run"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw_samples(*arguments, **options)
+
+    monkeypatch.setattr(replay, "draw_samples", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        broken.afresh()
+    broken.afresh()
+    assert len(calls) == 5
+    assert torch.equal(broken._parts[-1].tokens, whole._parts[-1].tokens)
+
+
+def test_any_seed_will_do():
+    target = unit_target()
+    positives = ReplayedPositives(target, seed=2**62, start=50, fair=2.0)
+    positives.draw(0, 4, batch_of(target, skewed_twist(target), 0, size=10))
 
 
 class TestAFairBatch:

@@ -12,6 +12,8 @@ from smc.toys import chain, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
+from tsmc_widgets.learning import checkpoint
+from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
 from tsmc_widgets.learning.replay import REMIND, ReplayedPositives
@@ -76,13 +78,51 @@ class TestLearning:
         target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
         twist = TableHeadTwist(target.lm, num_steps=7, prompt_length=1)
         trainer = TwistTrainer(
-            target, twist, batch_size=4, positives=WeightedPositives(), learning_rate=0.1
+            target, twist, batch_size=4, positives=WeightedPositives(), learning_rate=0.1, seed=1
         )
         before = parameters(trainer).clone()
         update = trainer.update()
         assert (update.skipped, update.hits, update.losses) == (True, 0, {})
         assert update.log_z == -math.inf
         assert trainer.skipped == 1
+        assert torch.equal(parameters(trainer), before)
+
+    @pytest.mark.parametrize("method", ["rl", "ppo"])
+    def test_values_are_not_learned_from_a_batch_without_a_hit(self, method):
+        target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
+        twist = TableHeadTwist(target.lm, num_steps=7, prompt_length=1)
+        trainer = TwistTrainer(target, twist, method=method, batch_size=4, seed=1)
+        before = parameters(trainer).clone()
+        assert all(update.skipped for update in trainer.updates(2))
+        assert torch.equal(parameters(trainer), before)
+
+    def test_the_level_is_that_of_the_first_batch_with_a_hit(self):
+        target = tw.Target(chain(), tw.MatchesRegex("c{2}"), prompt="a", num_steps=2)
+        twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1)
+        trainer = TwistTrainer(target, twist, method="rl", batch_size=3, learning_rate=1e-9, seed=1)
+        while not trainer.history or trainer.history[-1].skipped:
+            update = trainer.update()
+        assert trainer.skipped > 0
+        started = tw.run_smc(target, num_particles=2, twist=twist, seed=0, dead_runs="keep")
+        assert float(started.columns.log_psi[0, 0, 0]) == pytest.approx(update.log_z, abs=1e-6)
+
+    def test_it_learns_from_no_noise_that_runs_have(self):
+        trainer = make_trainer(batch_size=8)
+        drawn = [trainer._draw()[0].tokens]
+        found = tw.run_smc(trainer.target, num_particles=8, rule="never", seed=0)
+        assert not torch.equal(found.paths("tokens").reshape(8, -1), drawn[0])
+
+    def test_a_gradient_that_is_not_finite_is_told_and_changes_nothing(self):
+        target = table_target(3, 3, seed=21)
+        target.potential.log_table += 100.0
+        trainer = make_trainer("cd", target=target)
+        trainer.twist.float()
+        with torch.no_grad():
+            for parameter in trainer.twist.parameters():
+                parameter += 90.0
+        before = parameters(trainer).clone()
+        with pytest.raises(FloatingPointError, match=r"gradient's length is (nan|inf) at update 1"):
+            trainer.update()
         assert torch.equal(parameters(trainer), before)
 
     def test_the_critic_trains(self):
@@ -152,6 +192,93 @@ class TestBytes:
         list(second.updates(4))
         assert torch.equal(parameters(second), parameters(whole))
 
+    def replayed(self, target):
+        positives = ReplayedPositives(target, keep=4, start=64, fair=2.0)
+        return make_trainer(target=target, positives=positives)
+
+    def test_what_is_remembered_is_part_of_the_state(self):
+        whole, first, second = (self.replayed(unit_target()) for _ in range(3))
+        list(whole.updates(14))
+        list(first.updates(6))
+        state = first.state()
+        list(first.updates(8))
+        first.load_state(state)
+        second.load_state(state)
+        for trainer in (first, second):
+            list(trainer.updates(8))
+            assert torch.equal(parameters(trainer), parameters(whole))
+
+    def test_what_is_remembered_is_in_the_file(self, tmp_path):
+        whole, first = (self.replayed(unit_target()) for _ in range(2))
+        second = make_trainer()
+        list(whole.updates(14))
+        list(first.updates(6))
+        second.load(first.save(tmp_path / "training"))
+        list(second.updates(8))
+        assert torch.equal(parameters(second), parameters(whole))
+
+    @pytest.mark.parametrize("way", ["state", "file"])
+    def test_parameters_set_by_hand_are_learned_from(self, way, tmp_path):
+        whole, first = make_trainer(), make_trainer()
+        for trainer in (whole, first):
+            list(trainer.updates(5))
+            with torch.no_grad():
+                for parameter in trainer.twist.parameters():
+                    parameter.fill_(0.25)
+        if way == "state":
+            first.load_state(first.state())
+        else:
+            first.load(first.save(tmp_path / "training"))
+        whole.update()
+        first.update()
+        assert torch.equal(parameters(first), parameters(whole))
+
+    def test_evaluations_that_hold_tensors_are_saved(self, tmp_path):
+        trainer = make_trainer()
+
+        def evaluate(twist):
+            return log_z_bounds(trainer.target, num_particles=2, num_runs=3, seed=0, twist=twist)
+
+        (update,) = trainer.updates(1, evaluate=evaluate, every=1)
+        other = make_trainer()
+        other.load(trainer.save(tmp_path / "training"))
+        found = other.history[0].evaluation
+        assert found["lower_log_z"] == update.evaluation.lower_log_z.tolist()
+
+    def test_a_source_or_form_of_another_kind_is_refused(self, tmp_path):
+        target = unit_target()
+        trainer = make_trainer(target=target, positives=WeightedPositives())
+        trainer.update()
+        path = trainer.save(tmp_path / "training")
+        with pytest.raises(CheckpointError, match=r"positives='WeightedPositives\(\)' and this"):
+            make_trainer(target=target).load(path)
+        other = TwistTrainer(
+            target,
+            TableHeadTwist(target.lm, num_steps=3, link="sigmoid"),
+            batch_size=64,
+            learning_rate=0.05,
+            positives=WeightedPositives(),
+        )
+        with pytest.raises(CheckpointError, match=r"options=.*'link': 'log'.* and this"):
+            other.load(path)
+
+    def test_a_file_that_does_not_fit_changes_nothing(self, tmp_path, monkeypatch):
+        trainer, other = make_trainer(), make_trainer()
+        list(trainer.updates(2))
+        path = trainer.save(tmp_path / "training")
+        other.update()
+        before, done = parameters(other).clone(), list(other.history)
+
+        def cut(*arguments):
+            state, pool = checkpoint.read_checkpoint(*arguments)
+            return state | {"learning": state["learning"][:-1]}, pool
+
+        monkeypatch.setattr(trainer_module, "read_checkpoint", cut)
+        with pytest.raises(CheckpointError, match=r"does not fit this trainer: .*same arguments"):
+            other.load(path)
+        assert torch.equal(parameters(other), before)
+        assert other.history == done
+
     def test_other_files_and_other_arguments_are_refused(self, tmp_path):
         trainer = make_trainer()
         trainer.update()
@@ -169,11 +296,11 @@ class TestBytes:
             make_trainer().load(tmp_path / "nothing")
 
     def test_an_interrupt_anywhere_loses_nothing(self):
-        whole = make_trainer()
+        whole = self.replayed(unit_target())
         list(whole.updates(3))
         at, interrupted = 1, 0
         while True:
-            trainer = make_trainer()
+            trainer = self.replayed(unit_target())
             trainer.update()
             before = parameters(trainer).clone()
             sys.settrace(Stop(at))
@@ -291,6 +418,10 @@ class TestRefused:
             make_trainer(batch_size=1)
         with pytest.raises(ValueError, match="learning_rate must be positive"):
             make_trainer(learning_rate=0.0)
+        for norm in (0.0, -10.0, math.nan):
+            with pytest.raises(ValueError, match="max_gradient_norm must be a number above 0; got"):
+                make_trainer(max_gradient_norm=norm)
+        make_trainer(max_gradient_norm=math.inf).update()
         with pytest.raises(ValueError, match="n must be an integer"):
             list(make_trainer().updates(0))
 

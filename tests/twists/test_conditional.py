@@ -133,7 +133,7 @@ def test_the_value_is_the_head_of_state_and_code(gpt2):
         hidden = gpt2.teacher_force(tokens, PROMPT_LENGTH).hidden
         state = gpt2.prefill(torch.tensor([[5, 9]])).hidden
     codes = {
-        "class, head": (2, torch.tensor([[0.0, 0.0, 1.0]])),
+        "class, head": (2, torch.tensor([[0.0, 0.0, gpt2.prefill(tokens).hidden.shape[1] ** 0.5]])),
         "tokens, head": ([5, 9], state),
     }
     for name, (observed, code) in codes.items():

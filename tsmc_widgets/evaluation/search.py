@@ -140,14 +140,14 @@ def search_settings(
 ) -> SearchResult:
     """Train every pair of rate and batch size a little, the better half of them twice as long...
 
-    All draw as many texts in a round, learn from the same exact samples where there are any, and
-    are measured on the same held-out ones with the same noise.
+    All draw as many texts in a round, begin with the same memory where the method has one, and are
+    measured on the same held-out ones with the same noise.
 
     Args:
         target: conditional or not, with exact samples.
         method: a name of ``METHODS``.
         form: a name of ``TWIST_FORMS``.
-        learning_rates: as for ``TwistTrainer``: numbers, ``Constant``, ``FallingRate`` or None.
+        learning_rates: as for ``TwistTrainer``: numbers, ``ConstantRate``, ``FallingRate`` or None.
         batch_sizes: texts for each update.
         first_texts: that each setting draws in the first round; a round has twice as many in all
             as the one before it.

@@ -1,17 +1,19 @@
 """Trains the twists that ship: ``python -m tsmc_widgets.evaluation.shipping [problem ...]``.
 
-Each is a small head learned by CTL and saved in half precision, with the divergences of its
-twist-induced proposal q from sigma before and after, on exact samples that the training has not
-seen. Each starts at psi = 1, where q is p0.
+Each is a small head, saved in half precision with the divergences of its twist-induced proposal q
+from sigma before and after, on exact samples that the training has not seen. Each starts at
+psi = 1, where q is p0. A head can not be the optimal twist, and CTL alone spends what it has on the
+marginals pi_t: with DPG beside it q is nearer to sigma by far, and SMC no worse.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -41,12 +43,14 @@ class Training:
     """How the twist of a problem is trained.
 
     Attributes:
-        updates: of CTL.
+        method: losses and their weights.
+        updates: how many.
         held_out: exact samples that measure and are not learned from.
         pool: exact samples to learn from; 0 for the training's own batches.
         seed: of everything.
     """
 
+    method: Mapping[str, float] = MappingProxyType({"ctl": 1.0, "dpg": 10.0})
     updates: int = 600
     held_out: int = 500
     pool: int = 0
@@ -62,8 +66,8 @@ TRAININGS = {
     # Rare texts under an indicator: batches drop whole kinds of them.
     "hostile-story-threshold": Training(updates=150, held_out=100, pool=300),
     "star-review-conditional": Training(),
-    "infilling-15-10": Training(),
-    "infilling-2-1": Training(),
+    "infilling-15-10": Training(method={"ctl": 1.0}),
+    "infilling-2-1": Training(method={"ctl": 1.0}),
 }
 
 
@@ -78,7 +82,9 @@ def ship(name: str, *, folder: Path = WEIGHTS, training: Training | None = None)
     target = problem.target()
     exact, log_z, positives = _samples(target, training)
     twist = make_twist(problem.form, target, seed=training.seed)
-    trainer = TwistTrainer(target, twist, positives=positives, seed=training.seed)
+    trainer = TwistTrainer(
+        target, twist, method=training.method, positives=positives, seed=training.seed
+    )
 
     def measure(twist: Any) -> Divergences:
         return kl_divergences(

@@ -46,6 +46,13 @@ class RunningAverage:
         self.learning = [p.detach().clone() for p in self._parameters]
         self._shown = [p.detach().clone() for p in self._parameters]
 
+    def next(self) -> list[Tensor]:
+        """A copy of where the parameters will be when they next learn."""
+        pairs = zip(self._parameters, self._shown, strict=True)
+        moved = [not torch.equal(p, shown) for p, shown in pairs]
+        here = zip(self._parameters, self.learning, moved, strict=True)
+        return [(p.detach() if by_hand else value).clone() for p, value, by_hand in here]
+
     def load(self, learning: Iterable[Tensor]) -> None:
         """Go on from these; the parameters hold their average."""
         pairs = zip(self._parameters, learning, strict=True)

@@ -18,7 +18,7 @@ from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"
-VERSION = 2
+VERSION = 3
 
 
 def write_checkpoint(
@@ -43,7 +43,7 @@ def write_checkpoint(
     }
     content = import_extra("safetensors.torch", "hf", "a checkpoint of training").save(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        metadata={"trainer": json.dumps(header)},
+        metadata={"trainer": json.dumps(header, default=_plain)},
     )
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -80,13 +80,19 @@ def read_checkpoint(
             f"{str(path)!r} is no checkpoint of a trainer, or it is damaged or cut short "
             f"({type(error).__name__})."
         ) from error
-    if header["version"] > VERSION:
+    if header["version"] != VERSION:
         raise CheckpointError(
-            f"{str(path)!r} has format {header['version']}; this version of the package reads up "
-            f"to {VERSION}: update tsmc_widgets."
+            f"{str(path)!r} has format {header['version']} and this version of the package goes on "
+            f"from format {VERSION} alone, as training would not go on to the byte: take the "
+            "version of tsmc_widgets that wrote it, or train anew."
         )
     _compare(path, header["arguments"], arguments)
     return _state(header, tensors), _named(tensors, _pool_name(rank))
+
+
+def _plain(value: Any) -> Any:
+    """What an evaluation holds that JSON has no word for: tensors as lists, others in words."""
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 
 def _pool_name(rank: int) -> str:
@@ -128,6 +134,13 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
         "optimiser": {"state": slots, "param_groups": groups},
         "history": header["history"],
     }
+
+
+def source_of(positives: Any) -> str | None:
+    """What a source must be for the same training to go on; "kept" where the file holds it."""
+    if isinstance(positives, ExactPool | ReplayedPositives):
+        return "kept"
+    return None if positives is None else repr(positives).split(" at 0x")[0]
 
 
 def pool_of(positives: Any) -> dict[str, Tensor]:

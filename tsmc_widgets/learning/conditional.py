@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
+from tsmc_widgets.learning.joint_stream import JointStream
 from tsmc_widgets.learning.positives import Positives, WeightedPositives
 from tsmc_widgets.learning.reading import draw_samples
 from tsmc_widgets.learning.samples import Samples, read
@@ -24,9 +25,6 @@ from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import is_conditional_twist
 
-BLOCK = 1024
-# Far from the seeds that people choose, so that no held-out draw is ever trained on.
-SEEDS = 2**52
 # Address of the first conditional run, apart from those of the forward ones.
 CONDITIONAL_RUNS = 2**40
 # Losses whose weights of the batch are normalised within each group.
@@ -127,35 +125,6 @@ class RetainedPositives:
     def describe(self) -> str:
         """The source in a few words."""
         return f"conditional SMC, {self.num_particles} particles"
-
-
-class JointStream:
-    """Joint draws (s, o) without end, by place: the i-th is the same whoever asks for it.
-
-    They are drawn in blocks, as many small batches would take far longer.
-    """
-
-    def __init__(self, target: Target, seed: int) -> None:
-        """Take a target whose potential is p(o | s) itself."""
-        self.target, self.seed = target, seed
-        self._blocks: dict[int, JointSamples] = {}
-
-    def take(self, first: int, n: int) -> JointSamples:
-        """Draws ``first`` to ``first + n - 1``."""
-        wanted = range(first // BLOCK, (first + n - 1) // BLOCK + 1)
-        self._blocks = {index: self._block(index) for index in wanted}
-        blocks, start = list(self._blocks.values()), first - wanted[0] * BLOCK
-        parts = (
-            torch.cat([getattr(block, name) for block in blocks])[start : start + n]
-            for name in ("tokens", "observed")
-        )
-        return JointSamples(*parts)
-
-    def _block(self, index: int) -> JointSamples:
-        if index in self._blocks:
-            return self._blocks[index]
-        seed = SEEDS + (self.seed * 1_000_003 + index) % SEEDS
-        return self.target.exact_samples(BLOCK, seed=seed, progress=False)
 
 
 class ManyObservations:
@@ -324,7 +293,8 @@ def many_observations(
             f"WeightedPositives(); got {type(positives).__name__}."
         )
     if observations is None:
-        observations = max(1, batch_size // PARTICLES)
+        few = range(max(1, batch_size // PARTICLES), 0, -1)
+        observations = next(each for each in few if batch_size % each == 0)
     _check_numbers(methods, batch_size, observations, positives, from_base)
     source = JointPositives() if positives is None else positives
     return ManyObservations(
@@ -339,7 +309,7 @@ def many_observations(
     )
 
 
-# Texts for each observation where nobody says how many observations there are to be.
+# Texts for each observation, or a few more, where nobody says how many observations there are.
 PARTICLES = 2
 
 
@@ -348,6 +318,11 @@ def _check_plain(what: str, twist: Any, observations: int | None, positives: Any
         raise TypeError(
             f"{type(twist).__name__} depends on an observation and {what} has none: use "
             "MLPHeadTwist or BodyTwist."
+        )
+    if positives is not None and not isinstance(positives, Positives | ConditionalPositives):
+        raise TypeError(
+            "positives must be a source such as ReplayedPositives(target), ExactPool(tokens, "
+            f"log_phi) or WeightedPositives(); got {type(positives).__name__}."
         )
     if observations is not None:
         raise ValueError(

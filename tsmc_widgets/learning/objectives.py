@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tsmc_widgets import numerics
+from tsmc_widgets.errors import NoSignalError
 from tsmc_widgets.learning.samples import Scored
 
 FLOOR = 30.0
@@ -21,7 +22,10 @@ FLOOR = 30.0
 
 
 def floored(log_phi: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    """Log phi without -inf, which no squared error can take: at least one of both floors."""
+    """Log phi, at least ``FLOOR`` below 0 or below the best text of the batch, the lower of both.
+
+    No squared error can take -inf, and one of a text far below all others would drown theirs.
+    """
     best = float(log_phi.max())
     return log_phi.clamp(min=min(best, 0.0) - FLOOR if math.isfinite(best) else -FLOOR)
 
@@ -65,12 +69,17 @@ def rl_loss(samples: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
 
     Any samples that reach everywhere do: those of q, of sigma, or the sum of both losses.
 
-    Optimum: log psi*_t.
+    Optimum: log psi*_t, of phi as ``floored`` leaves it.
 
     Args:
         samples: the texts.
         at_sigma: whether each counts by its weight for sigma; else all count alike.
+
+    Raises:
+        NoSignalError: no text has phi > 0.
     """
+    if not bool((samples.samples.log_phi > -math.inf).any()):
+        raise NoSignalError("no text of the batch has phi > 0, so there is nothing to regress on.")
     log_phi = floored(samples.samples.log_phi)
     following = torch.cat([samples.log_norm[:, 1:], log_phi.unsqueeze(1)], dim=1).detach()
     ends = _ends(samples)
@@ -167,8 +176,9 @@ def ppo_loss(
     Advantages come from ``advantages_and_returns``, whose rewards are log phi at the end minus the
     KL penalty to p0 at each token (Schulman et al. 2017).
 
-    Optimum: with a KL penalty of one the induced proposal is sigma itself, so log psi_t is free by
-    any function of the prefix: a proposal only, with resampling off.
+    Optimum: with a KL penalty of one the induced proposal is sigma itself, of phi as ``floored``
+    leaves it, so log psi_t is free by any function of the prefix: a proposal only, with resampling
+    off.
     """
     ratio = (samples.log_q_psi - old_log_q).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)

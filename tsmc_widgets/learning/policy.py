@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from tsmc_widgets.errors import NoSignalError
 from tsmc_widgets.learning.objectives import advantages_and_returns, ppo_loss
 from tsmc_widgets.learning.ppo_settings import PPOSettings
 from tsmc_widgets.learning.samples import Samples, read, score
@@ -110,7 +112,13 @@ class PolicySteps:
             batch: texts from q.
             step: takes one step down a loss.
             average: of a number over processes that share the training.
+
+        Raises:
+            NoSignalError: no text of any process has phi > 0.
         """
+        # All processes go on or none does, as each must take as many steps as the others.
+        if average(float(batch.log_phi.max() > -math.inf)) == 0:
+            raise NoSignalError("no text of the batch has phi > 0, so there is nothing to reward.")
         base = read(self.target, batch.tokens) if batch.base is None else batch.base
         batch = replace(batch, base=base)
         code = None

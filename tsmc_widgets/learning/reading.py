@@ -18,6 +18,9 @@ from tsmc_widgets.targets.target import Target
 
 CHUNK = 100
 MOST_BYTES = 2**28
+# Training has addresses of its own, so that no run by which a twist is measured has noise that it
+# was trained on, whatever the seeds.
+TRAINING_RUNS = 2**48
 
 
 def draw_samples(
@@ -28,6 +31,7 @@ def draw_samples(
     seed: int,
     run: int,
     observed: Int[Tensor, "runs width"] | None = None,
+    keep_answers: bool = True,
 ) -> Samples:
     """Independent weighted texts of a sweep without resampling, with what the base model said.
 
@@ -36,8 +40,11 @@ def draw_samples(
         num_particles: texts, or texts for each observation.
         proposal: where they are drawn from.
         seed: of the noise.
-        run: address of the sweep, or of its first run where there are several.
+        run: address of the sweep among those of training, or of its first run where there are
+            several.
         observed: one observation for each run, where the target waits for one; or None.
+        keep_answers: whether the samples bring the base model's answers with them, which take
+            room for the vocabulary at every token.
     """
     session = start_smc(
         target,
@@ -45,24 +52,29 @@ def draw_samples(
         proposal=proposal,
         rule="never",
         seed=seed,
-        first_run=run,
+        first_run=TRAINING_RUNS + run,
         dead_runs="keep",
         **({} if observed is None else {"observed": observed}),
     )
     config = session.config
     state, records, answers = init(target, config), [], []
     while state.t < target.num_steps:
-        # Without resampling a particle's row is that of its own beginning.
-        rows, said = state.rows.reshape(-1), state.steps.lm
-        answers.append((said.log_probs[rows], None if said.hidden is None else said.hidden[rows]))
+        if keep_answers:
+            # Without resampling a particle's row is that of its own beginning.
+            rows, said = state.rows.reshape(-1), state.steps.lm
+            hidden = None if said.hidden is None else said.hidden[rows]
+            answers.append((said.log_probs[rows], hidden))
         state, record = step(state, target, config)
         records.append(record)
     samples = Samples.of_trace(SMCTrace.from_records(tuple(records), target, config))
+    samples = samples.to(target.prompt_tokens.device)
+    if not keep_answers:
+        return samples
     log_probs, hidden = (
         None if parts[0] is None else torch.stack(parts, dim=1)
         for parts in zip(*answers, strict=True)
     )
-    return replace(samples.to(log_probs.device), base=TeacherForced(log_probs, hidden))
+    return replace(samples, base=TeacherForced(log_probs, hidden))
 
 
 class PoolReader:

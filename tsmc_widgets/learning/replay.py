@@ -48,6 +48,8 @@ class ReplayedPositives:
     Where batches and start are few or poor there is the bias of self-normalised weights: measure
     KL(sigma || q) on exact samples, which shows it.
 
+    One source serves one training; ``afresh`` gives one to another.
+
     Attributes:
         target: what the samples are of.
         seed: of everything.
@@ -123,19 +125,23 @@ class ReplayedPositives:
             del self._parts[old]
 
     def _begin(self) -> None:
-        """Weigh texts of p0 by phi, unless it has been done."""
-        if _FIRST in self._parts:
-            return
-        found: Samples | None = None
-        for run in range(_START_RUN, _START_RUN + -(-self.start // _BLOCK)):
-            size = min(_BLOCK, self.start - (0 if found is None else len(found)))
+        """Weigh texts of p0 by phi, as far as it has not been done."""
+        found = self._parts.get(_FIRST)
+        while found is None or (
+            len(found) < self.start and numerics.ess(found.log_weights) < self.worth
+        ):
+            have = 0 if found is None else len(found)
             more = draw_samples(
-                self.target, num_particles=size, proposal=Base(), seed=self.seed, run=run
+                self.target,
+                num_particles=min(_BLOCK, self.start - have),
+                proposal=Base(),
+                seed=self.seed,
+                run=_START_RUN + have // _BLOCK,
+                keep_answers=False,
             )
-            found = _short(more) if found is None else _joined(found, more)
-            if numerics.ess(found.log_weights) >= self.worth:
-                break
-        self._parts[_FIRST] = found
+            found = more if found is None else _joined(found, more)
+            # Kept at once, so that an interrupt loses one block and not all.
+            self._parts[_FIRST] = found
 
     def _shares(self, alive: list[tuple[int, Samples]]) -> list[Float64[Tensor, " n"]]:
         """Normalised weights of each part, times what the part counts."""
@@ -147,11 +153,20 @@ class ReplayedPositives:
 
     def _pick(self, weights: Tensor, num_samples: int, update: int) -> Tensor:
         """Rows by weight, systematically."""
-        generator = torch.Generator().manual_seed(self.seed * 10_007 + update)
+        generator = torch.Generator().manual_seed((self.seed * 10_007 + update) % 2**63)
         offset = torch.rand(1, dtype=torch.float64, generator=generator)
         places = (torch.arange(num_samples, dtype=torch.float64) + offset) / num_samples
         cdf = weights.cumsum(0).unsqueeze(0)
         return search_cdf(cdf, places.to(cdf.device).unsqueeze(0)).squeeze(0)
+
+    def remembered(self) -> dict[int, Samples]:
+        """The batches that are remembered, by update; they are never written to."""
+        return {update: part for update, part in self._parts.items() if update != _FIRST}
+
+    def remember_again(self, batches: Mapping[int, Samples]) -> None:
+        """Go back to what was remembered; the start stays, which is always the same."""
+        start = {update: part for update, part in self._parts.items() if update == _FIRST}
+        self._parts = start | dict(batches)
 
     def describe(self) -> str:
         """The source in a few words."""

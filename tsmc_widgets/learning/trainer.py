@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import NoSignalError, check_integer
+from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer
 from tsmc_widgets.learning.averaging import RunningAverage, check_averaging
 from tsmc_widgets.learning.checkpoint import (
     pool_from,
     pool_of,
     read_checkpoint,
+    source_of,
     write_checkpoint,
 )
+from tsmc_widgets.learning.checks import check_fits, check_gradient_norm
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
 from tsmc_widgets.learning.level import set_level
 from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
@@ -35,43 +37,9 @@ from tsmc_widgets.learning.reading import PoolReader, draw_samples
 from tsmc_widgets.learning.recipes import RECIPES, resolve_method
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, score
+from tsmc_widgets.learning.update import Update
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one update did.
-
-    Attributes:
-        number: of the update, from 1.
-        losses: each loss by name, in nats; empty where the update was skipped.
-        ess: effective sample size of the batch's final weights, in [0, batch size]; the mean over
-            observations where there are several, each in [0, its texts].
-        log_z: log mean weight of the batch, an estimate of log Z in nats, and the mean over
-            observations; -inf without a hit.
-        hits: texts of the batch with phi > 0, among those whose phi was computed.
-        gradient_norm: before clipping; NaN where skipped.
-        positives: where samples of sigma came from; None where the method reads none.
-        skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
-        kl: estimate of KL(q || p0) before it, in nats, and ``kl_coefficient``, what a nat of it
-            cost: both for ppo alone, else None.
-        seconds: that the update took.
-        evaluation: what the evaluation hook returned after it; None where it was not asked.
-    """
-
-    number: int
-    losses: dict[str, float]
-    ess: float
-    log_z: float
-    hits: int
-    gradient_norm: float
-    positives: str | None
-    skipped: bool
-    seconds: float
-    evaluation: Any = None
-    kl: float | None = None
-    kl_coefficient: float | None = None
 
 
 class TwistTrainer:
@@ -92,12 +60,13 @@ class TwistTrainer:
         positives: a source of samples of sigma; None is ``ReplayedPositives``, which learns from
             the training's own batches.
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
-            shared out among them. None gives each ``conditional.PARTICLES`` texts.
+            shared out among them. None gives each two, or a few more where that does not
+            come out even.
         ppo: settings of that method; None is ``PPOSettings()``.
         accelerator: an ``accelerate.Accelerator`` whose processes share the training; each takes
             texts of its own, ``batch_size`` of them. The base model must be on its device.
         seed: address of all noise; equal arguments give equal bytes.
-        max_gradient_norm: gradients longer than this are shortened.
+        max_gradient_norm: gradients longer than this are shortened; infinite for none.
 
     Attributes:
         history: every update so far.
@@ -123,7 +92,8 @@ class TwistTrainer:
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
         check_integer("seed", seed, at_least=0)
-        _check_fits(target, twist, self.weights)
+        check_gradient_norm(max_gradient_norm)
+        check_fits(target, twist, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
@@ -202,7 +172,8 @@ class TwistTrainer:
         check_integer("every", every)
         if stop_gap is not None and evaluate is None:
             raise ValueError(f"stop_gap={stop_gap} needs evaluate, which measures the gap.")
-        with progress_bar(n, shown=progress and self._share.is_main) as show:
+        shown = progress and self._share.is_main
+        with progress_bar(n, shown=shown, weights=self.weights) as show:
             for _ in range(n):
                 update = self.update()
                 if evaluate is not None and update.number % every == 0:
@@ -228,12 +199,14 @@ class TwistTrainer:
         return update
 
     def state(self) -> dict[str, Any]:
-        """A copy of everything that changes: parameters, their average, optimiser and history."""
+        """A copy of all that changes: parameters, their average, optimiser, history, memory."""
+        source = self._positives
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
-            "learning": [value.clone() for value in self._average.learning],
+            "learning": self._average.next(),
             "history": list(self.history),
+            "batches": source.remembered() if isinstance(source, ReplayedPositives) else {},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -242,6 +215,8 @@ class TwistTrainer:
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self._average.load(state["learning"])
         self.history = list(state["history"])
+        if isinstance(self.positives, ReplayedPositives):
+            self.positives.remember_again(state["batches"])
 
     def save(self, path: str | Path) -> Path:
         """Write all that training needs to go on, to one file without pickle.
@@ -261,20 +236,35 @@ class TwistTrainer:
         Evaluations of the past come back as plain mappings.
 
         Raises:
-            CheckpointError: no such checkpoint, or one of a trainer with other arguments.
+            CheckpointError: no such checkpoint, or one of a trainer with other arguments; this one
+                stays as it was.
         """
         state, pool = read_checkpoint(Path(path), self._arguments(), self._share.rank)
-        state["history"] = [Update(**update) for update in state["history"]]
-        self.load_state(state)
-        self._positives = pool_from(self.target, pool) or self._positives
+        kept, source = self.state(), self._positives
+        try:
+            state["history"] = [Update(**update) for update in state["history"]]
+            self._positives = pool_from(self.target, pool) or source
+            held = self._positives
+            state["batches"] = held.remembered() if isinstance(held, ReplayedPositives) else {}
+            self.load_state(state)
+        except Exception as error:
+            self._positives = source
+            self.load_state(kept)
+            raise CheckpointError(
+                f"{str(path)!r} does not fit this trainer: {error} Make the trainer and its twist "
+                "with the same arguments."
+            ) from error
 
     def _arguments(self) -> dict[str, Any]:
         return {
             "method": self.weights,
             "form": type(self.twist).__name__,
+            "options": getattr(self.twist, "options", None),
             "potential": self.target.potential.describe(),
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
+            "eos": "absorb" if self.target.absorbs_eos else "ignore",
+            "positives": source_of(self.positives),
             "batch_size": self.batch_size,
             "observations": None if self._many is None else self._many.observations,
             "learning_rate": repr(self.learning_rate),
@@ -320,7 +310,7 @@ class TwistTrainer:
     def _take(self) -> Update:
         start = time.perf_counter()
         batch, positives = self._draw()
-        if not self.history:
+        if all(update.skipped for update in self.history):
             set_level(self.twist, batch, self.weights, self._share.mean)
         try:
             losses, norm, policy = self._descend(batch, positives)
@@ -368,30 +358,20 @@ class TwistTrainer:
             self._modules.parameters(), signal=signal, finite=finite
         )
         if not finite:
-            raise FloatingPointError(
-                f"the loss is {'NaN' if loss is None else float(loss.detach())} at update "
-                f"{self.done + 1}: lower the learning rate (now {self.learning_rate}) or look for "
-                "a potential that is +inf."
-            )
+            raise self._diverged("loss", math.nan if loss is None else float(loss.detach()))
         if not signal:
             return math.nan
         for group in self._optimiser.param_groups:
             group["lr"] = self.learning_rate.at(self.done)
-        norm = nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm)
+        norm = float(nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm))
+        if not math.isfinite(norm):
+            raise self._diverged("gradient's length", norm)
         self._optimiser.step()
-        return float(norm)
+        return norm
 
-
-def _check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:
-    if not isinstance(twist, nn.Module) or not hasattr(twist, "log_psi_next"):
-        raise TypeError(
-            f"twist must be a trainable form such as LinearHeadTwist(lm); got "
-            f"{type(twist).__name__}."
-        )
-    if not any(parameter.requires_grad for parameter in twist.parameters()):
-        raise ValueError(f"{type(twist).__name__} has no parameter that learns.")
-    if "fudge" in weights and getattr(twist, "link", "log") != "sigmoid":
-        raise ValueError(
-            "fudge learns a probability: make the twist with link='sigmoid', for example "
-            "LinearHeadTwist(lm, link='sigmoid')."
+    def _diverged(self, what: str, value: float) -> FloatingPointError:
+        return FloatingPointError(
+            f"the {what} is {value} at update {self.done + 1}: lower the learning rate (now "
+            f"{self.learning_rate}), or look for a potential that is +inf or, for a loss that "
+            "regresses on phi, very large."
         )

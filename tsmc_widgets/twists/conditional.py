@@ -240,8 +240,9 @@ class ConditionalTwist(NeuralTwist):
 class ConditionalHeadTwist(ConditionalTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h the base model's hidden state.
 
-    The code of a class is one-hot; that of tokens is the base model's last state after them,
-    read by themselves and once for each distinct o. Starts at psi = 1 for every o.
+    The code of a class is one-hot, times the square root of h's width; that of tokens is the base
+    model's last state after them, read by themselves and once for each distinct o. Starts at
+    psi = 1 for every o.
 
     Args:
         lm: the base model, which must have a hidden state; it stays as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,13 +33,22 @@ class Encoder(Protocol):
 
 
 class ClassEncoder:
-    """One-hot codes of class indices."""
+    """One-hot codes of class indices, as long as the hidden state that stands beside them.
+
+    A one among a hundred numbers that are each about one is hardly heard: a head would need
+    several times the updates to tell classes apart.
+
+    Attributes:
+        width: the number of classes.
+        length: of each code.
+    """
 
     def __init__(self, lm: LanguageModel, num_classes: int) -> None:
         """Take the number of classes."""
         check_integer("num_classes", num_classes, at_least=2)
         self.lm = lm
         self.width = num_classes
+        self.length = math.sqrt(hidden_width(lm))
 
     def parse(self, observed: int | Sequence[int] | Int[Tensor, " ..."]) -> Int[Tensor, "1 1"]:
         """A class index, bare or as a row of one."""
@@ -48,7 +58,7 @@ class ClassEncoder:
         return index.reshape(1, 1)
 
     def encode(self, observed: Int[Tensor, "batch ..."]) -> Float[Tensor, "batch code"]:
-        """One-hot rows; ``observed`` has shape (batch,) or (batch, 1)."""
+        """A row with one number for each; ``observed`` has shape (batch,) or (batch, 1)."""
         if observed.ndim > 2 or observed.numel() != observed.shape[0]:
             raise ValueError(
                 "observed must hold one class index for each row, of shape (batch,) or "
@@ -60,7 +70,7 @@ class ClassEncoder:
                 f"observed must hold class indices from 0 to {self.width - 1}; got "
                 f"{int(classes.min())} to {int(classes.max())}."
             )
-        return nn.functional.one_hot(classes, self.width).float()
+        return self.length * nn.functional.one_hot(classes, self.width).float()
 
 
 class TokenEncoder:

@@ -18,6 +18,7 @@ from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.bodies import BodyTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
+from tsmc_widgets.twists.encoders import ClassEncoder
 from tsmc_widgets.twists.fingerprint import check_fingerprint, fingerprint
 from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
 from tsmc_widgets.twists.lora import LoRATwist
@@ -26,7 +27,7 @@ from tsmc_widgets.twists.table import TableHeadTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 FORMAT = "tsmc_widgets.Twist"
-VERSION = 1
+VERSION = 2
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
 FORMS: dict[str, type[TrainableModule]] = {
@@ -121,8 +122,10 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     weights = _read_weights(folder, card["weights_sha256"])
     try:
         twist = FORMS[card["form"]](lm, **card["options"])
+        if card["version"] < 2:
+            _lengthen_codes(twist, weights)
         twist.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise TwistFormatError(
             f"{str(folder)!r} holds weights that do not make a {card['form']} with the options "
             f"{card['options']}: {error}"
@@ -130,6 +133,15 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     twist.method = card["method"]
     twist.card = card
     return twist
+
+
+def _lengthen_codes(twist: TrainableModule, weights: dict[str, Tensor]) -> None:
+    """Read weights of format 1, whose codes of classes were of length one, for those of today."""
+    encoder = getattr(twist, "encoder", None)
+    if isinstance(encoder, ClassEncoder):
+        first = weights["head.0.weight"].float()
+        first[:, -encoder.width :] /= encoder.length
+        weights["head.0.weight"] = first
 
 
 def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -80,6 +80,11 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
+# What the controls can show.
+LEAST_RATE, MOST_RATE = 1e-5, 1.0
+MOST_SEED = 2**31 - 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
     """One training, in the words of the controls.
@@ -89,11 +94,11 @@ class TrainSettings:
         method: one of ``METHODS``.
         rivals: methods that race against it.
         form: a name in ``FORMS`` that fits the problem; "" for its usual one.
-        learning_rate: of Adam; 0 for the form's usual one.
+        learning_rate: of Adam, from ``LEAST_RATE`` to ``MOST_RATE``; 0 for the form's usual one.
         batch_size: texts drawn for each update.
         bound_particles: K of the bounds on log Z.
         num_updates: that one press of Start takes with each method.
-        seed: of all noise.
+        seed: of all noise, at most ``MOST_SEED``.
     """
 
     problem: str = "1-star reviews"
@@ -115,11 +120,18 @@ class TrainSettings:
         check_one_of("form", self.form, forms)
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", FORMS[self.form].learning_rate)
+        if not LEAST_RATE <= self.learning_rate <= MOST_RATE:
+            raise ValueError(
+                f"learning_rate must be from {LEAST_RATE:g} to {MOST_RATE:g}, or 0 for the form's "
+                f"usual one; got {self.learning_rate!r}."
+            )
         for name in self.methods:
             check_one_of("method", name, METHODS)
         for name, least in (("batch_size", 2), ("bound_particles", 1), ("num_updates", 1)):
             check_integer(name, getattr(self, name), at_least=least)
         check_integer("seed", self.seed, at_least=0)
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed must be at most {MOST_SEED}; got {self.seed}.")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -23,7 +23,12 @@ from tsmc_widgets.widgets.live import leave_a_core
 from tsmc_widgets.widgets.problems import TrainSettings
 from tsmc_widgets.widgets.runner import Progress, Runner
 from tsmc_widgets.widgets.train_controls import TrainControls
-from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks
+from tsmc_widgets.widgets.train_record import (
+    encode_curves,
+    encode_header,
+    encode_looks,
+    positives_of,
+)
 from tsmc_widgets.widgets.train_view import TrainView
 
 WAIT_SECONDS = 0.1
@@ -274,8 +279,8 @@ def describe(lesson: Lesson, progress: Progress) -> str:
         parts.append(f"{speed(lesson.racers):.1f} updates/s")
     if lesson.doing.startswith("measuring") and progress.state == "running":
         parts.append(lesson.doing)
-    source = first.positives
-    parts.append("reads no positives" if source is None else f"positives: {source.describe()}")
+    source = positives_of(first)
+    parts.append("reads no positives" if source is None else f"positives: {source}")
     parts.append(f"{sum(racer.trainer.skipped for racer in lesson.racers)} skipped")
     return " · ".join(parts)
 

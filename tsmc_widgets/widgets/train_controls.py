@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,7 +11,15 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.widgets.controls import dress, group
-from tsmc_widgets.widgets.problems import FORMS, METHODS, PROBLEMS, TrainSettings
+from tsmc_widgets.widgets.problems import (
+    FORMS,
+    LEAST_RATE,
+    METHODS,
+    MOST_RATE,
+    MOST_SEED,
+    PROBLEMS,
+    TrainSettings,
+)
 
 METHOD_NAMES = {
     "ctl": "CTL: contrastive twist learning",
@@ -156,8 +165,8 @@ def _task_fields(now: TrainSettings) -> dict[str, Any]:
             + ", ".join(f"{n} {f.learning_rate:g}" for n, f in FORMS.items()),
             value=now.learning_rate,
             base=10,
-            min=-5,
-            max=0,
+            min=math.log10(LEAST_RATE),
+            max=math.log10(MOST_RATE),
             step=0.05,
             readout_format=".1e",
             continuous_update=False,
@@ -193,6 +202,6 @@ def _training_fields(now: TrainSettings) -> dict[str, Any]:
             "seed",
             "Equal seeds give equal trainings",
             value=now.seed,
-            max=2**31 - 1,
+            max=MOST_SEED,
         ),
     }

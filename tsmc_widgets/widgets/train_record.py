@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
+from tsmc_widgets.learning.progress import weighted_sum
 from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
 
 MOST_POINTS = 400
@@ -76,17 +77,24 @@ def encode_looks(lesson: Lesson) -> dict[str, Any]:
     }
 
 
+def positives_of(trainer: Any) -> str | None:
+    """Where the last update, or the first to come, took samples of sigma from; None for nowhere."""
+    if trainer.history:
+        return trainer.history[-1].positives
+    return None if trainer.positives is None else trainer.positives.describe()
+
+
 def _curves(racer: Racer) -> dict[str, Any]:
     trainer = racer.trainer
-    losses = [(u.number, sum(u.losses.values())) for u in trainer.history if u.losses]
-    source = trainer.positives
+    learned = [update for update in trainer.history if update.losses]
+    losses = [(each.number, weighted_sum(each.losses, trainer.weights)) for each in learned]
     return {
         "method": racer.method,
         "done": trainer.done,
         "skipped": trainer.skipped,
         "proposal_only": racer.proposal_only,
         "from_base": racer.draws_from_base,
-        "positives": "none: this method reads none" if source is None else source.describe(),
+        "positives": positives_of(trainer) or "none: this method reads none",
         "loss": thin(losses),
         "ess": thin(racer.ess),
         "bounds": [_bounds(done, bounds) for done, bounds in racer.bounds],
