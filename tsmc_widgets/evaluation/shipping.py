@@ -11,9 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ class Training:
         seed: of everything.
     """
 
-    method: Mapping[str, float] = MappingProxyType({"ctl": 1.0, "dpg": 10.0})
+    method: Mapping[str, float] = field(default_factory=lambda: {"ctl": 1.0, "dpg": 10.0})
     updates: int = 600
     held_out: int = 500
     pool: int = 0
