@@ -1,6 +1,7 @@
 """The tour in the README runs as it stands, and says what is so."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.smc.exact import EnumeratedOracle
+from tsmc_widgets.twists.shipped import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +52,22 @@ def test_hundred_runs_agree_with_each_other(tour):
 def test_the_toy_is_exact(tour):
     assert tour["above"].shape == (8,)
     assert abs(tour["oracle"].log_z - EnumeratedOracle(tour["toy"]).log_z) < 1e-12
+
+
+@pytest.mark.parametrize("name", tw.shipped_twists())
+def test_what_shipped_heads_are_worth_is_what_was_measured(name):
+    (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", README, flags=re.MULTILINE)
+    card = json.loads((WEIGHTS / name / "twist.json").read_text())["history"][-1]
+    pairs = [
+        card[when].get(which) for which in ("KL(sigma||q)", "sum") for when in ("before", "after")
+    ]
+    for cell, pair in zip(row.split("|"), pairs, strict=True):
+        numbers = re.findall(r"[\d.]+", cell.split("(")[0])
+        if not numbers:
+            assert pair is None or pair[0] is None
+        for number, value in zip(numbers, pair or (), strict=False):
+            digits = len(number.partition(".")[2])
+            assert float(number) == pytest.approx(round(value, digits), abs=1e-12)
 
 
 def test_the_shipped_twist_is_closer_to_sigma(tour):

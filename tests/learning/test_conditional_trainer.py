@@ -57,6 +57,13 @@ class TestLearning:
         assert trainer.history[-1].positives == name
         assert world.divergence(trainer.twist) < 0.4 * before
 
+    @pytest.mark.parametrize(("size", "observations"), [(64, 32), (9, 3), (5, 1)])
+    def test_each_observation_has_two_texts_or_a_few_more(self, world, size, observations):
+        trainer = make_trainer(target=world.target, batch_size=size, observations=None)
+        assert trainer._many.observations == observations
+        assert trainer._many.particles * observations == size
+        trainer.update()
+
     def test_an_update_says_what_it_saw(self, world):
         update = make_trainer(target=world.target).update()
         assert update.positives == "joint draws"

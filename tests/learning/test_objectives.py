@@ -23,6 +23,7 @@ from tsmc_widgets.learning import (
     score,
     sixo_loss,
 )
+from tsmc_widgets.learning.objectives import floored
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +369,11 @@ class TestRefused:
             with pytest.raises(NoSignalError, match="weight zero"):
                 loss(scored)
 
+    def test_values_without_a_hit_are_not_regressed_on(self, world):
+        samples = replace(world.samples(), log_phi=torch.full((27,), -math.inf).double())
+        with pytest.raises(NoSignalError, match="nothing to regress on"):
+            rl_loss(score(world.target, ParameterTable(3, 3), samples))
+
     def test_fudge_reads_probabilities(self, world):
         with pytest.raises(ValueError, match="needs phi <= 1"):
             fudge_loss(world.scored(ParameterTable(3, 3)))
@@ -375,6 +381,13 @@ class TestRefused:
     def test_fudge_needs_the_sigmoid(self, unit_world):
         with pytest.raises(ValueError, match="link='sigmoid'"):
             fudge_loss(unit_world.scored(ParameterTable(3, 3, seed=2)))
+
+
+def test_the_floor_is_below_one_or_below_the_best_text():
+    found = floored(torch.tensor([-math.inf, -31.0, -29.0, 0.0, 2.0]).double())
+    assert found.tolist() == [-30.0, -30.0, -29.0, 0.0, 2.0]
+    found = floored(torch.tensor([-math.inf, -71.0, -69.0, -40.0]).double())
+    assert found.tolist() == [-70.0, -70.0, -69.0, -40.0]
 
 
 class TestAdvantages:

@@ -99,7 +99,9 @@ class TestLearning:
     def test_the_level_is_that_of_the_first_batch_with_a_hit(self):
         target = tw.Target(chain(), tw.MatchesRegex("c{2}"), prompt="a", num_steps=2)
         twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1)
-        trainer = TwistTrainer(target, twist, method="rl", batch_size=3, learning_rate=1e-9, seed=1)
+        trainer = TwistTrainer(
+            target, twist, method="rl", batch_size=3, learning_rate=1e-9, averaging=0, seed=1
+        )
         while not trainer.history or trainer.history[-1].skipped:
             update = trainer.update()
         assert trainer.skipped > 0

@@ -137,6 +137,11 @@ def test_forms_start_at_psi_one_on_the_shipped_model(form):
         ({"method": "rl_sigma"}, "method must be one of"),
         ({"form": "table"}, "form must be one of"),
         ({"batch_size": 1}, "batch_size"),
+        ({"learning_rate": 2.0}, r"learning_rate must be from 1e-05 to 1, or 0 .* got 2.0"),
+        ({"learning_rate": 1e-6}, "learning_rate must be from"),
+        ({"learning_rate": -0.01}, "learning_rate must be from"),
+        ({"learning_rate": float("nan")}, "learning_rate must be from"),
+        ({"seed": 2**40}, "seed must be at most 2147483647; got 1099511627776"),
     ],
 )
 def test_bad_settings_are_refused(settings, words):
