@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from learning.test_trainer import divergence, make_trainer, parameters, unit_target
+from learning.trainers import divergence, make_trainer, parameters, unit_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning.averaging import WARM_UP

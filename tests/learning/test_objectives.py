@@ -388,18 +388,3 @@ def test_the_floor_is_below_one_or_below_the_best_text():
     assert found.tolist() == [-30.0, -30.0, -29.0, 0.0, 2.0]
     found = floored(torch.tensor([-math.inf, -71.0, -69.0, -40.0]).double())
     assert found.tolist() == [-70.0, -70.0, -69.0, -40.0]
-
-
-class TestAdvantages:
-    def test_monte_carlo_by_hand(self, world):
-        scored = world.scored(ParameterTable(3, 3, seed=5))
-        log_q = scored.log_q_psi.detach()
-        values = torch.randn(log_q.shape, dtype=torch.float64)
-        advantages, returns = advantages_and_returns(
-            scored, log_q, values, kl_penalty=0.7, decay=1.0
-        )
-        rewards = -0.7 * (log_q - scored.log_p)
-        rewards[:, -1] += scored.samples.log_phi
-        expected = rewards.flip(1).cumsum(1).flip(1)
-        torch.testing.assert_close(returns, expected, rtol=0, atol=1e-12)
-        torch.testing.assert_close(advantages, expected - values, rtol=0, atol=1e-12)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from learning.tables import Everything, ParameterTable
-from learning.test_trainer import make_trainer, parameters, unit_target
+from learning.tables import Everything, ParameterTable, full_target
+from learning.trainers import make_trainer, parameters, unit_target
 from learning.worlds import flat_gradient
 from models.checkpoints import make_checkpoint
 
@@ -128,3 +128,19 @@ class TestRefused:
     def test_numbers(self, make, message):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+class TestAdvantages:
+    def test_monte_carlo_by_hand(self):
+        world = full_target()
+        scored = world.scored(ParameterTable(3, 3, seed=5))
+        log_q = scored.log_q_psi.detach()
+        values = torch.randn(log_q.shape, dtype=torch.float64)
+        advantages, returns = advantages_and_returns(
+            scored, log_q, values, kl_penalty=0.7, decay=1.0
+        )
+        rewards = -0.7 * (log_q - scored.log_p)
+        rewards[:, -1] += scored.samples.log_phi
+        expected = rewards.flip(1).cumsum(1).flip(1)
+        torch.testing.assert_close(returns, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(advantages, expected - values, rtol=0, atol=1e-12)

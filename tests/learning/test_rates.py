@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from learning.test_trainer import make_trainer, parameters
+from learning.trainers import make_trainer, parameters
 
 from tsmc_widgets.learning import ConstantRate, FallingRate
 from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, resolve_rate

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from learning.test_trainer import make_trainer, parameters, unit_target
+from learning.trainers import make_trainer, parameters, unit_target
 from smc.toys import chain, z_score
 
 import tsmc_widgets as tw

@@ -1,54 +1,22 @@
-"""The training loop: it learns, stops anywhere, and goes on to the byte."""
+"""The training loop: it learns, evaluates, and refuses what it can not do."""
 
 import math
-import sys
 
 import pytest
 import torch
 from learning.tables import Everything
+from learning.trainers import divergence, make_trainer, parameters, unit_target
 from models.checkpoints import make_checkpoint
 from smc.toys import chain, table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
-from tsmc_widgets.learning import checkpoint
-from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
 from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
 from tsmc_widgets.learning.replay import REMIND, ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
-
-
-def unit_target():
-    """A toy with phi <= 1, rejection possible."""
-    target = table_target(3, 3, seed=21)
-    table = target.potential.log_table
-    table -= table.max() + 0.1
-    target.potential.log_phi_max = 0.0
-    return target
-
-
-def make_trainer(method="ctl", *, target=None, seed=0, **options):
-    target = unit_target() if target is None else target
-    link = "sigmoid" if method == "fudge" else "log"
-    twist = TableHeadTwist(target.lm, num_steps=target.num_steps, link=link)
-    options = {"batch_size": 64, "learning_rate": 0.05, **options}
-    return TwistTrainer(target, twist, method=method, seed=seed, **options)
-
-
-def parameters(trainer):
-    return torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
-
-
-def divergence(target, twist):
-    """KL(sigma || q) of the twist-induced proposal, by enumeration."""
-    world = Everything(target)
-    log_q = world.scored(twist).log_q_psi.detach().sum(1)
-    log_sigma = world.oracle.log_sigma
-    return float((log_sigma.exp() * (log_sigma - log_q)).sum())
 
 
 class TestLearning:
@@ -145,190 +113,6 @@ class TestLearning:
                 trainer.target, num_particles=4, proposal=tw.TwistInduced(trainer.twist)
             )
             assert trace.info.rule == "never"
-
-
-class Stop:
-    """Raises KeyboardInterrupt before the n-th line of the package."""
-
-    def __init__(self, at):
-        self.left = at
-
-    def __call__(self, frame, event, arg):
-        if "tsmc_widgets" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
-
-
-class TestBytes:
-    @pytest.mark.parametrize("method", ["ctl", "rl", "ppo", "sixo"])
-    def test_equal_arguments_give_equal_bytes(self, method):
-        one, two = make_trainer(method), make_trainer(method)
-        list(one.updates(5))
-        list(two.updates(5))
-        assert torch.equal(parameters(one), parameters(two))
-        other = make_trainer(method, seed=1)
-        list(other.updates(5))
-        assert not torch.equal(parameters(one), parameters(other))
-
-    @pytest.mark.parametrize("method", ["ctl", "ppo"])
-    def test_a_state_is_resumed_by_another_trainer(self, method):
-        whole, first, second = (make_trainer(method) for _ in range(3))
-        list(whole.updates(7))
-        list(first.updates(3))
-        second.load_state(first.state())
-        list(second.updates(4))
-        assert torch.equal(parameters(second), parameters(whole))
-        assert [u.losses for u in second.history] == [u.losses for u in whole.history]
-
-    @pytest.mark.parametrize("method", ["ctl", "ppo", "rl"])
-    def test_a_file_is_resumed_by_another_trainer(self, method, tmp_path):
-        whole, first, second = (make_trainer(method) for _ in range(3))
-        list(whole.updates(7))
-        list(first.updates(3))
-        second.load(first.save(tmp_path / "training"))
-        assert second.history[:3] == first.history
-        list(second.updates(4))
-        assert torch.equal(parameters(second), parameters(whole))
-
-    def replayed(self, target):
-        positives = ReplayedPositives(target, keep=4, start=64, fair=2.0)
-        return make_trainer(target=target, positives=positives)
-
-    def test_what_is_remembered_is_part_of_the_state(self):
-        whole, first, second = (self.replayed(unit_target()) for _ in range(3))
-        list(whole.updates(14))
-        list(first.updates(6))
-        state = first.state()
-        list(first.updates(8))
-        first.load_state(state)
-        second.load_state(state)
-        for trainer in (first, second):
-            list(trainer.updates(8))
-            assert torch.equal(parameters(trainer), parameters(whole))
-
-    def test_what_is_remembered_is_in_the_file(self, tmp_path):
-        whole, first = (self.replayed(unit_target()) for _ in range(2))
-        second = make_trainer()
-        list(whole.updates(14))
-        list(first.updates(6))
-        second.load(first.save(tmp_path / "training"))
-        list(second.updates(8))
-        assert torch.equal(parameters(second), parameters(whole))
-
-    @pytest.mark.parametrize("way", ["state", "file"])
-    def test_parameters_set_by_hand_are_learned_from(self, way, tmp_path):
-        whole, first = make_trainer(), make_trainer()
-        for trainer in (whole, first):
-            list(trainer.updates(5))
-            with torch.no_grad():
-                for parameter in trainer.twist.parameters():
-                    parameter.fill_(0.25)
-        if way == "state":
-            first.load_state(first.state())
-        else:
-            first.load(first.save(tmp_path / "training"))
-        whole.update()
-        first.update()
-        assert torch.equal(parameters(first), parameters(whole))
-
-    def test_evaluations_that_hold_tensors_are_saved(self, tmp_path):
-        trainer = make_trainer()
-
-        def evaluate(twist):
-            return log_z_bounds(trainer.target, num_particles=2, num_runs=3, seed=0, twist=twist)
-
-        (update,) = trainer.updates(1, evaluate=evaluate, every=1)
-        other = make_trainer()
-        other.load(trainer.save(tmp_path / "training"))
-        found = other.history[0].evaluation
-        assert found["lower_log_z"] == update.evaluation.lower_log_z.tolist()
-
-    def test_a_source_or_form_of_another_kind_is_refused(self, tmp_path):
-        target = unit_target()
-        trainer = make_trainer(target=target, positives=WeightedPositives())
-        trainer.update()
-        path = trainer.save(tmp_path / "training")
-        with pytest.raises(CheckpointError, match=r"positives='WeightedPositives\(\)' and this"):
-            make_trainer(target=target).load(path)
-        other = TwistTrainer(
-            target,
-            TableHeadTwist(target.lm, num_steps=3, link="sigmoid"),
-            batch_size=64,
-            learning_rate=0.05,
-            positives=WeightedPositives(),
-        )
-        with pytest.raises(CheckpointError, match=r"options=.*'link': 'log'.* and this"):
-            other.load(path)
-
-    def test_a_file_that_does_not_fit_changes_nothing(self, tmp_path, monkeypatch):
-        trainer, other = make_trainer(), make_trainer()
-        list(trainer.updates(2))
-        path = trainer.save(tmp_path / "training")
-        other.update()
-        before, done = parameters(other).clone(), list(other.history)
-
-        def cut(*arguments):
-            state, pool = checkpoint.read_checkpoint(*arguments)
-            return state | {"learning": state["learning"][:-1]}, pool
-
-        monkeypatch.setattr(trainer_module, "read_checkpoint", cut)
-        with pytest.raises(CheckpointError, match=r"does not fit this trainer: .*same arguments"):
-            other.load(path)
-        assert torch.equal(parameters(other), before)
-        assert other.history == done
-
-    def test_other_files_and_other_arguments_are_refused(self, tmp_path):
-        trainer = make_trainer()
-        trainer.update()
-        path = trainer.save(tmp_path / "training")
-        with pytest.raises(CheckpointError, match="seed=0 and this trainer has seed=4"):
-            make_trainer(seed=4).load(path)
-        with pytest.raises(CheckpointError, match="method"):
-            make_trainer("nvi").load(path)
-        data = path.read_bytes()
-        for content in (b"", b"hello", data[: len(data) // 2], data[:-1]):
-            path.write_bytes(content)
-            with pytest.raises(CheckpointError, match="no checkpoint of a trainer"):
-                make_trainer().load(path)
-        with pytest.raises(FileNotFoundError, match="no file"):
-            make_trainer().load(tmp_path / "nothing")
-
-    def test_an_interrupt_anywhere_loses_nothing(self):
-        whole = self.replayed(unit_target())
-        list(whole.updates(3))
-        at, interrupted = 1, 0
-        while True:
-            trainer = self.replayed(unit_target())
-            trainer.update()
-            before = parameters(trainer).clone()
-            sys.settrace(Stop(at))
-            try:
-                trainer.update()
-                break
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                sys.settrace(None)
-            assert trainer.done == 1 or trainer.done == 2
-            if trainer.done == 1:
-                assert torch.equal(parameters(trainer), before)
-            list(trainer.updates(3 - trainer.done))
-            assert torch.equal(parameters(trainer), parameters(whole))
-            at += 211
-        assert interrupted > 5
-
-    def test_leaving_the_loop_is_a_pause(self):
-        whole, paused = make_trainer(), make_trainer()
-        list(whole.updates(4))
-        for update in paused.updates(4):
-            if update.number == 2:
-                break
-        list(paused.updates(2))
-        assert torch.equal(parameters(paused), parameters(whole))
 
 
 BATCH = Everything(unit_target()).samples()
