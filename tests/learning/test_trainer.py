@@ -12,7 +12,7 @@ from smc.toys import chain, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import log_z_bounds
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
-from tsmc_widgets.learning.recipes import METHODS, RECIPES, resolve_method
+from tsmc_widgets.learning.recipes import METHODS, RECIPES, SUMS, resolve_method
 from tsmc_widgets.learning.replay import REMIND, ReplayedPositives
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.learning.trainer import TwistTrainer
@@ -216,8 +216,17 @@ class TestRefused:
         with pytest.raises(ValueError, match="without resampling"):
             Samples.of_trace(trace)
 
+    def test_a_sum_has_a_name(self):
+        named, spelt = make_trainer("ctl+dpg"), make_trainer({"ctl": 1.0, "dpg": 10.0})
+        for trainer in (named, spelt):
+            list(trainer.updates(3))
+        assert torch.equal(parameters(named), parameters(spelt))
+        assert not named.twist.proposal_only
+        with pytest.raises(ValueError, match=r"the loss must be one of cd, ctl, dpg, .*'ctl\+dpg'"):
+            resolve_method({"ctl+dpg": 1.0})
+
     def test_every_recipe_has_a_name(self):
-        assert set(METHODS) == {*RECIPES, "ppo"}
+        assert set(METHODS) == {*RECIPES, *SUMS, "ppo"}
 
 
 def test_a_head_on_a_transformers_model(tmp_path):

@@ -66,7 +66,10 @@ RECIPES: dict[str, Recipe] = {
         positives_with_p0=True,
     ),
 }
-METHODS = (*sorted(RECIPES), "ppo")
+SUMS: dict[str, dict[str, float]] = {"ctl+dpg": {"ctl": 1.0, "dpg": 10.0}}
+"""Weighted sums with a name. CTL + 10 DPG: weights as CTL's, with q nearer to sigma where no head
+of the form is the optimal twist."""
+METHODS = (*sorted([*RECIPES, *SUMS]), "ppo")
 
 
 def link_for(method: str) -> str:
@@ -75,14 +78,18 @@ def link_for(method: str) -> str:
 
 
 def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
-    """Methods and their weights: one name, or a mapping for a weighted sum of losses.
+    """Losses and their weights: one of ``METHODS``, or a mapping of losses to weights.
 
     Raises:
-        ValueError: an unknown name, or methods that cannot share a batch.
+        ValueError: an unknown name, or losses that cannot share a batch.
     """
-    weights = {method: 1.0} if isinstance(method, str) else dict(method)
+    if isinstance(method, str):
+        check_one_of("method", method, METHODS)
+        weights = SUMS.get(method, {method: 1.0})
+    else:
+        weights = dict(method)
     for name in weights:
-        check_one_of("method", name, METHODS)
+        check_one_of("the loss", name, [*sorted(RECIPES), "ppo"])
     if not weights:
         raise ValueError("method must name at least one loss; got none.")
     if "ppo" in weights and len(weights) > 1:
@@ -96,4 +103,4 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
             f"the losses {sorted(weights)} draw from different proposals (p0 and the twist's): "
             "sum losses that share one."
         )
-    return weights
+    return dict(weights)

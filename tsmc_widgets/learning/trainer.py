@@ -50,7 +50,7 @@ class TwistTrainer:
             conditional form: every update draws observations anew and learns from all of them.
         twist: a ``TrainableTwist``; its parameters are changed in place. A fresh one starts at a
             constant psi: 1, or the mean of phi in the first batch for losses that regress on phi.
-        method: one of ``METHODS``, or a mapping of names to weights for a sum of losses.
+        method: one of ``METHODS``, or a mapping of losses to weights for another sum.
         batch_size: texts drawn for each update, and positives read.
         learning_rate: of Adam without weight decay: a number, which is constant, a
             ``ConstantRate`` or a ``FallingRate``; None takes the form's default.

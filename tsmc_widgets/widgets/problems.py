@@ -15,7 +15,8 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
 
-METHODS = ("ctl", *(name for name in ALL_METHODS if name not in ("ctl", "rl_sigma")))
+FIRST = ("ctl", "ctl+dpg")
+METHODS = (*FIRST, *(name for name in ALL_METHODS if name not in (*FIRST, "rl_sigma")))
 """Methods of the menu; the first is where a user starts."""
 
 

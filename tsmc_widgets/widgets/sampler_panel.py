@@ -139,7 +139,7 @@ class SamplerPanel:
             fields[name].layout.display = None if matters else "none"
         fields["proposal"].disabled = twist == "none"
         fields["rule"].disabled = fields["resampler"].disabled = only_proposes
-        note = _NOTES.get(twist, "Learned by CTL on the model that ships.")
+        note = _NOTES.get(twist, "Learned for this problem, on the model that ships.")
         if twist.startswith(SHIP):
             note = f"Learned for: {PROBLEMS[twist.removeprefix(SHIP)].summary}."
         if only_proposes:

@@ -23,6 +23,7 @@ from tsmc_widgets.widgets.problems import (
 
 METHOD_NAMES = {
     "ctl": "CTL: contrastive twist learning",
+    "ctl+dpg": "CTL + DPG: both, 1 to 10",
     "rl": "RL: path consistency",
     "sixo": "SIXO: classify σ against p₀",
     "fudge": "FUDGE: predict φ from a prefix",
@@ -50,9 +51,9 @@ class TrainControls(ipw.Box):
         self.rivals = {
             name: ipw.Checkbox(
                 name in settings.rivals,
-                description=name.upper(),
+                description=name.upper().replace("+", " + "),
                 indent=False,
-                layout={"width": "82px", "margin": "0"},
+                layout={"width": "104px" if "+" in name else "82px", "margin": "0"},
             )
             for name in METHODS
         }
