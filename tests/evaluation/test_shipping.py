@@ -11,9 +11,12 @@ from tsmc_widgets.learning import Samples, score
 from tsmc_widgets.twists.shipped import WEIGHTS, shipped_twists
 
 
-@pytest.mark.parametrize("name", ["one-star-review", "infilling-2-1"])
-def test_a_twist_is_trained_saved_and_measured(name, tmp_path):
-    small = Training(updates=3, held_out=20, pool=40)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("one-star-review", ""), ("infilling-2-1", ""), ("one-star-review", "hostile-story")],
+)
+def test_a_twist_is_trained_saved_and_measured(name, start, tmp_path):
+    small = Training(updates=3, held_out=20, start=start)
     measured = ship(name, folder=tmp_path, training=small)
     card = json.loads((tmp_path / name / "twist.json").read_text())
     assert card["history"][-1] == json.loads(json.dumps(measured))
@@ -22,7 +25,14 @@ def test_a_twist_is_trained_saved_and_measured(name, tmp_path):
     assert {"before", "after"} <= set(measured)
     target = tw.load_problem(name).target()
     loaded = tw.load_twist(tmp_path / name, target.lm)
-    assert any(float(p.detach().abs().sum()) > 0 for p in loaded.parameters())
+    assert loaded.card["target"]["potential"] == target.potential.describe()
+    if not start:
+        assert any(float(p.detach().abs().sum()) > 0 for p in loaded.parameters())
+        return
+    begun = zip(tw.load_twist(start, target.lm).parameters(), loaded.parameters(), strict=True)
+    # Three updates do not lead far.
+    moved = max(float((a - b).detach().abs().max()) for a, b in begun)
+    assert 0 < moved < 0.05
 
 
 def test_one_ships_for_every_problem_of_the_script():

@@ -272,6 +272,12 @@ class TestOneBatch:
         assert float(together.abs().max()) < 1e-9
         assert float(apart.abs().max()) > 1e-3
 
+    def test_the_baseline_of_dpg_is_no_part_of_its_value(self, world):
+        scored = world.scored(ParameterTable(3, 3, seed=5))
+        cross_entropy = -float(world.oracle.log_sigma.exp() @ scored.log_q_psi.detach().sum(1)) / 3
+        for loss in self.LOSSES["dpg"]:
+            assert float(loss(scored).detach()) == pytest.approx(cross_entropy, abs=1e-12)
+
     def test_the_baseline_of_dpg_is_no_bias(self, world):
         twist = ParameterTable(3, 3, seed=5)
         expected = flat_gradient(twist, dpg_loss(world.scored(twist)))

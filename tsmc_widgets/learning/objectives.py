@@ -155,13 +155,11 @@ def dpg_loss(positives: Scored, *, from_q: bool = False) -> Float64[Tensor, ""]:
         positives: texts that weigh for sigma.
         from_q: whether they were drawn from this very q. E_q[grad log q] is zero, so that 1/n is
             taken off each weight: what is left is no noise at all once q = sigma (the baseline of
-            Korbak et al. 2022).
+            Korbak et al. 2022). The value stays the formula's.
     """
-    log_q = positives.log_q_psi.sum(1)
-    weights = positives.weights_for_sigma()
-    if from_q:
-        weights = weights - 1 / len(weights)
-    return -(weights * log_q).sum() / positives.log_psi.shape[1]
+    log_q = positives.log_q_psi.sum(1) / positives.log_psi.shape[1]
+    baseline = (log_q - log_q.detach()).mean() if from_q else 0.0
+    return baseline - positives.weights_for_sigma() @ log_q
 
 
 def ppo_loss(
