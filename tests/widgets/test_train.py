@@ -1,14 +1,19 @@
 """The training widget without a browser: controls and presses in, curves and status out."""
 
+import re
 import threading
 
 import pytest
 
+from tsmc_widgets.evaluation.spec import METHODS as COMPARED
+from tsmc_widgets.evaluation.spec import TEXT_METHODS
 from tsmc_widgets.twists.storage import load_twist
-from tsmc_widgets.widgets.problems import TrainSettings
+from tsmc_widgets.widgets.compare_view import SOURCES
+from tsmc_widgets.widgets.front_end import join_scripts
+from tsmc_widgets.widgets.problems import METHODS, TrainSettings
 from tsmc_widgets.widgets.runner import Progress
 from tsmc_widgets.widgets.train import TrainSession, describe_error
-from tsmc_widgets.widgets.train_controls import TrainControls
+from tsmc_widgets.widgets.train_controls import METHOD_NAMES, TrainControls
 from tsmc_widgets.widgets.train_view import TrainView
 
 TOY = "two days of rain (toy)"
@@ -23,6 +28,18 @@ def session():
 
 def press(session, act):
     session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+
+
+def test_every_method_has_a_name_and_a_look_of_its_own():
+    assert set(METHOD_NAMES) == set(METHODS)
+    looks = re.findall(
+        r'^  "?([\w+-]+)"?: \{ light: .* dash: (.*), marker: (.*) \},$',
+        join_scripts(SOURCES),
+        flags=re.MULTILINE,
+    )
+    drawn = {*COMPARED} - {*TEXT_METHODS, "saved"}
+    assert {name for name, *_ in looks} == drawn
+    assert len({(dash, marker) for _, dash, marker in looks}) == len(looks)
 
 
 def test_start_trains_and_a_second_start_goes_on(session):

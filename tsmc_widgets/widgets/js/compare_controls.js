@@ -158,5 +158,5 @@ class CompareControls {
 /** @param {string} name */
 function methodName(name) {
   return { none: "none: ψ = 1", rl_sigma: "RL-σ", optimal: "optimal ψ*" }[name] ??
-    (name in STYLES && !(name in OTHER_STYLES) ? name.toUpperCase() : name);
+    (name in STYLES && !(name in OTHER_STYLES) ? learnedName(name) : name);
 }

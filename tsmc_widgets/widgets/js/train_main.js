@@ -118,7 +118,7 @@ class TrainView extends View {
       `Lower ●: mean of ${runs} runs; upper ○: mean over ${exact} held-out exact samples; K = ${K}; ` +
       `shades: 95 % t-intervals.${meaning}${only}`;
     const free = chosen.proposal_only
-      ? ` ${chosen.method.toUpperCase()} leaves log ψ free by any function of the text before, so it need not line up.`
+      ? ` ${learnedName(chosen.method)} leaves log ψ free by any function of the text before, so it need not line up.`
       : "";
     const bars = header.exact ? "." : "; bars: ± 1 s.e.";
     const scatter = `Nats, mean of each t removed. ψ*: ${note}${bars}${free}`;

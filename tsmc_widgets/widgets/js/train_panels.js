@@ -146,7 +146,7 @@ class RaceTable {
     for (const { method, proposal_only: only } of racers) {
       const radio = h("input", { type: "radio", name: this.name, value: method });
       radio.hidden = racers.length === 1;
-      const label = h("label", {}, radio, key(method, theme), h("b", {}, method.toUpperCase()));
+      const label = h("label", {}, radio, key(method, theme), h("b", {}, learnedName(method)));
       if (only) label.append(h("span", { class: "pv-note" }, " proposal only"));
       const cells = Array.from({ length: 7 }, () => h("td"));
       const row = h("tr", {}, h("td", {}, label), ...cells);
@@ -201,7 +201,7 @@ class BeforeAfter {
     const after = look?.samples;
     this.after.el.hidden = !after;
     if (!after) return;
-    this.after.heading.textContent = `After ${plural(look.at, "update")} of ${chosen.method.toUpperCase()}: q ∝ p₀ ψ`;
+    this.after.heading.textContent = `After ${plural(look.at, "update")} of ${learnedName(chosen.method)}: q ∝ p₀ ψ`;
     this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighed or resampled`, header);
   }
 

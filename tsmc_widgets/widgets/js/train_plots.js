@@ -7,6 +7,7 @@
  */
 const STYLES = {
   ctl: { light: [0, 114, 178], dark: [86, 160, 233], dash: [], marker: "circle" },
+  "ctl+dpg": { light: [95, 70, 175], dark: [185, 165, 255], dash: [14, 3, 3, 3], marker: "bow" },
   rl: { light: [213, 94, 0], dark: [240, 125, 40], dash: [8, 4], marker: "square" },
   sixo: { light: [0, 140, 100], dark: [0, 190, 140], dash: [2, 3], marker: "up" },
   fudge: { light: [175, 85, 140], dark: [230, 150, 195], dash: [9, 3, 2, 3], marker: "diamond" },
@@ -15,6 +16,11 @@ const STYLES = {
   dpg: { light: [130, 120, 0], dark: [240, 228, 66], dash: [9, 3, 2, 3, 2, 3], marker: "cross" },
   ppo: { light: [70, 70, 70], dark: [205, 205, 205], dash: [1, 3], marker: "bar" },
 };
+
+/** @param {string} method */
+function learnedName(method) {
+  return method.toUpperCase().replaceAll("+", " + ");
+}
 
 /** @param {string} method @param {Theme} theme */
 function styleOf(method, theme) {
@@ -36,6 +42,7 @@ function markerStrokes(kind, r) {
     diamond: [[[0, -r - 1], [r + 1, 0], [0, r + 1], [-r - 1, 0], [0, -r - 1]]],
     plus: [[[-r - 1, 0], [r + 1, 0]], [[0, -r - 1], [0, r + 1]]],
     cross: [[[-r, -r], [r, r]], [[-r, r], [r, -r]]],
+    bow: [[[-d, -d], [d, d], [d, -d], [-d, d], [-d, -d]]],
     bar: [[[-r - 1, 0], [r + 1, 0]]],
   });
   const circle = Array.from({ length: 17 }, (_, i) => [
@@ -155,7 +162,7 @@ class LossPlot {
       drawPath(plot, scaled, styleOf(racer.method, theme), racer === chosen ? 2 : 1.5);
     });
     const last = chosen.loss.at(-1);
-    const value = last ? `${chosen.method.toUpperCase()}: ${number(last[1], 3)} at update ${last[0]}` : "no update yet";
+    const value = last ? `${learnedName(chosen.method)}: ${number(last[1], 3)} at update ${last[0]}` : "no update yet";
     const remark = last ? (REMARKS.get(chosen.method) ?? "") : "";
     this.strip.say(`${value}${remark}${own ? "; each on its own scale" : ""}`);
   }
@@ -214,7 +221,7 @@ class BoundsPlot {
     if (!last) return `not measured yet${known}`;
     const gap = `${number(last[7] ?? Infinity)} ± ${number(last[8] ?? NaN)} s.e. nats`;
     const from = bounds.length > 1 ? `${number(first[7] ?? Infinity)} → ` : "";
-    return `${method.toUpperCase()}: gap ${from}${gap}${known}`;
+    return `${learnedName(method)}: gap ${from}${gap}${known}`;
   }
 
   /** The 95 % interval of log Z. @param {any} plot @param {number[]} logZ @param {number} goal @param {Theme} theme */
