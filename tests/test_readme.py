@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import tsmc_widgets as tw
@@ -13,6 +14,7 @@ from tsmc_widgets.twists.shipped import WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = ROOT / "notebooks" / "tables"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -68,6 +70,31 @@ def test_what_shipped_heads_are_worth_is_what_was_measured(name):
         for number, value in zip(numbers, pair or (), strict=False):
             digits = len(number.partition(".")[2])
             assert float(number) == pytest.approx(round(value, digits), abs=1e-12)
+
+
+def test_the_papers_comparison_is_what_was_measured():
+    found = pd.read_csv(TABLES / "paper_twins.csv").set_index(["experiment", "method", "quantity"])
+    (head,) = re.findall(r"^\| method \| (toxicity .*) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (\S+|p₀ itself) ((?:\| [^|]* · [^|]* ){4})\|$", README, re.MULTILINE)
+    assert len(rows) == 9
+    for name, cells in rows:
+        method = "none" if name == "p₀ itself" else name.lower()
+        for experiment, cell in zip(head.split(" | "), cells.strip("| ").split(" | "), strict=True):
+            for quantity, told in zip(("KL(q||σ)", "KL(σ||q)"), cell.split(" · "), strict=True):
+                row = found.loc[(experiment, method, quantity)]
+                numbers = (row.value, (row.high - row.low) / 2)
+                for text, number in zip(told.split(" ± "), numbers, strict=True):
+                    digits = len(text.partition(".")[2])
+                    assert float(text) == pytest.approx(round(number, digits), abs=1e-12)
+
+
+def test_pairs_in_the_papers_order_are_counted_right():
+    text = (TABLES / "paper_twins.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"pairs: (\d+) same, (\d+) opposite, (\d+) undecided", text)
+    same, opposite, undecided = (sum(map(int, counts)) for counts in zip(*pairs, strict=True))
+    words = " ".join(README.split())
+    assert f"the order is the paper's in {same} cases and the opposite in {opposite};" in words
+    assert f"in {undecided} they do not separate them." in words
 
 
 def test_the_shipped_twist_is_closer_to_sigma(tour):
