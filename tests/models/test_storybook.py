@@ -265,6 +265,7 @@ def test_rare_threshold_is_the_cards(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_training_command(tmp_path: Path):
     """A few steps of everything: folders, cards, and no trace of them in the package."""
     steps = ["--steps", "4", "--stars-steps", "4", "--hostility-steps", "4", "--draws", "512"]
