@@ -1,6 +1,6 @@
 """How fast each method learns a twist: updates and seconds until q has come near sigma.
 
-    python benchmarks/learning.py [--updates N] [--problem NAME ...] [--method NAME ...] [--form F]
+    python benchmarks/learning.py [--updates N] [--seeds N] [--problem NAME ...] [--method NAME ...]
 
 The gap is KL(q || sigma) + KL(sigma || q) of the twist-induced proposal, which is the gap between
 the bounds on log Z of one particle, on 300 texts of q and 300 exact samples that the training has
@@ -11,8 +11,10 @@ which their memory begins included; those of measuring are not.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import tsmc_widgets as tw
@@ -43,32 +45,75 @@ def measure(target: tw.Target, twist: Any, exact: Any) -> KLEstimate:
     ).symmetrised
 
 
-def race(target: tw.Target, exact: Any, method: str, form: str, updates: int) -> None:
-    """Train once and print when the gap had closed by how much."""
-    twist = make_twist(form, target, link=link_for(method), seed=1)
-    trainer = TwistTrainer(target, twist, method=method, seed=1)
+@dataclass(frozen=True, slots=True)
+class Race:
+    """One training: the gap before and after, and when each share of it was closed.
+
+    Attributes:
+        first: gap at the start.
+        last: at the end.
+        reached: of each of ``SHARES`` (updates, seconds), infinite if never.
+        seconds: median of an update.
+        tokens: mean of those read in an update.
+    """
+
+    first: KLEstimate
+    last: KLEstimate
+    reached: dict[float, tuple[float, float]]
+    seconds: float
+    tokens: float
+
+
+def race(target: tw.Target, exact: Any, method: str, form: str, updates: int, seed: int) -> Race:
+    """Train once."""
+    twist = make_twist(form, target, link=link_for(method), seed=seed)
+    trainer = TwistTrainer(target, twist, method=method, seed=seed)
     first = last = measure(target, twist, exact)
-    seconds, reached = 0.0, dict.fromkeys(SHARES, "never")
+    seconds, reached = 0.0, dict.fromkeys(SHARES, (math.inf, math.inf))
     for update in trainer.updates(updates):
         seconds += update.seconds
         if update.number % EVERY:
             continue
         last = measure(target, twist, exact)
         for share in SHARES:
-            if reached[share] == "never" and 1 - last.value / first.value >= share:
-                reached[share] = f"{update.number} ({seconds:.0f} s)"
-    cost = statistics.median(update.seconds for update in trainer.history)
+            if reached[share][0] == math.inf and 1 - last.value / first.value >= share:
+                reached[share] = (update.number, seconds)
     # A batch that is its own positives is read once, as is one that needs none.
     alone = WeightedPositives().describe()
     reads = statistics.mean(1 + (u.positives not in (None, alone)) for u in trainer.history)
-    tokens = round((1 + reads) * trainer.batch_size * target.num_steps)
-    print(
-        f"  {method:9s} {form:16s} gap {first.value:6.2f} -> {last.value:5.2f} ± "
-        f"{last.standard_error:.2f}  "
-        + "  ".join(f"{share:.0%}: {reached[share]:12s}" for share in SHARES)
-        + f" {1 / cost:5.1f} updates/s, {tokens} forward tokens an update",
-        flush=True,
+    return Race(
+        first,
+        last,
+        reached,
+        statistics.median(update.seconds for update in trainer.history),
+        (1 + reads) * trainer.batch_size * target.num_steps,
     )
+
+
+def line(races: list[Race]) -> str:
+    """Medians over seeds, and the range where there are several."""
+    cells = [f"gap {statistics.median(r.first.value for r in races):6.2f} ->"]
+    cells.append(
+        f"{statistics.median(r.last.value for r in races):5.2f} ± "
+        f"{statistics.median(r.last.standard_error for r in races):.2f} "
+    )
+    for share in SHARES:
+        reached = _spread([r.reached[share] for r in races])
+        cells.append(f"{share:.0%}: {reached:12s}")
+    rate = 1 / statistics.median(r.seconds for r in races)
+    tokens = round(statistics.mean(r.tokens for r in races))
+    return " ".join([*cells, f"{rate:5.1f} updates/s, {tokens} forward tokens an update"])
+
+
+def _spread(reached: list[tuple[float, float]]) -> str:
+    numbers, seconds = (sorted(column) for column in zip(*reached, strict=True))
+    middle, time_ = (statistics.median_high(column) for column in (numbers, seconds))
+    if middle == math.inf:
+        return "never"
+    if len(reached) == 1:
+        return f"{middle} ({time_:.0f} s)"
+    updates = f"{middle} [{numbers[0]}, {numbers[-1]}]"
+    return f"{updates} ({time_:.0f} [{seconds[0]:.0f}, {seconds[-1]:.0f}] s)"
 
 
 def update_cost(target: tw.Target, exact: Any) -> None:
@@ -107,6 +152,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--problem", nargs="*", default=list(FORMS))
     parser.add_argument("--method", nargs="*", default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=1, help="trainings; their median is printed")
     parser.add_argument("--form", nargs="*", default=None)
     options = parser.parse_args()
     for name in options.problem:
@@ -117,7 +163,11 @@ def main() -> None:
             update_cost(target, exact)
         for form in options.form or FORMS.get(name, (tw.load_problem(name).form,)):
             for method in options.method:
-                race(target, exact, method, form, options.updates)
+                races = [
+                    race(target, exact, method, form, options.updates, 1 + seed)
+                    for seed in range(options.seeds)
+                ]
+                print(f"  {method:9s} {form:16s} {line(races)}", flush=True)
 
 
 if __name__ == "__main__":
