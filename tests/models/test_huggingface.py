@@ -132,6 +132,43 @@ def test_an_interrupted_pass_leaves_the_carry_as_it_was(lm, monkeypatch):
     assert torch.equal(lm.advance(ids[:, 3], carry).log_probs, expected)
 
 
+def gradients(lm, log_prob):
+    """Of all parameters, in one vector."""
+    lm.model.zero_grad()
+    (log_prob * torch.linspace(-1, 1, log_prob.numel()).view_as(log_prob)).sum().backward()
+    return torch.cat([p.grad.flatten() for p in lm.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("max_rows", [None, 30])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_prompt_in_common_changes_nothing(architecture, max_rows, tmp_path, monkeypatch):
+    folder = make_checkpoint(architecture, tmp_path)
+    lm = HuggingFaceLM.from_pretrained(folder, dtype=torch.float64, max_rows=max_rows)
+    ids = tokens(5, 3 * WINDOW)
+    ids[:, :6] = ids[0, :6]
+    found = lm.teacher_force(ids, 6)
+    slope = gradients(lm, lm.log_prob(ids, 6))
+    monkeypatch.setattr(HuggingFaceLM, "_shares_prompt", lambda *_: False)
+    expected = lm.teacher_force(ids, 6)
+    # Elsewhere some norms and attentions compute in float32 whatever the model's dtype.
+    near = 1e-12 if architecture == "gpt2" else 1e-5
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=0, atol=near)
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=0, atol=near)
+    plain = gradients(lm, lm.log_prob(ids, 6))
+    torch.testing.assert_close(slope, plain, rtol=0, atol=near * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize(("common", "expected"), [(6, 5 + 4 * 2), (5, 4 * 7), (1, 4 * 7)])
+def test_a_prompt_in_common_is_read_once(common, expected, lm):
+    read = []
+    embedding = lm.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].numel()))
+    ids = tokens(4, 8)
+    ids[:, :common] = ids[0, :common]
+    lm.teacher_force(ids, 6)
+    assert sum(read) == expected
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_models_answer_in_float32(dtype, gpt2):
     lm = HuggingFaceLM.from_pretrained(gpt2, dtype=dtype)

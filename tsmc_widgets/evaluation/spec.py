@@ -17,7 +17,7 @@ from tsmc_widgets.learning.recipes import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.twists.shipped import shipped_folder, shipped_twists
 
-VERSION = 5
+VERSION = 6
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
 usual changes."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
@@ -203,11 +203,35 @@ class HuggingFaceLM(TokenizerText):
         self._check_mode()
         keep = length - prompt_length
         read = tokens if batch else tokens.new_zeros(1, length)
-        for start, stop in self._chunks(len(read), length - 1):
+        shared = self._shares_prompt(read, prompt_length)
+        for start, stop in self._chunks(len(read), keep if shared else length - 1):
             rows = tokens[start:stop]
-            logits, states = self._forward(read[start:stop, :-1], keep=keep, use_cache=False)
+            inputs: Tensor = read[start:stop, :-1]
+            options: dict[str, Any] = {"use_cache": False}
+            if shared:
+                cache = self._prompt_cache(inputs, prompt_length)
+                options = {"past_key_values": cache, "use_cache": True}
+                inputs = inputs[:, prompt_length - 1 :]
+            logits, states = self._forward(inputs, keep=keep, **options)
             logits = logits[: len(rows), -keep:]
             yield rows, logits, None if states is None else states[: len(rows), -keep:]
+
+    def _shares_prompt(self, tokens: Tensor, prompt_length: int) -> bool:
+        """Whether all rows begin alike, so that their beginning need be read once only."""
+        if len(tokens) == 1 or prompt_length == 1 or set(self._windows) != {None}:
+            return False
+        return bool((tokens[:, :prompt_length] == tokens[0, :prompt_length]).all())
+
+    def _prompt_cache(self, tokens: Tensor, prompt_length: int) -> DynamicCache:
+        """Keys and values of the prompt but its last token, read once, for each row.
+
+        Of transformers' own kind: gradients go through it, and nothing is written in place.
+        """
+        cache = DynamicCache()
+        first = tokens[:1, : prompt_length - 1]
+        self._forward(first, keep=1, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(tokens))
+        return cache
 
     def _chunks(self, batch: int, length: int) -> list[tuple[int, int]]:
         rows = max(1, self.max_rows // length)
