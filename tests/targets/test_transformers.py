@@ -63,7 +63,8 @@ def test_a_named_classifier_by_label(folders, lm):
     )
 
 
-def test_log_p_and_infilling_agree_with_one_long_pass(lm):
+def test_log_p_and_infilling_agree_with_one_long_pass(folders):
+    lm = load_language_model(folders["lm"], dtype=torch.float64)
     target = Target(lm, Infilling(num_tokens=2), prompt="once upon", num_steps=3)
     samples = target.exact_samples(5, seed=0)
     prompt = target.prompt_tokens.expand(5, -1)
