@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from learning.cases import unit_target
+from learning.tables import unit_target
 from models.checkpoints import make_checkpoint
 
 import tsmc_widgets as tw

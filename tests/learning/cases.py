@@ -1,22 +1,14 @@
 """Trainings that one process or several can do, by name."""
 
+from learning.tables import unit_target
 from smc.observed import ConditionalTables, infilling
-from smc.toys import chain, table_target
+from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.positives import WeightedPositives
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.twists import TableHeadTwist
-
-
-def unit_target():
-    """A toy with phi <= 1, rejection possible."""
-    target = table_target(3, 3, seed=21)
-    table = target.potential.log_table
-    table -= table.max() + 0.1
-    target.potential.log_phi_max = 0.0
-    return target
 
 
 def make_case(kind, *, accelerator=None, processes=1):

@@ -66,6 +66,15 @@ def full_target(seed=21):
     return Everything(table_target(3, 3, seed=seed))
 
 
+def unit_target():
+    """A toy with phi <= 1, rejection possible."""
+    target = table_target(3, 3, seed=21)
+    table = target.potential.log_table
+    table -= table.max() + 0.1
+    target.potential.log_phi_max = 0.0
+    return target
+
+
 def minimise(twist, loss):
     """Minimise a function to convergence."""
     optimiser = torch.optim.LBFGS(

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from learning.trainers import divergence, make_trainer, parameters, unit_target
+from learning.tables import unit_target
+from learning.trainers import divergence, make_trainer, parameters
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning.averaging import WARM_UP

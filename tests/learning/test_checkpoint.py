@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from learning.trainers import make_trainer, parameters, unit_target
+from learning.tables import unit_target
+from learning.trainers import make_trainer, parameters, resumed
 
 from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
@@ -55,13 +56,7 @@ class TestBytes:
 
     @pytest.mark.parametrize("method", ["ctl", "ppo", "rl"])
     def test_a_file_is_resumed_by_another_trainer(self, method, tmp_path):
-        whole, first, second = (make_trainer(method) for _ in range(3))
-        list(whole.updates(7))
-        list(first.updates(3))
-        second.load(first.save(tmp_path / "training"))
-        assert second.history[:3] == first.history
-        list(second.updates(4))
-        assert torch.equal(parameters(second), parameters(whole))
+        resumed(lambda: make_trainer(method), tmp_path / "training", 3, 4)
 
     def replayed(self, target):
         positives = ReplayedPositives(target, keep=4, start=64, fair=2.0)
@@ -80,13 +75,8 @@ class TestBytes:
             assert torch.equal(parameters(trainer), parameters(whole))
 
     def test_what_is_remembered_is_in_the_file(self, tmp_path):
-        whole, first = (self.replayed(unit_target()) for _ in range(2))
-        second = make_trainer()
-        list(whole.updates(14))
-        list(first.updates(6))
-        second.load(first.save(tmp_path / "training"))
-        list(second.updates(8))
-        assert torch.equal(parameters(second), parameters(whole))
+        path = tmp_path / "training"
+        resumed(lambda: self.replayed(unit_target()), path, 6, 8, into=make_trainer)
 
     @pytest.mark.parametrize("way", ["state", "file"])
     def test_parameters_set_by_hand_are_learned_from(self, way, tmp_path):

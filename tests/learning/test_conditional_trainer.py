@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from learning.trainers import parameters, resumed
 from learning.worlds import EveryPair
 from models.checkpoints import make_checkpoint
 from smc.observed import ConditionalTables, infilling
@@ -27,10 +28,6 @@ def make_trainer(method="ctl", *, target=None, seed=0, **options):
     options = {"batch_size": 64, "observations": 16, "learning_rate": 0.05, **options}
     target = infilling() if target is None else target
     return TwistTrainer(target, twist, method=method, seed=seed, **options)
-
-
-def parameters(trainer):
-    return torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
 
 
 class TestLearning:
@@ -83,12 +80,7 @@ class TestLearning:
 class TestBytes:
     @pytest.mark.parametrize("method", ["ctl", "fudge", "ppo"])
     def test_a_file_is_resumed_by_another_trainer(self, method, tmp_path):
-        whole, first, second = (make_trainer(method) for _ in range(3))
-        list(whole.updates(5))
-        list(first.updates(2))
-        second.load(first.save(tmp_path / "training"))
-        list(second.updates(3))
-        assert torch.equal(parameters(second), parameters(whole))
+        whole, _ = resumed(lambda: make_trainer(method), tmp_path / "training", 2, 3)
         other = make_trainer(method, seed=1)
         list(other.updates(5))
         assert not torch.equal(parameters(other), parameters(whole))

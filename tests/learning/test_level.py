@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from learning.cases import unit_target
+from learning.tables import unit_target
 from smc.observed import ConditionalTables, infilling
 from smc.toys import chain
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learning.tables import Everything, ParameterTable, descend, full_target, minimise
-from smc.toys import eos_target, table_target
+from learning.tables import Everything, ParameterTable, descend, full_target, minimise, unit_target
+from smc.toys import eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import NoSignalError
@@ -34,10 +34,7 @@ def world():
 @pytest.fixture(scope="module")
 def unit_world():
     """The same with phi <= 1, for losses that read phi as a probability."""
-    target = table_target(3, 3, seed=21)
-    table = target.potential.log_table
-    table -= table.max() + 0.1
-    return Everything(target)
+    return Everything(unit_target())
 
 
 def learned(world, loss, *, search=descend, **options):

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from learning.trainers import make_trainer, parameters, unit_target
+from learning.tables import unit_target
+from learning.trainers import make_trainer, resumed
 from smc.toys import chain, z_score
 
 import tsmc_widgets as tw
@@ -133,12 +134,7 @@ def test_training_goes_on_with_it_to_the_byte(tmp_path):
     def trainer():
         return make_trainer(positives=ReplayedPositives(unit_target(), 3, keep=4, start=100))
 
-    whole, first, second = trainer(), trainer(), make_trainer()
-    list(whole.updates(9))
-    list(first.updates(6))
-    second.load(first.save(tmp_path / "training"))
-    list(second.updates(3))
-    assert torch.equal(parameters(second), parameters(whole))
+    resumed(trainer, tmp_path / "training", 6, 3, into=make_trainer)
 
 
 @pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}, {"remind": 0}])

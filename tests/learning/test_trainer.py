@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from learning.tables import Everything
-from learning.trainers import divergence, make_trainer, parameters, unit_target
+from learning.tables import Everything, unit_target
+from learning.trainers import divergence, make_trainer, parameters
 from models.checkpoints import make_checkpoint
 from smc.toys import chain, table_target
 

@@ -1,20 +1,10 @@
 """Trainings on a toy: what the tests of the trainer share."""
 
 import torch
-from learning.tables import Everything
-from smc.toys import table_target
+from learning.tables import Everything, unit_target
 
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
-
-
-def unit_target():
-    """A toy with phi <= 1, rejection possible."""
-    target = table_target(3, 3, seed=21)
-    table = target.potential.log_table
-    table -= table.max() + 0.1
-    target.potential.log_phi_max = 0.0
-    return target
 
 
 def make_trainer(method="ctl", *, target=None, seed=0, **options):
@@ -27,6 +17,21 @@ def make_trainer(method="ctl", *, target=None, seed=0, **options):
 
 def parameters(trainer):
     return torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
+
+
+def resumed(make, path, first, more, *, into=None):
+    """Train without a break, and again with a file after the first updates: to the same bytes.
+
+    Returns the trainings; ``into`` makes the one that reads the file, if ``make`` does not.
+    """
+    whole, part, rest = make(), make(), (into or make)()
+    list(whole.updates(first + more))
+    list(part.updates(first))
+    rest.load(part.save(path))
+    assert rest.history == part.history
+    list(rest.updates(more))
+    assert torch.equal(parameters(rest), parameters(whole))
+    return whole, rest
 
 
 def divergence(target, twist):

@@ -15,7 +15,7 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import log_z_bounds
 from tsmc_widgets.evaluation.given import log_z_bounds_given
 from tsmc_widgets.evaluation.intervals import MeanOverRuns, t_interval
-from tsmc_widgets.learning.recipes import RECIPES, link_for, resolve_method
+from tsmc_widgets.learning.recipes import link_for, reads_positives, resolve_method
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -194,8 +194,7 @@ def _candidates(
     seed: int,
 ) -> Iterator[_Candidate]:
     source: ReplayedPositives | None = None
-    reads = any(name != "ppo" and RECIPES[name].needs_positives for name in resolve_method(method))
-    if reads and not target.is_conditional:
+    if reads_positives(resolve_method(method)) and not target.is_conditional:
         source = ReplayedPositives(target, seed)
     for rate in learning_rates:
         for size in batch_sizes:

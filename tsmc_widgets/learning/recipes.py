@@ -104,3 +104,13 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
             "sum losses that share one."
         )
     return dict(weights)
+
+
+def reads_positives(weights: Mapping[str, float]) -> bool:
+    """Whether any of the losses compares with samples of sigma."""
+    return any(RECIPES[name].needs_positives for name in weights if name != "ppo")
+
+
+def draws_from_base(weights: Mapping[str, float]) -> bool:
+    """Whether the batches come from p0, whatever the twist."""
+    return all(name != "ppo" and RECIPES[name].draws_from == "base" for name in weights)

@@ -34,7 +34,7 @@ from tsmc_widgets.learning.processes import share
 from tsmc_widgets.learning.progress import progress_bar
 from tsmc_widgets.learning.rates import Rate, resolve_rate
 from tsmc_widgets.learning.reading import PoolReader, draw_samples
-from tsmc_widgets.learning.recipes import RECIPES, resolve_method
+from tsmc_widgets.learning.recipes import RECIPES, draws_from_base, reads_positives, resolve_method
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.learning.update import Update
@@ -111,8 +111,8 @@ class TwistTrainer:
             batch_size=batch_size,
             observations=observations,
             positives=positives,
-            reads_positives=self._reads_positives,
-            from_base=self._from_base,
+            reads_positives=reads_positives(self.weights),
+            from_base=draws_from_base(self.weights),
             seed=seed,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
@@ -140,11 +140,11 @@ class TwistTrainer:
         """The source of samples of sigma."""
         if self._many is not None:
             return self._many.positives
-        if self._positives is None and self._reads_positives:
+        if self._positives is None and reads_positives(self.weights):
             self._positives = ReplayedPositives(self.target, self.seed)
         if isinstance(self._positives, ReplayedPositives):
             self._positives.apart = self._share.count
-        return self._positives if self._reads_positives else None
+        return self._positives if reads_positives(self.weights) else None
 
     def updates(
         self,
@@ -280,14 +280,6 @@ class TwistTrainer:
         """Of this process's draws for the next update."""
         return self.done * self._share.count + self._share.rank
 
-    @property
-    def _reads_positives(self) -> bool:
-        return any(name != "ppo" and RECIPES[name].needs_positives for name in self.weights)
-
-    @property
-    def _from_base(self) -> bool:
-        return all(name != "ppo" and RECIPES[name].draws_from == "base" for name in self.weights)
-
     def _draw(self) -> tuple[Samples, Samples | None]:
         """This update's texts, weighted for sigma, and its samples of sigma."""
         if self._many is not None:
@@ -295,7 +287,7 @@ class TwistTrainer:
         batch = draw_samples(
             self.target,
             num_particles=self.batch_size,
-            proposal=Base() if self._from_base else TwistInduced(self.twist),
+            proposal=Base() if draws_from_base(self.weights) else TwistInduced(self.twist),
             seed=self.seed,
             run=self._address,
         )

@@ -14,7 +14,7 @@ from tsmc_widgets import numerics
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bounds
 from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
 from tsmc_widgets.learning.positives import ExactPool, Positives
-from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.recipes import draws_from_base
 from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.api import run_smc
@@ -58,7 +58,7 @@ class Racer:
     @property
     def draws_from_base(self) -> bool:
         """Whether its batches come from p0, whatever the twist."""
-        return self.method in RECIPES and RECIPES[self.method].draws_from == "base"
+        return draws_from_base(self.trainer.weights)
 
     @property
     def proposal_only(self) -> bool:
