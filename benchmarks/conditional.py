@@ -15,10 +15,10 @@ import time
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
-from tsmc_widgets.evaluation.intervals import MeanOverRuns
+from tsmc_widgets.evaluation.divergences import LogZGiven, log_z_bounds_given
+from tsmc_widgets.evaluation.estimates import MeanOverRuns
 from tsmc_widgets.learning import METHODS, TwistTrainer
-from tsmc_widgets.learning.recipes import link_for
+from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.targets import JointSamples
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.twists.forms import make_twist

@@ -20,7 +20,7 @@ from typing import Any
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import KLEstimate, kl_divergences
 from tsmc_widgets.learning import METHODS, ExactPool, TwistTrainer, WeightedPositives
-from tsmc_widgets.learning.recipes import link_for
+from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.twists.forms import make_twist
 
 TEXTS = 300

@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.summary import OverSeeds
+from tsmc_widgets.experiments.compare import OverSeeds
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("none", "ctl", "rl", "sixo", "fudge", "dpg", "ppo", "nvi", "cd")

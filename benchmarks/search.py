@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tsmc_widgets.evaluation.search import search_settings
+from training.search import search_settings
 from tsmc_widgets.learning import METHODS, ConstantRate, FallingRate
 from tsmc_widgets.targets.problems import PROBLEMS, load_problem
 from tsmc_widgets.twists.forms import TWIST_FORMS

@@ -17,7 +17,7 @@ from tsmc_widgets.models import (
     load_classifier,
     load_language_model,
 )
-from tsmc_widgets.models.hub import check_fetchable
+from tsmc_widgets.models.checkpoint import check_fetchable
 from tsmc_widgets.targets.classifier import cached_classifier
 
 PARTS = {

@@ -3,7 +3,7 @@
 `storybook` writes short stories and product reviews, one readable word a token. Its three parts are
 ordinary transformers checkpoint folders: `path("lm")`, `path("stars")` (reviews, 1 to 5 stars) and
 `path("hostility")` (one logit, high for hostile text). `card()` holds their measured numbers.
-`python -m tsmc_widgets.models.storybook.train` trained them on text of the package's own grammar.
+`python -m training.storybook.train` trained them on text of the package's own grammar.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def _existing(target: Path) -> Path:
     if not target.exists():
         raise FileNotFoundError(
             f"The storybook's weights are not at {target}. Train them with "
-            "`python -m tsmc_widgets.models.storybook.train`."
+            "`python -m training.storybook.train`."
         )
     return target

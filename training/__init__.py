@@ -1,0 +1,1 @@
+"""Makes what the package ships: the storybook model, its classifiers, and the learned twists."""
