@@ -137,8 +137,8 @@ def phi_bounds(target: Target) -> PhiBounds:
         automaton = potential.automaton()
         if automaton is not None:
             return AutomatonBounds(automaton, target.num_steps, eos)
-        if hasattr(getattr(potential, "inner", potential), "log_phi_bounds"):
-            return OwnBounds(getattr(potential, "inner", potential), vocab)
+        if potential.log_phi_bounds is not None:
+            return OwnBounds(potential, vocab)
         if isinstance(potential, Power):
             return ScaledSum(((of(potential.part), potential.beta),))
         factors = potential.factors()

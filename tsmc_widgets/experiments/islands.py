@@ -15,7 +15,7 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.estimates import LogZBounds
 from tsmc_widgets.experiments.runs import map_runs
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.targets.description import problem_of
+from tsmc_widgets.targets.description import parse_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +92,4 @@ def run_islands(
 
 def _observations(spec: RunSpec) -> int:
     """Exact samples matter to islands only where they bring the observations along."""
-    return spec.num_exact if problem_of(spec.problem).conditional else 0
+    return spec.num_exact if parse_problem(spec.problem).conditional else 0

@@ -20,12 +20,12 @@ from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.description import TABLE
+from tsmc_widgets.targets.description import TABLE, formula_of
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_button import CodeButton
 from tsmc_widgets.widgets.controls import NOTHING_ASKED, REVIEW, STORY, Controls
-from tsmc_widgets.widgets.formula import formula, words_of
+from tsmc_widgets.widgets.formula import words_of
 from tsmc_widgets.widgets.live_page import LivePage, no_progress_bars
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.run_panels import RunPanels
@@ -424,7 +424,7 @@ class Workbench(LivePage):
         """Formula, lesson and code of the spec; whatever was wrong before is gone."""
         self.refusal.value, self.refusal.layout.display = "", "none"
         self.sampler.fit(self.problem.described)
-        self.formula.value = f"<p>{html.escape(formula(self._spec.problem))}</p>"
+        self.formula.value = f"<p>{html.escape(formula_of(self._spec.problem))}</p>"
         lessons = [name for name, spec in self._lessons.items() if spec == self._spec]
         self.presets.show(lessons[0] if lessons else "")
         try:
