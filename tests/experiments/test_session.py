@@ -76,7 +76,7 @@ def test_functions_are_named_and_never_followed_unasked():
     assert tw.RunSpec.from_json(spec.to_json()) == spec
     assert named_functions(spec.problem) == (name,)
     assert named_functions("rainy-week") == ()
-    with pytest.raises(ValueError, match=r"JSON alone can not bring back.*register_function\('"):
+    with pytest.raises(ValueError, match=r"JSON alone cannot bring back.*register_function\('"):
         start_spec(spec)
     danger = rain({"kind": "TextFunction", "function": "os:system"})
     with pytest.raises(ValueError, match="if you trust it"):

@@ -88,7 +88,8 @@ class Plainest(tw.Potential):
 DESCRIBED = [
     tw.AvoidsToken("a", ["b", "c"]), tw.CountToken("a", at_least=1), tw.ContainsWord("a", "b"),
     tw.MatchesRegex("a+") ** 0.5, tw.Length(at_most=2), tw.Constant(2), tw.Continuation("ab"),
-    tw.Infilling(num_tokens=1).condition("c"), tw.TemperedReward("storybook/hostility", beta=2) ** 2,
+    tw.Infilling(num_tokens=1).condition("c"),
+    tw.TemperedReward("storybook/hostility", beta=2) ** 2,
     tw.ClassProbability("storybook/stars", label=5) ** 2 * tw.AvoidsWord("a"),
     tw.Mixture([tw.ContainsToken("a") * CountOf("b"), tw.Constant()], [1, 2]),
     CountOf("b", penalty=2.0) ** 3 * Plainest(),
