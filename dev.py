@@ -44,7 +44,7 @@ USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
   app [...]     serve the main notebook as a page of its own, for this machine only
                 (more arguments go to Voila: --theme=dark, --port=8866, --no-browser)
   test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too)
-  check         check format, lint and the order of imports
+  check         check format, lint, types and the order of imports
   bench NAME    run benchmarks/NAME.py
   setup         only make the environment
 
@@ -163,11 +163,12 @@ def app(python: Path, arguments: list[str]) -> int:
 
 
 def check_commands(python: Path) -> dict[str, list[str]]:
-    """The checks by name: format, lint, and the tests about the house itself."""
+    """The checks by name: format, lint, types, and the tests about the source itself."""
     run = [str(python), "-m"]
     return {
         "format": [*run, "ruff", "format", "--check", "."],
         "lint": [*run, "ruff", "check", "."],
+        "types": [*run, "mypy"],
         "house": [*run, "pytest", "-q", "tests/house"],
     }
 

@@ -214,7 +214,12 @@ def _gaps(target: Target, held_out: Any, seed: int) -> Callable[[Any], Float64[T
     """A function of a twist to the gap at each held-out sample, whose mean is the gap."""
 
     def measure(twist: Any) -> Float64[Tensor, " n"]:
-        how = {"num_particles": 1, "proposal": TwistInduced(twist), "rule": "never", "seed": seed}
+        how: dict[str, Any] = {
+            "num_particles": 1,
+            "proposal": TwistInduced(twist),
+            "rule": "never",
+            "seed": seed,
+        }
         if target.is_conditional:
             given = log_z_bounds_given(target, held_out, **how)
             return given.upper - given.lower

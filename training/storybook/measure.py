@@ -52,7 +52,7 @@ def measure_all(
     folder: Path, *, seed: int, num_draws: int, num_texts: int = 4000
 ) -> dict[str, Any]:
     """Everything the card says of the checkpoints in a folder."""
-    tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder / "lm")
     texts = encode(list(corpus(seed + HELD_OUT, num_texts)), tokenizer)
     lm, stars, hostility = (load(folder, part) for part in ("lm", "stars", "hostility"))
     reviews = [text for text in texts if text.text.stars]

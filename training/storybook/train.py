@@ -44,7 +44,7 @@ TOKENS_PER_STEP = 2048
 TEXTS_PER_BATCH = 48
 
 
-def _gpt2_config(tokenizer: PreTrainedTokenizerFast, **kwargs: object) -> GPT2Config:
+def _gpt2_config(tokenizer: PreTrainedTokenizerFast, **kwargs: Any) -> GPT2Config:
     return GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=CONTEXT,
@@ -154,17 +154,22 @@ def train_classifier(
     """A classifier of whole and of unfinished texts, by the grammar's latent labels."""
     set_seed(seed)
     if task == "stars":
-        labels = {"id2label": STARS, "label2id": {name: i for i, name in STARS.items()}}
+        names = STARS
     else:
-        labels = {"id2label": {0: "hostile"}, "label2id": {"hostile": 0}}
+        names = {0: "hostile"}
     config = _gpt2_config(
-        tokenizer, n_embd=96, n_layer=2, n_head=4, num_labels=len(labels["id2label"]), **labels
+        tokenizer,
+        n_embd=96,
+        n_layer=2,
+        n_head=4,
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
     )
     model = GPT2ForSequenceClassification(config)
     wanted = "review" if task == "stars" else None
     texts = [t for t in corpus(seed, 60_000) if wanted in (None, t.kind)]
-    texts = encode(texts, tokenizer)
-    batches = _prefix_batches(texts, task, tokenizer.pad_token_id, seed)
+    batches = _prefix_batches(encode(texts, tokenizer), task, tokenizer.pad_token_id, seed)
     _fit(model, batches, _prefix_loss, num_steps=num_steps, peak=3e-3, name=task)
     return model
 
@@ -189,7 +194,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     }
     for part in options.parts:
         if part == "lm":
-            model = train_lm(tokenizer, options.seed, options.steps)
+            model: PreTrainedModel = train_lm(tokenizer, options.seed, options.steps)
         else:
             model = train_classifier(tokenizer, part, options.seed, steps[part])
         save(model, tokenizer, options.out / part)
