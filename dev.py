@@ -341,7 +341,7 @@ def bench(python: Path, arguments: list[str]) -> int:
     names = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
     if not arguments or arguments[0] not in names:
         raise SetupError(f"Give the name of a benchmark: {', '.join(names) or 'there is none'}.")
-    return hand_over([str(python), f"benchmarks/{arguments[0]}.py", *arguments[1:]])
+    return hand_over([str(python), "-m", f"benchmarks.{arguments[0]}", *arguments[1:]])
 
 
 def main(argv: list[str]) -> int:

@@ -35,8 +35,11 @@ from training.storybook.batches import IGNORED, Encoded, encode, packed_rows, pr
 from training.storybook.grammar import corpus
 from training.storybook.model_card import write_card
 from training.storybook.tokens import CONTEXT, build_tokenizer, count_words
+from tsmc_widgets.models import storybook
 
 log = logging.getLogger(__name__)
+
+SHIPPED = Path(storybook.__file__).parent / "weights"
 
 STARS = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
 PARTS = ("lm", "stars", "hostility")
@@ -227,7 +230,7 @@ def trained(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Train, save, measure, and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="train these")
     parser.add_argument("--steps", type=int, default=2800, help="steps of the language model")
