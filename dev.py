@@ -368,4 +368,4 @@ if __name__ == "__main__":
     except SetupError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped. Run the same command again to go on.")
+        sys.exit("Stopped. Run the same command again to resume.")

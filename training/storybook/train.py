@@ -187,7 +187,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train and save the chosen parts; what the card says of them and of those that stay."""
     kept = {} if set(options.parts) == set(PARTS) else trained(options.out)
     began = time.process_time()
-    # The texts do not hang on the labels, so that parts trained apart share their words.
+    # Texts do not depend on the labels, so parts trained separately share their vocabulary.
     counts = count_words(corpus(options.seed, 60_000))
     tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
     steps = {
