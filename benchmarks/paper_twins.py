@@ -4,8 +4,8 @@
 
 Five seeds of every method on the twins of toxicity, sentiment and both infilling experiments: KL
 divergences both ways (paper, tables 2 to 4), and bounds on log Z against K under a rare threshold
-(figure 3). Every method has the same updates, sequences for each update and source of positives. Runs
-are kept in FOLDER: call it again after an interrupt, and only what is missing is computed. Tables
+(figure 3). Every method has the same updates, batch size and source of positives. Runs are kept in
+FOLDER: call it again after an interrupt, and only what is missing is computed. Tables
 go to another folder, as CSV and Markdown; the third notebook shows them.
 """
 
