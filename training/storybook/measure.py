@@ -159,7 +159,7 @@ def baselines(
 
 
 def prefix_logits(
-    model: PreTrainedModel, texts: Sequence[Encoded], task: str, pad: int
+    model: Any, texts: Sequence[Encoded], task: str, pad: int
 ) -> tuple[Tensor, Tensor]:
     """Logits (texts, 128, labels) and labels (texts, 128) at each prefix; IGNORED past the end."""
     width = 160
@@ -289,4 +289,4 @@ def samples(
     ids = tokenizer(prompt)["input_ids"]
     rows = draw(lm, ids, num_steps=130, num_draws=6, seed=seed).tolist()
     eos = tokenizer.eos_token_id
-    return [tokenizer.decode(row[: row.index(eos) if eos in row else None]) for row in rows]
+    return [str(tokenizer.decode(row[: row.index(eos) if eos in row else None])) for row in rows]

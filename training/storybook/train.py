@@ -126,7 +126,7 @@ def train_lm(tokenizer: PreTrainedTokenizerFast, seed: int, num_steps: int) -> G
     return model
 
 
-def _prefix_loss(model: PreTrainedModel, tokens: Tensor, targets: Tensor) -> Tensor:
+def _prefix_loss(model: Any, tokens: Tensor, targets: Tensor) -> Tensor:
     """Loss at every prefix at once: the classifiers are causal, so each position is a prefix."""
     hidden = model.transformer(tokens, use_cache=False).last_hidden_state
     logits = model.score(hidden)  # (batch, length, labels)
