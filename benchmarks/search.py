@@ -1,7 +1,7 @@
 """Find the learning rate and batch size that train a twist, for a problem, method and form.
 
-    python benchmarks/search.py infilling-2-1 --method ctl --form "conditional head"
-    python benchmarks/search.py one-star --rates 0.0003 0.001 0.003 --batches 50 100 200
+    python -m benchmarks.search infilling-2-1 --method ctl --form "conditional head"
+    python -m benchmarks.search one-star --rates 0.0003 0.001 0.003 --batches 50 100 200
 
 Settings race by successive halving: all draw as many texts in a round, the half with the smaller
 gap between the bounds on log Z is kept, and the next round is twice as long. The gap is
