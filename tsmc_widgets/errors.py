@@ -126,6 +126,8 @@ def attach_lazy_names(
     load, list_names, public = lazy_loader.attach_stub(package, file)
 
     def load_name(name: str) -> Any:
+        if name not in public:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
             return load(name)
         except ModuleNotFoundError as error:

@@ -68,5 +68,5 @@ def test_name_without_its_extra_says_how_to_install_it(package, name, extra):
 
 
 def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="Nothing"):
+    with pytest.raises(AttributeError, match="module 'tsmc_widgets' has no attribute 'Nothing'"):
         _ = tsmc_widgets.Nothing

@@ -59,7 +59,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.delitem(vars(tsmc_widgets.models), "HuggingFaceLM", raising=False)
     with pytest.raises(MissingExtraError, match=r"HuggingFaceLM needs transformers"):
         _ = tsmc_widgets.models.HuggingFaceLM
-    with pytest.raises(AttributeError, match="attribute Nothing"):
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = tsmc_widgets.models.Nothing
 
 
