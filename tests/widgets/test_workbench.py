@@ -197,7 +197,7 @@ class TestFiles:
         )
         path = state.save(tmp_path / "page.json")
         assert json.loads(path.read_text())["needs_functions"] == ["os:system"]
-        with pytest.raises(ValueError, match="JSON alone can not bring back"):
+        with pytest.raises(ValueError, match="JSON alone cannot bring back"):
             Workbench.load(path)
         workbench = workbenches("rainy-week")
         workbench.file.value = str(path)

@@ -29,7 +29,7 @@ from tsmc_widgets.targets.checked import (
 from tsmc_widgets.targets.functions import call_on_texts, function_name
 from tsmc_widgets.targets.notation import between, short_name, times
 from tsmc_widgets.targets.protocol import ConditionalPotential, log_indicator
-from tsmc_widgets.targets.sampling import base_samples, draw
+from tsmc_widgets.targets.sampling import draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
 
 
@@ -216,15 +216,7 @@ class ClassConditional(ConditionalPotential):
         self, n: int, generator: torch.Generator
     ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
         """Draw texts from p0, and for each its class."""
-        context = self.context
-        tokens = base_samples(
-            context.lm,
-            context.prompt_tokens,
-            context.num_steps,
-            n,
-            generator=generator,
-            eos_token_id=context.eos_token_id,
-        )
+        tokens = self.context.draw(n, generator)
         return tokens, draw(self._log_probs(tokens).exp(), generator).unsqueeze(1)
 
     @classmethod

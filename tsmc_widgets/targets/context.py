@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.checked import log_phi_checked, show_text, show_tokens
+from tsmc_widgets.targets.sampling import base_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,19 @@ class Context:
     prompt_tokens: Int[Tensor, " length"]
     num_steps: int
     eos_token_id: int | None = None
+
+    def draw(
+        self, n: int, generator: torch.Generator, *, extra_steps: int = 0
+    ) -> Int[Tensor, "n steps"]:
+        """Draw ``n`` sequences of T (and ``extra_steps``) tokens from p0."""
+        return base_samples(
+            self.lm,
+            self.prompt_tokens,
+            self.num_steps + extra_steps,
+            n,
+            generator=generator,
+            eos_token_id=self.eos_token_id,
+        )
 
     def full_texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """Prompt and generated tokens as one text for each row."""

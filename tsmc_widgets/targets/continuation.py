@@ -13,7 +13,7 @@ from tsmc_widgets.errors import ContextLengthError, check_integer
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import quoted
 from tsmc_widgets.targets.protocol import BoundOnly, ConditionalPotential
-from tsmc_widgets.targets.sampling import base_samples, log_p_suffix
+from tsmc_widgets.targets.sampling import log_p_suffix
 from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids
 
 
@@ -102,16 +102,9 @@ class Infilling(ConditionalPotential):
         self, n: int, generator: torch.Generator
     ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
         """Draw T + c tokens from p0: the first T are an exact sample for the others."""
-        context = self.context
-        texts = base_samples(
-            context.lm,
-            context.prompt_tokens,
-            context.num_steps + self.num_tokens,
-            n,
-            generator=generator,
-            eos_token_id=context.eos_token_id,
-        )
-        return texts[:, : context.num_steps], texts[:, context.num_steps :]
+        steps = self.context.num_steps
+        drawn = self.context.draw(n, generator, extra_steps=self.num_tokens)
+        return drawn[:, :steps], drawn[:, steps:]
 
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import ConditionalPotential, Potential
-from tsmc_widgets.targets.sampling import base_samples
 
 DEFAULT_BUDGET = 1_000_000
 SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
@@ -40,7 +39,7 @@ class ExactSamples:
     Attributes:
         tokens: the samples.
         log_phi: log phi of each, in nats.
-        proposed: draws from p0 that were looked at.
+        proposed: draws from p0 that were examined.
         accepted: how many of them were accepted, surplus ones of the last batch included.
         log_z: log of the mean of phi over all draws: an estimate of log Z; -inf if all are 0.
         log_z_standard_error: its standard error, to first order.
@@ -103,7 +102,7 @@ def rejection_samples(
     Raises:
         BudgetError: the budget ended first; ``.samples`` holds what was found.
         PotentialError: no bound is known, or a text exceeds it.
-        KeyboardInterrupt: as ever; its ``.samples`` holds what was found.
+        KeyboardInterrupt: its ``.samples`` holds what was found.
     """
     _check_request(n, seed, budget)
     if target.potential.is_conditional:
@@ -157,7 +156,7 @@ def joint_samples(
     Raises:
         BudgetError: the budget is less than ``n``; ``.samples`` holds as many as it allows.
         PotentialError: the potential has no joint draw.
-        KeyboardInterrupt: as ever; its ``.samples`` holds what was drawn.
+        KeyboardInterrupt: its ``.samples`` holds what was drawn.
     """
     _check_request(n, seed, budget)
     potential = target.potential
@@ -227,14 +226,7 @@ class _Search:
     def extend(self, size: int) -> None:
         """Draw and judge one batch; all or nothing of it is kept."""
         context = self.target.context
-        tokens = base_samples(
-            context.lm,
-            context.prompt_tokens,
-            context.num_steps,
-            size,
-            generator=self.generator,
-            eos_token_id=context.eos_token_id,
-        )
+        tokens = context.draw(size, self.generator)
         log_phi = self.target.log_phi(tokens)
         worst = int(log_phi.argmax())
         if log_phi[worst] > self.bound + 1e-6 * max(1.0, abs(self.bound)):
@@ -301,31 +293,11 @@ def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:
     return error
 
 
-class _NoBar:
-    n = 0
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, by: int) -> None:
-        """Count."""
-        self.n += by
-
-    def set_postfix_str(self, text: str, refresh: bool) -> None:
-        """Show nothing."""
-
-
 def _bar(total: int, progress: bool) -> Any:
-    if progress:
-        try:
-            from tqdm.auto import tqdm
-        except ModuleNotFoundError:
-            return _NoBar()
-        return tqdm(total=total, desc="exact samples", unit="sample", leave=False)
-    return _NoBar()
+    from tqdm.auto import tqdm
+
+    kind = "exact samples"
+    return tqdm(total=total, desc=kind, unit="sample", leave=False, disable=not progress)
 
 
 @dataclass(slots=True)

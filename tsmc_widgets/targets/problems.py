@@ -224,47 +224,22 @@ def _reward(**bounds: float) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
 
 
-def _storybook(name: str, summary: str, teaches: str, potential: Maker, **more: Any) -> Problem:
-    story = {"prompt": "Once upon a time there was a", "num_steps": 20}
-    return Problem(
-        name=name,
-        summary=summary,
-        teaches=teaches,
-        potential=potential,
-        **{"model": "storybook", **story, **more},
-    )
+def _problems(**usual: Any) -> Callable[..., Problem]:
+    """A maker of problems that have these fields unless they say otherwise."""
+
+    def make(name: str, summary: str, teaches: str, potential: Maker, **more: Any) -> Problem:
+        given = {"name": name, "summary": summary, "teaches": teaches, "potential": potential}
+        return Problem(**{**usual, **given, **more})
+
+    return make
 
 
-def _review(name: str, summary: str, teaches: str, potential: Maker, **more: Any) -> Problem:
-    review = {"prompt": "I bought this", "num_steps": 10, "classifier": "storybook/stars"}
-    return _storybook(name, summary, teaches, potential, **{**review, **more})
-
-
-def _toy(
-    name: str,
-    summary: str,
-    teaches: str,
-    table: Callable[[], LanguageModel],
-    potential: Callable[[], Potential],
-    **more: Any,
-) -> Problem:
-    return Problem(
-        name=name,
-        summary=summary,
-        teaches=teaches,
-        model="table",
-        table=table,
-        potential=lambda _: potential(),
-        **{"form": "table", "exact": True, "prompt": "", **more},
-    )
-
-
-def _paper(name: str, summary: str, teaches: str, potential: Maker, **more: Any) -> Problem:
-    story = {"model": TINY_STORIES, "prompt": "Once upon a time, there was a"}
-    return Problem(
-        name=name, summary=summary, teaches=teaches, potential=potential, **{**story, **more}
-    )
-
+_storybook = _problems(model="storybook", prompt="Once upon a time there was a", num_steps=20)
+_review = _problems(
+    model="storybook", prompt="I bought this", num_steps=10, classifier="storybook/stars"
+)
+_toy = _problems(model="table", form="table", exact=True)
+_paper = _problems(model=TINY_STORIES, prompt="Once upon a time, there was a")
 
 _TWINS = (
     _storybook(
@@ -348,8 +323,8 @@ _TOYS = (
         "rainy-week",
         "five days of weather with about two of rain",
         "A soft potential on which nothing goes wrong: the first thing to learn a twist for.",
-        toys.weather,
-        toys.DaysOfRain,
+        lambda _: toys.DaysOfRain(),
+        table=toys.weather,
         prompt="sun",
         num_steps=5,
     ),
@@ -357,8 +332,8 @@ _TOYS = (
         "rare-event",
         "eight days at sea with three storms in a row",
         "Z is below 1e-3: without a twist most runs find nothing at all.",
-        toys.seas,
-        toys.three_storms,
+        lambda _: toys.three_storms(),
+        table=toys.seas,
         prompt="calm",
         num_steps=8,
     ),
@@ -366,8 +341,8 @@ _TOYS = (
         "late-evidence",
         "the road taken at the first step, judged at the last",
         "Weights stay equal until the end: resampling alone cannot help, a twist can.",
-        toys.roads,
-        lambda: toys.LastStop(meadow=-6.0, brook=-6.0),
+        lambda _: toys.LastStop(meadow=-6.0, brook=-6.0),
+        table=toys.roads,
         prompt="gate",
         num_steps=6,
     ),
@@ -375,8 +350,8 @@ _TOYS = (
         "deceptive-evidence",
         "glitter pays at once and mostly ends in mud, which costs for ever",
         "Phi of the text so far misleads: the twist must know the future, not the present.",
-        toys.mine,
-        lambda: toys.SumOfWorths(glitter=2.0, mud=-2.0),
+        lambda _: toys.SumOfWorths(glitter=2.0, mud=-2.0),
+        table=toys.mine,
         prompt="rock",
         num_steps=8,
     ),
@@ -384,8 +359,8 @@ _TOYS = (
         "eos",
         "answers that say yes before they end",
         "Texts end at EOS: from then on phi stands in for psi, and nothing more can happen.",
-        toys.answers,
-        lambda: ContainsToken("yes"),
+        lambda _: ContainsToken("yes"),
+        table=toys.answers,
         prompt="well",
         num_steps=6,
         eos="absorb",
@@ -394,8 +369,8 @@ _TOYS = (
         "one-token-infilling",
         "four words that lead to the one that follows",
         "A conditional target whose Z(o) is p0(o): every draw of p0 is an exact sample.",
-        toys.rhymes,
-        lambda: Infilling(num_tokens=1),
+        lambda _: Infilling(num_tokens=1),
+        table=toys.rhymes,
         prompt="fox",
         num_steps=4,
         conditional=True,

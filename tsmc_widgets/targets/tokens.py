@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, SupportsIndex
@@ -58,31 +57,32 @@ class TokenPatterns(AutomatonPotential, kind=False):
         lm = self.context.lm
         return pattern_automaton(self.token_ids, lm.vocab_size, device=lm.device)
 
-    def _containing(self, *, found: float, missing: float) -> TokenAutomaton:
-        transition, ends = self._pattern_automaton()
-        transition[ends] = ends.nonzero()[0]
-        return TokenAutomaton(0, transition, log_indicator(ends, found, missing))
-
     def _quoted(self) -> str:
         lm = None if self._context is None else self._context.lm
         return " or ".join(quote(pattern, lm) for pattern in self.patterns)
 
 
-class ContainsToken(TokenPatterns):
+class _TokenIndicator(TokenPatterns, kind=False):
+    _wanted = True
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """0 where patterns occur as wanted, -inf elsewhere."""
+        return log_indicator(self.ends(tokens).any(-1) == self._wanted)
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton:
+        transition, ends = self._pattern_automaton()
+        transition[ends] = ends.nonzero()[0]
+        return TokenAutomaton(0, transition, log_indicator(ends == self._wanted))
+
+
+class ContainsToken(_TokenIndicator):
     """Phi = 1 where at least one of the tokens (or runs of tokens) is generated, else 0.
 
     Args:
         patterns: each a token's text or id, or a list of them that must stand in a row. A text of
             several tokens stands for all of them in a row.
     """
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-        """0 where a pattern occurs, -inf elsewhere."""
-        return log_indicator(self.ends(tokens).any(-1))
-
-    @cached_property
-    def _automaton(self) -> TokenAutomaton:
-        return self._containing(found=0.0, missing=-math.inf)
 
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:
@@ -94,7 +94,7 @@ class ContainsToken(TokenPatterns):
         return f"contains {self._quoted()}"
 
 
-class AvoidsToken(TokenPatterns):
+class AvoidsToken(_TokenIndicator):
     """Phi = 1 where none of the tokens (or runs of tokens) is generated, else 0.
 
     Args:
@@ -102,13 +102,7 @@ class AvoidsToken(TokenPatterns):
             several tokens stands for all of them in a row.
     """
 
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-        """-inf where a pattern occurs, 0 elsewhere."""
-        return log_indicator(~self.ends(tokens).any(-1))
-
-    @cached_property
-    def _automaton(self) -> TokenAutomaton:
-        return self._containing(found=-math.inf, missing=0.0)
+    _wanted = False
 
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:

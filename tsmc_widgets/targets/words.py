@@ -175,10 +175,6 @@ class TextIndicator(TextPotential, AutomatonPotential, kind=False):
         found = [self._regex.search(text) is not None for text in texts]
         return log_indicator(tensor([hit == self._wanted for hit in found]))
 
-    def bind(self, context: Context) -> TextIndicator:
-        """The same potential for one target."""
-        return super().bind(context)
-
     @cached_property
     def _automaton(self) -> TokenAutomaton | None:
         pattern = self._whole_text_pattern()

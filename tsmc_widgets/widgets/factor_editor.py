@@ -21,29 +21,60 @@ _HOSTILE, _CALM = "hostile", "not hostile"
 _ANY_LENGTH = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control of a kind of factor.
+
+    Attributes:
+        name: of the control, and of the argument that it sets.
+        make: the control that shows a description.
+        changes: the arguments that a value of the control sets; that of its own name if None.
+    """
+
+    name: str
+    make: Callable[[Part], ipw.ValueWidget]
+    changes: Callable[[Any], Part] | None = None
+
+    def read(self, value: Any) -> Part:
+        """The arguments that its value sets."""
+        return {self.name: value} if self.changes is None else self.changes(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorKind:
-    """One kind of factor.
+    """One row of the table of kinds: the controls of a factor.
 
     Attributes:
         title: its name in the menu.
         start: the factor as it is added.
-        fits: whether a description is of this kind.
-        fields: controls for a description, by name.
-        read: the description that controls' values make, from the one before and the values.
+        controls: what a person sets.
+        fits: whether a description is of this kind; those of the kind of ``start`` if None.
+        read: the description that the controls' values make, from the one before and the values;
+            each control sets its own arguments if None.
         hidden: names of controls that do nothing for a description.
         note: what a person should know, under the controls.
-        obey: called with a description that a person has just made, before it is used.
+        apply: called with a description that a person has just made, before it is used.
     """
 
     title: str
     start: Part
-    fits: Callable[[Part], bool]
-    fields: Callable[[Part], dict[str, ipw.ValueWidget]]
-    read: Callable[[Part, Mapping[str, Any]], Part]
+    controls: tuple[Control, ...]
+    fits: Callable[[Part], bool] | None = None
+    read: Callable[[Part, Mapping[str, Any]], Part] | None = None
     hidden: Callable[[Part], tuple[str, ...]] = lambda _: ()
     note: str = ""
-    obey: Callable[[Part], None] = lambda _: None
+    apply: Callable[[Part], None] = lambda _: None
+
+    def matches(self, part: Part) -> bool:
+        """Whether the controls can show a description."""
+        return part["kind"] == self.start["kind"] if self.fits is None else self.fits(part)
+
+    def described(self, part: Part, now: Mapping[str, Any]) -> Part:
+        """The description that the controls' values make."""
+        if self.read is not None:
+            return self.read(part, now)
+        changes = [control.read(now[control.name]) for control in self.controls]
+        return _with(part, **{name: value for each in changes for name, value in each.items()})
 
 
 def plain(value: float) -> float | int:
@@ -61,80 +92,86 @@ def _control(kind: type, label: str, tooltip: str, **options: Any) -> Any:
     )
 
 
-def _text(label: str, tooltip: str, value: str, placeholder: str = "") -> ipw.Text:
-    return _control(
-        ipw.Text, label, tooltip, value=value, placeholder=placeholder, continuous_update=False
-    )
+def _text(
+    name: str,
+    label: str,
+    tooltip: str,
+    *,
+    show: Callable[[Part], str] | None = None,
+    changes: Callable[[str], Part] | None = None,
+    placeholder: str = "",
+) -> Control:
+    def make(part: Part) -> ipw.Text:
+        value = str(part[name]) if show is None else show(part)
+        return _control(
+            ipw.Text, label, tooltip, value=value, placeholder=placeholder, continuous_update=False
+        )
+
+    return Control(name, make, changes)
 
 
-def _power(part: Part, tooltip: str = "The factor to this power: more insists") -> ipw.FloatSlider:
+def _choice(name: str, label: str, tooltip: str, options: Sequence[str]) -> Control:
+    def make(part: Part) -> ipw.Dropdown:
+        value = part[name]
+        chosen = options[value - 1] if isinstance(value, int) else value
+        return _control(ipw.Dropdown, label, tooltip, options=options, value=chosen)
+
+    return Control(name, make)
+
+
+def _power(part: Part) -> ipw.FloatSlider:
     beta = float(part.get("beta", 1))
     return _control(
-        ipw.FloatSlider,
-        "power β",
-        tooltip,
-        value=beta,
-        min=min(0.5, beta),
-        max=max(20.0, beta),
-        step=0.5,
-        readout_format=".3g",
-    )
+        ipw.FloatSlider, "power β", "The factor to this power: more insists",
+        value=beta, min=min(0.5, beta), max=max(20.0, beta), step=0.5, readout_format=".3g",
+    )  # fmt: skip
+
+
+POWER = Control("beta", _power, lambda value: {"beta": plain(value)})
 
 
 def _with(part: Part, **changes: Any) -> dict[str, Any]:
     """The part with some options changed; None and a power of 1 are left out."""
-    usual = {"beta": 1}
     merged = {**part, **changes}
     return {
         name: value
         for name, value in merged.items()
-        if value is not None and not (name in usual and value == usual[name])
+        if value is not None and (name, value) != ("beta", 1)
     }
 
 
-def _words(title: str, kind: str, tooltip: str) -> FactorKind:
-    start = {"kind": kind, "args": ["castle" if kind == "ContainsWord" else "broken"]}
+def _words(title: str, kind: str, word: str, tooltip: str) -> FactorKind:
+    words = _text(
+        "words", "words", tooltip,
+        show=lambda part: ", ".join(part["args"]),
+        changes=lambda text: {"args": split_words(text) or [" "]},
+        placeholder="word",
+    )  # fmt: skip
+    return FactorKind(title=title, start={"kind": kind, "args": [word]}, controls=(words,))
+
+
+def _tokens(title: str, kind: str, tooltip: str) -> FactorKind:
+    def changes(text: str) -> Part:
+        patterns = [[one.strip() for one in p.split("+")] for p in split_words(text)]
+        return {"args": [p[0] if len(p) == 1 else p for p in patterns]}
+
+    def fits(part: Part) -> bool:
+        if part["kind"] != kind or not all(isinstance(p, str | list) for p in part["args"]):
+            return False
+        flat = [t for p in part.get("args", ()) for t in ([p] if isinstance(p, str) else p)]
+        return all(isinstance(t, str) and "+" not in t for t in flat)
+
+    def show(part: Part) -> str:
+        return ", ".join(p if isinstance(p, str) else " + ".join(p) for p in part["args"])
+
+    tokens = _text(
+        "tokens", "tokens", tooltip,
+        show=show,
+        changes=changes,
+        placeholder="token, one + next",
+    )  # fmt: skip
     return FactorKind(
-        title=title,
-        start=start,
-        fits=lambda part: part["kind"] == kind,
-        fields=lambda part: {"words": _text("words", tooltip, ", ".join(part["args"]), "word")},
-        read=lambda part, now: _with(part, args=split_words(now["words"]) or [" "]),
-    )
-
-
-def _regex() -> FactorKind:
-    return FactorKind(
-        title="matches a regular expression",
-        start={"kind": "MatchesRegex", "pattern": r"\bcastle\b"},
-        fits=lambda part: part["kind"] == "MatchesRegex",
-        fields=lambda part: {
-            "pattern": _text("pattern", "As Python's re.search reads it", part["pattern"])
-        },
-        read=lambda part, now: _with(part, pattern=now["pattern"]),
-    )
-
-
-def _stars() -> FactorKind:
-    def fields(part: Part) -> dict[str, ipw.ValueWidget]:
-        label = part["label"]
-        name = _STAR_NAMES[label - 1] if isinstance(label, int) else label
-        which = _control(
-            ipw.Dropdown, "stars", "How a classifier rates the text", options=_STAR_NAMES
-        )
-        which.value = name
-        return {"label": which, "beta": _power(part)}
-
-    return FactorKind(
-        title="rating in stars",
-        start={"kind": "ClassProbability", "model": STARS, "label": "5 stars", "beta": 4},
-        fits=lambda part: (
-            part["kind"] == "ClassProbability"
-            and part.get("model") == STARS
-            and part.get("label") in (*_STAR_NAMES, *range(1, 6))
-        ),
-        fields=fields,
-        read=lambda part, now: _with(part, label=now["label"], beta=plain(now["beta"])),
+        title=title, start={"kind": kind, "args": ["rain"]}, controls=(tokens,), fits=fits
     )
 
 
@@ -156,181 +193,48 @@ def _mode(part: Part) -> str:
     return bounds[0] if part["kind"] == "RewardThreshold" and len(bounds) == 1 else ""
 
 
-def _hostility() -> FactorKind:
-    def fields(part: Part) -> dict[str, ipw.ValueWidget]:
-        mode = _mode(part)
-        which = _control(
-            ipw.Dropdown, "asks for", "What is asked of a classifier's hostility score",
-            options=list(_MODES.items()), value=mode,
-        )  # fmt: skip
-        eta = part.get(mode, 0.0) if mode in ("at_least", "at_most") else 0.0
-        score = _control(
-            ipw.FloatSlider, "score η", "φ is 1 on this side of the score, else 0",
-            value=eta, min=min(-8.0, eta), max=max(8.0, eta), step=0.1, readout_format=".3g",
-        )  # fmt: skip
-        return {"mode": which, "beta": _power(part), "eta": score}
-
-    def read(part: Part, now: Mapping[str, Any]) -> Part:
-        mode, beta = now["mode"], plain(now["beta"])
-        if mode in ("hostile", "calm"):
-            label = _HOSTILE if mode == "hostile" else _CALM
-            start = {"kind": "ClassProbability", "model": HOSTILITY, "label": label}
-            return _with(start, beta=beta)
-        if mode == "tempered":
-            return {"kind": "TemperedReward", "reward": HOSTILITY, "beta": beta}
-        return {"kind": "RewardThreshold", "reward": HOSTILITY, mode: plain(now["eta"])}
-
-    return FactorKind(
-        title="hostility",
-        start={"kind": "ClassProbability", "model": HOSTILITY, "label": _HOSTILE},
-        fits=lambda part: bool(_mode(part)),
-        fields=fields,
-        read=read,
-        hidden=lambda part: ("beta",) if _mode(part).startswith("at_") else ("eta",),
-    )
-
-
-def _followed() -> FactorKind:
-    return FactorKind(
-        title="leads to a text (infilling)",
-        start={"kind": "Continuation", "observed": " and they lived happily"},
-        fits=lambda part: (
-            part["kind"] in ("Continuation", "Infilling") and isinstance(part.get("observed"), str)
-        ),
-        fields=lambda part: {
-            "observed": _text("text", "What p₀ should find likely next", part["observed"]),
-            "beta": _power(part),
-        },
-        read=lambda part, now: _with(part, observed=now["observed"], beta=plain(now["beta"])),
-        note="Begin with a space where a new word begins.",
-    )
-
-
-def _length() -> FactorKind:
-    def read(part: Part, now: Mapping[str, Any]) -> Part:
-        low, high = now["range"]
-        return _with(part, at_least=low, at_most=None if high == _ANY_LENGTH else high)
-
-    return FactorKind(
-        title="length before EOS",
-        start={"kind": "Length", "at_least": 4, "at_most": 12},
-        fits=lambda part: part["kind"] == "Length",
-        fields=lambda part: {
-            "range": _control(
-                ipw.IntRangeSlider, "tokens", "At least and at most so many",
-                value=(part.get("at_least") or 0, part.get("at_most") or _ANY_LENGTH),
-                min=0, max=_ANY_LENGTH,
-            )
-        },
-        read=read,
-        note="Only where texts end at EOS do they differ in length.",
+def _mode_menu(part: Part) -> ipw.Dropdown:
+    return _control(
+        ipw.Dropdown, "asks for", "What is asked of a classifier's hostility score",
+        options=list(_MODES.items()), value=_mode(part),
     )  # fmt: skip
 
 
-def _function() -> FactorKind:
-    def obey(part: Part) -> None:
-        # Typed by the person at the page, whose machine it is; files are never trusted so.
-        if importable(part["function"]):
-            register_function(part["function"])
-
-    return FactorKind(
-        title="a Python function",
-        start={"kind": "TextFunction", "function": ""},
-        fits=lambda part: part["kind"] == "TextFunction",
-        fields=lambda part: {
-            "function": _text(
-                "function", "Gives log φ of a text, in nats", part["function"], "module:function"
-            )
-        },
-        read=lambda part, now: _with(part, function=now["function"].strip()),
-        note="module:function, or a name given to tw.register_function.",
-        obey=obey,
-    )
-
-
-def _class() -> FactorKind:
-    def read(part: Part, now: Mapping[str, Any]) -> Part:
-        label = int(now["label"]) if now["label"].isdigit() else now["label"]
-        return _with(part, model=now["model"], label=label, beta=plain(now["beta"]))
-
-    return FactorKind(
-        title="a class of another classifier",
-        start={"kind": "ClassProbability", "model": "name or folder", "label": "1"},
-        fits=lambda part: part["kind"] == "ClassProbability" and "model" in part,
-        fields=lambda part: {
-            "model": _text("model", "A name or folder of transformers", str(part["model"])),
-            "label": _text("class", "Its name or number", str(part["label"])),
-            "beta": _power(part),
-        },
-        read=read,
-    )
-
-
-def _observed_class() -> FactorKind:
-    return FactorKind(
-        title="the class that was observed",
-        start={"kind": "ClassConditional", "model": STARS, "observed": "5 stars"},
-        fits=lambda part: part["kind"] == "ClassConditional" and part.get("model") == STARS,
-        fields=lambda part: {
-            "observed": _control(
-                ipw.Dropdown, "class o", "One twist serves them all", options=_STAR_NAMES,
-                value=part["observed"],
-            ),
-            "beta": _power(part),
-        },
-        read=lambda part, now: _with(part, observed=now["observed"], beta=plain(now["beta"])),
+def _score(part: Part) -> ipw.FloatSlider:
+    eta = part.get(_mode(part), 0.0)
+    return _control(
+        ipw.FloatSlider, "score η", "φ is 1 on this side of the score, else 0",
+        value=eta, min=min(-8.0, eta), max=max(8.0, eta), step=0.1, readout_format=".3g",
     )  # fmt: skip
 
 
-def _tokens(title: str, kind: str, tooltip: str) -> FactorKind:
-    def shown(part: Part) -> str:
-        return ", ".join(p if isinstance(p, str) else " + ".join(p) for p in part["args"])
-
-    def read(part: Part, now: Mapping[str, Any]) -> Part:
-        patterns = [[one.strip() for one in p.split("+")] for p in split_words(now["tokens"])]
-        return _with(part, args=[p[0] if len(p) == 1 else p for p in patterns])
-
-    def fits(part: Part) -> bool:
-        if part["kind"] != kind or not all(isinstance(p, str | list) for p in part["args"]):
-            return False
-        flat = [t for p in part.get("args", ()) for t in ([p] if isinstance(p, str) else p)]
-        return all(isinstance(t, str) and "+" not in t for t in flat)
-
-    return FactorKind(
-        title=title,
-        start={"kind": kind, "args": ["rain"]},
-        fits=fits,
-        fields=lambda part: {"tokens": _text("tokens", tooltip, shown(part), "token, one + next")},
-        read=read,
-    )
+def _read_hostility(_: Part, now: Mapping[str, Any]) -> Part:
+    mode, beta = now["mode"], plain(now["beta"])
+    if mode in ("hostile", "calm"):
+        label = _HOSTILE if mode == "hostile" else _CALM
+        return _with({"kind": "ClassProbability", "model": HOSTILITY, "label": label}, beta=beta)
+    if mode == "tempered":
+        return {"kind": "TemperedReward", "reward": HOSTILITY, "beta": beta}
+    return {"kind": "RewardThreshold", "reward": HOSTILITY, mode: plain(now["eta"])}
 
 
-def _own() -> FactorKind:
-    names = [name for name, problem in PROBLEMS.items() if not problem.conditional]
-    return FactorKind(
-        title="the potential of a named problem",
-        start={"kind": "OfProblem", "problem": "rainy-week"},
-        fits=lambda part: part["kind"] == "OfProblem" and part["problem"] in names,
-        fields=lambda part: {
-            "problem": _control(
-                ipw.Dropdown, "problem", "Whose φ it is", options=names, value=part["problem"]
-            ),
-            "beta": _power(part),
-        },
-        read=lambda part, now: _with(part, problem=now["problem"], beta=plain(now["beta"])),
-    )
+def _lengths(part: Part) -> ipw.IntRangeSlider:
+    return _control(
+        ipw.IntRangeSlider, "tokens", "At least and at most so many",
+        value=(part.get("at_least") or 0, part.get("at_most") or _ANY_LENGTH),
+        min=0, max=_ANY_LENGTH,
+    )  # fmt: skip
 
 
-def _other() -> FactorKind:
-    return FactorKind(
-        title="anything, as JSON",
-        start={"kind": "CountToken", "args": ["yes"], "at_least": 1},
-        fits=lambda _: True,
-        fields=lambda part: {
-            "json": _text("factor", "The kind and its arguments", json.dumps(dict(part)))
-        },
-        read=lambda part, now: _object(now["json"]),
-    )
+def _bounds_of(value: tuple[int, int]) -> Part:
+    low, high = value
+    return {"at_least": low, "at_most": None if high == _ANY_LENGTH else high}
+
+
+def _register(part: Part) -> None:
+    # Typed by the person at the page, whose machine it is; files are never trusted so.
+    if importable(part["function"]):
+        register_function(part["function"])
 
 
 def _object(text: str) -> Part:
@@ -343,28 +247,105 @@ def _object(text: str) -> Part:
     return found
 
 
+_UNCONDITIONAL = [name for name, problem in PROBLEMS.items() if not problem.conditional]
+
 KINDS: tuple[FactorKind, ...] = (
-    _words("contains a word", "ContainsWord", "At least one of these words or phrases"),
-    _words("avoids words", "AvoidsWord", "None of these words or phrases"),
-    _regex(),
-    _stars(),
-    _hostility(),
-    _followed(),
-    _length(),
-    _function(),
+    _words("contains a word", "ContainsWord", "castle", "At least one of these words or phrases"),
+    _words("avoids words", "AvoidsWord", "broken", "None of these words or phrases"),
+    FactorKind(
+        title="matches a regular expression",
+        start={"kind": "MatchesRegex", "pattern": r"\bcastle\b"},
+        controls=(_text("pattern", "pattern", "As Python's re.search reads it"),),
+    ),
+    FactorKind(
+        title="rating in stars",
+        start={"kind": "ClassProbability", "model": STARS, "label": "5 stars", "beta": 4},
+        controls=(_choice("label", "stars", "How a classifier rates the text", _STAR_NAMES), POWER),
+        fits=lambda part: (
+            part["kind"] == "ClassProbability"
+            and part.get("model") == STARS
+            and part.get("label") in (*_STAR_NAMES, *range(1, 6))
+        ),
+    ),
+    FactorKind(
+        title="hostility",
+        start={"kind": "ClassProbability", "model": HOSTILITY, "label": _HOSTILE},
+        controls=(Control("mode", _mode_menu), POWER, Control("eta", _score)),
+        fits=lambda part: bool(_mode(part)),
+        read=_read_hostility,
+        hidden=lambda part: ("beta",) if _mode(part).startswith("at_") else ("eta",),
+    ),
+    FactorKind(
+        title="leads to a text (infilling)",
+        start={"kind": "Continuation", "observed": " and they lived happily"},
+        controls=(_text("observed", "text", "What p₀ should find likely next"), POWER),
+        fits=lambda part: (
+            part["kind"] in ("Continuation", "Infilling") and isinstance(part.get("observed"), str)
+        ),
+        note="Begin with a space where a new word begins.",
+    ),
+    FactorKind(
+        title="length before EOS",
+        start={"kind": "Length", "at_least": 4, "at_most": 12},
+        controls=(Control("range", _lengths, _bounds_of),),
+        note="Only where texts end at EOS do they differ in length.",
+    ),
+    FactorKind(
+        title="a Python function",
+        start={"kind": "TextFunction", "function": ""},
+        controls=(
+            _text(
+                "function", "function", "Gives log φ of a text, in nats",
+                changes=lambda text: {"function": text.strip()}, placeholder="module:function",
+            ),
+        ),
+        note="module:function, or a name given to tw.register_function.",
+        apply=_register,
+    ),
     _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
     _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
-    _class(),
-    _observed_class(),
-    _own(),
-    _other(),
-)
+    FactorKind(
+        title="a class of another classifier",
+        start={"kind": "ClassProbability", "model": "name or folder", "label": "1"},
+        controls=(
+            _text("model", "model", "A name or folder of transformers"),
+            _text(
+                "label", "class", "Its name or number",
+                changes=lambda text: {"label": int(text) if text.isdigit() else text},
+            ),
+            POWER,
+        ),
+        fits=lambda part: part["kind"] == "ClassProbability" and "model" in part,
+    ),
+    FactorKind(
+        title="the class that was observed",
+        start={"kind": "ClassConditional", "model": STARS, "observed": "5 stars"},
+        controls=(_choice("observed", "class o", "One twist serves them all", _STAR_NAMES), POWER),
+        fits=lambda part: part["kind"] == "ClassConditional" and part.get("model") == STARS,
+    ),
+    FactorKind(
+        title="the potential of a named problem",
+        start={"kind": "OfProblem", "problem": "rainy-week"},
+        controls=(_choice("problem", "problem", "Whose φ it is", _UNCONDITIONAL), POWER),
+        fits=lambda part: part["kind"] == "OfProblem" and part["problem"] in _UNCONDITIONAL,
+    ),
+    FactorKind(
+        title="anything, as JSON",
+        start={"kind": "CountToken", "args": ["yes"], "at_least": 1},
+        controls=(
+            _text("json", "factor", "The kind and its arguments",
+                  show=lambda part: json.dumps(dict(part))),
+        ),
+        fits=lambda _: True,
+        read=lambda _, now: _object(now["json"]),
+    ),
+)  # fmt: skip
 """Every kind, in the order of the menu; the last fits whatever no other does."""
 
 
 def kind_of(part: Part) -> FactorKind:
     """The kind whose controls can show a description."""
-    return next(kind for kind in KINDS if kind.fits(part))
+    return next(kind for kind in KINDS if kind.matches(part))
 
 
 _ADD = "add a factor …"
@@ -392,7 +373,7 @@ class FactorRow(ipw.VBox):
         self.part = dict(part)
         self.error = ""
         self._changed = changed
-        self.fields = self.kind.fields(part)
+        self.fields = {control.name: control.make(part) for control in self.kind.controls}
         self.remove = ipw.Button(
             description="×", tooltip=f"Remove: {self.kind.title}", layout={"width": "26px"}
         )
@@ -414,8 +395,8 @@ class FactorRow(ipw.VBox):
         now = {name: field.value for name, field in self.fields.items()}
         self.error = ""
         try:
-            part = self.kind.read(self.part, now)
-            self.kind.obey(part)
+            part = self.kind.described(self.part, now)
+            self.kind.apply(part)
             self.part = dict(part)
         except ValueError as error:
             self.error = str(error)

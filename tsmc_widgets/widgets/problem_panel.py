@@ -18,14 +18,8 @@ _LONGEST = 64
 _OWN = "my own"
 
 
-def title_of(name: str) -> str:
-    """A named problem as the menu has it."""
-    summary = PROBLEMS[name].summary
-    return f"{summary[0].upper()}{summary[1:]}"
-
-
 class ProblemPanel:
-    """Controls whose values are a problem: a name where nothing of it was changed, else in place.
+    """Controls whose values are a problem: a name where nothing of it was changed, else a description.
 
     Args:
         problem: what they show at first.
@@ -41,7 +35,7 @@ class ProblemPanel:
         self._changed = changed
         self._quiet = False
         self._base = problem if isinstance(problem, str) else problem["name"]
-        described = self._described(problem)
+        described = describe_problem(problem)
         self._form = described.get("form")
         self.fields = _fields(described)
         self.note = ipw.HTML()
@@ -54,7 +48,7 @@ class ProblemPanel:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The problem in place."""
+        """The problem as a description."""
         fields = self.fields
         own = {
             "name": self._base,
@@ -82,7 +76,7 @@ class ProblemPanel:
 
     def set(self, problem: str | dict[str, Any]) -> None:
         """Show another problem; nothing is told."""
-        described = self._described(problem)
+        described = describe_problem(problem)
         self._base = described["name"].removesuffix(", changed")
         self._form = described.get("form")
         self._quiet = True
@@ -97,12 +91,6 @@ class ProblemPanel:
         finally:
             self._quiet = False
         self._settle()
-
-    def _described(self, problem: str | dict[str, Any]) -> dict[str, Any]:
-        if isinstance(problem, str):
-            return describe_problem(problem)
-        parts = problem["potential"]
-        return {**problem, "potential": [parts] if isinstance(parts, dict) else list(parts)}
 
     def _choose(self, change: Any) -> None:
         if self._quiet or not change["new"]:
@@ -137,7 +125,7 @@ def _observes(described: dict[str, Any]) -> Any:
 
 def _fields(now: dict[str, Any]) -> dict[str, Any]:
     name = now["name"] if now["name"] in PROBLEMS else ""
-    options = [(_OWN, ""), *((title_of(each), each) for each in PROBLEMS)]
+    options = [(_OWN, ""), *((each.title, name) for name, each in PROBLEMS.items())]
     return {
         "problem": dress(
             ipw.Dropdown, "problem", "Named problems; change anything of them", options=options,
