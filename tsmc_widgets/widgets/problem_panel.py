@@ -19,7 +19,7 @@ _OWN = "my own"
 
 
 class ProblemPanel:
-    """Controls whose values are a problem: a name where nothing of it was changed, else a description.
+    """Controls whose values are a problem: its name, or a description where something was changed.
 
     Args:
         problem: what they show at first.
