@@ -143,7 +143,7 @@ def test_bounds_of_prefixes_hold_for_every_ending(name, eos):
             rows, log_phi = oracle.tokens[live], oracle.log_phi[live]
         else:
             rows, log_phi = oracle.tokens, oracle.log_phi
-        low, high = bounds.children(rows[:, : t - 1])
+        low, high = bounds(rows[:, : t - 1])
         chosen = rows[:, t - 1 : t]
         assert bool((low.gather(1, chosen).squeeze(1) <= log_phi + 1e-12).all())
         assert bool((log_phi <= high.gather(1, chosen).squeeze(1) + 1e-12).all())

@@ -16,7 +16,7 @@ from tsmc_widgets.evaluation import (
     log_z_bounds,
 )
 from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_texts
-from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, combine, t_interval, welch
+from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, kl_estimate, t_interval, welch
 
 REPEATS, RUNS = 500, 40
 
@@ -81,7 +81,7 @@ def test_divergences(target, oracle, known):
         for name, parts, intervals in zip(
             (Q_SIGMA, SIGMA_Q), ((log_z, f), (g, log_z)), found, strict=True
         ):
-            intervals.append(combine(name, *parts, num_dead=0, estimator="").interval())
+            intervals.append(kl_estimate(name, *parts, estimator="").interval())
     for intervals, exact in zip(found, truth, strict=True):
         assert 0.92 <= share(intervals, exact) <= (0.98 if known else 1.0)
 
@@ -94,7 +94,6 @@ def test_sums_of_unequal_parts():
     intervals = []
     for a, b in zip(few, many, strict=True):
         parts = [MeanOverRuns.of(a), MeanOverRuns.of(b)]
-        error, freedom = welch(*((part.standard_error, part.num_runs - 1) for part in parts))
-        intervals.append(t_interval(parts[0].mean + parts[1].mean, error, freedom))
+        intervals.append(t_interval(parts[0].mean + parts[1].mean, *welch(*parts)))
     spread = math.sqrt(0.95 * 0.05 / 4000)
     assert abs(share(intervals, 0.0) - 0.95) < 4.5 * spread

@@ -96,10 +96,7 @@ def coverage(module):
 INTERVAL_BUGS = {
     "normal in place of Student": ("stats.t.ppf((1 + confidence) / 2, freedom)", "1.96"),
     "spread in place of error": ("/ math.sqrt(count), count", ", count"),
-    "a degree of freedom too many": (
-        "self.num_runs - 1, confidence",
-        "self.num_runs + 4, confidence",
-    ),
+    "a degree of freedom too many": ("return self.num_runs - 1", "return self.num_runs + 4"),
 }
 
 
