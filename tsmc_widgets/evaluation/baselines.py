@@ -268,7 +268,7 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
     return _run(
         target,
         start,
-        method="best of n",
+        method="best-of-n",
         samples_from=f"the best of {n} texts of p0 by phi, which is not sigma for any n",
         tokens=drawn.reshape(num_samples, n, -1)[torch.arange(num_samples), best],
         log_phi=log_phi.gather(1, best.unsqueeze(1)).squeeze(1),
@@ -295,7 +295,7 @@ def beam_search(
     return _run(
         target,
         start,
-        method="beam search",
+        method="beam",
         samples_from="nothing: modes of sigma, found greedily; weighted by sigma's mass",
         tokens=tokens,
         log_phi=log_phi,
@@ -391,8 +391,8 @@ def sampler(
 
 BASELINES: Mapping[str, Callable[..., BaselineRun]] = {
     "rejection": rejection,
-    "best of n": best_of_n,
-    "beam search": beam_search,
+    "best-of-n": best_of_n,
+    "beam": beam_search,
     **{name: partial(sampler, name) for name in SAMPLERS},
 }
 """Every method by name; all take ``num_samples`` and ``seed``."""
