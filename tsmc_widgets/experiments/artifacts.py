@@ -342,26 +342,30 @@ def _find_or_make(
 ) -> Any:
     """An artifact from memory, else from the folder, else made and written there.
 
-    Other threads and processes that ask for the same one wait meanwhile. A worker that cannot
-    read or write the folder makes its own, which is the same to the byte.
+    Other threads and processes that ask for the same one wait meanwhile.
     """
     with _LOADING:
         lock = _lock(key)
     with lock:
-        if key in _MADE:
-            return _MADE[key]
-        while len(_MADE) >= MAX_IN_MEMORY:
-            _MADE.pop(next(iter(_MADE)))
-        with _file_lock(folder, key):
-            if folder is not None:
-                with contextlib.suppress(OSError, DamagedFileError, TwistFormatError):
-                    _MADE[key] = read()
-            if key not in _MADE:
-                _MADE[key] = make()
-                if folder is not None:
-                    with contextlib.suppress(OSError, MissingExtraError):
-                        write(_MADE[key])
+        if key not in _MADE:
+            while len(_MADE) >= MAX_IN_MEMORY:
+                _MADE.pop(next(iter(_MADE)))
+            with _file_lock(folder, key):
+                _MADE[key] = make() if folder is None else _share(read, make, write)
         return _MADE[key]
+
+
+def _share(read: Callable[[], Any], make: Callable[[], Any], write: Callable[[Any], Any]) -> Any:
+    """What the folder holds, or make it and write it there.
+
+    A worker that cannot read or write the folder makes its own, which is the same to the byte.
+    """
+    with contextlib.suppress(OSError, DamagedFileError, TwistFormatError):
+        return read()
+    made = make()
+    with contextlib.suppress(OSError, MissingExtraError):
+        write(made)
+    return made
 
 
 @contextlib.contextmanager

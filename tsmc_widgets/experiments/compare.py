@@ -569,7 +569,7 @@ def compare(
 
 def _several(value: Any) -> list[Any]:
     """A list, from one or more; a description counts as one."""
-    one = isinstance(value, str) or hasattr(value, "keys") or not isinstance(value, Iterable)
+    one = isinstance(value, str | Mapping) or not isinstance(value, Iterable)
     values = [value] if one else list(value)
     if not values:
         raise ValueError("give at least one problem and one method; got none.")

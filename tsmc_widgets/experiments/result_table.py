@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tsmc_widgets.errors import import_extra
 from tsmc_widgets.experiments.artifacts import DamagedFileError, read_file
 from tsmc_widgets.experiments.execute import COLUMNS
-from tsmc_widgets.experiments.runs import RunResult
+from tsmc_widgets.experiments.runs import ResultFolder, RunResult
 from tsmc_widgets.experiments.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ResultTable:
         except (DamagedFileError, ValueError, TypeError, KeyError) as problem:
             self.damaged[path.name] = str(problem)
             return
-        seconds = _seconds(path.with_name(f"{spec.key}.time.json"))
+        seconds = ResultFolder(self.folder).seconds(spec)
         self.add(RunResult(spec, rows, error, seconds, stored=True))
 
     def to_frame(self) -> pd.DataFrame:
@@ -168,10 +168,3 @@ def _order(result: RunResult) -> tuple:
     spec = result.spec
     training_seed = -1 if spec.training is None else spec.training.seed
     return (spec.problem_name, spec.method, training_seed, spec.seed, spec.key)
-
-
-def _seconds(path: Path) -> float:
-    try:
-        return float(read_file(path)["seconds"])
-    except (OSError, DamagedFileError, KeyError, TypeError):
-        return float("nan")
