@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import BudgetError, check_integer, check_one_of, import_extra
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.errors import BudgetError, check_integer, check_one_of
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns, frame_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
@@ -184,7 +184,7 @@ class BaselineRun:
 
     def to_frame(self, target: Target) -> pd.DataFrame:
         """The texts: method, run, text, weight, and in nats log_phi and log_p."""
-        return _frame(
+        return frame_of(
             {
                 "method": self.method,
                 "run": self.group.cpu().numpy(),
@@ -214,11 +214,7 @@ class BaselineRun:
 
 def summary_frame(runs: Sequence[BaselineRun]) -> pd.DataFrame:
     """One row a method."""
-    return _frame([run.summary() for run in runs])
-
-
-def _frame(rows: Any) -> pd.DataFrame:
-    return import_extra("pandas", "lab", "a table of methods").DataFrame(rows)
+    return frame_of([run.summary() for run in runs])
 
 
 def rejection(

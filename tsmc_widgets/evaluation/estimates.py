@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVERYWHERE = (-math.inf, math.inf)
+
+
+def frame_of(rows: Any, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """A pandas table of rows, or of columns by name."""
+    pd = import_extra("pandas", "lab", "a table")
+    return pd.DataFrame(rows, columns=None if columns is None else list(columns))
 
 
 class Estimate:
@@ -248,6 +254,12 @@ class LogZBounds:
         sides = [self.lower] if self.upper is None else [self.lower, self.upper]
         return t_interval(self.gap, *welch(*sides), confidence)
 
+    def gap_row(self, name: str = "value") -> dict[str, float]:
+        """The gap as a row of a table, as ``Estimate.row``."""
+        low, high = self.gap_interval()
+        columns = {"standard_error": self.gap_standard_error, "low": low, "high": high}
+        return {name: self.gap, **columns}
+
     @property
     def midpoint(self) -> float:
         """Middle of both means, in nats; NaN without an upper one."""
@@ -282,22 +294,12 @@ class BoundsTable(Sequence):
     rows: tuple[LogZBounds, ...]
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of rows."""
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> LogZBounds: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[LogZBounds, ...]: ...
-
     def __getitem__(self, index: Any) -> Any:
-        """Bounds by their place."""
+        """One row, or a slice of them."""
         return self.rows[index]
-
-    def __iter__(self) -> Iterator[LogZBounds]:
-        """One after another."""
-        return iter(self.rows)
 
     def tightest(self) -> LogZBounds:
         """The bounds whose gap is smallest.
@@ -332,8 +334,7 @@ class BoundsTable(Sequence):
                     record |= {f"pooled_{name}": value for name, value in pooled.row().items()}
                     record |= {"pooled": pooled.value, "effective_runs": pooled.effective_runs}
                 records.append(record)
-        pd = import_extra("pandas", "lab", "a table of bounds")
-        return pd.DataFrame(records, columns=list(COLUMNS))
+        return frame_of(records, COLUMNS)
 
     def gap_frame(self) -> pd.DataFrame:
         """Upper minus lower mean, one row for each K and rule, in nats.
@@ -341,18 +342,11 @@ class BoundsTable(Sequence):
         Columns: num_particles, method, rule, kind, gap, standard_error, low, high. The gap bounds
         the symmetrised KL of one SMC draw and sigma.
         """
-        records = []
-        for row in self.rows:
-            if row.upper is None:
-                continue
-            low, high = row.gap_interval()
-            records.append(
-                row.about()
-                | {"kind": row.upper_kind, "gap": row.gap, "standard_error": row.gap_standard_error}
-                | {"low": low, "high": high}
-            )
-        pd = import_extra("pandas", "lab", "a table of bounds")
-        return pd.DataFrame(records, columns=list(GAP_COLUMNS)) if records else pd.DataFrame()
+        closed = [row for row in self.rows if row.upper is not None]
+        return frame_of(
+            [row.about() | {"kind": row.upper_kind} | row.gap_row("gap") for row in closed],
+            GAP_COLUMNS if closed else None,
+        )
 
     def runs_frame(self) -> pd.DataFrame:
         """Log Z_hat of every single run: num_particles, method, rule, side, run, log_z, exact."""
@@ -619,7 +613,7 @@ class Divergences:
             }
             for kl in self.all()
         ]
-        return import_extra("pandas", "lab", "a table of divergences").DataFrame(records)
+        return frame_of(records)
 
     def all(self) -> list[KLEstimate]:
         """The divergences that are known."""

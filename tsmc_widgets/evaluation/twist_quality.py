@@ -15,9 +15,16 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, import_extra
+from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import tokens_of
-from tsmc_widgets.evaluation.estimates import LogZ, MeanOverRuns, PooledOverRuns, t_interval, welch
+from tsmc_widgets.evaluation.estimates import (
+    LogZ,
+    MeanOverRuns,
+    PooledOverRuns,
+    frame_of,
+    t_interval,
+    welch,
+)
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
@@ -252,7 +259,7 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
         cost = float(relative.mean()) if len(relative) else math.nan
         columns_of_t = {"relative_variance": cost, "num_runs": len(spread)}
         records.append({"t": t + 1} | mean.row("variance") | columns_of_t)
-    return _frame(records)
+    return frame_of(records)
 
 
 def shares_of_particles(traces: Sequence[SMCTrace]) -> dict[str, Float64[Tensor, "runs steps"]]:
@@ -283,7 +290,7 @@ def profiles(trace: SMCTrace) -> pd.DataFrame:
                 row |= {"low": math.nan, "high": math.nan}
             counts = {"num_runs": len(share), "num_particles": trace.num_particles}
             records.append({"t": t, "quantity": quantity} | row | counts)
-    return _frame(records).drop(columns="standard_error")
+    return frame_of(records).drop(columns="standard_error")
 
 
 def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
@@ -305,7 +312,7 @@ def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
         "ess": trace.columns.ess[:, -1] / trace.num_particles,
         "survivors": survivors / trace.num_particles,
     }
-    return _frame({name: values.numpy() for name, values in columns.items()})
+    return frame_of({name: values.numpy() for name, values in columns.items()})
 
 
 @torch.no_grad()
@@ -330,7 +337,7 @@ def step_divergences(target: Target, twist: Any, oracle: EnumeratedOracle) -> pd
         terms = log_sigma.exp() * (log_sigma - log_pi)
         value = float(torch.where(log_sigma == -math.inf, 0.0, terms).sum())
         records.append({"t": t, "value": value, "low": value, "high": value, "kind": "exact"})
-    return _frame(records)
+    return frame_of(records)
 
 
 @torch.no_grad()
@@ -393,7 +400,7 @@ def estimate_step_divergences(
                 "kind": "estimate" if sure else "upper estimate",
             }
         )
-    return _frame(records)
+    return frame_of(records)
 
 
 def _rolled(
@@ -425,10 +432,6 @@ def _spread(
     ratio = torch.where(alive, (increments - torch.where(alive.any(1, True), peak, 0.0)).exp(), 0.0)
     first, second = (weights * ratio).sum(1), (weights * ratio**2).sum(1)
     return variance, second / (first**2).clamp(min=1e-300) - 1
-
-
-def _frame(rows: Any) -> pd.DataFrame:
-    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(rows)
 
 
 RESAMPLES = 2000
@@ -469,7 +472,7 @@ class PsiComparison:
 
     def summary(self) -> pd.DataFrame:
         """One row a statistic: statistic, value, low, high."""
-        return _frame(
+        return frame_of(
             [
                 {"statistic": name, "value": getattr(self, name), "low": low, "high": high}
                 for name, (low, high) in self.intervals.items()
@@ -498,7 +501,7 @@ def compare_log_psi(
         )
     learned, optimal = prefixes.centred(target, twist)
     error = prefixes.error.cpu().numpy()
-    frame = _frame(
+    frame = frame_of(
         {
             "t": prefixes.step.cpu().numpy(),
             "text": prefixes.texts(target),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tsmc_widgets.errors import check_integer, check_one_of, import_extra
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, method_name
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, frame_of, method_name
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.runs import RunResult, map_runs
 from tsmc_widgets.experiments.spec import METHODS, TEXT_METHODS, RunSpec, Training
@@ -223,8 +223,7 @@ class Grid:
 
     def _frame(self) -> pd.DataFrame:
         """The cells; columns are numbered, since two problems may have equal names."""
-        pd = import_extra("pandas", "lab", "a table to export")
-        return pd.DataFrame(list(self.rows), columns=range(len(self.columns)))
+        return frame_of(list(self.rows), range(len(self.columns)))
 
     def _style(self, inert: Callable[[str], str], bold: str) -> Styler:
         """The table with every text made ``inert`` for its format, and the best in ``bold``."""
@@ -429,8 +428,6 @@ class Comparison:
         where the interval lies beyond those of all other methods; the optimal twist does not
         compete. ``exact`` is log Z where it is known.
         """
-        import pandas as pd
-
         exact = {
             result.spec.problem_name: row["exact"]
             for result in self.table.results.values()
@@ -458,7 +455,7 @@ class Comparison:
                     "best": entry.best,
                 }
             )
-        return pd.DataFrame(records)
+        return frame_of(records)
 
     def grid(self, quantity: str) -> Grid:
         """One quantity as a table of texts, methods by problems.

@@ -251,18 +251,8 @@ def _bound_rows(bounds: LogZBounds) -> Iterator[Row]:
             row = {"value": math.nan} if value is None else value.row()
             row |= {} if value is None else {"num_runs": value.num_runs}
             yield about | {"quantity": quantity, "side": side, "kind": kind} | row
-    low, high = bounds.gap_interval()
-    yield about | {
-        "quantity": "gap",
-        "side": "",
-        "kind": bounds.upper_kind,
-        "value": bounds.gap,
-        "standard_error": bounds.gap_standard_error,
-        "low": low,
-        "high": high,
-        "num_runs": bounds.lower.num_runs,
-        "exact": None,
-    }
+    gap = {"quantity": "gap", "side": "", "kind": bounds.upper_kind, "exact": None}
+    yield about | gap | bounds.gap_row() | {"num_runs": bounds.lower.num_runs}
 
 
 _THREADS = threading.Lock()

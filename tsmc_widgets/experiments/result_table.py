@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsmc_widgets.errors import import_extra
+from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.experiments.artifacts import DamagedFileError, read_file
 from tsmc_widgets.experiments.execute import COLUMNS
 from tsmc_widgets.experiments.runs import ResultFolder, RunResult
@@ -113,9 +113,7 @@ class ResultTable:
             for result in ordered
             for row in result.rows
         ]
-        frame = import_extra("pandas", "lab", "a table of results").DataFrame(
-            records, columns=columns
-        )
+        frame = frame_of(records, columns)
         return frame.astype(dict.fromkeys(COUNTS, "Int64"))
 
     def errors(self) -> pd.DataFrame:
@@ -131,9 +129,7 @@ class ResultTable:
             }
             for result in sorted(self.failures.values(), key=_order)
         ]
-        return import_extra("pandas", "lab", "a table of results").DataFrame(
-            records, columns=columns
-        )
+        return frame_of(records, columns)
 
     def __repr__(self) -> str:
         parts = [f"{len(self.results)} results"]

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tsmc_widgets.figures.tables import require
-from tsmc_widgets.figures.theme import new_figure, note, safe, theme_of
+from tsmc_widgets.figures.theme import new_figure, note, safe
 
 LONGEST = 80
 
@@ -30,8 +30,7 @@ def psi_scatter(
         title: above the figure.
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     values = pd.concat([frame["learned"], frame["optimal"]])
     pad = 0.06 * max(float(values.max() - values.min()), 1e-6)
     ends = [float(values.min()) - pad, float(values.max()) + pad]
