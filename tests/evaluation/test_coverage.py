@@ -15,7 +15,7 @@ from tsmc_widgets.evaluation import (
     PooledOverRuns,
     log_z_bounds,
 )
-from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_texts
+from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_sequences
 from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, kl_estimate, t_interval, welch
 
 REPEATS, RUNS = 500, 40
@@ -66,7 +66,7 @@ def test_pooled_estimates_of_both_sides(target, oracle, num_particles):
 def test_divergences(target, oracle, known):
     """Both KLs of p0; the midpoint of bounds brings its gap along, so it covers more often."""
     drawn = draw_from(target, Sampler.of(None, None), REPEATS * RUNS, seed=9, first_run=0)
-    scores = score_texts(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
+    scores = score_sequences(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
     bounds = bounds_of_all(target, oracle, 8)
     truth = divergences(oracle, oracle.log_p)
     found = ([], [])

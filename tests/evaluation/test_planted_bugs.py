@@ -19,7 +19,7 @@ def scoring_error(module):
     target = eos_target()
     oracle = tw.exact(target)
     twist = TableTwist.random(3, 4, seed=5, prompt_length=2)
-    scores = module.score_texts(target, oracle.tokens, module.Sampler.of(None, twist))
+    scores = module.score_sequences(target, oracle.tokens, module.Sampler.of(None, twist))
     q = scores.log_q.exp()
     log_q = log_q_of_all(target, oracle, twist_psi(target, oracle, twist))
     kl = oracle.log_z - float((q * scores.log_weight).sum())

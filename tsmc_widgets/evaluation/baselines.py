@@ -1,4 +1,4 @@
-"""Ways to get texts of a target, in one format: what each samples from, knows and costs."""
+"""Baselines in one format: what each samples from, what it says of log Z, and its cost."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SPARE = 4
 
 
 class _Beam:
-    """Prefixes of a beam search, the steps of those that go on, and texts that have ended.
+    """Prefixes of a beam search, the steps of those that go on, and sequences that have ended.
 
-    ``width`` prefixes are kept by p0 psi_t (by p0 without a twist), and texts by p0 phi at T. A
-    text that has ended keeps its place by p0 phi.
+    ``width`` prefixes are kept by p0 psi_t (by p0 without a twist), and sequences by p0 phi at T. A
+    sequence that has ended keeps its place by p0 phi.
     """
 
     def __init__(self, target: Target, width: int, twist: Any) -> None:
@@ -48,7 +48,7 @@ class _Beam:
 
     @torch.no_grad()
     def run(self) -> tuple[Int[Tensor, "n steps"], Float64[Tensor, " n"], Float64[Tensor, " n"]]:
-        """Distinct texts, best first, log p0 and log phi of each; texts of phi = 0 are left out."""
+        """Distinct sequences of phi > 0, best first, with log p0 and log phi of each."""
         for t in range(1, self.target.num_steps):
             self._extend(t)
         return self._finish()
@@ -114,7 +114,7 @@ class _Beam:
         self.log_p = log_p[rows, tokens]
 
     def _end(self, log_p: Float64[Tensor, "n vocab"], t: int) -> None:
-        """Put aside the texts that end here."""
+        """Put aside the sequences that end here."""
         eos = self.target.eos_token_id
         chance = log_p[:, eos].clone()
         possible = (chance > -math.inf).nonzero().squeeze(1)
@@ -127,14 +127,14 @@ class _Beam:
 
 @dataclass(frozen=True, slots=True)
 class BaselineRun:
-    """Texts by one method, with weights and with what is known beside them.
+    """Sequences by one method, with weights and with what is known beside them.
 
     Attributes:
         method: its name in ``BASELINES``.
-        samples_from: what the texts are samples of, weights taken into account.
-        tokens: the texts.
-        log_weights: log weight of each, up to a constant; -inf for a text that does not count.
-        group: run of each text; weights compare within a run.
+        samples_from: what the sequences are samples of, weights taken into account.
+        tokens: the sequences.
+        log_weights: log weight of each, up to a constant; -inf for a sequence that does not count.
+        group: run of each sequence; weights compare within a run.
         log_phi: log phi of each, in nats.
         log_p: log p0 of each, in nats.
         log_z: what the method says of log Z, in nats; None where it says nothing.
@@ -170,7 +170,7 @@ class BaselineRun:
 
     @property
     def mean_log_phi(self) -> float:
-        """Weighted mean of log phi over texts with weight, in nats; NaN where there are none."""
+        """Weighted mean of log phi, in nats; NaN where every weight is 0."""
         weights = self.weights
         total = float(weights.sum())
         kept = torch.where(weights > 0, weights * self.log_phi, 0.0)
@@ -245,7 +245,7 @@ def rejection(
 
 @torch.no_grad()
 def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -> BaselineRun:
-    """The text of largest phi among ``n`` of p0, ``num_samples`` times over."""
+    """The sequence of largest phi among ``n`` of p0, ``num_samples`` times over."""
     check_integer("num_samples", num_samples)
     check_integer("n", n)
     start = time.perf_counter()
@@ -278,10 +278,10 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
 def beam_search(
     target: Target, *, num_samples: int, seed: int = 0, twist: Any = None
 ) -> BaselineRun:
-    """The ``num_samples`` texts of largest p0 phi that a beam as wide finds; ``seed`` is unused.
+    """The ``num_samples`` sequences of largest p0 phi found by a beam as wide; ``seed`` is unused.
 
-    Beams are kept by p0, or by p0 psi_t with a twist, and by p0 phi at T. The texts are distinct,
-    so their mass is a certain lower bound on Z.
+    Beams are kept by p0, or by p0 psi_t with a twist, and by p0 phi at T. The sequences are
+    distinct, so their mass is a certain lower bound on Z.
     """
     check_integer("num_samples", num_samples)
     start = time.perf_counter()
@@ -327,14 +327,14 @@ def sampler(
     rule: Any = None,
     oracle: Any = None,
 ) -> BaselineRun:
-    """Texts with weights, by one of ``SAMPLERS``.
+    """Sequences with weights, by one of ``SAMPLERS``.
 
     Args:
         method: its name.
         target: sigma.
         num_samples: K.
         seed: as for ``run_smc``.
-        num_runs: runs of K texts.
+        num_runs: runs of K sequences.
         twist: what "twist" in the name is, and what resamples.
         rule: when SMC resamples, as for ``run_smc``.
         oracle: of "optimal twist", whose weights are all Z; None computes it.
@@ -412,5 +412,5 @@ def _run(target: Target, start: float, *, tokens: Tensor, log_phi: Tensor, **res
 
 
 def _drawn_tokens(target: Target, count: int) -> int:
-    """Tokens read for so many texts of p0, at most: an EOS may end some of them early."""
+    """Tokens read for so many sequences of p0, at most: an EOS may end some of them early."""
     return len(target.prompt_tokens) + count * (target.num_steps - 1)

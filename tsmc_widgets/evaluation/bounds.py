@@ -170,7 +170,7 @@ def log_z_bounds_given(
 
     Args:
         target: its potential waits for an observation.
-        samples: a text and its observation each.
+        samples: a sequence and its observation each.
         num_particles: K.
         **settings: as for ``log_z_bounds``.
     """

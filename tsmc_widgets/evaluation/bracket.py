@@ -81,7 +81,7 @@ def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
 
 
 def constant_bounds(log_phi_max: float, vocab_size: int) -> PhiBounds:
-    """The same for every text: phi = 0 below and ``log_phi_max`` above."""
+    """The same for every sequence: phi = 0 below and ``log_phi_max`` above."""
 
     def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         low = torch.full((len(prefixes), vocab_size), -math.inf, dtype=torch.float64)
@@ -184,7 +184,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over closed texts and waiting prefixes, in exact units, and counts."""
+    """Sums over closed sequences and waiting prefixes, in exact units, and counts."""
 
     closed: int
     low: int
@@ -245,7 +245,7 @@ class Expansion:
         self.log_mass = torch.where(seen & (low == high), -math.inf, log_mass)
 
     def close_texts(self) -> None:
-        """Compute phi where a text ends with its next token."""
+        """Compute phi where a sequence ends with its next token."""
         target, eos = self.target, self.eos
         ends = torch.zeros(self.log_mass.shape, dtype=torch.bool)
         if self.length == target.num_steps:
@@ -257,7 +257,7 @@ class Expansion:
         elif eos is not None:
             ends[:, eos] = True
         open_ends = ends & (self.low < self.high) & (self.log_mass > -math.inf)
-        rows, tokens = self._worth_it(open_ends)
+        rows, tokens = self._heaviest(open_ends)
         if not len(rows):
             return
         device = self.prefixes.device
@@ -282,10 +282,10 @@ class Expansion:
         self.log_mass = torch.where(certain, -math.inf, self.log_mass)
 
     def split(self) -> list[Node]:
-        """Nodes for the continuations worth it, and one for the rest of each prefix."""
+        """Nodes for the heaviest continuations, and one for the rest of each prefix."""
         nodes = []
         if self.length < self.target.num_steps:
-            rows, tokens = self._worth_it(self.log_mass > -math.inf)
+            rows, tokens = self._heaviest(self.log_mass > -math.inf)
             mass = self.log_mass[rows, tokens]
             low, high = mass + self.low[rows, tokens], mass + self.high[rows, tokens]
             found = zip(*(part.tolist() for part in (rows, tokens, mass, low, high)), strict=True)
@@ -339,7 +339,7 @@ class Expansion:
         self.high = torch.where(where, values, self.high)
         self.texts += int(alive.sum())
 
-    def _worth_it(
+    def _heaviest(
         self, where: Bool[Tensor, "n vocab"]
     ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
         """The heaviest continuations of each prefix: those above the cutoff, and always one."""
@@ -358,17 +358,17 @@ ROUNDING = 256
 On the model that ships, batches of other shapes move log p0 by up to 1.5e-5, half of this.
 """
 
-WORTH = 1e-2
-"""A child is looked at by itself if it is worth this share of the least prefix just read."""
+MIN_SHARE = 1e-2
+"""A continuation becomes a node if its rank is at least this share of the least prefix read."""
 
 
 class BracketSearch:
-    """The search itself: stop it anywhere, go on later, nothing is lost.
+    """Best-first search over prefixes, which can be stopped and resumed anywhere.
 
     Prefixes are read best first: those whose part of Z is most uncertain, p0's mass times what phi
-    may be at most. Texts that end are summed up; whatever waits is bounded above (and below, where
-    the potential knows) by ``phi_bounds``. Sums are exact, so that nothing drifts however long
-    the search.
+    may be at most. Sequences that end are summed up; prefixes that wait are bounded above (and
+    below, where the potential knows) by ``phi_bounds``. Sums are exact, so that nothing drifts in a
+    long search.
     """
 
     def __init__(self, target: Target, *, batch_size: int = 64, fanout: int = 64) -> None:
@@ -451,7 +451,7 @@ class BracketSearch:
             yield self.step()
 
     def _root_bounds(self) -> tuple[float, float, float]:
-        """Log phi that counts as 1, and bounds on it for any text, in that measure."""
+        """Log phi that counts as 1, and bounds on it for any sequence, in that measure."""
         low, high = self._bounds(self.target.prompt_tokens.new_zeros(1, 0))
         scale = float(high.max())
         if scale == -math.inf:
@@ -501,7 +501,7 @@ class BracketSearch:
                 target=self.target,
                 scale=self._scale,
                 fanout=self.fanout,
-                cutoff=least + math.log(WORTH),
+                cutoff=least + math.log(MIN_SHARE),
             )
             part.close_texts()
             part.close_certain()
@@ -568,7 +568,7 @@ def bracket_log_z(
     """Bracket log Z for certain, reading at most ``max_tokens`` tokens.
 
     It holds for any model and any bounded potential, and is narrow where p0 puts its mass on few
-    texts, or where a prefix decides phi. Elsewhere bounds by SMC are narrower.
+    sequences, or where a prefix decides phi. Elsewhere bounds by SMC are narrower.
 
     Args:
         target: whose Z.

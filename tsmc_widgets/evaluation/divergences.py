@@ -66,11 +66,11 @@ class Sampler:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What p0, q and phi give to texts, in nats.
+    """What p0, q and phi give to sequences, in nats.
 
     Attributes:
         log_p: log p0(s).
-        log_q: log q(s); -inf where q never writes the text.
+        log_q: log q(s); -inf where q never writes the sequence.
         log_phi: log phi(s).
     """
 
@@ -96,7 +96,7 @@ class Scores:
         if len(impossible):
             row = int(impossible[0, 0])
             raise ValueError(
-                f"these can not be samples of sigma: row {row}, "
+                f"these cannot be samples of sigma: row {row}, "
                 f"{target.texts(tokens[row : row + 1])[0]!r}, has sigma = 0. Take "
                 "target.exact_samples(...) or tw.exact(target).sample(...)."
             )
@@ -111,7 +111,7 @@ def draw_from(
     *,
     observed: Int[Tensor, "n width"] | None = None,
 ) -> Scores:
-    """Scores of ``count`` texts drawn from q, under ``observed`` if any: runs of one particle."""
+    """Scores of ``count`` draws from q, under ``observed`` if any, as runs of one particle."""
     extra = {} if observed is None else {"observed": observed}
     trace = run_smc(
         target,
@@ -134,20 +134,20 @@ def draw_from(
 
 
 @torch.no_grad()
-def score_texts(
+def score_sequences(
     target: Target,
     tokens: Int[Tensor, "n steps"],
     sampler: Sampler,
     *,
     observed: Int[Tensor, "n width"] | None = None,
 ) -> Scores:
-    """Score given texts by reading them once, each distinct prefix one time.
+    """Score given sequences by reading them once, each distinct prefix one time.
 
     Args:
-        target: gives p0 and phi, and says whether EOS ends a text.
+        target: gives p0 and phi, and says whether EOS ends a sequence.
         tokens: generated tokens without the prompt; after an absorbing EOS all are EOS.
         sampler: gives q.
-        observed: what is observed with each text, where the target waits for it.
+        observed: what is observed with each sequence, where the target waits for it.
     """
     tokens = tokens.to(target.prompt_tokens.device)
     count, eos = len(tokens), target.eos_token_id if target.absorbs_eos else None
@@ -207,15 +207,15 @@ def kl_divergences(
 ) -> Divergences:
     """Estimate KL(q||sigma) = log Z - F_q and KL(sigma||q) = G_q - log Z, without resampling.
 
-    Where the potential waits for an observation o, ``exact_samples`` must be joint samples. Each
-    text has its own o, for which one text is drawn from q; F, G and log Z are compared within each
-    o, so that what differs between them cancels before errors are taken.
+    Where the potential waits for an observation o, ``exact_samples`` must be joint samples. For
+    the o of each, one sequence is drawn from q; F, G and log Z are compared within each o, so that
+    what differs between them cancels before errors are taken.
 
     Args:
         target: sigma.
         proposal: q: a proposal or any language model; None is induced by ``twist``, or p0 without.
         twist: the twist that a ``TwistInduced()`` follows.
-        num_samples: texts drawn from q; with observations, as many as there are exact samples.
+        num_samples: sequences drawn from q; with observations, as many as there are exact samples.
         exact_samples: exact samples of sigma, for KL(sigma||q); each is used once.
         approximate_samples: samples of something near sigma in their place; what they give is
             called so.
@@ -223,8 +223,8 @@ def kl_divergences(
             bracket); None takes it from ``exact_samples`` if rejection made them. With
             observations a ``ConditionalLogZBounds``, or a tensor of one exact value a sample.
         seed: of the noise, as for ``run_smc``.
-        first_run: address of the first text drawn.
-        max_rows: texts in a batch at most, as for ``log_z_bounds``.
+        first_run: address of the first sequence drawn.
+        max_rows: sequences in a batch at most, as for ``log_z_bounds``.
 
     Returns:
         Both divergences with their intervals, and what they are made of. Without any log Z only
@@ -252,7 +252,7 @@ def kl_divergences(
         parts = []
         for at in range(0, len(tokens), size):
             texts = tokens[at : at + size]
-            parts.append(score_texts(target, texts, sampler, observed=given(at)))
+            parts.append(score_sequences(target, texts, sampler, observed=given(at)))
             parts[-1].require_possible(target, texts)
         log_weights = Scores.joined(parts).log_weight
     if observed is None:
@@ -283,7 +283,7 @@ def _independent(
     *,
     approximate: bool,
 ) -> dict[str, KLEstimate | None]:
-    """Both divergences and their sum from log weights of q's texts, and of sigma's."""
+    """Both divergences and their sum from log weights of q's sequences, and of sigma's."""
     dead_q, dead_sigma = _num_infinite(f), 0 if g is None else _num_infinite(g)
     from_q, from_sigma = MeanOverRuns.of(f), None if g is None else MeanOverRuns.of(g)
     note = ", from approximate samples" if approximate else ""

@@ -250,7 +250,7 @@ class LogZBounds:
         return math.hypot(self.lower.standard_error, self.upper.standard_error)
 
     def gap_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Welch's t interval of the gap; it may reach below 0, where the gap itself can not be."""
+        """Welch's t interval of the gap; it may reach below 0, where the gap itself cannot be."""
         sides = [self.lower] if self.upper is None else [self.lower, self.upper]
         return t_interval(self.gap, *welch(*sides), confidence)
 
@@ -377,10 +377,10 @@ class Bracket:
     log-probabilities, not for a device that computes something else each time.
 
     Attributes:
-        lower: log of the mass that all texts looked at must have, in nats; -inf at first.
+        lower: log of the mass that all sequences looked at must have, in nats; -inf at first.
         upper: log of that and of what all others may have at most.
-        undecided: p0's mass of the texts that nothing is known of yet.
-        texts: whole texts whose phi was computed one by one.
+        undecided: p0's mass of the sequences that nothing is known of yet.
+        texts: whole sequences whose phi was computed one by one.
         prefixes_read: prefixes that the model was asked about.
         frontier: prefixes that wait.
         tokens_spent: tokens that the model has read, prompts included.
@@ -408,7 +408,7 @@ class Bracket:
         return self.lower <= log_z <= self.upper
 
     def contradiction(self, bounds: LogZBounds, *, confidence: float = 0.9999) -> str:
-        """What in bounds by SMC can not be true beside this bracket; "" where all can."""
+        """What in bounds by SMC cannot be true beside this bracket; "" where all can."""
         if bounds.lower.interval(confidence)[0] > self.upper:
             return (
                 f"the lower bound {bounds.lower.mean:.4g} lies above the bracket's upper end "
@@ -417,7 +417,7 @@ class Bracket:
         if bounds.upper is not None and bounds.upper.interval(confidence)[1] < self.lower:
             return (
                 f"the upper bound {bounds.upper.mean:.4g} lies below the bracket's lower end "
-                f"{self.lower:.4g}: the samples it is made with can not be exact."
+                f"{self.lower:.4g}: the samples it is made with cannot be exact."
             )
         return ""
 
@@ -519,7 +519,7 @@ Q_SIGMA, SIGMA_Q, BOTH, Q_BASE = "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q
 
 @dataclass(frozen=True, slots=True)
 class KLEstimate(Estimate):
-    """One divergence in nats: an estimate, never clipped, with everything that blurs it.
+    """One divergence in nats: an estimate, never clipped, with its sources of error.
 
     Attributes:
         divergence: which one, "KL(q||σ)" say.
@@ -527,7 +527,7 @@ class KLEstimate(Estimate):
         standard_error: of sampling, that of log Z included.
         freedom: degrees of freedom of that error.
         slack: what the bounds on log Z leave open to each side, sampling apart.
-        num_samples: texts that the mean is over.
+        num_samples: sequences that the mean is over.
         estimator: what was averaged, in words.
         log_z: the log Z used; None where it cancels.
         num_dead: samples that prove the divergence infinite.
@@ -555,7 +555,7 @@ class KLEstimate(Estimate):
         if self.value == math.inf:
             share = f"{self.num_dead:,} of {self.num_samples:,}"
             if self.divergence == SIGMA_Q:
-                return f"+inf for certain: q can not write {share} exact samples of sigma."
+                return f"+inf for certain: q cannot write {share} exact samples of sigma."
             return f"+inf for certain: {share} samples of q have phi = 0, which sigma never writes."
         low, high = self.interval()
         if high < 0:
@@ -565,7 +565,7 @@ class KLEstimate(Estimate):
                 "there are too few samples to know their own spread."
             )
         if self.value < 0:
-            return "Negative, as no KL is: what blurs it is larger than it is; read the interval."
+            return "Negative, as no KL is: its error is larger than it is; read the interval."
         if (low, high) == EVERYWHERE and self.num_samples < 2:
             return "One sample has no interval."
         return ""
@@ -582,7 +582,7 @@ class Divergences:
         q_base: KL(q||p0).
         f: F_q = E_q[log sigma~ - log q], the lower bound of one particle; -inf if a sample is dead.
         g: G_q = E_sigma[log sigma~ - log q], the upper bound of one particle; None without samples.
-        log_phi: mean log phi of q's texts, in nats.
+        log_phi: mean log phi of q's sequences, in nats.
         log_z: log Z used; None where none was given.
         proposal: q in a few words.
         num_observations: of how many o this is the mean; None without observations.

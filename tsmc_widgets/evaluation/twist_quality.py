@@ -1,4 +1,4 @@
-"""What runs tell of a twist: weights, survivors and divergences, step by step."""
+"""Quality of a twist: weights, survivors and divergences step by step, and log psi against psi*."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Prefixes:
     """Prefixes at which learned and optimal log psi are compared.
 
     Attributes:
-        tokens: texts that the prefixes are beginnings of.
-        row: which text each prefix begins.
+        tokens: sequences that the prefixes are beginnings of.
+        row: which sequence each prefix begins.
         step: its length t.
         log_psi: optimal log psi_t, exact or estimated, in nats.
         error: standard error of each; zeros where exact.
@@ -144,7 +144,7 @@ def fisher(correlation: float, count: int) -> tuple[float, float]:
 def families(
     tokens: Int[Tensor, "texts steps"], t: int
 ) -> tuple[Int[Tensor, " texts"], Int[Tensor, " prefixes"]]:
-    """Number of each text's prefix of length t, and the first text of each distinct prefix."""
+    """Number of each row's prefix of length t, and the first row of each distinct prefix."""
     # A leading column of zeros makes a family of the empty prefix, too.
     begun = torch.nn.functional.pad(tokens[:, :t], (1, 0))
     family = torch.unique(begun, dim=0, return_inverse=True)[1]
@@ -154,7 +154,7 @@ def families(
 
 
 def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
-    """The oracle of a tiny target, and every prefix that goes on, with its exact log psi*."""
+    """The oracle of a tiny target, and every unfinished prefix with its exact log psi*."""
     oracle = exact(target)
     whole = oracle if isinstance(oracle, EnumeratedOracle) else EnumeratedOracle(target)
     tokens = whole.tokens
@@ -195,7 +195,7 @@ def pick_prefixes(
 def roll_out(
     target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
 ) -> None:
-    """Estimate log psi* of one prefix by the mean of phi over texts that p0 ends it with."""
+    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with."""
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
     row, step = int(prefixes.row[place]), int(prefixes.step[place])
     log_phi = rollout_log_phi(target, prefixes.tokens[row, :step], rollouts, generator)
@@ -212,7 +212,7 @@ def roll_out(
 def rollout_log_phi(
     target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
 ) -> Float64[Tensor, " rollouts"]:
-    """Log phi of texts that p0 ends a prefix with; of the text itself if it has ended."""
+    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended."""
     whole = begun.expand(rollouts, -1)
     left = target.num_steps - len(begun)
     eos = target.context.eos_token_id
@@ -231,7 +231,7 @@ def rollout_log_phi(
 def log_psi_path(
     target: Target, twist: Any, tokens: Int[Tensor, "n steps"]
 ) -> Float64[Tensor, "n steps"]:
-    """Log psi_t as a sweep weighs with it: phi itself at T and from where a text has ended on."""
+    """Log psi_t as the sampler weighs: log phi at T, and from the step at which a row ended."""
     log_psi, log_phi = _log_psi(target, twist, tokens), target.log_phi(tokens).cpu()
     over = torch.zeros(tokens.shape, dtype=torch.bool)
     if target.absorbs_eos:
@@ -365,7 +365,7 @@ def estimate_step_divergences(
         log_z: log Z, as ``LogZ.of`` reads it.
         num_particles: K of the sweeps.
         num_runs: sweeps.
-        rollouts: texts for each sample and step.
+        rollouts: sequences for each sample and step.
         seed: of sweeps and rollouts.
 
     Returns:
@@ -452,7 +452,7 @@ class PsiComparison:
         intervals: 95 % interval of each of these by bootstrap over prefixes; both ends are the
             value itself where the prefixes are all there are.
         reliability: share of the optimal values' variance that is not error of rollouts; the slope
-            is drawn towards 0, and the rmse up, by what is missing to 1.
+            is biased towards 0, and the rmse upwards, by what is missing to 1.
         note: where the optimal values come from.
     """
 

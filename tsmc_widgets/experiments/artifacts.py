@@ -128,7 +128,7 @@ class HeldOut:
     """Exact samples, and where they come from.
 
     Attributes:
-        samples: as ``target.exact_samples`` gives them; None where there is no way to any.
+        samples: as ``target.exact_samples`` gives them; None where there are none.
         source: in words.
         oracle: what is known exactly; None elsewhere.
     """

@@ -1,4 +1,4 @@
-"""Methods against each other on named problems: equal budgets, several seeds, honest intervals."""
+"""Methods compared on problems: equal budgets, several seeds, t-intervals over seeds."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def latex(text: str) -> str:
 
 
 def _row_label(method: str, rule: str, rules: set[str]) -> str:
-    """The method, and how it samples where the table knows several ways."""
+    """The method, and its resampling rule where the table has several."""
     rules = rules - {""}
     if not rule or len(rules) < 2:
         return method

@@ -32,7 +32,7 @@ class ResultTable:
     Attributes:
         results: those that succeeded, by the key of their spec.
         failures: those that failed and have not succeeded since.
-        damaged: files that can not be read, with what is wrong; ``map_runs`` makes them again.
+        damaged: files that cannot be read, with what is wrong; ``map_runs`` makes them again.
     """
 
     def __init__(self, source: str | Path | Iterable[RunResult] = ()) -> None:

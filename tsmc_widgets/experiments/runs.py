@@ -173,7 +173,7 @@ class RunStream(Iterator[RunResult]):
         return result
 
     def cancel(self) -> int:
-        """Start nothing more; what is finished is kept, what runs is stored when it ends.
+        """Start no more specs; those that run are stored when they end.
 
         Returns:
             How many specs will not be run.

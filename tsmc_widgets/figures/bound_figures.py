@@ -49,7 +49,7 @@ def bounds_figure(
     require(frame, ("num_particles", "side", middle, low, high), "a figure of bounds")
     look, figure = new_figure(theme, title)
     over = "seeds" if "num_seeds" in frame.columns and frame["num_seeds"].max() > 1 else "runs"
-    told = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
+    notes = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
     bounded = bracket is not None and math.isfinite(bracket.width)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for side in ("upper", "lower"):
@@ -61,13 +61,13 @@ def bounds_figure(
     exact = exact_of(frame)
     if bounded:
         _draw_bracket(figure, look, bracket)
-        told.append(f"grey: certified bracket {bracket.lower:.4f} to {bracket.upper:.4f}")
+        notes.append(f"grey: certified bracket {bracket.lower:.4f} to {bracket.upper:.4f}")
     if exact is not None:
         figure.add_hline(y=exact, line=look.truth_line, layer="below")
-        told.append(f"dashed: exact {exact:.4f}")
+        notes.append(f"dashed: exact {exact:.4f}")
     kind = " (pooled)" if estimate == "pooled" else ""
     figure.update_yaxes(title_text=f"log Z{kind}, nats")
-    note(figure, *told)
+    note(figure, *notes)
     _particles_axis(figure, frame)
     return figure
 
@@ -133,12 +133,12 @@ def _draw_side(
     x = part["num_particles"].tolist()
     figure.add_traces(look.band(index, name, x, part[low], part[high]))
     estimated = "kind" in part.columns and bool((part["kind"] == "estimate").any())
-    told = f"{name} (upper: estimate)" if estimated else name
+    label = f"{name} (upper: estimate)" if estimated else name
     figure.add_trace(
         go.Scatter(
             x=x,
             y=[value if math.isfinite(value) else None for value in part[middle]],
-            name=safe(told if name else side),
+            name=safe(label if name else side),
             legendgroup=safe(name),
             # One entry a method: the marks say which side.
             showlegend=side == "lower" or not name,

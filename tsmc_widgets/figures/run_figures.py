@@ -93,12 +93,12 @@ def log_z_histogram(
                 hovertemplate="%{x} nats<br>density %{y:.3g}<extra>%{fullData.name}</extra>",
             )
         )
-    exact, told = exact_of(frame), []
+    exact, notes = exact_of(frame), []
     if exact is not None:
         figure.add_vline(x=exact, line=look.truth_line)
-        told.append(f"dashed: exact {exact:.4f}")
-    told += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
-    note(figure, *told)
+        notes.append(f"dashed: exact {exact:.4f}")
+    notes += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
+    note(figure, *notes)
     figure.update_layout(barmode="overlay", bargap=0.0, showlegend=True)
     figure.update_xaxes(title_text="log Ẑ, nats")
     figure.update_yaxes(title_text="density, 1 / nat")

@@ -154,10 +154,10 @@ def new_figure(theme: str, title: str) -> tuple[Theme, go.Figure]:
 
 def note(figure: go.Figure, *parts: str) -> None:
     """What the marks mean, in small letters under the title, where it covers nothing."""
-    told = [safe(part) for part in parts if part]
+    notes = [safe(part) for part in parts if part]
     # At 700 pixels a line holds about a hundred letters.
     rows: list[str] = []
-    for part in told:
+    for part in notes:
         if rows and len(rows[-1]) + len(part) < 100:
             rows[-1] += f" · {part}"
         else:

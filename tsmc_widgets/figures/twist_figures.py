@@ -43,7 +43,7 @@ def psi_scatter(
     texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
     shown = [_short(text) for text in texts]
     errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
-    blurred = not math.isclose(float(errors.max()), 0.0)
+    has_errors = not math.isclose(float(errors.max()), 0.0)
     figure.add_trace(
         go.Scatter(
             x=frame["optimal"],
@@ -54,7 +54,7 @@ def psi_scatter(
                 "array": 1.96 * errors,
                 "thickness": 1,
                 "width": 0,
-                "visible": blurred,
+                "visible": has_errors,
                 "color": look.muted,
             },
             marker={
@@ -77,8 +77,8 @@ def psi_scatter(
     )
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
-    told = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
-    note(figure, *told, "dashed: equal", "bars: 95 % intervals of rollouts" if blurred else "")
+    notes = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
+    note(figure, *notes, "dashed: equal", "bars: 95 % intervals of rollouts" if has_errors else "")
     figure.update_layout(height=480)
     return figure
 
