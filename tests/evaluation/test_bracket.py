@@ -129,8 +129,7 @@ def test_bounds_of_prefixes_hold_for_every_ending(target, eos):
     oracle = EnumeratedOracle(target)
     bounds = phi_bounds(target)
     for t in range(1, 5):
-        ended = (oracle.tokens[:, : t - 1] == target.eos_token_id).any(1)
-        live = ~ended if eos else torch.ones_like(ended)
+        live = (oracle.tokens[:, : t - 1] != (target.eos_token_id if eos else -1)).all(1)
         rows, log_phi = oracle.tokens[live], oracle.log_phi[live]
         low, high = bounds(rows[:, : t - 1])
         chosen = rows[:, t - 1 : t]

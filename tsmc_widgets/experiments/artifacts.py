@@ -176,14 +176,13 @@ def held_out(spec: RunSpec, n: int, seed: int, folder: Path | None) -> HeldOut:
 
 
 def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
+    """Exact samples by the oracle, by joint draws or by rejection, in JSON's types."""
     target = fresh_target(spec)
     oracle = oracle_of(spec, target)
     if oracle is not None:
         tokens = oracle.sample(n, seed)
-        numbers = {"proposed": n, "accepted": n, "log_z": oracle.log_z, "error": 0.0}
-        log_phi = target.log_phi(tokens).tolist()
-        return {"kind": "oracle", "source": "the oracle", "tokens": tokens.tolist(),
-                "log_phi": log_phi, **numbers}  # fmt: skip
+        found = ExactSamples(tokens, target.log_phi(tokens), n, n, oracle.log_z, 0.0)
+        return _described("oracle", "the oracle", found)
     try:
         found = target.exact_samples(n, seed=seed, budget=spec.max_draws, progress=False)
     except PotentialError as error:
@@ -191,14 +190,18 @@ def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
     except BudgetError as error:
         found = error.samples
     if isinstance(found, JointSamples):
-        return {"kind": "joint", "source": "joint draws", "tokens": found.tokens.tolist(),
-                "observed": found.observed.tolist()}  # fmt: skip
-    if len(found.tokens) < 2:
-        text = f"none: {found.proposed:,} draws from p0 gave {len(found.tokens)}"
-        return {"kind": "none", "source": text}
+        numbers = {"tokens": found.tokens.tolist(), "observed": found.observed.tolist()}
+        return {"kind": "joint", "source": "joint draws", **numbers}
+    drawn, count = f"{found.proposed:,} draws", len(found.tokens)
+    if count < 2:
+        return {"kind": "none", "source": f"none: {drawn} from p0 gave {count}"}
+    return _described("rejection", f"rejection, {count:,} from {drawn}", found)
+
+
+def _described(kind: str, source: str, found: ExactSamples) -> dict[str, Any]:
     return {
-        "kind": "rejection",
-        "source": f"rejection, {len(found.tokens):,} from {found.proposed:,} draws",
+        "kind": kind,
+        "source": source,
         "tokens": found.tokens.tolist(),
         "log_phi": found.log_phi.tolist(),
         "proposed": found.proposed,
