@@ -25,40 +25,36 @@ PhiBounds = Callable[[Int[Tensor, "n t"]], Bounds]
 nats, on the CPU."""
 
 
-class AutomatonBounds:
-    """The best and the worst value that an automaton can still reach: tight, and exact at T."""
+def automaton_bounds(automaton: TokenAutomaton, num_steps: int, eos: int | None) -> PhiBounds:
+    """The best and the worst value that an automaton can still reach: tight, and exact at T.
 
-    def __init__(self, automaton: TokenAutomaton, num_steps: int, eos: int | None) -> None:
-        """Look ahead from every state.
+    Args:
+        automaton: gives log phi from its last state.
+        num_steps: T.
+        eos: the absorbing EOS; None where there is none.
+    """
+    transition, value = automaton.transition.cpu(), automaton.log_value.cpu()
+    here = TokenAutomaton(automaton.initial, transition, value)
+    # By t and state: least and largest log phi of any ending, and log phi if only EOS follows.
+    lows, highs, ends = [value.double()], [value.double()], [value.double()]
+    for _ in range(num_steps):
+        end = ends[0] if eos is None else ends[0][transition[:, eos]]
+        low, high = lows[0][transition], highs[0][transition]
+        if eos is not None:
+            low[:, eos] = high[:, eos] = end
+        lows.insert(0, low.amin(1))
+        highs.insert(0, high.amax(1))
+        ends.insert(0, end)
 
-        Args:
-            automaton: gives log phi from its last state.
-            num_steps: T.
-            eos: the absorbing EOS; None where there is none.
-        """
-        transition = automaton.transition.cpu()
-        self.automaton = TokenAutomaton(automaton.initial, transition, automaton.log_value.cpu())
-        self.eos = eos
-        value = automaton.log_value.cpu().double()
-        lows, highs, ends = [value], [value], [value]
-        for _ in range(num_steps):
-            end = ends[0] if eos is None else ends[0][transition[:, eos]]
-            low, high = lows[0][transition], highs[0][transition]
-            if eos is not None:
-                low[:, eos] = high[:, eos] = end
-            lows.insert(0, low.amin(1))
-            highs.insert(0, high.amax(1))
-            ends.insert(0, end)
-        self._lows, self._highs, self._ends = lows, highs, ends
-
-    def __call__(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """Bounds by the state that each token leads to."""
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         t = prefixes.shape[1] + 1
-        states = self.automaton.transition[self.automaton.run(prefixes.cpu())]
-        low, high = self._lows[t][states], self._highs[t][states]
-        if self.eos is not None:
-            low[:, self.eos] = high[:, self.eos] = self._ends[t][states[:, self.eos]]
+        states = transition[here.run(prefixes.cpu())]
+        low, high = lows[t][states], highs[t][states]
+        if eos is not None:
+            low[:, eos] = high[:, eos] = ends[t][states[:, eos]]
         return low, high
+
+    return bounds
 
 
 def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
@@ -118,7 +114,7 @@ def phi_bounds(target: Target) -> PhiBounds:
     def of(potential: Any) -> PhiBounds:
         automaton = potential.automaton()
         if automaton is not None:
-            return AutomatonBounds(automaton, target.num_steps, eos)
+            return automaton_bounds(automaton, target.num_steps, eos)
         inner = getattr(potential, "inner", potential)
         if hasattr(inner, "log_phi_bounds"):
             return own_bounds(inner, vocab)

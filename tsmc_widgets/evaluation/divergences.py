@@ -255,14 +255,16 @@ def kl_divergences(
             parts.append(score_sequences(target, texts, sampler, observed=given(at)))
             parts[-1].require_possible(target, texts)
         log_weights = Scores.joined(parts).log_weight
-    if observed is None:
+    if observed is not None:
+        values, known = _log_z_of_each(log_z, count)
+    else:
         if log_z is None and isinstance(exact_samples, ExactSamples):
             log_z = exact_samples
-        known = None if log_z is None else LogZ.of(log_z)
-        found = _independent(drawn.log_weight, log_weights, known, approximate=kind == "estimate")
-    else:
-        middle, known = _log_z_of_each(log_z, count)
-        found = _paired(drawn.log_weight, log_weights, middle, known)
+        values = known = None if log_z is None else LogZ.of(log_z)
+    found = _both_ways(
+        drawn.log_weight, log_weights, values, known,
+        paired=observed is not None, approximate=kind == "estimate",
+    )  # fmt: skip
     log_ratio = MeanOverRuns.of(drawn.log_q - drawn.log_p)
     return Divergences(
         **found,
@@ -276,58 +278,40 @@ def kl_divergences(
     )
 
 
-def _independent(
+def _both_ways(
     f: Float64[Tensor, " n"],
     g: Float64[Tensor, " m"] | None,
-    log_z: LogZ | None,
+    log_z: LogZ | Float64[Tensor, " n"] | None,
+    known: LogZ | None,
     *,
+    paired: bool,
     approximate: bool,
 ) -> dict[str, KLEstimate | None]:
-    """Both divergences and their sum from log weights of q's sequences, and of sigma's."""
-    dead_q, dead_sigma = _num_infinite(f), 0 if g is None else _num_infinite(g)
-    from_q, from_sigma = MeanOverRuns.of(f), None if g is None else MeanOverRuns.of(g)
-    note = ", from approximate samples" if approximate else ""
-    found = dict.fromkeys(("q_sigma", "sigma_q", "symmetrised"))
-    if log_z is not None:
-        found["q_sigma"] = kl_estimate(
-            Q_SIGMA, log_z, from_q, num_dead=dead_q, estimator="log Z − F_q"
-        )
-    if from_sigma is not None:
-        found["symmetrised"] = kl_estimate(
-            BOTH, from_sigma, from_q, num_dead=dead_q + dead_sigma, estimator=f"G_q − F_q{note}"
-        )
-    if from_sigma is not None and log_z is not None:
-        found["sigma_q"] = kl_estimate(
-            SIGMA_Q, from_sigma, log_z, num_dead=dead_sigma, estimator=f"G_q − log Z{note}"
-        )
-    return found
+    """Both divergences and their sum from log weights of q's sequences, and of sigma's.
 
-
-def _paired(
-    f: Float64[Tensor, " n"],
-    g: Float64[Tensor, " n"],
-    log_z: Float64[Tensor, " n"] | None,
-    known: LogZ | None,
-) -> dict[str, KLEstimate | None]:
-    """The same where row i of each belongs to observation i: differences first, then their mean."""
-    dead_q, dead_sigma = _num_infinite(f), _num_infinite(g)
-
-    def of(name: str, values: Tensor, dead: int, what: str, log_z: LogZ | None) -> KLEstimate:
-        what = f"{what}, within each observation"
-        mean = MeanOverRuns.of(values)
-        return kl_estimate(name, mean, estimator=what, num_dead=dead, log_z=log_z)
-
-    return {
-        "q_sigma": None if log_z is None else of(Q_SIGMA, log_z - f, dead_q, "log Z − F_q", known),
-        "sigma_q": None
-        if log_z is None
-        else of(SIGMA_Q, g - log_z, dead_sigma, "G_q − log Z", known),
-        "symmetrised": of(BOTH, g - f, dead_q + dead_sigma, "G_q − F_q", None),
+    Where they are paired, row i of all three belongs to observation i: differences are taken within
+    each observation before their mean.
+    """
+    dead_q, dead_sigma = (0 if x is None else int(torch.isinf(x).sum()) for x in (f, g))
+    terms = {
+        "q_sigma": (Q_SIGMA, log_z, f, "log Z − F_q", dead_q),
+        "sigma_q": (SIGMA_Q, g, log_z, "G_q − log Z", dead_sigma),
+        "symmetrised": (BOTH, g, f, "G_q − F_q", dead_q + dead_sigma),
     }
-
-
-def _num_infinite(values: Float64[Tensor, " n"]) -> int:
-    return int(torch.isinf(values).sum())
+    found = dict.fromkeys(terms)
+    for key, (name, plus, minus, what, dead) in terms.items():
+        if plus is None or minus is None:
+            continue
+        within = None
+        if paired:
+            what += ", within each observation"
+            parts = [MeanOverRuns.of(plus - minus)]
+            within = None if key == "symmetrised" else known
+        else:
+            what += ", from approximate samples" * (approximate and plus is g)
+            parts = [x if isinstance(x, LogZ) else MeanOverRuns.of(x) for x in (plus, minus)]
+        found[key] = kl_estimate(name, *parts, estimator=what, num_dead=dead, log_z=within)
+    return found
 
 
 def _log_z_of_each(log_z: Any, count: int) -> tuple[Float64[Tensor, " n"] | None, LogZ | None]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVERYWHERE = (-math.inf, math.inf)
 
 
-def frame_of(rows: Any, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFrame:
     """A pandas table of rows, or of columns by name."""
     pd = import_extra("pandas", "lab", "a table")
     return pd.DataFrame(rows, columns=None if columns is None else list(columns))
