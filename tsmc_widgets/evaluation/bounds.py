@@ -174,6 +174,9 @@ def log_z_bounds_given(
         num_particles: K.
         **settings: as for ``log_z_bounds``.
     """
+    if not target.is_conditional:
+        what = target.potential.describe()
+        raise ValueError(f"{what} waits for no observation: call log_z_bounds.")
     return log_z_bounds(target, num_particles=num_particles, exact_samples=samples, **settings)
 
 
