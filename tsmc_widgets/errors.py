@@ -41,6 +41,10 @@ class UnsupportedModelError(TsmcError, TypeError):
     """A model, cache or tokenizer that the package cannot use correctly."""
 
 
+class NoTokenizerError(UnsupportedModelError):
+    """Text is needed from a model that has no tokenizer."""
+
+
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 

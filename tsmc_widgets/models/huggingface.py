@@ -33,13 +33,13 @@ class HuggingFaceLM(TokenizerText):
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None for a model of token ids alone, whose prompts are ids.
         max_rows: rows that one forward pass of one token reads at most; passes over longer rows
             read proportionally fewer. None bounds the logits of a pass to 256 MB.
 
     Attributes:
         model: the transformers model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
         eos_token_id: the token that ends a text, if one does.
@@ -51,7 +51,7 @@ class HuggingFaceLM(TokenizerText):
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         max_rows: int | None = None,
     ) -> None:
@@ -65,8 +65,11 @@ class HuggingFaceLM(TokenizerText):
         _skip_padding_check(model)
         self.vocab_size = _vocab_size(self._head)
         self.context_length = _context_length(config)
-        self.bos_token_id = tokenizer.bos_token_id
-        self.eos_token_id = _first(tokenizer.eos_token_id, config.eos_token_id)
+        if tokenizer is None:
+            self.bos_token_id, eos = config.bos_token_id, None
+        else:
+            self.bos_token_id, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.eos_token_id = _first(eos, config.eos_token_id)
         if max_rows is None:
             width = max(self.vocab_size, 8 * config.hidden_size)
             max_rows = max(1, _PASS_BYTES // (4 * width))

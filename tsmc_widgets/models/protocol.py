@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import NoTokenizerError
+
 
 @runtime_checkable
 class Carry(Protocol):
@@ -88,7 +90,10 @@ class LanguageModel(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; raises UnknownTokenError where the vocabulary lacks a part of it."""
+        """Token ids of a text; raises UnknownTokenError where the vocabulary lacks a part of it.
+
+        A model without a tokenizer raises NoTokenizerError here and in ``decode``.
+        """
         ...
 
     def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
@@ -98,3 +103,11 @@ class LanguageModel(Protocol):
     def token_text(self, token: int) -> str:
         """One token as people read it, special tokens included."""
         ...
+
+
+def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str]:
+    """Text of each row for labels; ids such as ``#12 #7`` where the model has no tokenizer."""
+    try:
+        return lm.decode(tokens)
+    except NoTokenizerError:
+        return [" ".join(f"#{token}" for token in row) for row in tokens.tolist()]

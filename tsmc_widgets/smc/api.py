@@ -269,7 +269,7 @@ def _check_retained(
     impossible = (log_phi == -math.inf).nonzero()
     if impossible.shape[0]:
         row = int(impossible[0, 0])
-        text = target.texts(retained[row : row + 1].long())[0]
+        text = target.labels(retained[row : row + 1].long())[0]
         raise ValueError(
             f"retained must hold exact samples of sigma; row {row}, {text!r}, has phi = 0, so it "
             "is none. Take target.exact_samples(...) or tw.exact(target).sample(...)."

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import TraceFormatError, check_integer, import_extra
+from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
@@ -71,7 +71,7 @@ class TraceInfo:
 
     Attributes:
         num_steps: T, also when fewer have been recorded.
-        prompt: text of s_0.
+        prompt: text of s_0; None where the model has no tokenizer.
         prompt_tokens: ids of s_0.
         potential: the potential in a line.
         proposal: the proposal in a few words.
@@ -87,7 +87,7 @@ class TraceInfo:
     """
 
     num_steps: int
-    prompt: str
+    prompt: str | None
     prompt_tokens: list[int]
     potential: str
     proposal: str
@@ -106,7 +106,7 @@ class TraceInfo:
         """Information on a target sampled by a configuration."""
         return cls(
             num_steps=target.num_steps,
-            prompt=target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+            prompt=_prompt_text(target),
             prompt_tokens=target.prompt_tokens.tolist(),
             potential=target.potential.describe(),
             proposal=config.proposal.describe(),
@@ -120,6 +120,13 @@ class TraceInfo:
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
         )
+
+
+def _prompt_text(target: Target) -> str | None:
+    try:
+        return target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
+    except NoTokenizerError:
+        return None
 
 
 FORMAT = "tsmc_widgets.SMCTrace"
@@ -247,7 +254,8 @@ class SMCTrace:
         columns: what every step recorded.
         info: how the run came about.
         token_texts: readable text of every token that occurs, in a path or in a table.
-        final_texts: generated text of each particle, a list for each run.
+        final_texts: generated text of each particle, a list for each run; ids such as ``#12 #7``
+            where the model has no tokenizer.
         tables: the likeliest next tokens at each step, where they were recorded.
     """
 
@@ -300,7 +308,9 @@ class SMCTrace:
 
     @property
     def prompt(self) -> str:
-        """Text of s_0."""
+        """Text of s_0; ids such as ``#12 #7`` where the model has no tokenizer."""
+        if self.info.prompt is None:
+            return " ".join(f"#{token}" for token in self.info.prompt_tokens)
         return self.info.prompt
 
     @property
@@ -337,7 +347,16 @@ class SMCTrace:
         return self._squeeze(self.paths("tokens"))
 
     def texts(self) -> list[str] | list[list[str]]:
-        """Generated text of each particle, without the prompt; a list for each of several runs."""
+        """Generated text of each particle, without the prompt; a list for each of several runs.
+
+        Raises:
+            NoTokenizerError: the model has none; ``tokens`` holds what was sampled.
+        """
+        if self.info.prompt is None:
+            raise NoTokenizerError(
+                "This trace is of a model without a tokenizer, so it has no texts: take "
+                "trace.tokens, or trace.final_texts for labels made of token ids."
+            )
         return list(self.final_texts[0]) if self.num_runs == 1 else list(self.final_texts)
 
     def paths(self, column: str) -> Tensor:
@@ -510,7 +529,7 @@ class _FinalTexts(Sequence[Sequence[str]]):
             return [[""] * paths.shape[1]] * paths.shape[0]
         flat = paths.reshape(-1, paths.shape[-1])
         distinct, inverse = torch.unique(flat, dim=0, return_inverse=True)
-        texts = self._target.texts(distinct.to(self._target.prompt_tokens.device))
+        texts = self._target.labels(distinct.to(self._target.prompt_tokens.device))
         return [[texts[i] for i in row] for row in inverse.reshape(paths.shape[:2]).tolist()]
 
     def __getitem__(self, run: Any) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, readable
 
 MIN_STEPS = 4
 MIN_BATCH = 2
@@ -364,7 +364,7 @@ def _check_chunks(lm: Any, case: SteppingCase, answers: list[Answer]) -> None:
 
 
 def _check_text(lm: LanguageModel, case: SteppingCase) -> None:
-    texts = lm.decode(case.tokens)
+    texts = readable(lm, case.tokens)
     require(
         len(texts) == case.batch and all(isinstance(text, str) for text in texts),
         f"decode must give one text for each row; got {texts!r}.",
