@@ -86,16 +86,17 @@ def run_smc(
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise" or "keep"), as in ``SMCConfig``; and observed (runs, width), where
-            the target waits for an observation: one for each run, whose particles all run under
-            it. Proposal and twist may be conditional too.
+            dead_runs ("raise", "keep" or "warn"), as in ``SMCConfig``; and observed (runs, width),
+            where the target waits for an observation: one for each run, whose particles all run
+            under it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
 
     Raises:
-        AllParticlesDeadError: all weights of a run are zero. Any exception, Ctrl-C included,
-            carries what was recorded as ``error.trace``.
+        AllParticlesDeadError: all weights of the one run are zero; of several runs those that
+            die stay in the trace as log Z_hat = -inf, and a warning counts them. Any exception,
+            Ctrl-C included, carries what was recorded as ``error.trace``.
     """
     session = start_smc(
         target,

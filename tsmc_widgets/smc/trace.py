@@ -423,17 +423,20 @@ class SMCTrace:
         )
 
     def resampled_frame(self, num_samples: int | None = None, *, seed: int) -> pd.DataFrame:
-        """Rows of ``to_frame`` drawn by weight, ``num_samples`` for each run (K if None)."""
+        """Rows of ``to_frame`` drawn by weight, ``num_samples`` for each run (K if None).
+
+        A run whose weights are all zero has none.
+        """
         size = self.num_particles if num_samples is None else num_samples
         check_integer("num_samples", size)
         noise = AddressedNoise(seed, self.num_runs)
         uniforms = noise.uniform(step=self.num_steps + 1, use="resample", num_particles=size)
         weights = numerics.normalise(self._last("log_weights"))
-        if not bool((weights.sum(1) > 0).all()):
-            raise ValueError("a run's weights are all zero: there is nothing to resample.")
-        drawn = invert_cdf(weights, uniforms) + self.num_particles * torch.arange(
-            self.num_runs
-        ).unsqueeze(1)
+        alive = (weights.sum(1) > 0).nonzero()
+        if not alive.numel():
+            raise ValueError("all runs' weights are all zero: there is nothing to resample.")
+        runs = alive.squeeze(1)
+        drawn = invert_cdf(weights[runs], uniforms[runs]) + self.num_particles * alive
         frame = self.to_frame().drop(columns=["weight", "log_weight"])
         return frame.iloc[drawn.reshape(-1).numpy()].reset_index(drop=True)
 
