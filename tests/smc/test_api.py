@@ -103,7 +103,9 @@ class TestSettings:
             tw.run_smc(target, num_particles=2, proposal=tw.TwistInduced())
 
     def test_what_to_do_with_dead_runs(self, target):
-        with pytest.raises(ValueError, match="dead_runs must be one of raise, keep, warn; got 'drop'"):
+        with pytest.raises(
+            ValueError, match="dead_runs must be one of raise, keep, warn; got 'drop'"
+        ):
             tw.run_smc(target, num_particles=2, dead_runs="drop")
 
 

@@ -85,7 +85,9 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     # Weight by p0 psi_t / (q psi_{t-1}). Phi stands for psi_t at T and wherever a path ends.
     live = ~finished
     ends = ending(target, tokens, live)
-    log_psi = replace_psi_by_phi(target, config, live if final else ends, rows, tokens, paths, log_psi)
+    log_psi = replace_psi_by_phi(
+        target, config, live if final else ends, rows, tokens, paths, log_psi
+    )
     log_increment, log_weights, log_z, ess = weight(state, log_p, log_q, log_psi, t)
     table = next_token_table(steps, rows, config.top_k) if config.top_k else None
     record = StepRecord(
