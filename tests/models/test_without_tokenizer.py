@@ -65,7 +65,7 @@ def test_a_trace_has_tokens_and_labels_and_no_texts(trace, tmp_path):
             each.texts()
         labels = [[" ".join(f"#{t}" for t in row) for row in run] for run in each.tokens.tolist()]
         assert [list(row) for row in each.final_texts] == labels
-        assert each.to_frame().text.tolist() == sum(labels, [])
+        assert each.to_frame().text.tolist() == [label for run in labels for label in run]
         assert each.prompt == "#3 #4"
         assert each.token_texts[3] == "#3"
         assert each.run(0).prompt == "#3 #4"
@@ -88,8 +88,8 @@ def test_errors_show_the_tokens(lm):
     never = tw.Target(lm, tw.Constant() * tw.Length(at_most=0), prompt=PROMPT, num_steps=2)
     with pytest.raises(RuntimeError, match=r"last tokens: '#\d+'"):
         tw.run_smc(never, num_particles=2)
+    contains = tw.Target(lm, tw.ContainsToken(7), prompt=PROMPT, num_steps=2)
     with pytest.raises(ValueError, match=r"'#5 #6', has phi = 0"):
-        contains = tw.Target(lm, tw.ContainsToken(7), prompt=PROMPT, num_steps=2)
         tw.run_conditional_smc(contains, retained=[[5, 6]], num_particles=2)
 
 

@@ -54,8 +54,8 @@ def test_what_is_asked_for_is_done(target, trace):
     assert torch.equal(kept.log_z, trace.log_z)
     with pytest.raises(AllParticlesDeadError, match=r"of run \d+: the potential is -inf"):
         tw.run_smc(target, **SETTINGS, dead_runs="raise")
+    never = tw.Target(chain(), tw.CountToken("c", at_least=3), prompt="", num_steps=2)
     with pytest.warns(RuntimeWarning, match="1 of 1 runs died"):
-        never = tw.Target(chain(), tw.CountToken("c", at_least=3), prompt="", num_steps=2)
         tw.run_smc(never, num_particles=3, dead_runs="warn")
 
 

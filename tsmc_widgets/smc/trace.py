@@ -1,10 +1,9 @@
-"""A run on record: columns of every step, who descends from whom, weighted samples."""
+"""SMCTrace: the columns that every step recorded, lineages, weighted samples, saving."""
 
 from __future__ import annotations
 
 import json
 import math
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +19,24 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
-from tsmc_widgets.smc.resampling import invert_cdf
+from tsmc_widgets.smc.resampling import ESSBelow, invert_cdf
 from tsmc_widgets.smc.state import SMCConfig, StepRecord
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FORMAT = "tsmc_widgets.SMCTrace"
+VERSION = 1
+_PER_RUN = ("resampled", "ess", "log_z")
+_PER_PARTICLE = (
+    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +59,16 @@ class TraceColumns:
     def stack(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
         """Columns of the records of (R, K) = ``shape`` runs and particles; none gives T = 0."""
         runs, size = shape
-        per_run = ("resampled", "ess", "log_z")
+        kinds = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
         columns = {}
-        for name in (column.name for column in fields(cls)):
-            if name == "distinct":
-                columns[name] = torch.tensor([r.distinct for r in records], dtype=torch.int64)
-            elif records:
+        for name in (*_PER_RUN, *_PER_PARTICLE):
+            if records:
                 columns[name] = torch.stack([getattr(r, name) for r in records], dim=1).cpu()
             else:
-                kind = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
-                empty = (runs, 0) if name in per_run else (runs, 0, size)
-                columns[name] = torch.zeros(empty, dtype=kind.get(name, torch.float64))
-        return cls(**columns)
+                empty = (runs, 0) if name in _PER_RUN else (runs, 0, size)
+                columns[name] = torch.zeros(empty, dtype=kinds.get(name, torch.float64))
+        distinct = torch.tensor([r.distinct for r in records], dtype=torch.int64)
+        return cls(**columns, distinct=distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class TraceInfo:
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
         """Information on a target sampled by a configuration."""
+        noise = config.noise
+        addressed = isinstance(noise, AddressedNoise)
         return cls(
             num_steps=target.num_steps,
             prompt=_prompt_text(target),
@@ -113,9 +121,9 @@ class TraceInfo:
             twist=None if config.twist is None else type(config.twist).__name__,
             resampler=config.resampler,
             rule=config.rule.describe(),
-            ess_threshold=getattr(config.rule, "threshold", None),
-            seed=getattr(config.noise, "seed", None),
-            first_run=getattr(config.noise, "first_run", None),
+            ess_threshold=config.rule.threshold if isinstance(config.rule, ESSBelow) else None,
+            seed=noise.seed if addressed else None,
+            first_run=noise.first_run if addressed else None,
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
@@ -127,13 +135,6 @@ def _prompt_text(target: Target) -> str | None:
         return target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
     except NoTokenizerError:
         return None
-
-
-FORMAT = "tsmc_widgets.SMCTrace"
-VERSION = 1
-_PER_PARTICLE = (
-    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
-)  # fmt: skip
 
 
 # What reading a foreign, damaged or truncated file may raise.
@@ -150,41 +151,28 @@ _NOT_A_TRACE = (
 )
 
 
-def save_parts(
-    path: Path,
-    columns: TraceColumns,
-    info: TraceInfo,
-    token_texts: Mapping[int, str],
-    final_texts: Sequence[Sequence[str]],
-    tables: Sequence[NextTokenTable],
-) -> Path:
-    """Write the parts of a trace; the file appears whole or not at all."""
+def _save(trace: SMCTrace, path: Path) -> Path:
+    """Write a trace; the file appears whole or not at all."""
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "info": asdict(info),
-        "token_texts": {str(token): text for token, text in token_texts.items()},
-        "final_texts": [list(texts) for texts in final_texts],
-        "tables": len(tables),
+        "info": asdict(trace.info),
+        "token_texts": {str(token): text for token, text in trace.token_texts.items()},
+        "final_texts": [list(texts) for texts in trace.final_texts],
+        "tables": len(trace.tables),
     }
-    arrays = {f.name: getattr(columns, f.name).numpy() for f in fields(columns)}
-    for t, table in enumerate(tables):
-        for f in fields(table):
-            arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
-    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    arrays = _tensors(trace.columns)
+    for t, table in enumerate(trace.tables):
+        arrays |= {f"table_{t}_{name}": values for name, values in _tensors(table).items()}
+    packed = {name: values.cpu().numpy() for name, values in arrays.items()}
+    packed["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    with write_atomically(path) as part, part.open("xb") as file:
+        np.savez_compressed(file, **packed)
     return path
 
 
-def load_parts(path: Path) -> dict[str, Any]:
-    """Read what ``save_parts`` wrote: the arguments of ``SMCTrace``."""
+def _load(path: Path) -> dict[str, Any]:
+    """Read what ``_save`` wrote: the arguments of ``SMCTrace``."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
     try:
@@ -203,44 +191,32 @@ def load_parts(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is a trace of format {header['version']}; this version of the package "
             f"reads up to format {VERSION}: update tsmc_widgets."
         )
-    return _assemble(path, arrays, header)
-
-
-def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[str, Any]:
-    _check_shapes(path, arrays)
-    try:
-        columns = {f.name: torch.from_numpy(arrays[f.name]) for f in fields(TraceColumns)}
-        tables = [
-            NextTokenTable(
-                **{
-                    f.name: torch.from_numpy(arrays[f"table_{t}_{f.name}"])
-                    for f in fields(NextTokenTable)
-                }
+    for names in (_PER_RUN, _PER_PARTICLE):
+        shapes = {arrays[name].shape for name in names if name in arrays}
+        if len(shapes) > 1 or any(len(shape) != 2 + (names is _PER_PARTICLE) for shape in shapes):
+            raise TraceFormatError(
+                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
             )
-            for t in range(header["tables"])
-        ]
-        parts = {
-            "columns": TraceColumns(**columns),
+
+    def read(kind: type, prefix: str = "") -> Any:
+        return kind(**{f.name: torch.from_numpy(arrays[prefix + f.name]) for f in fields(kind)})
+
+    try:
+        return {
+            "columns": read(TraceColumns),
             "info": TraceInfo(**header["info"]),
             "token_texts": {int(token): text for token, text in header["token_texts"].items()},
             "final_texts": header["final_texts"],
-            "tables": tables,
+            "tables": [read(NextTokenTable, f"table_{t}_") for t in range(header["tables"])],
         }
     except (KeyError, TypeError, ValueError) as error:
         raise TraceFormatError(
             f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
         ) from error
-    return parts
 
 
-def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    by_axes = (("resampled", "ess", "log_z"), 2), (_PER_PARTICLE, 3)
-    for names, axes in by_axes:
-        shapes = {arrays[name].shape for name in names if name in arrays}
-        if len(shapes) > 1 or any(len(shape) != axes for shape in shapes):
-            raise TraceFormatError(
-                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
-            )
+def _tensors(record: TraceColumns | NextTokenTable) -> dict[str, Tensor]:
+    return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -442,30 +418,26 @@ class SMCTrace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one file, without pickle; an existing file is replaced whole."""
-        return save_parts(
-            Path(path), self.columns, self.info, self.token_texts, self.final_texts, self.tables
-        )
+        return _save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> SMCTrace:
         """Read a saved trace; raises TraceFormatError for any other file."""
-        return cls(**load_parts(Path(path)))
+        return cls(**_load(Path(path)))
 
     def run(self, run: int) -> SMCTrace:
         """One run of several."""
         self._check_run(run)
-        columns = {f.name: getattr(self.columns, f.name) for f in fields(self.columns)}
+        one = slice(run, run + 1)
+        columns = _tensors(self.columns)
         distinct = columns.pop("distinct")
-        picked = {name: values[run : run + 1] for name, values in columns.items()}
         observed = self.info.observed
-        if observed is not None:
-            observed = observed[run : run + 1]
         return SMCTrace(
-            columns=TraceColumns(**picked, distinct=distinct),
-            info=replace(self.info, observed=observed),
+            columns=TraceColumns(**{n: c[one] for n, c in columns.items()}, distinct=distinct),
+            info=replace(self.info, observed=None if observed is None else observed[one]),
             token_texts=self.token_texts,
-            final_texts=self.final_texts[run : run + 1],
-            tables=[replace(table, rows=table.rows[run : run + 1]) for table in self.tables],
+            final_texts=self.final_texts[one],
+            tables=[replace(table, rows=table.rows[one]) for table in self.tables],
         )
 
     def __repr__(self) -> str:
