@@ -14,14 +14,19 @@ from tsmc_widgets.errors import NoTokenizerError
 
 @runtime_checkable
 class Carry(Protocol):
-    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written.
-
-    It may have ``reserve(rows, tokens)``, which returns a carry whose successors make room for as
-    many: the sampler calls it once after the prompt.
-    """
+    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written."""
 
     def select(self, rows: Int[Tensor, " batch"]) -> Carry:
         """Carry of the given rows, in that order and with repeats; this one stays as it is."""
+        ...
+
+
+@runtime_checkable
+class ReservingCarry(Carry, Protocol):
+    """A carry that can be told, once after the prompt, how large its successors will become."""
+
+    def reserve(self, rows: int, tokens: int) -> Carry:
+        """Carry whose successors make room for that many rows and tokens."""
         ...
 
 

@@ -198,7 +198,7 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
     if isinstance(rule, str):
         check_one_of("rule", rule, RULES)
         return RULES[rule]()
-    if not hasattr(rule, "due"):
+    if not isinstance(rule, ResampleRule):
         raise TypeError(
             f"rule must be always, ess, never or an object such as EveryNSteps(2); got {rule!r}."
         )
