@@ -22,6 +22,11 @@ from tsmc_widgets.smc.resampling import resample
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.targets.target import Target
 
+Reals = Float[Tensor, "runs particles"]
+Indices = Int[Tensor, "runs particles"]
+Mask = Bool[Tensor, "runs particles"]
+PerRun = Float[Tensor, " runs"]
+
 
 @torch.no_grad()
 def init(target: Target, config: SMCConfig) -> SMCState:
@@ -106,7 +111,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
 
 def choose_ancestors(
     state: SMCState, config: SMCConfig, t: int
-) -> tuple[Bool[Tensor, " runs"], Int[Tensor, "runs particles"]]:
+) -> tuple[Bool[Tensor, " runs"], Indices]:
     """Which runs resample before step ``t``, and whom each particle then descends from."""
     size = config.num_particles
     keep = torch.arange(size, device=state.rows.device).expand_as(state.rows)
@@ -122,9 +127,7 @@ def choose_ancestors(
     return due, torch.where(due.unsqueeze(1), drawn, keep)
 
 
-def resampled(
-    state: SMCState, due: Bool[Tensor, " runs"], ancestors: Int[Tensor, "runs particles"]
-) -> SMCState:
+def resampled(state: SMCState, due: Bool[Tensor, " runs"], ancestors: Indices) -> SMCState:
     """The state of the chosen ancestors; ``rows`` stay those of the particles before."""
     return replace(
         state,
@@ -135,9 +138,7 @@ def resampled(
     )
 
 
-def ending(
-    target: Target, tokens: Int[Tensor, "runs particles"], live: Bool[Tensor, "runs particles"]
-) -> Bool[Tensor, "runs particles"]:
+def ending(target: Target, tokens: Indices, live: Mask) -> Mask:
     """Which of the live paths end with these tokens, before T."""
     return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
 
@@ -145,12 +146,12 @@ def ending(
 def replace_psi_by_phi(
     target: Target,
     config: SMCConfig,
-    where: Bool[Tensor, "runs particles"],
-    rows: Int[Tensor, "runs particles"],
-    tokens: Int[Tensor, "runs particles"],
+    where: Mask,
+    rows: Indices,
+    tokens: Indices,
     paths: Int[Tensor, "runs particles t"],
-    log_psi: Float[Tensor, "runs particles"],
-) -> Float[Tensor, "runs particles"]:
+    log_psi: Reals,
+) -> Reals:
     """Log psi with log phi in its place for some particles; each distinct path is asked once.
 
     Paths that ended before T repeat their EOS up to T.
@@ -171,17 +172,8 @@ def replace_psi_by_phi(
 
 
 def weight(
-    state: SMCState,
-    log_p: Float[Tensor, "runs particles"],
-    log_q: Float[Tensor, "runs particles"],
-    log_psi: Float[Tensor, "runs particles"],
-    t: int,
-) -> tuple[
-    Float[Tensor, "runs particles"],
-    Float[Tensor, "runs particles"],
-    Float[Tensor, " runs"],
-    Float[Tensor, " runs"],
-]:
+    state: SMCState, log_p: Reals, log_q: Reals, log_psi: Reals, t: int
+) -> tuple[Reals, Reals, PerRun, PerRun]:
     """Log increments of step ``t``, and with them log weights, log Z_hat and ESS.
 
     The state is that of before the step, resampled. A weight of zero stays zero.
@@ -207,11 +199,11 @@ def _extend(
     target: Target,
     config: SMCConfig,
     steps: PrefixSteps,
-    rows: Int[Tensor, "runs particles"],
-    tokens: Int[Tensor, "runs particles"],
+    rows: Indices,
+    tokens: Indices,
     paths: Int[Tensor, "runs particles t"],
-    live: Bool[Tensor, "runs particles"],
-) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
+    live: Mask,
+) -> tuple[Indices, PrefixSteps]:
     members = live.reshape(-1).nonzero().squeeze(1)
     if members.shape[0] == 0:
         return rows, steps
@@ -225,7 +217,7 @@ def _extend(
 
 def _read_prefixes(
     state: SMCState, target: Target, config: SMCConfig
-) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
+) -> tuple[Indices, PrefixSteps]:
     """Read the distinct prefixes of a state from the start; each particle's row among them."""
     members = (~state.finished).reshape(-1).nonzero().squeeze(1)
     if not members.shape[0]:
