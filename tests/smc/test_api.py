@@ -25,7 +25,7 @@ TARGETS = [
     ({"num_steps": 0}, ValueError, "num_steps must be an integer of at least 1; got 0"),
     ({"prompt": ""}, ValueError, r"prompt is empty.*give a prompt"),
     ({"prompt": "once zebra"}, UnknownTokenError, "zebra"),
-    ({"prompt": [0, 60]}, ValueError, "60"),
+    ({"prompt": [0, 10**6]}, UnknownTokenError, "Token id 1000000 of the prompt"),
     ({"prompt": [5] * 30}, ContextLengthError, r"30 tokens and num_steps=3 make 33.*holds 32"),
 ]
 
@@ -105,12 +105,16 @@ class TestRetained:
             (0, {"resampler": "systematic"}, "multinomial.*got 'systematic'"),
             (
                 0,
-                {"proposal": tw.ModelProposal(tw.TabularLM.markov([0, 1], [[0, 1]] * 2))},
+                {"proposal": tw.ModelProposal(tw.TabularLM.markov([0.0, 1.0], [[0.0, 1.0]] * 2))},
                 "has 2 tokens",
             ),
             (
                 0,
-                {"proposal": tw.ModelProposal(tw.TabularLM.markov([0, 1, 0], [[0, 1, 0]] * 3))},
+                {
+                    "proposal": tw.ModelProposal(
+                        tw.TabularLM.markov([0.0, 1.0, 0.0], [[0.0, 1.0, 0.0]] * 3)
+                    )
+                },
                 "probability 0 to the retained path's token at st",
             ),
         ],
