@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import lazy_loader
 
@@ -52,6 +53,10 @@ class UnsupportedModelError(TsmcError, TypeError):
     """A model, cache or tokenizer that the package cannot use correctly."""
 
 
+class NoTokenizerError(UnsupportedModelError):
+    """Text is needed from a model that has no tokenizer."""
+
+
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
@@ -91,7 +96,8 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
 
 def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
     """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < at_least:
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+    if not whole or operator.index(value) < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
 
 

@@ -188,7 +188,7 @@ class BaselineRun:
             {
                 "method": self.method,
                 "run": self.group.cpu().numpy(),
-                "text": target.texts(self.tokens) if len(self.tokens) else [],
+                "text": target.labels(self.tokens) if len(self.tokens) else [],
                 "weight": self.weights.cpu().numpy(),
                 "log_phi": self.log_phi.cpu().numpy(),
                 "log_p": self.log_p.cpu().numpy(),

@@ -97,7 +97,7 @@ class Scores:
             row = int(impossible[0, 0])
             raise ValueError(
                 f"these cannot be samples of sigma: row {row}, "
-                f"{target.texts(tokens[row : row + 1])[0]!r}, has sigma = 0. Take "
+                f"{target.labels(tokens[row : row + 1])[0]!r}, has sigma = 0. Take "
                 "target.exact_samples(...) or tw.exact(target).sample(...)."
             )
 

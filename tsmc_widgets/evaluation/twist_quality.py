@@ -91,7 +91,7 @@ class Prefixes:
     def texts(self, target: Target) -> list[str]:
         """Each prefix as text, without the prompt."""
         rows = zip(self.row.tolist(), self.step.tolist(), strict=True)
-        return [target.texts(self.tokens[row : row + 1, :step])[0] for row, step in rows]
+        return [target.labels(self.tokens[row : row + 1, :step])[0] for row, step in rows]
 
     def compare(self, target: Target, twist: Any) -> dict[str, Any]:
         """Both log psi with the mean of each t taken off, their correlation and its interval."""

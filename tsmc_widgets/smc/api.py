@@ -19,6 +19,7 @@ from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
@@ -86,16 +87,17 @@ def run_smc(
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise" or "keep"), as in ``SMCConfig``; and observed (runs, width), where
-            the target waits for an observation: one for each run, whose particles all run under
-            it. Proposal and twist may be conditional too.
+            dead_runs ("raise", "keep" or "warn"), as in ``SMCConfig``; and observed (runs, width),
+            where the target waits for an observation: one for each run, whose particles all run
+            under it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
 
     Raises:
-        AllParticlesDeadError: all weights of a run are zero. Any exception, Ctrl-C included,
-            carries what was recorded as ``error.trace``.
+        AllParticlesDeadError: all weights of the one run are zero; of several runs those that
+            die stay in the trace as log Z_hat = -inf, and a warning counts them. Any exception,
+            Ctrl-C included, carries what was recorded as ``error.trace``.
     """
     session = start_smc(
         target,
@@ -148,9 +150,13 @@ def run_conditional_smc(
     Returns:
         The trace of as many runs as there are retained samples.
     """
-    observed = options.pop("observed", getattr(retained, "observed", None))
+    observed = options.pop("observed", None)
+    if isinstance(retained, JointSamples) and observed is None:
+        observed = retained.observed
+    if isinstance(retained, ExactSamples | JointSamples):
+        retained = retained.tokens
     observed = check_observed(target, observed)
-    retained = _check_retained(target, getattr(retained, "tokens", retained), observed)
+    retained = _check_retained(target, retained, observed)
     if num_runs is not None and num_runs != retained.shape[0]:
         raise ValueError(
             f"num_runs must be the number of retained samples, {retained.shape[0]}, or left out; "
@@ -177,7 +183,7 @@ def _follows_proposal_only(proposal: Proposal | None) -> bool:
 
 
 def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what a hurried hand passes in the wrong place, and say what was meant."""
+    """Validate arguments; suggest the closest keyword."""
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         known = sorted({*inspect.signature(run_smc).parameters, *_OPTIONS} - {"target", "options"})
@@ -258,21 +264,22 @@ def _check_retained(
                 f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
                 "EOS every later token must be EOS too."
             )
+    retained = retained.long()
     if observed is None:
-        log_phi = target.log_phi(retained.long())
+        log_phi = target.log_phi(retained)
+    elif len(observed) != len(retained):
+        raise ValueError(
+            f"observed must hold one observation for each of the {len(retained)} retained "
+            f"samples; got {len(observed)}."
+        )
     else:
-        if len(observed) != len(retained):
-            raise ValueError(
-                f"observed must hold one observation for each of the {len(retained)} retained "
-                f"samples; got {len(observed)}."
-            )
-        log_phi = target.log_phi_given(retained.long(), observed)
+        log_phi = target.log_phi_given(retained, observed)
     impossible = (log_phi == -math.inf).nonzero()
     if impossible.shape[0]:
         row = int(impossible[0, 0])
-        text = target.texts(retained[row : row + 1].long())[0]
+        text = target.labels(retained[row : row + 1])[0]
         raise ValueError(
             f"retained must hold exact samples of sigma; row {row}, {text!r}, has phi = 0, so it "
             "is none. Take target.exact_samples(...) or tw.exact(target).sample(...)."
         )
-    return retained.long()
+    return retained

@@ -1,4 +1,4 @@
-"""The models run once for each distinct prefix: this is where the speed comes from."""
+"""The models read each distinct prefix once, however many particles share it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LMStep
+from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
 from tsmc_widgets.smc.proposals import Proposal, ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
@@ -128,7 +128,7 @@ def prefill_steps(
     tokens = torch.cat([prompt, prefixes], dim=1)
 
     def reserve(step: Any) -> Any:
-        if not hasattr(step.carry, "reserve"):
+        if not isinstance(step.carry, ReservingCarry):
             return step
         length = prompt.shape[1] + target.num_steps - 1
         return replace(step, carry=step.carry.reserve(most_rows, length))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
 from tsmc_widgets.files import write_atomically
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ClassEncoder, ConditionalBodyTwist, ConditionalHeadTwist
@@ -269,7 +269,7 @@ def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Ten
 def _describe(target: Target) -> dict[str, Any]:
     return {
         "potential": target.potential.describe(),
-        "prompt": target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+        "prompt": readable(target.lm, target.prompt_tokens.unsqueeze(0))[0],
         "prompt_tokens": target.prompt_tokens.tolist(),
         "num_steps": target.num_steps,
         "eos": "absorb" if target.absorbs_eos else "ignore",

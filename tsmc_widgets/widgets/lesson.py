@@ -392,7 +392,7 @@ class Lesson:
         )
         tokens = trace.paths("tokens")[0]
         log_phi = trace.columns.log_psi[0, -1]
-        texts = self.target.texts(tokens[:SHOWN_TEXTS])
+        texts = self.target.labels(tokens[:SHOWN_TEXTS])
         return {
             "texts": list(zip(texts, log_phi[:SHOWN_TEXTS].tolist(), strict=True)),
             "ess": float(numerics.ess(trace.columns.log_weights[0, -1])) / NUM_TEXTS,

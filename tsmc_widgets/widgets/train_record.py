@@ -8,6 +8,7 @@ from typing import Any
 
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.learning.trainer import weighted_sum
+from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
 
 MOST_POINTS = 400
@@ -48,7 +49,7 @@ def encode_header(lesson: Lesson) -> dict[str, Any]:
         "every": EVERY,
     }
     if target is not None:
-        header["prompt"] = target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
+        header["prompt"] = readable(target.lm, target.prompt_tokens.unsqueeze(0))[0]
         header["target"] = target.potential.describe()
         header["num_steps"] = target.num_steps
     return header
