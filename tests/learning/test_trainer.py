@@ -1,4 +1,4 @@
-"""The training loop: it learns, evaluates, and refuses what it can not do."""
+"""The training loop: it learns, evaluates, and refuses what it cannot do."""
 
 import math
 
@@ -188,7 +188,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="at least one loss"):
             resolve_method({})
 
-    def test_a_twist_that_can_not_learn(self):
+    def test_a_twist_that_cannot_learn(self):
         with pytest.raises(TypeError, match="trainable form such as"):
             TwistTrainer(unit_target(), tw.exact(unit_target()).optimal_twist())
 

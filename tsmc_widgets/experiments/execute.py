@@ -59,7 +59,7 @@ class Way:
             for rule in spec.rule
         )
         proposes = twist is not None and spec.proposal != "base"
-        if getattr(twist, "proposal_only", False):
+        if twist is not None and twist.proposal_only:
             # Its psi is known up to a function of the prefix, so that it can not weigh.
             proposal = TwistInduced(twist) if proposes else Base()
             return cls(None, proposal, (resolve_rule("never", None),))

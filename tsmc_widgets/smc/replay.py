@@ -170,7 +170,7 @@ def _resampling(recording: Recording, target: Target, config: SMCConfig) -> str:
 
 
 def _twist(recording: Recording, target: Target, config: SMCConfig) -> str:
-    same = recording.config.twist is config.twist
+    same = _same(recording.config.twist, config.twist)
     return "" if same else "ψ is another, and steers the run from the first step on"
 
 
@@ -180,8 +180,7 @@ def _proposal(recording: Recording, target: Target, config: SMCConfig) -> str:
 
 
 def _last_step(recording: Recording, target: Target, config: SMCConfig) -> str:
-    follows = getattr(config.proposal, "follows_twist", False)
-    if not follows or getattr(config.proposal, "twist", None) is not None:
+    if not config.proposal.follows_twist:
         return ""
     if recording.target.log_phi_next is None and target.log_phi_next is None:
         return ""
@@ -220,7 +219,7 @@ def _same(old: Any, new: Any) -> bool:
         return False
     pairs = [(getattr(old, f.name), getattr(new, f.name)) for f in fields(old)]
     plain = (bool, int, float, str, type(None))
-    return all(a is b or (isinstance(a, plain) and a == b) for a, b in pairs)
+    return all(_same(a, b) or (isinstance(a, plain) and a == b) for a, b in pairs)
 
 
 class ReplaySession:

@@ -10,9 +10,9 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
-from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.proposals import Base, Proposal, as_proposal
 from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
-from tsmc_widgets.twists.protocol import Twist
+from tsmc_widgets.twists.protocol import Twist, as_twist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,9 @@ class SMCConfig:
         check_integer("top_k", self.top_k, at_least=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
         check_one_of("dead_runs", self.dead_runs, ("raise", "keep"))
-        if getattr(self.twist, "proposal_only", False):
+        object.__setattr__(self, "twist", as_twist(self.twist))
+        object.__setattr__(self, "proposal", as_proposal(self.proposal))
+        if self.twist is not None and self.twist.proposal_only:
             raise ValueError(
                 f"a twist learned by {self.twist.method} is known only up to a function of the "
                 "prefix, so it cannot weigh particles: pass proposal=TwistInduced(twist) and "

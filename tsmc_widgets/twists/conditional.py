@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.twists.bodies import OwnBodyTwist, OwnStates, bare_copy
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
@@ -141,12 +141,12 @@ class CodesCarry:
 
     def reserve(self, rows: int, tokens: int) -> CodesCarry:
         """Carry whose successors make room for as many rows and tokens."""
-        if not hasattr(self.states, "reserve"):
+        if self.states is None:
             return self
         return CodesCarry(self.code, self.states.reserve(rows, tokens))
 
 
-class ConditionedTwist:
+class ConditionedTwist(BaseTwist):
     """A conditional twist under one observation: steps like any twist, learns with its owner.
 
     Attributes:
@@ -155,10 +155,9 @@ class ConditionedTwist:
     """
 
     def __init__(self, twist: ConditionalTwist, observed: Int[Tensor, "1 observed"]) -> None:
-        """Encode o once; ``twist.condition`` makes these."""
-        self.twist = twist
-        self.observed = observed[0]
-        self._code = twist.encoder.encode(observed)
+        """Take what ``twist.condition`` parsed; refuses an observation that cannot be."""
+        self.twist, self.observed = twist, observed[0]
+        twist.encoder.encode(observed)
 
     @property
     def lm(self) -> LanguageModel:
@@ -177,26 +176,22 @@ class ConditionedTwist:
 
     @property
     def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         return self.twist.proposal_only
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The conditional twist's parameters."""
         return self.twist.parameters()
 
-    @torch.no_grad()
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts and whatever has been generated after them."""
-        hidden, carry = self.twist.states.prefill(tokens, lm_step)
-        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+        return self.twist.prefill(tokens, lm_step, self._rows(tokens))
 
-    @torch.no_grad()
     def advance(
         self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
     ) -> TwistStep:
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
-        hidden, carry = self.twist.states.advance(tokens, carry, lm_step)
-        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+        return self.twist.advance(tokens, carry, lm_step)
 
     def log_psi_next(
         self,
@@ -206,13 +201,8 @@ class ConditionedTwist:
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps vocab"]:
         """Log psi_t(s_{<t}, ., o) for t = 1..T, with gradients to the conditional twist alone."""
-        if observed is not None:
-            raise ValueError(
-                "this twist stands under one observation already: leave observed out, or give it "
-                "to the conditional twist itself."
-            )
-        states = self.twist.states.teacher_force(tokens, prompt_length, base)
-        return self.twist.value_given(states, self._code.unsqueeze(1))
+        self._check_free(observed)
+        return self.twist.log_psi_next(tokens, prompt_length, base, self._rows(tokens))
 
     def log_psi(
         self,
@@ -222,32 +212,53 @@ class ConditionedTwist:
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps"]:
         """Log psi_t along the tokens after the prompt."""
-        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
-        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
+        self._check_free(observed)
+        return self.twist.log_psi(tokens, prompt_length, base, self._rows(tokens))
+
+    def _rows(self, tokens: Tensor) -> Int[Tensor, "batch observed"]:
+        return self.observed.expand(len(tokens), -1)
+
+    def _check_free(self, observed: Tensor | None) -> None:
+        if observed is not None:
+            raise ValueError(
+                "this twist stands under one observation already: leave observed out, or give it "
+                "to the conditional twist itself."
+            )
 
 
 class ConditionalTwist(NeuralTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([state, code of o]); starts at psi = 1 for every o.
 
     Give each row's ``observed``, or take ``condition(observed)`` for a twist of one observation.
+    The code of a class is one-hot, times the square root of the state's width; that of tokens is
+    the base model's last state after them, read by themselves and once for each distinct o.
+
+    Args:
+        lm: the base model, which stays as it is.
+        num_classes: number of classes, where o is a class index.
+        observed_length: c, where o is c tokens; give this or ``num_classes``.
+        width: of the layers between; None is the hidden state's.
+        depth: number of layers of ReLU before the last one.
+        link: "log", or "sigmoid" for psi <= 1.
+        seed: of the first values of the layers between.
 
     Attributes:
         encoder: makes the code of o.
     """
 
+    is_conditional = True
+
     def __init__(
         self,
         lm: LanguageModel,
-        states: States,
         *,
-        num_classes: int | None,
-        observed_length: int | None,
-        width: int | None,
-        depth: int,
-        link: str,
-        seed: int,
+        num_classes: int | None = None,
+        observed_length: int | None = None,
+        width: int | None = None,
+        depth: int = 2,
+        link: str = "log",
+        seed: int = 0,
     ) -> None:
-        """Choose the encoder and make the head."""
         if (num_classes is None) == (observed_length is None):
             raise ValueError(
                 "give num_classes for an observed class, or observed_length for observed tokens, "
@@ -258,6 +269,7 @@ class ConditionalTwist(NeuralTwist):
             encoder: Encoder = ClassEncoder(lm, num_classes)
         else:
             encoder = TokenEncoder(lm, observed_length)
+        states = self._new_states(lm)
         options = {"width": width, "depth": depth}
         options |= {"num_classes": num_classes, "observed_length": observed_length}
         # The width of a layer between is the state's, as without an observation.
@@ -266,10 +278,9 @@ class ConditionalTwist(NeuralTwist):
         super().__init__(lm, states, head, link, options)
         self.encoder = encoder
 
-    @property
-    def states(self) -> States:
+    def _new_states(self, lm: LanguageModel) -> States:
         """Where hidden states come from."""
-        return self._states
+        raise NotImplementedError
 
     def condition(
         self, observed: int | str | Sequence[int] | Int[Tensor, " ..."]
@@ -295,7 +306,7 @@ class ConditionalTwist(NeuralTwist):
                 "makes this one step (observed= of run_smc, one for each run)"
             )
         code = self.encoder.encode(observed)
-        hidden, carry = self.states.prefill(tokens, lm_step)
+        hidden, carry = self._states.prefill(tokens, lm_step)
         return TwistStep(self.value_given(hidden, code), CodesCarry(code, carry))
 
     @torch.no_grad()
@@ -305,7 +316,7 @@ class ConditionalTwist(NeuralTwist):
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
         if not isinstance(carry, CodesCarry):
             raise self._unconditioned("start with prefill(tokens, lm_step, observed)")
-        hidden, after = self.states.advance(tokens, carry.states, lm_step)
+        hidden, after = self._states.advance(tokens, carry.states, lm_step)
         return TwistStep(self.value_given(hidden, carry.code), CodesCarry(carry.code, after))
 
     def log_psi_next(
@@ -325,7 +336,7 @@ class ConditionalTwist(NeuralTwist):
         """
         if observed is None:
             raise self._unconditioned("give observed, one for each row")
-        states = self.states.teacher_force(tokens, prompt_length, base)
+        states = self._states.teacher_force(tokens, prompt_length, base)
         return self.value_given(states, self.encoder.encode(observed).unsqueeze(1))
 
     def value_given(
@@ -345,79 +356,20 @@ class ConditionalTwist(NeuralTwist):
 class ConditionalHeadTwist(ConditionalTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h the base model's hidden state.
 
-    The code of a class is one-hot, times the square root of h's width; that of tokens is the base
-    model's last state after them, read by themselves and once for each distinct o. Starts at
-    psi = 1 for every o.
-
-    Args:
-        lm: the base model, which must have a hidden state; it stays as it is.
-        num_classes: number of classes, where o is a class index.
-        observed_length: c, where o is c tokens; give this or ``num_classes``.
-        width: of the layers between; None is the hidden state's.
-        depth: number of layers of ReLU before the last one.
-        link: "log", or "sigmoid" for psi <= 1.
-        seed: of the first values of the layers between.
+    Takes what ``ConditionalTwist`` takes; the base model must have a hidden state.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        *,
-        num_classes: int | None = None,
-        observed_length: int | None = None,
-        width: int | None = None,
-        depth: int = 2,
-        link: str = "log",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            lm,
-            BaseStates(lm),
-            num_classes=num_classes,
-            observed_length=observed_length,
-            width=width,
-            depth=depth,
-            link=link,
-            seed=seed,
-        )
+    def _new_states(self, lm: LanguageModel) -> BaseStates:
+        return BaseStates(lm)
 
 
 class ConditionalBodyTwist(ConditionalTwist, OwnBodyTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h from a body of the twist's own.
 
-    The paper's twist for infilling. The body starts as a copy of the base model's and learns
+    The paper's twist for infilling (section 6.2). Takes what ``ConditionalTwist`` takes; the base
+    model must be one of transformers. The body starts as a copy of the base model's and learns
     whole; o is read by the base model, as in ``ConditionalHeadTwist``.
-
-    Args:
-        lm: the base model, of transformers; it stays as it is.
-        num_classes: number of classes, where o is a class index.
-        observed_length: c, where o is c tokens; give this or ``num_classes``.
-        width: of the layers between; None is the hidden state's.
-        depth: number of layers of ReLU before the last one.
-        link: "log", or "sigmoid" for psi <= 1.
-        seed: of the first values of the layers between.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        *,
-        num_classes: int | None = None,
-        observed_length: int | None = None,
-        width: int | None = None,
-        depth: int = 2,
-        link: str = "log",
-        seed: int = 0,
-    ) -> None:
-        body = bare_copy(lm, share=False)
-        super().__init__(
-            lm,
-            OwnStates(lm, body),
-            num_classes=num_classes,
-            observed_length=observed_length,
-            width=width,
-            depth=depth,
-            link=link,
-            seed=seed,
-        )
-        self.body = body
+    def _new_states(self, lm: LanguageModel) -> OwnStates:
+        return OwnStates(lm, bare_copy(lm, share=False))

@@ -18,7 +18,13 @@ from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
-from tsmc_widgets.twists.protocol import Twist, TwistStep
+from tsmc_widgets.twists.protocol import (
+    BaseTwist,
+    SteppedTwist,
+    Twist,
+    TwistStep,
+    as_twist,
+)
 
 FLOOR = -12.0
 """Lowest log psi of one factor: the guess must never rule out what phi may yet allow."""
@@ -36,7 +42,7 @@ class LookAheadCarry:
         return LookAheadCarry(self.tokens[rows], tuple(state[rows] for state in self.states))
 
 
-class LookAheadTwist:
+class LookAheadTwist(SteppedTwist):
     """psi_t guessed from the factors of phi; any guess is right on average, a good one is quick.
 
     Factors about words look ahead: the chance that the rest of the text will do as asked, were its
@@ -63,38 +69,16 @@ class LookAheadTwist:
             frequencies = token_frequencies(target, num_texts, seed)
             self._log_backward = [_log_backward(one, frequencies) for one in self._automata]
 
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
-        generated = tokens[:, self.prompt_length :]
-        states = tuple(automaton.run(generated) for automaton in self._automata)
-        return self._step(LookAheadCarry(generated, states), lm_step)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> LookAheadCarry:
+        states = (automaton.run(tokens[:, :0]) for automaton in self._automata)
+        return LookAheadCarry(tokens[:, :0], tuple(states))
 
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: LookAheadCarry, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row."""
+    def _read(self, tokens: Int[Tensor, " batch"], carry: LookAheadCarry) -> LookAheadCarry:
         moved = zip(self._automata, carry.states, strict=True)
         states = tuple(automaton.transition[state, tokens] for automaton, state in moved)
-        grown = torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1)
-        return self._step(LookAheadCarry(grown, states), lm_step)
+        return LookAheadCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1), states)
 
-    def log_psi(
-        self, tokens: Int[Tensor, "batch length"], prompt_length: int
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi_t along the tokens after the prompt."""
-        generated = tokens[:, prompt_length:]
-        columns = []
-        for t in range(generated.shape[1]):
-            states = tuple(automaton.run(generated[:, :t]) for automaton in self._automata)
-            log_psi_next = self._log_psi_next(LookAheadCarry(generated[:, :t], states))
-            chosen = generated[:, t : t + 1]
-            columns.append(log_psi_next.to(chosen.device).gather(1, chosen))
-        return torch.cat(columns, dim=1)
-
-    def _step(self, carry: LookAheadCarry, lm_step: LMStep) -> TwistStep:
-        return TwistStep(self._log_psi_next(carry).to(lm_step.log_probs.device), carry)
-
-    def _log_psi_next(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
         rows, depth = carry.tokens.shape
         total = torch.zeros(rows, self.target.lm.vocab_size, dtype=torch.float64)
         for automaton, state, log_h in zip(
@@ -185,7 +169,7 @@ def _log_backward(
     return table.to(automaton.transition.device)
 
 
-class TemperedTwist:
+class TemperedTwist(BaseTwist):
     """psi**beta of another twist. Below zero it prefers what the other dislikes.
 
     The estimate of Z stays unbiased for every beta, since phi stands for psi at T; what a wrong
@@ -199,18 +183,18 @@ class TemperedTwist:
     def __init__(self, twist: Twist, beta: float | int) -> None:
         if not math.isfinite(beta):
             raise ValueError(f"beta must be a finite number; got {beta!r}.")
-        self.twist = twist
+        self.twist = as_twist(twist)
         self.beta = float(beta)
 
     @property
     def proposal_only(self) -> bool:
-        """Whether the other twist, and so this one, can not weigh."""
-        return getattr(self.twist, "proposal_only", False)
+        """Whether the other twist, and so this one, cannot weigh."""
+        return self.twist.proposal_only
 
     @property
     def method(self) -> str | None:
         """Who trained the other twist."""
-        return getattr(self.twist, "method", None)
+        return self.twist.method
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""

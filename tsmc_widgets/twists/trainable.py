@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
 
 LINKS = ("log", "sigmoid")
 PROPOSAL_ONLY = ("dpg", "ppo")
 """Methods that leave log psi free up to a function of the prefix."""
 
 
-class TrainableModule(nn.Module):
+class TrainableModule(BaseTwist, nn.Module):
     """A twist that learns; subclasses step it and give ``log_psi_next``.
 
     Attributes:
@@ -45,7 +45,7 @@ class TrainableModule(nn.Module):
 
     @property
     def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         return self.method in PROPOSAL_ONLY
 
     def log_psi_next(
