@@ -1,4 +1,4 @@
-"""Batches under many observations: fresh joint draws, a group of texts for each o, never mixed."""
+"""Batches under many observations o: joint draws, and a group of texts for each o (section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.protocol import Constant
 from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.protocol import is_conditional_twist
+from tsmc_widgets.twists.protocol import as_twist
 
 BLOCK = 1024
 # Far from the seeds that people choose, so that no held-out draw is ever trained on.
@@ -29,7 +29,7 @@ SEEDS = 2**52
 
 
 class JointStream:
-    """Joint draws (s, o) without end, by place: the i-th is the same whoever asks for it.
+    """Endless sequence of joint draws (s, o); the i-th depends on the seed alone.
 
     They are drawn in blocks, as many small batches would take far longer.
     """
@@ -133,7 +133,7 @@ class RetainedPositives:
         self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
     ) -> Samples:
         """Final particles, weighted for sigma within each run."""
-        weighs = not twist.proposal_only
+        weighs = not as_twist(twist).proposal_only
         trace = run_conditional_smc(
             target,
             retained=joint,
@@ -143,16 +143,7 @@ class RetainedPositives:
             seed=seed,
             first_run=CONDITIONAL_RUNS + run,
         )
-        runs, size = trace.num_runs, trace.num_particles
-        samples = Samples(
-            tokens=trace.paths("tokens").reshape(runs * size, -1),
-            log_q=trace.paths("log_q").reshape(runs * size, -1),
-            log_weights=trace.columns.log_weights[:, -1].reshape(-1),
-            log_phi=trace.columns.log_psi[:, -1].reshape(-1),
-            group=_groups(runs, size, joint.tokens).cpu(),
-            observed=joint.observed.cpu().repeat_interleave(size, dim=0),
-        )
-        return samples.to(joint.tokens.device)
+        return Samples.of_paths(trace).to(joint.tokens.device)
 
     def describe(self) -> str:
         """The source in a few words."""
@@ -306,7 +297,7 @@ def many_observations(
     if not target.is_conditional:
         _check_plain(what, twist, observations, positives)
         return None
-    if not is_conditional_twist(twist):
+    if not as_twist(twist).is_conditional:
         raise TypeError(
             f"{what} waits for an observation, and {type(twist).__name__} takes none: use "
             "ConditionalHeadTwist or ConditionalBodyTwist, or train for one observation with "
@@ -346,7 +337,7 @@ PARTICLES = 2
 
 
 def _check_plain(what: str, twist: Any, observations: int | None, positives: Any) -> None:
-    if is_conditional_twist(twist):
+    if as_twist(twist).is_conditional:
         raise TypeError(
             f"{type(twist).__name__} depends on an observation and {what} has none: use "
             "MLPHeadTwist or BodyTwist."

@@ -244,47 +244,44 @@ class Recipe:
     """How a method learns.
 
     Attributes:
-        loss: of (positives, batch) to a scalar.
+        loss: of (positives, batch) to a scalar; None for ppo, which takes several steps on a batch.
         draws_from: the batch's proposal: "twist" is the twist-induced one, "base" is p0.
         needs_positives: whether samples of sigma are read.
         positives_with_p0: whether p0 along these matters, and not log psi alone.
-        fixes_level: whether the loss says how large psi is, and not only in proportion.
+        fixes_level: whether the loss determines the scale of psi, and not only its proportions.
     """
 
-    loss: Loss
-    draws_from: Literal["twist", "base"]
-    needs_positives: bool
+    loss: Loss | None
+    draws_from: Literal["twist", "base"] = "twist"
+    needs_positives: bool = False
     positives_with_p0: bool = False
     fixes_level: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
-    "ctl": Recipe(ctl_loss, "twist", needs_positives=True),
-    "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False, fixes_level=True),
+    "ctl": Recipe(ctl_loss, needs_positives=True),
+    "rl": Recipe(lambda _, batch: rl_loss(batch), fixes_level=True),
     "rl_sigma": Recipe(
         lambda positives, batch: (rl_loss(positives, at_sigma=True) + rl_loss(batch)) / 2,
-        "twist",
         needs_positives=True,
         positives_with_p0=True,
         fixes_level=True,
     ),
     "sixo": Recipe(sixo_loss, "base", needs_positives=True),
-    "fudge": Recipe(
-        lambda _, batch: fudge_loss(batch), "base", needs_positives=False, fixes_level=True
-    ),
-    "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
-    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False, fixes_level=True),
+    "fudge": Recipe(lambda _, batch: fudge_loss(batch), "base", fixes_level=True),
+    "nvi": Recipe(lambda _, batch: nvi_loss(batch)),
+    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", fixes_level=True),
     "dpg": Recipe(
         lambda positives, batch: dpg_loss(positives, from_q=positives is batch),
-        "twist",
         needs_positives=True,
         positives_with_p0=True,
     ),
+    "ppo": Recipe(None),
 }
 SUMS: dict[str, dict[str, float]] = {"ctl+dpg": {"ctl": 1.0, "dpg": 10.0}}
 """Weighted sums with a name. CTL + 10 DPG: weights as CTL's, with q nearer to sigma where no head
 of the form is the optimal twist."""
-METHODS = (*sorted([*RECIPES, *SUMS]), "ppo")
+METHODS = (*sorted({*RECIPES, *SUMS} - {"ppo"}), "ppo")
 
 
 def link_for(method: str) -> str:
@@ -300,11 +297,10 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
     """
     if isinstance(method, str):
         check_one_of("method", method, METHODS)
-        weights = SUMS.get(method, {method: 1.0})
-    else:
-        weights = dict(method)
+        method = SUMS.get(method, {method: 1.0})
+    weights = dict(method)
     for name in weights:
-        check_one_of("the loss", name, [*sorted(RECIPES), "ppo"])
+        check_one_of("the loss", name, sorted(RECIPES))
     if not weights:
         raise ValueError("method must name at least one loss; got none.")
     if "ppo" in weights and len(weights) > 1:
@@ -312,20 +308,24 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
             "ppo takes several steps on one batch and cannot be summed with other losses; got "
             f"{sorted(weights)}."
         )
-    proposals = {RECIPES[name].draws_from for name in weights if name != "ppo"}
-    if len(proposals) > 1:
+    if len({RECIPES[name].draws_from for name in weights}) > 1:
         raise ValueError(
             f"the losses {sorted(weights)} draw from different proposals (p0 and the twist's): "
             "sum losses that share one."
         )
-    return dict(weights)
+    return weights
 
 
 def reads_positives(weights: Mapping[str, float]) -> bool:
     """Whether any of the losses compares with samples of sigma."""
-    return any(RECIPES[name].needs_positives for name in weights if name != "ppo")
+    return any(RECIPES[name].needs_positives for name in weights)
 
 
 def draws_from_base(weights: Mapping[str, float]) -> bool:
     """Whether the batches come from p0, whatever the twist."""
-    return all(name != "ppo" and RECIPES[name].draws_from == "base" for name in weights)
+    return all(RECIPES[name].draws_from == "base" for name in weights)
+
+
+def weighted_sum(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The minimised value: losses times their weights, which are 1 where none is given."""
+    return math.fsum(weights.get(name, 1.0) * loss for name, loss in losses.items())
