@@ -85,7 +85,7 @@ def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
 
 
 def check_number(name: str, value: object, interval: str) -> None:
-    """Raise ValueError unless ``value`` is a number in an interval such as "[0, 1)" or "(0, inf)"."""
+    """Raise ValueError unless ``value`` is a number in an interval such as "(0, inf)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     number = isinstance(value, float | int) and not isinstance(value, bool)
     closed = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"]

@@ -152,9 +152,9 @@ def test_bad_shares(name, value):
 def test_an_interrupt_keeps_the_blocks_of_the_start_that_are_done(monkeypatch):
     target = unit_target()
     monkeypatch.setattr(replay, "_BLOCK", 16)
-    whole = ReplayedPositives(target, start=64, worth=1e9)
+    whole = ReplayedPositives(target, start=64, target_ess=1e9)
     whole.afresh()
-    broken, calls = ReplayedPositives(target, start=64, worth=1e9), []
+    broken, calls = ReplayedPositives(target, start=64, target_ess=1e9), []
 
     def interrupted(*arguments, **options):
         calls.append(options["run"])
@@ -199,10 +199,8 @@ class TestAFairBatch:
 
     def test_now_and_then_it_is_reminded(self):
         target = unit_target()
-        positives, batch = (
-            ReplayedPositives(target, start=50, replay_every=3),
-            self.fair(target, 1.0),
-        )
+        positives = ReplayedPositives(target, start=50, replay_every=3)
+        batch = self.fair(target, 1.0)
         alone = [positives.draw(update, 40, batch) is batch for update in range(7)]
         assert alone == [True, True, False, True, True, False, True]
 

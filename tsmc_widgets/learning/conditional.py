@@ -1,8 +1,9 @@
-"""Batches under many observations o: joint draws, and a group of texts for each o (section 3.3)."""
+"""Batches under many observations o: joint draws, and a group of texts for each o."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
+from tsmc_widgets.learning.objectives import draws_from_base, reads_positives
 from tsmc_widgets.learning.positives import Positives, WeightedPositives
 from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
@@ -279,15 +281,22 @@ def many_observations(
     target: Target,
     twist: Any,
     *,
-    methods: tuple[str, ...],
+    weights: Mapping[str, float],
     batch_size: int,
     observations: int | None,
     positives: Positives | ConditionalPositives | None,
-    reads_positives: bool,
-    from_base: bool,
     seed: int,
 ) -> ManyObservations | None:
-    """How a conditional target's updates are drawn; None for a target that waits for nothing.
+    """How a conditional target's updates are drawn; None for other targets, once checked.
+
+    Args:
+        target: what the twist is for.
+        twist: the twist.
+        weights: of losses by name.
+        batch_size: texts of an update.
+        observations: how many share them; None gives each ``PARTICLES``, or a few more.
+        positives: where samples of sigma come from; None is ``JointPositives``.
+        seed: of all noise.
 
     Raises:
         TypeError: a twist or positives of the wrong kind.
@@ -318,16 +327,17 @@ def many_observations(
     if observations is None:
         few = range(max(1, batch_size // PARTICLES), 0, -1)
         observations = next(each for each in few if batch_size % each == 0)
-    _check_numbers(methods, batch_size, observations, positives, from_base)
+    from_base = draws_from_base(weights)
+    _check_numbers(weights, batch_size, observations, positives, from_base)
     source = JointPositives() if positives is None else positives
     return ManyObservations(
         target,
         twist,
         observations=observations,
         particles=batch_size // observations,
-        positives=source if reads_positives else None,
+        positives=source if reads_positives(weights) else None,
         from_base=from_base,
-        reads_phi=isinstance(source, WeightedPositives) or not {*methods} <= {*NO_PHI},
+        reads_phi=isinstance(source, WeightedPositives) or not {*weights} <= {*NO_PHI},
         seed=seed,
     )
 
@@ -360,7 +370,7 @@ def _check_plain(what: str, twist: Any, observations: int | None, positives: Any
 
 
 def _check_numbers(
-    methods: tuple[str, ...],
+    weights: Mapping[str, float],
     batch_size: int,
     observations: int,
     positives: Any,
@@ -373,7 +383,7 @@ def _check_numbers(
             f"batch_size must be a multiple of observations, so that each has as many texts; got "
             f"batch_size={batch_size} and observations={observations}."
         )
-    normalised = [name for name in methods if name in SELF_NORMALISED]
+    normalised = [name for name in weights if name in SELF_NORMALISED]
     if isinstance(positives, WeightedPositives):
         normalised.append("WeightedPositives")
     if normalised and particles < 2:
@@ -384,8 +394,8 @@ def _check_numbers(
         )
     if from_base and particles >= observations:
         raise ValueError(
-            f"{methods[0]} reads each text under observations that were drawn with other texts, so "
-            f"observations must exceed the {particles} texts that each gets of "
+            f"{next(iter(weights))} reads each text under observations that were drawn with other "
+            f"texts, so observations must exceed the {particles} texts that each gets of "
             f"batch_size={batch_size}; got {observations}: raise observations."
         )
 

@@ -156,7 +156,7 @@ class Critic(nn.Module):
 
 
 class PolicySteps:
-    """Several clipped steps on each batch (Schulman et al. 2017; baseline of the paper, section 7).
+    """Several clipped steps on each batch (Schulman et al. 2017; a baseline of the paper).
 
     A KL coefficient of 1 makes sigma the optimum; the twist is a proposal only.
 

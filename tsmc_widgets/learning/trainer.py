@@ -135,7 +135,7 @@ class TwistTrainer:
 
     Args:
         target: what the twist is for. Where it waits for an observation the twist must be a
-            conditional form: every update draws observations of its own and learns from all of them.
+            conditional form: each update draws observations of its own and learns from all.
         twist: a ``TrainableTwist``; its parameters are changed in place. A fresh one starts at a
             constant psi: 1, or the mean of phi in the first batch for losses that regress on phi.
         method: one of ``METHODS``, or a mapping of losses to weights for another sum.
@@ -195,12 +195,10 @@ class TwistTrainer:
         self._many = many_observations(
             target,
             twist,
-            methods=tuple(self.weights),
+            weights=self.weights,
             batch_size=batch_size,
             observations=observations,
             positives=positives,
-            reads_positives=reads_positives(self.weights),
-            from_base=draws_from_base(self.weights),
             seed=seed,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
@@ -287,7 +285,7 @@ class TwistTrainer:
         return update
 
     def state(self) -> dict[str, Any]:
-        """A copy of all that changes: parameters, their average, optimiser, history, replayed batches."""
+        """A copy of all that changes: parameters, average, optimiser, history, replayed batches."""
         source = self._positives
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),

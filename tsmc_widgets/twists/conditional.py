@@ -366,7 +366,7 @@ class ConditionalHeadTwist(ConditionalTwist):
 class ConditionalBodyTwist(ConditionalTwist, OwnBodyTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h from a body of the twist's own.
 
-    The paper's twist for infilling (section 6.2). Takes what ``ConditionalTwist`` takes; the base
+    The paper's twist for infilling. Takes what ``ConditionalTwist`` takes; the base
     model must be one of transformers. The body starts as a copy of the base model's and learns
     whole; o is read by the base model, as in ``ConditionalHeadTwist``.
     """
