@@ -27,7 +27,7 @@ FLOOR = 30.0
 def floored(log_phi: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """Log phi, at least ``FLOOR`` below 0 or below the best text of the batch, the lower of both.
 
-    No squared error can take -inf, and one of a text far below all others would drown theirs.
+    A squared error of -inf is infinite, and one far below all others would dominate the batch.
     """
     best = float(log_phi.max())
     return log_phi.clamp(min=min(best, 0.0) - FLOOR if math.isfinite(best) else -FLOOR)
@@ -133,7 +133,7 @@ def fudge_loss(base: Scored) -> Float64[Tensor, ""]:
     phi = log_phi.clamp(max=0.0).exp().unsqueeze(1)
     no_log_psi = numerics.log1mexp(base.log_psi.clamp(max=-1e-12))
     likelihood = phi * base.log_psi + (1 - phi) * no_log_psi
-    # phi looks at the whole text, so the whole text must weigh, at every t.
+    # phi depends on the whole sequence, so its weight at T is used at every t.
     return -_average(base.weights_for_base()[:, -1:], likelihood).mean()
 
 
@@ -151,8 +151,8 @@ def dpg_loss(positives: Scored, *, from_q: bool = False) -> Float64[Tensor, ""]:
 
     -E_sigma[log q(s)], over T: weighted maximum likelihood of the proposal.
 
-    Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that the twist says where
-    to go and not what a particle weighs: a proposal only, with resampling off.
+    Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that psi can
+    propose and cannot weigh particles: a proposal only, with resampling off.
 
     Args:
         positives: texts that weigh for sigma.

@@ -1,4 +1,4 @@
-"""Training on several processes (GPUs): each draws its own texts, gradients are averaged."""
+"""Training on several processes (GPUs): each draws its own sequences, gradients are averaged."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class SingleProcess:
 class MultiProcess(SingleProcess):
     """The processes of an ``accelerate.Accelerator``.
 
-    Texts are drawn by address, so process r of P takes the runs whose address is r modulo P, and
-    P processes learn from what one would learn from in a batch of P groups: weights are normalised
-    within each process and gradients averaged over those that found a signal.
+    Noise is keyed by address: process r of P takes the runs whose address is r modulo P. Weights
+    are normalised within each process and gradients averaged over those with a signal, so that P
+    processes learn what one would from a batch of P groups.
     """
 
     def __init__(self, accelerator: Any) -> None:

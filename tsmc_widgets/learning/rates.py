@@ -1,4 +1,4 @@
-"""Adam's learning rate: constant, as in the paper, or falling, which forgets less late noise."""
+"""Adam's learning rate, the initial level of psi, and the running average of parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ConstantRate:
     rate: float | int
 
     def __post_init__(self) -> None:
-        """Refuse rates that cannot be."""
+        """Check the numbers."""
         check_number("learning_rate", self.rate, "(0, inf)")
 
     def at(self, update: int) -> float:
@@ -39,7 +39,7 @@ class ConstantRate:
 
 @dataclass(frozen=True, slots=True)
 class FallingRate:
-    """rate / sqrt(1 + update / after): no end of the training needs to be known.
+    """rate / sqrt(1 + update / after): needs no number of updates in advance.
 
     Attributes:
         rate: of the first update.
@@ -50,7 +50,7 @@ class FallingRate:
     after: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse rates that cannot be."""
+        """Check the numbers."""
         check_number("learning_rate", self.rate, "(0, inf)")
         check_integer("after", self.after)
 
@@ -100,8 +100,8 @@ def set_level(
 ) -> float | None:
     """Start a fresh twist at the mean of phi in its first batch; q stays p0.
 
-    From psi = 1 a regression on phi would first lower psi wherever there are texts, and so raise
-    what it has not seen.
+    From psi = 1 a regression on phi would first lower psi at the sequences of the batch, and so
+    raise all others relative to them.
 
     Args:
         twist: one that has learned something stays as it is.

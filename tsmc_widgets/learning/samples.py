@@ -24,7 +24,7 @@ EQUAL = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Texts with what they were drawn with and what they weigh.
+    """Sequences with the log probabilities they were drawn with and their weights.
 
     Attributes:
         tokens: s_{1:T}, the prompt left out.

@@ -27,7 +27,7 @@ HEADS = ("linear", "mlp")
 
 
 class _NoVocabulary(nn.Module):
-    """Stands where a body's output embedding stood: what it is fed is all that is wanted."""
+    """Replaces a body's output embedding, whose inputs are all that a head reads."""
 
     out_features = 1
 
@@ -40,7 +40,7 @@ class _NoVocabulary(nn.Module):
         return states[..., :1]
 
 
-class OwnStates:
+class OwnStates(BaseStates):
     """Hidden states of another body than the base model's, in teacher forcing with gradients."""
 
     def __init__(self, lm: LanguageModel, body: nn.Module) -> None:

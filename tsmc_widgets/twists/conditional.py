@@ -1,11 +1,11 @@
-"""Twists psi_t(s_{1:t}, o) that are told an observation o: a class, or tokens that follow."""
+"""Twists psi_t(s_{1:t}, o) that depend on an observation o: a class, or the tokens that follow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,6 @@ from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
-    States,
     hidden_width,
     mlp_head,
 )
@@ -26,26 +25,11 @@ from tsmc_widgets.twists.trainable import (
 _MOST_CODES = 2**14
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Makes numbers, ``width`` of them, of an observation."""
-
-    width: int
-
-    def parse(self, observed: Any) -> Tensor:
-        """The batch of one observation that a user's words for it mean."""
-        ...
-
-    def encode(self, observed: Tensor) -> Float[Tensor, "batch code"]:
-        """Codes of each row's observation, in float32."""
-        ...
-
-
 class ClassEncoder:
-    """One-hot codes of class indices, as long as the hidden state that stands beside them.
+    """One-hot codes of class indices, scaled to the norm of the hidden state.
 
-    A one among a hundred numbers that are each about one is hardly heard: a head would need
-    several times the updates to tell classes apart.
+    Unscaled, one entry among a hundred of unit size changes a head's inputs too little: learning
+    to tell classes apart takes several times the updates.
 
     Attributes:
         width: the number of classes.
@@ -60,7 +44,7 @@ class ClassEncoder:
         self.length = math.sqrt(hidden_width(lm))
 
     def parse(self, observed: int | Sequence[int] | Int[Tensor, " ..."]) -> Int[Tensor, "1 1"]:
-        """A class index, bare or as a row of one."""
+        """A user's class index, bare or as a row of one, as a batch of one row."""
         index = torch.as_tensor(observed, device=self.lm.device)
         if index.numel() != 1 or index.is_floating_point():
             raise ValueError(f"observed must be one class index; got {observed!r}.")
@@ -96,7 +80,7 @@ class TokenEncoder:
     def parse(
         self, observed: str | Sequence[int] | Int[Tensor, " ..."]
     ) -> Int[Tensor, "1 observed"]:
-        """Token ids, or a text."""
+        """A user's token ids, or a text of as many tokens, as a batch of one row."""
         ids = self.lm.encode(observed) if isinstance(observed, str) else observed
         tokens = torch.as_tensor(ids, device=self.lm.device)
         if tokens.is_floating_point() or tokens.numel() != self.length:
@@ -129,7 +113,7 @@ class TokenEncoder:
 
 @dataclass(frozen=True, slots=True)
 class CodesCarry:
-    """What a conditional twist carries: codes of the rows' observations, and its states' carry."""
+    """Codes of the rows' observations, and the carry of the hidden states."""
 
     code: Float[Tensor, "batch code"]
     states: Carry | None
@@ -266,7 +250,7 @@ class ConditionalTwist(NeuralTwist):
                 f"observed_length={observed_length!r}."
             )
         if num_classes is not None:
-            encoder: Encoder = ClassEncoder(lm, num_classes)
+            encoder = ClassEncoder(lm, num_classes)
         else:
             encoder = TokenEncoder(lm, observed_length)
         states = self._new_states(lm)
@@ -278,7 +262,7 @@ class ConditionalTwist(NeuralTwist):
         super().__init__(lm, states, head, link, options)
         self.encoder = encoder
 
-    def _new_states(self, lm: LanguageModel) -> States:
+    def _new_states(self, lm: LanguageModel) -> BaseStates:
         """Where hidden states come from."""
         raise NotImplementedError
 

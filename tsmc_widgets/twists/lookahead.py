@@ -1,4 +1,4 @@
-"""A twist that needs no training: phi asked about the text so far."""
+"""Twists without training: a heuristic from the factors of phi, and powers of another twist."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tsmc_widgets.twists.protocol import (
 )
 
 FLOOR = -12.0
-"""Lowest log psi of one factor: the guess must never rule out what phi may yet allow."""
+"""Lowest log psi of one factor: the heuristic must never rule out what phi may still allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookAheadCarry:
-    """The tokens that each row has generated, and where each automaton stands."""
+    """The tokens that each row has generated, and the state of each automaton."""
 
     tokens: Int[Tensor, "batch steps"]
     states: tuple[Tensor, ...]
@@ -43,16 +43,21 @@ class LookAheadCarry:
 
 
 class LookAheadTwist(SteppedTwist):
-    """psi_t guessed from the factors of phi; any guess is right on average, a good one is quick.
+    """Heuristic psi_t from the factors of phi; Z_hat stays unbiased for any psi.
 
-    Factors about words look ahead: the chance that the rest of the text will do as asked, were its
-    tokens independent with the frequencies that p0 has at each step. Factors about whole texts look
-    back: phi of the text before the newest token. A threshold is softened to one nat for each unit
-    missed; a class probability is raised to the power t / 2T, for on short texts it says little.
+    Factors about words look ahead: the probability that the rest of the sequence satisfies them if
+    its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
+    look back: phi of the sequence before the newest token. A threshold is softened to one nat for
+    each unit missed; a class probability is raised to the power t / 2T, as it says little of short
+    sequences.
+
+    Args:
+        target: what psi is for; its potential is taken apart into factors.
+        num_texts: sequences drawn from p0 for the frequencies, where a factor looks ahead.
+        seed: of these draws.
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
-        """Take phi apart; reads ``num_texts`` texts from p0 where words are asked for."""
         self.target = target
         self.prompt_length = len(target.prompt_tokens)
         self._texts: list[tuple[Potential, float]] = []
@@ -86,9 +91,9 @@ class LookAheadTwist(SteppedTwist):
         ):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta in self._texts:
-            # Classifiers are sure of themselves too early: listen to them little at first.
-            trust = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
-            total += trust * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
+            # Class probabilities of short prefixes are overconfident: small weights at first.
+            weight = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
+            total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
         return total
 
     def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
@@ -111,7 +116,7 @@ def _unwrap(factor: Potential) -> tuple[Potential, float]:
 
 
 def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None:
-    """Whether one of the words has been written, by their usual tokens; None for other factors."""
+    """Automaton of whether one of the words occurs, by its usual tokens; None for other factors."""
     if not isinstance(part, ContainsWord | AvoidsWord):
         return None
     patterns = list(word_tokens(part.words, lm))
@@ -141,7 +146,7 @@ def word_tokens(words: Iterable[str], lm: LanguageModel) -> Iterable[list[int]]:
 
 @torch.no_grad()
 def token_frequencies(target: Target, num_texts: int, seed: int) -> Float[Tensor, "steps vocab"]:
-    """Mean of p0's next-token probabilities at each step, over texts drawn from it."""
+    """Mean of p0's next-token probabilities at each step, over sequences drawn from it."""
     generator = torch.Generator().manual_seed(seed)
     lm = target.lm
     step: Any = lm.prefill(target.prompt_tokens.unsqueeze(0).expand(num_texts, -1))
@@ -158,7 +163,7 @@ def token_frequencies(target: Target, num_texts: int, seed: int) -> Float[Tensor
 def _log_backward(
     automaton: TokenAutomaton, frequencies: Float[Tensor, "steps vocab"]
 ) -> Float[Tensor, "steps states"]:
-    """Entry [t - 1, a]: log of the mean phi of texts that are in state a after step t."""
+    """Entry [t - 1, a]: log of the mean phi of sequences that are in state a after step t."""
     steps = len(frequencies)
     table = automaton.log_value.cpu().double().clamp(min=FLOOR).unsqueeze(0)
     transition = automaton.transition.cpu()
@@ -170,10 +175,10 @@ def _log_backward(
 
 
 class TemperedTwist(BaseTwist):
-    """psi**beta of another twist. Below zero it prefers what the other dislikes.
+    """psi ** beta of another twist: sharpened, flattened or inverted.
 
-    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; what a wrong
-    beta costs is variance. A prefix that the other twist gives up (psi = 0) stays given up.
+    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; a wrong beta
+    costs variance. Prefixes with psi = 0 keep psi = 0, for negative beta too.
 
     Args:
         twist: the other twist.

@@ -1,4 +1,4 @@
-"""Twists written down as tables: for tiny vocabularies, teaching and tests."""
+"""Twists as tables over all prefixes: for tiny vocabularies, teaching and tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_ENTRIES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class PrefixCarry:
-    """How many tokens each row has generated, and an index that tells its prefix from others."""
+    """How many tokens each row has generated, and the index of its prefix."""
 
     index: Int[Tensor, " batch"]
     depth: int
@@ -89,7 +89,7 @@ class TableTwist(_PrefixTables):
         scale: float = 1.0,
         prompt_length: int = 0,
     ) -> TableTwist:
-        """Normal log psi with standard deviation ``scale``: as bad as a twist gets."""
+        """Normal log psi with standard deviation ``scale``, unrelated to any phi."""
         generator = torch.Generator().manual_seed(seed)
         tables = [
             scale * torch.randn(*(vocab_size,) * t, generator=generator, dtype=torch.float64)
@@ -101,7 +101,7 @@ class TableTwist(_PrefixTables):
 class TableHeadTwist(_PrefixTables, TrainableModule):
     """A table that learns: one parameter for each prefix, V**t at step t; starts at psi = 1.
 
-    It can be any twist at all, so what it learns is what a loss wants of every prefix.
+    It can represent every twist, so that it converges to a loss's optimum at every prefix.
 
     Args:
         lm: the base model, of a tiny vocabulary; it need not have a hidden state.
