@@ -101,6 +101,15 @@ def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
         raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
 
 
+def check_number(name: str, value: object, interval: str) -> None:
+    """Raise ValueError unless ``value`` is a number in an interval such as "(0, inf)"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    closed = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"]
+    if not number or not (low < value < high or value in closed):
+        raise ValueError(f"{name} must be a number in {interval}; got {value!r}.")
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     """Build the error for an optional ``package`` that ``purpose`` needs."""
     return MissingExtraError(

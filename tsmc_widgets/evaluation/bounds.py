@@ -13,6 +13,7 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.estimates import BoundsTable, LogZBounds, MeanOverRuns
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc
+from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.exact_samples import JointSamples
@@ -225,7 +226,7 @@ def _rules(
 
 def follows_proposal_only(proposal: Any) -> bool:
     """Whether a proposal follows a twist of its own that must not weigh, so never resample."""
-    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
+    return as_proposal(proposal).proposal_only
 
 
 def read_samples(

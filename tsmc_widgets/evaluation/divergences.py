@@ -27,9 +27,10 @@ from tsmc_widgets.evaluation.estimates import (
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.prefixes import advance_steps, distinct_pairs, prefill_steps
-from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, TwistInduced
+from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, TwistInduced, as_proposal
 from tsmc_widgets.targets.exact_samples import ExactSamples
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import as_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,9 @@ class Sampler:
             proposal = TwistInduced()
         elif isinstance(proposal, LanguageModel) and not isinstance(proposal, Proposal):
             proposal = ModelProposal(proposal)
-        follows = getattr(proposal, "follows_twist", False) and proposal.twist is None
-        if follows and getattr(twist, "proposal_only", False):
+        proposal, twist = as_proposal(proposal), as_twist(twist)
+        follows = proposal.follows_twist
+        if follows and twist is not None and twist.proposal_only:
             # Such a twist may not weigh, and q needs it for proposing only.
             return cls(TwistInduced(twist))
         return cls(proposal, twist if follows else None)

@@ -42,7 +42,6 @@ from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import make_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
-from tsmc_widgets.twists.protocol import is_conditional_twist
 from tsmc_widgets.twists.storage import load_twist, save_twist
 
 STORE_FORMAT = "tsmc_widgets.Result"
@@ -259,7 +258,7 @@ def _saved(spec: RunSpec, target: Target) -> Any:
             f"({spec.twist_sha256[:12]}...): write the spec again for the new twist."
         )
     observed = observation_of(spec.problem, target.lm)
-    if observed is not None and is_conditional_twist(twist):
+    if observed is not None and twist.is_conditional:
         return twist.condition(observed)
     return twist
 

@@ -61,8 +61,8 @@ class SamplerSetup:
             for rule in spec.rule
         )
         proposes = twist is not None and spec.proposal != "base"
-        if getattr(twist, "proposal_only", False):
-            # Its psi is known up to a function of the prefix, so that it cannot weigh.
+        if twist is not None and twist.proposal_only:
+            # Its psi is known up to a function of the prefix, so that it cannot weight.
             proposal = TwistInduced(twist) if proposes else Base()
             return cls(None, proposal, (resolve_rule("never", None),))
         return cls(twist, TwistInduced() if proposes else Base(), rules)

@@ -1,4 +1,4 @@
-"""Training to be gone on with, in one file without pickle: parameters, optimiser, pool, history."""
+"""Checkpoints of a training, one file without pickle: parameters, optimiser, pool, history."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def read_checkpoint(
         ) from error
     if header["version"] != VERSION:
         raise CheckpointError(
-            f"{str(path)!r} has format {header['version']} and this version of the package goes on "
-            f"from format {VERSION} alone, as training would not go on to the byte: take the "
-            "version of tsmc_widgets that wrote it, or train anew."
+            f"{str(path)!r} has format {header['version']} and this version of the package resumes "
+            f"format {VERSION} alone, since others would not resume to the byte: take the "
+            "version of tsmc_widgets that wrote it, or train again."
         )
     _compare(path, header["arguments"], arguments)
     return _state(header, tensors), _named(tensors, _pool_name(rank))
 
 
 def _plain(value: Any) -> Any:
-    """What an evaluation holds that JSON has no word for: tensors as lists, others in words."""
+    """JSON of what an evaluation holds besides JSON's types: tensors as lists, others as repr."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.smc.noise import AddressedNoise
-from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.proposals import Proposal, as_proposal
 from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
@@ -44,13 +44,13 @@ def start_smc(
     observed = options["observed"] = check_observed(target, options.get("observed"))
     if num_runs is None:
         num_runs = 1 if observed is None else observed.shape[0]
-    if rule is None and ess_threshold is None and _follows_proposal_only(proposal):
+    if rule is None and ess_threshold is None and as_proposal(proposal).proposal_only:
         rule = Never()
     options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
     config = SMCConfig(
         num_particles=num_particles,
         num_runs=num_runs,
-        proposal=Base() if proposal is None else proposal,
+        proposal=as_proposal(proposal),
         twist=twist,
         resampler=resampler,
         rule=resolve_rule(rule, ess_threshold),
@@ -178,10 +178,6 @@ def run_conditional_smc(
     ).run()
 
 
-def _follows_proposal_only(proposal: Proposal | None) -> bool:
-    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
-
-
 def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
     """Validate arguments; suggest the closest keyword."""
     unknown = sorted(set(options) - _OPTIONS)
@@ -202,9 +198,8 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:
-    follows = getattr(config.proposal, "follows_twist", False)
-    own = getattr(config.proposal, "twist", None)
-    if follows and own is None and config.twist is None and target.log_phi_next is None:
+    follows = config.proposal.follows_twist
+    if follows and config.twist is None and target.log_phi_next is None:
         raise ValueError(
             "TwistInduced() follows the sampler's twist and none was given: pass twist=..., or "
             "TwistInduced(other_twist), or proposal=Base()."

@@ -143,7 +143,7 @@ def prefill_steps(
             f"{target.lm.vocab_size}: a twist must be made for the base model's vocabulary."
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
-    extra = {"observed": observed} if getattr(proposal, "is_conditional", False) else {}
+    extra = {"observed": observed} if proposal.is_conditional else {}
     proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
     return PrefixSteps(lm_step, twist_step, proposal_step)
 
@@ -197,8 +197,7 @@ def _last_step_twist(
     target: Any, proposal: Proposal, twist_step: TwistStep | None, prefixes: Any
 ) -> TwistStep | None:
     """At T a proposal that follows the twist follows phi itself, where the potential offers it."""
-    follows = getattr(proposal, "follows_twist", False) and getattr(proposal, "twist", None) is None
-    if not follows or target.is_conditional or target.log_phi_next is None:
+    if not proposal.follows_twist or target.is_conditional or target.log_phi_next is None:
         return twist_step
     paths = prefixes()
     if paths.shape[1] != target.num_steps - 1:

@@ -51,8 +51,7 @@ def conditions(old: Recording, target: Target, config: SMCConfig) -> list[tuple[
     Psi and q must be the very objects of the record, and not have learned since.
     """
     was, how = old.target, old.config
-    follows = getattr(config.proposal, "follows_twist", False)
-    last_by_phi = follows and getattr(config.proposal, "twist", None) is None
+    last_by_phi = config.proposal.follows_twist
     offers = was.log_phi_next is not None or target.log_phi_next is not None
     return [
         (old.trace.done, "the recorded run did not reach its last step"),
@@ -71,7 +70,7 @@ def conditions(old: Recording, target: Target, config: SMCConfig) -> list[tuple[
             how.resampler == config.resampler and _same(how.rule, config.rule),
             "the resampling differs",
         ),
-        (how.twist is config.twist, "ψ differs, and steers the run from the first step on"),
+        (_same(how.twist, config.twist), "ψ differs, and steers the run from the first step on"),
         (_same(how.proposal, config.proposal), "q differs, and draws other tokens"),
         (not (last_by_phi and offers), "q draws the last token by φ itself"),
         (
@@ -210,4 +209,4 @@ def _same(old: Any, new: Any) -> bool:
         return False
     pairs = [(getattr(old, f.name), getattr(new, f.name)) for f in fields(old)]
     plain = (bool, int, float, str, type(None))
-    return all(a is b or (isinstance(a, plain) and a == b) for a, b in pairs)
+    return all(_same(a, b) or (isinstance(a, plain) and a == b) for a, b in pairs)

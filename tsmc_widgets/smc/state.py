@@ -10,9 +10,9 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
-from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.proposals import Base, Proposal, as_proposal
 from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
-from tsmc_widgets.twists.protocol import Twist
+from tsmc_widgets.twists.protocol import Twist, as_twist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,9 @@ class SMCConfig:
             alone = self.num_runs == 1 or self.retained is not None
             object.__setattr__(self, "dead_runs", "raise" if alone else "warn")
         check_one_of("dead_runs", self.dead_runs, ("raise", "keep", "warn"))
-        if getattr(self.twist, "proposal_only", False):
+        object.__setattr__(self, "twist", as_twist(self.twist))
+        object.__setattr__(self, "proposal", as_proposal(self.proposal))
+        if self.twist is not None and self.twist.proposal_only:
             raise ValueError(
                 f"a twist learned by {self.twist.method} is known only up to a function of the "
                 "prefix, so it cannot weigh particles: pass proposal=TwistInduced(twist) and "

@@ -118,7 +118,7 @@ class TraceInfo:
             prompt_tokens=target.prompt_tokens.tolist(),
             potential=target.potential.describe(),
             proposal=config.proposal.describe(),
-            twist=None if config.twist is None else type(config.twist).__name__,
+            twist=None if config.twist is None else config.twist.form,
             resampler=config.resampler,
             rule=config.rule.describe(),
             ess_threshold=config.rule.threshold if isinstance(config.rule, ESSBelow) else None,

@@ -16,9 +16,8 @@ from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
 from tsmc_widgets.files import write_atomically
 from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
-from tsmc_widgets.twists.conditional import ClassEncoder, ConditionalBodyTwist, ConditionalHeadTwist
-from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.conditional import ClassEncoder
+from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
 
 _PER_TENSOR = 256
@@ -136,18 +135,7 @@ FORMAT = "tsmc_widgets.Twist"
 VERSION = 2
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
-FORMS: dict[str, type[TrainableModule]] = {
-    form.__name__: form
-    for form in (
-        BodyTwist,
-        ConditionalBodyTwist,
-        ConditionalHeadTwist,
-        LinearHeadTwist,
-        LoRATwist,
-        MLPHeadTwist,
-        TableHeadTwist,
-    )
-}
+FORMS = {form.kind.__name__: form.kind for form in TWIST_FORMS.values()}
 _PARTS = {
     "options": dict, "base_model": dict, "method": str | None, "weights_sha256": str,
     "history": list,
@@ -244,7 +232,7 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
 
 def _lengthen_codes(twist: TrainableModule, weights: dict[str, Tensor]) -> None:
     """Read weights of format 1, whose codes of classes were of length one, for those of today."""
-    encoder = getattr(twist, "encoder", None)
+    encoder = twist.encoder
     if isinstance(encoder, ClassEncoder):
         first = weights["head.0.weight"].float()
         first[:, -encoder.width :] /= encoder.length
@@ -259,7 +247,7 @@ def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Ten
             kept = kept.to(dtype)
         if not bool(torch.isfinite(kept).all()):
             raise ValueError(
-                f"the weights {name} are not finite in {kept.dtype}, so the twist can not be "
+                f"the weights {name} are not finite in {kept.dtype}, so the twist cannot be "
                 "saved: choose a wider dtype, or go back to before the training diverged."
             )
         weights[name] = kept

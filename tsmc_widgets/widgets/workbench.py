@@ -357,8 +357,7 @@ class Workbench(LivePage):
         self.replayed.layout.display = None if done else "none"
         config = session.config
         self.sampler.show_what_matters(
-            only_proposes=config.twist is None
-            and getattr(config.proposal, "twist", None) is not None
+            only_proposes=config.twist is None and config.proposal.twist is not None
         )
         if progress.state != "done":
             return
