@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from tsmc_widgets.evaluation.estimates import t_interval
 from tsmc_widgets.experiments.compare import Comparison, OverSeeds, over_seeds, place_of
 from tsmc_widgets.experiments.runs import RunResult
-from tsmc_widgets.widgets.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +22,7 @@ MOST_BINS = 60
 
 
 class CompareRecord:
-    """Encodes a comparison; what has not changed since the last time is not computed anew."""
+    """Encodes a comparison; what has not changed since the last time is not computed again."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
@@ -150,9 +149,16 @@ def bins(groups: Sequence[np.ndarray]) -> tuple[float, float, int]:
     return float(low), float(high - low) / count * (1 + 1e-9), count
 
 
-def encode_plan(sweep: Sweep, comparison: Comparison, misfits: dict) -> list[dict[str, Any]]:
-    """For each method and problem how its seeds stand, a letter each: w, r, d or f."""
-    running = {spec.key for spec, _ in sweep.running}
+def encode_plan(
+    comparison: Comparison, running: Container[str], misfits: dict
+) -> list[dict[str, Any]]:
+    """For each method and problem how its seeds stand, a letter each: w, r, d or f.
+
+    Args:
+        comparison: specs and results.
+        running: keys of the specs that workers compute now.
+        misfits: why a method is left out, by (problem, method).
+    """
     table = comparison.table
     found: dict[tuple[str, str], str] = {}
     for spec in comparison.specs:

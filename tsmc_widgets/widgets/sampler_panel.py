@@ -9,11 +9,23 @@ from typing import Any
 import ipywidgets as ipw
 
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.smc.resampling import SCHEMES
 from tsmc_widgets.targets.description import TABLE, WAITING, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
-from tsmc_widgets.widgets.controls import SIZES, dress
+from tsmc_widgets.widgets.controls import (
+    BASE,
+    INDUCED,
+    ess_slider,
+    menu,
+    particles,
+    put,
+    scheme,
+    seed_field,
+    show_only,
+    sizes,
+    slider,
+    text,
+)
 
 _MOST_SEED = 2**53 - 1
 """The largest number that browsers count to."""
@@ -21,8 +33,8 @@ RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
 SHIP = "ship:"
 TRAINED = "trained"
 _NOTES = {
-    "none": "ψ = 1: φ is heard at the last step and nowhere before.",
-    "look-ahead": "Guessed from φ, nothing is learned: right on average, quick where φ is words.",
+    "none": "ψ = 1: φ enters at the last step and nowhere before.",
+    "look-ahead": "Estimated from φ, nothing is learned: unbiased, quick where φ is words.",
     "optimal": "ψ* by enumeration: with the twist-induced proposal every run gives log Z.",
     "saved": "A folder that save_twist wrote, or TrainSession.",
 }
@@ -108,10 +120,9 @@ class SamplerPanel:
         try:
             self.fields["twist"].options = self._options(described, twist)
             self.fields["twist"].value = twist
-            _make_room(self.fields, values)
             for name, value in values.items():
                 if name != "proposal" or spec.method != "none":
-                    self.fields[name].value = value
+                    put(self.fields[name], value)
         finally:
             self._quiet = False
         self.show_what_matters()
@@ -135,8 +146,7 @@ class SamplerPanel:
             "twist_power": twist != "none",
             "ess_threshold": fields["rule"].value == "ess" and not only_proposes,
         }
-        for name, matters in shown.items():
-            fields[name].layout.display = None if matters else "none"
+        show_only(fields, shown)
         fields["proposal"].disabled = twist == "none"
         fields["rule"].disabled = fields["resampler"].disabled = only_proposes
         note = _NOTES.get(twist, "Learned for this problem, on the model that ships.")
@@ -144,8 +154,8 @@ class SamplerPanel:
             note = f"Learned for: {PROBLEMS[twist.removeprefix(SHIP)].summary}."
         if only_proposes:
             note += (
-                " This twist is known up to a function of the prefix: it can propose and not "
-                "weigh, so nothing is resampled."
+                " This twist is known up to a function of the prefix: it can propose but not "
+                "weight, so nothing is resampled."
             )
         self.note.value = f"<span>{html.escape(note)}</span>"
 
@@ -204,51 +214,25 @@ def _observes(name: str, parts: list[Mapping[str, Any]]) -> bool:
     return any(part["kind"] == "Infilling" and int(part["num_tokens"]) == width for part in parts)
 
 
-def _make_room(fields: dict[str, Any], values: dict[str, Any]) -> None:
-    """Widen sliders, so that they can show what code has asked for."""
-    for name in ("num_particles", "num_runs"):
-        field = fields[name]
-        if values[name] not in field.options:
-            field.options = sorted({*field.options, values[name]})
-    power = fields["twist_power"]
-    power.min = min(power.min, values["twist_power"])
-    power.max = max(power.max, values["twist_power"])
-
-
 def _fields(now: RunSpec) -> dict[str, Any]:
     rules = [("ESS below a share of K", "ess"), ("every step", "always"), ("never", "never")]
+    power = "1 as it is; below 1 flatter, above 1 sharper; below 0 inverted"
     return {
-        "twist": dress(ipw.Dropdown, "twist ψ", "What a prefix is worth", options=["none"]),
-        "folder": dress(
-            ipw.Text, "folder", "Where save_twist wrote it", continuous_update=False
+        "twist": menu("twist ψ", "What a prefix is worth", "none", ["none"]),
+        "folder": text("folder", "Where save_twist wrote it"),
+        "twist_power": slider("ψ power", power, 1.0, -1.0, 2.0, 0.25),
+        "proposal": menu(
+            "proposal q",
+            "Where tokens are drawn from",
+            "twist",
+            [(BASE, "base"), (INDUCED, "twist")],
         ),
-        "twist_power": dress(
-            ipw.FloatSlider, "ψ power", "1 as it is; less listens less; below 0 the wrong way",
-            value=1.0, min=-1.0, max=2.0, step=0.25, readout_format=".2f",
+        "rule": menu("resample", "When to resample", "ess", rules),
+        "ess_threshold": ess_slider("A share of K", 0.5),
+        "resampler": scheme("scheme", "systematic"),
+        "num_particles": particles(now.num_particles[0]),
+        "num_runs": sizes(
+            "runs R", "Independent runs; the view shows one at a time", now.num_runs, RUNS
         ),
-        "proposal": dress(
-            ipw.Dropdown, "proposal q", "Where tokens are drawn from",
-            options=[("base model p₀", "base"), ("twist-induced p₀ ψ", "twist")],
-            value="twist",
-        ),
-        "rule": dress(ipw.Dropdown, "resample", "When to resample", options=rules),
-        "ess_threshold": dress(
-            ipw.FloatSlider, "ESS below", "A share of K", value=0.5, min=0.0, max=1.0, step=0.05,
-            readout_format=".0%",
-        ),
-        "resampler": dress(
-            ipw.Dropdown, "scheme", "How ancestors are drawn", options=sorted(SCHEMES)
-        ),
-        "num_particles": dress(
-            ipw.SelectionSlider, "particles K", "Texts written side by side",
-            options=sorted({*SIZES, now.num_particles[0]}), value=now.num_particles[0],
-        ),
-        "num_runs": dress(
-            ipw.SelectionSlider, "runs R", "Independent runs; the view shows one at a time",
-            options=sorted({*RUNS, now.num_runs}), value=now.num_runs,
-        ),
-        "seed": dress(
-            ipw.BoundedIntText, "seed", "Equal seeds give equal runs", value=now.seed,
-            max=_MOST_SEED,
-        ),
-    }  # fmt: skip
+        "seed": seed_field(now.seed, most=_MOST_SEED),
+    }
