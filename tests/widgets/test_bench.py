@@ -5,11 +5,11 @@ import re
 import pytest
 
 import tsmc_widgets as tw
+from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.widgets.controls import Controls
-from tsmc_widgets.widgets.live_page import Pinned, compare
-from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target
-from tsmc_widgets.widgets.workbench import PRESETS, PresetBar, WatchSMC, find_preset
+from tsmc_widgets.widgets.run_page import Pinned, compare
+from tsmc_widgets.widgets.settings import Judges, RunSettings
+from tsmc_widgets.widgets.watch import PRESETS, Controls, PresetBar, WatchSMC
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_pinning_again_replaces_a(watch):
     watch.set(seed=3)
     assert watch.wait(20)
     watch.pin()
-    assert watch.bench.pinned.settings.seed == 3
+    assert watch.bench.pinned.spec.seed == 3
     assert watch.bench.pinned_view is not first
     assert len(watch.bench.children[1].children) == 2
     assert watch.bench.button.value is True
@@ -72,17 +72,17 @@ def test_nothing_to_pin_is_said(watch):
 def test_words_of_a_person_are_no_markup_in_the_sentence(watch):
     watch.pin()
     kept = watch.bench.pinned
-    settings = RunSettings(prompt="<img src=x onerror=hacked=1>")
-    watch.bench.compare(Pinned(kept.trace, settings, 0.1))
+    spec = RunSettings(prompt="<img src=x onerror=hacked=1>").spec
+    watch.bench.compare(Pinned(kept.trace, spec, 0.1))
     assert "<img" not in watch.bench.sentence.value
     assert "&lt;img" in watch.bench.sentence.value
 
 
 def test_the_sentence_has_the_numbers_of_both_runs(watch):
-    a = Pinned(watch.trace, watch.settings, 1.0)
+    a = Pinned(watch.trace, watch.settings.spec, 1.0)
     watch.set(num_particles=32)
     assert watch.wait(20)
-    b = Pinned(watch.trace, watch.settings, 2.5)
+    b = Pinned(watch.trace, watch.settings.spec, 2.5)
     said = compare(a, b).replace("−", "-")
     assert "K 16 → 32" in said
     assert "1.0 → 2.5 s" in said
@@ -99,33 +99,30 @@ def test_dead_runs_are_compared_too():
     lm = TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
     target = tw.Target(lm, tw.ContainsToken("b"), prompt="a", num_steps=3)
     dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
-    said = compare(Pinned(dead, RunSettings(), 0.0), Pinned(dead, RunSettings(), 0.0))
+    run = Pinned(dead, RunSettings().spec, 0.0)
+    said = compare(run, run)
     assert "log Ẑ −∞ → −∞" in said
 
 
 def test_lessons_set_every_control_that_they_are_about():
     controls = Controls(RunSettings(avoids="x", seed=9), Judges("stars", "host"), lambda _: None)
-    bar = PresetBar(lambda settings: controls.set(**settings))
+    bar = PresetBar(lambda preset: controls.set(**preset.values))
     for name, button in bar.buttons.items():
         button.click()
-        assert find_preset(controls.settings) == name
+        bar.show(controls.settings.spec)
+        assert controls.settings.spec == PRESETS[name].spec
         assert button.button_style == "info"
         assert sum(b.button_style == "info" for b in bar.buttons.values()) == 1
         assert PRESETS[name].text.split("'")[0] in bar.text.value
     controls.fields["num_steps"].value = 7
-    bar.show(find_preset(controls.settings))
+    bar.show(controls.settings.spec)
     assert not any(button.button_style for button in bar.buttons.values())
 
 
 @pytest.fixture(scope="module")
 def lessons():
     """The run of every lesson on the model that ships."""
-    lm, judges = tw.load_language_model("storybook"), Judges().loaded()
-    runs = {}
-    for name, preset in PRESETS.items():
-        settings = RunSettings(**preset.settings)
-        runs[name] = make_session(settings, make_target(settings, lm, judges)).run()
-    return runs
+    return {name: start_spec(preset.spec).run() for name, preset in PRESETS.items()}
 
 
 @pytest.mark.slow

@@ -6,15 +6,10 @@ import pytest
 import torch
 
 from tsmc_widgets.errors import UnknownTokenError
+from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.widgets.settings import (
-    Judges,
-    RunSettings,
-    make_potential,
-    make_session,
-    make_target,
-    split_words,
-)
+from tsmc_widgets.targets.description import potential_of
+from tsmc_widgets.widgets.settings import Judges, RunSettings, split_words
 
 
 class Stars:
@@ -67,12 +62,12 @@ def test_words_are_split_at_commas():
     ],
 )
 def test_potential_of_the_controls(values, described):
-    assert described in make_potential(RunSettings(**values), JUDGES).describe()
+    assert described in potential_of(RunSettings(**values).factors(JUDGES)).describe()
 
 
 def test_judges_that_are_not_there_ask_nothing():
     settings = RunSettings(stars=5, hostility="threshold")
-    assert make_potential(settings, Judges(None, None)).describe() == "1"
+    assert settings.factors(Judges(None, None)) == [{"kind": "Constant"}]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +80,7 @@ def test_unknown_choices_are_refused(values):
 
 def test_word_that_cannot_be_written_is_named(lm):
     with pytest.raises(UnknownTokenError, match="No text can contain “zebra”"):
-        make_target(RunSettings(contains="zebra", stars=0), lm, JUDGES)
+        RunSettings(contains="zebra", stars=0).target(lm, JUDGES)
 
 
 @pytest.mark.parametrize("twist", ["none", "look-ahead"])
@@ -94,6 +89,5 @@ def test_every_sampler_runs(lm, twist, proposal):
     settings = RunSettings(
         prompt="a", num_steps=5, num_particles=8, twist=twist, proposal=proposal, contains="b"
     )
-    session = make_session(settings, make_target(settings, lm, JUDGES))
-    trace = session.run()
+    trace = start_spec(settings.spec, target=settings.target(lm, JUDGES)).run()
     assert math.isfinite(trace.log_z)

@@ -6,11 +6,12 @@ from dataclasses import asdict
 import pytest
 import torch
 
+import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
-from tsmc_widgets.widgets.controls import EXAMPLES, NOTHING_ASKED, Controls
+from tsmc_widgets.widgets.run_page import explain_dead
 from tsmc_widgets.widgets.settings import Judges, RunSettings
-from tsmc_widgets.widgets.workbench import WatchSMC, explain_death
+from tsmc_widgets.widgets.watch import EXAMPLES, NOTHING_ASKED, Controls, WatchSMC
 
 QUIET = Judges(None, None)
 
@@ -80,7 +81,7 @@ def test_dead_particles_leave_their_record(lm):
     assert watch.view.status["state"] == "failed"
     assert watch.view.status["text"] == "stopped at step 3 of 3"
     error = watch.view.status["error"]
-    assert "All 4 weights are zero at step 3" in error
+    assert "All 4 weights are zero from step 3 on" in error
     assert "set proposal q to twist-induced" in error
     assert watch.view.header["steps_done"] == 3
     watch.close()
@@ -148,8 +149,11 @@ def test_controls_without_effect_are_out_of_the_way(lm):
         ({"proposal": "twist-induced"}, "take more particles"),
     ],
 )
-def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(watch, settings, first):
-    assert f"Try to {first}" in explain_death(watch.trace, RunSettings(**settings))
+def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(settings, first):
+    lm = TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
+    target = tw.Target(lm, tw.ContainsToken("b"), prompt="a", num_steps=3)
+    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+    assert f"Try to {first}" in explain_dead(dead, RunSettings(**settings).spec)
 
 
 def test_examples_set_many_controls_and_start_one_run():
