@@ -161,8 +161,8 @@ class TestFiles:
 
     def test_buttons_save_and_load(self, workbenches, tmp_path):
         workbench = workbenches(SPECS["named"])
-        row = workbench.bench.row.children[2].children
-        path, save, load, said = row
+        path, said = workbench.file.path, workbench.file.said
+        save, load = workbench.file.buttons.values()
         path.value = str(tmp_path / "page.json")
         save.click()
         assert "saved to" in said.value
@@ -200,9 +200,9 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"JSON alone can ?not bring back"):
             Workbench.load(path)
         workbench = workbenches("rainy-week")
-        workbench.file.value = str(path)
-        workbench.bench.row.children[2].children[2].click()
-        assert "not registered here" in workbench.bench.row.children[2].children[3].value
+        workbench.file.path.value = str(path)
+        workbench.file.buttons["load"].click()
+        assert "not registered here" in workbench.file.said.value
         shown = workbenches(state)
         assert "not registered here" in shown.view.status["error"]
         with pytest.raises(ValueError, match="JSON alone"):

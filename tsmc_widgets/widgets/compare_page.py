@@ -18,6 +18,7 @@ from tsmc_widgets.widgets.compare_record import (
     FIGURES,
     CompareRecord,
     Frames,
+    draw,
     encode_failures,
     encode_plan,
 )
@@ -174,7 +175,7 @@ class CompareSession(LivePage):
         names = self._settings.problem_names
         problem = names[0] if problem is None else problem
         check_one_of("problem", problem, names)
-        return FIGURES[kind](Frames.of(self.comparison, problem), theme)
+        return draw(kind, Frames.of(self.comparison, problem), theme)
 
     def export(self, kind: str, path: str | Path | None = None) -> Path:
         """Write what is done: numbers as CSV, or tables as LaTeX or HTML.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,6 +76,41 @@ def scheme(name: str, value: str) -> ipw.Dropdown:
 def ess_slider(tooltip: str, value: float) -> ipw.FloatSlider:
     """When to resample, as a share of K."""
     return slider("ESS below", tooltip, value, 0.0, 1.0, 0.05, ".0%")
+
+
+class Note(ipw.HTML):
+    """A sentence on the page, as plain text; out of the way while it is empty.
+
+    Args:
+        css: a class for the style sheets.
+        role: for screen readers, such as "alert".
+        tag: of the HTML element.
+        **layout: of the widget.
+    """
+
+    def __init__(
+        self, css: str = "tw-note", *, role: str = "", tag: str = "span", **layout: str
+    ) -> None:
+        super().__init__(layout=layout)
+        self._open = f'<{tag} role="{role}">' if role else f"<{tag}>"
+        self._close = f"</{tag}>"
+        if css:
+            self.add_class(css)
+        self.say("")
+
+    def say(self, text: str, bold: str = "") -> None:
+        """Show a text, after one in bold print where there is one."""
+        head = f"<b>{html.escape(bold)}</b> " if bold else ""
+        shown = f"{self._open}{head}{html.escape(text)}{self._close}"
+        self.value = shown if text or bold else ""
+        self.layout.display = None if text or bold else "none"
+
+
+def classed(widget: ipw.DOMWidget, *names: str) -> Any:
+    """The widget itself, with classes for the style sheets."""
+    for name in names:
+        widget.add_class(name)
+    return widget
 
 
 def put(field: ipw.ValueWidget, value: Any) -> None:

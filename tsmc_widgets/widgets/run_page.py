@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.widgets.controls import Note
 from tsmc_widgets.widgets.formula import words_of
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_panels import RunPanels
@@ -161,7 +161,7 @@ class Bench(ipw.VBox):
             disabled=True,
             layout={"width": "auto", "margin": "1px 8px 1px 2px"},
         )
-        self.sentence = ipw.HTML(layout={"flex": "1 1 300px", "margin": "0", "display": "none"})
+        self.sentence = Note("", flex="1 1 300px", margin="0")
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
         self.side = _side(view, panels)
         self._views = ipw.Box([self.side], layout=layout)
@@ -178,7 +178,7 @@ class Bench(ipw.VBox):
         """Keep this run beside the live one."""
         if run is None:
             self._set_button(on=False)
-            self._say("There is no finished run to pin yet.")
+            self.sentence.say("There is no finished run to pin yet.")
             return
         self._put_away()
         self.pinned = run
@@ -208,13 +208,13 @@ class Bench(ipw.VBox):
         self._put_away()
         self._views.children = [self.side]
         self._set_button(on=False)
-        self._say("")
+        self.sentence.say("")
 
     def compare(self, run: Pinned) -> None:
         """Say how the live run, now done, differs from the pinned one."""
         self.button.disabled = False
         if self.pinned is not None:
-            self._say(compare(self.pinned, run))
+            self.sentence.say(compare(self.pinned, run))
 
     def _put_away(self) -> None:
         if self.panels is None:
@@ -235,10 +235,6 @@ class Bench(ipw.VBox):
         self.button.value = on
         self.button.description = "Put A away" if on else "Pin this run as A"
         self._quiet = False
-
-    def _say(self, text: str) -> None:
-        self.sentence.value = f"<span>{html.escape(text)}</span>" if text else ""
-        self.sentence.layout.display = None if text else "none"
 
 
 def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import ipywidgets as ipw
 
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.targets.description import TABLE, WAITING, parts_of
@@ -15,6 +12,7 @@ from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
     BASE,
     INDUCED,
+    Note,
     ess_slider,
     menu,
     particles,
@@ -61,8 +59,7 @@ class SamplerPanel:
         self._changed, self._trained = changed, trained
         self._quiet = False
         self.fields = _fields(spec)
-        self.note = ipw.HTML()
-        self.note.add_class("tw-note")
+        self.note = Note()
         self.set(spec, described)
         for field in self.fields.values():
             field.observe(self._edited, "value")
@@ -157,7 +154,7 @@ class SamplerPanel:
                 " This twist is known up to a function of the prefix: it can propose but not "
                 "weight, so nothing is resampled."
             )
-        self.note.value = f"<span>{html.escape(note)}</span>"
+        self.note.say(note)
 
     def _edited(self, change: Any) -> None:
         if self._quiet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from tsmc_widgets.widgets.controls import (
     PROMPTS,
     REVIEW,
     STORY,
+    Note,
     SettingsBox,
     dress,
     ess_slider,
@@ -228,7 +228,7 @@ class PresetBar(ipw.VBox):
     """
 
     def __init__(self, choose: Callable[[Preset], None]) -> None:
-        self.text = ipw.HTML(layout={"margin": "0", "display": "none"})
+        self.text = Note("", tag="p", margin="0")
         self.buttons: dict[str, ipw.Button] = {}
         self._specs = {name: preset.spec for name, preset in PRESETS.items()}
         layout = {"width": "auto", "margin": "1px 4px 1px 2px"}
@@ -245,8 +245,7 @@ class PresetBar(ipw.VBox):
         found = [name for name, own in self._specs.items() if own == spec]
         for name, button in self.buttons.items():
             button.button_style = "info" if name in found else ""
-        self.text.value = f"<p>{html.escape(PRESETS[found[0]].text)}</p>" if found else ""
-        self.text.layout.display = None if found else "none"
+        self.text.say(PRESETS[found[0]].text if found else "")
 
 
 class WatchSMC(RunPage):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from tsmc_widgets.experiments.execute import Shelf, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
+from tsmc_widgets.targets.description import problem_of
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_button import CodeButton
+from tsmc_widgets.widgets.controls import Note, classed
 from tsmc_widgets.widgets.formula import formula, words_of
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
@@ -37,77 +39,60 @@ def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
     what = ("problem", "model", "prompt", "num_steps", "eos")
     how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
     size = ("num_particles", "num_runs", "seed")
-    groups = [
-        _group("problem", "Problem", [*(problem.fields[name] for name in what), problem.note]),
-        _group("potential", "Potential φ: which texts", [problem.editor]),
-        _group("sampler", "How to sample", [*(sampler.fields[name] for name in how), sampler.note]),
-        _group("size", "How much", [sampler.fields[name] for name in size]),
+    groups = {
+        ("problem", "Problem"): [*(problem.fields[name] for name in what), problem.note],
+        ("potential", "Potential φ: which texts"): [problem.editor],
+        ("sampler", "How to sample"): [*(sampler.fields[name] for name in how), sampler.note],
+        ("size", "How much"): [sampler.fields[name] for name in size],
+    }
+    boxes = [
+        classed(
+            ipw.VBox([classed(ipw.Label(title), "tw-title"), *children]),
+            "tw-group",
+            f"tw-group-{name}",
+        )
+        for (name, title), children in groups.items()
     ]
-    box = ipw.Box(groups, layout={"width": "100%"})
-    box.add_class("tw-panels")
-    return box
+    return classed(ipw.Box(boxes, layout={"width": "100%"}), "tw-panels")
 
 
-def _group(name: str, title: str, children: list[ipw.Widget]) -> ipw.VBox:
-    heading = ipw.Label(title)
-    heading.add_class("tw-title")
-    box = ipw.VBox([heading, *children])
-    box.add_class("tw-group")
-    box.add_class(f"tw-group-{name}")
-    return box
-
-
-def formula_box(formula: ipw.HTML, replayed: ipw.HTML) -> ipw.VBox:
-    """Log phi, and what was done when it last changed."""
-    replayed.add_class("tw-replay")
-    box = ipw.VBox([formula, replayed], layout={"width": "100%"})
-    box.add_class("tw-formula")
-    return box
-
-
-def replay_choice(on: bool) -> ipw.Checkbox:
-    """Whether the recorded run may be re-weighted."""
-    tooltip = (
-        "After a change of φ alone, re-weight the recorded run where that gives exactly the trace "
-        "of a fresh run on the same noise"
-    )
-    return ipw.Checkbox(
-        on, description="re-weight where valid", indent=False, tooltip=tooltip,
-        layout={"width": "auto"},
-    )  # fmt: skip
-
-
-def file_row(act: Callable[[str, str], str]) -> tuple[ipw.Text, ipw.Box]:
+class FileRow(ipw.HBox):
     """A path with buttons that save the page there, or load it from there.
 
     Args:
-        act: of "save" or "load" and the path; gives what to say, and raises where it cannot.
+        **actions: what each button does with the path: gives what to say, and raises where it
+            cannot.
     """
-    path = ipw.Text(value="workbench.json", layout={"width": "170px"})
-    path.tooltip = "A file beside the notebook"
-    said = ipw.HTML(layout={"margin": "0"})
-    said.add_class("tw-note")
-    buttons = [
-        ipw.Button(description=name, tooltip=tooltip, layout={"width": "auto"})
-        for name, tooltip in (
-            ("Save", "Write all that is on the page to this file"),
-            ("Load", "Show what was saved in this file"),
-        )
-    ]
 
-    def press(button: ipw.Button) -> None:
+    def __init__(self, **actions: Callable[[str], str]) -> None:
+        self.path = ipw.Text(value="workbench.json", layout={"width": "170px"})
+        self.path.tooltip = "A file beside the notebook"
+        self.said = Note(role="status", margin="0")
+        tooltips = {
+            "save": "Write all that is on the page to this file",
+            "load": "Show what was saved in this file",
+        }
+        self.buttons = {}
+        for name, act in actions.items():
+            button = ipw.Button(
+                description=name.title(), tooltip=tooltips[name], layout={"width": "auto"}
+            )
+            button.on_click(lambda _, act=act: self._press(act))
+            self.buttons[name] = button
+        super().__init__([self.path, *self.buttons.values(), self.said])
+        self.add_class("tw-file")
+
+    def _press(self, act: Callable[[str], str]) -> None:
         try:
-            text = act(button.description.lower(), path.value.strip())
-        except Exception as error:  # noqa: BLE001 - said beside the button
-            text = message_of(error)
-        said.value = f'<span role="status">{html.escape(text)}</span>'
+            self.said.say(act(self.path.value.strip()))
+        except Exception as error:  # noqa: BLE001 - shown beside the button
+            self.said.say(message_of(error))
 
-    for button in buttons:
-        button.on_click(press)
-    row = ipw.HBox([path, *buttons, said])
-    row.add_class("tw-file")
-    return path, row
 
+_REPLAY = (
+    "After a change of φ alone, re-weight the recorded run where that gives exactly the trace "
+    "of a fresh run on the same noise"
+)
 
 Shown = RunSpec | WorkbenchState | str | Mapping[str, Any] | None
 
@@ -156,16 +141,25 @@ class Workbench(RunPage):
             self._moved,
             trained=None if train is None else self._trained_label,
         )
-        self.formula, self.refusal, self.replayed = ipw.HTML(), ipw.HTML(), ipw.HTML()
-        self.replay = replay_choice(state.replay)
+        self.formula = Note("", tag="p")
+        self.refusal = Note("tw-wrong-page", role="alert")
+        self.replayed = Note("tw-replay")
+        self.replay = ipw.Checkbox(
+            state.replay,
+            description="re-weight where valid",
+            indent=False,
+            tooltip=_REPLAY,
+            layout={"width": "auto"},
+        )
         self.code_button = CodeButton()
-        self.file, file_widgets = file_row(self._file)
-        self.bench.add_tools([self.code_button, file_widgets, self.replay])
+        self.file = FileRow(save=lambda path: f"saved to {self.save(path)}", load=self._load)
+        self.bench.add_tools([self.code_button, self.file, self.replay])
         self.bench.row.add_class("tw-bar")
-        said = formula_box(self.formula, self.replayed)
-        above = [self.presets, arrange(self.problem, self.sampler), said, self.refusal]
-        self.children = [*above, self.bench]
-        self.refusal.add_class("tw-wrong-page")
+        phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
+        controls = arrange(self.problem, self.sampler)
+        self.children = [
+            self.presets, controls, classed(phi, "tw-formula"), self.refusal, self.bench
+        ]  # fmt: skip
         self._restore(state, rest=0.0)
 
     @property
@@ -236,8 +230,7 @@ class Workbench(RunPage):
             before=self._before,
             now=now,
         )
-        self.replayed.value = f"<b>{html.escape(done)}</b> {html.escape(why)}" if done else ""
-        self.replayed.layout.display = None if done else "none"
+        self.replayed.say(why, bold=done)
         proposes = isinstance(session.config.proposal, TwistInduced)
         self.sampler.show_what_matters(only_proposes=proposes and session.config.twist is None)
         if progress.state != "done":
@@ -273,7 +266,7 @@ class Workbench(RunPage):
         try:
             spec = self._read()
         except Exception as error:  # noqa: BLE001 - said on the page
-            self._refuse(error)
+            self.refusal.say(message_of(error))
             return
         self._begin(spec)
 
@@ -293,31 +286,26 @@ class Workbench(RunPage):
         def make() -> ReplaySession:
             recording = self._recording if self.replay.value else None
             how = {"top_k": NEXT_TOKENS, "shelf": self._shelf, "recording": recording}
-            with no_progress_bars():
+            # Toys do without transformers, which takes seconds to import.
+            toy = problem_of(spec.problem).table is not None
+            with nullcontext() if toy else no_progress_bars():
                 return start_spec(spec, **how)
 
         self.launch(spec, make, rest=rest)
 
     def _describe(self) -> None:
         """Formula, lesson and code of the spec; whatever was wrong before is gone."""
-        self.refusal.value, self.refusal.layout.display = "", "none"
+        self.refusal.say("")
         self.sampler.fit(self.problem.described)
-        self.formula.value = f"<p>{html.escape(formula(self._spec.problem))}</p>"
+        self.formula.say(formula(self._spec.problem))
         self.presets.show(self._spec)
         try:
             self.code_button.text = self.code
         except Exception as error:  # noqa: BLE001 - the run itself will say what is wrong
             self.code_button.text = f"# {type(error).__name__}: {error}"
 
-    def _refuse(self, error: Exception) -> None:
-        text = html.escape(message_of(error))
-        self.refusal.value = f'<span role="alert">{text}</span>'
-        self.refusal.layout.display = None
-
-    def _file(self, act: str, path: str) -> str:
-        """Save or load by the buttons; gives what to say."""
-        if act == "save":
-            return f"saved to {self.save(path)}"
+    def _load(self, path: str) -> str:
+        """Show what was saved in a file; gives what to say."""
         state = WorkbenchState.read(path)
         state.check_functions()
         self.unpin()
