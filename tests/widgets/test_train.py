@@ -13,7 +13,6 @@ from tsmc_widgets.widgets.compare_view import SOURCES
 from tsmc_widgets.widgets.front_end import join_scripts
 from tsmc_widgets.widgets.session import error_text
 from tsmc_widgets.widgets.train_page import TrainControls, TrainSession
-from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.training_run import (
     METHOD_LABELS,
     MethodRun,
@@ -177,12 +176,6 @@ def test_one_training_at_a_time(session):
     other.close()
 
 
-def test_hello_is_answered():
-    view = TrainView()
-    view.hello = 41
-    assert view.welcome == 41
-
-
 def test_controls_follow_the_problem_and_tell_once():
     told = []
     controls = TrainControls(TrainSettings(), told.append)
@@ -203,10 +196,3 @@ def test_controls_follow_the_problem_and_tell_once():
     assert not controls.rivals["ctl"].value
     with pytest.raises(ValueError, match="the control must be one of"):
         controls.set(form2="x")
-
-
-def test_script_is_one_module_that_never_parses_text_as_html():
-    source = TrainView._esm
-    assert source.count("export default") == 1
-    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-        assert dangerous not in source
