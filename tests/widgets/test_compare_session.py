@@ -155,7 +155,7 @@ def test_a_means_of_some_seeds_is_shown_as_such(make, gate):
     for _ in range(5):
         assert entered.acquire(timeout=SECONDS)
     session._results_due = 0.0
-    session._shown = session._told = None
+    session._shown = session._reported = None
     session._show(session.live.progress)
     found = cells(session.view, "rainy-week", "KL(σ||q)")
     assert found["none"][8] == 2

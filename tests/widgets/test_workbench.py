@@ -161,7 +161,7 @@ class TestFiles:
 
     def test_buttons_save_and_load(self, workbenches, tmp_path):
         workbench = workbenches(SPECS["named"])
-        path, said = workbench.file.path, workbench.file.said
+        path, said = workbench.file.path, workbench.file.message
         save, load = workbench.file.buttons.values()
         path.value = str(tmp_path / "page.json")
         save.click()
@@ -202,7 +202,7 @@ class TestFiles:
         workbench = workbenches("rainy-week")
         workbench.file.path.value = str(path)
         workbench.file.buttons["load"].click()
-        assert "not registered here" in workbench.file.said.value
+        assert "not registered here" in workbench.file.message.value
         shown = workbenches(state)
         assert "not registered here" in shown.view.status["error"]
         with pytest.raises(ValueError, match="JSON alone"):

@@ -73,7 +73,7 @@ class CompareSession(LivePage):
         self._computing = False
         self._showing = threading.RLock()
         self._shown: Any = None
-        self._told: Any = None
+        self._reported: Any = None
         self._results_due = 0.0
         self.children = [self.view]
         self._take(self._settings)
@@ -234,7 +234,7 @@ class CompareSession(LivePage):
         self.live.submit(lambda: Steps(self.runs.read(), self.runs))
 
     def _moved(self, change: Any) -> None:
-        """A control was moved in the view; what cannot be is put back, and said."""
+        """A control was moved in the view; what is refused is put back, with the reason."""
         if change["new"] == self._settings.to_dict():
             return
         try:
@@ -253,10 +253,10 @@ class CompareSession(LivePage):
             if done != self._shown and (now >= self._results_due or not self.busy):
                 self._shown, self._results_due = done, now + RESULTS_SECONDS
                 self.view.results = self._record.problems(comparison)
-            told = (plan, self.state, progress.error)
+            news = (plan, self.state, progress.error)
             # Steps come several times a second; the page counts the seconds between news itself.
-            if told != self._told:
-                self.view.plan, self._told = plan, told
+            if news != self._reported:
+                self.view.plan, self._reported = plan, news
                 self._show_status(progress)
 
     def _show_status(self, progress: Progress) -> None:

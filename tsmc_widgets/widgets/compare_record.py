@@ -181,11 +181,11 @@ def encode_failures(comparison: Comparison) -> list[list[str]]:
     found: dict[tuple[str, str], list[int]] = {}
     for result in comparison.table.failures.values():
         spec, error = result.spec, result.error
-        said = error["message"] or error["type"]
-        found.setdefault((f"{spec.problem_name} · {spec.method}", said), []).append(spec.seed)
+        message = error["message"] or error["type"]
+        found.setdefault((f"{spec.problem_name} · {spec.method}", message), []).append(spec.seed)
     return [
-        [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", said]
-        for (who, said), seeds in found.items()
+        [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", message]
+        for (who, message), seeds in found.items()
     ]
 
 

@@ -144,7 +144,7 @@ class CompareSettings:
 
 
 def misfit(problem: Any, method: str) -> str:
-    """Why a method can not be run on a problem; "" where it can."""
+    """Why a method cannot be run on a problem; "" where it can."""
     about = problem_of(problem)
     if method == "shipped" and about.name not in shipped_twists():
         return "no twist ships for it"

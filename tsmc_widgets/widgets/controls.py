@@ -16,7 +16,6 @@ REVIEW, STORY = "I bought this", "Once upon a time there was a"
 PROMPTS = (REVIEW, STORY)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2048, 4096)
 MOST_SEED = 2**31 - 1
-BASE, INDUCED = "base model p₀", "twist-induced p₀ ψ"
 _LABEL = "92px"
 
 
@@ -66,6 +65,12 @@ def seed_field(value: int, what: str = "runs", most: int = MOST_SEED) -> ipw.Bou
 def particles(value: int) -> ipw.SelectionSlider:
     """K."""
     return sizes("particles K", "Texts written side by side", value, SIZES)
+
+
+def proposal(value: str, induced: str) -> ipw.Dropdown:
+    """q: the base model, or what the twist induces, under the name ``induced``."""
+    options = [("base model p₀", "base"), ("twist-induced p₀ ψ", induced)]
+    return menu("proposal q", "Where tokens are drawn from", value, options)
 
 
 def scheme(name: str, value: str) -> ipw.Dropdown:

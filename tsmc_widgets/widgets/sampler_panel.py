@@ -10,12 +10,11 @@ from tsmc_widgets.targets.description import TABLE, WAITING, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
-    BASE,
-    INDUCED,
     Note,
     ess_slider,
     menu,
     particles,
+    proposal,
     put,
     scheme,
     seed_field,
@@ -28,6 +27,8 @@ from tsmc_widgets.widgets.controls import (
 _MOST_SEED = 2**53 - 1
 """The largest number that browsers count to."""
 RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
+_AS_THEY_ARE = ("resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed")
+"""Controls whose values are those of the spec."""
 SHIP = "ship:"
 TRAINED = "trained"
 _NOTES = {
@@ -87,16 +88,11 @@ class SamplerPanel:
             "twist_sha256": "",
             "twist_power": 1.0 if method == "none" else now["twist_power"],
             "proposal": "" if method == "none" else now["proposal"],
-            "resampler": now["resampler"],
-            "rule": (now["rule"],),
-            "ess_threshold": now["ess_threshold"],
-            "num_particles": (now["num_particles"],),
-            "num_runs": now["num_runs"],
-            "seed": now["seed"],
+            **{name: now[name] for name in _AS_THEY_ARE},
         }
 
     def set(self, spec: RunSpec, described: Mapping[str, Any]) -> None:
-        """Show another spec; nothing is told."""
+        """Show another spec, without calling ``changed``."""
         twist, folder = spec.method, spec.twist
         if spec.method == "shipped":
             twist, folder = f"{SHIP}{spec.problem_name}", ""
@@ -106,12 +102,9 @@ class SamplerPanel:
             "folder": folder,
             "twist_power": spec.twist_power,
             "proposal": "base" if spec.proposal == "base" else "twist",
-            "resampler": spec.resampler,
+            **{name: getattr(spec, name) for name in _AS_THEY_ARE},
             "rule": spec.rule[0],
-            "ess_threshold": spec.ess_threshold,
             "num_particles": spec.num_particles[0],
-            "num_runs": spec.num_runs,
-            "seed": spec.seed,
         }
         self._quiet = True
         try:
@@ -129,11 +122,9 @@ class SamplerPanel:
         field = self.fields["twist"]
         options = self._options(described, field.value)
         if list(field.options) != options:
-            self._quiet = True
-            now = field.value
+            self._quiet, now = True, field.value
             field.options = options
-            field.value = now
-            self._quiet = False
+            field.value, self._quiet = now, False
 
     def show_what_matters(self, only_proposes: bool = False) -> None:
         """Controls that would do nothing are disabled or away, and a note says why."""
@@ -218,12 +209,7 @@ def _fields(now: RunSpec) -> dict[str, Any]:
         "twist": menu("twist ψ", "What a prefix is worth", "none", ["none"]),
         "folder": text("folder", "Where save_twist wrote it"),
         "twist_power": slider("ψ power", power, 1.0, -1.0, 2.0, 0.25),
-        "proposal": menu(
-            "proposal q",
-            "Where tokens are drawn from",
-            "twist",
-            [(BASE, "base"), (INDUCED, "twist")],
-        ),
+        "proposal": proposal("twist", "twist"),
         "rule": menu("resample", "When to resample", "ess", rules),
         "ess_threshold": ess_slider("A share of K", 0.5),
         "resampler": scheme("scheme", "systematic"),

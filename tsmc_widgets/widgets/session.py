@@ -200,7 +200,7 @@ class LiveSession:
     def _run(self, job: _Job) -> None:
         clock = time.perf_counter()
         try:
-            self._tell()
+            self._report()
             session = job.prepare()
             with self._record:
                 self.session, self._session_run = session, job.run_id
@@ -242,7 +242,7 @@ class LiveSession:
         self.progress = replace(self.progress, state=state, seconds=seconds, error=error)
         due = time.monotonic() - self._published >= PUBLISH_SECONDS
         if (state != "running" or due) and not (state == "cancelled" and self.overtaken):
-            self._tell()
+            self._report()
 
     def _newest_trace(self) -> Any:
         """The record of the newest run; None while it has no session."""
@@ -254,7 +254,7 @@ class LiveSession:
             self.publish_error = error
             return None
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Publish the state of the run; a page that went away must not end a run."""
         begun = time.monotonic()
         try:
@@ -262,7 +262,7 @@ class LiveSession:
         except Exception as error:  # noqa: BLE001 - kept for whoever asks
             self.publish_error = error
         self._published_state = self.progress.state
-        # A slow front end is told less often, so that it never slows the run by more than half.
+        # A slow front end gets fewer reports, so that it never slows the run by more than half.
         self._published = max(begun, 2 * time.monotonic() - begun - PUBLISH_SECONDS)
 
 

@@ -15,8 +15,6 @@ from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.replay import ReplaySession
 from tsmc_widgets.widgets.controls import (
-    BASE,
-    INDUCED,
     PROMPTS,
     REVIEW,
     STORY,
@@ -27,6 +25,7 @@ from tsmc_widgets.widgets.controls import (
     group,
     menu,
     particles,
+    proposal,
     scheme,
     seed_field,
     show_only,
@@ -149,12 +148,7 @@ def _fields(now: RunSettings) -> dict[str, Any]:
         "hostility_at_least": slider("score ≥ η", hints["eta"], eta, -8.0, 8.0, 0.5, ".1f"),
         "hostility_beta": slider("hostility β", hints["beta"], beta, -5.0, 5.0, 0.25),
         "twist": menu("twist ψ", hints["twist"], now.twist, twists),
-        "proposal": menu(
-            "proposal q",
-            "Where tokens are drawn from",
-            now.proposal,
-            [(BASE, "base"), (INDUCED, "twist-induced")],
-        ),
+        "proposal": proposal(now.proposal, "twist-induced"),
         "resampler": scheme("resampling", now.resampler),
         "ess_threshold": ess_slider(hints["ess"], now.ess_threshold),
     }

@@ -67,7 +67,7 @@ class FileRow(ipw.HBox):
     def __init__(self, **actions: Callable[[str], str]) -> None:
         self.path = ipw.Text(value="workbench.json", layout={"width": "170px"})
         self.path.tooltip = "A file beside the notebook"
-        self.said = Note(role="status", margin="0")
+        self.message = Note(role="status", margin="0")
         tooltips = {
             "save": "Write all that is on the page to this file",
             "load": "Show what was saved in this file",
@@ -79,14 +79,14 @@ class FileRow(ipw.HBox):
             )
             button.on_click(lambda _, act=act: self._press(act))
             self.buttons[name] = button
-        super().__init__([self.path, *self.buttons.values(), self.said])
+        super().__init__([self.path, *self.buttons.values(), self.message])
         self.add_class("tw-file")
 
     def _press(self, act: Callable[[str], str]) -> None:
         try:
-            self.said.say(act(self.path.value.strip()))
+            self.message.say(act(self.path.value.strip()))
         except Exception as error:  # noqa: BLE001 - shown beside the button
-            self.said.say(message_of(error))
+            self.message.say(message_of(error))
 
 
 _REPLAY = (
@@ -205,7 +205,7 @@ class Workbench(RunPage):
 
         Raises:
             ValueError: the file is none of a workbench, or names a Python function that is not
-                registered here: a file is never trusted to say what is run.
+                registered here: a file is never trusted to name code.
         """
         state = WorkbenchState.read(path)
         _register(options.pop("functions", ()))
@@ -265,7 +265,7 @@ class Workbench(RunPage):
         """A control was moved: read them all, and run."""
         try:
             spec = self._read()
-        except Exception as error:  # noqa: BLE001 - said on the page
+        except Exception as error:  # noqa: BLE001 - shown on the page
             self.refusal.say(message_of(error))
             return
         self._begin(spec)
@@ -301,7 +301,7 @@ class Workbench(RunPage):
         self.presets.show(self._spec)
         try:
             self.code_button.text = self.code
-        except Exception as error:  # noqa: BLE001 - the run itself will say what is wrong
+        except Exception as error:  # noqa: BLE001 - the run itself shows what is wrong
             self.code_button.text = f"# {type(error).__name__}: {error}"
 
     def _load(self, path: str) -> str:

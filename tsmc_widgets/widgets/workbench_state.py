@@ -23,7 +23,7 @@ class WorkbenchState:
     """What is on screen.
 
     Attributes:
-        spec: the run, in the form that the controls have: one K, one rule, the proposal said.
+        spec: the run, in the form that the controls have: one K, one rule, the proposal named.
         pinned: the run that is kept beside it as A; None for none.
         run: which of the R runs is on show.
         replay: whether a change of phi alone re-weights the record where that is valid.
@@ -118,7 +118,7 @@ class WorkbenchState:
 
 
 def normal(spec: RunSpec) -> RunSpec:
-    """A spec in the form that the controls have: one K, one rule, the proposal said.
+    """A spec in the form that the controls have: one K, one rule, the proposal named.
 
     Raises:
         ValueError: it is no run with weights, or trains a twist.
