@@ -9,8 +9,7 @@ from tsmc_widgets.experiments.spec import METHODS as COMPARED
 from tsmc_widgets.experiments.spec import TEXT_METHODS
 from tsmc_widgets.learning.objectives import METHODS as LEARNED
 from tsmc_widgets.twists.storage import load_twist
-from tsmc_widgets.widgets.compare_view import SOURCES
-from tsmc_widgets.widgets.front_end import join_scripts
+from tsmc_widgets.widgets.compare_view import CompareView
 from tsmc_widgets.widgets.session import error_text
 from tsmc_widgets.widgets.train_page import TrainControls, TrainSession
 from tsmc_widgets.widgets.training_run import (
@@ -37,7 +36,7 @@ def test_every_method_has_a_name_and_a_look_of_its_own():
     assert set(METHOD_LABELS) == {*LEARNED} - {"rl_sigma"}
     looks = re.findall(
         r'^  "?([\w+-]+)"?: \{ light: .* dash: (.*), marker: (.*) \},$',
-        join_scripts(SOURCES),
+        CompareView._esm,
         flags=re.MULTILINE,
     )
     drawn = {*COMPARED} - {*TEXT_METHODS, "saved"}
