@@ -346,9 +346,13 @@ class TestWords:
     def test_watch_smc_runs_the_spec_of_its_controls(self, page_threads, values):
         watch = WatchSMC(num_steps=4, num_particles=6, seed=2, **values)
         assert watch.wait(60)
-        spec = start_spec(watch.settings.spec, top_k=8)
-        assert spec.target.potential.describe() == watch.target.potential.describe()
-        assert differing(watch.trace, spec.run()) == [] or watch.view.status["error"]
+        session = start_spec(watch.settings.spec, dead_runs="raise")
+        assert session.target.potential.describe() == watch.target.potential.describe()
+        try:
+            trace = session.run()
+        except tw.AllParticlesDeadError as error:
+            trace = error.trace
+        assert differing(watch.trace, trace) == []
         watch.close()
 
     def test_dead_runs_come_with_what_may_help(self, workbenches):
