@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
+from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
@@ -350,7 +351,7 @@ class TestWords:
         assert session.target.potential.describe() == watch.target.potential.describe()
         try:
             trace = session.run()
-        except tw.AllParticlesDeadError as error:
+        except AllParticlesDeadError as error:
             trace = error.trace
         assert differing(watch.trace, trace) == []
         watch.close()
