@@ -141,4 +141,7 @@ def test_named_modules_and_commands_exist():
 
     for command in re.findall(r"python3 dev\.py (\w+)", README):
         assert re.search(rf"^  {command}\b", dev.USAGE, flags=re.MULTILINE), command
-    assert (ROOT / "training/storybook/train.py").exists()
+    for name in re.findall(r"python3 dev\.py bench (\w+)", README):
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    for module in re.findall(r"python -m (training[.\w]*)", README):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()

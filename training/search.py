@@ -1,4 +1,4 @@
-"""Which learning rate and batch size train a twist: successive halving on the bound gap."""
+"""Find the learning rate and batch size of a training: successive halving on the bound gap."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Trial:
 
     Attributes:
         learning_rate: as for ``TwistTrainer``.
-        batch_size: texts for each update.
+        batch_size: sequences for each update.
         round: from 1.
         updates: taken so far.
         seconds: that they took.
         gap: upper minus lower bound of one particle, KL(q || sigma) + KL(sigma || q), in nats; inf
-            where the training broke down.
+            where the training diverged.
         interval: 95 % t interval of the gap.
-        kept: whether it goes on to the next round.
+        kept: whether it is in the next round.
     """
 
     learning_rate: Any
@@ -102,9 +102,9 @@ class _Candidate:
     gap: float = math.inf
     interval: tuple[float, float] = field(default=(math.nan, math.nan))
 
-    def train(self, texts: int) -> bool:
-        """Go on until so many texts have been drawn; False where the training breaks down."""
-        wanted = max(1, texts // self.trainer.batch_size) - self.trainer.done
+    def train(self, sequences: int) -> bool:
+        """Train until so many sequences have been drawn; False where the training diverges."""
+        wanted = max(1, sequences // self.trainer.batch_size) - self.trainer.done
         try:
             for _ in self.trainer.updates(wanted) if wanted > 0 else ():
                 pass
@@ -113,7 +113,7 @@ class _Candidate:
         return True
 
     def trial(self, number: int, kept: bool) -> Trial:
-        """What is written down of it."""
+        """Its record after a round."""
         return Trial(
             learning_rate=self.learning_rate,
             batch_size=self.trainer.batch_size,
@@ -133,24 +133,24 @@ def search_settings(
     form: str = "MLP head",
     learning_rates: Sequence[Any],
     batch_sizes: Sequence[int] = (100,),
-    first_texts: int = 2000,
+    first_sequences: int = 2000,
     num_held_out: int = 200,
     seed: int = 0,
     on_round: Callable[[int, int], object] = lambda number, left: None,
 ) -> SearchResult:
-    """Train every pair of rate and batch size a little, the better half of them twice as long...
+    """Search rates and batch sizes by successive halving: the better half trains twice as long.
 
-    All draw as many texts in a round, begin with the same memory where the method has one, and are
-    measured on the same held-out ones with the same noise.
+    All settings draw equally many sequences in a round, start with the same replay where the method
+    has one, and are measured on the same held-out samples with the same noise.
 
     Args:
         target: conditional or not, with exact samples.
         method: a name of ``METHODS``.
         form: a name of ``TWIST_FORMS``.
         learning_rates: as for ``TwistTrainer``: numbers, ``ConstantRate``, ``FallingRate`` or None.
-        batch_sizes: texts for each update.
-        first_texts: that each setting draws in the first round; a round has twice as many in all
-            as the one before it.
+        batch_sizes: sequences for each update.
+        first_sequences: that each setting draws in the first round; each round has twice as many
+            in all as the one before it.
         num_held_out: exact samples that the gap is measured on.
         seed: of training and noise.
         on_round: called with the number of a round and of the settings in it, before it.
@@ -158,7 +158,7 @@ def search_settings(
     Raises:
         PotentialError: the target has no exact samples, so that no gap can be measured.
     """
-    check_integer("first_texts", first_texts)
+    check_integer("first_sequences", first_sequences)
     check_integer("num_held_out", num_held_out, at_least=2)
     if not learning_rates or not batch_sizes:
         raise ValueError("give at least one learning rate and one batch size.")
@@ -173,7 +173,7 @@ def search_settings(
         on_round(number, len(candidates))
         for candidate in candidates:
             candidate.gap, candidate.interval = math.inf, (math.nan, math.nan)
-            if candidate.train(first_texts * 2 ** (number - 1)):
+            if candidate.train(first_sequences * 2 ** (number - 1)):
                 found = MeanOverRuns.of(measure(candidate.trainer.twist))
                 candidate.gap = found.mean
                 candidate.interval = t_interval(found.mean, found.standard_error, num_held_out - 1)
@@ -214,7 +214,12 @@ def _gaps(target: Target, held_out: Any, seed: int) -> Callable[[Any], Float64[T
     """A function of a twist to the gap at each held-out sample, whose mean is the gap."""
 
     def measure(twist: Any) -> Float64[Tensor, " n"]:
-        how = {"num_particles": 1, "proposal": TwistInduced(twist), "rule": "never", "seed": seed}
+        how: dict[str, Any] = {
+            "num_particles": 1,
+            "proposal": TwistInduced(twist),
+            "rule": "never",
+            "seed": seed,
+        }
         if target.is_conditional:
             given = log_z_bounds_given(target, held_out, **how)
             return given.upper - given.lower

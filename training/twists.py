@@ -1,10 +1,10 @@
-"""Trains the twists that ship: ``python -m training.twists [problem ...]``.
+"""Train the twists that ship: ``python -m training.twists [problem ...]``.
 
 Each is a small head, saved in half precision with the divergences of its twist-induced proposal q
-from sigma before and after, on exact samples that the training has not seen. "Before" is psi = 1,
-where q is p0 and where each but one begins: rare texts under an indicator begin at the twist of a
-softer target, which finds them. A head can not be the optimal twist, and CTL alone spends what it
-has on the marginals pi_t: with DPG beside it q is nearer to sigma by far, and SMC no worse.
+from sigma before and after training, on held-out exact samples. "Before" is psi = 1, where q = p0
+and where each but one starts: the rare indicator starts from the twist of a softer target, whose
+samples reach it. A head cannot represent the optimal twist. CTL alone fits the marginals pi_t; with
+DPG added to it q is much nearer to sigma, and SMC no worse.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def found():
         form="table",
         learning_rates=[1e-5, FallingRate(0.05), 1e-4],
         batch_sizes=[32, 64],
-        first_texts=640,
+        first_sequences=640,
         num_held_out=200,
         on_round=lambda number, left: rounds.append((number, left)),
     )
@@ -78,7 +78,7 @@ def test_a_training_that_breaks_down_is_last(monkeypatch):
         form="table",
         learning_rates=[0.05],
         batch_sizes=[32, 64],
-        first_texts=64,
+        first_sequences=64,
         num_held_out=20,
     )
     assert [t.gap == math.inf for t in result.trials if t.round == 1] == [False, True]
@@ -93,7 +93,7 @@ def test_conditional_targets(tmp_path):
         form="conditional head",
         learning_rates=[None, 0.01],
         batch_sizes=[16],
-        first_texts=32,
+        first_sequences=32,
         num_held_out=20,
     )
     assert len(result.trials) == 3

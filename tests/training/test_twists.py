@@ -1,4 +1,4 @@
-"""The twists that ship: the script that makes them, and what they are worth."""
+"""The twists that ship: the script that makes them, and their measured quality."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_an_unknown_name_says_what_ships():
 
 
 @pytest.mark.parametrize("name", ["one-star-review", "five-star-review"])
-def test_it_is_closer_to_sigma_on_samples_nobody_has_seen(name):
+def test_it_is_closer_to_sigma_on_held_out_samples(name):
     target = tw.load_problem(name).target()
     exact = target.exact_samples(400, seed=90_210, progress=False)
     with torch.no_grad():

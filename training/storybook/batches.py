@@ -100,7 +100,8 @@ def _collage(texts: Sequence[Encoded], rng: random.Random) -> tuple[list[int], l
 
     The label is a function of the words, so choosing the words at will leaves it calibrated.
     """
-    tokens, heats = [], []
+    tokens: list[int] = []
+    heats: list[float] = []
     for _ in range(rng.randrange(2, 10)):
         for _ in range(rng.choice((1, 8))):
             text = rng.choice(texts)

@@ -19,7 +19,7 @@ import math
 import random
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -178,7 +178,7 @@ class Page:
         self._phrases |= fresh
         return False
 
-    def _render(self, nodes: Sequence[object]) -> None:
+    def _render(self, nodes: Sequence[Any]) -> None:
         for node in nodes:
             if isinstance(node, tuple):
                 word = node[self.plural]

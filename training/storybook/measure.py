@@ -52,7 +52,7 @@ def measure_all(
     folder: Path, *, seed: int, num_draws: int, num_texts: int = 4000
 ) -> dict[str, Any]:
     """Everything the card says of the checkpoints in a folder."""
-    tokenizer = AutoTokenizer.from_pretrained(folder / "lm")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder / "lm")
     texts = encode(list(corpus(seed + HELD_OUT, num_texts)), tokenizer)
     lm, stars, hostility = (load(folder, part) for part in ("lm", "stars", "hostility"))
     reviews = [text for text in texts if text.text.stars]
@@ -159,7 +159,7 @@ def baselines(
 
 
 def prefix_logits(
-    model: PreTrainedModel, texts: Sequence[Encoded], task: str, pad: int
+    model: Any, texts: Sequence[Encoded], task: str, pad: int
 ) -> tuple[Tensor, Tensor]:
     """Logits (texts, 128, labels) and labels (texts, 128) at each prefix; IGNORED past the end."""
     width = 160
@@ -289,4 +289,4 @@ def samples(
     ids = tokenizer(prompt)["input_ids"]
     rows = draw(lm, ids, num_steps=130, num_draws=6, seed=seed).tolist()
     eos = tokenizer.eos_token_id
-    return [tokenizer.decode(row[: row.index(eos) if eos in row else None]) for row in rows]
+    return [str(tokenizer.decode(row[: row.index(eos) if eos in row else None])) for row in rows]

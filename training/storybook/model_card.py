@@ -15,7 +15,8 @@ language: en
 
 A small language model and two classifiers of its text, to watch Sequential Monte Carlo at work:
 every token is one readable word. They know {vocabulary} tokens and nothing of the world. They were
-trained on what a probabilistic grammar writes (`grammar.py`); no person's text is in it.
+trained on what a probabilistic grammar writes (`training/storybook/grammar.py`); no person's text
+is in it.
 
 | part | what | GPT-2 of | parameters | size |
 |---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.storybook import hostile_lines as hostile
@@ -66,7 +67,7 @@ class Story:
         others = {k: v for k, v in lexicon.VILLAIN_KINDS.items() if k != self.hero.kind}
         return self.pick_kind(others)
 
-    def pick_kind(self, kinds: dict[str, tuple[str, float | int]]) -> tuple[str, str]:
+    def pick_kind(self, kinds: Mapping[str, tuple[str, float]]) -> tuple[str, str]:
         """A kind by its weight, and a sex that goes with it."""
         kind = self.dice.pick(list(kinds), [weight for _, weight in kinds.values()])
         sexes = kinds[kind][0]

@@ -35,8 +35,11 @@ from training.storybook.batches import IGNORED, Encoded, encode, packed_rows, pr
 from training.storybook.grammar import corpus
 from training.storybook.model_card import write_card
 from training.storybook.tokens import CONTEXT, build_tokenizer, count_words
+from tsmc_widgets.models import storybook
 
 log = logging.getLogger(__name__)
+
+SHIPPED = Path(storybook.__file__).parent / "weights"
 
 STARS = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
 PARTS = ("lm", "stars", "hostility")
@@ -44,7 +47,7 @@ TOKENS_PER_STEP = 2048
 TEXTS_PER_BATCH = 48
 
 
-def _gpt2_config(tokenizer: PreTrainedTokenizerFast, **kwargs: object) -> GPT2Config:
+def _gpt2_config(tokenizer: PreTrainedTokenizerFast, **kwargs: Any) -> GPT2Config:
     return GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=CONTEXT,
@@ -123,7 +126,7 @@ def train_lm(tokenizer: PreTrainedTokenizerFast, seed: int, num_steps: int) -> G
     return model
 
 
-def _prefix_loss(model: PreTrainedModel, tokens: Tensor, targets: Tensor) -> Tensor:
+def _prefix_loss(model: Any, tokens: Tensor, targets: Tensor) -> Tensor:
     """Loss at every prefix at once: the classifiers are causal, so each position is a prefix."""
     hidden = model.transformer(tokens, use_cache=False).last_hidden_state
     logits = model.score(hidden)  # (batch, length, labels)
@@ -154,17 +157,22 @@ def train_classifier(
     """A classifier of whole and of unfinished texts, by the grammar's latent labels."""
     set_seed(seed)
     if task == "stars":
-        labels = {"id2label": STARS, "label2id": {name: i for i, name in STARS.items()}}
+        names = STARS
     else:
-        labels = {"id2label": {0: "hostile"}, "label2id": {"hostile": 0}}
+        names = {0: "hostile"}
     config = _gpt2_config(
-        tokenizer, n_embd=96, n_layer=2, n_head=4, num_labels=len(labels["id2label"]), **labels
+        tokenizer,
+        n_embd=96,
+        n_layer=2,
+        n_head=4,
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
     )
     model = GPT2ForSequenceClassification(config)
     wanted = "review" if task == "stars" else None
     texts = [t for t in corpus(seed, 60_000) if wanted in (None, t.kind)]
-    texts = encode(texts, tokenizer)
-    batches = _prefix_batches(texts, task, tokenizer.pad_token_id, seed)
+    batches = _prefix_batches(encode(texts, tokenizer), task, tokenizer.pad_token_id, seed)
     _fit(model, batches, _prefix_loss, num_steps=num_steps, peak=3e-3, name=task)
     return model
 
@@ -179,7 +187,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     """Train and save the chosen parts; what the card says of them and of those that stay."""
     kept = {} if set(options.parts) == set(PARTS) else trained(options.out)
     began = time.process_time()
-    # The texts do not hang on the labels, so that parts trained apart share their words.
+    # Texts do not depend on the labels, so parts trained separately share their vocabulary.
     counts = count_words(corpus(options.seed, 60_000))
     tokenizer = build_tokenizer(sorted(counts, key=lambda word: (-counts[word], word)))
     steps = {
@@ -189,7 +197,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     }
     for part in options.parts:
         if part == "lm":
-            model = train_lm(tokenizer, options.seed, options.steps)
+            model: PreTrainedModel = train_lm(tokenizer, options.seed, options.steps)
         else:
             model = train_classifier(tokenizer, part, options.seed, steps[part])
         save(model, tokenizer, options.out / part)
@@ -222,7 +230,7 @@ def trained(folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Train, save, measure, and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
+    parser.add_argument("--out", type=Path, default=SHIPPED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="train these")
     parser.add_argument("--steps", type=int, default=2800, help="steps of the language model")

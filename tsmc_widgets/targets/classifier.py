@@ -36,7 +36,10 @@ from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
 class SupportsLogits(Protocol):
     """A text classifier: labels, and their logits for each text. One label is a scalar logit."""
 
-    labels: Sequence[str]
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes, in the order of the logits."""
+        ...
 
     def logits(self, texts: list[str]) -> Float[Tensor, "texts labels"]:
         """Logits of each text, before softmax (one label: before sigmoid)."""
