@@ -52,8 +52,8 @@ class CompareSession(LivePage):
         **settings: where the other controls start, see ``CompareSettings``.
     """
 
-    subject = "comparison"
-    raises = True
+    _subject = "comparison"
+    _raises = True
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CompareSession(LivePage):
         self._take(self._settings)
         self.view.observe(self._press, "ask")
         self.view.observe(self._moved, "settings")
-        self.stop_others()
+        self._stop_others()
 
     @property
     def state(self) -> str:
@@ -135,7 +135,7 @@ class CompareSession(LivePage):
     def start(self) -> None:
         """Run what is missing: for the first time, after a pause or a cancel, or once more."""
         self._refusal = ""
-        self.stop_others()
+        self._stop_others()
         if not self.busy:
             self._computing, self.runs.stopping = True, ""
             self.live.submit(lambda: Steps(self.runs.compute(), self.runs))
@@ -195,7 +195,7 @@ class CompareSession(LivePage):
         self._show_status(self.live.progress)
         return path
 
-    def retire(self) -> None:
+    def _retire(self) -> None:
         """Cancel, and end idle workers too, which hold models; ``start`` calls new ones."""
         self.cancel()
         self.runs.pool.stop()
@@ -207,7 +207,7 @@ class CompareSession(LivePage):
         super().close()
 
     @property
-    def actions(self) -> dict[str, Callable[[], Any]]:
+    def _actions(self) -> dict[str, Callable[[], Any]]:
         """What can be pressed in the view."""
         return {
             "start": self.start, "pause": self.pause, "cancel": self.cancel,

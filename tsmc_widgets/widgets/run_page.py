@@ -356,7 +356,7 @@ class RunPage(LivePage):
             return session
 
         self.view.hold = False
-        self.begin(make_and_note, rest=rest)
+        self._submit(make_and_note, rest=rest)
 
     def close(self) -> None:
         """End the run and take the widgets from the page."""

@@ -284,9 +284,9 @@ class LivePage(ipw.VBox):
         live: the engine.
     """
 
-    subject = "run"
+    _subject = "run"
     """What the page shows, in its messages."""
-    raises = False
+    _raises = False
     """Whether ``wait`` raises what stopped the run."""
     live: LiveSession | None = None
 
@@ -299,11 +299,11 @@ class LivePage(ipw.VBox):
         _PAGES.add(self)
 
     @property
-    def actions(self) -> dict[str, Callable[[], Any]]:
+    def _actions(self) -> dict[str, Callable[[], Any]]:
         """What can be pressed in the view, by the name that its ``ask`` gives."""
         return {}
 
-    def begin(self, make: Callable[[], Steppable], *, rest: float | int | None = None) -> None:
+    def _submit(self, make: Callable[[], Steppable], *, rest: float | int | None = None) -> None:
         """Start a run in place of the one in progress.
 
         Args:
@@ -321,19 +321,19 @@ class LivePage(ipw.VBox):
     def wait(self, timeout: float | int | None = None) -> bool:
         """Wait until the run has ended or is paused; False if that takes too long."""
         ended = self.live.wait(timeout)
-        if ended and self.raises and self.live.progress.error is not None:
+        if ended and self._raises and self.live.progress.error is not None:
             raise self.live.progress.error
         return ended
 
-    def retire(self) -> None:
+    def _retire(self) -> None:
         """Stop what runs, for another page of the kind takes over."""
         self.live.cancel()
 
-    def stop_others(self) -> None:
+    def _stop_others(self) -> None:
         """One run at a time: a cell that is run again leaves its old page behind."""
         for page in list(_PAGES):
             if page is not self and type(page) is type(self):
-                page.retire()
+                page._retire()
 
     def close(self) -> None:
         """End the run and take the widgets from the page."""
@@ -348,7 +348,7 @@ class LivePage(ipw.VBox):
     def _press(self, change: Any) -> None:
         """Do what was pressed in the view, and say why where that cannot be done."""
         self._refusal = ""
-        self._refusal = obey(change["new"], self.actions)
+        self._refusal = obey(change["new"], self._actions)
         if self._refusal:
             self._show_status(self.live.progress)
 
@@ -357,7 +357,7 @@ class LivePage(ipw.VBox):
         try:
             self._show(progress)
         except Exception as error:
-            problem = f"The {self.subject} goes on, but cannot be shown: {error!r}"
+            problem = f"The {self._subject} goes on, but cannot be shown: {error!r}"
             shown = {"state": "failed", "text": "not shown", "error": problem}
             self.view.status = {**self.view.status, **shown}
             raise

@@ -165,8 +165,8 @@ class TrainSession(LivePage):
         **settings: where the other controls start, see ``TrainSettings``.
     """
 
-    subject = "training"
-    raises = True
+    _subject = "training"
+    _raises = True
 
     def __init__(self, problem: str = "one-star-review", **settings: Any) -> None:
         start = TrainSettings(problem=problem, **settings)
@@ -178,7 +178,7 @@ class TrainSession(LivePage):
         self.children = [self.controls, self.view]
         self.view.observe(self._press, "ask")
         self._show_status(self.live.progress)
-        self.stop_others()
+        self._stop_others()
 
     @property
     def settings(self) -> TrainSettings:
@@ -218,7 +218,7 @@ class TrainSession(LivePage):
         return ", ".join(moved)
 
     @property
-    def actions(self) -> dict[str, Callable[[], Any]]:
+    def _actions(self) -> dict[str, Callable[[], Any]]:
         """What can be pressed in the view."""
         return {
             "start": self.start, "pause": self.pause, "stop": self.stop,
@@ -308,9 +308,9 @@ class TrainSession(LivePage):
         return path
 
     def _train(self, training: TrainingRun) -> None:
-        self.stop_others()
+        self._stop_others()
         self.training, self._note, self._refusal = training, "", ""
-        self.begin(lambda: training)
+        self._submit(lambda: training)
 
     def _moved(self, settings: TrainSettings) -> None:
         """A control was moved: what is on show no longer is what was asked for."""
