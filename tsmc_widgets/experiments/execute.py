@@ -345,16 +345,18 @@ def start_spec(
     top_k: int = 0,
     twists: TwistCache | None = None,
     recording: Recording | None = None,
+    target: Target | None = None,
+    dead_runs: str = "keep",
 ) -> ReplaySession:
     """Prepare the runs of a spec, all in one batch, with its first K and its first rule.
-
-    Dead runs are kept: their log Z_hat is -inf.
 
     Args:
         spec: what to sample and how; its twist is loaded or computed, not trained.
         top_k: next tokens to record.
         twists: where twists are kept between runs.
         recording: the run before, which is re-weighted where that gives the same trace.
+        target: in place of the spec's own, such as one on a model that has no name.
+        dead_runs: "keep" (their log Z_hat is -inf) or "raise".
 
     Raises:
         ValueError: the spec has no single run: its method learns, or gives texts alone.
@@ -364,7 +366,7 @@ def start_spec(
             f"method {spec.method!r} is no single run with weights: train its twist first and "
             "take method 'saved', or measure the spec with tw.execute."
         )
-    target = fresh_target(spec)
+    target = fresh_target(spec) if target is None else target
     require_unconditional(
         target, 'describe the problem, with "observed" beside the kind of its potential.'
     )
@@ -379,6 +381,6 @@ def start_spec(
         rule=setup.rules[0],
         seed=spec.seed,
         top_k=top_k,
-        dead_runs="keep",
+        dead_runs=dead_runs,
     )
     return ReplaySession(target, session.config, recording)

@@ -190,14 +190,28 @@ class RunStream(Iterator[RunResult]):
     def __next__(self) -> RunResult:
         """The next result, waited for."""
         try:
-            result = self._next()
+            # Short waits, so that an interrupt is noticed.
+            while (result := self.poll(0.5)) is None:
+                continue
         except KeyboardInterrupt:
             self.cancel()
             raise
+        return result
+
+    def poll(self, seconds: float) -> RunResult | None:
+        """The next result where one comes within so many seconds, else None.
+
+        Raises:
+            StopIteration: there are no more.
+        """
+        try:
+            result = self._next(seconds)
+        except queue.Empty:
+            return None
         self.done += 1
         return result
 
-    def _next(self) -> RunResult:
+    def _next(self, seconds: float) -> RunResult:
         if self._found:
             return self._found.pop(0)
         if self._executor is None:
@@ -208,7 +222,7 @@ class RunStream(Iterator[RunResult]):
             self._todo.pop(0)
             return result
         while self._open:
-            answer = self._wait()
+            answer = self._finished.get(timeout=seconds)
             self._open -= 1
             if isinstance(answer, RunResult):
                 return answer
@@ -221,14 +235,6 @@ class RunStream(Iterator[RunResult]):
                 + "call again with a new executor, and only what is missing is computed."
             )
         raise StopIteration
-
-    def _wait(self) -> RunResult | BaseException:
-        """The next answer, waited for in short steps so that an interrupt gets through."""
-        while True:
-            try:
-                return self._finished.get(timeout=0.5)
-            except queue.Empty:
-                continue
 
     def _note_failure(self, error: BaseException) -> None:
         if isinstance(error, CancelledError) and self._cancelled:

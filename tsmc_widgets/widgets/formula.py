@@ -123,9 +123,9 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
             spec.method, spec.method
         ),
     }
-    if spec.method != "none":
-        words["ψ power"] = spec.twist_power
-        words["proposal q"] = "base" if spec.proposal == "base" else "twist-induced"
+    induced = spec.method != "none" and spec.proposal != "base"
+    words["ψ power"] = spec.twist_power
+    words["proposal q"] = "twist-induced" if induced else "base"
     words["resampling"] = spec.resampler
     words["rule"] = {"ess": f"ESS < {spec.ess_threshold:g} K"}.get(spec.rule[0], spec.rule[0])
     return words | {"K": spec.num_particles[0], "R": spec.num_runs, "seed": spec.seed}
