@@ -8,8 +8,7 @@ import pytest
 from tsmc_widgets.evaluation.spec import METHODS as COMPARED
 from tsmc_widgets.evaluation.spec import TEXT_METHODS
 from tsmc_widgets.twists.storage import load_twist
-from tsmc_widgets.widgets.compare_view import SOURCES
-from tsmc_widgets.widgets.front_end import join_scripts
+from tsmc_widgets.widgets.compare_view import CompareView
 from tsmc_widgets.widgets.problems import METHODS, TrainSettings
 from tsmc_widgets.widgets.runner import Progress
 from tsmc_widgets.widgets.train import TrainSession, describe_error
@@ -34,7 +33,7 @@ def test_every_method_has_a_name_and_a_look_of_its_own():
     assert set(METHOD_NAMES) == set(METHODS)
     looks = re.findall(
         r'^  "?([\w+-]+)"?: \{ light: .* dash: (.*), marker: (.*) \},$',
-        join_scripts(SOURCES),
+        CompareView._esm,
         flags=re.MULTILINE,
     )
     drawn = {*COMPARED} - {*TEXT_METHODS, "saved"}

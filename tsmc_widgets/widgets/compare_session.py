@@ -21,7 +21,7 @@ from tsmc_widgets.widgets.compare_frames import FIGURES, Frames
 from tsmc_widgets.widgets.compare_record import CompareRecord, encode_failures, encode_plan
 from tsmc_widgets.widgets.compare_settings import CompareSettings, menu
 from tsmc_widgets.widgets.compare_view import CompareView
-from tsmc_widgets.widgets.front_end import obey
+from tsmc_widgets.widgets.front_end import run_action
 from tsmc_widgets.widgets.sweep import Sweep
 
 PUBLISH_SECONDS = 0.2
@@ -76,7 +76,7 @@ class CompareSession(ipw.VBox):
         super().__init__([self.view], layout={"width": "100%"})
         self.add_class("tsmc-watch")
         self.sweep.take(self._settings.specs())
-        self.view.observe(self._obey, "ask")
+        self.view.observe(self._run_action, "ask")
         self.view.observe(self._moved, "settings")
         self._publish()
         threading.Thread(target=self._tell, name="compare-view", daemon=True).start()
@@ -224,7 +224,7 @@ class CompareSession(ipw.VBox):
             self._news.set()
             self.view.settings = self._settings.to_dict()
 
-    def _obey(self, change: Any) -> None:
+    def _run_action(self, change: Any) -> None:
         """Do what was pressed in the view, and say why where that can not be."""
         acts: dict[str, Callable[[], Any]] = {
             "start": self.start, "pause": self.pause, "cancel": self.cancel,
@@ -232,7 +232,7 @@ class CompareSession(ipw.VBox):
             "html": lambda: self.export("html"),
         }  # fmt: skip
         self._refusal = ""
-        self._refusal = obey(change["new"], acts)
+        self._refusal = run_action(change["new"], acts)
         self._show_status()
 
     def _tell(self) -> None:

@@ -17,7 +17,7 @@ from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
-from tsmc_widgets.widgets.front_end import obey, showing
+from tsmc_widgets.widgets.front_end import run_action, showing
 from tsmc_widgets.widgets.lesson import Lesson, speed
 from tsmc_widgets.widgets.live import leave_a_core
 from tsmc_widgets.widgets.problems import TrainSettings
@@ -62,7 +62,7 @@ class TrainSession(ipw.VBox):
         self.controls = TrainControls(TrainSettings(problem=problem, **settings), self._moved)
         super().__init__([self.controls, self.view], layout={"width": "100%"})
         self.add_class("tsmc-watch")
-        self.view.observe(self._obey, "ask")
+        self.view.observe(self._run_action, "ask")
         self._show_status(Progress("waiting"))
         self._stop_others()
         _SESSIONS.add(self)
@@ -227,14 +227,14 @@ class TrainSession(ipw.VBox):
             self.runner.cancel()
         self._show_status(self.runner.progress)
 
-    def _obey(self, change: Any) -> None:
+    def _run_action(self, change: Any) -> None:
         """Do what was pressed in the view, and say why where that can not be."""
         acts: dict[str, Callable[[], Any]] = {
             "start": self.start, "pause": self.pause, "stop": self.stop,
             "restart": self.restart, "undo": self.undo, "save": self.save,
         }  # fmt: skip
         self._refusal = ""
-        self._refusal = obey(change["new"], acts)
+        self._refusal = run_action(change["new"], acts)
         if self._refusal:
             self._show_status(self.runner.progress)
 

@@ -1,7 +1,12 @@
 /** @file Plots of how runs spread: ESS and surviving ancestors step by step, and log Z_hat over runs. */
 
+import { Plot, clipped } from "./compare_plots.js";
+import { css, number, percent } from "./dom.js";
+import { drawMarker, methodName } from "./methods.js";
+import { BOTTOM, DASHED, TOP, drawPath, fill, label, line, niceTicks, rangeOf } from "./plot.js";
+
 /** A share of K, step by step. */
-class Profile extends Plot {
+export class Profile extends Plot {
   /** @param {string} title @param {string} quantity @param {AbortSignal} signal */
   constructor(title, quantity, signal) {
     super(title, quantity.startsWith("ESS") ? "ess" : "ancestors", signal);
@@ -40,7 +45,7 @@ function profileTicks(steps) {
 }
 
 /** How log Z_hat spreads over runs. */
-class Spread extends Plot {
+export class Spread extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("log Ẑ of single runs, nats", "spread", signal, "Share of the runs in each bin.");
   }
@@ -83,10 +88,8 @@ class Spread extends Plot {
     bars.forEach((/** @type {number} */ bar, /** @type {number} */ i) => points.push([low + i * width, bar], [low + (i + 1) * width, bar]));
     points.push([low + bars.length * width, 0]);
     const { context, x, y } = plot;
-    context.fillStyle = css(style.colour, view.chosen === method ? 0.3 : view.chosen ? 0.04 : 0.12);
-    context.beginPath();
-    for (const [at, up] of points) context.lineTo(x(at), y(up));
-    context.fill();
+    const alpha = view.chosen === method ? 0.3 : view.chosen ? 0.04 : 0.12;
+    fill(context, points.map(([at, up]) => [x(at), y(up)]), css(style.colour, alpha));
     drawPath(plot, points, style, view.chosen === method ? 2 : 1.4);
     bars.forEach((/** @type {number} */ bar, /** @type {number} */ i) => {
       const from = low + i * width;
@@ -100,18 +103,10 @@ function shareTicks(top) {
   return niceTicks(0, top * 1.05, 3).map(([value]) => [value, value === 0 ? "0" : percent(value)]);
 }
 
-/** A dashed upright with its name. @param {any} plot @param {number} at @param {string} label @param {Rgb} colour */
-function upright({ context, x, height, width, halo }, at, label, colour) {
-  context.strokeStyle = css(colour);
-  context.lineWidth = 1.5;
-  context.setLineDash([5, 4]);
-  line(context, [[x(at), TOP], [x(at), height - BOTTOM]]);
-  context.setLineDash([]);
+/** A dashed upright with its name. @param {any} plot @param {number} at @param {string} name @param {Rgb} colour */
+function upright(plot, at, name, colour) {
+  const { context, x, height, width } = plot;
+  line(context, [[x(at), TOP], [x(at), height - BOTTOM]], css(colour), 1.5, DASHED);
   const right = x(at) > width * 0.6;
-  context.textAlign = right ? "right" : "left";
-  context.strokeStyle = css(halo);
-  context.lineWidth = 4;
-  context.fillStyle = css(colour);
-  context.strokeText(label, x(at) + (right ? -5 : 5), TOP + 8);
-  context.fillText(label, x(at) + (right ? -5 : 5), TOP + 8);
+  label(plot, name, x(at) + (right ? -5 : 5), TOP + 8, colour, right ? "right" : "left");
 }

@@ -1,37 +1,37 @@
 /** @file Measures of a run against the step: ESS, log Z hat, surviving ancestors; and the sorted weights. */
 
-/** Strips of a run, with what they mean in a tooltip. */
-const MEASURES = {
+import { css, number, percent, plural } from "./dom.js";
+import { LEFT, RIGHT, Strip, curve, level, resamplingMarks, stepTicks } from "./plot.js";
+
+/** Strips of a run. */
+export const MEASURES = {
   ess: () =>
-    explained(
-      new Strip("Effective sample size (ESS)", "ess"),
+    new Strip(
+      "Effective sample size (ESS)",
+      "ess",
       "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
         "the step after the ESS fell below the dashed threshold.",
     ),
   weights: () =>
-    explained(
-      new Strip("Weights, sorted", "weights"),
+    new Strip(
+      "Weights, sorted",
+      "weights",
       "Normalised weights of the particles, largest first: they sum to 1.",
     ),
   ancestors: () =>
-    explained(
-      new Strip("Surviving ancestors", "ancestors"),
+    new Strip(
+      "Surviving ancestors",
+      "ancestors",
       "How many of the K tokens drawn at each step have a descendant at the step on show.",
     ),
 };
-
-/** @param {Strip} strip @param {string} meaning */
-function explained(strip, meaning) {
-  strip.el.title = meaning;
-  return strip;
-}
 
 /**
  * Let a pointer on strips over the steps move the play head.
  * @param {Strip[]} strips @param {() => any} record @param {(t: number) => void} onScrub
  * @param {AbortSignal} signal
  */
-function letScrub(strips, record, onScrub, signal) {
+export function letScrub(strips, record, onScrub, signal) {
   for (const { canvas } of strips) {
     canvas.classList.add("pv-scrubs");
     const scrub = (/** @type {PointerEvent} */ event) => {
@@ -46,7 +46,7 @@ function letScrub(strips, record, onScrub, signal) {
 }
 
 /** @param {Strip} strip @param {any} view */
-function drawEss(strip, { record, t, theme }) {
+export function drawEss(strip, { record, t, theme }) {
   const { K, T, header } = record;
   const threshold = header.ess_threshold;
   const limit = threshold === null ? 0 : threshold * K;
@@ -55,9 +55,7 @@ function drawEss(strip, { record, t, theme }) {
   if (limit > 0.15 * K && limit < 0.85 * K) yTicks.push([limit, named]);
   const plot = strip.axes(theme, [0, T], [0, K], stepTicks(T), yTicks);
   resamplingMarks(plot, record, t, theme);
-  if (threshold) {
-    level(plot, limit, "", theme.orange);
-  }
+  if (threshold) level(plot, limit, "", theme.orange);
   curve(plot, [K, ...record.ess.subarray(0, record.steps)], t, theme.blue);
   const value = t === 0 ? K : record.ess[t - 1];
   const rule = threshold && K > 1 ? `; ▼ when below ${named}` : "";
@@ -65,7 +63,7 @@ function drawEss(strip, { record, t, theme }) {
 }
 
 /** @param {Strip} strip @param {any} view */
-function drawWeights(strip, { record, t, theme }) {
+export function drawWeights(strip, { record, t, theme }) {
   const { K } = record;
   const weights = record.sortedWeights(t);
   const largest = weights[0];
@@ -85,7 +83,7 @@ function drawWeights(strip, { record, t, theme }) {
 }
 
 /** @param {Strip} strip @param {any} view */
-function drawAncestors(strip, { record, t, theme, genealogy }) {
+export function drawAncestors(strip, { record, t, theme, genealogy }) {
   const { K, T } = record;
   const { survivors } = genealogy;
   const plot = strip.axes(theme, [0, T], [0, K], stepTicks(T), [[0, "0"], [K, String(K)]]);

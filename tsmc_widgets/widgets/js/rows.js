@@ -3,7 +3,12 @@
  * when the view has come to rest.
  */
 
-class TextRows {
+import { h, percent } from "./dom.js";
+import { HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
+import { ENDED, ENDS } from "./record.js";
+import { DEAD } from "./scales.js";
+
+export class TextRows {
   constructor() {
     this.el = h("div", { class: "pv-rows", role: "presentation" });
     this.prefix = `pv${Math.random().toString(36).slice(2, 8)}`;

@@ -1,23 +1,21 @@
 /** @file The panels of a run: their play head, what moves it, and one draw a frame. */
 
-/** How long nothing must move until the panels that are out of sight are drawn too. */
-const PANEL_REST_MS = 140;
+import { host, runsOf } from "./contact.js";
+import { h } from "./dom.js";
+import { genealogy } from "./genealogy.js";
+import { MEASURES, drawAncestors, drawEss, drawWeights, letScrub } from "./measures.js";
+import { LogZPlot, LorenzPlot, SpreadPlot } from "./run_plots.js";
+import { Factors, SampleTable, readSamples } from "./run_samples.js";
+import { REST_MS, RunView } from "./run_view.js";
+
 /** While the play head moves, values in words change no faster than they can be read. */
 const WORDS_MS = 90;
-const PANEL_PAGES = Array.from({ length: 16 }, (_, i) => `page${i}`);
 
-class RunPanels extends View {
+class RunPanels extends RunView {
   /** @param {Place} place */
   constructor({ model, el, signal }) {
-    super({ model, el, signal }, { t: 0, steps: 0, run: 0 });
-    this.t = 0;
-    this.wanted = Infinity;
+    super({ model, el, signal }, { run: 0 });
     this.spoke = -Infinity;
-    /** @type {any} */
-    this.record = null;
-    this.status = new Status();
-    this.group = new Group(model, (news) => this._follow(news), signal);
-    this.runs = new RunMenu((run) => this._pickRun(run), signal);
     this.ess = MEASURES.ess();
     this.ancestors = MEASURES.ancestors();
     this.weights = MEASURES.weights();
@@ -32,11 +30,9 @@ class RunPanels extends View {
     /** Elements of the strips that can not be seen. @type {Set<Element>} */
     this.unseen = new Set();
     this.factors = new Factors();
-    this.samples = new SampleTable((slot) => this.group.tell({ slot, of: runsOf(this.record) }), signal);
+    this.samples = new SampleTable((slot) => this.group.tell({ slot, of: runsOf(this.view.record) }), signal);
     this._build(el);
     this._listen();
-    this.load();
-    if (!model.get("alone")) greet(model, this.status.lost, ["change:header"], signal);
   }
 
   /** @param {HTMLElement} el */
@@ -60,7 +56,6 @@ class RunPanels extends View {
     here.setAttribute("aria-label", "At the step shown");
     here.querySelector(".rp-title").prepend(this.now);
     this.body = h("div", { class: "rp-body" }, steps, here, this.factors.el, this.samples.el);
-    this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
     this.root = h("div", { class: "pv rp", tabindex: "-1" });
     this.root.append(this.bar, this.status.lost, this.empty, this.body);
     // For tests.
@@ -69,15 +64,11 @@ class RunPanels extends View {
   }
 
   _listen() {
-    const { model, signal, root } = this;
-    const load = () => this._later(() => this.load());
-    for (const name of ["header", "samples", ...PANEL_PAGES]) this._on(name, load);
-    this._on("step", () => this._later(() => this.seek(model.get("step"))));
-    const scrub = (/** @type {number} */ t) => this.seek(t, { settle: true });
-    letScrub([this.plots.logZ.strip, this.ess, this.ancestors], () => this.record, scrub, signal);
+    const { signal } = this;
+    const scrub = (/** @type {number} */ t) => this._move(t);
+    letScrub([this.plots.logZ.strip, this.ess, this.ancestors], () => this.view.record, scrub, signal);
     this.range.addEventListener("input", () => this.seek(Number(this.range.value)), { signal });
-    this.range.addEventListener("change", () => this._ask({ step: this.t }), { signal });
-    root.addEventListener("keydown", (event) => this._key(event), { signal });
+    this.range.addEventListener("change", () => this.settle(), { signal });
     const sight = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) this.unseen.delete(target);
@@ -87,59 +78,33 @@ class RunPanels extends View {
     });
     for (const strip of this.drawn.keys()) sight.observe(strip.el);
     signal.addEventListener("abort", () => sight.disconnect());
-    signal.addEventListener("abort", () => clearTimeout(this.rest));
+    this.listen(["samples"], ["change:header"]);
   }
 
-  /** Read the record anew; the play head stays, or follows the frontier if it is there. */
   load() {
-    const header = this.model.get("header");
-    const pages = PANEL_PAGES.map((name) => this.model.get(name));
-    const record = PanelRecord.of(this.record, header, pages);
-    if (!record) return;
-    const data = this.model.get("samples");
-    if (this.loaded === header && this.sampled === data) return;
-    [this.loaded, this.sampled] = [header, data];
-    this.record = record;
-    this.runs.show(header, this.model.get("offered"));
-    this.factors.show(header.factors);
-    this.samples.show(header, readSamples(header, data));
-    this.t = Math.min(this.wanted, record.steps);
+    const { record } = this.view;
+    this.factors.show(record.header.factors);
+    this.samples.show(record.header, readSamples(record.header, this.sampled));
+    this.view.t = Math.min(this.wanted, record.steps);
     this.redraw();
   }
 
-  /** @param {number} t @param {{told?: boolean, settle?: boolean}} [how] told by another view of the group */
-  seek(t, { told = false, settle = false } = {}) {
-    if (!this.record) return;
-    this.t = clamp(t, 0, this.record.steps);
-    this.wanted = this.t === this.record.steps ? Infinity : this.t;
-    this.schedule();
-    if (!told) this.group.tell({ t: this.t });
-    if (settle) this._ask({ step: this.t });
-  }
-
-  /** @param {any} news */
-  _follow({ t, run }) {
-    if (t !== undefined) this.seek(t, { told: true });
-    if (run !== undefined && this.runs.offers(run)) this._ask({ run });
-  }
-
-  /** @param {number} run */
-  _pickRun(run) {
-    this._ask({ run });
-    this.group.tell({ run });
+  /** @param {number} t */
+  _move(t) {
+    this.seek(t);
+    this.settle();
   }
 
   /** @param {KeyboardEvent} event */
-  _key(event) {
+  key(event) {
+    const { record, t } = this.view;
     const target = /** @type {Element} */ (event.target);
-    const busy = target.tagName === "SELECT" || target === this.samples.scroller;
-    if (!this.record || busy || event.altKey || event.ctrlKey || event.metaKey) return;
-    const places = { ArrowLeft: this.t - 1, ArrowRight: this.t + 1, Home: 0, End: this.record.steps };
-    if (event.key in places) this.seek(places[event.key], { settle: true });
+    if (!record || target.tagName === "SELECT" || target === this.samples.scroller) return false;
+    const places = { ArrowLeft: t - 1, ArrowRight: t + 1, Home: 0, End: record.steps };
+    if (event.key in places) this._move(places[event.key]);
     else if (event.key === " " && target.tagName !== "BUTTON") this.group.tell({ play: true });
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
+    else return false;
+    return true;
   }
 
   /** Panels out of sight as well. */
@@ -149,16 +114,14 @@ class RunPanels extends View {
   }
 
   ready() {
-    const { record } = this;
-    this.body.hidden = this.bar.hidden = !record;
-    this.empty.hidden = Boolean(record);
-    return Boolean(record);
+    this.bar.hidden = !this.view.record;
+    return super.ready();
   }
 
   /** @param {number} start */
   paint(start) {
-    const { record, t } = this;
-    const view = { record, t, theme: this.theme, genealogy: { survivors: record.survivors(t) } };
+    const { record, t } = this.view;
+    const view = { record, t, theme: this.theme, genealogy: genealogy(record, t) };
     const silent = !this.all && start - this.spoke < WORDS_MS;
     for (const [strip, act] of this.drawn) {
       strip.silent = silent;
@@ -167,14 +130,14 @@ class RunPanels extends View {
     if (!silent) this.spoke = start;
     clearTimeout(this.rest);
     // What is out of sight and in words must be true when somebody reads it.
-    if (!this.all) this.rest = setTimeout(() => this.redraw(), PANEL_REST_MS);
+    if (!this.all) this.rest = setTimeout(() => this.redraw(), REST_MS);
     this.all = false;
     this._say();
     Object.assign(this.stats, { t, steps: record.steps, run: record.header.run });
   }
 
   _say() {
-    const { t, record } = this;
+    const { t, record } = this.view;
     const place = `step ${t} of ${record.T}`;
     if (this.placed === place) return;
     this.placed = place;
