@@ -39,13 +39,12 @@ class Hover {
 }
 
 /** What all plots have: a strip, numbers under the pointer, and a note. */
-export class Plot {
+export class Plot extends Strip {
   /** @param {string} title @param {string} name @param {AbortSignal} signal @param {string} [note] */
   constructor(title, name, signal, note = "") {
-    this.strip = new Strip(title, name);
-    this.hover = new Hover(this.strip, signal);
+    super(title, name);
+    this.hover = new Hover(this, signal);
     this.note = h("p", { class: "pv-note" }, note);
-    this.el = this.strip.el;
     this.el.append(this.note);
   }
 
@@ -102,14 +101,14 @@ export class BoundsByK extends Plot {
     const some = rangeOf([...middle, data.exact], 0.25);
     const edges = rows.flatMap(({ cells }) => cells.flatMap(ends)).filter((end) => end > some[0] && end < some[1]);
     const range = rangeOf([...middle, ...edges, data.exact]);
-    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
+    const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
     this.hover.marks = [];
     clipped(plot, () => {
       for (const row of rows) this._band(plot, row, view);
       for (const row of rows) this._line(plot, row, view);
     });
     if (data.exact !== null) this._truth(plot, data.exact, sizes, theme);
-    this.strip.say(this._words(rows, data));
+    this.say(this._words(rows, data));
   }
 
   /** @param {any} plot @param {any} row @param {any} view */
@@ -167,7 +166,7 @@ export class GapByK extends Plot {
     const up = (/** @type {number} */ value) => Math.log10(Math.max(value, floor));
     const highs = rows.flatMap(({ cells }) => cells.map((cell) => ends(cell)[1])).filter((v) => v < 5 * Math.max(...means));
     const range = rangeOf([up(floor), ...[...means, ...highs].map(up)], 0.03);
-    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
+    const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
     this.hover.marks = [];
     clipped(plot, () => {
       for (const { method, cells, dodge } of rows) {
@@ -177,7 +176,7 @@ export class GapByK extends Plot {
       }
     });
     const below = rows.flatMap(({ cells }) => cells).filter((cell) => cell.mean <= floor).length;
-    this.strip.say(!rows.some(({ cells }) => cells.length) ? "needs upper bounds" : below ? `${below} at or near 0, drawn hollow at the floor` : "falls as K grows");
+    this.say(!rows.some(({ cells }) => cells.length) ? "needs upper bounds" : below ? `${below} at or near 0, drawn hollow at the floor` : "falls as K grows");
   }
 
   /** @param {any} plot @param {any} cell @param {any} style @param {number} dodge @param {(v: number) => number} up @param {any} view */
@@ -223,15 +222,15 @@ export class Forest extends Plot {
     const { data, theme, methods } = view;
     const both = [["KL(σ||q)", 0.33, false], ["KL(q||σ)", 0.67, true]];
     const shown = methods.filter((/** @type {string} */ m) => both.some(([name]) => data.find(m, name, 0, "")));
-    this.strip.canvas.style.height = `${Math.max(3, shown.length) * (ROW + 6) + 34}px`;
-    measure(this.strip.canvas);
+    this.canvas.style.height = `${Math.max(3, shown.length) * (ROW + 6) + 34}px`;
+    measure(this.canvas);
     const cells = shown.flatMap((/** @type {string} */ m) => both.map(([name]) => data.find(m, name, 0, ""))).filter(finite);
     const middle = cells.map((/** @type {any} */ cell) => cell.mean);
     const reach = 2.5 * Math.max(...middle, 0.1);
     const edges = cells.flatMap(ends).map((/** @type {number} */ end) => clamp(end, -reach / 4, reach));
     const range = rangeOf([0, ...middle, ...edges], 0.04);
     const left = 96;
-    const { context, width, height } = fitCanvas(this.strip.canvas);
+    const { context, width, height } = fitCanvas(this.canvas);
     const x = (/** @type {number} */ v) => left + ((v - range[0]) / (range[1] - range[0])) * (width - left - 34);
     const plot = { context, x, width, height, halo: theme.background };
     this._axis(plot, niceTicks(...range, 4), theme);
@@ -248,7 +247,7 @@ export class Forest extends Plot {
       }
     });
     context.textBaseline = "alphabetic";
-    this.strip.say(shown.length ? "0 where q is σ" : "not measured yet");
+    this.say(shown.length ? "0 where q is σ" : "not measured yet");
   }
 
   /** @param {any} plot @param {[number, string][]} ticks @param {Theme} theme */
@@ -298,7 +297,7 @@ export class Reward extends Plot {
       return rangeOf([...cells.map((c) => c.mean), ...cells.flatMap(ends).map((end) => clamp(end, ...some))], 0.08);
     };
     const [xs, ys] = [range(1), range(2)];
-    const plot = this.strip.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
+    const plot = this.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
     this.hover.marks = [];
     clipped(plot, () => {
       for (const [method, kl, reward] of points) {
@@ -312,6 +311,6 @@ export class Reward extends Plot {
     });
     const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);
     const dead = endless.length ? `; −∞ and not drawn: ${endless.map(methodName).join(", ")}` : "";
-    this.strip.say(points.length || endless.length ? `${plural(points.length, "method")}${dead}` : "not measured yet");
+    this.say(points.length || endless.length ? `${plural(points.length, "method")}${dead}` : "not measured yet");
   }
 }

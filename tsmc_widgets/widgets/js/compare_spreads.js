@@ -22,7 +22,7 @@ export class Profile extends Plot {
     });
     const steps = Math.max(1, ...rows.map(([, values]) => values.length));
     const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.strip.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
+    const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
     this.hover.marks = [];
     for (const [method, values] of rows) {
       const style = this.style(method, view);
@@ -34,7 +34,7 @@ export class Profile extends Plot {
       });
     }
     const some = rows.some(([, values]) => values.length);
-    this.strip.say(some ? `share of K = ${size}, mean of all runs` : "recorded with “profiles, single runs”");
+    this.say(some ? `share of K = ${size}, mean of all runs` : "recorded with “profiles, single runs”");
   }
 }
 
@@ -70,7 +70,7 @@ export class Spread extends Plot {
     const top = cut ? 1.5 * tops[1] : tops[0] ?? 0.01;
     const exact = data.exact === null ? [] : [data.exact];
     const range = rangeOf([low, low + width * count, ...exact], 0.03);
-    const plot = this.strip.axes(theme, range, [0, top * 1.05], niceTicks(...range, 5), shareTicks(top));
+    const plot = this.axes(theme, range, [0, top * 1.05], niceTicks(...range, 5), shareTicks(top));
     this.hover.marks = [];
     clipped(plot, () => {
       for (const method of shown) this._steps(plot, method, shares.get(method), [low, width], view);
@@ -78,7 +78,7 @@ export class Spread extends Plot {
     if (exact.length && rows.length) upright(plot, exact[0], "exact", theme.text);
     const dead = methods.filter((/** @type {string} */ m) => known.get(m)?.dead).map((/** @type {string} */ m) => `${methodName(m)} ${known.get(m).dead} of ${shares.get(m).total}`);
     const said = dead.length ? `K = ${size}; died: ${dead.join(", ")}` : `K = ${size}, all seeds`;
-    this.strip.say(rows.length ? said + (cut ? "; the highest bar is cut" : "") : "recorded with “profiles, single runs”");
+    this.say(rows.length ? said + (cut ? "; the highest bar is cut" : "") : "recorded with “profiles, single runs”");
   }
 
   /** @param {any} plot @param {string} method @param {any} share @param {number[]} bins @param {any} view */

@@ -5,12 +5,12 @@ import { clamp, css, h, number, plural } from "./dom.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { TokenGrid } from "./grid.js";
 import { Inspector } from "./inspector.js";
+import { AncestorsStrip, EssStrip, RunLogZStrip, WeightsStrip, letScrub } from "./measures.js";
 import { Heading, Menu, Samples } from "./panels.js";
 import { Population } from "./population.js";
 import { eachStrand } from "./ribbons.js";
 import { REST_MS, RunView } from "./run_view.js";
 import { MarkLegend, QUANTITIES, colourIndices, legend, makePalette } from "./scales.js";
-import { Strips } from "./strips.js";
 import { Transport } from "./transport.js";
 
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
@@ -32,7 +32,10 @@ class ParticleView extends RunView {
       },
       signal,
     );
-    this.strips = new Strips((t) => this.transport.scrub(t, true), signal);
+    this.ess = new EssStrip();
+    this.strips = [new RunLogZStrip(), new WeightsStrip(), new AncestorsStrip()];
+    const [logZ, , ancestors] = this.strips;
+    letScrub([this.ess, logZ, ancestors], () => this.view.record, (t) => this.transport.scrub(t, true), signal);
     this.samples = new Samples((slot) => this._selectFinal(slot), signal);
     this.inspector = new Inspector();
     this.heading = new Heading(this.runs);
@@ -75,10 +78,12 @@ class ParticleView extends RunView {
     const menus = [this.layoutMenu, this.sortMenu, this.colourMenu].map(({ el: menuEl }) => menuEl);
     const toolbar = h("div", { class: "pv-toolbar" }, ...menus, this.legendPlace);
     const over = h("section", { class: "pv-over", "aria-label": "Population" });
-    over.append(this.transport.rail, this.population.el, this.strips.ess.el);
+    over.append(this.transport.rail, this.population.el, this.ess.el);
     const texts = h("section", { class: "pv-texts", "aria-label": "Particles" });
     texts.append(this.grid.el, this.legend.el, this.lineageNote);
-    this.body = h("div", { class: "pv-body" }, over, this.strips.el, toolbar, texts, this.inspector.el, this.samples.el);
+    this.measures = h("section", { class: "pv-strips", "aria-label": "Measures of the run" });
+    this.measures.append(...this.strips.map((strip) => strip.el));
+    this.body = h("div", { class: "pv-body" }, over, this.measures, toolbar, texts, this.inspector.el, this.samples.el);
     const { el: status, alert, lost } = this.status;
     this.transport.el.append(status);
     this.root = h("div", { class: "pv", tabindex: "-1" });
@@ -93,7 +98,7 @@ class ParticleView extends RunView {
   /** Where panels beside the view draw the measures and list the samples, they are not here. */
   _showStrips() {
     const on = this.model.get("strips") !== false;
-    for (const { el } of [this.strips, this.strips.ess, this.samples]) el.hidden = !on;
+    for (const part of [this.measures, this.ess.el, this.samples.el]) part.hidden = !on;
     this.root.classList.toggle("pv-bare", !on);
     this.withStrips = on;
     if (on && this.view.record) this.samples.show(this.view.record);
@@ -269,7 +274,7 @@ class ParticleView extends RunView {
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    if (this.withStrips) this.strips.draw(view);
+    if (this.withStrips) for (const strip of [this.ess, ...this.strips]) strip.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();

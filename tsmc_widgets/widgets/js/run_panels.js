@@ -3,7 +3,7 @@
 import { host, runsOf } from "./contact.js";
 import { h } from "./dom.js";
 import { genealogy } from "./genealogy.js";
-import { MEASURES, drawAncestors, drawEss, drawWeights, letScrub } from "./measures.js";
+import { AncestorsStrip, EssStrip, WeightsStrip, letScrub } from "./measures.js";
 import { LogZPlot, LorenzPlot, SpreadPlot } from "./run_plots.js";
 import { Factors, SampleTable, readSamples } from "./run_samples.js";
 import { REST_MS, RunView } from "./run_view.js";
@@ -16,18 +16,10 @@ class RunPanels extends RunView {
   constructor({ model, el, signal }) {
     super({ model, el, signal }, { run: 0 });
     this.spoke = -Infinity;
-    this.ess = MEASURES.ess();
-    this.ancestors = MEASURES.ancestors();
-    this.weights = MEASURES.weights();
-    this.plots = { logZ: new LogZPlot(), lorenz: new LorenzPlot(), spread: new SpreadPlot() };
-    /** @type {Map<Strip, (view: any) => void>} */
-    this.drawn = new Map([
-      [this.ess, (/** @type {any} */ view) => drawEss(this.ess, view)],
-      [this.ancestors, (/** @type {any} */ view) => drawAncestors(this.ancestors, view)],
-      [this.weights, (/** @type {any} */ view) => drawWeights(this.weights, view)],
-      ...Object.values(this.plots).map((plot) => /** @type {any} */ ([plot.strip, (/** @type {any} */ view) => plot.draw(view)])),
-    ]);
-    /** Elements of the strips that can not be seen. @type {Set<Element>} */
+    this.overSteps = [new LogZPlot(), new EssStrip(), new AncestorsStrip()];
+    this.atStep = [new SpreadPlot(), new WeightsStrip(), new LorenzPlot()];
+    this.strips = [...this.overSteps, ...this.atStep];
+    /** Elements of the strips that cannot be seen. @type {Set<Element>} */
     this.unseen = new Set();
     this.factors = new Factors();
     this.samples = new SampleTable((slot) => this.group.tell({ slot, of: runsOf(this.view.record) }), signal);
@@ -41,21 +33,20 @@ class RunPanels extends RunView {
     this.readout = h("output", { class: "pv-readout" });
     this.bar = h("div", { class: "rp-bar-row", role: "group", "aria-label": "Step and run" });
     this.bar.append(this.readout, h("span", { class: "rp-range" }, this.range), this.runs.el);
-    const { logZ, lorenz, spread } = this.plots;
-    /** @type {(title: string, note: string, ...strips: Strip[]) => any} */
-    const row = (title, note, ...strips) =>
+    /** @type {(name: string, title: Node | string, strips: Strip[]) => any} */
+    const row = (name, title, strips) =>
       h(
         "section",
-        { class: "rp-row", "aria-label": title },
-        h("h4", { class: "rp-title" }, title, h("span", { class: "pv-note" }, note)),
+        { class: "rp-row", "aria-label": name },
+        h("h4", { class: "rp-title" }, title),
         h("div", { class: "rp-strips" }, ...strips.map((strip) => strip.el)),
       );
     this.now = h("span", {});
-    const steps = row("Over the steps", "", logZ.strip, this.ess, this.ancestors);
-    const here = row("", "", spread.strip, this.weights, lorenz.strip);
-    here.setAttribute("aria-label", "At the step shown");
-    here.querySelector(".rp-title").prepend(this.now);
-    this.body = h("div", { class: "rp-body" }, steps, here, this.factors.el, this.samples.el);
+    const rows = [
+      row("Over the steps", "Over the steps", this.overSteps),
+      row("At the step shown", this.now, this.atStep),
+    ];
+    this.body = h("div", { class: "rp-body" }, ...rows, this.factors.el, this.samples.el);
     this.root = h("div", { class: "pv rp", tabindex: "-1" });
     this.root.append(this.bar, this.status.lost, this.empty, this.body);
     // For tests.
@@ -66,7 +57,7 @@ class RunPanels extends RunView {
   _listen() {
     const { signal } = this;
     const scrub = (/** @type {number} */ t) => this._move(t);
-    letScrub([this.plots.logZ.strip, this.ess, this.ancestors], () => this.view.record, scrub, signal);
+    letScrub(this.overSteps, () => this.view.record, scrub, signal);
     this.range.addEventListener("input", () => this.seek(Number(this.range.value)), { signal });
     this.range.addEventListener("change", () => this.settle(), { signal });
     const sight = new IntersectionObserver((entries) => {
@@ -76,7 +67,7 @@ class RunPanels extends RunView {
       }
       this.redraw();
     });
-    for (const strip of this.drawn.keys()) sight.observe(strip.el);
+    for (const strip of this.strips) sight.observe(strip.el);
     signal.addEventListener("abort", () => sight.disconnect());
     this.listen(["samples"], ["change:header"]);
   }
@@ -123,9 +114,9 @@ class RunPanels extends RunView {
     const { record, t } = this.view;
     const view = { record, t, theme: this.theme, genealogy: genealogy(record, t) };
     const silent = !this.all && start - this.spoke < WORDS_MS;
-    for (const [strip, act] of this.drawn) {
+    for (const strip of this.strips) {
       strip.silent = silent;
-      if (this.all || !this.unseen.has(strip.el)) act(view);
+      if (this.all || !this.unseen.has(strip.el)) strip.draw(view);
     }
     if (!silent) this.spoke = start;
     clearTimeout(this.rest);

@@ -1,6 +1,7 @@
 /** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
 
 import { clamp, css, h, number, percent, plural } from "./dom.js";
+import { errorRows, isKnown } from "./measures.js";
 import {
   BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, curve, dot, drawBand, drawPath, fill, label, level, line, niceTicks,
   stepTicks,
@@ -11,15 +12,15 @@ const TOP_SHARE = 0.1;
 const TRUSTED_SPREAD = 0.4;
 
 /** Lines of every run's log Z hat, what they say together, and what is known of log Z. */
-export class LogZPlot {
+export class LogZPlot extends Strip {
   constructor() {
-    this.strip = new Strip(
+    super(
       "Running log Ẑ",
       "logz",
       "After step T this estimates log Z. Before, it estimates the log of the mass of p₀ψ at that step.",
     );
     this.key = new Key();
-    this.strip.el.append(this.key.el);
+    this.el.append(this.key.el);
   }
 
   /** @param {any} view */
@@ -30,7 +31,7 @@ export class LogZPlot {
     const rows = R > 1 ? [] : errorRows(own, record);
     const [low, high] = widened([...record.range, ...rows.flatMap(([, ...ends]) => ends)], exactLogZ, bracket);
     const ticks = niceTicks(low, high, 4);
-    const plot = this.strip.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
+    const plot = this.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
     if (bracket) bracketBand(plot, bracket, [low, high], theme);
     if (isKnown(exactLogZ)) level(plot, exactLogZ, "", theme.orange);
     if (R > 1) this._others(plot, record, t, theme);
@@ -44,7 +45,7 @@ export class LogZPlot {
       exact: isKnown(exactLogZ) ? `exact log Z ${number(exactLogZ)}` : "",
       bracket: bracket ? `certified bracket ${interval(bracket)}` : "",
     });
-    this.strip.say(logZInWords(record, t));
+    this.say(logZInWords(record, t));
   }
 
   /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
@@ -98,22 +99,6 @@ export class LogZPlot {
     drawBand(plot, ends, theme.text, 0.2);
     drawPath(plot, steps.map((s) => [s, at(record.pooled, s)]), { colour: theme.text, dash: [] }, 1.5);
   }
-}
-
-/**
- * A run's estimates with one standard error less and more, as rows of a band.
- * @param {number[]} values at steps 0, 1, .. @param {any} record
- */
-export function errorRows(values, record) {
-  return values.map((value, t) => {
-    const error = t === 0 ? 0 : record.logZError[t - 1] || 0;
-    return [t, value - error, value + error];
-  });
-}
-
-/** @param {number | null} value */
-export function isKnown(value) {
-  return value !== null && Number.isFinite(value);
 }
 
 /** @param {number[]} ends @param {number} [digits] */
@@ -190,9 +175,9 @@ class Key {
 }
 
 /** Log Z hat of every run at the step on show, on a scale of its own. */
-export class SpreadPlot {
+export class SpreadPlot extends Strip {
   constructor() {
-    this.strip = new Strip(
+    super(
       "log Ẑ at this step, run by run",
       "spread",
       "Each dot is one run. How far they lie apart is how much one run can be trusted.",
@@ -208,13 +193,13 @@ export class SpreadPlot {
     const shown = [...finite, ...ends].filter(Number.isFinite);
     const xs = t === T ? widened(shown, exactLogZ, bracket) : widened(shown, null, null);
     const ticks = shown.length || (t === T && isKnown(exactLogZ)) ? niceTicks(xs[0], xs[1], 4) : [];
-    const plot = this.strip.axes(theme, xs, [0, 1], ticks, []);
+    const plot = this.axes(theme, xs, [0, 1], ticks, []);
     const floor = Math.round(plot.height - BOTTOM) + 0.5;
     line(plot.context, [[LEFT, floor], [plot.width - RIGHT, floor]], css(theme.grid));
     if (t === T) this._truth(plot, record, xs, theme);
     this._lane(plot, record.pooled[t - 1] ?? 0, ends, R, record.logZOf(t, header.run), theme);
     this._dots(plot, values, header.run, theme);
-    this.strip.say(this._words(record, t, finite));
+    this.say(this._words(record, t, finite));
   }
 
   /** Ends of the interval in the upper lane. @param {any} record @param {number} t */
@@ -300,9 +285,9 @@ export class SpreadPlot {
 }
 
 /** How unevenly the weight is spread: the share of the heaviest particles, one after the other. */
-export class LorenzPlot {
+export class LorenzPlot extends Strip {
   constructor() {
-    this.strip = new Strip(
+    super(
       "Lorenz curve of the weights",
       "lorenz",
       "Share of the weight (up) that the heaviest particles hold (across). Equal weights lie on the dashed line.",
@@ -315,18 +300,18 @@ export class LorenzPlot {
     /** @type {[number, string][]} */
     const xTicks = [[0, "0"], [0.5, "50 %"], [1, "all particles"]];
     const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.strip.axes(theme, [0, 1], [0, 1], xTicks, yTicks);
+    const plot = this.axes(theme, [0, 1], [0, 1], xTicks, yTicks);
     const { context, x, y } = plot;
     line(context, [[x(0), y(0)], [x(1), y(1)]], css(theme.muted), 1, [4, 4]);
     const shares = lorenz(record.sortedWeights(t));
-    if (!shares) return this.strip.say("all weights are 0");
-    if (K === 1) return this.strip.say("one particle holds all the weight");
+    if (!shares) return this.say("all weights are 0");
+    if (K === 1) return this.say("one particle holds all the weight");
     const points = Array.from(shares, (/** @type {number} */ share, /** @type {number} */ k) => [x(k / K), y(share)]);
     fill(context, points, css(theme.blue, 0.14));
     line(context, points, css(theme.blue), 2);
     const held = heldBy(shares, TOP_SHARE);
     this._mark(plot, held, theme);
-    this.strip.say(`the heaviest 10 % of particles hold ${percent(held)} of the weight`);
+    this.say(`the heaviest 10 % of particles hold ${percent(held)} of the weight`);
   }
 
   /** @param {any} plot @param {number} held @param {Theme} theme */

@@ -13,10 +13,10 @@ function updateTicks(goal) {
 const REMARKS = new Map([["ctl", " (up to a constant)"], ["nvi", " (need not fall)"]]);
 
 /** Loss per update. With several methods each has a scale of its own. */
-export class LossPlot {
+export class LossPlot extends Strip {
   constructor() {
     const meaning = "What each update makes smaller. Losses of different methods do not compare.";
-    this.strip = new Strip("Loss", "loss", meaning);
+    super("Loss", "loss", meaning);
   }
 
   /** @param {any} view */
@@ -25,7 +25,7 @@ export class LossPlot {
     const ranges = racers.map((racer) => rangeOf(racer.loss.map(([, value]) => value)));
     const range = own ? [-0.05, 1.05] : ranges[0];
     const ticks = own ? [] : niceTicks(range[0], range[1], 3);
-    const plot = this.strip.axes(theme, [0, goal], range, updateTicks(goal), ticks);
+    const plot = this.axes(theme, [0, goal], range, updateTicks(goal), ticks);
     racers.forEach((racer, i) => {
       const [low, high] = ranges[i];
       const scaled = racer.loss.map(([at, value]) => [at, own ? (value - low) / (high - low) : value]);
@@ -34,14 +34,14 @@ export class LossPlot {
     const last = chosen.loss.at(-1);
     const value = last ? `${methodName(chosen.method)}: ${number(last[1], 3)} at update ${last[0]}` : "no update yet";
     const remark = last ? (REMARKS.get(chosen.method) ?? "") : "";
-    this.strip.say(`${value}${remark}${own ? "; each on its own scale" : ""}`);
+    this.say(`${value}${remark}${own ? "; each on its own scale" : ""}`);
   }
 }
 
 /** Effective sample size of each batch. */
-export class EssPlot {
+export class EssPlot extends Strip {
   constructor() {
-    this.strip = new Strip(
+    super(
       "ESS of the batch",
       "batch-ess",
       "Effective sample size of the texts that the twist's proposal writes, weighed for the target, " +
@@ -52,7 +52,7 @@ export class EssPlot {
   /** @param {any} view */
   draw({ racers, chosen, goal, theme, header }) {
     const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.strip.axes(theme, [0, goal], [0, 1], updateTicks(goal), ticks);
+    const plot = this.axes(theme, [0, goal], [0, 1], updateTicks(goal), ticks);
     for (const racer of racers) {
       const style = styleOf(racer.method, theme);
       drawPath(plot, racer.ess, style, racer === chosen ? 2 : 1.5);
@@ -61,14 +61,14 @@ export class EssPlot {
     const last = chosen.ess.at(-1);
     const size = chosen.from_base ? header.num_texts : header.batch_size;
     const what = chosen.from_base ? `of ${size} of its own texts, every ${header.every} updates` : `of ${size} texts`;
-    this.strip.say(last ? `${number(last[1] * size, 1)} ${what}` : "no update yet");
+    this.say(last ? `${number(last[1] * size, 1)} ${what}` : "no update yet");
   }
 }
 
 /** Lower and upper bounds on log Z, with intervals, and log Z where it is known. */
-export class BoundsPlot {
+export class BoundsPlot extends Strip {
   constructor() {
-    this.strip = new Strip("Bounds on log Z", "bounds");
+    super("Bounds on log Z", "bounds");
   }
 
   /** @param {any} view */
@@ -77,12 +77,12 @@ export class BoundsPlot {
     const values = shown.flatMap(({ bounds }) => bounds.flatMap((row) => [row[1], row[4]]));
     const edges = chosen.bounds.flatMap((row) => [row[2], row[3], row[5], row[6]]);
     const range = rangeOf([...values, ...edges, logZ?.[0] ?? null]);
-    const plot = this.strip.axes(theme, [0, goal], range, updateTicks(goal), niceTicks(...range, 5));
+    const plot = this.axes(theme, [0, goal], range, updateTicks(goal), niceTicks(...range, 5));
     if (logZ) this._band(plot, logZ, goal, theme);
     for (const racer of shown) this._racer(plot, racer, theme, racer === chosen);
     this._name(plot, chosen, theme);
     if (logZ) level(plot, logZ[0], "log Z", theme.text);
-    this.strip.say(this._words(chosen, logZ, header));
+    this.say(this._words(chosen, logZ, header));
   }
 
   /** @param {any} chosen @param {number[]} logZ @param {any} header */
@@ -130,9 +130,9 @@ export class BoundsPlot {
 }
 
 /** Learned against optimal log psi, with the mean of each step removed from both. */
-export class ScatterPlot {
+export class ScatterPlot extends Strip {
   constructor() {
-    this.strip = new Strip("Learned log ψ against the optimal one", "scatter");
+    super("Learned log ψ against the optimal one", "scatter");
   }
 
   /** @param {any} view */
@@ -141,7 +141,7 @@ export class ScatterPlot {
     const ends = points.flatMap(([, optimal, error, learned]) => [optimal - error, optimal + error, learned]);
     const [low, high] = rangeOf([...ends, -0.5, 0.5]);
     const ticks = niceTicks(low, high, 5);
-    const plot = this.strip.axes(theme, [low, high], [low, high], ticks, ticks);
+    const plot = this.axes(theme, [low, high], [low, high], ticks, ticks);
     const { context, x, y, width } = plot;
     line(context, [[x(low), y(low)], [x(high), y(high)]], css(theme.muted), 1, DASHED);
     context.fillStyle = css(theme.muted);
@@ -156,7 +156,7 @@ export class ScatterPlot {
       if (error > 0) line(context, bar, css(style.colour, 0.55));
       drawMarker(plot, style, x(optimal), y(learned), { r: few ? 3 : 2.5, alpha: few ? 0.9 : 0.6 });
     }
-    this.strip.say(correlation(look, note));
+    this.say(correlation(look, note));
   }
 }
 

@@ -30,7 +30,7 @@ class TrainView extends View {
 
   /** @param {HTMLElement} el */
   _build(el) {
-    const [loss, ess, bounds, scatter] = this.plots.map(({ strip }) => strip.el);
+    const [loss, ess, bounds, scatter] = this.plots.map(({ el: figure }) => figure);
     this.notes = [bounds, scatter].map((figure) => {
       const note = h("p", { class: "pv-note" });
       figure.append(note);
