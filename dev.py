@@ -25,8 +25,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
-# The first of these that is there is served as an app.
-APP_NOTEBOOKS = ("notebooks/04_workbench.ipynb", NOTEBOOK)
+APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
 EXTRAS = "lab,hf,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
@@ -41,10 +40,10 @@ OVERRIDES = {
 USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
 
   lab [...]     open JupyterLab on the first notebook (more arguments go to JupyterLab)
-  app [...]     serve the main notebook as a page of its own, for this machine only
+  app [...]     serve the workbench as a page of its own, for this machine only
                 (more arguments go to Voila: --theme=dark, --port=8866, --no-browser)
   test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too)
-  check         check format, lint and the order of imports
+  check         check format, lint, types and the order of imports
   bench NAME    run benchmarks/NAME.py
   setup         only make the environment
 
@@ -54,7 +53,7 @@ default build, --cpu-torch goes back. The choice is remembered in .venv.
 
 
 class SetupError(Exception):
-    """What went wrong and what to do, in words for the user."""
+    """What went wrong and what to do about it."""
 
 
 def say(text: str) -> None:
@@ -63,7 +62,7 @@ def say(text: str) -> None:
 
 
 def python_error(version: tuple[int, int]) -> str | None:
-    """Sentence on a Python that is too old, or None."""
+    """Error message for a Python that is too old, or None."""
     if version >= (3, 11):
         return None
     found = ".".join(map(str, version))
@@ -76,7 +75,7 @@ def venv_python(venv: Path = VENV, system: str = os.name) -> Path:
 
 
 def recipe_hash(root: Path = ROOT) -> str:
-    """Changes when the environment must be brought up to date, the folder's move included."""
+    """Hash of all that the environment depends on, the project's folder included."""
     digest = hashlib.sha256(f"{RECIPE} {root}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((root / name).read_bytes())
@@ -89,7 +88,7 @@ def pinned(name: str, constraints: str) -> str:
 
 
 def torch_choice(flags: Iterable[str], environ: Mapping[str, str], remembered: str | None) -> str:
-    """`cpu` or `default`: what is asked now, else what was asked before, else the CPU build."""
+    """`cpu` or `default`: flag, then variable, then the remembered choice, then the CPU build."""
     asked = {"--default-torch": "default", "--cpu-torch": "cpu"}
     choice = next((asked[flag] for flag in flags if flag in asked), None)
     choice = choice or environ.get("TSMC_TORCH") or remembered or "cpu"
@@ -120,7 +119,7 @@ def package_command(python: Path) -> list[str]:
 
 
 def pip_install(python: Path) -> list[str]:
-    """`pip install` of the environment, silent about newer versions of itself."""
+    """`pip install` in the environment, without notices of newer versions."""
     return [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
 
 
@@ -136,7 +135,7 @@ def lab_command(python: Path, arguments: Iterable[str], *, root_user: bool) -> l
     return [str(python), "-m", "jupyterlab", *options, *allow, *arguments]
 
 
-def app_command(python: Path, notebook: Path, arguments: Iterable[str]) -> list[str]:
+def app_command(python: Path, notebook: str | Path, arguments: Iterable[str]) -> list[str]:
     """Command that serves a notebook by Voila, on loopback only; cells appear as they finish."""
     options = [
         "--Voila.ip=127.0.0.1",
@@ -152,28 +151,19 @@ def app_path(environ: Mapping[str, str]) -> str:
     return os.pathsep.join([str(ROOT / "notebooks"), *([rest] if rest else [])])
 
 
-def app(python: Path, arguments: list[str]) -> int:
-    """Serve the main notebook without its code."""
-    found = [ROOT / name for name in APP_NOTEBOOKS if (ROOT / name).exists()]
-    if not found:
-        raise SetupError(f"{NOTEBOOK} is missing: restore it with git checkout {NOTEBOOK}.")
-    os.environ["JUPYTER_PATH"] = app_path(os.environ)
-    say("Serving the app on this machine only; press Ctrl-C here to end it.")
-    return hand_over(app_command(python, found[0], arguments))
-
-
 def check_commands(python: Path) -> dict[str, list[str]]:
-    """The checks by name: format, lint, and the tests about the house itself."""
+    """The checks by name: format, lint, types, and the tests about the source itself."""
     run = [str(python), "-m"]
     return {
         "format": [*run, "ruff", "format", "--check", "."],
         "lint": [*run, "ruff", "check", "."],
+        "types": [*run, "mypy"],
         "house": [*run, "pytest", "-q", "tests/house"],
     }
 
 
 def remembered() -> dict[str, str]:
-    """What the last finished set-up wrote; empty when there is none."""
+    """What the last finished set-up wrote; empty where there is none."""
     try:
         return json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -189,7 +179,7 @@ def works(python: Path) -> bool:
 
 
 def logged(command: list[str]) -> bool:
-    """Run a command of the set-up with its output in the log; whether it succeeded."""
+    """Run a set-up command with its output in the log; whether it succeeded."""
     with LOG.open("a", encoding="utf-8") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
@@ -215,9 +205,9 @@ def make_venv() -> Path:
         [base, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True
     )
     if done.returncode:
-        said = (done.stdout + done.stderr).strip()
+        output = (done.stdout + done.stderr).strip()
         raise SetupError(
-            f"{said}\nCould not make {VENV}: see above; on Debian or Ubuntu, "
+            f"{output}\nCould not make {VENV}: see above; on Debian or Ubuntu, "
             "apt-get install python3-venv may be what is missing."
         )
     return venv_python()
@@ -316,7 +306,7 @@ def run(command: list[str]) -> int:
 
 
 def hand_over(command: list[str]) -> int:
-    """Run a command as the last thing, on Unix in place of this process and under its signals."""
+    """Run a command last, on Unix in place of this process, so that signals reach it."""
     if os.name == "nt":
         return run(command)
     os.chdir(ROOT)
@@ -331,7 +321,7 @@ def check(python: Path) -> int:
         if run(command):
             failed.append(name)
     if failed:
-        say(f"Failed: {', '.join(failed)}. `ruff format .` and `ruff check --fix .` mend most.")
+        say(f"Failed: {', '.join(failed)}. `ruff format .` and `ruff check --fix .` fix most.")
     return bool(failed)
 
 
@@ -340,11 +330,11 @@ def bench(python: Path, arguments: list[str]) -> int:
     names = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
     if not arguments or arguments[0] not in names:
         raise SetupError(f"Give the name of a benchmark: {', '.join(names) or 'there is none'}.")
-    return hand_over([str(python), f"benchmarks/{arguments[0]}.py", *arguments[1:]])
+    return hand_over([str(python), "-m", f"benchmarks.{arguments[0]}", *arguments[1:]])
 
 
 def main(argv: list[str]) -> int:
-    """Do what the command line asks; the exit status."""
+    """Run a command line; the exit status."""
     command, *arguments = argv or ["help"]
     if command not in ("lab", "app", "test", "check", "bench", "setup"):
         say(USAGE)
@@ -353,12 +343,12 @@ def main(argv: list[str]) -> int:
     arguments = [each for each in arguments if each not in ("--default-torch", "--cpu-torch")]
     python = set_up(choice)
     if command == "lab":
-        if not (ROOT / NOTEBOOK).exists():
-            raise SetupError(f"{NOTEBOOK} is missing: restore it with git checkout {NOTEBOOK}.")
         say("Opening JupyterLab; press Ctrl-C twice here to end it.")
         return hand_over(lab_command(python, arguments, root_user=is_root()))
     if command == "app":
-        return app(python, arguments)
+        os.environ["JUPYTER_PATH"] = app_path(os.environ)
+        say("Serving the app on this machine only; press Ctrl-C here to end it.")
+        return hand_over(app_command(python, APP_NOTEBOOK, arguments))
     if command == "test":
         ensure_chromium()
         return hand_over([str(python), "-m", "pytest", *arguments])
@@ -378,4 +368,4 @@ if __name__ == "__main__":
     except SetupError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Stopped. Run the same command again to go on.")
+        sys.exit("Stopped. Run the same command again to resume.")

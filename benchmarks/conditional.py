@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
-from tsmc_widgets.evaluation.intervals import MeanOverRuns
+from tsmc_widgets.evaluation.divergences import LogZGiven, log_z_bounds_given
+from tsmc_widgets.evaluation.estimates import MeanOverRuns
 from tsmc_widgets.learning import METHODS, TwistTrainer
-from tsmc_widgets.learning.recipes import link_for
-from tsmc_widgets.targets import JointSamples
+from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.twists.forms import make_twist
 
 HELD_OUT = 300
 
 
-def measure(target: tw.Target, twist: torch.nn.Module, joint: JointSamples) -> LogZGiven:
+def measure(target: tw.Target, twist: Any, joint: Any) -> LogZGiven:
     """Bounds of one particle: the proposal alone, under each o."""
     proposal = tw.TwistInduced(twist)
     return log_z_bounds_given(target, joint, num_particles=1, proposal=proposal, rule="never")
@@ -40,7 +40,7 @@ def shown(values: torch.Tensor) -> str:
 
 
 def race(
-    name: str, form: str, method: str, seconds: float, reports: int, options: dict[str, int]
+    name: str, form: str, method: str, seconds: float, reports: int, options: dict[str, Any]
 ) -> None:
     """Train once, and print where it stands at times."""
     target = load_problem(name).target()

@@ -3,8 +3,8 @@
     python benchmarks/learning.py [--updates N] [--seeds N] [--problem NAME ...] [--method NAME ...]
 
 The gap is KL(q || sigma) + KL(sigma || q) of the twist-induced proposal, which is the gap between
-the bounds on log Z of one particle, on 300 texts of q and 300 exact samples that the training has
-not seen (for infilling: 300 observations). Seconds are those of the updates, the texts of p0 with
+the bounds on log Z of one particle, on 300 samples of q and 300 exact samples that the training has
+not seen (for infilling: 300 observations). Seconds are those of the updates, the samples of p0 with
 which their memory begins included; those of measuring are not.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import KLEstimate, kl_divergences
 from tsmc_widgets.learning import METHODS, ExactPool, TwistTrainer, WeightedPositives
-from tsmc_widgets.learning.recipes import link_for
+from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.twists.forms import make_twist
 
 TEXTS = 300
@@ -117,7 +117,7 @@ def _spread(reached: list[tuple[float, float]]) -> str:
 
 
 def update_cost(target: tw.Target, exact: Any) -> None:
-    """Print an update of an MLP head by 100 texts against the sweep that feeds it.
+    """Print an update of an MLP head by 100 sequences against the sweep that feeds it.
 
     Once with a pool of exact samples that has been read, and once with what the trainer chooses,
     each after thirty updates.
@@ -140,7 +140,7 @@ def update_cost(target: tw.Target, exact: Any) -> None:
             updates.append(trainer.update().seconds)
         ratio = statistics.mean(updates) / statistics.mean(sweeps)
         print(
-            f"  an update of 100 texts / the sweep that feeds it: {ratio:.2f} with {name} "
+            f"  an update of 100 sequences / the sweep that feeds it: {ratio:.2f} with {name} "
             f"({trainer.positives.describe()})",
             flush=True,
         )

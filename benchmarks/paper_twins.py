@@ -4,8 +4,8 @@
 
 Five seeds of every method on the twins of toxicity, sentiment and both infilling experiments: KL
 divergences both ways (paper, tables 2 to 4), and bounds on log Z against K under a rare threshold
-(figure 3). Every method has the same updates, texts for each update and source of positives. Runs
-are kept in FOLDER: call it again after an interrupt, and only what is missing is computed. Tables
+(figure 3). Every method has the same updates, batch size and source of positives. Runs are kept in
+FOLDER: call it again after an interrupt, and only what is missing is computed. Tables
 go to another folder, as CSV and Markdown; the third notebook shows them.
 """
 
@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.summary import OverSeeds
+from tsmc_widgets.experiments.compare import OverSeeds
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("none", "ctl", "rl", "sixo", "fudge", "dpg", "ppo", "nvi", "cd")
@@ -75,7 +75,7 @@ def parts(*, quick: bool) -> dict[str, Part]:
     bounds = {"measures": ("bounds",), "num_particles": (1, 4, 16, 64, 256), "num_runs": 20,
               "num_exact": 30, "rule": ("never", "ess"), "max_draws": 60_000}  # fmt: skip
     rare = tw.Training(num_updates=100)
-    # Batches would drop whole kinds of texts under an indicator this rare.
+    # Batches would drop whole kinds of sequences under an indicator this rare.
     threshold = tw.Training(num_updates=150, pool=100, max_draws=100_000)
     found = {
         "toxicity": Part("hostile-story", METHODS, rare, kl),
@@ -115,11 +115,11 @@ def run(comparisons: dict[str, tw.Comparison], folder: Path, workers: int) -> No
                     continue
                 computed += 1
                 left = (time.perf_counter() - start) / computed * (stream.total - stream.done)
-                said = "failed" if result.error else f"{result.seconds:.0f} s"
+                state = "failed" if result.error else f"{result.seconds:.0f} s"
                 spec = result.spec
                 print(
                     f"{stream.done}/{stream.total} {spec.problem_name} {spec.method} seed "
-                    f"{spec.seed}: {said}; about {left / 60:.0f} min left",
+                    f"{spec.seed}: {state}; about {left / 60:.0f} min left",
                     flush=True,
                 )
         except BaseException:

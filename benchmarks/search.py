@@ -1,10 +1,10 @@
 """Find the learning rate and batch size that train a twist, for a problem, method and form.
 
-    python benchmarks/search.py infilling-2-1 --method ctl --form "conditional head"
-    python benchmarks/search.py one-star --rates 0.0003 0.001 0.003 --batches 50 100 200
+    python -m benchmarks.search infilling-2-1 --method ctl --form "conditional head"
+    python -m benchmarks.search one-star --rates 0.0003 0.001 0.003 --batches 50 100 200
 
 Settings race by successive halving: all draw as many texts in a round, the half with the smaller
-gap between the bounds on log Z goes on, and the next round is twice as long. The gap is
+gap between the bounds on log Z is kept, and the next round is twice as long. The gap is
 KL(q || sigma) + KL(sigma || q) of the twist-induced proposal on held-out exact samples, in nats.
 Rates fall with the root of the number of updates (``FallingRate``) unless --constant is given.
 What is printed last is the call to use.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from tsmc_widgets.evaluation.search import search_settings
+from training.search import search_settings
 from tsmc_widgets.learning import METHODS, ConstantRate, FallingRate
 from tsmc_widgets.targets.problems import PROBLEMS, load_problem
 from tsmc_widgets.twists.forms import TWIST_FORMS
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3, 1e-2])
     parser.add_argument("--constant", action="store_true")
     parser.add_argument("--batches", nargs="+", type=int, default=[50, 200])
-    parser.add_argument("--texts", type=int, default=2000, help="in the first round")
+    parser.add_argument("--sequences", type=int, default=2000, help="in the first round")
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> None:
         form=problem.form if options.form is None else options.form,
         learning_rates=[kind(rate) for rate in options.rates],
         batch_sizes=options.batches,
-        first_texts=options.texts,
+        first_sequences=options.sequences,
         num_held_out=options.held_out,
         seed=options.seed,
         on_round=lambda number, left: print(f"round {number}: {left} settings", flush=True),

@@ -137,7 +137,8 @@ def memory() -> None:
     for _ in range(31):
         session.step()
     steps = session.state.steps
-    held = (steps.lm.carry.nbytes + steps.lm.log_probs.nbytes) / 512
+    cache: Any = steps.lm.carry
+    held = (cache.nbytes + steps.lm.log_probs.nbytes) / 512
     columns = session.trace.columns
     record = sum(getattr(columns, name).nbytes for name in columns.__dataclass_fields__) / 512
     peak = (peaks[2048] - peaks[512]) / (2048 - 512)

@@ -11,8 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 # No test may depend on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 install_import_hook("tsmc_widgets", "beartype.beartype")
+
+# A busy machine is no finding.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
 
 from browser_support import browser, chromium, open_notebook, page  # noqa: F401

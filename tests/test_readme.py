@@ -10,7 +10,7 @@ import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.smc.exact import EnumeratedOracle
-from tsmc_widgets.twists.shipped import WEIGHTS
+from tsmc_widgets.twists.storage import SHIPPED_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_the_toy_is_exact(tour):
 @pytest.mark.parametrize("name", tw.shipped_twists())
 def test_what_shipped_heads_are_worth_is_what_was_measured(name):
     (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", README, flags=re.MULTILINE)
-    card = json.loads((WEIGHTS / name / "twist.json").read_text())["history"][-1]
+    card = json.loads((SHIPPED_FOLDER / name / "twist.json").read_text())["history"][-1]
     pairs = [
         card[when].get(which) for which in ("KL(sigma||q)", "sum") for when in ("before", "after")
     ]
@@ -141,4 +141,7 @@ def test_named_modules_and_commands_exist():
 
     for command in re.findall(r"python3 dev\.py (\w+)", README):
         assert re.search(rf"^  {command}\b", dev.USAGE, flags=re.MULTILINE), command
-    assert (ROOT / "tsmc_widgets/models/storybook/train.py").exists()
+    for name in re.findall(r"python3 dev\.py bench (\w+)", README):
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    for module in re.findall(r"python -m (training[.\w]*)", README):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import lazy_loader
+
+# Optional packages that modules import at their head, and the extra that brings each.
+_EXTRA_OF = {
+    "anywidget": "lab",
+    "ipywidgets": "lab",
+    "pandas": "lab",
+    "plotly": "lab",
+    "transformers": "hf",
+}
 
 
 class TsmcError(Exception):
@@ -102,3 +113,27 @@ def import_extra(module: str, extra: str, purpose: str) -> Any:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0].replace("_", "-")
         raise missing_extra(package, extra, purpose) from error
+
+
+def attach_lazy_names(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose stub lists its public names.
+
+    Like ``lazy_loader.attach_stub``, but a name whose module needs an optional package that is not
+    installed raises MissingExtraError.
+    """
+    load, list_names, public = lazy_loader.attach_stub(package, file)
+
+    def load_name(name: str) -> Any:
+        if name not in public:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in _EXTRA_OF:
+                raise
+            raise missing_extra(missing, _EXTRA_OF[missing], name) from error
+
+    return load_name, list_names, public

@@ -13,10 +13,10 @@ from smc.toys import TablePhi, chain, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import PotentialError
-from tsmc_widgets.evaluation import BracketSearch, LogZ, bracket_log_z, expansion
+from tsmc_widgets.evaluation import BracketSearch, LogZ, bracket_log_z
 from tsmc_widgets.evaluation import bracket as bracket_module
-from tsmc_widgets.evaluation.exact_sums import BITS, log_of_units, units
-from tsmc_widgets.evaluation.phi_bounds import phi_bounds
+from tsmc_widgets.evaluation import bracket as expansion
+from tsmc_widgets.evaluation.bracket import BITS, log_of_units, phi_bounds, units
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets import Potential
 

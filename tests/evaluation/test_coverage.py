@@ -15,9 +15,8 @@ from tsmc_widgets.evaluation import (
     PooledOverRuns,
     log_z_bounds,
 )
-from tsmc_widgets.evaluation.intervals import t_interval, welch
-from tsmc_widgets.evaluation.kl_estimate import Q_SIGMA, SIGMA_Q, combine
-from tsmc_widgets.evaluation.scoring import Sampler, draw_from, score_texts
+from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_texts
+from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, combine, t_interval, welch
 
 REPEATS, RUNS = 500, 40
 

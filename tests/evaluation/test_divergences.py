@@ -9,7 +9,7 @@ from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import LogZ, LogZBounds, kl_divergences, log_z_bounds
-from tsmc_widgets.evaluation.scoring import Sampler, score_texts
+from tsmc_widgets.evaluation.divergences import Sampler, score_texts
 from tsmc_widgets.twists import TableTwist
 
 COUNT = 20_000

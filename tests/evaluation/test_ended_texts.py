@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.scoring import Sampler, score_texts
+from tsmc_widgets.evaluation.divergences import Sampler, score_texts
 
 
 @pytest.mark.parametrize("seed", range(6))

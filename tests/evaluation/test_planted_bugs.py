@@ -9,8 +9,8 @@ from planting import planted
 from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import intervals as true_intervals
-from tsmc_widgets.evaluation import scoring as true_scoring
+from tsmc_widgets.evaluation import divergences as true_scoring
+from tsmc_widgets.evaluation import estimates as true_intervals
 from tsmc_widgets.twists import TableTwist
 
 

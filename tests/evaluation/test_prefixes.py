@@ -10,14 +10,14 @@ from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import compare_log_psi
-from tsmc_widgets.evaluation.prefixes import (
+from tsmc_widgets.evaluation.twist_quality import (
     all_prefixes,
+    bootstrap,
     log_psi_path,
     pick_prefixes,
     roll_out,
     with_prompt,
 )
-from tsmc_widgets.evaluation.psi_comparison import bootstrap
 from tsmc_widgets.twists import TableTwist
 
 

@@ -17,8 +17,9 @@ RANKS = {
     "testing": 6,
     "learning": 7,
     "evaluation": 8,
-    "figures": 9,
-    "widgets": 10,
+    "experiments": 9,
+    "figures": 10,
+    "widgets": 11,
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

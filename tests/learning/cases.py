@@ -6,8 +6,7 @@ from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
-from tsmc_widgets.learning.positives import WeightedPositives
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
 from tsmc_widgets.twists import TableHeadTwist
 
 

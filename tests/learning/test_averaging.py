@@ -8,9 +8,8 @@ from learning.tables import unit_target
 from learning.trainers import divergence, make_trainer, parameters
 
 import tsmc_widgets as tw
-from tsmc_widgets.learning.averaging import WARM_UP
-from tsmc_widgets.learning.rates import ConstantRate
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.positives import ReplayedPositives
+from tsmc_widgets.learning.rates import WARM_UP, ConstantRate
 
 
 def test_parameters_are_the_average_of_those_that_learn():

@@ -11,8 +11,7 @@ from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
 from tsmc_widgets.learning import checkpoint
 from tsmc_widgets.learning import trainer as trainer_module
-from tsmc_widgets.learning.positives import WeightedPositives
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
 

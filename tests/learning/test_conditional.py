@@ -11,14 +11,16 @@ from smc.observed import ConditionalTables
 
 from tsmc_widgets.learning import conditional
 from tsmc_widgets.learning.conditional import (
+    BLOCK,
     JointPositives,
+    JointStream,
     ManyObservations,
     RetainedPositives,
     rolled_out,
     with_phi,
 )
-from tsmc_widgets.learning.joint_stream import BLOCK, JointStream
 from tsmc_widgets.learning.objectives import (
+    RECIPES,
     cd_loss,
     ctl_loss,
     dpg_loss,
@@ -28,7 +30,6 @@ from tsmc_widgets.learning.objectives import (
     sixo_loss,
 )
 from tsmc_widgets.learning.positives import WeightedPositives
-from tsmc_widgets.learning.recipes import RECIPES
 from tsmc_widgets.learning.samples import Scored, score
 from tsmc_widgets.numerics import log1mexp
 

@@ -13,8 +13,8 @@ from smc.toys import table_target
 import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.conditional import JointPositives, RetainedPositives
+from tsmc_widgets.learning.objectives import METHODS
 from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
-from tsmc_widgets.learning.recipes import METHODS
 from tsmc_widgets.twists import TableHeadTwist
 
 

@@ -10,9 +10,9 @@ from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets import numerics
-from tsmc_widgets.learning.level import LEAST_NO, set_level
-from tsmc_widgets.learning.reading import draw_samples
-from tsmc_widgets.learning.recipes import RECIPES
+from tsmc_widgets.learning.objectives import RECIPES
+from tsmc_widgets.learning.rates import LEAST_NO, set_level
+from tsmc_widgets.learning.samples import draw_samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
 

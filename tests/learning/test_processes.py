@@ -13,8 +13,8 @@ from learning.cases import make_case
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError
+from tsmc_widgets.learning.objectives import RECIPES
 from tsmc_widgets.learning.processes import Together
-from tsmc_widgets.learning.recipes import RECIPES
 from tsmc_widgets.learning.samples import score
 
 accelerate = pytest.importorskip("accelerate")

@@ -6,9 +6,15 @@ from models.checkpoints import make_checkpoint
 from smc.toys import chain
 
 import tsmc_widgets as tw
-from tsmc_widgets.learning.reading import TRAINING_RUNS, PoolReader, draw_samples
-from tsmc_widgets.learning.recipes import RECIPES
-from tsmc_widgets.learning.samples import Samples, read, score
+from tsmc_widgets.learning.objectives import RECIPES
+from tsmc_widgets.learning.samples import (
+    TRAINING_RUNS,
+    PoolReader,
+    Samples,
+    draw_samples,
+    read,
+    score,
+)
 from tsmc_widgets.twists.bodies import BodyTwist
 
 

@@ -9,9 +9,9 @@ from learning.trainers import make_trainer, resumed
 from smc.toys import chain, z_score
 
 import tsmc_widgets as tw
-from tsmc_widgets.learning import replay
-from tsmc_widgets.learning.reading import draw_samples
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning import positives as replay
+from tsmc_widgets.learning.positives import ReplayedPositives
+from tsmc_widgets.learning.samples import draw_samples
 from tsmc_widgets.twists import TableHeadTwist
 
 

@@ -6,8 +6,8 @@ from scipy import stats
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import METHODS, Samples, score
-from tsmc_widgets.learning.recipes import link_for
-from tsmc_widgets.targets.exact_draws import ExactDraws
+from tsmc_widgets.learning.objectives import link_for
+from tsmc_widgets.targets.exact_samples import ExactDraws
 
 HELD_OUT = 300
 # Path consistency alone passes its values back one step at a time.

@@ -11,9 +11,8 @@ from smc.toys import chain, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import log_z_bounds
-from tsmc_widgets.learning.positives import ExactPool, WeightedPositives
-from tsmc_widgets.learning.recipes import METHODS, RECIPES, SUMS, resolve_method
-from tsmc_widgets.learning.replay import REMIND, ReplayedPositives
+from tsmc_widgets.learning.objectives import METHODS, RECIPES, SUMS, resolve_method
+from tsmc_widgets.learning.positives import REMIND, ExactPool, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist

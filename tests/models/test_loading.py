@@ -17,7 +17,7 @@ from tsmc_widgets.models import (
     load_classifier,
     load_language_model,
 )
-from tsmc_widgets.models.hub import check_fetchable
+from tsmc_widgets.models.checkpoint import check_fetchable
 from tsmc_widgets.targets.classifier import cached_classifier
 
 PARTS = {
@@ -56,6 +56,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "tsmc_widgets.models.huggingface", raising=False)
     import tsmc_widgets.models
 
+    monkeypatch.delitem(vars(tsmc_widgets.models), "HuggingFaceLM", raising=False)
     with pytest.raises(MissingExtraError, match=r"HuggingFaceLM needs transformers"):
         _ = tsmc_widgets.models.HuggingFaceLM
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

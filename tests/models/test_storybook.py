@@ -21,17 +21,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from training.storybook import measure
+from training.storybook.batches import Encoded, encode, packed_rows, prefix_batch
+from training.storybook.grammar import REVIEW_PROMPT, STORY_PROMPT, Text, corpus
+from training.storybook.model_card import write_card
+from training.storybook.sampling import draw
 from tsmc_widgets.models import storybook
-from tsmc_widgets.models.storybook import measure
-from tsmc_widgets.models.storybook.batches import Encoded, encode, packed_rows, prefix_batch
-from tsmc_widgets.models.storybook.grammar import (
-    REVIEW_PROMPT,
-    STORY_PROMPT,
-    Text,
-    corpus,
-)
-from tsmc_widgets.models.storybook.model_card import write_card
-from tsmc_widgets.models.storybook.sampling import draw
 
 PARTS = ("lm", "stars", "hostility")
 
@@ -269,7 +264,7 @@ def test_rare_threshold_is_the_cards(
 def test_training_command(tmp_path: Path):
     """A few steps of everything: folders, cards, and no trace of them in the package."""
     steps = ["--steps", "4", "--stars-steps", "4", "--hostility-steps", "4", "--draws", "512"]
-    command = [sys.executable, "-m", "tsmc_widgets.models.storybook.train", *steps]
+    command = [sys.executable, "-m", "training.storybook.train", *steps]
     subprocess.run([*command, "--out", str(tmp_path)], check=True)
     card = json.loads((tmp_path / "card.json").read_text())
     assert card.keys() == storybook.card().keys()

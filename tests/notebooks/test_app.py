@@ -14,7 +14,7 @@ VIEW = "document.querySelector('.pv')"
 @pytest.fixture
 def live_part(tmp_path):
     """The app's notebook up to its first widget."""
-    path = next(dev.ROOT / name for name in dev.APP_NOTEBOOKS if (dev.ROOT / name).exists())
+    path = dev.ROOT / dev.APP_NOTEBOOK
     notebook = nbformat.read(path, 4)
     last = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
     notebook.cells = notebook.cells[: last + 1]

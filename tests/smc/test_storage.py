@@ -13,7 +13,7 @@ from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import TraceFormatError
-from tsmc_widgets.smc import storage
+from tsmc_widgets.smc import trace as storage
 from tsmc_widgets.twists import TableTwist
 
 

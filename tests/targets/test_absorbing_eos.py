@@ -16,9 +16,9 @@ from tsmc_widgets.targets import (
     Target,
     TokenAutomaton,
     TokenFunction,
-    check_potential,
 )
 from tsmc_widgets.targets.bound import AutomatonPotential
+from tsmc_widgets.testing import check_potential
 
 T, EOS = 4, 2
 WEIGHT = [[0.3, -0.7, 0.9], [-1.1, 0.4, 0.2], [0.8, -0.2, -0.6], [-0.5, 1.2, 0.7]]

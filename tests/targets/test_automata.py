@@ -16,10 +16,10 @@ from tsmc_widgets.targets import (
     Mixture,
     Target,
     TextFunction,
-    text_automata,
 )
+from tsmc_widgets.targets import words as text_automata
 from tsmc_widgets.targets.automata import combine
-from tsmc_widgets.targets.text_automata import search_pattern
+from tsmc_widgets.targets.words import search_pattern
 
 TOKENS = st.one_of(
     st.integers(0, 2), st.sampled_from("abc"), st.lists(st.integers(0, 2), min_size=1, max_size=4)

@@ -16,8 +16,8 @@ from tsmc_widgets.targets import (
     TemperedReward,
     TextFunction,
     TokenFunction,
-    check_potential,
 )
+from tsmc_widgets.testing import check_potential
 
 TOKENS = every(3, 2)
 

@@ -22,8 +22,8 @@ from tsmc_widgets.targets import (
     TemperedReward,
     TextFunction,
     TokenFunction,
-    check_potential,
 )
+from tsmc_widgets.testing import check_potential
 
 MODELS = {
     "letters": (letters("c"), "ab"),

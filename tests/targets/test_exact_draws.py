@@ -5,7 +5,7 @@ import torch
 from smc.toys import chain, z_score
 
 import tsmc_widgets as tw
-from tsmc_widgets.targets.exact_draws import ExactDraws
+from tsmc_widgets.targets.exact_samples import ExactDraws
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from targets.toys import every
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import BudgetError
-from tsmc_widgets.targets.problem import Problem, Problems
+from tsmc_widgets.targets.problems import Problem, Problems
 from tsmc_widgets.twists.forms import TWIST_FORMS, make_twist
 
 TWINS = [

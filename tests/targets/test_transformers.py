@@ -15,8 +15,8 @@ from tsmc_widgets.targets import (
     Length,
     RewardThreshold,
     Target,
-    check_potential,
 )
+from tsmc_widgets.testing import check_potential
 
 STARS = {"num_labels": 5, "id2label": {i: f"{i + 1} star{'s' * (i > 0)}" for i in range(5)}}
 

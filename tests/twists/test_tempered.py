@@ -9,7 +9,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.testing import check_twist
 from tsmc_widgets.twists import TableTwist
-from tsmc_widgets.twists.tempered import TemperedTwist
+from tsmc_widgets.twists.lookahead import TemperedTwist
 
 
 @pytest.fixture

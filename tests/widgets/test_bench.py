@@ -6,11 +6,10 @@ import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.widgets.compare import Pinned, compare
 from tsmc_widgets.widgets.controls import Controls
-from tsmc_widgets.widgets.presets import PRESETS, PresetBar, find_preset
+from tsmc_widgets.widgets.live_page import Pinned, compare
 from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target
-from tsmc_widgets.widgets.watch import WatchSMC
+from tsmc_widgets.widgets.workbench import PRESETS, PresetBar, WatchSMC, find_preset
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import runs
+from tsmc_widgets.experiments import runs
+from tsmc_widgets.widgets.compare_page import METHODS, CompareSession, CompareSettings, misfit
 from tsmc_widgets.widgets.compare_record import bins
-from tsmc_widgets.widgets.compare_session import CompareSession
-from tsmc_widgets.widgets.compare_settings import METHODS, CompareSettings, misfit
 from tsmc_widgets.widgets.compare_view import CompareView
 
 SMALL = {"num_particles": (1, 4), "seeds": 2, "num_runs": 20, "num_exact": 20, "num_samples": 40}

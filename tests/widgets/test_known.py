@@ -3,8 +3,8 @@
 import pytest
 
 import tsmc_widgets as tw
-from tsmc_widgets.widgets import known
-from tsmc_widgets.widgets.known import exact_log_z, narrow_bracket
+from tsmc_widgets.widgets import live_page as known
+from tsmc_widgets.widgets.live_page import exact_log_z, narrow_bracket
 
 
 def never():

@@ -4,13 +4,19 @@ import math
 
 import pytest
 
-from tsmc_widgets.targets.exact_draws import ExactDraws
+from tsmc_widgets.targets.exact_samples import ExactDraws
 from tsmc_widgets.widgets import lesson as lessons
-from tsmc_widgets.widgets import yardstick
-from tsmc_widgets.widgets.lesson import Lesson
-from tsmc_widgets.widgets.problems import FORMS, PROBLEMS, TrainSettings
+from tsmc_widgets.widgets import lesson as yardstick
+from tsmc_widgets.widgets.lesson import (
+    FORMS,
+    HELD_OUT,
+    PLENTY,
+    PROBLEMS,
+    Lesson,
+    TrainSettings,
+    enough,
+)
 from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
-from tsmc_widgets.widgets.yardstick import HELD_OUT, PLENTY, enough
 
 RIVALS = ("fudge", "rl", "dpg")
 TOY = "two days of rain (toy)"

@@ -10,7 +10,7 @@ from smc.observed import infilling
 from smc.toys import chain, eos_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.intervals import PooledOverRuns
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.widgets.pages import NUM_PAGES, unpack
 from tsmc_widgets.widgets.run_panels import RunPanels
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tsmc_widgets.widgets.runner import PUBLISH_SECONDS, Runner
+from tsmc_widgets.widgets.session import PUBLISH_SECONDS, Runner
 
 
 class Session:

@@ -5,14 +5,18 @@ import threading
 
 import pytest
 
-from tsmc_widgets.evaluation.spec import METHODS as COMPARED
-from tsmc_widgets.evaluation.spec import TEXT_METHODS
+from tsmc_widgets.experiments.spec import METHODS as COMPARED
+from tsmc_widgets.experiments.spec import TEXT_METHODS
 from tsmc_widgets.twists.storage import load_twist
 from tsmc_widgets.widgets.compare_view import CompareView
-from tsmc_widgets.widgets.problems import METHODS, TrainSettings
-from tsmc_widgets.widgets.runner import Progress
-from tsmc_widgets.widgets.train import TrainSession, describe_error
-from tsmc_widgets.widgets.train_controls import METHOD_NAMES, TrainControls
+from tsmc_widgets.widgets.lesson import METHODS, TrainSettings
+from tsmc_widgets.widgets.session import Progress
+from tsmc_widgets.widgets.train_page import (
+    METHOD_NAMES,
+    TrainControls,
+    TrainSession,
+    describe_error,
+)
 from tsmc_widgets.widgets.train_view import TrainView
 
 TOY = "two days of rain (toy)"

@@ -10,7 +10,7 @@ from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.widgets.controls import EXAMPLES, NOTHING_ASKED, Controls
 from tsmc_widgets.widgets.settings import Judges, RunSettings
-from tsmc_widgets.widgets.watch import WatchSMC, explain_death
+from tsmc_widgets.widgets.workbench import WatchSMC, explain_death
 
 QUIET = Judges(None, None)
 

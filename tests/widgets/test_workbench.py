@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.in_place import describe_problem
-from tsmc_widgets.evaluation.session import start_spec
-from tsmc_widgets.widgets.presets import PRESETS
+from tsmc_widgets.experiments.execute import start_spec
+from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target, spec_of
-from tsmc_widgets.widgets.workbench import Workbench
+from tsmc_widgets.widgets.workbench import PRESETS, Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
 
 SMALL = {"num_particles": 16, "num_runs": 1}

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.code import code_of
-from tsmc_widgets.evaluation.in_place import describe_problem
-from tsmc_widgets.evaluation.inline import potential_of
-from tsmc_widgets.widgets.factors import KINDS, kind_of
+from tsmc_widgets.experiments.code import code_of
+from tsmc_widgets.targets.description import describe_problem, potential_of
+from tsmc_widgets.widgets.factor_editor import KINDS, PotentialEditor, kind_of
 from tsmc_widgets.widgets.formula import formula, term_of
-from tsmc_widgets.widgets.potential_editor import PotentialEditor
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.workbench import Workbench

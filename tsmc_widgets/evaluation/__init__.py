@@ -2,23 +2,31 @@
 
 from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseline, summary_frame
 from tsmc_widgets.evaluation.bounds import log_z_bounds
-from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
-from tsmc_widgets.evaluation.diagnostics import (
+from tsmc_widgets.evaluation.divergences import LogZGiven, kl_divergences, log_z_bounds_given
+from tsmc_widgets.evaluation.estimates import (
+    BoundsTable,
+    Divergences,
+    KLEstimate,
+    LogZ,
+    LogZBounds,
+    MeanOverRuns,
+    PooledOverRuns,
+)
+from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
+from tsmc_widgets.evaluation.twist_quality import (
+    Prefixes,
+    PsiComparison,
+    all_prefixes,
+    compare_log_psi,
     estimate_step_divergences,
     increment_variance,
+    pick_prefixes,
     profiles,
+    roll_out,
     run_diagnostics,
     step_divergences,
 )
-from tsmc_widgets.evaluation.divergences import kl_divergences
-from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
-from tsmc_widgets.evaluation.given import LogZGiven, log_z_bounds_given
-from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
-from tsmc_widgets.evaluation.kl_estimate import Divergences, KLEstimate
-from tsmc_widgets.evaluation.log_z import LogZ
-from tsmc_widgets.evaluation.prefixes import Prefixes, all_prefixes, pick_prefixes, roll_out
-from tsmc_widgets.evaluation.psi_comparison import PsiComparison, compare_log_psi
 
 __all__ = [
     "BASELINES",

@@ -10,8 +10,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bounds_table import BoundsTable, LogZBounds
-from tsmc_widgets.evaluation.intervals import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.evaluation.estimates import BoundsTable, LogZBounds, MeanOverRuns, PooledOverRuns
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.targets.target import Target

@@ -6,6 +6,7 @@ from tsmc_widgets.learning.conditional import (
     RetainedPositives,
 )
 from tsmc_widgets.learning.objectives import (
+    METHODS,
     advantages_and_returns,
     cd_loss,
     ctl_loss,
@@ -16,11 +17,14 @@ from tsmc_widgets.learning.objectives import (
     rl_loss,
     sixo_loss,
 )
-from tsmc_widgets.learning.positives import ExactPool, Positives, WeightedPositives
-from tsmc_widgets.learning.ppo_settings import AdaptiveKL, FixedKL, PPOSettings
+from tsmc_widgets.learning.policy import AdaptiveKL, FixedKL, PPOSettings
+from tsmc_widgets.learning.positives import (
+    ExactPool,
+    Positives,
+    ReplayedPositives,
+    WeightedPositives,
+)
 from tsmc_widgets.learning.rates import ConstantRate, FallingRate
-from tsmc_widgets.learning.recipes import METHODS
-from tsmc_widgets.learning.replay import ReplayedPositives
 from tsmc_widgets.learning.samples import Samples, Scored, score
 from tsmc_widgets.learning.trainer import TwistTrainer, Update
 

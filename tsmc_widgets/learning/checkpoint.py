@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
-from tsmc_widgets.learning.positives import ExactPool, Positives
-from tsmc_widgets.learning.replay import ReplayedPositives
+from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"

@@ -11,19 +11,51 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.learning.joint_stream import JointStream
 from tsmc_widgets.learning.positives import Positives, WeightedPositives
-from tsmc_widgets.learning.reading import draw_samples
-from tsmc_widgets.learning.samples import Samples, read
+from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import run_conditional_smc
 from tsmc_widgets.smc.proposals import TwistInduced
-from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.bound import ConditionalPotential
 from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.protocol import Constant
 from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import is_conditional_twist
+
+BLOCK = 1024
+# Far from the seeds that people choose, so that no held-out draw is ever trained on.
+SEEDS = 2**52
+
+
+class JointStream:
+    """Joint draws (s, o) without end, by place: the i-th is the same whoever asks for it.
+
+    They are drawn in blocks, as many small batches would take far longer.
+    """
+
+    def __init__(self, target: Target, seed: int) -> None:
+        """Take a target whose potential is p(o | s) itself."""
+        self.target, self.seed = target, seed
+        self._blocks: dict[int, JointSamples] = {}
+
+    def take(self, first: int, n: int) -> JointSamples:
+        """Draws ``first`` to ``first + n - 1``."""
+        wanted = range(first // BLOCK, (first + n - 1) // BLOCK + 1)
+        self._blocks = {index: self._block(index) for index in wanted}
+        blocks, start = list(self._blocks.values()), first - wanted[0] * BLOCK
+        parts = (
+            torch.cat([getattr(block, name) for block in blocks])[start : start + n]
+            for name in ("tokens", "observed")
+        )
+        return JointSamples(*parts)
+
+    def _block(self, index: int) -> JointSamples:
+        if index in self._blocks:
+            return self._blocks[index]
+        seed = SEEDS + (self.seed * 1_000_003 + index) % SEEDS
+        return self.target.exact_samples(BLOCK, seed=seed, progress=False)
+
 
 # Address of the first conditional run, apart from those of the forward ones.
 CONDITIONAL_RUNS = 2**40

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from torch import Tensor, nn
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer
-from tsmc_widgets.learning.averaging import RunningAverage, check_averaging
 from tsmc_widgets.learning.checkpoint import (
     pool_from,
     pool_of,
@@ -24,22 +25,124 @@ from tsmc_widgets.learning.checkpoint import (
     source_of,
     write_checkpoint,
 )
-from tsmc_widgets.learning.checks import check_fits, check_gradient_norm
 from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
-from tsmc_widgets.learning.level import set_level
-from tsmc_widgets.learning.policy import PolicyKL, PolicySteps
-from tsmc_widgets.learning.positives import Positives, WeightedPositives
-from tsmc_widgets.learning.ppo_settings import PPOSettings
+from tsmc_widgets.learning.objectives import (
+    RECIPES,
+    draws_from_base,
+    reads_positives,
+    resolve_method,
+)
+from tsmc_widgets.learning.policy import PolicyKL, PolicySteps, PPOSettings
+from tsmc_widgets.learning.positives import Positives, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.processes import share
-from tsmc_widgets.learning.progress import progress_bar
-from tsmc_widgets.learning.rates import Rate, resolve_rate
-from tsmc_widgets.learning.reading import PoolReader, draw_samples
-from tsmc_widgets.learning.recipes import RECIPES, draws_from_base, reads_positives, resolve_method
-from tsmc_widgets.learning.replay import ReplayedPositives
-from tsmc_widgets.learning.samples import Samples, score
-from tsmc_widgets.learning.update import Update
+from tsmc_widgets.learning.rates import (
+    Rate,
+    RunningAverage,
+    check_averaging,
+    resolve_rate,
+    set_level,
+)
+from tsmc_widgets.learning.samples import PoolReader, Samples, draw_samples, score
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update did.
+
+    Attributes:
+        number: of the update, from 1.
+        losses: each loss by name, in nats; empty where the update was skipped.
+        ess: effective sample size of the batch's final weights, in [0, batch size]; the mean over
+            observations where there are several, each in [0, its texts].
+        log_z: log mean weight of the batch, an estimate of log Z in nats, and the mean over
+            observations; -inf without a hit.
+        hits: texts of the batch with phi > 0, among those whose phi was computed.
+        gradient_norm: before clipping; NaN where skipped.
+        positives: where samples of sigma came from; None where the method reads none.
+        skipped: whether there was no signal (no text with phi > 0), so that nothing changed.
+        kl: estimate of KL(q || p0) before it, in nats, and ``kl_coefficient``, what a nat of it
+            cost: both for ppo alone, else None.
+        seconds: that the update took.
+        evaluation: what the evaluation hook returned after it; None where it was not asked.
+    """
+
+    number: int
+    losses: dict[str, float]
+    ess: float
+    log_z: float
+    hits: int
+    gradient_norm: float
+    positives: str | None
+    skipped: bool
+    seconds: float
+    evaluation: Any = None
+    kl: float | None = None
+    kl_coefficient: float | None = None
+
+
+def check_gradient_norm(norm: Any) -> None:
+    """Refuse lengths that no gradient could be shortened to."""
+    if isinstance(norm, bool) or not isinstance(norm, float | int) or not norm > 0:
+        raise ValueError(f"max_gradient_norm must be a number above 0; got {norm!r}.")
+
+
+def check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:
+    """Refuse twists that cannot learn, or not by these losses."""
+    if not isinstance(twist, nn.Module) or not hasattr(twist, "log_psi_next"):
+        raise TypeError(
+            f"twist must be a trainable form such as LinearHeadTwist(lm); got "
+            f"{type(twist).__name__}."
+        )
+    if not any(parameter.requires_grad for parameter in twist.parameters()):
+        raise ValueError(f"{type(twist).__name__} has no parameter that learns.")
+    if "fudge" in weights and getattr(twist, "link", "log") != "sigmoid":
+        raise ValueError(
+            "fudge learns a probability: make the twist with link='sigmoid', for example "
+            "LinearHeadTwist(lm, link='sigmoid')."
+        )
+
+
+def weighted_sum(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """What a training goes down: its losses, each times its weight, which is 1 if none is given."""
+    return math.fsum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+
+
+@contextlib.contextmanager
+def progress_bar(
+    total: int, *, shown: bool, weights: Mapping[str, float] = MappingProxyType({})
+) -> Iterator[Callable[[Any], None]]:
+    """Yield a function that takes each update; the bar closes however the loop ends.
+
+    It shows the weighted sum of the losses, the effective sample size, and the bound gap of the
+    last evaluation that had one, all in nats but for the ESS.
+
+    Args:
+        total: updates to come.
+        shown: whether there is a bar at all.
+        weights: of losses by name; 1 where none is given.
+    """
+    if not shown:
+        yield lambda update: None
+        return
+    from tqdm.auto import tqdm
+
+    gap = math.nan
+
+    def show(update: Any) -> None:
+        nonlocal gap
+        gap = getattr(update.evaluation, "gap", gap)
+        words = {"loss": "no signal", "ESS": f"{update.ess:.1f}"}
+        if update.losses:
+            words["loss"] = f"{weighted_sum(update.losses, weights):.3f}"
+        if not math.isnan(gap):
+            words["gap"] = f"{gap:.3f}"
+        bar.set_postfix(words, refresh=False)
+        bar.update()
+
+    with tqdm(total=total, desc="learning", unit="update") as bar:
+        yield show
 
 
 class TwistTrainer:

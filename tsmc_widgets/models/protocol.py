@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -65,14 +65,18 @@ class LanguageModel(Protocol):
     vocab_size: int
     eos_token_id: int | None
     context_length: int | None
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens must be."""
+        ...
 
     def prefill(self, tokens: Int[Tensor, "batch length"]) -> LMStep:
         """Read whole prefixes, all of one length."""
         ...
 
-    def advance(self, tokens: Int[Tensor, " batch"], carry: Carry) -> LMStep:
-        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any) -> LMStep:
+        """Read one more token for each row; ``carry``, of its own last step, stays unchanged."""
         ...
 
     def teacher_force(

@@ -1,7 +1,6 @@
 """Sequential Monte Carlo: forward, conditional and exact."""
 
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc, start_smc
-from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, ProposalStep, TwistInduced
@@ -9,7 +8,7 @@ from tsmc_widgets.smc.resampling import Always, ESSBelow, EveryNSteps, Never, Re
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
-from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.smc.trace import SMCTrace, TraceColumns, TraceInfo
 
 __all__ = [
     "AddressedNoise",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, import_extra
-from tsmc_widgets.smc import genealogy, storage
-from tsmc_widgets.smc.columns import TraceColumns, TraceInfo
+from tsmc_widgets.errors import TraceFormatError, check_integer, import_extra
+from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
 from tsmc_widgets.smc.resampling import invert_cdf
@@ -26,6 +29,211 @@ from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class TraceColumns:
+    """What every step recorded; see ``StepRecord`` for what each column holds."""
+
+    resampled: Bool[Tensor, "runs steps"]
+    ancestors: Int[Tensor, "runs steps particles"]
+    tokens: Int[Tensor, "runs steps particles"]
+    log_p: Float[Tensor, "runs steps particles"]
+    log_q: Float[Tensor, "runs steps particles"]
+    log_psi: Float[Tensor, "runs steps particles"]
+    log_increment: Float[Tensor, "runs steps particles"]
+    log_weights: Float[Tensor, "runs steps particles"]
+    ess: Float[Tensor, "runs steps"]
+    log_z: Float[Tensor, "runs steps"]
+    distinct: Int[Tensor, " steps"]
+
+    @classmethod
+    def stack(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
+        """Columns of the records of (R, K) = ``shape`` runs and particles; none gives T = 0."""
+        runs, size = shape
+        per_run = ("resampled", "ess", "log_z")
+        columns = {}
+        for name in (column.name for column in fields(cls)):
+            if name == "distinct":
+                columns[name] = torch.tensor([r.distinct for r in records], dtype=torch.int64)
+            elif records:
+                columns[name] = torch.stack([getattr(r, name) for r in records], dim=1).cpu()
+            else:
+                kind = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
+                empty = (runs, 0) if name in per_run else (runs, 0, size)
+                columns[name] = torch.zeros(empty, dtype=kind.get(name, torch.float64))
+        return cls(**columns)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInfo:
+    """What a trace knows of how it came about: words and numbers only, so that it can be saved.
+
+    Attributes:
+        num_steps: T, also when fewer have been recorded.
+        prompt: text of s_0.
+        prompt_tokens: ids of s_0.
+        potential: the potential in a line.
+        proposal: the proposal in a few words.
+        twist: the twist's kind; None without one.
+        resampler: resampling scheme.
+        rule: when to resample.
+        ess_threshold: the rule's fraction of K; None where the rule is not about ESS.
+        seed: of the noise; None where it was scripted.
+        first_run: address of the first run under that seed; None where it was scripted.
+        conditional: whether slot 0 holds an exact sample (conditional SMC).
+        eos_token_id: the absorbing EOS; None with fixed T.
+        observed: what is observed in each run; None where the target waits for nothing.
+    """
+
+    num_steps: int
+    prompt: str
+    prompt_tokens: list[int]
+    potential: str
+    proposal: str
+    twist: str | None
+    resampler: str
+    rule: str
+    ess_threshold: float | None
+    seed: int | None
+    first_run: int | None
+    conditional: bool
+    eos_token_id: int | None
+    observed: list[list[int]] | None = None
+
+    @classmethod
+    def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
+        """Information on a target sampled by a configuration."""
+        return cls(
+            num_steps=target.num_steps,
+            prompt=target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+            prompt_tokens=target.prompt_tokens.tolist(),
+            potential=target.potential.describe(),
+            proposal=config.proposal.describe(),
+            twist=None if config.twist is None else type(config.twist).__name__,
+            resampler=config.resampler,
+            rule=config.rule.describe(),
+            ess_threshold=getattr(config.rule, "threshold", None),
+            seed=getattr(config.noise, "seed", None),
+            first_run=getattr(config.noise, "first_run", None),
+            conditional=config.retained is not None,
+            eos_token_id=target.eos_token_id if target.absorbs_eos else None,
+            observed=None if config.observed is None else config.observed.tolist(),
+        )
+
+
+FORMAT = "tsmc_widgets.SMCTrace"
+VERSION = 1
+_PER_PARTICLE = (
+    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
+)  # fmt: skip
+
+
+# What reading a foreign, damaged or truncated file may raise.
+_NOT_A_TRACE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def save_parts(
+    path: Path,
+    columns: TraceColumns,
+    info: TraceInfo,
+    token_texts: Mapping[int, str],
+    final_texts: Sequence[Sequence[str]],
+    tables: Sequence[NextTokenTable],
+) -> Path:
+    """Write the parts of a trace; the file appears whole or not at all."""
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "info": asdict(info),
+        "token_texts": {str(token): text for token, text in token_texts.items()},
+        "final_texts": [list(texts) for texts in final_texts],
+        "tables": len(tables),
+    }
+    arrays = {f.name: getattr(columns, f.name).numpy() for f in fields(columns)}
+    for t, table in enumerate(tables):
+        for f in fields(table):
+            arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("xb") as file:
+            np.savez_compressed(file, **arrays)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def load_parts(path: Path) -> dict[str, Any]:
+    """Read what ``save_parts`` wrote: the arguments of ``SMCTrace``."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop("header").tobytes().decode())
+        if header["format"] != FORMAT or not isinstance(header["version"], int):
+            raise KeyError("format")
+    except _NOT_A_TRACE as error:
+        raise TraceFormatError(
+            f"{str(path)!r} is not a trace saved by this package, or it is damaged or cut short "
+            f"({type(error).__name__}). Only files written by SMCTrace.save can be loaded."
+        ) from error
+    if header["version"] > VERSION:
+        raise TraceFormatError(
+            f"{str(path)!r} is a trace of format {header['version']}; this version of the package "
+            f"reads up to format {VERSION}: update tsmc_widgets."
+        )
+    return _assemble(path, arrays, header)
+
+
+def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[str, Any]:
+    _check_shapes(path, arrays)
+    try:
+        columns = {f.name: torch.from_numpy(arrays[f.name]) for f in fields(TraceColumns)}
+        tables = [
+            NextTokenTable(
+                **{
+                    f.name: torch.from_numpy(arrays[f"table_{t}_{f.name}"])
+                    for f in fields(NextTokenTable)
+                }
+            )
+            for t in range(header["tables"])
+        ]
+        parts = {
+            "columns": TraceColumns(**columns),
+            "info": TraceInfo(**header["info"]),
+            "token_texts": {int(token): text for token, text in header["token_texts"].items()},
+            "final_texts": header["final_texts"],
+            "tables": tables,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise TraceFormatError(
+            f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
+        ) from error
+    return parts
+
+
+def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    by_axes = (("resampled", "ess", "log_z"), 2), (_PER_PARTICLE, 3)
+    for names, axes in by_axes:
+        shapes = {arrays[name].shape for name in names if name in arrays}
+        if len(shapes) > 1 or any(len(shape) != axes for shape in shapes):
+            raise TraceFormatError(
+                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,14 +420,14 @@ class SMCTrace:
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one file, without pickle; an existing file is replaced whole."""
-        return storage.save_parts(
+        return save_parts(
             Path(path), self.columns, self.info, self.token_texts, self.final_texts, self.tables
         )
 
     @classmethod
     def load(cls, path: str | Path) -> SMCTrace:
         """Read a saved trace; raises TraceFormatError for any other file."""
-        return cls(**storage.load_parts(Path(path)))
+        return cls(**load_parts(Path(path)))
 
     def run(self, run: int) -> SMCTrace:
         """One run of several."""

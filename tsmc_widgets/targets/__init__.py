@@ -1,12 +1,15 @@
 """Targets sigma proportional to p0 phi: potentials, their algebra, and the Target."""
 
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.classifier import ClassConditional, ClassProbability
-from tsmc_widgets.targets.compose import Mixture
-from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.bound import ConditionalPotential
+from tsmc_widgets.targets.classifier import (
+    ClassConditional,
+    ClassProbability,
+    RewardThreshold,
+    TemperedReward,
+)
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.continuation import Continuation, Infilling
-from tsmc_widgets.targets.contract import check_potential
 from tsmc_widgets.targets.exact_samples import (
     ExactSamples,
     JointSamples,
@@ -14,8 +17,7 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.functions import TextFunction, TokenFunction
-from tsmc_widgets.targets.protocol import Constant, Potential, Power, Product, as_potential
-from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
+from tsmc_widgets.targets.protocol import Constant, Mixture, Potential, Power, Product, as_potential
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.text import TextPotential
 from tsmc_widgets.targets.tokens import AvoidsToken, ContainsToken, CountToken, Length
@@ -51,7 +53,6 @@ __all__ = [
     "TokenAutomaton",
     "TokenFunction",
     "as_potential",
-    "check_potential",
     "joint_samples",
     "rejection_samples",
 ]

@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import PotentialError
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import Potential
@@ -86,3 +88,36 @@ def _cached_names(cls: type) -> set[str]:
         for name, value in vars(base).items()
         if isinstance(value, cached_property)
     }
+
+
+class ConditionalPotential(BoundOnly):
+    """Phi = p(o | s) for an observation o that is drawn with s, or given by ``condition``.
+
+    Where s ~ p0 and o ~ p(. | s), s is an exact sample of the target for its own o, at beta = 1.
+    """
+
+    log_phi_max = 0.0
+    is_conditional = True
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Refused: there is no phi before there is an observation."""
+        raise PotentialError(
+            f"{self.describe()} depends on an observation o that is not given: use "
+            "condition(observed) of the potential or target, or log_phi_given(tokens, observed)."
+        )
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log p(o | s) of each row under its own observation, in nats."""
+        raise NotImplementedError
+
+    def condition(self, observed: Any) -> Potential:
+        """The potential p(o | .) for one observation."""
+        raise NotImplementedError
+
+    def draw_joint(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
+        """Draw s ~ p0 and o ~ p(. | s)."""
+        raise NotImplementedError

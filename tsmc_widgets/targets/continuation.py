@@ -10,8 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import ContextLengthError, check_integer
-from tsmc_widgets.targets.bound import BoundOnly
-from tsmc_widgets.targets.conditional import ConditionalPotential
+from tsmc_widgets.targets.bound import BoundOnly, ConditionalPotential
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.sampling import base_samples, log_p_suffix
 from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids

@@ -1,20 +1,16 @@
 """Twists psi_t: what a particle's prefix is worth before its text is finished."""
 
-from tsmc_widgets.twists.bodies import BodyTwist
+from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import (
     ConditionalBodyTwist,
     ConditionalHeadTwist,
     ConditionedTwist,
 )
-from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
-from tsmc_widgets.twists.lookahead import LookAheadTwist
-from tsmc_widgets.twists.lora import LoRATwist
+from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
-from tsmc_widgets.twists.shipped import shipped_twists
-from tsmc_widgets.twists.storage import load_twist, save_twist
+from tsmc_widgets.twists.storage import load_twist, save_twist, shipped_twists
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
-from tsmc_widgets.twists.tempered import TemperedTwist
 
 __all__ = [
     "BodyTwist",

@@ -8,14 +8,11 @@ from typing import Any
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.targets.classifier import ClassConditional
-from tsmc_widgets.targets.compose import Mixture
 from tsmc_widgets.targets.continuation import Infilling
-from tsmc_widgets.targets.protocol import Potential, Power, Product
+from tsmc_widgets.targets.protocol import Mixture, Potential, Power, Product
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.bodies import BodyTwist
+from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
-from tsmc_widgets.twists.heads import LinearHeadTwist, MLPHeadTwist
-from tsmc_widgets.twists.lora import LoRATwist
 from tsmc_widgets.twists.table import TableHeadTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,11 @@ from torch import Tensor
 from tsmc_widgets.errors import UnknownTokenError
 from tsmc_widgets.models.protocol import LanguageModel, LMStep
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
-from tsmc_widgets.targets.classifier import ClassProbability
+from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
-from tsmc_widgets.targets.rewards import RewardThreshold
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import Twist, TwistStep
 
 FLOOR = -12.0
 """Lowest log psi of one factor: the guess must never rule out what phi may yet allow."""
@@ -183,3 +183,51 @@ def _log_backward(
         after = table[0][transition] + log_frequency
         table = torch.cat([torch.logsumexp(after, dim=1, keepdim=True).T, table])
     return table.to(automaton.transition.device)
+
+
+class TemperedTwist:
+    """psi**beta of another twist. Below zero it prefers what the other dislikes.
+
+    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; what a wrong
+    beta costs is variance. A prefix that the other twist gives up (psi = 0) stays given up.
+
+    Args:
+        twist: the other twist.
+        beta: any finite power.
+    """
+
+    def __init__(self, twist: Twist, beta: float | int) -> None:
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be a finite number; got {beta!r}.")
+        self.twist = twist
+        self.beta = float(beta)
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether the other twist, and so this one, can not weigh."""
+        return getattr(self.twist, "proposal_only", False)
+
+    @property
+    def method(self) -> str | None:
+        """Who trained the other twist."""
+        return getattr(self.twist, "method", None)
+
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts."""
+        return self._tempered(self.twist.prefill(tokens, lm_step))
+
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row."""
+        return self._tempered(self.twist.advance(tokens, carry, lm_step))
+
+    def log_psi(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        return self._scale(self.twist.log_psi(tokens, prompt_length))
+
+    def _tempered(self, step: TwistStep) -> TwistStep:
+        return TwistStep(self._scale(step.log_psi_next), step.carry)
+
+    def _scale(self, log_psi: Tensor) -> Tensor:
+        return torch.where(log_psi == -math.inf, log_psi, self.beta * log_psi)

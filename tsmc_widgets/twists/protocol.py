@@ -35,10 +35,8 @@ class Twist(Protocol):
         """Read the prompts; ``lm_step`` is the base model's answer for the same rows."""
         ...
 
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row; ``carry``, of its own last step, stays unchanged."""
         ...
 
     def log_psi(

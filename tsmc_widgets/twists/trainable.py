@@ -48,6 +48,14 @@ class TrainableModule(nn.Module):
         """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
         return self.method in PROPOSAL_ONLY
 
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts; conditional forms take each row's observation besides."""
+        raise NotImplementedError
+
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row."""
+        raise NotImplementedError
+
     def log_psi_next(
         self,
         tokens: Int[Tensor, "batch length"],

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tsmc_widgets.evaluation.in_place import describe_problem
-from tsmc_widgets.evaluation.inline import parts_of
-from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.targets.description import describe_problem, parts_of
 from tsmc_widgets.targets.problems import load_problem
 
 

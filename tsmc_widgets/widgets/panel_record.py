@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from tsmc_widgets import numerics
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
-from tsmc_widgets.evaluation.intervals import PooledOverRuns
 from tsmc_widgets.smc.genealogy import paths
 from tsmc_widgets.widgets.pages import Pages, array, pack, pad
 from tsmc_widgets.widgets.record import Encoded, Recorder, number

@@ -8,11 +8,10 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.evaluation.in_place import describe_problem
-from tsmc_widgets.evaluation.inline import TABLE
+from tsmc_widgets.targets.description import TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, dress
-from tsmc_widgets.widgets.potential_editor import PotentialEditor
+from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
 MODELS = ("storybook", *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
 _LONGEST = 64

@@ -8,11 +8,11 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.evaluation.inline import TABLE, WAITING, parts_of
-from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.resampling import SCHEMES
+from tsmc_widgets.targets.description import TABLE, WAITING, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.twists.shipped import shipped_twists
+from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import SIZES, dress
 
 _MOST_SEED = 2**53 - 1

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsmc_widgets.errors import UnknownTokenError, check_one_of
-from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.smc.session import SMCSession
-from tsmc_widgets.targets.classifier import ClassProbability, cached_classifier
+from tsmc_widgets.targets.classifier import (
+    ClassProbability,
+    RewardThreshold,
+    TemperedReward,
+    cached_classifier,
+)
 from tsmc_widgets.targets.protocol import Constant, Potential
-from tsmc_widgets.targets.rewards import RewardThreshold, TemperedReward
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
-from tsmc_widgets.twists.lookahead import LookAheadTwist
-from tsmc_widgets.twists.tempered import TemperedTwist
+from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
 
 HOSTILITY = ("any", "threshold", "tempered")
 TWISTS = ("none", "look-ahead", "reversed")

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.evaluation.compare import Comparison
-from tsmc_widgets.evaluation.crew import Crew
-from tsmc_widgets.evaluation.runs import ResultFolder, RunResult, RunStream, map_runs
-from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.experiments.compare import Comparison
+from tsmc_widgets.experiments.runs import Crew, ResultFolder, RunResult, RunStream, map_runs
+from tsmc_widgets.experiments.spec import RunSpec
 
 MOST_WORKERS = 8
 """Processes that are started unasked; each holds models of its own."""

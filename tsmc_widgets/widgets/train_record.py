@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
-from tsmc_widgets.learning.progress import weighted_sum
+from tsmc_widgets.learning.trainer import weighted_sum
 from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
 
 MOST_POINTS = 400

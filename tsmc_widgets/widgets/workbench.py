@@ -5,35 +5,41 @@ from __future__ import annotations
 import html
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import message_of
-from tsmc_widgets.evaluation.code import code_of
-from tsmc_widgets.evaluation.functions import register_function
-from tsmc_widgets.evaluation.inline import TABLE
-from tsmc_widgets.evaluation.session import Shelf, start_spec
-from tsmc_widgets.evaluation.spec import RunSpec
+from tsmc_widgets.errors import AllParticlesDeadError, message_of
+from tsmc_widgets.experiments.code import code_of
+from tsmc_widgets.experiments.execute import Shelf, start_spec
+from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.models.loading import load_language_model
+from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.replay import Recording, ReplaySession
+from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.description import TABLE
+from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_button import CodeButton
+from tsmc_widgets.widgets.controls import NOTHING_ASKED, REVIEW, STORY, Controls
 from tsmc_widgets.widgets.formula import formula, words_of
-from tsmc_widgets.widgets.live import LivePage, no_progress_bars
-from tsmc_widgets.widgets.presets import PRESETS, PresetBar
+from tsmc_widgets.widgets.live_page import LivePage, no_progress_bars
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.run_panels import RunPanels
-from tsmc_widgets.widgets.runner import Progress
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
-from tsmc_widgets.widgets.settings import NEXT_TOKENS, RunSettings, spec_of
-from tsmc_widgets.widgets.train import TrainSession
-from tsmc_widgets.widgets.workbench_layout import (
-    arrange,
-    file_row,
-    formula_box,
-    replay_choice,
+from tsmc_widgets.widgets.session import Progress
+from tsmc_widgets.widgets.settings import (
+    NEXT_TOKENS,
+    Judges,
+    RunSettings,
+    make_session,
+    make_target,
+    spec_of,
 )
+from tsmc_widgets.widgets.train_page import TrainSession
 from tsmc_widgets.widgets.workbench_state import (
     WorkbenchState,
     explain_dead,
@@ -41,6 +47,181 @@ from tsmc_widgets.widgets.workbench_state import (
     normal,
     replay_words,
 )
+
+
+def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
+    """Four groups of controls, in as many columns as fit."""
+    what = ("problem", "model", "prompt", "num_steps", "eos")
+    how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
+    size = ("num_particles", "num_runs", "seed")
+    groups = [
+        _group("problem", "Problem", [*(problem.fields[name] for name in what), problem.note]),
+        _group("potential", "Potential φ: which texts", [problem.editor]),
+        _group("sampler", "How to sample", [*(sampler.fields[name] for name in how), sampler.note]),
+        _group("size", "How much", [sampler.fields[name] for name in size]),
+    ]
+    box = ipw.Box(groups, layout={"width": "100%"})
+    box.add_class("tw-panels")
+    return box
+
+
+def _group(name: str, title: str, children: list[ipw.Widget]) -> ipw.VBox:
+    heading = ipw.Label(title)
+    heading.add_class("tw-title")
+    box = ipw.VBox([heading, *children])
+    box.add_class("tw-group")
+    box.add_class(f"tw-group-{name}")
+    return box
+
+
+def formula_box(formula: ipw.HTML, replayed: ipw.HTML) -> ipw.VBox:
+    """Log phi, and what was done when it last changed."""
+    replayed.add_class("tw-replay")
+    box = ipw.VBox([formula, replayed], layout={"width": "100%"})
+    box.add_class("tw-formula")
+    return box
+
+
+def replay_choice(on: bool) -> ipw.Checkbox:
+    """Whether the recorded run may be weighed anew."""
+    tooltip = (
+        "After a change of φ alone, weigh the recorded run anew where that gives the very trace of "
+        "a fresh run on the same noise"
+    )
+    return ipw.Checkbox(
+        on, description="re-weigh where valid", indent=False, tooltip=tooltip,
+        layout={"width": "auto"},
+    )  # fmt: skip
+
+
+def file_row(act: Callable[[str, str], str]) -> tuple[ipw.Text, ipw.Box]:
+    """A path with buttons that save the page there, or load it from there.
+
+    Args:
+        act: of "save" or "load" and the path; gives what to say, and raises where it can not.
+    """
+    path = ipw.Text(value="workbench.json", layout={"width": "170px"})
+    path.tooltip = "A file beside the notebook"
+    said = ipw.HTML(layout={"margin": "0"})
+    said.add_class("tw-note")
+    buttons = [
+        ipw.Button(description=name, tooltip=tooltip, layout={"width": "auto"})
+        for name, tooltip in (
+            ("Save", "Write all that is on the page to this file"),
+            ("Load", "Show what was saved in this file"),
+        )
+    ]
+
+    def press(button: ipw.Button) -> None:
+        try:
+            text = act(button.description.lower(), path.value.strip())
+        except Exception as error:  # noqa: BLE001 - said beside the button
+            text = message_of(error)
+        said.value = f'<span role="status">{html.escape(text)}</span>'
+
+    for button in buttons:
+        button.on_click(press)
+    row = ipw.HBox([path, *buttons, said])
+    row.add_class("tw-file")
+    return path, row
+
+
+_CASTLE = NOTHING_ASKED | {
+    "prompt": STORY, "contains": "castle", "num_steps": 20, "seed": 0,
+    "resampler": "systematic", "ess_threshold": 0.5,
+}  # fmt: skip
+_ONE_STAR = NOTHING_ASKED | {
+    "prompt": REVIEW, "stars": 1, "star_beta": 10.0, "num_steps": 24, "seed": 0,
+    "twist": "look-ahead", "proposal": "base", "resampler": "systematic",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One lesson.
+
+    Attributes:
+        settings: what the controls are set to.
+        text: what there is to see, in a sentence or two.
+    """
+
+    settings: dict[str, Any]
+    text: str
+
+
+PRESETS: dict[str, Preset] = {
+    "Late evidence": Preset(
+        _CASTLE | {"twist": "none", "proposal": "base"},
+        "Every text must have a castle, and nothing says so before the last step: the ESS stays "
+        "at 64, nothing is resampled, and then all weight falls on the few texts that happen to "
+        "have one.",
+    ),
+    "A good twist": Preset(
+        _CASTLE | {"twist": "look-ahead", "proposal": "twist-induced"},
+        "The same texts with a twist that knows on the way who may still reach a castle: evidence "
+        "arrives early, resampling copies the hopeful, and nearly all 64 texts count at the end.",
+    ),
+    "Why SIS fails": Preset(
+        _ONE_STAR | {"ess_threshold": 0.0},
+        "Weights multiply from step to step and nothing is resampled: most of the 64 particles "
+        "carry no weight long before the end, and are computed for nothing.",
+    ),
+    "What resampling costs": Preset(
+        _ONE_STAR | {"ess_threshold": 1.0, "resampler": "multinomial"},
+        "Resampling at every step keeps the ESS high, but families die out by chance: look at the "
+        "surviving ancestors, and follow the pale lines that end.",
+    ),
+    "A bad twist": Preset(
+        _ONE_STAR | {"ess_threshold": 0.5, "twist": "reversed"},
+        "This twist prefers what φ dislikes: resampling copies the wrong families, and when φ "
+        "itself is weighed in at the last step nearly all weight is gone. The mean of Ẑ over many "
+        "runs would still be right; one run is useless.",
+    ),
+}
+
+
+class PresetBar(ipw.VBox):
+    """A button for each lesson, and what it shows.
+
+    Args:
+        take: sets the controls.
+    """
+
+    def __init__(self, take: Callable[[dict[str, Any]], None]) -> None:
+        self.text = ipw.HTML(layout={"margin": "0", "display": "none"})
+        self.buttons = {name: _button(name, preset) for name, preset in PRESETS.items()}
+        self._take = take
+        for name, button in self.buttons.items():
+            button.on_click(lambda _, name=name: self.choose(name))
+        label = ipw.Label("Lessons", style={"font_weight": "600"})
+        row = ipw.Box([label, *self.buttons.values()], layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.text], layout={"padding": "4px 0 0 14px", "width": "100%"})
+
+    def choose(self, name: str) -> None:
+        """Show a lesson."""
+        self._take(PRESETS[name].settings)
+        self.show(name)
+
+    def show(self, name: str) -> None:
+        """Mark a lesson as the one on show; none where the name is empty."""
+        for each, button in self.buttons.items():
+            button.button_style = "info" if each == name else ""
+        self.text.value = f"<p>{html.escape(PRESETS[name].text)}</p>" if name else ""
+        self.text.layout.display = None if name else "none"
+
+
+def find_preset(settings: Any) -> str:
+    """The lesson that these settings show; empty for none."""
+    for name, preset in PRESETS.items():
+        if all(getattr(settings, field) == value for field, value in preset.settings.items()):
+            return name
+    return ""
+
+
+def _button(name: str, preset: Preset) -> ipw.Button:
+    layout = {"width": "auto", "margin": "1px 4px 1px 2px"}
+    return ipw.Button(description=name, tooltip=preset.text, layout=layout)
+
 
 Shown = RunSpec | WorkbenchState | str | Mapping[str, Any] | None
 
@@ -333,3 +514,84 @@ def _register(functions: Mapping[str, Callable[..., Any]] | Sequence[Any]) -> No
         return
     for function in functions:
         register_function(function)
+
+
+class WatchSMC(LivePage):
+    """Watch SMC at work: move a control and the run starts anew; pause, step, rewind, look.
+
+    Shown as the last line of a cell. The run is computed in a background thread, so the kernel
+    stays free; ``session``, ``trace`` and ``target`` are at hand in the next cell. ``Workbench`` is
+    its larger sibling.
+
+    Args:
+        lm: a language model, or a name that ``load_language_model`` takes.
+        judges: the classifiers behind the controls of stars and hostility; those that ship, if
+            None.
+        **settings: where the controls start, see ``RunSettings``.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel | str = "storybook",
+        *,
+        judges: Judges | None = None,
+        **settings: Any,
+    ) -> None:
+        with no_progress_bars():
+            self.lm = load_language_model(lm) if isinstance(lm, str) else lm
+            self.judges = (Judges() if judges is None else judges).loaded()
+        super().__init__()
+        self.controls = Controls(RunSettings(**settings), self.judges, self.start)
+        self.presets = PresetBar(self._take)
+        judged = self.judges.stars is not None and self.judges.hostility is not None
+        self.presets.layout.display = None if judged else "none"
+        self.children = [self.presets, self.controls, self.bench]
+        self.start(self.controls.settings, rest=0.0)
+
+    @property
+    def settings(self) -> RunSettings:
+        """What the controls say."""
+        return self.controls.settings
+
+    def set(self, **settings: Any) -> None:
+        """Move controls from code: ``watch.set(star_beta=4.0, num_particles=128)``."""
+        self.controls.set(**settings)
+
+    def start(self, settings: RunSettings, rest: float | int | None = None) -> None:
+        """Start this run in place of the one that is on."""
+        self.presets.show(find_preset(settings))
+
+        def make() -> SMCSession:
+            return make_session(settings, make_target(settings, self.lm, self.judges))
+
+        self.launch(settings, make, rest=rest)
+
+    def close(self) -> None:
+        """End the run and take the widgets from the page."""
+        self.controls.close()
+        super().close()
+
+    def explain(self, progress: Progress) -> str:
+        """What stopped the run, and for dead particles what may help."""
+        if isinstance(progress.error, AllParticlesDeadError) and progress.trace is not None:
+            return explain_death(progress.trace, self.settings)
+        return super().explain(progress)
+
+    def _take(self, settings: dict[str, Any]) -> None:
+        self.controls.set(**settings)
+
+
+def explain_death(trace: SMCTrace, settings: RunSettings) -> str:
+    """Why no particle has weight left, and which controls may help."""
+    remedies = [
+        "take more particles K",
+        "ask for less: another prompt, fewer words, a lower η or β",
+    ]
+    if settings.twist == "none":
+        remedies.insert(0, "set twist ψ to look-ahead, which hears φ before the end")
+    elif settings.proposal == "base":
+        remedies.insert(0, "set proposal q to twist-induced, which draws tokens that ψ likes")
+    return (
+        f"All {trace.num_particles} weights are zero at step {trace.steps_done}: "
+        f"every text is one that φ rules out, and log Ẑ is −∞.\nTry to {'; or '.join(remedies)}."
+    )

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.functions import find_function
-from tsmc_widgets.evaluation.in_place import describe_problem
-from tsmc_widgets.evaluation.inline import named_functions
-from tsmc_widgets.evaluation.spec import TEXT_METHODS, RunSpec
+from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.description import describe_problem, named_functions
+from tsmc_widgets.targets.functions import find_function
 from tsmc_widgets.targets.problems import PROBLEMS
 
 FORMAT = "tsmc_widgets.Workbench"

@@ -3,7 +3,7 @@
 `storybook` writes short stories and product reviews, one readable word a token. Its three parts are
 ordinary transformers checkpoint folders: `path("lm")`, `path("stars")` (reviews, 1 to 5 stars) and
 `path("hostility")` (one logit, high for hostile text). `card()` holds their measured numbers.
-`python -m tsmc_widgets.models.storybook.train` trained them on text of the package's own grammar.
+`python -m training.storybook.train`, in the repository, trained them on text of a grammar.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def card() -> dict[str, Any]:
 def _existing(target: Path) -> Path:
     if not target.exists():
         raise FileNotFoundError(
-            f"The storybook's weights are not at {target}. Train them with "
-            "`python -m tsmc_widgets.models.storybook.train`."
+            f"The storybook's weights are not at {target}: install the package again, or train "
+            "them with `python -m training.storybook.train` in the project's repository."
         )
     return target

@@ -1,0 +1,374 @@
+"""Many specs: stored as they come, the same bytes on any executor, and nothing lost on the way."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+import tsmc_widgets as tw
+from tsmc_widgets.experiments import artifacts as resources
+from tsmc_widgets.experiments import execute as worker
+from tsmc_widgets.experiments import runs
+from tsmc_widgets.experiments.artifacts import DamagedFileError, dumps, loads, read_file, write_file
+from tsmc_widgets.experiments.runs import ResultFolder, SpecError, WorkerLostError
+
+SMALL = {"num_particles": (2, 4), "num_runs": 5, "num_exact": 6, "num_samples": 20}
+QUICK = tw.Training(num_updates=3, batch_size=10, pool=20)
+
+
+def toy(problem="rainy-week", **changes):
+    return tw.RunSpec(**{"problem": problem, **SMALL, **changes})
+
+
+def toys(count):
+    return [toy(seed=seed) for seed in range(count)]
+
+
+ALL_KINDS = [
+    toy(measures=("bounds", "kl", "profiles")),
+    toy(method="ctl", training=QUICK, measures=("kl", "bounds")),
+    toy(method="ctl", training=QUICK, measures="profiles"),
+    toy(method="dpg", training=QUICK, measures=("bounds", "kl")),
+    toy("rare-event", method="optimal"),
+    toy("one-token-infilling", measures=("bounds", "kl", "profiles")),
+]
+STORYBOOK = [
+    tw.RunSpec(problem="one-star-review", method=method, training=training, **SMALL)
+    for method, training in (("none", None), ("ctl", QUICK), ("sixo", QUICK))
+]
+
+
+def contents(folder):
+    """Bytes of every result, by name; what took how long is not part of it."""
+    return {
+        path.name: path.read_bytes()
+        for path in folder.glob("*.json")
+        if not path.name.endswith(".time.json")
+    }
+
+
+def run(specs, executor, folder):
+    resources.forget()
+    return [result.raise_error() for result in tw.map_runs(specs, executor, folder)]
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serial")
+    run(ALL_KINDS, None, folder)
+    return folder
+
+
+def processes():
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+
+def test_numbers_are_those_of_the_estimators(serial):
+    target = tw.load_problem("rainy-week").target()
+    oracle = tw.exact(target)
+    found = tw.log_z_bounds(
+        target, num_particles=4, num_runs=5, exact_samples=oracle.sample(6, 0), seed=0
+    )
+    frame = tw.ResultTable(serial).to_frame()
+    rows = frame[(frame.problem == "rainy-week") & (frame.method == "none")]
+    rows = rows[(rows.quantity == "log Z") & (rows.num_particles == 4)].set_index("side")
+    assert rows.value["lower"] == found.lower.mean
+    assert rows.value["upper"] == found.upper.mean
+    assert (rows.exact == oracle.log_z).all()
+
+
+def test_optimal_twist_closes_the_gap(serial):
+    frame = tw.ResultTable(serial).to_frame()
+    best = frame[(frame.method == "optimal") & (frame.quantity == "log Z")]
+    assert len(best) == 4
+    assert (best.value - best.exact).abs().max() < 1e-10
+
+
+def test_profiles_have_a_row_for_each_step(serial):
+    frame = tw.ResultTable(serial).to_frame()
+    ess = frame[
+        (frame.quantity == "ESS / K") & (frame.method == "none") & (frame.num_particles == 4)
+    ]
+    assert ess[ess.problem == "rainy-week"].step.tolist() == [1, 2, 3, 4, 5]
+    assert ess.value.between(0.25 - 1e-9, 1 + 1e-9).all()
+
+
+def test_a_twist_that_only_proposes_never_resamples(serial):
+    frame = tw.ResultTable(serial).to_frame()
+    bounds = frame[(frame.method == "dpg") & (frame.quantity == "log Z")]
+    assert set(bounds.rule) == {"never"}
+
+
+def test_bytes_do_not_depend_on_the_order(serial, tmp_path):
+    run(ALL_KINDS[::-1], None, tmp_path)
+    assert contents(tmp_path) == contents(serial)
+
+
+def test_bytes_do_not_depend_on_what_was_stored(serial, tmp_path):
+    run(ALL_KINDS, None, tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.unlink()
+    # The twists and samples on disk are found now, where they were made before.
+    assert list((tmp_path / "shared" / "twists").iterdir())
+    run(ALL_KINDS, None, tmp_path)
+    assert contents(tmp_path) == contents(serial)
+
+
+def test_threads_give_the_same_bytes(serial, tmp_path):
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(3) as executor:
+        run(ALL_KINDS, executor, tmp_path)
+    assert contents(tmp_path) == contents(serial)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes_on_storybook_too(tmp_path):
+    specs = [*ALL_KINDS, *STORYBOOK]
+    run(specs, None, tmp_path / "serial")
+    run(specs[::-1], None, tmp_path / "reversed")
+    with ThreadPoolExecutor(2) as executor:
+        run(specs, executor, tmp_path / "threads")
+    with processes() as executor:
+        run(specs, executor, tmp_path / "processes")
+    for name in ("reversed", "threads", "processes"):
+        assert contents(tmp_path / name) == contents(tmp_path / "serial"), name
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_finished(tmp_path):
+    specs = toys(60)
+    seen = []
+    with processes() as executor:
+        stream = tw.map_runs(specs, executor, tmp_path)
+        seen.append(next(stream))
+        for pid in list(executor._processes):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(WorkerLostError, match="specs are not done"):
+            seen.extend(stream)
+    kept = contents(tmp_path)
+    assert {f"{result.spec.key}.json" for result in seen} <= set(kept)
+    assert 1 <= len(kept) < 60
+    assert not [name for name in kept if "error" in name]
+    again = list(tw.map_runs(specs, None, tmp_path))
+    assert sum(result.stored for result in again) == len(kept)
+    assert len(contents(tmp_path)) == 60
+    assert kept.items() <= contents(tmp_path).items()
+
+
+def test_only_what_is_missing_is_computed(tmp_path, monkeypatch):
+    specs = toys(4)
+    run(specs[:3], None, tmp_path)
+    worked = []
+    work = runs.work
+    monkeypatch.setattr(
+        runs, "work", lambda text, shared: worked.append(text) or work(text, shared)
+    )
+    stream = tw.map_runs([*specs, specs[0]], None, tmp_path)
+    assert stream.total == 4
+    assert [result.stored for result in stream] == [True] * 3 + [False]
+    assert worked == [specs[3].to_json()]
+
+
+def test_a_failed_spec_is_readable_and_the_others_go_on(tmp_path):
+    bad = toy(method="ctl", training=tw.Training(form="MLP head"))
+    results = list(tw.map_runs([bad, *toys(2)], None, tmp_path))
+    assert [result.error is None for result in results] == [False, True, True]
+    with pytest.raises(
+        SpecError, match="rainy-week, method ctl: ValueError: TabularLM has no hidd"
+    ):
+        results[0].raise_error()
+    table = tw.ResultTable(tmp_path)
+    assert len(table) == 2
+    (error,) = table.errors().to_dict("records")
+    assert error["method"] == "ctl"
+    assert "hidden state" in error["message"]
+    assert "Traceback" in error["traceback"]
+
+
+def test_a_failure_is_tried_again_and_forgotten(tmp_path, monkeypatch):
+    (spec,) = toys(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "measure", lambda *_: 1 / 0)
+        assert next(tw.map_runs([spec], None, tmp_path)).error["type"] == "ZeroDivisionError"
+    assert len(tw.ResultTable(tmp_path).failures) == 1
+    assert next(tw.map_runs([spec], None, tmp_path)).error is None
+    table = tw.ResultTable(tmp_path)
+    assert (len(table), len(table.failures)) == (1, 0)
+
+
+class Gate:
+    """Work that waits to be let through, one spec at a time."""
+
+    def __init__(self, monkeypatch):
+        self.started, self.open = threading.Semaphore(0), threading.Semaphore(0)
+        work = runs.work
+
+        def gated(text, shared):
+            self.started.release()
+            self.open.acquire()
+            return work(text, shared)
+
+        monkeypatch.setattr(runs, "work", gated)
+
+
+def test_cancel_keeps_what_is_done_and_what_runs(tmp_path, monkeypatch):
+    gate = Gate(monkeypatch)
+    with ThreadPoolExecutor(1) as executor:
+        stream = tw.map_runs(toys(5), executor, tmp_path)
+        gate.open.release()
+        first = next(stream)
+        gate.started.acquire()
+        gate.started.acquire()
+        assert stream.cancel() == 3
+        gate.open.release()
+        rest = list(stream)
+    assert len(rest) == 1
+    assert len(contents(tmp_path)) == 2
+    assert tw.ResultTable(tmp_path).results.keys() == {first.spec.key, rest[0].spec.key}
+
+
+def test_what_finishes_is_stored_though_nobody_listens(tmp_path):
+    with ThreadPoolExecutor(2) as executor:
+        tw.map_runs(toys(4), executor, tmp_path)
+    assert len(contents(tmp_path)) == 4
+
+
+def test_serial_runs_stop_where_the_loop_is_left(tmp_path):
+    stream = tw.map_runs(toys(4), None, tmp_path)
+    next(stream)
+    assert stream.cancel() == 3
+    assert list(stream) == []
+    assert len(contents(tmp_path)) == 1
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
+    specs = toys(3)
+    work = runs.work
+
+    def interrupted(text, shared):
+        if text == specs[1].to_json():
+            raise KeyboardInterrupt
+        return work(text, shared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "work", interrupted)
+        stream = tw.map_runs(specs, None, tmp_path)
+        next(stream)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    assert list(contents(tmp_path)) == [f"{specs[0].key}.json"]
+    assert [result.stored for result in tw.map_runs(specs, None, tmp_path)] == [True, False, False]
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    def full(self, result):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ResultFolder, "write", full)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(OSError, match="No space left"):
+        list(tw.map_runs(toys(1), executor, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: text.replace('"value": -', '"value": '),
+        lambda text: "\x00\x01",
+        lambda text: '{"format": "tsmc_widgets.Result", "version": 99, "sha256": ""}\n{}',
+        lambda text: '[]\n{"rows": []}',
+    ],
+    ids=["cut", "empty", "changed", "binary", "newer", "foreign"],
+)
+def test_damaged_files_are_seen_and_made_again(harm, tmp_path):
+    (spec,) = toys(1)
+    run([spec], None, tmp_path)
+    path = tmp_path / f"{spec.key}.json"
+    whole = path.read_text()
+    path.write_text(harm(whole))
+    with pytest.raises(DamagedFileError):
+        read_file(path)
+    table = tw.ResultTable(tmp_path)
+    assert (len(table), list(table.damaged)) == (0, [path.name])
+    (result,) = tw.map_runs([spec], None, tmp_path)
+    assert not result.stored
+    assert path.read_text() == whole
+    assert table.refresh() == 1
+    assert (len(table), len(table.damaged)) == (1, 0)
+
+
+def test_damaged_shared_files_are_made_again(tmp_path):
+    specs = [toy(method="ctl", training=QUICK, seed=seed) for seed in (0, 1)]
+    run(specs[:1], None, tmp_path)
+    kept = contents(tmp_path)
+    for path in (tmp_path / "shared").rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:50])
+    resources.forget()
+    (tmp_path / f"{specs[0].key}.json").unlink()
+    run(specs, None, tmp_path)
+    assert kept.items() <= contents(tmp_path).items()
+
+
+def test_no_half_written_file_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_file(tmp_path / "x.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_without_a_word_in_json_come_back():
+    value = {"a": [float("inf"), -float("inf"), 1.5], "b": {"c": float("nan")}, "d": None}
+    again = loads(dumps(value))
+    assert again["a"] == value["a"]
+    assert again["b"]["c"] != again["b"]["c"]
+    assert dumps(again) == dumps(value)
+
+
+def test_twists_are_trained_once_for_all_specs(tmp_path, monkeypatch):
+    trained = []
+    train = resources.train
+    monkeypatch.setattr(resources, "train", lambda *given: trained.append(given) or train(*given))
+    run([toy(method="ctl", training=QUICK, seed=seed) for seed in range(3)], None, tmp_path)
+    assert len(trained) == 1
+    resources.forget()
+    run([toy(method="ctl", training=QUICK, seed=7)], None, tmp_path)
+    assert len(trained) == 1
+
+
+def test_conditional_problems_need_exact_samples(tmp_path):
+    (result,) = tw.map_runs([toy("one-token-infilling", num_exact=0)])
+    assert "num_exact must be at least 2" in result.error["message"]
+
+
+def test_texts_of_errors_are_inert(tmp_path):
+    evil = {
+        "name": "<script>alert(1)</script>",
+        "model": "storybook",
+        "prompt": "I bought this",
+        "num_steps": 2,
+        "potential": {"kind": "ContainsToken", "args": ["<script>"]},
+    }
+    (result,) = tw.map_runs([toy(evil)], None, tmp_path)
+    table = tw.ResultTable(tmp_path)
+    assert result.error is not None
+    assert "<script" not in table._repr_html_()
+    assert "<script" in table.errors().problem[0]
+
+
+def test_wrong_arguments_are_told(tmp_path):
+    with pytest.raises(TypeError, match="specs must hold RunSpec"):
+        tw.map_runs(["rainy-week"])
+    with pytest.raises(TypeError, match=r"client\.get_executor"):
+        tw.map_runs([], object())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        tw.map_runs(toys(1), None, tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match="give the one that map_runs"):
+        tw.ResultTable(tmp_path / "nowhere")

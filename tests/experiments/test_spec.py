@@ -1,0 +1,200 @@
+"""A run by names and numbers: JSON both ways, one form for each meaning, and plain refusals."""
+
+import json
+
+import pytest
+import torch
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import TwistFormatError
+from tsmc_widgets.targets.description import problem_of
+
+INLINE = {
+    "name": "calm",
+    "model": "storybook",
+    "prompt": "I bought this",
+    "num_steps": 5,
+    "potential": [
+        {"kind": "AvoidsWord", "args": ["broken"]},
+        {"kind": "ClassProbability", "model": "storybook/stars", "label": 5, "beta": 2},
+    ],
+}
+
+
+def spec(**changes):
+    return tw.RunSpec(**{"problem": "rainy-week", **changes})
+
+
+EVERYTHING = spec(
+    method="ctl",
+    training=tw.Training(form="table", num_updates=7, learning_rate=1, seed=3),
+    proposal="base",
+    resampler="residual",
+    rule=["always", "never"],
+    ess_threshold=0.25,
+    num_particles=[2, 8],
+    num_runs=9,
+    num_exact=11,
+    num_samples=13,
+    max_draws=99,
+    seed=5,
+    measures="kl",
+    device="cpu",
+)
+
+
+@pytest.mark.parametrize("one", [spec(), EVERYTHING, spec(problem=INLINE)], ids=str)
+def test_json_both_ways(one):
+    again = tw.RunSpec.from_json(one.to_json())
+    assert again == one
+    assert again.key == one.key
+    assert hash(again) == hash(one)
+    assert again.to_json() == one.to_json()
+
+
+def test_key_is_stable():
+    # Stored results are found by it: a change here means that they are lost.
+    assert spec().key == "f6d635118ff44c6c6bbd8fd9501aa5aa"
+    assert EVERYTHING.key == "c125243e5211bdc2667b891322690f3f"
+
+
+def test_every_field_changes_the_key():
+    given = EVERYTHING.to_dict()
+    keys = {EVERYTHING.key}
+    changes = {
+        "problem": "eos", "method": "rl", "proposal": "twist", "resampler": "systematic",
+        "rule": ["ess"], "ess_threshold": 0.5, "num_particles": [2], "num_runs": 10,
+        "num_exact": 12, "num_samples": 14, "max_draws": 100, "seed": 6, "measures": ["bounds"],
+        "lm": "x", "classifier": "y", "device": "", "twist_power": -0.5,
+        "training": {**given["training"], "seed": 4},
+    }  # fmt: skip
+    assert set(changes) | {"twist", "twist_sha256", "island"} == set(given)
+    for name, value in changes.items():
+        keys.add(tw.RunSpec.from_dict({**given, name: value}).key)
+    assert len(keys) == 1 + len(changes)
+    islands = {spec(measures="runs", island=(i, 2), num_particles=2).key for i in (0, 1)}
+    assert len(islands) == 2
+
+
+def test_one_form_for_each_meaning():
+    assert spec(num_particles=4, rule="ess", measures="bounds") == spec(
+        num_particles=(4,), rule=["ess"], measures=("bounds",)
+    )
+    assert spec(problem=tw.load_problem("rainy-week")) == spec()
+    assert spec(method="ctl") == spec(method="ctl", training=tw.Training(learning_rate=0))
+    assert spec(ess_threshold=1) == spec(ess_threshold=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"problem": "rainy weak"}, "Did you mean 'rainy-week'"),
+        ({"problem": 3}, "problem must be a name in PROBLEMS"),
+        (
+            {"method": "clt"},
+            "method must be one of none, look-ahead, optimal, shipped, saved, rejection, best",
+        ),
+        ({"proposal": "p0"}, "proposal must be one of , base, twist"),
+        ({"rule": "sometimes"}, "rule must be one of always, ess, never; got 'sometimes'"),
+        ({"measures": ()}, "measures must hold at least one choice"),
+        ({"num_particles": 0}, "num_particles must be an integer of at least 1; got 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0"),
+        ({"ess_threshold": 2}, "fraction of K between 0"),
+        ({"training": tw.Training()}, "method 'none' trains nothing"),
+        ({"method": "saved"}, "'saved' and twist, the folder"),
+        ({"method": "shipped"}, "no twist ships for 'rainy-week'"),
+        ({"twist": "somewhere"}, "'saved' and twist, the folder"),
+        ({"twist_power": float("inf")}, "twist_power must be a finite number"),
+        ({"proposal": "twist"}, "'none' has no twist to propose with"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_updates": 0}, "num_updates must be an integer of at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+    ],
+)
+def test_training_is_checked(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tw.Training(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be a JSON object"),
+        ("[1]", "must be a JSON object"),
+        ('{"problem": "eos", "num_particle": 3}', "no field 'num_particle': did you mean 'num_pa"),
+        ('{"method": "none"}', "needs a problem"),
+        (
+            '{"problem": "eos", "method": "ctl", "training": {"updates": 3}}',
+            "Training has no field 'updates': did you mean 'num_updates'",
+        ),
+    ],
+)
+def test_bad_json_is_told(text, message):
+    with pytest.raises(ValueError, match=message):
+        tw.RunSpec.from_json(text)
+
+
+def test_inline_problem_is_the_target_in_code():
+    target = problem_of(spec(problem=INLINE).problem).target()
+    phi = tw.AvoidsWord("broken") * tw.ClassProbability("storybook/stars", label=5) ** 2.0
+    by_hand = tw.Target(
+        tw.load_language_model("storybook"), phi, prompt="I bought this", num_steps=5
+    )
+    tokens = torch.randint(600, (20, 5), generator=torch.Generator().manual_seed(0))
+    assert (target.log_phi(tokens) == by_hand.log_phi(tokens)).all()
+    assert spec(problem=INLINE).problem_name == "calm"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"potential": {"kind": "Avoids"}}, "kind of a potential must be one of AvoidsToken"),
+        ({"potential": {"kind": "Infilling"}}, "Infilling does not take what is given"),
+        ({"potential": {"kind": "Infilling", "num_tokens": 1, "beta": 0}}, "beta of a potential"),
+        ({"potential": "contains c"}, "a potential must be described as"),
+        ({"potential": []}, "a potential must be described as"),
+        ({"num_steps": 0}, "num_steps must be an integer"),
+        ({"prompts": "x"}, "no field 'prompts'.*Did you mean 'prompt'"),
+        ({"eos": "stop"}, "eos must be one of ignore, absorb"),
+        ({"model": torch.nn.Linear}, "described by texts, numbers and lists"),
+    ],
+)
+def test_bad_description_is_told(changes, message):
+    with pytest.raises(ValueError, match=message):
+        spec(problem={**INLINE, **changes})
+
+
+def test_missing_parts_of_a_description_are_named():
+    with pytest.raises(ValueError, match="the problem lacks model, prompt"):
+        spec(problem={"name": "x", "num_steps": 3, "potential": INLINE["potential"]})
+
+
+def test_a_power_of_its_own_is_an_argument():
+    described = {"kind": "TemperedReward", "reward": "storybook/hostility", "beta": 2}
+    target = problem_of(spec(problem={**INLINE, "potential": described}).problem).target()
+    assert target.potential.beta == 2
+
+
+def test_saved_twist_is_pinned_by_its_weights(tmp_path):
+    target = tw.load_problem("rainy-week").target()
+    twist = tw.TableHeadTwist(target.lm, num_steps=5, prompt_length=1)
+    one = spec(method="saved", twist=tw.save_twist(twist, tmp_path / "twist", target=target))
+    card = json.loads((tmp_path / "twist" / "twist.json").read_text())
+    assert one.twist_sha256 == card["weights_sha256"]
+    assert tw.execute(one)
+    with torch.no_grad():
+        next(iter(twist.parameters())).add_(1)
+    tw.save_twist(twist, tmp_path / "twist", target=target)
+    with pytest.raises(TwistFormatError, match="other weights"):
+        tw.execute(one)
+    assert tw.execute(tw.RunSpec.from_dict({**one.to_dict(), "twist_sha256": ""}))

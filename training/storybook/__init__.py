@@ -1,0 +1,1 @@
+"""The storybook model: its grammar, corpus, training, measuring and model card."""

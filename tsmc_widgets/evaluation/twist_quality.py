@@ -1,0 +1,586 @@
+"""What runs tell of a twist: weights, survivors and divergences, step by step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+from scipy import stats
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import check_integer, import_extra
+from tsmc_widgets.evaluation.estimates import LogZ, MeanOverRuns, PooledOverRuns, t_interval, welch
+from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.smc import genealogy
+from tsmc_widgets.smc.api import run_smc
+from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.sampling import after_eos, base_samples
+from tsmc_widgets.targets.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROLLOUTS = 32
+SHARES = (0.2, 0.4, 0.6, 0.8)
+PREFIXES = 6
+FLOOR = 1e-12
+"""Where no rollout hits, log psi* is shown at the log of this, and its error says nothing."""
+
+
+@dataclass
+class Prefixes:
+    """Prefixes at which learned and optimal log psi are compared.
+
+    Attributes:
+        tokens: texts that the prefixes are beginnings of.
+        row: which text each prefix begins.
+        step: its length t.
+        log_psi: optimal log psi_t, exact or estimated, in nats.
+        error: standard error of each; zeros where exact.
+        note: what the numbers are, in words.
+        enumerated: whether these are all prefixes there are, so that nothing is sampled.
+    """
+
+    tokens: Int[Tensor, "texts steps"]
+    row: Int[Tensor, " prefixes"]
+    step: Int[Tensor, " prefixes"]
+    log_psi: Float64[Tensor, " prefixes"]
+    error: Float64[Tensor, " prefixes"]
+    note: str
+    enumerated: bool = False
+    _base: TeacherForced | None = None
+
+    @property
+    def size(self) -> int:
+        """How many prefixes."""
+        return len(self.row)
+
+    @torch.no_grad()
+    def learned(self, target: Target, twist: Any) -> Float64[Tensor, " prefixes"]:
+        """A twist's log psi at each prefix."""
+        length = len(target.prompt_tokens)
+        tokens = with_prompt(target, self.tokens)
+        shared = []
+        if "base" in inspect.signature(twist.log_psi).parameters:
+            if self._base is None:
+                self._base = target.lm.teacher_force(tokens, length)
+            shared = [self._base]
+        log_psi = twist.log_psi(tokens, length, *shared).double().cpu()
+        return log_psi[self.row.cpu(), self.step.cpu() - 1]
+
+    def texts(self, target: Target) -> list[str]:
+        """Each prefix as text, without the prompt."""
+        rows = zip(self.row.tolist(), self.step.tolist(), strict=True)
+        return [target.texts(self.tokens[row : row + 1, :step])[0] for row, step in rows]
+
+    def compare(self, target: Target, twist: Any) -> dict[str, Any]:
+        """Both log psi with the mean of each t taken off, their correlation and its interval."""
+        learned = centre(self.learned(target, twist), self.step).numpy()
+        optimal = centre(self.log_psi, self.step).numpy()
+        correlation = math.nan
+        if learned.std() > 1e-9 and optimal.std() > 1e-9:
+            correlation = float(np.corrcoef(learned, optimal)[0, 1])
+        return {
+            "learned": learned,
+            "optimal": optimal,
+            "error": self.error.numpy(),
+            "step": self.step.numpy(),
+            "correlation": correlation,
+            "interval": fisher(correlation, self.size),
+        }
+
+
+def with_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
+    """Generated tokens with the prompt before them."""
+    return torch.cat([target.prompt_tokens.expand(len(tokens), -1), tokens], dim=1)
+
+
+def centre(
+    values: Float64[Tensor, " prefixes"], step: Int[Tensor, " prefixes"]
+) -> Float64[Tensor, " prefixes"]:
+    """Values with the mean of each t taken off: twists are only defined up to one constant a t."""
+    result = values.clone()
+    for t in step.unique():
+        result[step == t] -= values[step == t].mean()
+    return result
+
+
+def fisher(correlation: float, count: int) -> tuple[float, float]:
+    """95 % interval of a correlation over ``count`` independent pairs."""
+    if not abs(correlation) < 1 or count < 5:
+        return (math.nan, math.nan)
+    reach = 1.96 / math.sqrt(count - 3)
+    middle = math.atanh(correlation)
+    return math.tanh(middle - reach), math.tanh(middle + reach)
+
+
+def families(tokens: Int[Tensor, "texts steps"], t: int) -> Int[Tensor, " texts"]:
+    """Number of each text's prefix of length t, equal prefixes having equal numbers."""
+    begun = torch.nn.functional.pad(tokens[:, :t], (1, 0))
+    return torch.unique(begun, dim=0, return_inverse=True)[1]
+
+
+def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
+    """The oracle of a tiny target, and every prefix that goes on, with its exact log psi*."""
+    oracle = exact(target)
+    tokens = oracle.tokens if hasattr(oracle, "tokens") else EnumeratedOracle(target).tokens
+    optimal = oracle.optimal_twist().log_psi(with_prompt(target, tokens), len(target.prompt_tokens))
+    rows, steps = [], []
+    for t in range(1, target.num_steps):
+        family = families(tokens, t)
+        count = int(family.max()) + 1
+        places = torch.arange(len(tokens), device=family.device)
+        first = torch.full((count,), len(tokens), device=family.device)
+        first = first.scatter_reduce(0, family, places, "amin")
+        if target.absorbs_eos:
+            first = first[~after_eos(tokens, target.eos_token_id)[first, t]]
+        rows.append(first)
+        steps.append(torch.full_like(first, t))
+    row, step = torch.cat(rows), torch.cat(steps)
+    log_psi = optimal[row, step - 1].double()
+    note = f"exact, all {len(row)} prefixes"
+    return oracle, Prefixes(
+        tokens, row, step, log_psi, torch.zeros_like(log_psi), note, enumerated=True
+    )
+
+
+def pick_prefixes(
+    target: Target, samples: Int[Tensor, "n steps"], *, seed: int, rollouts: int = ROLLOUTS
+) -> Prefixes:
+    """Prefixes of four lengths, half from p0 and half from sigma, still without log psi*."""
+    generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_001)
+    lengths = sorted({max(1, round(share * target.num_steps)) for share in SHARES})
+    count, half = len(lengths) * PREFIXES, len(lengths) * PREFIXES // 2
+    drawn = base_samples(
+        target.lm, target.prompt_tokens, target.num_steps, count - half, generator=generator
+    )
+    tokens = torch.cat([drawn, samples[:half]])
+    row = torch.arange(len(tokens))
+    step = torch.tensor(lengths).repeat(len(tokens) // len(lengths) + 1)[: len(tokens)]
+    blank = torch.full((len(tokens),), math.nan, dtype=torch.float64)
+    note = f"{len(tokens)} prefixes, half from p₀, half from σ; ψ* from {rollouts} rollouts each"
+    return Prefixes(tokens, row, step, blank, blank.clone(), note)
+
+
+def roll_out(
+    target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
+) -> None:
+    """Estimate log psi* of one prefix by the mean of phi over texts that p0 ends it with."""
+    generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
+    row, step = int(prefixes.row[place]), int(prefixes.step[place])
+    log_phi = rollout_log_phi(target, prefixes.tokens[row, :step], rollouts, generator)
+    peak = float(log_phi.max())
+    if peak == -math.inf:
+        prefixes.log_psi[place], prefixes.error[place] = math.log(FLOOR), 0.0
+        return
+    ratio = (log_phi - peak).exp()
+    prefixes.log_psi[place] = max(peak + math.log(float(ratio.mean())), math.log(FLOOR))
+    prefixes.error[place] = float(ratio.std()) / math.sqrt(rollouts) / float(ratio.mean())
+
+
+@torch.no_grad()
+def rollout_log_phi(
+    target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
+) -> Float64[Tensor, " rollouts"]:
+    """Log phi of texts that p0 ends a prefix with; of the text itself if it has ended."""
+    whole = begun.expand(rollouts, -1)
+    left = target.num_steps - len(begun)
+    eos = target.context.eos_token_id
+    if left and eos is not None and bool((begun == eos).any()):
+        whole = torch.nn.functional.pad(whole, (0, left), value=eos)
+    elif left:
+        context = torch.cat([target.prompt_tokens, begun])
+        ends = base_samples(
+            target.lm, context, left, rollouts, generator=generator, eos_token_id=eos
+        )
+        whole = torch.cat([whole, ends], dim=1)
+    return target.log_phi(whole).cpu()
+
+
+def log_psi_path(
+    target: Target, twist: Any, tokens: Int[Tensor, "n steps"]
+) -> Float64[Tensor, "n steps"]:
+    """Log psi_t as a sweep weighs with it: phi itself at T and from where a text has ended on."""
+    with torch.no_grad():
+        length = len(target.prompt_tokens)
+        log_psi = twist.log_psi(with_prompt(target, tokens), length).double().cpu()
+        log_phi = target.log_phi(tokens).cpu()
+    over = torch.zeros(tokens.shape, dtype=torch.bool)
+    if target.absorbs_eos:
+        over = (tokens == target.eos_token_id).cummax(dim=1).values.cpu()
+    over[:, -1] = True
+    return torch.where(over, log_phi.unsqueeze(1), log_psi)
+
+
+def normalised_log(log_weights: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Log weights less their log sum."""
+    return log_weights - numerics.logsumexp(log_weights)
+
+
+def increment_variance(trace: SMCTrace) -> pd.DataFrame:
+    """How uneven each step makes the weights, as a mean over runs with its 95 % t-interval.
+
+    Columns: t; variance, that of the log increment among living particles, weighted as they stood
+    before the step (nats squared), with standard_error, low and high; relative_variance, that of
+    the increment itself over its squared mean, which is what the step costs (0 is free); and
+    num_runs. Runs in which all particles died before a step are left out of it.
+    """
+    columns, records = trace.columns, []
+    for t in range(trace.steps_done):
+        before = columns.log_weights[:, t - 1] if t else torch.zeros_like(columns.log_p[:, 0])
+        before = torch.where(columns.resampled[:, t].unsqueeze(1), 0.0, before)
+        weights = numerics.normalise(before)
+        alive = weights.sum(1) > 0
+        spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
+        mean = MeanOverRuns.of(spread) if len(spread) else MeanOverRuns(math.nan, math.nan, 0)
+        low, high = mean.interval()
+        records.append(
+            {
+                "t": t + 1,
+                "variance": mean.mean,
+                "standard_error": mean.standard_error,
+                "low": low,
+                "high": high,
+                "relative_variance": float(relative.mean()) if len(relative) else math.nan,
+                "num_runs": len(spread),
+            }
+        )
+    return _frame(records)
+
+
+def profiles(trace: SMCTrace) -> pd.DataFrame:
+    """ESS and surviving ancestors as shares of K, step by step, with 95 % t-intervals over runs.
+
+    Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low, high, num_runs,
+    num_particles. An ancestor survives if a particle of the last step descends from it.
+    """
+    survivors = genealogy.surviving_ancestors(trace.columns.ancestors).double()
+    records = []
+    for quantity, values in (("ESS", trace.columns.ess), ("surviving ancestors", survivors)):
+        for t in range(trace.steps_done):
+            mean = MeanOverRuns.of(values[:, t].double() / trace.num_particles)
+            low, high = mean.interval()
+            records.append(
+                {
+                    "t": t + 1,
+                    "quantity": quantity,
+                    "mean": mean.mean,
+                    "low": low if mean.num_runs > 1 else math.nan,
+                    "high": high if mean.num_runs > 1 else math.nan,
+                    "num_runs": mean.num_runs,
+                    "num_particles": trace.num_particles,
+                }
+            )
+    return _frame(records)
+
+
+def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
+    """What each run alone says of its own quality, one row a run.
+
+    Columns: run; log_z in nats; single_run_variance, the run's own estimate of the variance of its
+    log Z_hat (``SMCTrace.log_z_variance``; may be negative); k_hat, the Pareto shape of the last
+    weights (averages cannot be trusted above about 0.7); ess and survivors, the last ESS and the
+    first step's surviving ancestors, as shares of K. The true variance over runs is that of log_z.
+    """
+    variance = torch.as_tensor(trace.log_z_variance(lag=lag), dtype=torch.float64).reshape(-1)
+    k_hat = torch.as_tensor(trace.k_hat(), dtype=torch.float64).reshape(-1)
+    survivors = genealogy.surviving_ancestors(trace.columns.ancestors)[:, 0]
+    columns = {
+        "run": torch.arange(trace.num_runs),
+        "log_z": trace.columns.log_z[:, -1],
+        "single_run_variance": variance,
+        "k_hat": k_hat,
+        "ess": trace.columns.ess[:, -1] / trace.num_particles,
+        "survivors": survivors / trace.num_particles,
+    }
+    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(
+        {name: values.numpy() for name, values in columns.items()}
+    )
+
+
+@torch.no_grad()
+def step_divergences(target: Target, twist: Any, oracle: EnumeratedOracle) -> pd.DataFrame:
+    """KL(sigma_t || pi_t) of every step by enumeration, in nats: columns t, value, low, high, kind.
+
+    sigma_t is the marginal of sigma over s_{1:t}, pi_t is proportional to p0 psi_t; at T they are
+    equal. An optimal twist has 0 at every step.
+
+    Args:
+        target: sigma.
+        twist: psi.
+        oracle: ``EnumeratedOracle(target)``.
+    """
+    log_psi = log_psi_path(target, twist, oracle.tokens)
+    records = []
+    for t in range(1, target.num_steps + 1):
+        family = families(oracle.tokens, t).cpu()
+        first = torch.full((int(family.max()) + 1,), len(family)).scatter_reduce(
+            0, family, torch.arange(len(family)), "amin"
+        )
+        log_sigma = numerics.group_logsumexp(oracle.log_sigma, family)
+        log_pi = normalised_log(
+            numerics.group_logsumexp(oracle.log_p, family) + log_psi[first, t - 1]
+        )
+        terms = log_sigma.exp() * (log_sigma - log_pi)
+        value = float(torch.where(log_sigma == -math.inf, 0.0, terms).sum())
+        records.append({"t": t, "value": value, "low": value, "high": value, "kind": "exact"})
+    return _frame(records)
+
+
+@torch.no_grad()
+def estimate_step_divergences(
+    target: Target,
+    twist: Any,
+    exact_samples: Any,
+    *,
+    log_z: Any,
+    num_particles: int = 64,
+    num_runs: int = 40,
+    rollouts: int = 32,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """KL(sigma_t || pi_t) = E_sigma[log psi*_t - log psi_t] + log Z_t - log Z, estimated.
+
+    log Z_t comes from sweeps with the twist. log psi* of each sample's prefix comes from rollouts
+    of p0: their log mean is too low on average, and with the sample's own ending among them too
+    high, so the truth is between both (up to the sampling error that ``low`` and ``high`` carry).
+
+    Args:
+        target: sigma.
+        twist: psi; one that can weigh.
+        exact_samples: exact samples of sigma.
+        log_z: log Z, as ``LogZ.of`` reads it.
+        num_particles: K of the sweeps.
+        num_runs: sweeps.
+        rollouts: texts for each sample and step.
+        seed: of sweeps and rollouts.
+
+    Returns:
+        Columns t, value (the middle, or the upper side where a rollout's mean is 0), low, high,
+        kind ("estimate", "upper estimate"), for t = 1..T-1.
+    """
+    check_integer("rollouts", rollouts, at_least=2)
+    tokens = torch.as_tensor(getattr(exact_samples, "tokens", exact_samples))
+    known = LogZ.of(log_z)
+    log_psi, log_phi = log_psi_path(target, twist, tokens), target.log_phi(tokens).cpu()
+    sweeps = run_smc(
+        target, num_particles=num_particles, num_runs=num_runs, twist=twist, seed=seed,
+        dead_runs="keep",
+    )  # fmt: skip
+    records = []
+    for t in range(1, target.num_steps):
+        lower, upper = _rolled(target, tokens, log_phi, t, rollouts, seed)
+        norm = PooledOverRuns.of(sweeps.columns.log_z[:, t - 1])
+        ends = []
+        for log_star in (lower, upper):
+            mean = MeanOverRuns.of(log_star - log_psi[:, t - 1])
+            error, freedom = welch(
+                (mean.standard_error, mean.num_runs - 1),
+                (norm.standard_error, norm.effective_runs - 1),
+                (known.standard_error, known.freedom),
+            )
+            value = mean.mean + norm.value - known.value
+            low, high = t_interval(value, error, freedom)
+            ends.append((value, low - known.slack, high + known.slack))
+        sure = math.isfinite(ends[0][0])
+        records.append(
+            {
+                "t": t,
+                "value": (ends[0][0] + ends[1][0]) / 2 if sure else ends[1][0],
+                "low": ends[0][1],
+                "high": ends[1][2],
+                "kind": "estimate" if sure else "upper estimate",
+            }
+        )
+    return _frame(records)
+
+
+def _rolled(
+    target: Target,
+    tokens: Int[Tensor, "n steps"],
+    log_phi: Float64[Tensor, " n"],
+    t: int,
+    rollouts: int,
+    seed: int,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi*_t of each sample's prefix, too low and too high on average."""
+    generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 7_001 + t)
+    rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
+    own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)
+    return numerics.logmeanexp(rolled), numerics.logmeanexp(own)
+
+
+def _spread(
+    weights: Float64[Tensor, "runs particles"], increments: Float64[Tensor, "runs particles"]
+) -> tuple[Float64[Tensor, " runs"], Float64[Tensor, " runs"]]:
+    """Weighted variance of log increments that are finite, and relative variance of all."""
+    alive = torch.isfinite(increments) & (weights > 0)
+    living = torch.where(alive, weights, 0.0)
+    living = living / living.sum(1, keepdim=True).clamp(min=1e-300)
+    logs = torch.where(alive, increments, 0.0)
+    mean = (living * logs).sum(1, keepdim=True)
+    variance = (living * (logs - mean) ** 2).sum(1)
+    peak = torch.where(alive, increments, -math.inf).amax(1, keepdim=True)
+    ratio = torch.where(alive, (increments - torch.where(alive.any(1, True), peak, 0.0)).exp(), 0.0)
+    first, second = (weights * ratio).sum(1), (weights * ratio**2).sum(1)
+    return variance, second / (first**2).clamp(min=1e-300) - 1
+
+
+def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
+    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(records)
+
+
+RESAMPLES = 2000
+Numbers = np.ndarray | np.floating
+
+
+@dataclass(frozen=True, slots=True)
+class PsiComparison:
+    """A twist's log psi beside the optimal one, each with the mean of every t taken off.
+
+    Attributes:
+        frame: one row a prefix: t, text, learned, optimal, optimal_error, error (learned less
+            optimal), all but t and text in nats.
+        slope: of learned on optimal (least squares); 1 is right, 0 knows nothing.
+        correlation: Pearson's.
+        rank_correlation: Spearman's.
+        rmse: root of the mean squared error, in nats.
+        intervals: 95 % interval of each of these by bootstrap over prefixes; both ends are the
+            value itself where the prefixes are all there are.
+        reliability: share of the optimal values' variance that is not error of rollouts; the slope
+            is drawn towards 0, and the rmse up, by what is missing to 1.
+        note: where the optimal values come from.
+    """
+
+    frame: pd.DataFrame
+    slope: float
+    correlation: float
+    rank_correlation: float
+    rmse: float
+    intervals: dict[str, tuple[float, float]]
+    reliability: float
+    note: str
+
+    def worst(self, count: int = 10) -> pd.DataFrame:
+        """The prefixes at which the twist is most wrong, worst first."""
+        order = self.frame["error"].abs().sort_values(ascending=False, kind="stable").index
+        return self.frame.loc[order[:count]].reset_index(drop=True)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a statistic: statistic, value, low, high."""
+        names = ("slope", "correlation", "rank_correlation", "rmse")
+        return import_extra("pandas", "lab", "a table of prefixes").DataFrame(
+            [
+                {
+                    "statistic": name,
+                    "value": getattr(self, name),
+                    "low": self.intervals[name][0],
+                    "high": self.intervals[name][1],
+                }
+                for name in names
+            ]
+        )
+
+
+def compare_log_psi(
+    target: Target, twist: Any, prefixes: Prefixes, *, seed: int = 0
+) -> PsiComparison:
+    """Compare a twist with the optimal one at some prefixes.
+
+    Args:
+        target: whose twist.
+        twist: psi, learned or not.
+        prefixes: of ``all_prefixes``, or of ``pick_prefixes`` after ``roll_out`` on each.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: a prefix has no optimal value yet.
+    """
+    if bool(prefixes.log_psi.isnan().any()):
+        raise ValueError(
+            "some prefixes have no optimal log psi yet: call roll_out(target, prefixes, place, "
+            "seed=...) on every place first."
+        )
+    learned = centre(prefixes.learned(target, twist), prefixes.step.cpu()).numpy()
+    optimal = centre(prefixes.log_psi, prefixes.step).cpu().numpy()
+    frame = import_extra("pandas", "lab", "a table of prefixes").DataFrame(
+        {
+            "t": prefixes.step.cpu().numpy(),
+            "text": prefixes.texts(target),
+            "learned": learned,
+            "optimal": optimal,
+            "optimal_error": prefixes.error.cpu().numpy(),
+            "error": learned - optimal,
+        }
+    )
+    values = {name: float(f(learned, optimal)) for name, f in STATISTICS.items()}
+    if prefixes.enumerated:
+        intervals = {name: (value, value) for name, value in values.items()}
+    else:
+        intervals = bootstrap(learned, optimal, seed)
+    spread = float(optimal.var())
+    noise = float((prefixes.error.cpu().numpy() ** 2).mean())
+    return PsiComparison(
+        frame=frame,
+        **values,
+        intervals=intervals,
+        reliability=max(0.0, 1 - noise / spread) if spread > 0 else math.nan,
+        note=prefixes.note,
+    )
+
+
+def bootstrap(
+    learned: np.ndarray, optimal: np.ndarray, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile interval of each statistic, prefixes drawn with replacement."""
+    draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
+    intervals = {}
+    for name, statistic in STATISTICS.items():
+        values = statistic(learned[draws], optimal[draws])
+        known = values[np.isfinite(values)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    x, y = _centred(optimal), _centred(learned)
+    return _ratio((x * y).mean(-1), (x * x).mean(-1))
+
+
+def _correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    x, y = _centred(optimal), _centred(learned)
+    return _ratio((x * y).mean(-1), np.sqrt((x * x).mean(-1) * (y * y).mean(-1)))
+
+
+def _rank_correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    return _correlation(stats.rankdata(learned, axis=-1), stats.rankdata(optimal, axis=-1))
+
+
+def _rmse(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    return np.sqrt(((learned - optimal) ** 2).mean(-1))
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean(-1, keepdims=True)
+
+
+def _ratio(above: Numbers, below: Numbers) -> Numbers:
+    """A quotient; NaN where what is below is no more than rounding."""
+    return np.where(below > 1e-18, above / np.where(below > 1e-18, below, 1.0), math.nan)
+
+
+STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Numbers]] = {
+    "slope": _slope,
+    "correlation": _correlation,
+    "rank_correlation": _rank_correlation,
+    "rmse": _rmse,
+}

@@ -1,0 +1,592 @@
+"""Methods against each other on named problems: equal budgets, several seeds, honest intervals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, method_name
+from tsmc_widgets.experiments.result_table import ResultTable
+from tsmc_widgets.experiments.runs import RunResult, map_runs
+from tsmc_widgets.experiments.spec import METHODS, TEXT_METHODS, RunSpec, Training
+from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOWER_IS_BETTER = (
+    "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q)", "gap", "upper", "upper, pooled",
+)  # fmt: skip
+HIGHER_IS_BETTER = ("lower", "lower, pooled")
+REFERENCES = ("optimal",)
+"""Methods that show what is possible and do not compete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a number is about: methods and rules compete for the same place.
+
+    Attributes:
+        problem: its name.
+        quantity: what was measured; "lower" and "upper" are the bounds on log Z, and "lower,
+            pooled" and "upper, pooled" the tighter ones.
+        num_particles: K; 0 where it does not matter.
+    """
+
+    problem: str
+    quantity: str
+    num_particles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OverSeeds:
+    """A number for one method, over seeds.
+
+    Attributes:
+        place: what it is about.
+        method: whose it is.
+        values: one for each seed, in the order of the seeds.
+        rule: when it resampled, in words; "" where nothing is resampled.
+        best: whether it is best, and its interval apart from that of every other method.
+    """
+
+    place: Place
+    method: str
+    values: tuple[float, ...]
+    rule: str = ""
+    best: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; infinite where one is."""
+        return float(torch.tensor(self.values, dtype=torch.float64).mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Student's 95 % t-interval over seeds; the whole line where there is no spread to see.
+
+        Values that agree to the last digit have an interval of no width, and infinite ones stay
+        where they are.
+        """
+        if all(value == self.values[0] for value in self.values) and len(self.values) > 1:
+            return (self.values[0], self.values[0])
+        values = torch.tensor(self.values, dtype=torch.float64)
+        return MeanOverRuns.of(values).interval()
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval; infinite for one seed."""
+        low, high = self.interval
+        return 0.0 if low == high else (high - low) / 2
+
+
+def over_seeds(results: Iterable[RunResult], seeds: Sequence[int]) -> list[OverSeeds]:
+    """Numbers of every place and method that has all its seeds, with the best marked.
+
+    Args:
+        results: one for each problem, method and seed.
+        seeds: those that count; a method that lacks one of them at a place is left out there.
+    """
+    found: dict[tuple[Place, str, str], dict[int, float]] = {}
+    for result in results:
+        for row in result.rows:
+            place = place_of(result, row)
+            if place is not None:
+                own = found.setdefault((place, result.spec.method, row["rule"] or ""), {})
+                own[result.spec.seed] = row["value"]
+    whole = [
+        OverSeeds(place, method, tuple(values[seed] for seed in seeds), rule)
+        for (place, method, rule), values in found.items()
+        if set(seeds) <= set(values)
+    ]
+    return mark_best(whole)
+
+
+def place_of(result: RunResult, row: Mapping) -> Place | None:
+    """What a row of a result is about; None where methods do not compete in it."""
+    quantity = row["quantity"]
+    if row["step"] is not None or row["run"] is not None:
+        return None
+    if row["side"]:
+        if row["kind"] == "estimate" or math.isnan(row["value"]):
+            return None
+        quantity = row["side"] if quantity == "log Z" else f"{row['side']}, pooled"
+    return Place(result.spec.problem_name, quantity, int(row["num_particles"] or 0))
+
+
+def split_quantity(quantity: str) -> tuple[str, str]:
+    """A quantity as results name it: bounds are "log Z" with a side, others have no side."""
+    side, _, pooled = quantity.partition(", ")
+    if side not in ("lower", "upper"):
+        return quantity, ""
+    return ("log Z, pooled" if pooled else "log Z"), side
+
+
+def mark_best(entries: Sequence[OverSeeds]) -> list[OverSeeds]:
+    """The same entries, of which at most one for each place is marked as best."""
+    rivals: dict[Place, list[OverSeeds]] = {}
+    for entry in entries:
+        if entry.method not in REFERENCES:
+            rivals.setdefault(entry.place, []).append(entry)
+    best = [winner for group in rivals.values() if (winner := _winner(group)) is not None]
+    return [replace(entry, best=any(entry is winner for winner in best)) for entry in entries]
+
+
+def _winner(group: Sequence[OverSeeds]) -> OverSeeds | None:
+    """Whose interval lies beyond all others; None where there is none, or no rival."""
+    quantity = group[0].place.quantity
+    if len(group) < 2 or quantity not in (*LOWER_IS_BETTER, *HIGHER_IS_BETTER):
+        return None
+    sign = 1.0 if quantity in LOWER_IS_BETTER else -1.0
+
+    def ends(entry: OverSeeds) -> tuple[float, float]:
+        low, high = (sign * end for end in entry.interval)
+        return (low, high) if sign > 0 else (high, low)
+
+    first, *others = sorted(group, key=lambda entry: sign * entry.mean)
+    if not math.isfinite(first.mean):
+        return None
+    apart = all(ends(first)[1] < ends(other)[0] for other in others)
+    return first if apart else None
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "σ": r"$\sigma$", "φ": r"$\varphi$", "ψ": r"$\psi$", "±": r"$\pm$", "–": "--", "∞": r"$\infty$",
+    "−": "$-$",
+}  # fmt: skip
+_SPECIAL = re.compile("|".join(re.escape(mark) for mark in _LATEX))
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of texts to be written down.
+
+    Attributes:
+        title: what the numbers are.
+        columns: heads, that of the first column first.
+        rows: a method's name and its cells.
+        bold: which cells stand out, by (row, column).
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of(cls, entries: Sequence[OverSeeds], methods: Sequence[str], *, title: str) -> Grid:
+        """Numbers of one quantity; what a method lacks is a dash."""
+        places = list(dict.fromkeys(entry.place for entry in entries))
+        known = {(entry.method, entry.rule, entry.place): entry for entry in entries}
+        ways = [(e.method, e.rule) for m in methods for e in entries if e.method == m]
+        rules = {rule for _, rule in ways}
+        rows, bold = [], set()
+        for at, (method, rule) in enumerate(dict.fromkeys(ways)):
+            cells = [known.get((method, rule, place)) for place in places]
+            name = _row_label(method, rule, rules)
+            rows.append((name, *(NOTHING if cell is None else cell_text(cell) for cell in cells)))
+            bold |= {(at, i + 1) for i, cell in enumerate(cells) if cell is not None and cell.best}
+        return cls(title, ("method", *_labels(places)), tuple(rows), frozenset(bold))
+
+    def to_csv(self) -> str:
+        """Comma-separated; what looks like a formula to a spreadsheet is put in quotes of text."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        for row in (self.columns, *self.rows):
+            writer.writerow([no_formula(cell) for cell in row])
+        return out.getvalue()
+
+    def to_latex(self) -> str:
+        """A ``tabular`` with the rules of booktabs; the best in bold."""
+        lines = [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule"]
+        lines += [" & ".join(map(latex, self.columns)) + r" \\", r"\midrule"]
+        for at, row in enumerate(self.rows):
+            cells = [
+                rf"\textbf{{{latex(cell)}}}" if (at, i) in self.bold else latex(cell)
+                for i, cell in enumerate(row)
+            ]
+            lines.append(" & ".join(cells) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        return f"% {' '.join(self.title.split())}\n" + "\n".join(lines) + "\n"
+
+    def to_html(self) -> str:
+        """A table whose texts are escaped; the best in bold."""
+        right = ' style="text-align:right"'
+        head = "".join(
+            f'<th scope="col"{right if i else ""}>{escape(name)}</th>'
+            for i, name in enumerate(self.columns)
+        )
+        body = []
+        for at, row in enumerate(self.rows):
+            cells = [f'<th scope="row">{escape(row[0])}</th>']
+            for i, cell in enumerate(row[1:], start=1):
+                text = escape(cell)
+                text = f"<strong>{text}</strong>" if (at, i) in self.bold else text
+                cells.append(f"<td{right}>{text}</td>")
+            body.append(f"<tr>{''.join(cells)}</tr>")
+        return (
+            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(body)}</tbody></table>\n"
+        )
+
+    def to_markdown(self) -> str:
+        """A table for a README; the best in bold."""
+        lines = ["| " + " | ".join(map(_pipe, self.columns)) + " |"]
+        lines.append("|---|" + "---:|" * (len(self.columns) - 1))
+        for at, row in enumerate(self.rows):
+            cells = [
+                f"**{_pipe(cell)}**" if (at, i) in self.bold else _pipe(cell)
+                for i, cell in enumerate(row)
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def cell_text(entry: OverSeeds) -> str:
+    """``1.07 ± 0.12``: the mean over seeds and half of its 95 % interval."""
+    mean, half = entry.mean, entry.half_width
+    if math.isnan(mean):
+        return NOTHING
+    if math.isinf(mean):
+        return "∞" if mean > 0 else "−∞"
+    digits = 3 if half < 0.05 else 2
+    middle, reach = (f"{value:.{digits}f}".replace("-", "−") for value in (mean, half))
+    if not middle.strip("−0."):
+        middle = middle.removeprefix("−")
+    return middle if math.isinf(half) or half < 1e-9 else f"{middle} ± {reach}"
+
+
+def latex(text: str) -> str:
+    """Text with everything that LaTeX would take for a command written as it reads."""
+    return _SPECIAL.sub(lambda found: _LATEX[found[0]], text)
+
+
+def _row_label(method: str, rule: str, rules: set[str]) -> str:
+    """The method, and how it samples where the table knows several ways."""
+    rules = rules - {""}
+    if not rule or len(rules) < 2:
+        return method
+    if rule != "never" and len(rules - {"never"}) == 1:
+        return f"{method}, SMC"
+    return f"{method}, {method_name(rule)}"
+
+
+def _labels(places: Sequence[Place]) -> list[str]:
+    """Shortest names that tell the columns apart."""
+    several = len({place.num_particles for place in places}) > 1
+    return [
+        f"{place.problem}, K = {place.num_particles}" if several else place.problem
+        for place in places
+    ]
+
+
+def no_formula(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _pipe(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def page(tables: Iterable[str]) -> str:
+    """Tables of HTML as a page that looks well by itself, light and dark."""
+    style = (
+        ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}"
+        "table{border-collapse:collapse;margin-bottom:2rem}caption{text-align:left;padding:.4em 0}"
+        "th,td{padding:.25em .9em .25em 0;border-top:1px solid #8886;font-variant-numeric:"
+        "tabular-nums}tbody th{text-align:left;font-weight:400}"
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        f"<style>{style}</style></head><body>{''.join(tables)}</body></html>\n"
+    )
+
+
+TITLES = {
+    "KL(q||σ)": "KL(q||σ), nats",
+    "KL(σ||q)": "KL(σ||q), nats",
+    "gap": "gap between the bounds on log Z, nats",
+    "lower": "lower bound on log Z, nats",
+    "upper": "upper bound on log Z, nats",
+    "lower, pooled": "lower bound on log Z, runs pooled, nats",
+    "upper, pooled": "upper bound on log Z, samples pooled, nats",
+}
+
+
+class Comparison:
+    """Problems by methods by seeds: what is to be run, and what has come of it so far.
+
+    Args:
+        problems: names in ``PROBLEMS``, or descriptions as for ``RunSpec``.
+        methods: as for ``RunSpec``: "none", "optimal", learning methods.
+        seeds: how many, or which; each seeds a training and the runs that measure it.
+        num_particles: one or more K for the bounds.
+        budget: what every learning method may spend: updates, or a ``Training`` of which all but
+            the seed counts. The same texts for each update, the same pool of exact samples.
+        **settings: further fields of each ``RunSpec``, such as num_runs, num_exact or measures.
+
+    Attributes:
+        specs: one for each problem, method and seed.
+        table: results so far, as a ``ResultTable``.
+    """
+
+    def __init__(
+        self,
+        problems: Any,
+        methods: str | Iterable[str],
+        *,
+        seeds: int | Iterable[int] = 5,
+        num_particles: int | Sequence[int] = (1, 4, 16),
+        budget: int | Training = 200,
+        **settings: Any,
+    ) -> None:
+        self.methods = _several(methods)
+        for method in self.methods:
+            check_one_of("method", method, [m for m in METHODS if m != "saved"])
+        if isinstance(seeds, int):
+            check_integer("seeds", seeds)
+            seeds = range(seeds)
+        self.seeds = tuple(dict.fromkeys(seeds))
+        if not isinstance(budget, Training):
+            budget = Training(num_updates=budget)
+        settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
+        if set(self.methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
+            settings["measures"] = (*_several(settings["measures"]), "texts")
+        of_texts = settings | {"measures": ("texts",)}
+        self.specs = [
+            RunSpec(
+                problem=problem,
+                method=method,
+                training=replace(budget, seed=seed) if method in LEARNING_METHODS else None,
+                seed=seed,
+                **(of_texts if method in TEXT_METHODS else settings),
+            )
+            for seed in self.seeds
+            for method in self.methods
+            for problem in _several(problems)
+        ]
+        self.table = ResultTable()
+
+    @classmethod
+    def of(cls, specs: Iterable[RunSpec]) -> Comparison:
+        """A comparison of these specs, such as methods that differ from problem to problem."""
+        self = cls.__new__(cls)
+        self.specs = list(specs)
+        self.methods = list(dict.fromkeys(spec.method for spec in self.specs))
+        self.seeds = tuple(dict.fromkeys(spec.seed for spec in self.specs))
+        self.table = ResultTable()
+        return self
+
+    def run(
+        self, executor: Executor | None = None, folder: str | Path | None = None
+    ) -> Iterator[RunResult]:
+        """Results as they finish; each is in the table when it is given out.
+
+        Leaving the loop starts nothing more.
+        """
+        stream = map_runs(self.specs, executor, folder)
+        try:
+            for result in stream:
+                self.table.add(result)
+                yield result
+        finally:
+            stream.cancel()
+
+    @property
+    def done(self) -> int:
+        """Specs with a result or an error."""
+        return len(self.table) + len(self.table.failures)
+
+    @property
+    def total(self) -> int:
+        """Specs in all."""
+        return len({spec.key for spec in self.specs})
+
+    def entries(self, quantity: str | None = None) -> list[OverSeeds]:
+        """Every number over seeds, in the order of the specs; of one quantity if it is named."""
+        ordered = [self.table.results[s.key] for s in self.specs if s.key in self.table.results]
+        found = over_seeds(ordered, self.seeds)
+        order = {spec.problem_name: at for at, spec in enumerate(reversed(self.specs))}
+        found.sort(key=lambda e: (-order[e.place.problem], e.place.num_particles, e.rule))
+        return [entry for entry in found if quantity in (None, entry.place.quantity)]
+
+    @property
+    def quantities(self) -> list[str]:
+        """What there are tables of."""
+        return list(dict.fromkeys(entry.place.quantity for entry in self.entries()))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each problem, method and number: its mean over seeds and 95 % t-interval.
+
+        Columns as in ``ResultTable.to_frame``, so that the same figures read both; ``value`` is the
+        mean over seeds and ``num_seeds`` the n of Student's t (n = 5 takes 2.776). ``best`` is true
+        where the interval lies beyond those of all other methods; the optimal twist does not
+        compete. ``exact`` is log Z where it is known.
+        """
+        import pandas as pd
+
+        exact = {
+            result.spec.problem_name: row["exact"]
+            for result in self.table.results.values()
+            for row in result.rows
+            if row["exact"] is not None
+        }
+        records = []
+        for entry in self.entries():
+            low, high = entry.interval
+            place = entry.place
+            quantity, side = split_quantity(place.quantity)
+            records.append(
+                {
+                    "problem": place.problem,
+                    "method": entry.method,
+                    "quantity": quantity,
+                    "side": side,
+                    "rule": entry.rule,
+                    "num_particles": place.num_particles,
+                    "value": entry.mean,
+                    "low": low,
+                    "high": high,
+                    "num_seeds": len(entry.values),
+                    "exact": exact.get(place.problem) if side else None,
+                    "best": entry.best,
+                }
+            )
+        return pd.DataFrame(records)
+
+    def grid(self, quantity: str) -> Grid:
+        """One quantity as a table of texts, methods by problems.
+
+        Raises:
+            ValueError: nothing of that name was measured, or not yet by all seeds.
+        """
+        check_one_of("quantity", quantity, self.quantities)
+        title = f"{TITLES.get(quantity, quantity)}: mean over {len(self.seeds)} seeds"
+        title += " ± half of its 95 % t-interval; bold where apart from all others"
+        return Grid.of(self.entries(quantity), self.methods, title=title)
+
+    def to_csv(self, quantity: str, path: str | Path | None = None) -> str:
+        """The table of a quantity, written to a file if one is named."""
+        return _written(self.grid(quantity).to_csv(), path)
+
+    def to_latex(self, quantity: str, path: str | Path | None = None) -> str:
+        """The table of a quantity with the rules of booktabs, for a paper."""
+        return _written(self.grid(quantity).to_latex(), path)
+
+    def to_html(self, quantity: str, path: str | Path | None = None) -> str:
+        """The table of a quantity; texts are escaped."""
+        return _written(self.grid(quantity).to_html(), path)
+
+    def to_markdown(self, quantity: str, path: str | Path | None = None) -> str:
+        """The table of a quantity, for a README."""
+        return _written(self.grid(quantity).to_markdown(), path)
+
+    def export(self, kind: str, path: str | Path) -> None:
+        """Write every quantity: its numbers as "csv", or a table of each as "tex" or "html"."""
+        check_one_of("kind", kind, ("csv", "tex", "html"))
+        if kind == "csv":
+            frame = self.to_frame()
+            for column in frame.select_dtypes(exclude="number"):
+                frame[column] = [no_formula(v) if isinstance(v, str) else v for v in frame[column]]
+            text = frame.to_csv(index=False)
+        elif kind == "tex":
+            text = "\n".join(self.to_latex(quantity) for quantity in self.quantities)
+        else:
+            text = page(self.to_html(quantity) for quantity in self.quantities)
+        _written(text, path)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.table.failures)} failed" if self.table.failures else ""
+        return f"<Comparison: {self.done} of {self.total} done{failed}>"
+
+    def _repr_html_(self) -> str:
+        shown = [q for q in ("KL(q||σ)", "KL(σ||q)", "gap") if q in self.quantities]
+        parts = [f"<p>{escape(repr(self)[1:-1])}</p>", *(self.to_html(q) for q in shown)]
+        failed = [
+            f"<li>{escape(f'{r.spec.problem_name}, {r.spec.method}, seed {r.spec.seed}: ')}"
+            f"{escape(r.error['message'])}</li>"
+            for r in self.table.failures.values()
+        ]
+        parts += [f"<ul>{''.join(failed)}</ul>"] * bool(failed)
+        return "".join(parts)
+
+
+def compare(
+    problems: Any,
+    methods: str | Iterable[str],
+    *,
+    seeds: int | Iterable[int] = 5,
+    num_particles: int | Sequence[int] = (1, 4, 16),
+    budget: int | Training = 200,
+    executor: Any = None,
+    folder: str | Path | None = None,
+    watch: Callable[[Comparison], Any] | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Compare methods on problems: train each with the same budget, bound log Z, measure both KLs.
+
+    Args:
+        problems: as for ``Comparison``.
+        methods: as for ``Comparison``.
+        seeds: as for ``Comparison``.
+        num_particles: as for ``Comparison``.
+        budget: as for ``Comparison``.
+        executor: as for ``map_runs``.
+        folder: where results are kept; a call with the same folder computes what is missing.
+        watch: called with the comparison after each result, to show how it fills.
+        **settings: further fields of each ``RunSpec``.
+
+    Returns:
+        The comparison with all its results. A spec that failed is in ``table.errors()``.
+
+    Raises:
+        KeyboardInterrupt: as ever; its ``.comparison`` holds what was done.
+        WorkerLostError: workers died; its ``.comparison`` holds what was done.
+    """
+    comparison = Comparison(
+        problems,
+        methods,
+        seeds=seeds,
+        num_particles=num_particles,
+        budget=budget,
+        **settings,
+    )
+    try:
+        for _ in comparison.run(executor, folder):
+            if watch is not None:
+                watch(comparison)
+    except BaseException as error:
+        error.comparison = comparison
+        raise
+    return comparison
+
+
+def _several(value: Any) -> list[Any]:
+    """A list, from one or more; a description counts as one."""
+    one = isinstance(value, str) or hasattr(value, "keys") or not isinstance(value, Iterable)
+    values = [value] if one else list(value)
+    if not values:
+        raise ValueError("give at least one problem and one method; got none.")
+    return values
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text

@@ -1,0 +1,498 @@
+"""Kinds of factors of phi that a person can put together, each with its controls."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as ipw
+
+from tsmc_widgets.targets.functions import importable, register_function
+from tsmc_widgets.targets.problems import PROBLEMS
+from tsmc_widgets.widgets.settings import split_words
+
+Part = Mapping[str, Any]
+STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
+_STAR_NAMES = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
+_HOSTILE, _CALM = "hostile", "not hostile"
+_ANY_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorKind:
+    """One kind of factor.
+
+    Attributes:
+        title: its name in the menu.
+        start: the factor as it is added.
+        fits: whether a description is of this kind.
+        fields: controls for a description, by name.
+        read: the description that controls' values make, from the one before and the values.
+        hidden: names of controls that do nothing for a description.
+        note: what a person should know, under the controls.
+        obey: called with a description that a person has just made, before it is used.
+    """
+
+    title: str
+    start: Part
+    fits: Callable[[Part], bool]
+    fields: Callable[[Part], dict[str, ipw.ValueWidget]]
+    read: Callable[[Part, Mapping[str, Any]], Part]
+    hidden: Callable[[Part], tuple[str, ...]] = lambda _: ()
+    note: str = ""
+    obey: Callable[[Part], None] = lambda _: None
+
+
+def plain(value: float) -> float | int:
+    """A number without a needless fraction, as JSON and code then show it."""
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _control(kind: type, label: str, tooltip: str, **options: Any) -> Any:
+    return kind(
+        description=label,
+        tooltip=tooltip,
+        style={"description_width": "64px"},
+        layout={"width": "auto", "margin": "0"},
+        **options,
+    )
+
+
+def _text(label: str, tooltip: str, value: str, placeholder: str = "") -> ipw.Text:
+    return _control(
+        ipw.Text, label, tooltip, value=value, placeholder=placeholder, continuous_update=False
+    )
+
+
+def _power(part: Part, tooltip: str = "The factor to this power: more insists") -> ipw.FloatSlider:
+    beta = float(part.get("beta", 1))
+    return _control(
+        ipw.FloatSlider,
+        "power β",
+        tooltip,
+        value=beta,
+        min=min(0.5, beta),
+        max=max(20.0, beta),
+        step=0.5,
+        readout_format=".3g",
+    )
+
+
+def _with(part: Part, **changes: Any) -> dict[str, Any]:
+    """The part with some options changed; None and a power of 1 are left out."""
+    usual = {"beta": 1}
+    merged = {**part, **changes}
+    return {
+        name: value
+        for name, value in merged.items()
+        if value is not None and not (name in usual and value == usual[name])
+    }
+
+
+def _words(title: str, kind: str, tooltip: str) -> FactorKind:
+    start = {"kind": kind, "args": ["castle" if kind == "ContainsWord" else "broken"]}
+    return FactorKind(
+        title=title,
+        start=start,
+        fits=lambda part: part["kind"] == kind,
+        fields=lambda part: {"words": _text("words", tooltip, ", ".join(part["args"]), "word")},
+        read=lambda part, now: _with(part, args=split_words(now["words"]) or [" "]),
+    )
+
+
+def _regex() -> FactorKind:
+    return FactorKind(
+        title="matches a regular expression",
+        start={"kind": "MatchesRegex", "pattern": r"\bcastle\b"},
+        fits=lambda part: part["kind"] == "MatchesRegex",
+        fields=lambda part: {
+            "pattern": _text("pattern", "As Python's re.search reads it", part["pattern"])
+        },
+        read=lambda part, now: _with(part, pattern=now["pattern"]),
+    )
+
+
+def _stars() -> FactorKind:
+    def fields(part: Part) -> dict[str, ipw.ValueWidget]:
+        label = part["label"]
+        name = _STAR_NAMES[label - 1] if isinstance(label, int) else label
+        which = _control(
+            ipw.Dropdown, "stars", "How a classifier rates the text", options=_STAR_NAMES
+        )
+        which.value = name
+        return {"label": which, "beta": _power(part)}
+
+    return FactorKind(
+        title="rating in stars",
+        start={"kind": "ClassProbability", "model": STARS, "label": "5 stars", "beta": 4},
+        fits=lambda part: (
+            part["kind"] == "ClassProbability"
+            and part.get("model") == STARS
+            and part.get("label") in (*_STAR_NAMES, *range(1, 6))
+        ),
+        fields=fields,
+        read=lambda part, now: _with(part, label=now["label"], beta=plain(now["beta"])),
+    )
+
+
+_MODES = {
+    "p(hostile)^β": "hostile", "p(calm)^β": "calm", "exp(β score)": "tempered",
+    "score at least η": "at_least", "score at most η": "at_most",
+}  # fmt: skip
+
+
+def _mode(part: Part) -> str:
+    """Which way of asking about hostility a description is; empty for another."""
+    if part.get("model", part.get("reward")) != HOSTILITY or "scope" in part:
+        return ""
+    if part["kind"] == "ClassProbability":
+        return {_HOSTILE: "hostile", _CALM: "calm", 1: "hostile", 0: "calm"}.get(part["label"], "")
+    if part["kind"] == "TemperedReward" and "reward_max" not in part:
+        return "tempered"
+    bounds = [name for name in ("at_least", "at_most") if part.get(name) is not None]
+    return bounds[0] if part["kind"] == "RewardThreshold" and len(bounds) == 1 else ""
+
+
+def _hostility() -> FactorKind:
+    def fields(part: Part) -> dict[str, ipw.ValueWidget]:
+        mode = _mode(part)
+        which = _control(
+            ipw.Dropdown, "asks for", "What is asked of a classifier's hostility score",
+            options=list(_MODES.items()), value=mode,
+        )  # fmt: skip
+        eta = part.get(mode, 0.0) if mode in ("at_least", "at_most") else 0.0
+        score = _control(
+            ipw.FloatSlider, "score η", "φ is 1 on this side of the score, else 0",
+            value=eta, min=min(-8.0, eta), max=max(8.0, eta), step=0.1, readout_format=".3g",
+        )  # fmt: skip
+        return {"mode": which, "beta": _power(part), "eta": score}
+
+    def read(part: Part, now: Mapping[str, Any]) -> Part:
+        mode, beta = now["mode"], plain(now["beta"])
+        if mode in ("hostile", "calm"):
+            label = _HOSTILE if mode == "hostile" else _CALM
+            start = {"kind": "ClassProbability", "model": HOSTILITY, "label": label}
+            return _with(start, beta=beta)
+        if mode == "tempered":
+            return {"kind": "TemperedReward", "reward": HOSTILITY, "beta": beta}
+        return {"kind": "RewardThreshold", "reward": HOSTILITY, mode: plain(now["eta"])}
+
+    return FactorKind(
+        title="hostility",
+        start={"kind": "ClassProbability", "model": HOSTILITY, "label": _HOSTILE},
+        fits=lambda part: bool(_mode(part)),
+        fields=fields,
+        read=read,
+        hidden=lambda part: ("beta",) if _mode(part).startswith("at_") else ("eta",),
+    )
+
+
+def _followed() -> FactorKind:
+    return FactorKind(
+        title="leads to a text (infilling)",
+        start={"kind": "Continuation", "observed": " and they lived happily"},
+        fits=lambda part: (
+            part["kind"] in ("Continuation", "Infilling") and isinstance(part.get("observed"), str)
+        ),
+        fields=lambda part: {
+            "observed": _text("text", "What p₀ should find likely next", part["observed"]),
+            "beta": _power(part),
+        },
+        read=lambda part, now: _with(part, observed=now["observed"], beta=plain(now["beta"])),
+        note="Begin with a space where a new word begins.",
+    )
+
+
+def _length() -> FactorKind:
+    def read(part: Part, now: Mapping[str, Any]) -> Part:
+        low, high = now["range"]
+        return _with(part, at_least=low, at_most=None if high == _ANY_LENGTH else high)
+
+    return FactorKind(
+        title="length before EOS",
+        start={"kind": "Length", "at_least": 4, "at_most": 12},
+        fits=lambda part: part["kind"] == "Length",
+        fields=lambda part: {
+            "range": _control(
+                ipw.IntRangeSlider, "tokens", "At least and at most so many",
+                value=(part.get("at_least") or 0, part.get("at_most") or _ANY_LENGTH),
+                min=0, max=_ANY_LENGTH,
+            )
+        },
+        read=read,
+        note="Only where texts end at EOS do they differ in length.",
+    )  # fmt: skip
+
+
+def _function() -> FactorKind:
+    def obey(part: Part) -> None:
+        # Typed by the person at the page, whose machine it is; files are never trusted so.
+        if importable(part["function"]):
+            register_function(part["function"])
+
+    return FactorKind(
+        title="a Python function",
+        start={"kind": "TextFunction", "function": ""},
+        fits=lambda part: part["kind"] == "TextFunction",
+        fields=lambda part: {
+            "function": _text(
+                "function", "Gives log φ of a text, in nats", part["function"], "module:function"
+            )
+        },
+        read=lambda part, now: _with(part, function=now["function"].strip()),
+        note="module:function, or a name given to tw.register_function.",
+        obey=obey,
+    )
+
+
+def _class() -> FactorKind:
+    def read(part: Part, now: Mapping[str, Any]) -> Part:
+        label = int(now["label"]) if now["label"].isdigit() else now["label"]
+        return _with(part, model=now["model"], label=label, beta=plain(now["beta"]))
+
+    return FactorKind(
+        title="a class of another classifier",
+        start={"kind": "ClassProbability", "model": "name or folder", "label": "1"},
+        fits=lambda part: part["kind"] == "ClassProbability" and "model" in part,
+        fields=lambda part: {
+            "model": _text("model", "A name or folder of transformers", str(part["model"])),
+            "label": _text("class", "Its name or number", str(part["label"])),
+            "beta": _power(part),
+        },
+        read=read,
+    )
+
+
+def _observed_class() -> FactorKind:
+    return FactorKind(
+        title="the class that was observed",
+        start={"kind": "ClassConditional", "model": STARS, "observed": "5 stars"},
+        fits=lambda part: part["kind"] == "ClassConditional" and part.get("model") == STARS,
+        fields=lambda part: {
+            "observed": _control(
+                ipw.Dropdown, "class o", "One twist serves them all", options=_STAR_NAMES,
+                value=part["observed"],
+            ),
+            "beta": _power(part),
+        },
+        read=lambda part, now: _with(part, observed=now["observed"], beta=plain(now["beta"])),
+    )  # fmt: skip
+
+
+def _tokens(title: str, kind: str, tooltip: str) -> FactorKind:
+    def shown(part: Part) -> str:
+        return ", ".join(p if isinstance(p, str) else " + ".join(p) for p in part["args"])
+
+    def read(part: Part, now: Mapping[str, Any]) -> Part:
+        patterns = [[one.strip() for one in p.split("+")] for p in split_words(now["tokens"])]
+        return _with(part, args=[p[0] if len(p) == 1 else p for p in patterns])
+
+    def fits(part: Part) -> bool:
+        if part["kind"] != kind or not all(isinstance(p, str | list) for p in part["args"]):
+            return False
+        flat = [t for p in part.get("args", ()) for t in ([p] if isinstance(p, str) else p)]
+        return all(isinstance(t, str) and "+" not in t for t in flat)
+
+    return FactorKind(
+        title=title,
+        start={"kind": kind, "args": ["rain"]},
+        fits=fits,
+        fields=lambda part: {"tokens": _text("tokens", tooltip, shown(part), "token, one + next")},
+        read=read,
+    )
+
+
+def _own() -> FactorKind:
+    names = [name for name, problem in PROBLEMS.items() if not problem.conditional]
+    return FactorKind(
+        title="the potential of a named problem",
+        start={"kind": "OfProblem", "problem": "rainy-week"},
+        fits=lambda part: part["kind"] == "OfProblem" and part["problem"] in names,
+        fields=lambda part: {
+            "problem": _control(
+                ipw.Dropdown, "problem", "Whose φ it is", options=names, value=part["problem"]
+            ),
+            "beta": _power(part),
+        },
+        read=lambda part, now: _with(part, problem=now["problem"], beta=plain(now["beta"])),
+    )
+
+
+def _other() -> FactorKind:
+    return FactorKind(
+        title="anything, as JSON",
+        start={"kind": "CountToken", "args": ["yes"], "at_least": 1},
+        fits=lambda _: True,
+        fields=lambda part: {
+            "json": _text("factor", "The kind and its arguments", json.dumps(dict(part)))
+        },
+        read=lambda part, now: _object(now["json"]),
+    )
+
+
+def _object(text: str) -> Part:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"A factor must be a JSON object; got {text!r}: {error}.") from error
+    if not isinstance(found, dict) or "kind" not in found:
+        raise ValueError(f'A factor must be an object with a "kind"; got {text!r}.')
+    return found
+
+
+KINDS: tuple[FactorKind, ...] = (
+    _words("contains a word", "ContainsWord", "At least one of these words or phrases"),
+    _words("avoids words", "AvoidsWord", "None of these words or phrases"),
+    _regex(),
+    _stars(),
+    _hostility(),
+    _followed(),
+    _length(),
+    _function(),
+    _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
+    _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
+    _class(),
+    _observed_class(),
+    _own(),
+    _other(),
+)
+"""Every kind, in the order of the menu; the last fits whatever no other does."""
+
+
+def kind_of(part: Part) -> FactorKind:
+    """The kind whose controls can show a description."""
+    return next(kind for kind in KINDS if kind.fits(part))
+
+
+_ADD = "add a factor …"
+NOTHING = {"kind": "Constant"}
+"""Stands for no factor at all: sigma is p0."""
+
+
+class FactorRow(ipw.VBox):
+    """One factor with its controls.
+
+    Args:
+        part: its description.
+        changed: called when a person has changed it.
+        removed: called with the row when a person takes it away.
+
+    Attributes:
+        part: the description that the controls make; that of before where they make none.
+        error: why they make none; empty where they do.
+    """
+
+    def __init__(
+        self, part: Part, changed: Callable[[], None], removed: Callable[[FactorRow], None]
+    ) -> None:
+        self.kind: FactorKind = kind_of(part)
+        self.part = dict(part)
+        self.error = ""
+        self._changed = changed
+        self.fields = self.kind.fields(part)
+        self.remove = ipw.Button(
+            description="×", tooltip=f"Remove: {self.kind.title}", layout={"width": "26px"}
+        )
+        self.remove.add_class("tw-remove")
+        self.remove.on_click(lambda _: removed(self))
+        title = ipw.Label(self.kind.title)
+        title.add_class("tw-factor-title")
+        self.note = ipw.HTML()
+        self.note.add_class("tw-note")
+        head = ipw.HBox([title, self.remove])
+        head.add_class("tw-factor-head")
+        super().__init__([head, *self.fields.values(), self.note])
+        self.add_class("tw-factor")
+        self._settle()
+        for field in self.fields.values():
+            field.observe(self._read, "value")
+
+    def _read(self, _: Any) -> None:
+        now = {name: field.value for name, field in self.fields.items()}
+        self.error = ""
+        try:
+            part = self.kind.read(self.part, now)
+            self.kind.obey(part)
+            self.part = dict(part)
+        except ValueError as error:
+            self.error = str(error)
+        self._settle()
+        self._changed()
+
+    def _settle(self) -> None:
+        hidden = self.kind.hidden(self.part)
+        for name, field in self.fields.items():
+            field.layout.display = "none" if name in hidden else None
+        text = self.error or self.kind.note
+        self.note.value = f"<span>{html.escape(text)}</span>" if text else ""
+        self.note.layout.display = None if text else "none"
+        (self.add_class if self.error else self.remove_class)("tw-wrong")
+
+
+class PotentialEditor(ipw.VBox):
+    """All factors of phi, and a menu that adds one.
+
+    Args:
+        parts: the factors at first.
+        changed: called after each change of a person.
+    """
+
+    def __init__(self, parts: Sequence[Part], changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self.rows: list[FactorRow] = []
+        self.menu = ipw.Dropdown(
+            options=[(f"+ {_ADD}", ""), *((kind.title, kind.title) for kind in KINDS)],
+            value="",
+            layout={"width": "auto", "margin": "2px 0 0"},
+        )
+        self.menu.add_class("tw-add")
+        self.empty = ipw.HTML(
+            '<span class="tw-note">No factor: every text is as good as any other, σ = p₀.</span>'
+        )
+        self._list = ipw.VBox(layout={"width": "auto"})
+        self._list.add_class("tw-factors")
+        super().__init__([self._list, self.menu])
+        self.menu.observe(self._add, "value")
+        self.set(parts)
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The factors' descriptions; that of phi = 1 where there is none."""
+        return [dict(row.part) for row in self.rows] or [dict(NOTHING)]
+
+    @property
+    def error(self) -> str:
+        """What is wrong with the first factor that is wrong."""
+        return next((row.error for row in self.rows if row.error), "")
+
+    def set(self, parts: Sequence[Part]) -> None:
+        """Show these factors in place of those on show."""
+        self._replace([self._row(part) for part in parts if part != NOTHING])
+
+    def add(self, part: Part) -> FactorRow:
+        """Add a factor, as the menu does."""
+        row = self._row(part)
+        self._replace([*self.rows, row])
+        self._changed()
+        return row
+
+    def remove(self, row: FactorRow) -> None:
+        """Take a factor away, as its button does."""
+        self._replace([each for each in self.rows if each is not row])
+        row.close()
+        self._changed()
+
+    def _row(self, part: Part) -> FactorRow:
+        return FactorRow(part, self._changed, self.remove)
+
+    def _replace(self, rows: list[FactorRow]) -> None:
+        self.rows = rows
+        self._list.children = rows or [self.empty]
+
+    def _add(self, change: Any) -> None:
+        title, self.menu.value = change["new"], ""
+        if title:
+            self.add(next(kind for kind in KINDS if kind.title == title).start)
