@@ -99,7 +99,7 @@ class ParticleView(RunView):
         return write_page(Path(path), title=title, parts=[part], run=self.run)
 
     def part(self, *, run: int, **state: Any) -> Part:
-        """This view as a part of a page without kernel, its runs encoded anew.
+        """This view as a part of a page without kernel, its runs encoded again.
 
         Args:
             run: the one that must be in it.

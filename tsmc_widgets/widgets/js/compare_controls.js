@@ -14,7 +14,7 @@ const GROUP_TITLES = {
   texts: "texts alone",
 };
 const METHOD_TIPS = {
-  none: "ψ = 1: texts of p₀, weighed by φ at the end",
+  none: "ψ = 1: texts of p₀, weighted by φ at the end",
   "look-ahead": "ψ asks φ about the text so far",
   optimal: "ψ*, by enumeration",
   shipped: "A trained twist that comes with the package",

@@ -12,8 +12,8 @@ export const QUANTITIES_SHOWN = {
   upper: ["upper bound", "Mean of log Ẑ with an exact sample kept among the particles, nats. Low is good."],
   "lower, pooled": ["lower, pooled", "Log of the mean of Ẑ: tighter, and a bound on average, nats."],
   "upper, pooled": ["upper, pooled", "Minus log of the mean of 1/Ẑ: tighter, nats."],
-  "E_q[log φ]": ["mean log φ of q", "Of texts that q writes, not weighed, nats. High is good."],
-  "mean log φ of texts": ["mean log φ of K texts", "Of the texts that the method gives, weighed, nats."],
+  "E_q[log φ]": ["mean log φ of q", "Of texts that q writes, unweighted, nats. High is good."],
+  "mean log φ of texts": ["mean log φ of K texts", "Of the texts that the method gives, weighted, nats."],
   "forward tokens": ["tokens read", "By the base model, for K texts."],
 };
 const MARKS = { w: ["○", "waiting"], r: ["◐", "running"], d: ["●", "done"], f: ["✕", "failed"] };

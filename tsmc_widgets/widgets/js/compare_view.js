@@ -49,7 +49,7 @@ class CompareBar extends ActionBar {
   }
 }
 
-/** The progress line. @param {any} status @param {number} age seconds since Python said so */
+/** The progress line. @param {any} status @param {number} age seconds since the status came */
 function progressLine({ state = "idle", done = 0, total = 0, running = [], left, failures = [], workers, folder }, age) {
   const busy = ["running", "pausing", "cancelling"].includes(state);
   const parts = [`${done} of ${plural(total, "run")} done`];

@@ -129,7 +129,7 @@ export function stepInWords(record, t) {
   const { K, T } = record;
   if (t === 0) return `Before step 1: ${plural(K, "particle")} that all read the prompt, each with weight 1/${K}.`;
   const s = t - 1;
-  const end = t === T ? " At the last step log φ itself is weighed in." : "";
+  const end = t === T ? " At the last step log φ itself enters the weights." : "";
   const ess = record.ess[s] > 0 ? "" : " All weights are 0: no text that is left is allowed.";
   if (s === 0 || !record.resampled[s]) {
     return `Step ${t}: every particle drew a token, and its weight took the increment.${end}${ess}`;

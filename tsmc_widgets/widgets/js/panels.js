@@ -160,7 +160,7 @@ export class TextTable {
 
   /** @param {number} T */
   wait(T) {
-    this.count.textContent = `after step ${T}, when log φ has been weighed in`;
+    this.count.textContent = `after step ${T}, when log φ has entered the weights`;
     this.body.replaceChildren();
   }
 

@@ -1,5 +1,5 @@
 /**
- * @file The rows in sight as real text over the canvas, clear as glass: for readers aloud, for marking and copying. Made
+ * @file The rows in sight as transparent text over the canvas, for screen readers, marking and copying. Made
  * when the view has come to rest.
  */
 

@@ -36,7 +36,7 @@ export class TrainBar extends ActionBar {
     const { state = "idle", stale = "" } = status;
     const going = state === "running" && !stale;
     const label = stale
-      ? "Start anew"
+      ? "Start again"
       : { idle: "Start", running: "Pause", failed: "Try again" }[state] ?? (state === "done" ? "Train more" : "Go on");
     this.showMain(label, going);
     this.stop.disabled = state !== "running" && state !== "paused";
@@ -59,7 +59,7 @@ export class StaleNote {
   show(stale) {
     this.el.hidden = stale === "";
     this.text.textContent =
-      `Changed: ${stale}. What is shown below was trained before that. “Start anew” begins a new ` +
+      `Changed: ${stale}. What is shown below was trained before that. “Start again” begins a new ` +
       "training and forgets this one. ";
   }
 }
@@ -164,7 +164,7 @@ export class BeforeAfter {
     this.after.el.hidden = !after;
     if (!after) return;
     this.after.heading.textContent = `After ${plural(look.at, "update")} of ${methodName(chosen.method)}: q ∝ p₀ ψ`;
-    this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighed or resampled`, header);
+    this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighted or resampled`, header);
   }
 
   /** @param {any} samples */

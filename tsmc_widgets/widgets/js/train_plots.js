@@ -44,7 +44,7 @@ export class EssPlot extends Strip {
     super(
       "ESS of the batch",
       "batch-ess",
-      "Effective sample size of the texts that the twist's proposal writes, weighed for the target, " +
+      "Effective sample size of the texts that the twist's proposal writes, weighted for the target, " +
         "as a share of their number. 100 %: every text is worth the same.",
     );
   }
