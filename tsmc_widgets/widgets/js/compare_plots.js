@@ -48,6 +48,12 @@ export class Plot extends Strip {
     this.el.append(this.note);
   }
 
+  /** New axes, without the numbers that were under the pointer. @type {Strip["axes"]} */
+  axes(...ranges) {
+    this.hover.marks = [];
+    return super.axes(...ranges);
+  }
+
   /** Methods that this plot draws, the one brought out last. @param {any} view */
   drawn({ methods, chosen }) {
     const all = methods.filter((/** @type {string} */ method) => method in STYLES);
@@ -102,7 +108,6 @@ export class BoundsByK extends Plot {
     const edges = rows.flatMap(({ cells }) => cells.flatMap(ends)).filter((end) => end > some[0] && end < some[1]);
     const range = rangeOf([...middle, ...edges, data.exact]);
     const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
-    this.hover.marks = [];
     clipped(plot, () => {
       for (const row of rows) this._band(plot, row, view);
       for (const row of rows) this._line(plot, row, view);
@@ -167,7 +172,6 @@ export class GapByK extends Plot {
     const highs = rows.flatMap(({ cells }) => cells.map((cell) => ends(cell)[1])).filter((v) => v < 5 * Math.max(...means));
     const range = rangeOf([up(floor), ...[...means, ...highs].map(up)], 0.03);
     const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
-    this.hover.marks = [];
     clipped(plot, () => {
       for (const { method, cells, dodge } of rows) {
         const style = this.style(method, view);
@@ -298,7 +302,6 @@ export class Reward extends Plot {
     };
     const [xs, ys] = [range(1), range(2)];
     const plot = this.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
-    this.hover.marks = [];
     clipped(plot, () => {
       for (const [method, kl, reward] of points) {
         const style = this.style(method, view);

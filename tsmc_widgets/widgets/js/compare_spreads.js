@@ -23,7 +23,6 @@ export class Profile extends Plot {
     const steps = Math.max(1, ...rows.map(([, values]) => values.length));
     const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
     const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
-    this.hover.marks = [];
     for (const [method, values] of rows) {
       const style = this.style(method, view);
       drawPath(plot, values.map((/** @type {number} */ v, /** @type {number} */ i) => [i + 1, v]), style, view.chosen === method ? 2.4 : 1.7);
@@ -71,7 +70,6 @@ export class Spread extends Plot {
     const exact = data.exact === null ? [] : [data.exact];
     const range = rangeOf([low, low + width * count, ...exact], 0.03);
     const plot = this.axes(theme, range, [0, top * 1.05], niceTicks(...range, 5), shareTicks(top));
-    this.hover.marks = [];
     clipped(plot, () => {
       for (const method of shown) this._steps(plot, method, shares.get(method), [low, width], view);
     });
