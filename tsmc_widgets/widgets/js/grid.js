@@ -117,7 +117,7 @@ export class TokenGrid {
     return layout === "slots" ? order.column(s)[row] : slots[s * record.K + order.rows[row]];
   }
 
-  /** @param {any} view the state of the view, see main.js */
+  /** @param {any} view the state of the view, see particle_view.js */
   draw(view) {
     this.view = view;
     const { sight, theme } = view;

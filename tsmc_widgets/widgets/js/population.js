@@ -30,7 +30,7 @@ export class Population {
     this.onPick(s + 1, order.column(s)[row]);
   }
 
-  /** @param {any} view the state of the view, see main.js */
+  /** @param {any} view the state of the view, see particle_view.js */
   draw(view) {
     this.view = view;
     const { record, t, theme } = view;
