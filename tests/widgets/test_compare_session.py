@@ -255,7 +255,7 @@ def test_own_processes_are_sent_home_by_cancel(tmp_path):
     try:
         begun = threading.Event()
         tell = session.sweep._changed
-        session.sweep.crew._changed = lambda: (
+        session.sweep.pool._changed = lambda: (
             any(spec.method == "ctl" for spec, _ in session.sweep.running) and begun.set(), tell()
         )  # fmt: skip
         press(session, "start")
@@ -266,7 +266,7 @@ def test_own_processes_are_sent_home_by_cancel(tmp_path):
         assert [r.spec.method for r in session.table.results.values()] == ["none"]
         session.set(num_updates=2)
         assert session.run(SECONDS).done == 4
-        (worker,) = [w for w in session.sweep.crew._workers if w.alive]
+        (worker,) = [w for w in session.sweep.pool._workers if w.alive]
         CompareSession("rainy-week", "none", folder=None).close()
         worker._process.join(SECONDS)
         assert not worker.alive

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.targets.target import Target
 
@@ -44,13 +44,8 @@ def write_checkpoint(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"trainer": json.dumps(header, default=_plain)},
     )
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with write_atomically(path) as part:
         part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return path
 
 

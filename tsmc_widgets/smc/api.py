@@ -19,7 +19,7 @@ from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
 _OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed"}
@@ -212,15 +212,16 @@ def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] |
         ValueError: an observation is missing, of another shape, or given to a target that waits
             for none.
     """
-    what = target.potential.describe()
     if not target.is_conditional:
         if observed is not None:
+            what = target.potential.describe()
             raise ValueError(f"{what} waits for no observation, and observed was given.")
         return None
     if observed is None:
-        raise ValueError(
-            f"{what} waits for an observation: sample target.condition(observed) for one of them, "
-            "or give observed=, one for each run."
+        require_unconditional(
+            target,
+            "sample target.condition(observed) for one of them, or give observed=, one for each "
+            "run.",
         )
     rows = torch.as_tensor(observed, device=target.prompt_tokens.device)
     if rows.ndim != 2 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:

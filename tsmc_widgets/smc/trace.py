@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import TraceFormatError, check_integer, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
@@ -165,14 +165,8 @@ def save_parts(
         for f in fields(table):
             arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with write_atomically(path) as part, part.open("xb") as file:
+        np.savez_compressed(file, **arrays)
     return path
 
 

@@ -221,6 +221,12 @@ class Target:
             )
 
 
+def require_unconditional(target: Target, remedy: str) -> None:
+    """Raise ValueError if the potential waits for an observation; ``remedy`` says what to do."""
+    if target.is_conditional:
+        raise ValueError(f"{target.potential.describe()} waits for an observation: {remedy}")
+
+
 def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
     """Token ids of a prompt given as text, token ids or chat messages."""
     if isinstance(prompt, str):

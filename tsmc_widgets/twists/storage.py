@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
@@ -202,8 +202,9 @@ def save_twist(
     }
     text = json.dumps(_finite(card), indent=1, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CARD, text.encode())
+    for name, content in ((WEIGHTS, weights), (CARD, text.encode())):
+        with write_atomically(folder / name) as part:
+            part.write_bytes(content)
     return folder
 
 
@@ -284,17 +285,6 @@ def _finite(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _read_card(folder: Path) -> dict[str, Any]:

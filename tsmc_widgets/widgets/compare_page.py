@@ -390,7 +390,7 @@ class CompareSession(ipw.VBox):
         """One comparison at a time: a cell that is run again leaves its old session behind."""
         for session in list(_SESSIONS):
             if session is not self:
-                session.sweep.send_home()
+                session.sweep.stop_workers()
 
     def _take(self, settings: CompareSettings) -> None:
         self.sweep.take(settings.specs())
@@ -457,8 +457,8 @@ class CompareSession(ipw.VBox):
             "total": comparison.total,
             "running": [[_named(s), max(0.0, time.time() - t)] for s, t in sweep.running],
             "left": left if math.isfinite(left) else None,
-            "workers": sweep.crew.size,
-            "drops": sweep.crew.can_stop,
+            "workers": sweep.pool.size,
+            "drops": sweep.pool.can_stop,
             "folder": "" if sweep.folder is None else str(sweep.folder),
             "error": self._refusal or _said(sweep.error),
             "failures": encode_failures(comparison),

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.experiments.compare import Comparison
-from tsmc_widgets.experiments.runs import Crew, ResultFolder, RunResult, RunStream, map_runs
+from tsmc_widgets.experiments.runs import (
+    CancellablePool,
+    ResultFolder,
+    RunResult,
+    RunStream,
+    map_runs,
+)
 from tsmc_widgets.experiments.spec import RunSpec
 
 MOST_WORKERS = 8
@@ -51,7 +57,7 @@ class Sweep:
         self.state, self.error = "idle", None
         self.comparison = Comparison.of([])
         self.folder = folder
-        self.crew = Crew(workers, executor, changed=changed)
+        self.pool = CancellablePool(workers, executor, changed=changed)
         self._changed = changed
         self._known: dict[str, RunResult] = {}
         self._lock = threading.RLock()
@@ -75,7 +81,7 @@ class Sweep:
     def running(self) -> list[tuple[RunSpec, float]]:
         """What workers are at, and since when, in seconds of ``time.time``."""
         known = {spec.to_json(): spec for spec in self.comparison.specs}
-        found = [(known.get(work.args[0]), work.since) for work in self.crew.running]
+        found = [(known.get(task.args[0]), task.since) for task in self.pool.running]
         return [(spec, since) for spec, since in found if spec is not None]
 
     def snapshot(self) -> Comparison:
@@ -129,15 +135,15 @@ class Sweep:
         with self._rest:
             return self._rest.wait_for(lambda: not (self.busy or self._reading), timeout)
 
-    def send_home(self) -> None:
+    def stop_workers(self) -> None:
         """Cancel, and end idle workers too, which hold models; ``start`` calls new ones."""
         self.cancel()
-        self.crew.stop()
+        self.pool.stop_workers()
 
     def close(self) -> None:
         """End everything."""
-        self.send_home()
-        self.crew.shutdown(wait=False, cancel_futures=True)
+        self.stop_workers()
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
     def expected_seconds(self, now: float | None = None) -> float:
         """About how long what is missing will take; NaN while nothing has been timed."""
@@ -148,7 +154,7 @@ class Sweep:
             if spec.key in self.comparison.table.failures:
                 continue
             left += max(0.0, self._usual(spec) - max(0.0, now - since.get(spec.key, now)))
-        return left / self.crew.size
+        return left / self.pool.size
 
     def _usual(self, spec: RunSpec) -> float:
         """Median time of runs most like this one, of those that have ended."""
@@ -170,7 +176,7 @@ class Sweep:
         if stream is not None:
             stream.cancel()
             if state == "cancelling":
-                self.crew.stop()
+                self.pool.stop_workers()
         self._changed()
 
     def _spawn(self, act: Callable[..., None], *args: Any) -> None:
@@ -200,14 +206,14 @@ class Sweep:
         """What the thread does."""
         error = None
         try:
-            stream = map_runs(missing, self.crew, self.folder)
+            stream = map_runs(missing, self.pool, self.folder)
             with self._lock:
                 self._stream = stream
                 order = self._order
             if order:
                 stream.cancel()
             if order == "cancelling":
-                self.crew.stop()
+                self.pool.stop_workers()
             for result in stream:
                 self._add(comparison, result)
         except Exception as problem:  # noqa: BLE001 - shown in words

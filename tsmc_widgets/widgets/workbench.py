@@ -13,7 +13,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import AllParticlesDeadError, message_of
 from tsmc_widgets.experiments.code import code_of
-from tsmc_widgets.experiments.execute import Shelf, start_spec
+from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
@@ -258,7 +258,7 @@ class Workbench(LivePage):
         self.add_class("tw-workbench")
         self.train, self.folder = train, Path(folder)
         self._spec = state.spec
-        self._shelf = Shelf()
+        self._twists = TwistCache()
         self._recording: Recording | None = None
         self._before: dict[str, Any] | None = None
         self._then: RunSpec | None = None
@@ -412,7 +412,7 @@ class Workbench(LivePage):
 
         def make() -> ReplaySession:
             recording = self._recording if self.replay.value else None
-            how = {"top_k": NEXT_TOKENS, "shelf": self._shelf, "recording": recording}
+            how = {"top_k": NEXT_TOKENS, "twists": self._twists, "recording": recording}
             if _is_table(spec):
                 return start_spec(spec, **how)
             with no_progress_bars():

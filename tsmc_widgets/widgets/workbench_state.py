@@ -10,6 +10,7 @@ from typing import Any
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.description import describe_problem, named_functions
 from tsmc_widgets.targets.functions import find_function
@@ -95,9 +96,9 @@ class WorkbenchState:
     def save(self, path: str | Path) -> Path:
         """Write it to a file; an existing one is replaced whole."""
         path = Path(path)
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        return part.replace(path)
+        with write_atomically(path) as part:
+            part.write_text(self.to_json(), encoding="utf-8")
+        return path
 
     @classmethod
     def read(cls, path: str | Path) -> WorkbenchState:
