@@ -19,7 +19,7 @@ import ipywidgets as ipw
 import torch
 
 from tsmc_widgets.errors import message_of
-from tsmc_widgets.widgets.front_end import FrontEnd, obey
+from tsmc_widgets.widgets.front_end import FrontEnd, run_action
 
 PUBLISH_SECONDS = 0.1
 """Shortest time between two reports of a run in progress."""
@@ -348,7 +348,7 @@ class LivePage(ipw.VBox):
     def _press(self, change: Any) -> None:
         """Do what was pressed in the view, and say why where that cannot be done."""
         self._refusal = ""
-        self._refusal = obey(change["new"], self._actions)
+        self._refusal = run_action(change["new"], self._actions)
         if self._refusal:
             self._show_status(self.live.progress)
 
