@@ -8,7 +8,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
-from tsmc_widgets.targets.description import named_functions, observation_of, problem_of
+from tsmc_widgets.targets.description import named_functions, observation_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 
 RAIN = {
@@ -76,7 +76,7 @@ def test_functions_are_named_and_never_followed_unasked():
     assert tw.RunSpec.from_json(spec.to_json()) == spec
     assert named_functions(spec.problem) == (name,)
     assert named_functions("rainy-week") == ()
-    with pytest.raises(ValueError, match=r"JSON alone can not bring back.*register_function\('"):
+    with pytest.raises(ValueError, match=r"JSON alone cannot bring back.*register_function\('"):
         start_spec(spec)
     danger = rain({"kind": "TextFunction", "function": "os:system"})
     with pytest.raises(ValueError, match="if you trust it"):
@@ -85,7 +85,7 @@ def test_functions_are_named_and_never_followed_unasked():
     log_phi = start_spec(spec).run().log_phi
     # Its text is the whole one, the prompt included.
     target = tw.Target(
-        problem_of("rainy-week").target().lm,
+        parse_problem("rainy-week").target().lm,
         tw.TextFunction(count_rain, log_phi_max=3),
         prompt="sun",
         num_steps=5,
@@ -119,12 +119,12 @@ def test_what_waits_for_an_observation_is_given_it():
         "potential": {"kind": "ClassConditional", "model": "storybook/stars",
                       "observed": "5 stars", "beta": 2},
     }  # fmt: skip
-    target = problem_of(described).target()
+    target = parse_problem(described).target()
     assert target.potential.describe() == "p(5 stars | text)^2"
     assert observation_of(described, target.lm) == [4]
     infilling = {"kind": "Infilling", "num_tokens": 2, "observed": " a castle"}
     described = {**described, "potential": [infilling]}
-    target = problem_of(described).target()
+    target = parse_problem(described).target()
     assert target.potential.describe() == 'p(" a castle" | text)'
     assert observation_of(described, target.lm) == target.lm.encode(" a castle")
     assert observation_of("rainy-week", target.lm) is None

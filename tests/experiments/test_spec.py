@@ -7,7 +7,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import TwistFormatError
-from tsmc_widgets.targets.description import problem_of
+from tsmc_widgets.targets.description import parse_problem
 
 INLINE = {
     "name": "calm",
@@ -145,7 +145,7 @@ def test_bad_json_is_told(text, message):
 
 
 def test_inline_problem_is_the_target_in_code():
-    target = problem_of(spec(problem=INLINE).problem).target()
+    target = parse_problem(spec(problem=INLINE).problem).target()
     phi = tw.AvoidsWord("broken") * tw.ClassProbability("storybook/stars", label=5) ** 2.0
     by_hand = tw.Target(
         tw.load_language_model("storybook"), phi, prompt="I bought this", num_steps=5
@@ -181,7 +181,7 @@ def test_missing_parts_of_a_description_are_named():
 
 def test_a_power_of_its_own_is_an_argument():
     described = {"kind": "TemperedReward", "reward": "storybook/hostility", "beta": 2}
-    target = problem_of(spec(problem={**INLINE, "potential": described}).problem).target()
+    target = parse_problem(spec(problem={**INLINE, "potential": described}).problem).target()
     assert target.potential.beta == 2
 
 

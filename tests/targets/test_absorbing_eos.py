@@ -17,7 +17,7 @@ from tsmc_widgets.targets import (
     TokenAutomaton,
     TokenFunction,
 )
-from tsmc_widgets.targets.bound import AutomatonPotential
+from tsmc_widgets.targets.protocol import AutomatonPotential
 from tsmc_widgets.testing import check_potential
 
 T, EOS = 4, 2

@@ -1,13 +1,25 @@
-"""Named problems, described in place, stay what they are."""
+"""Potentials and problems as JSON and code, and back: what they were, to the byte."""
 
+import json
 from dataclasses import fields
+from functools import reduce
+from operator import mul
 
 import pytest
 import torch
+from targets.toys import Stars, every, letters
 
 import tsmc_widgets as tw
+from tsmc_widgets.experiments.code import code_of as code_of_spec
 from tsmc_widgets.experiments.execute import start_spec
-from tsmc_widgets.targets.description import describe_problem, problem_of
+from tsmc_widgets.targets.description import (
+    describe_potential,
+    describe_problem,
+    formula_of,
+    parse_potential,
+    parse_problem,
+)
+from tsmc_widgets.targets.protocol import KINDS, BoundOnly, code_of
 
 HERE = [name for name in tw.PROBLEMS if not name.startswith("paper/")]
 
@@ -27,7 +39,7 @@ def test_the_run_is_the_same_to_the_byte(name):
 
 @pytest.mark.parametrize("name", [n for n in HERE if tw.load_problem(n).conditional])
 def test_what_waits_is_given_an_observation(name):
-    target = problem_of(describe_problem(name)).target()
+    target = parse_problem(describe_problem(name)).target()
     own = tw.load_problem(name).target()
     samples = own.exact_samples(5, seed=3, progress=False)
     observed = target.potential
@@ -53,3 +65,74 @@ def test_changing_a_description_changes_no_other():
             {"kind": "ClassProbability", "model": "storybook/stars", "label": "1 star"}
         ],
     }  # fmt: skip
+
+
+class CountOf(BoundOnly):
+    """A kind of a user: a subclass, and nothing else."""
+
+    log_phi_max = 0.0
+
+    def __init__(self, token, *, penalty=1.0):
+        self.token, self.penalty = token, penalty
+
+    def log_phi(self, tokens):
+        (token,) = self.context.lm.encode(self.token)
+        return -self.penalty * (tokens == token).sum(1).double()
+
+
+class Plainest(tw.Potential):
+    def log_phi(self, tokens):
+        return -tokens.sum(1).double()
+
+
+DESCRIBED = [
+    tw.AvoidsToken("a", ["b", "c"]), tw.CountToken("a", at_least=1), tw.ContainsWord("a", "b"),
+    tw.MatchesRegex("a+") ** 0.5, tw.Length(at_most=2), tw.Constant(2), tw.Continuation("ab"),
+    tw.Infilling(num_tokens=1).condition("c"),
+    tw.TemperedReward("storybook/hostility", beta=2) ** 2,
+    tw.ClassProbability("storybook/stars", label=5) ** 2 * tw.AvoidsWord("a"),
+    tw.Mixture([tw.ContainsToken("a") * CountOf("b"), tw.Constant()], [1, 2]),
+    CountOf("b", penalty=2.0) ** 3 * Plainest(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("phi", DESCRIBED, ids=lambda phi: phi.describe())
+def test_every_kind_goes_to_json_and_code_and_back(phi):
+    lm = letters("c")
+    described = json.loads(json.dumps(describe_potential(phi)))
+    scope = {"tw": tw, "CountOf": CountOf, "Plainest": Plainest}
+    by_code = [eval(code_of(part), scope) for part in described]
+    grid = every(3, 3)
+    expected = tw.Target(lm, phi, prompt="a", num_steps=3, eos="absorb").log_phi(grid)
+    for again in (parse_potential(described), reduce(mul, by_code)):
+        target = tw.Target(lm, again, prompt="a", num_steps=3, eos="absorb")
+        assert torch.equal(target.log_phi(grid), expected)
+        assert describe_potential(target.potential) == described
+
+
+def test_a_users_kind_is_a_problem_with_code_and_formula():
+    problem = {
+        "name": "few b", "model": "table:rainy-week", "prompt": "sun", "num_steps": 4,
+        "potential": {"kind": "CountOf", "token": "rain", "penalty": 2, "beta": 3},
+    }  # fmt: skip
+    spec = tw.RunSpec(problem=problem, num_particles=4, num_runs=1)
+    assert formula_of(problem) == "log φ(s) = 3 log CountOf(s)"
+    code = code_of_spec(spec)
+    assert f"from {__name__} import CountOf" in code
+    assert 'phi = CountOf("rain", penalty=2) ** 3' in code
+    exec(code, namespace := {})
+    assert torch.equal(namespace["trace"].tokens, start_spec(spec).run().tokens)
+
+
+def test_a_users_class_does_not_take_a_name_of_the_package():
+    class Length(tw.Potential):
+        pass
+
+    assert KINDS["Length"] is tw.Length
+
+
+def test_what_json_cannot_hold_is_told():
+    with pytest.raises(ValueError, match="its model is an object"):
+        describe_potential(tw.ClassProbability(Stars(), label=3))
+    with pytest.raises(ValueError, match="is not registered"):
+        describe_potential(tw.TextFunction(len))

@@ -13,7 +13,7 @@ from tsmc_widgets.errors import UnknownTokenError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
-from tsmc_widgets.targets.description import potential_of
+from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.widgets.run_page import Pinned, compare, explain_dead
 from tsmc_widgets.widgets.settings import Judges, RunSettings, split_words
 from tsmc_widgets.widgets.watch import (
@@ -84,7 +84,7 @@ def test_words_are_split_at_commas():
     ],
 )
 def test_potential_of_the_controls(values, described):
-    assert described in potential_of(RunSettings(**values).factors(JUDGES)).describe()
+    assert described in parse_potential(RunSettings(**values).factors(JUDGES)).describe()
 
 
 def test_judges_that_are_not_there_ask_nothing():

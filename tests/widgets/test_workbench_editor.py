@@ -5,9 +5,9 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.code import code_of
-from tsmc_widgets.targets.description import describe_problem, potential_of
+from tsmc_widgets.targets.description import describe_problem, formula_of, parse_potential
+from tsmc_widgets.targets.protocol import term_of
 from tsmc_widgets.widgets.factor_editor import KINDS, PotentialEditor, kind_of
-from tsmc_widgets.widgets.formula import formula, term_of
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.workbench import Workbench
@@ -101,7 +101,7 @@ class TestPotential:
         for row in list(editor.rows):
             editor.remove(row)
         assert editor.parts == [{"kind": "Constant"}]
-        assert potential_of(editor.parts).describe() == "1"
+        assert parse_potential(editor.parts).describe() == "1"
 
     def test_options_without_a_control_stay(self):
         part = {"kind": "AvoidsWord", "args": ["a"], "scope": "full", "case": "match"}
@@ -148,10 +148,10 @@ class TestPotential:
         assert term_of(part) == "log 1[count of “a” ≥ 2]"
 
     def test_formula_of_named_problems(self):
-        assert formula("five-star-review-beta-8") == "log φ(s) = 8 log p(5 stars | s)"
-        assert "OfProblem" not in formula("paper/toxicity")
+        assert formula_of("five-star-review-beta-8") == "log φ(s) = 8 log p(5 stars | s)"
+        assert "OfProblem" not in formula_of("paper/toxicity")
         for name in tw.PROBLEMS:
-            assert formula(name).startswith("log φ(s) = ")
+            assert formula_of(name).startswith("log φ(s) = ")
 
 
 class TestProblem:

@@ -115,9 +115,8 @@ def phi_bounds(target: Target) -> PhiBounds:
         automaton = potential.automaton()
         if automaton is not None:
             return automaton_bounds(automaton, target.num_steps, eos)
-        inner = getattr(potential, "inner", potential)
-        if hasattr(inner, "log_phi_bounds"):
-            return own_bounds(inner, vocab)
+        if potential.log_phi_bounds is not None:
+            return own_bounds(potential, vocab)
         if isinstance(potential, Power):
             return scaled_sum([(of(potential.part), potential.beta)])
         factors = potential.factors()

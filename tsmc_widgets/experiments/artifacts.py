@@ -37,7 +37,7 @@ from tsmc_widgets.learning.positives import ExactPool
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.exact import Oracle, exact
 from tsmc_widgets.targets.classifier import own_caches
-from tsmc_widgets.targets.description import observation_of, problem_of
+from tsmc_widgets.targets.description import observation_of, parse_problem
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import make_twist
@@ -145,14 +145,14 @@ class HeldOut:
 def fresh_target(spec: RunSpec) -> Target:
     """The spec's target, sharing models with others and nothing else."""
     with _LOADING, own_caches():
-        return problem_of(spec.problem).target(
+        return parse_problem(spec.problem).target(
             spec.lm or None, classifier=spec.classifier or None, device=spec.device or None
         )
 
 
 def oracle_of(spec: RunSpec, target: Target) -> Oracle | None:
     """The oracle of a problem that is known to be small; None for others."""
-    if target.is_conditional or not problem_of(spec.problem).exact:
+    if target.is_conditional or not parse_problem(spec.problem).exact:
         return None
     return exact(target)
 
@@ -285,7 +285,7 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     """Train a spec's twist from the beginning: the twist, and what each update did."""
     plan = spec.training
     target = fresh_target(spec)
-    form = plan.form or problem_of(spec.problem).form
+    form = plan.form or parse_problem(spec.problem).form
     twist = make_twist(form, target, link=link_for(spec.method), seed=plan.seed)
     more = {"observations": plan.observations} if plan.observations else {}
     trainer = TwistTrainer(

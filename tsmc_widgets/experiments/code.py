@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.targets.description import (
     TABLE,
-    WAITING,
+    every_part,
     named_functions,
     observation_of,
     parts_of,
 )
 from tsmc_widgets.targets.functions import importable
+from tsmc_widgets.targets.notation import code_value
+from tsmc_widgets.targets.protocol import KINDS, is_packages
+from tsmc_widgets.targets.protocol import code_of as code_of_potential
 from tsmc_widgets.twists.storage import shipped_folder
 from tsmc_widgets.twists.trainable import PROPOSAL_ONLY
 
@@ -44,43 +46,46 @@ def code_of(spec: RunSpec, *, top_k: int = 0) -> str:
 
 
 def _imports(spec: RunSpec) -> str:
-    names = named_functions(spec.problem)
-    lines = []
-    for name in names:
+    lines, notes = [], []
+    for name in named_functions(spec.problem):
         if importable(name):
             module, _, inside = name.partition(":")
             lines.append(f"from {module} import {inside.partition('.')[0]}")
-    if lines:
-        lines.append("")
-    lines.append("import tsmc_widgets as tw")
-    for name in names:
-        if not importable(name):
-            said = f"# {_said(name)} is a function of the session: elsewhere, register it first."
-            lines += ["", said]
-    return "\n".join(lines)
+        else:
+            shown = code_value(name)
+            notes.append(f"# {shown} is a function of the session: elsewhere, register it first.")
+    for name in dict.fromkeys(part["kind"] for part in every_part(spec.problem)):
+        if is_packages(KINDS[name]):
+            continue
+        if KINDS[name].__module__ == "__main__":
+            notes.append(f"# {name} is a class of the session: elsewhere, define it first.")
+        else:
+            lines.append(f"from {KINDS[name].__module__} import {name}")
+    lines += ["", "import tsmc_widgets as tw"] if lines else ["import tsmc_widgets as tw"]
+    return "\n".join([*lines, *(line for note in notes for line in ("", note))])
 
 
 def _target(spec: RunSpec) -> str:
     if isinstance(spec.problem, str):
         options = []
         if spec.lm:
-            options.append(_said(spec.lm))
+            options.append(code_value(spec.lm))
         if spec.classifier:
-            options.append(f"classifier={_said(spec.classifier)}")
+            options.append(f"classifier={code_value(spec.classifier)}")
         if spec.device:
-            options.append(f"device={_said(spec.device)}")
-        made = f"target = tw.load_problem({_said(spec.problem)}).target({', '.join(options)})"
+            options.append(f"device={code_value(spec.device)}")
+        made = f"target = tw.load_problem({code_value(spec.problem)}).target({', '.join(options)})"
         return f"{_FRESH}\n    {made}"
     problem = spec.problem
-    where = f", device={_said(spec.device)}" if spec.device else ""
+    where = f", device={code_value(spec.device)}" if spec.device else ""
     model = spec.lm or problem["model"]
-    lm = f"tw.load_language_model({_said(model)}{where})"
+    lm = f"tw.load_language_model({code_value(model)}{where})"
     if model.startswith(TABLE):
-        lm = f"tw.load_problem({_said(model.removeprefix(TABLE))}).target().lm"
-    arguments = [f"prompt={_said(problem['prompt'])}", f"num_steps={problem['num_steps']}"]
+        lm = f"tw.load_problem({code_value(model.removeprefix(TABLE))}).target().lm"
+    arguments = [f"prompt={code_value(problem['prompt'])}", f"num_steps={problem['num_steps']}"]
     if problem.get("eos", "ignore") != "ignore":
-        arguments.append(f"eos={_said(problem['eos'])}")
-    factors = [_factor(part) for part in parts_of(problem)]
+        arguments.append(f"eos={code_value(problem['eos'])}")
+    factors = [code_of_potential(part) for part in parts_of(problem)]
     phi = textwrap.indent(_assigned("phi", factors), "    ")
     target = f"target = tw.Target(lm, phi, {', '.join(arguments)})"
     return f"lm = {lm}\n{_FRESH}\n{phi}\n{target}"
@@ -96,43 +101,6 @@ def _assigned(name: str, factors: list[str]) -> str:
     return f"{name} = (\n    " + "\n    * ".join(factors) + "\n)"
 
 
-def _factor(part: Mapping[str, Any]) -> str:
-    """One factor as an expression."""
-    options = dict(part)
-    kind, args = options.pop("kind"), options.pop("args", ())
-    observed = options.pop("observed", None) if kind in WAITING else None
-    power = "" if kind == "TemperedReward" else _power(options.pop("beta", 1))
-    if kind == "OfProblem":
-        return f"tw.load_problem({_said(part['problem'])}).own_potential(){power}"
-    given = [_said(arg) for arg in args]
-    if kind == "TextFunction":
-        name = options.pop("function")
-        inside = name.rpartition(":")[2]
-        given.append(inside if importable(name) else f"tw.find_function({_said(name)})")
-        options["name"] = inside
-    elif kind in ("ClassProbability", "ClassConditional") and "model" in options:
-        given.append(_said(options.pop("model")))
-    elif kind == "Continuation" and "observed" in options:
-        given.append(_said(options.pop("observed")))
-    elif kind in ("RewardThreshold", "TemperedReward") and "reward" in options:
-        given.append(_said(options.pop("reward")))
-    given += [f"{name}={_said(value)}" for name, value in options.items()]
-    condition = "" if observed is None else f".condition({_said(observed)})"
-    return f"tw.{kind}({', '.join(given)}){condition}{power}"
-
-
-def _said(value: Any) -> str:
-    """The value as an expression, texts in double quotes where that needs no escape."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
-    plain = isinstance(value, str) and '"' not in value and "'" not in value
-    return f'"{repr(value)[1:-1]}"' if plain else repr(value)
-
-
-def _power(beta: Any) -> str:
-    return "" if beta == 1 else f" ** {_said(beta)}"
-
-
 def twist_card(spec: RunSpec) -> dict[str, Any]:
     """What stands beside the weights of a spec's saved twist; empty where there is none here."""
     if spec.method not in ("saved", "shipped"):
@@ -142,26 +110,16 @@ def twist_card(spec: RunSpec) -> dict[str, Any]:
     return json.loads(card.read_bytes()) if card.is_file() else {}
 
 
-def _observed(spec: RunSpec) -> Any:
-    """What a conditional twist is told: text or token ids, or the index of a class."""
-    for part in parts_of(spec.problem):
-        if part["kind"] == "Infilling":
-            return part.get("observed")
-        if part["kind"] == "ClassConditional":
-            return observation_of({"potential": part}, None)
-    return None
-
-
 def _twist(spec: RunSpec, conditional: bool) -> str:
     made = _TWISTS[spec.method].format(
-        seed=spec.seed, name=_said(spec.problem_name), folder=_said(spec.twist)
+        seed=spec.seed, name=code_value(spec.problem_name), folder=code_value(spec.twist)
     )
     line = f"twist = {made}"
-    observed = _observed(spec) if conditional else None
+    observed = observation_of(spec.problem, None) if conditional else None
     if observed is not None:
-        line += f".condition({_said(observed)})"
+        line += f".condition({code_value(observed)})"
     if spec.twist_power != 1:
-        line += f"\ntwist = tw.TemperedTwist(twist, {_said(spec.twist_power)})"
+        line += f"\ntwist = tw.TemperedTwist(twist, {code_value(spec.twist_power)})"
     return line
 
 
@@ -175,15 +133,15 @@ def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
     }
     if spec.method != "none" and not proposal_only:
         given["twist"] = "twist"
-    given["resampler"] = _said(spec.resampler)
+    given["resampler"] = code_value(spec.resampler)
     rule = "never" if proposal_only else spec.rule[0]
     if rule == "ess":
-        given["ess_threshold"] = _said(spec.ess_threshold)
+        given["ess_threshold"] = code_value(spec.ess_threshold)
     else:
-        given["rule"] = _said(rule)
+        given["rule"] = code_value(rule)
     given["seed"] = spec.seed
     if top_k:
         given["top_k"] = top_k
-    given["dead_runs"] = _said("keep")
+    given["dead_runs"] = code_value("keep")
     lines = [f"    {name}={value}," for name, value in given.items()]
     return "trace = tw.run_smc(\n    target,\n" + "\n".join(lines) + "\n)"

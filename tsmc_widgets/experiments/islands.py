@@ -15,7 +15,7 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.estimates import LogZBounds
 from tsmc_widgets.experiments.runs import map_runs
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.targets.description import problem_of
+from tsmc_widgets.targets.description import parse_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def island_specs(spec: RunSpec, num_islands: int) -> list[RunSpec]:
             f"islands are of one K and one rule; got {spec.num_particles} and {spec.rule}."
         )
     # Exact samples matter to islands only where they bring the observations along.
-    num_exact = spec.num_exact if problem_of(spec.problem).conditional else 0
+    num_exact = spec.num_exact if parse_problem(spec.problem).conditional else 0
     plain = spec.with_(measures=("runs",), num_exact=num_exact)
     return [plain.with_(island=(i, num_islands)) for i in range(num_islands)]
 

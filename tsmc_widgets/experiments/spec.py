@@ -14,7 +14,7 @@ from typing import Any
 from tsmc_widgets.errors import TwistFormatError, check_integer, check_one_of
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
-from tsmc_widgets.targets.description import check_problem
+from tsmc_widgets.targets.description import problem_reference
 from tsmc_widgets.twists.storage import shipped_folder, shipped_twists
 
 VERSION = 6
@@ -41,7 +41,7 @@ class Training:
         seed: of all noise of the training.
         observations: of a conditional target, for each update; 0 is the usual number.
         pool: exact samples of sigma to learn from; 0 learns from the training's own batches, as
-            ``ReplayedPositives`` does. A conditional target draws its own, anew for each update.
+            ``ReplayedPositives`` does. A conditional target draws its own again for each update.
         max_draws: draws from p0 that a pool may take; where they give less than a quarter of it,
             the training learns from its own batches.
     """
@@ -77,7 +77,7 @@ class RunSpec:
     """Everything that a worker must know; equal specs give equal bytes on equal machines.
 
     Attributes:
-        problem: a name in ``PROBLEMS``, or a description as for ``evaluation.inline``.
+        problem: a name in ``PROBLEMS``, or a description as for ``parse_problem``.
         method: where the twist comes from: "none" (psi = 1), "look-ahead" (guessed from phi),
             "optimal" (by enumeration), "shipped" (what comes with the package for this problem),
             "saved" (a folder), or a learning method. "rejection", "best-of-n" and "beam" give
@@ -85,8 +85,7 @@ class RunSpec:
         training: how it is learned, where ``method`` is a learning method; None is the usual.
         twist: folder of a saved twist, where ``method`` is "saved".
         twist_sha256: of its weights; filled in from the folder where that is here.
-        twist_power: what psi is raised to: below 1 it is listened to less, below 0 the wrong way
-            round.
+        twist_power: what psi is raised to: below 1 flattened, below 0 inverted.
         proposal: "base", "twist", or "" for the twist's where there is one.
         resampler: of forward runs; conditional ones are multinomial.
         rule: one or more of "always", "ess", "never"; a twist that only proposes takes "never".
@@ -130,7 +129,7 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Check every choice, and bring each into its one form."""
-        object.__setattr__(self, "problem", check_problem(self.problem))
+        object.__setattr__(self, "problem", problem_reference(self.problem))
         for name, allowed in (
             ("method", METHODS), ("proposal", PROPOSALS), ("resampler", sorted(SCHEMES)),
         ):  # fmt: skip
@@ -165,7 +164,7 @@ class RunSpec:
 
     @property
     def problem_name(self) -> str:
-        """The problem's name, also where it is described in place."""
+        """The problem's name, also where it is described."""
         return self.problem if isinstance(self.problem, str) else self.problem["name"]
 
     @property

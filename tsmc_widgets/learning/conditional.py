@@ -18,9 +18,8 @@ from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import run_conditional_smc
 from tsmc_widgets.smc.proposals import TwistInduced
-from tsmc_widgets.targets.bound import ConditionalPotential
 from tsmc_widgets.targets.exact_samples import JointSamples
-from tsmc_widgets.targets.protocol import Constant
+from tsmc_widgets.targets.protocol import ConditionalPotential, Constant
 from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist

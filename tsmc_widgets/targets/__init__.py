@@ -1,7 +1,6 @@
 """Targets sigma proportional to p0 phi: potentials, their algebra, and the Target."""
 
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.bound import ConditionalPotential
 from tsmc_widgets.targets.classifier import (
     ClassConditional,
     ClassProbability,
@@ -17,7 +16,15 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.functions import TextFunction, TokenFunction
-from tsmc_widgets.targets.protocol import Constant, Mixture, Potential, Power, Product, as_potential
+from tsmc_widgets.targets.protocol import (
+    ConditionalPotential,
+    Constant,
+    Mixture,
+    Potential,
+    Power,
+    Product,
+    as_potential,
+)
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.text import TextPotential
 from tsmc_widgets.targets.tokens import AvoidsToken, ContainsToken, CountToken, Length

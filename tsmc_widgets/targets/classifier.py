@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from tsmc_widgets.errors import PotentialError, check_one_of
-from tsmc_widgets.targets.bound import ConditionalPotential, log_indicator
 from tsmc_widgets.targets.checked import (
     FailedOnText,
     as_numbers,
@@ -28,6 +27,8 @@ from tsmc_widgets.targets.checked import (
     whole_number,
 )
 from tsmc_widgets.targets.functions import call_on_texts, function_name
+from tsmc_widgets.targets.notation import between, short_name, times
+from tsmc_widgets.targets.protocol import ConditionalPotential, log_indicator
 from tsmc_widgets.targets.sampling import base_samples, draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
 
@@ -76,11 +77,11 @@ class CachedClassifier:
     Attributes:
         name: what to call it: the last part of its path, or its class.
         labels: the classes' names.
+        source: the name or folder that it was loaded from; "" for an object.
     """
 
-    def __init__(self, classifier: SupportsLogits, name: str) -> None:
-        self.classifier = classifier
-        self.name = name
+    def __init__(self, classifier: SupportsLogits, name: str, source: str = "") -> None:
+        self.classifier, self.name, self.source = classifier, name, source
         self.labels = [str(label) for label in classifier.labels]
         try:
             own = TextCache()
@@ -151,9 +152,19 @@ class ClassProbability(TextPotential):
         """Name of the class."""
         return self.classifier.classes[self.index]
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's, with the class by its name."""
+        return {**super().arguments, "label": self.label}
+
     def log_phi_of_texts(self, texts: Sequence[str]) -> Float64[Tensor, " texts"]:
         """Log p(class | text), in nats."""
         return self.classifier.log_probs(texts)[:, self.index]
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log p(5 stars | s)``."""
+        return _class_formula(part)
 
     def describe(self) -> str:
         """``p(5 stars | text)``."""
@@ -216,6 +227,19 @@ class ClassConditional(ConditionalPotential):
         )
         return tokens, draw(self._log_probs(tokens).exp(), generator).unsqueeze(1)
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log p(o | s)``."""
+        return _class_formula({"label": "o", **part})
+
+    def observation(self, observed: Any) -> list[int]:
+        """The index of the class."""
+        return [self.condition(observed).index]
+
+    def example(self, joint: Callable[[], tuple[Any, Tensor]]) -> str:
+        """The last class."""
+        return self.classes[-1]
+
     def describe(self) -> str:
         """``p(class of stars | text)``."""
         return f"p(class of {self.classifier.name} | text)"
@@ -257,19 +281,19 @@ def cached_classifier(
     """A classifier by object, name or folder, as potentials use it; errors name ``argument``."""
     if isinstance(model, CachedClassifier):
         return model
-    name = type(model).__name__
+    name, source = type(model).__name__, ""
     if isinstance(model, str | Path):
         _check_shipped(argument, str(model))
         from tsmc_widgets.models.loading import load_classifier
 
-        name = Path(model).name
+        name, source = Path(model).name, str(model)
         model = load_classifier(model)
     if not isinstance(model, SupportsLogits):
         raise TypeError(
             "A classifier must have labels and a method logits(texts), or be the name or folder "
             f"of a transformers sequence classifier; got {model!r}."
         )
-    return CachedClassifier(model, name)
+    return CachedClassifier(model, name, source)
 
 
 def _check_shipped(argument: str, name: str) -> None:
@@ -309,6 +333,13 @@ def class_index(label: str | SupportsIndex, classifier: CachedClassifier) -> int
             "these names."
         )
     return matches[0]
+
+
+def _class_formula(part: Mapping[str, Any]) -> str:
+    label, name = part.get("observed", part.get("label")), short_name(part.get("model"))
+    if isinstance(label, int):
+        label = f"{label} star{'s' * (label != 1)}" if name == "stars" else f"{name} {label}"
+    return f"log p({label} | s)"
 
 
 RewardLike = str | Path | SupportsLogits | Callable[..., Any]
@@ -401,6 +432,12 @@ class RewardThreshold(TextPotential):
         values = self.reward(texts)
         return log_indicator((values >= self.at_least) & (values <= self.at_most))
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[hostility(s) ≤ −5]``."""
+        reward = short_name(part.get("reward"))
+        return f"log 1[{between(f'{reward}(s)', part)}]"
+
     def describe(self) -> str:
         """``hostility(text) ≤ -5``."""
         low = "" if self.at_least == -math.inf else f"{self.at_least:g} ≤ "
@@ -453,6 +490,11 @@ class TemperedReward(TextPotential):
     def log_phi_of_texts(self, texts: Sequence[str]) -> Float64[Tensor, " texts"]:
         """Beta times the reward, in nats."""
         return self.beta * self.reward(texts)
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``2 hostility(s)``."""
+        return f"{times(part.get('beta', 1))}{short_name(part.get('reward'))}(s)"
 
     def describe(self) -> str:
         """``exp(2 hostility(text))``."""

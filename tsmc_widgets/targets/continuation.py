@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tsmc_widgets.errors import ContextLengthError, check_integer
 from tsmc_widgets.models.protocol import readable
-from tsmc_widgets.targets.bound import BoundOnly, ConditionalPotential
 from tsmc_widgets.targets.context import Context
+from tsmc_widgets.targets.notation import quoted
+from tsmc_widgets.targets.protocol import BoundOnly, ConditionalPotential
 from tsmc_widgets.targets.sampling import base_samples, log_p_suffix
 from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids
 
@@ -47,6 +48,11 @@ class Continuation(BoundOnly):
         observed = torch.tensor(self.token_ids, device=tokens.device)
         return log_p_following(self.context, tokens, observed.expand(len(tokens), -1))
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log p₀(“ the end” | s)``."""
+        return f"log p₀({quoted(part['observed'])} | s)"
+
     def describe(self) -> str:
         """``p(" the end" | text)``."""
         if isinstance(self.observed, str):
@@ -56,9 +62,6 @@ class Continuation(BoundOnly):
         else:
             shown = quote(self.observed)
         return f"p({shown} | text)"
-
-    def _key(self) -> tuple:
-        return (self.observed,)
 
 
 class Infilling(ConditionalPotential):
@@ -111,13 +114,29 @@ class Infilling(ConditionalPotential):
         )
         return texts[:, : context.num_steps], texts[:, context.num_steps :]
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log p₀(“ the end” | s)``."""
+        observed = part.get("observed")
+        what = f"next {part['num_tokens']} tokens" if observed is None else quoted(observed)
+        return f"log p₀({what} | s)"
+
+    def example(self, joint: Callable[[], tuple[Any, Tensor]]) -> str | list[int]:
+        """Tokens that p0 drew, as text where that is read as the same tokens again."""
+        lm, observed = joint()
+        ids, text = observed[0].tolist(), lm.decode(observed)[0]
+        for spelled in (text, f" {text}"):
+            try:
+                if list(lm.encode(spelled)) == ids:
+                    return spelled
+            except ValueError:
+                continue
+        return ids
+
     def describe(self) -> str:
         """``p(next 3 tokens | text)``."""
         plural = "" if self.num_tokens == 1 else "s"
         return f"p(next {self.num_tokens} token{plural} | text)"
-
-    def _key(self) -> tuple:
-        return (self.num_tokens,)
 
 
 def log_p_following(

@@ -1,90 +1,217 @@
-"""Problems described in place, in JSON's types: any model, prompt and potential by name."""
+"""Potentials and problems as JSON, and back."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import mul
+from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.protocol import LanguageModel
-from tsmc_widgets.targets.classifier import (
-    ClassConditional,
-    ClassProbability,
-    RewardThreshold,
-    TemperedReward,
-)
-from tsmc_widgets.targets.continuation import Continuation, Infilling
-from tsmc_widgets.targets.functions import named_text_function
+from tsmc_widgets.targets.classifier import CachedClassifier
+from tsmc_widgets.targets.functions import NamedFunction
 from tsmc_widgets.targets.problems import Problem, load_problem
-from tsmc_widgets.targets.protocol import Constant, Potential
-from tsmc_widgets.targets.tokens import (
-    AvoidsToken,
-    ContainsToken,
-    CountToken,
-    Length,
-    check_pattern,
-    token_ids,
+from tsmc_widgets.targets.protocol import (
+    KINDS,
+    ConditionalPotential,
+    Potential,
+    Power,
+    take_apart,
+    term_of,
 )
-from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, MatchesRegex
+from tsmc_widgets.targets.tokens import check_pattern, token_ids
 
-
-def problems_own(problem: str) -> Potential:
-    """The potential of a named problem, whatever it is."""
-    return load_problem(problem).own_potential()
-
-
-POTENTIALS: dict[str, Callable[..., Potential]] = {
-    kind.__name__: kind
-    for kind in (
-        AvoidsToken, AvoidsWord, ClassConditional, ClassProbability, Constant, ContainsToken,
-        ContainsWord, Continuation, CountToken, Infilling, Length, MatchesRegex, RewardThreshold,
-        TemperedReward,
-    )
-} | {"OfProblem": problems_own, "TextFunction": named_text_function}  # fmt: skip
-WAITING = ("ClassConditional", "Infilling")
-"""Kinds that take an observation beside their arguments, or wait for one."""
 TABLE = "table:"
 """Before the name of a toy: the table that is its model."""
-_NEEDED = ("name", "model", "prompt", "num_steps", "potential")
-_FIELDS = (*_NEEDED, "eos", "form")
+_REQUIRED = ("name", "model", "prompt", "num_steps", "potential")
+_FIELDS = (*_REQUIRED, "eos", "form")
+OBSERVED_SEED = 0
+"""Of the observation that a conditional problem is shown with."""
 
 
-def check_problem(problem: Any) -> str | dict[str, Any]:
-    """A problem's name, or its description with every potential made once to see that it can be.
+def parse_problem(problem: Any) -> Problem:
+    """The problem of a name, of a ``Problem``, or of a description in JSON's types.
 
     A description has the fields name, model, prompt, num_steps and potential, and may have eos and
     form (recommended form of the twist). Its potential is an object such as ``{"kind":
     "ClassProbability", "model": "storybook/stars", "label": 1, "beta": 2}``: the name of a
     potential, its arguments by keyword (what it takes without a name as ``"args": [...]``), and a
-    power ``beta``; or a list of these, which are multiplied. Kinds
-    are the package's potentials; ``OfProblem`` with ``problem``, a named problem's own; and
-    ``TextFunction`` with ``function``, a name that ``register_function`` knows: the one thing that
-    JSON alone can not bring back. What waits for an observation is given it as ``observed``. The
-    model is a name that ``load_language_model`` takes, or ``"table:"`` and the name of a toy.
+    power ``beta``; or a list of these, which are multiplied. Kinds are the package's potentials
+    and the subclasses of ``Potential`` that this process has; ``OfProblem`` with ``problem``, a
+    named problem's own; and ``TextFunction`` with ``function``, a name that ``register_function``
+    knows: the one thing that JSON alone cannot bring back. A conditional kind may be given its
+    observation as ``observed``. The model is a name that ``load_language_model`` takes, or
+    ``"table:"`` and the name of a toy. Models are loaded by ``target()``, not here.
 
     Raises:
         ValueError: no such problem, or a description that makes none.
     """
-    if isinstance(problem, str):
-        return load_problem(problem).name
     if isinstance(problem, Problem):
-        return load_problem(problem.name).name
+        return problem if problem.description is not None else load_problem(problem.name)
+    if isinstance(problem, str):
+        return load_problem(problem)
+    described = _checked(problem)
+    toy = _toy_of(described["model"])
+    return Problem(
+        name=described["name"],
+        summary="a problem of its own",
+        teaches="",
+        model=described["model"],
+        table=None if toy is None else toy.table,
+        prompt=described["prompt"],
+        num_steps=described["num_steps"],
+        potential=lambda _: parse_potential(described["potential"]),
+        eos=described.get("eos", "ignore"),
+        form=described.get("form", "MLP head"),
+        description=described,
+    )
+
+
+def problem_reference(problem: Any) -> str | dict[str, Any]:
+    """What a spec stores of a problem: its name, or its description where it has no name."""
+    parsed = parse_problem(problem)
+    return parsed.name if parsed.description is None else dict(parsed.description)
+
+
+def describe_problem(problem: str | Problem | Mapping[str, Any]) -> dict[str, Any]:
+    """A problem as a description: the same target, its factors as a list.
+
+    A potential of a named problem that no other can have is the factor ``OfProblem``. A conditional
+    one is given an observation: the last class, or tokens that p0 drew.
+    """
+    if isinstance(problem, str):
+        described = _described(problem)
+    else:
+        described = parse_problem(problem).description or _described(problem.name)
+    return {**described, "potential": [dict(part) for part in parts_of(described)]}
+
+
+def parse_potential(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Potential:
+    """The potential that a description asks for; see ``parse_problem``."""
+    if not isinstance(described, Mapping):
+        return reduce(mul, [parse_potential(part) for part in described])
+    kind, arguments, observed, beta = take_apart(described)
+    options = {name: _parsed(value) for name, value in arguments.items()}
+    potential = kind(*options.pop("args", ()), **options)
+    if observed is not None:
+        potential = potential.condition(observed)
+    return potential if beta == 1 else potential**beta
+
+
+def describe_potential(phi: Potential) -> list[dict[str, Any]]:
+    """The factors of a potential as descriptions, from which ``parse_potential`` makes it again.
+
+    Raises:
+        ValueError: an argument is an object that JSON cannot hold.
+    """
+    return [_described_factor(factor) for factor in phi.factors()]
+
+
+def formula_of(problem: str | Problem | Mapping[str, Any]) -> str:
+    """``log φ(s) = 2 log p(5 stars | s) + log 1[no “broken” in s]``, as plain text."""
+    terms = map(term_of, describe_problem(problem)["potential"])
+    return "log φ(s) = " + (" + ".join(terms) or "0")
+
+
+def parts_of(problem: Any) -> list[Mapping[str, Any]]:
+    """The factors of a description, as a list; none of a named problem."""
+    if not isinstance(problem, Mapping):
+        return []
+    parts = problem["potential"]
+    return [parts] if isinstance(parts, Mapping) else list(parts)
+
+
+def is_conditional_kind(name: str) -> bool:
+    """Whether potentials of this kind depend on an observation until they are given it."""
+    return issubclass(KINDS[name], ConditionalPotential)
+
+
+def named_functions(problem: Any) -> tuple[str, ...]:
+    """Registered functions that a description names, which JSON alone cannot bring back."""
+    parts = [part for part in every_part(problem) if issubclass(KINDS[part["kind"]], NamedFunction)]
+    return tuple(dict.fromkeys(part["function"] for part in parts))
+
+
+def every_part(problem: Any) -> list[Mapping[str, Any]]:
+    """The factors of a description and what is inside of them."""
+    found = list(parts_of(problem))
+    for part in found:  # grows while it is read
+        for value in part.values():
+            inside = value if isinstance(value, list) else [value]
+            found += [each for each in inside if isinstance(each, Mapping) and "kind" in each]
+    return found
+
+
+def observation_of(problem: Any, lm: LanguageModel | None) -> Any:
+    """What a description's potential is conditioned on, as conditional twists take it.
+
+    Token ids, or text where ``lm`` is None; of a class its index; None where nothing is observed.
+    """
+    for part in parts_of(problem):
+        kind, arguments, observed, _ = take_apart(part)
+        if observed is None:
+            continue
+        taken = kind(*arguments.pop("args", ()), **arguments).observation(observed)
+        return taken if lm is None else list(token_ids(check_pattern(taken), lm))
+    return None
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, Mapping) and "kind" in value:
+        return parse_potential(value)
+    return [_parsed(each) for each in value] if isinstance(value, list) else value
+
+
+def _described_factor(phi: Potential) -> dict[str, Any]:
+    if isinstance(phi, Power):
+        factor = _described_factor(phi.part)
+        if "beta" not in factor and not isinstance(phi.part, Power):
+            beta = int(phi.beta) if phi.beta % 1 == 0 else phi.beta
+            return factor if beta == 1 else {**factor, "beta": beta}
+    name = type(phi).__name__
+    if KINDS.get(name) is not type(phi):
+        raise ValueError(
+            f"{phi.describe()} cannot be described in JSON: {name} is not a kind of potential; "
+            "make it a subclass of Potential."
+        )
+    return {"kind": name, **{key: _json(phi, key, v) for key, v in phi.arguments.items()}}
+
+
+def _json(phi: Potential, name: str, value: Any) -> Any:
+    if isinstance(value, Potential):
+        return _described_factor(value)
+    if isinstance(value, list | tuple):
+        return [_json(phi, name, each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, CachedClassifier) and value.source:
+        return value.source
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(
+        f"{phi.describe()} cannot be described in JSON: its {name} is an object, {value!r}; give "
+        "it by a name or a folder."
+    )
+
+
+def _checked(problem: Any) -> dict[str, Any]:
+    """A description, with every name and argument checked and no model loaded."""
     if not isinstance(problem, Mapping):
         raise ValueError(
             "problem must be a name in PROBLEMS, or a description with the fields "
-            f"{', '.join(_NEEDED)}; got {problem!r}."
+            f"{', '.join(_REQUIRED)}; got {problem!r}."
         )
     for name in problem:
         if name not in _FIELDS:
             near = difflib.get_close_matches(str(name), _FIELDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"a problem has no field {name!r}; it has {', '.join(_FIELDS)}.{hint}")
-    missing = [name for name in _NEEDED if name not in problem]
+    missing = [name for name in _REQUIRED if name not in problem]
     if missing:
         raise ValueError(f"the problem lacks {', '.join(missing)}; got {dict(problem)!r}.")
     check_integer("num_steps", problem["num_steps"])
@@ -99,59 +226,29 @@ def check_problem(problem: Any) -> str | dict[str, Any]:
         ) from error
 
 
-def problem_of(problem: str | Mapping[str, Any]) -> Problem:
-    """The problem that a spec names or describes."""
-    if isinstance(problem, str):
-        return load_problem(problem)
-    toy = _toy_of(problem["model"])
-    return Problem(
-        name=problem["name"],
-        summary="described in place",
-        teaches="",
-        model=problem["model"],
-        table=None if toy is None else toy.table,
-        prompt=problem["prompt"],
-        num_steps=problem["num_steps"],
-        potential=lambda _: potential_of(problem["potential"]),
-        eos=problem.get("eos", "ignore"),
-        form=problem.get("form", "MLP head"),
-    )
-
-
-def potential_of(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Potential:
-    """The potential that a description asks for; see ``check_problem``."""
-    if not isinstance(described, Mapping):
-        return reduce(mul, [potential_of(part) for part in described])
-    maker, args, options, beta = _taken_apart(described)
-    potential = maker(*args, **options)
-    if described["kind"] in WAITING and described.get("observed") is not None:
-        potential = potential.condition(described["observed"])
-    return potential if beta == 1 else potential**beta
-
-
-def parts_of(problem: Any) -> list[Mapping[str, Any]]:
-    """The factors of a description, as a list; none of a named problem."""
-    if not isinstance(problem, Mapping):
-        return []
-    parts = problem["potential"]
-    return [parts] if isinstance(parts, Mapping) else list(parts)
-
-
-def named_functions(problem: Any) -> tuple[str, ...]:
-    """Registered functions that a description names, which JSON alone can not bring back."""
-    named = [part["function"] for part in parts_of(problem) if part["kind"] == "TextFunction"]
-    return tuple(dict.fromkeys(named))
-
-
-def observation_of(problem: Any, lm: LanguageModel | None) -> list[int] | None:
-    """What a description's potential is conditioned on, as conditional twists take it."""
-    for part in parts_of(problem):
-        if part["kind"] not in WAITING or part.get("observed") is None:
-            continue
-        if part["kind"] == "Infilling":
-            return list(token_ids(check_pattern(part["observed"]), lm))
-        return [potential_of({**part, "beta": 1}).index]
-    return None
+def _check_potential(described: Any) -> None:
+    if isinstance(described, Sequence) and not isinstance(described, str) and described:
+        for part in described:
+            _check_potential(part)
+        return
+    if not isinstance(described, Mapping) or "kind" not in described:
+        raise ValueError(
+            "a potential must be described as {'kind': its name, ...its arguments}, or as a list "
+            f"of these; got {described!r}."
+        )
+    check_one_of("kind of a potential", described["kind"], sorted(KINDS))
+    kind, arguments, _, beta = take_apart(described)
+    if isinstance(beta, bool) or not isinstance(beta, float | int) or not beta > 0:
+        raise ValueError(f"beta of a potential must be a positive number; got {beta!r}.")
+    for value in arguments.values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Mapping) and "kind" in each:
+                _check_potential(each)
+    options = dict(arguments)
+    try:
+        inspect.signature(kind).bind(*options.pop("args", ()), **options)
+    except TypeError as error:
+        raise ValueError(f"{described['kind']} does not take what is given: {error}.") from error
 
 
 def _toy_of(model: Any) -> Problem | None:
@@ -164,51 +261,6 @@ def _toy_of(model: Any) -> Problem | None:
     return toy
 
 
-def _taken_apart(described: Mapping[str, Any]) -> tuple[Callable[..., Potential], Any, dict, Any]:
-    """What makes a potential, its arguments, and the power it is raised to."""
-    options = dict(described)
-    if options["kind"] in WAITING:
-        options.pop("observed", None)
-    maker = POTENTIALS[options.pop("kind")]
-    own_beta = "beta" in inspect.signature(maker).parameters
-    beta = 1 if own_beta else options.pop("beta", 1)
-    return maker, options.pop("args", ()), options, beta
-
-
-def _check_potential(described: Any) -> None:
-    """See that names and arguments fit, without loading any model."""
-    if isinstance(described, Sequence) and not isinstance(described, str) and described:
-        for part in described:
-            _check_potential(part)
-        return
-    if not isinstance(described, Mapping) or "kind" not in described:
-        raise ValueError(
-            "a potential must be described as {'kind': its name, ...its arguments}, or as a list "
-            f"of these; got {described!r}."
-        )
-    check_one_of("kind of a potential", described["kind"], POTENTIALS)
-    maker, args, options, beta = _taken_apart(described)
-    if isinstance(beta, bool) or not isinstance(beta, float | int) or not beta > 0:
-        raise ValueError(f"beta of a potential must be a positive number; got {beta!r}.")
-    try:
-        inspect.signature(maker).bind(*args, **options)
-    except TypeError as error:
-        raise ValueError(f"{described['kind']} does not take what is given: {error}.") from error
-
-
-OBSERVED_SEED = 0
-"""Of the observation that a conditional problem is shown with."""
-
-
-def describe_problem(name: str) -> dict[str, Any]:
-    """A named problem as a description: the same target, with its factors in the open.
-
-    A potential that only its problem can make is the factor ``OfProblem``. What waits for an
-    observation is given one: the last class, or tokens that p0 wrote.
-    """
-    return {**_described(name), "potential": [dict(part) for part in _described(name)["potential"]]}
-
-
 @lru_cache(maxsize=64)
 def _described(name: str) -> Mapping[str, Any]:
     problem = load_problem(name)
@@ -217,51 +269,23 @@ def _described(name: str) -> Mapping[str, Any]:
         "model": problem.model if problem.table is None else f"{TABLE}{name}",
         "prompt": problem.prompt,
         "num_steps": problem.num_steps,
-        "potential": _factors(problem),
+        "potential": _own_factors(problem),
         "form": problem.form,
     }
     return described if problem.eos == "ignore" else {**described, "eos": problem.eos}
 
 
-def _factors(problem: Problem) -> list[dict[str, Any]]:
-    own = {"kind": "OfProblem", "problem": problem.name}
-    if problem.name.startswith("paper/"):
+def _own_factors(problem: Problem) -> list[dict[str, Any]]:
+    own = [{"kind": "OfProblem", "problem": problem.name}]
+    if problem.group == "paper":
         # Its classifier may not be here, and would take its time.
-        return [own]
+        return own
     phi = problem.own_potential()
-    beta = getattr(phi, "beta", 1)
-    factor = _factor(problem, getattr(phi, "part", phi)) or own
-    return [factor if beta == 1 else {**factor, "beta": int(beta) if beta % 1 == 0 else beta}]
+    if isinstance(phi, ConditionalPotential):
 
+        def joint() -> tuple[Any, Any]:
+            target = problem.target()
+            return target.lm, target.exact_samples(1, seed=OBSERVED_SEED, progress=False).observed
 
-def _factor(problem: Problem, phi: Potential) -> dict[str, Any] | None:
-    kind = {"kind": type(phi).__name__}
-    if isinstance(phi, ClassProbability):
-        return {**kind, "model": problem.classifier, "label": phi.label}
-    if isinstance(phi, ClassConditional):
-        return {**kind, "model": problem.classifier, "observed": phi.classes[-1]}
-    if isinstance(phi, RewardThreshold):
-        bounds = {"at_least": phi.at_least, "at_most": phi.at_most}
-        finite = {name: value for name, value in bounds.items() if abs(value) < float("inf")}
-        return {**kind, "reward": problem.classifier, **finite}
-    if isinstance(phi, Infilling):
-        return {**kind, "num_tokens": phi.num_tokens, "observed": _some_tokens(problem)}
-    if isinstance(phi, ContainsToken):
-        patterns = [list(p) if isinstance(p, tuple) else p for p in phi.patterns]
-        return {**kind, "args": patterns}
-    return None
-
-
-def _some_tokens(problem: Problem) -> str | list[int]:
-    """Tokens that may follow, as text where that is read as the same tokens again."""
-    target = problem.target()
-    found = target.exact_samples(1, seed=OBSERVED_SEED, progress=False)
-    ids = found.observed[0].tolist()
-    text = target.lm.decode(found.observed)[0]
-    for spelled in (text, f" {text}"):
-        try:
-            if list(target.lm.encode(spelled)) == ids:
-                return spelled
-        except ValueError:
-            continue
-    return ids
+        return [{**_described_factor(phi), "observed": phi.example(joint)}]
+    return describe_potential(phi) if KINDS.get(type(phi.factors()[0]).__name__) else own

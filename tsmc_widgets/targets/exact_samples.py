@@ -12,10 +12,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
-from tsmc_widgets.targets.bound import ConditionalPotential
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.protocol import Potential
+from tsmc_widgets.targets.protocol import ConditionalPotential, Potential
 from tsmc_widgets.targets.sampling import base_samples
 
 DEFAULT_BUDGET = 1_000_000

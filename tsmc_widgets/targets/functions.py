@@ -4,23 +4,76 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_one_of
-from tsmc_widgets.targets.bound import BoundOnly
 from tsmc_widgets.targets.checked import call_checked, check_bound, log_phi_checked
+from tsmc_widgets.targets.notation import call, code_value
+from tsmc_widgets.targets.protocol import BoundOnly
 from tsmc_widgets.targets.text import Scope, TextPotential, each_text
 
 
-class TextFunction(TextPotential):
+class NamedFunction(BoundOnly, kind=False):
+    """Log phi = f(.) for a Python function, which a description names as it is registered.
+
+    A description without a name of its own shows the last part of the function's.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    log_phi_max: float | None
+
+    def _take(
+        self, function: Callable[..., Any] | str, log_phi_max: float | int | None, name: str | None
+    ) -> None:
+        if name is None:
+            named = isinstance(function, str)
+            name = function.rpartition(":")[2] if named else function_name(function)
+        self.function = check_callable(
+            find_function(function) if isinstance(function, str) else function
+        )
+        self.log_phi_max = check_bound("log_phi_max", log_phi_max)
+        self.name = name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's, with the function by the name that it is registered under."""
+        given = super().arguments
+        if isinstance(given["function"], str):
+            return given
+        for name, function in _REGISTERED.items():
+            if function is self.function:
+                return {**given, "function": name}
+        raise ValueError(
+            f"the function {self.name!r} is not registered, and JSON can hold nothing but a name: "
+            f"run tw.register_function(your_function, name={self.name!r})."
+        )
+
+    @classmethod
+    def code(cls, arguments: Mapping[str, Any]) -> str:
+        """A call with the function itself, imported or looked up by its name."""
+        given = {name: code_value(value) for name, value in arguments.items()}
+        name = arguments["function"]
+        inside = name.rpartition(":")[2]
+        given["function"] = inside if importable(name) else f"tw.find_function({code_value(name)})"
+        given.setdefault("name", code_value(inside))
+        return call(f"tw.{cls.__name__}", cls, given)
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``f(s)``."""
+        return f"{str(part['function']).rpartition(':')[2]}(s)"
+
+
+class TextFunction(TextPotential, NamedFunction):
     """Log phi from any Python function of text, called once for each distinct text.
 
     Args:
-        function: gives log phi in nats; -inf rules a text out.
+        function: gives log phi in nats; -inf rules a text out. Or the name of a registered one.
         takes: "text" for a function of one text that returns a number, "texts" for one of a list
             of texts that returns as many numbers.
         scope: "full" gives it prompt and generated part, "continuation" the generated part.
@@ -30,7 +83,7 @@ class TextFunction(TextPotential):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Any] | str,
         *,
         takes: Literal["text", "texts"] = "text",
         scope: Scope = "full",
@@ -39,10 +92,8 @@ class TextFunction(TextPotential):
     ) -> None:
         super().__init__(scope=scope)
         check_one_of("takes", takes, ("text", "texts"))
-        self.function = check_callable(function)
         self.takes = takes
-        self.log_phi_max = check_bound("log_phi_max", log_phi_max)
-        self.name = function_name(function) if name is None else name
+        self._take(function, log_phi_max, name)
 
     def log_phi_of_texts(self, texts: Sequence[str]) -> Any:
         """What the function returns."""
@@ -52,15 +103,12 @@ class TextFunction(TextPotential):
         """``exp(name(text))``."""
         return f"exp({self.name}(text))"
 
-    def _key(self) -> tuple:
-        return (self.function, self.takes, self.scope, self.log_phi_max, self.name)
 
-
-class TokenFunction(BoundOnly):
+class TokenFunction(NamedFunction):
     """Log phi from any Python function of the generated tokens.
 
     Args:
-        function: gives log phi in nats; -inf rules a text out.
+        function: gives log phi in nats; -inf rules a sequence out. Or the name of a registered one.
         takes: "batch" for a function of a tensor (rows, T) that returns one number a row, "row"
             for one of a list of T ids that returns a number.
         log_phi_max: an upper bound on what it returns, in nats; exact samples need it.
@@ -69,17 +117,15 @@ class TokenFunction(BoundOnly):
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Any] | str,
         *,
         takes: Literal["batch", "row"] = "batch",
         log_phi_max: float | int | None = None,
         name: str | None = None,
     ) -> None:
         check_one_of("takes", takes, ("batch", "row"))
-        self.function = check_callable(function)
         self.takes = takes
-        self.log_phi_max = check_bound("log_phi_max", log_phi_max)
-        self.name = function_name(function) if name is None else name
+        self._take(function, log_phi_max, name)
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """What the function returns, checked."""
@@ -98,9 +144,6 @@ class TokenFunction(BoundOnly):
         show_row, name = self.context.show_row, self.describe()
         rows = tokens.split(1)
         return [call_checked(value, row, name=name, show_row=show_row) for row in rows]
-
-    def _key(self) -> tuple:
-        return (self.function, self.takes, self.log_phi_max, self.name)
 
 
 def call_on_texts(function: Callable[..., Any], takes: str, texts: Sequence[str]) -> Any:
@@ -164,7 +207,7 @@ def find_function(name: str) -> Callable[..., Any]:
         else f"tw.register_function(your_function, name={name!r})"
     )
     raise ValueError(
-        f"The description names the Python function {name!r}, which JSON alone can not bring back "
+        f"The description names the Python function {name!r}, which JSON alone cannot bring back "
         f"and which is not registered here: run {how}."
     )
 
@@ -172,19 +215,6 @@ def find_function(name: str) -> Callable[..., Any]:
 def importable(name: str) -> bool:
     """Whether a name says where to import the function from."""
     return _PATH.fullmatch(name) is not None
-
-
-def named_text_function(
-    function: str,
-    *,
-    takes: Literal["text", "texts"] = "text",
-    scope: Scope = "full",
-    log_phi_max: float | int | None = None,
-) -> TextFunction:
-    """The potential of a registered function, under the name that it is registered by."""
-    found = find_function(function)
-    shown = function.rpartition(":")[2]
-    return TextFunction(found, takes=takes, scope=scope, log_phi_max=log_phi_max, name=shown)
 
 
 def _imported(path: str) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from tsmc_widgets.targets.classifier import (
     cached_classifier,
 )
 from tsmc_widgets.targets.continuation import Infilling
+from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.tokens import ContainsToken
@@ -53,6 +54,7 @@ class Problem:
         conditional: whether phi waits for an observation o, so that samples come with one.
         exact: whether ``tw.exact`` knows everything about it.
         twin: name of the problem that is the same experiment on the other model; "" for none.
+        description: the JSON that it was made from; None for a named one.
     """
 
     name: str
@@ -69,11 +71,24 @@ class Problem:
     conditional: bool = False
     exact: bool = False
     twin: str = ""
+    description: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check what a typing slip would break later."""
         check_integer("num_steps", self.num_steps)
         check_one_of("eos", self.eos, ("ignore", "absorb"))
+
+    @property
+    def title(self) -> str:
+        """The summary as a menu shows it."""
+        return f"{self.summary[:1].upper()}{self.summary[1:]}"
+
+    @property
+    def group(self) -> str:
+        """One of "toy", "paper" for what needs the paper's own models, or "storybook"."""
+        if self.table is not None:
+            return "toy"
+        return "paper" if self.name.startswith("paper/") else "storybook"
 
     def target(
         self,
@@ -153,7 +168,8 @@ def judge_of(
     """The classifier of a problem, by object, name or folder."""
     if device is None or not isinstance(classifier, str | Path):
         return cached_classifier(classifier, argument="classifier")
-    return CachedClassifier(load_classifier(classifier, device=device), Path(classifier).name)
+    loaded = load_classifier(classifier, device=device)
+    return CachedClassifier(loaded, Path(classifier).name, str(classifier))
 
 
 @lru_cache
@@ -349,7 +365,7 @@ _TOYS = (
     _toy(
         "late-evidence",
         "the road taken at the first step, judged at the last",
-        "Weights stay equal until the end: resampling alone can not help, a twist can.",
+        "Weights stay equal until the end: resampling alone cannot help, a twist can.",
         toys.roads,
         lambda: toys.LastStop(meadow=-6.0, brook=-6.0),
         prompt="gate",
@@ -459,3 +475,26 @@ _PAPER = (
 
 PROBLEMS = Problems((*_TWINS, *_TOYS, *_PAPER))
 """Every named problem: twins of the paper's on the model that ships, toys, the paper's own."""
+
+
+class OfProblem(Potential):
+    """The potential of a named problem, whatever it is: ``OfProblem("rainy-week")`` makes that."""
+
+    def __new__(cls, problem: str) -> Potential:
+        """The problem's own potential."""
+        return load_problem(problem).own_potential()
+
+    @classmethod
+    def code(cls, arguments: Mapping[str, Any]) -> str:
+        """The problem, loaded, and its potential."""
+        return f"tw.load_problem({code_value(arguments['problem'])}).own_potential()"
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """What a toy's potential says of itself; the name of another problem."""
+        name = part["problem"]
+        if load_problem(name).table is None:
+            return f"log φ of {name}(s)"
+        line = load_problem(name).own_potential().describe()
+        inner = re.fullmatch(r"exp\((.*)\)", line)
+        return f"({inner[1]})" if inner else f"log {line}"

@@ -1,21 +1,27 @@
-"""What the package asks of a potential phi, and the base class that adds the algebra."""
+"""What the package asks of a potential phi, its algebra, and how one is made from a description."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from numbers import Number
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import PotentialError
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
 from tsmc_widgets.targets.checked import as_numbers, check_bound
 from tsmc_widgets.targets.context import Context, bracketed, part_log_phi
+from tsmc_widgets.targets.notation import call, code_value, number, times
+
+KINDS: dict[str, type[Potential]] = {}
+"""Potentials that a description may name, by the names of their classes; see ``Potential``."""
 
 
 class Potential:
@@ -24,13 +30,67 @@ class Potential:
     ``phi_a * phi_b`` is the product, ``phi ** beta`` the power; ``Mixture`` the positive mixture.
     A subclass gives ``log_phi`` and whatever else it knows. A potential that may offer log phi of
     all V last tokens at once has a method ``log_phi_next(tokens: (batch, T-1)) -> (batch, V)``;
-    others have it as None.
+    one that knows bounds on log phi of a prefix's completions has ``log_phi_bounds``, see
+    ``bracket_log_z``. Others have these as None.
+
+    A potential keeps the arguments that it was made with. Its JSON description, its Python code
+    and its formula are made of them, so that a subclass of a user can be described, stored and
+    shown as it is. ``class Base(Potential, kind=False)`` is a class that no description names.
     """
 
     log_phi_max: float | None = None
     """An upper bound on log phi in nats, where one is known: rejection needs it."""
 
     log_phi_next: Callable[[Tensor], Tensor] | None = None
+    log_phi_bounds: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Keep the arguments; copies keep them too."""
+        if cls.__init__ is object.__init__ and (args or options):
+            raise TypeError(f"{cls.__name__}() takes no arguments")
+        made = super().__new__(cls)
+        object.__setattr__(made, "_given", (args, options))
+        return made
+
+    def __init_subclass__(cls, kind: bool = True, **options: Any) -> None:
+        """Register the class, and let ``describe`` be plain text in a class body."""
+        super().__init_subclass__(**options)
+        line = vars(cls).get("describe")
+        if isinstance(line, str):
+            cls.describe = lambda self: line
+        # A user's class never changes what a stored description of the package's kind means.
+        known = KINDS.get(cls.__name__)
+        if kind and (known is None or is_packages(cls) or not is_packages(known)):
+            KINDS[cls.__name__] = cls
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments by name; positional ones without a name as ``args``."""
+        args, options = self._given
+        signature = inspect.signature(type(self))
+        found: dict[str, Any] = {}
+        for name, value in signature.bind(*args, **options).arguments.items():
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                found.update(value)
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                found[name] = value
+            elif value:
+                found["args"] = value
+        return found
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """What a factor with this description adds to log phi, before any power."""
+        return f"log {cls.__name__}(s)"
+
+    @classmethod
+    def code(cls, arguments: Mapping[str, Any]) -> str:
+        """The Python expression that makes a potential of the arguments of a description."""
+        given = {name: _expression(value) for name, value in arguments.items() if name != "args"}
+        if "args" in arguments:
+            given["args"] = [_expression(value) for value in arguments["args"]]
+        return call(f"{'tw.' if is_packages(cls) else ''}{cls.__name__}", cls, given)
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """Log phi(s_{1:T}) in nats, see ``SupportsLogPhi``."""
@@ -67,13 +127,6 @@ class Potential:
         """Log phi of each row under its own observation; the same where phi depends on none."""
         return self.log_phi(tokens)
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Let ``describe`` be a plain text in a class that has nothing to add to it."""
-        super().__init_subclass__(**options)
-        line = vars(cls).get("describe")
-        if isinstance(line, str):
-            cls.describe = lambda self: line
-
     def __add__(self, other: Any) -> Potential:
         if not _is_potential(other) and not _is_number(other):
             return NotImplemented
@@ -104,62 +157,250 @@ class Potential:
         return powers[0] if len(powers) == 1 else Product(powers)
 
 
-@dataclass(frozen=True)
-class Constant(Potential):
-    """The same log phi for every text; 0 makes the target p0 itself.
+class BoundOnly(Potential, kind=False):
+    """A potential that knows its numbers only after ``bind``; equal to another of equal arguments.
 
-    Attributes:
+    Each parameter of the constructor is an attribute of the same name, or ``_key`` is overridden.
+    """
+
+    _context: Context | None = None
+
+    def bind(self, context: Context) -> BoundOnly:
+        """The same potential for one target."""
+        bound = copy.copy(self)
+        for name in [name for name in vars(bound) if name in _cached_names(type(self))]:
+            del bound.__dict__[name]
+        bound._context = context
+        return bound
+
+    @property
+    def context(self) -> Context:
+        """What the target says; an error before ``bind``."""
+        if self._context is None:
+            raise ValueError(
+                f"The potential {self.describe()} belongs to no model yet: put it in a Target, "
+                "or call bind(context) first."
+            )
+        return self._context
+
+    def _key(self) -> tuple:
+        """What makes two potentials equal, their target aside."""
+        return tuple(
+            _hashable(getattr(self, name)) for name in inspect.signature(type(self)).parameters
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.describe()}>"
+
+
+class AutomatonPotential(BoundOnly, kind=False):
+    """A potential that a finite automaton over tokens computes; it offers log phi of all V."""
+
+    def automaton(self) -> TokenAutomaton | None:
+        """The automaton, built once for each target; None before ``bind``."""
+        return None if self._context is None else self._automaton
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton | None:
+        raise NotImplementedError
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Log phi of every row with every last token, from the automaton."""
+        automaton = self.automaton()
+        return None if automaton is None else automaton.log_phi_next
+
+
+class ConditionalPotential(BoundOnly, kind=False):
+    """Phi = p(o | s) for an observation o that is drawn with s, or given by ``condition``.
+
+    Where s ~ p0 and o ~ p(. | s), s is an exact sample of the target for its own o, at beta = 1.
+    A description may give the observation as ``observed``.
+    """
+
+    log_phi_max = 0.0
+    is_conditional = True
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Refused: there is no phi before there is an observation."""
+        raise PotentialError(
+            f"{self.describe()} depends on an observation o that is not given: use "
+            "condition(observed) of the potential or target, or log_phi_given(tokens, observed)."
+        )
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log p(o | s) of each row under its own observation, in nats."""
+        raise NotImplementedError
+
+    def condition(self, observed: Any) -> Potential:
+        """The potential p(o | .) for one observation."""
+        raise NotImplementedError
+
+    def observation(self, observed: Any) -> Any:
+        """An observation of a description as a conditional twist takes it."""
+        return observed
+
+    def example(self, joint: Callable[[], tuple[Any, Tensor]]) -> Any:
+        """Some observation for a description; ``joint`` gives the model and one that p0 drew."""
+        raise NotImplementedError
+
+    def draw_joint(
+        self, n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, "n steps"], Int[Tensor, "n width"]]:
+        """Draw s ~ p0 and o ~ p(. | s)."""
+        raise NotImplementedError
+
+
+def log_indicator(
+    holds: Bool[Tensor, "*shape"], yes: float = 0.0, no: float = -math.inf
+) -> Float[Tensor, "*shape"]:
+    """Log of 1 where something holds and of 0 elsewhere, in float64."""
+    yes_no = torch.tensor([no, yes], dtype=torch.float64, device=holds.device)
+    return yes_no[holds.long()]
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return tuple(sorted(value.items()))
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _cached_names(cls: type) -> set[str]:
+    return {
+        name
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, cached_property)
+    }
+
+
+class Constant(AutomatonPotential):
+    """The same log phi for every sequence; 0 makes the target p0 itself.
+
+    Args:
         value: log phi, in nats.
     """
 
-    value: float | int = 0.0
-    vocab_size: int | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"value must be a finite number in nats; got {self.value!r}.")
-
-    @property
-    def log_phi_max(self) -> float:
-        """The value itself."""
-        return self.value
-
-    def bind(self, context: Context) -> Constant:
-        """Take note of the vocabulary's size."""
-        return replace(self, vocab_size=context.lm.vocab_size)
+    def __init__(self, value: float | int = 0.0) -> None:
+        if not math.isfinite(value):
+            raise ValueError(f"value must be a finite number in nats; got {value!r}.")
+        self.value = self.log_phi_max = value
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """The value, once for each row."""
         return torch.full(tokens.shape[:1], self.value, dtype=torch.float64, device=tokens.device)
 
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """The value for each row and last token, once bound."""
-        if self.vocab_size is None:
-            return None
-        return lambda tokens: self.log_phi(tokens).unsqueeze(-1).expand(-1, self.vocab_size)
-
-    def automaton(self) -> TokenAutomaton | None:
-        """One state."""
-        if self.vocab_size is None:
-            return None
+    @cached_property
+    def _automaton(self) -> TokenAutomaton:
+        lm = self.context.lm
         return TokenAutomaton(
             initial=0,
-            transition=torch.zeros(1, self.vocab_size, dtype=torch.int64),
-            log_value=torch.tensor([self.value], dtype=torch.float64),
+            transition=torch.zeros(1, lm.vocab_size, dtype=torch.int64, device=lm.device),
+            log_value=torch.tensor([self.value], dtype=torch.float64, device=lm.device),
         )
 
     def describe(self) -> str:
         """The constant, as e to the power of its log."""
         return "1" if self.value == 0 else f"exp({self.value:g})"
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``2``."""
+        return f"{part.get('value', 0):g}"
 
-@dataclass(frozen=True)
-class Product(Potential):
-    """Product of potentials: logs add. Written ``phi_a * phi_b``."""
+
+class Composed(BoundOnly, kind=False):
+    """A potential made of others, its parts; what all of them know, it knows too."""
 
     parts: tuple[Potential, ...]
-    context: Context | None = field(default=None, repr=False, compare=False)
+
+    def _of(self, parts: Sequence[Potential]) -> Composed:
+        """The same composition of other parts."""
+        raise NotImplementedError
+
+    def _combined(self, logs: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
+        """Log phi from that of each part."""
+        raise NotImplementedError
+
+    def bind(self, context: Context) -> Composed:
+        """Bind every part."""
+        bound = self._of([part.bind(context) for part in self.parts])
+        bound._context = context
+        return bound
+
+    @property
+    def log_phi_max(self) -> float | None:
+        """The parts' bounds combined; None where one is unknown."""
+        bounds = [part.log_phi_max for part in self.parts]
+        if None in bounds:
+            return None
+        return float(self._combined([torch.tensor(bound, dtype=torch.float64) for bound in bounds]))
+
+    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
+        """Log phi of the parts combined, each checked under its own name."""
+        return self._combined([part_log_phi(p, tokens, self._context) for p in self.parts])
+
+    @property
+    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
+        """Offered if every part offers it."""
+        offers = [part.log_phi_next for part in self.parts]
+        if None in offers:
+            return None
+        return lambda tokens: self._combined(
+            [as_numbers(offer(tokens)).double() for offer in offers]
+        )
+
+    @cached_property
+    def _automaton(self) -> TokenAutomaton | None:
+        return combine(
+            [part.automaton() for part in self.parts], lambda logs: self._combined(logs.unbind(-1))
+        )
+
+    def automaton(self) -> TokenAutomaton | None:
+        """The parts' automata side by side, over the states that can be reached."""
+        return self._automaton
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some part is."""
+        return any(part.is_conditional for part in self.parts)
+
+    def condition(self, observed: Any) -> Potential:
+        """Condition every part that is conditional on the same observation."""
+        if not self.is_conditional:
+            return super().condition(observed)
+        made = self._of([p.condition(observed) if p.is_conditional else p for p in self.parts])
+        made._context = self._context
+        return made
+
+    def log_phi_given(
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+    ) -> Float[Tensor, " batch"]:
+        """Log phi of the parts combined, each row under its own observation."""
+        return self._combined(
+            [as_numbers(p.log_phi_given(tokens, observed)).double() for p in self.parts]
+        )
+
+
+class Product(Composed):
+    """Product of potentials: logs add. Written ``phi_a * phi_b``."""
+
+    def __init__(self, parts: Sequence[Potential]) -> None:
+        self.parts = tuple(parts)
+
+    def _of(self, parts: Sequence[Potential]) -> Product:
+        return Product(parts)
+
+    def _combined(self, logs: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
+        return torch.stack(list(logs)).sum(0)
 
     @property
     def log_phi_max(self) -> float | None:
@@ -167,158 +408,185 @@ class Product(Potential):
         bounds = [part.log_phi_max for part in self.parts]
         return None if None in bounds else math.fsum(bounds)
 
-    def bind(self, context: Context) -> Product:
-        """Bind every factor."""
-        return Product(tuple(part.bind(context) for part in self.parts), context)
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-        """Sum of the factors' log phi, each checked under its own name."""
-        return torch.stack([part_log_phi(p, tokens, self.context) for p in self.parts]).sum(0)
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """Offered if every factor offers it."""
-        offers = [part.log_phi_next for part in self.parts]
-        if None in offers:
-            return None
-        return lambda tokens: torch.stack(
-            [as_numbers(offer(tokens)).double() for offer in offers]
-        ).sum(0)
-
-    @cached_property
-    def _automaton(self) -> TokenAutomaton | None:
-        return combine([part.automaton() for part in self.parts], lambda logs: logs.sum(-1))
-
-    def automaton(self) -> TokenAutomaton | None:
-        """Product of the factors' automata, over the states that can be reached."""
-        return self._automaton
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether some factor is."""
-        return any(part.is_conditional for part in self.parts)
-
-    def condition(self, observed: Any) -> Product:
+    def condition(self, observed: Any) -> Potential:
         """Condition the one factor that is conditional."""
         if sum(part.is_conditional for part in self.parts) != 1:
             raise TypeError(
                 f"{self.describe()} must have exactly one factor that depends on an observation: "
                 "condition the factors before they are multiplied."
             )
-        return replace(
-            self,
-            parts=tuple(p.condition(observed) if p.is_conditional else p for p in self.parts),
-        )
-
-    def log_phi_given(
-        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
-    ) -> Float[Tensor, " batch"]:
-        """Sum of the factors' log phi, each row under its own observation."""
-        return torch.stack(
-            [as_numbers(p.log_phi_given(tokens, observed)).double() for p in self.parts]
-        ).sum(0)
+        return super().condition(observed)
 
     def describe(self) -> str:
         """The factors with × between them."""
         return " × ".join(part.describe() for part in self.parts)
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """The factors' terms as a sum in brackets."""
+        return f"({' + '.join(map(term_of, part['parts']))})"
+
+    @classmethod
+    def code(cls, arguments: Mapping[str, Any]) -> str:
+        """The factors with * between them, in brackets."""
+        return f"({' * '.join(map(code_of, arguments['parts']))})"
 
     def factors(self) -> tuple[Potential, ...]:
         """The factors, each able to describe itself."""
         return self.parts
 
 
-@dataclass(frozen=True)
-class Power(Potential):
+class Power(Composed):
     """A potential to the power of beta > 0: its log times beta. Written ``phi ** beta``."""
 
-    part: Potential
-    beta: float
-    context: Context | None = field(default=None, repr=False, compare=False)
+    def __init__(self, part: Potential, beta: float) -> None:
+        self.part, self.parts, self.beta = part, (part,), beta
 
-    @property
-    def log_phi_max(self) -> float | None:
-        """The bound times beta."""
-        bound = self.part.log_phi_max
-        return None if bound is None else self.beta * bound
+    def _of(self, parts: Sequence[Potential]) -> Power:
+        return Power(parts[0], self.beta)
 
-    def bind(self, context: Context) -> Power:
-        """Bind what is raised."""
-        return Power(self.part.bind(context), self.beta, context)
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-        """Beta times log phi."""
-        return self.beta * part_log_phi(self.part, tokens, self.context)
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """Offered if what is raised offers it."""
-        offer = self.part.log_phi_next
-        return (
-            None if offer is None else lambda tokens: self.beta * as_numbers(offer(tokens)).double()
-        )
-
-    def automaton(self) -> TokenAutomaton | None:
-        """The same automaton with other values."""
-        inner = self.part.automaton()
-        return None if inner is None else replace(inner, log_value=self.beta * inner.log_value)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether what is raised is."""
-        return self.part.is_conditional
-
-    def condition(self, observed: Any) -> Power:
-        """Condition what is raised."""
-        return replace(self, part=self.part.condition(observed))
-
-    def log_phi_given(
-        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
-    ) -> Float[Tensor, " batch"]:
-        """Beta times log phi, each row under its own observation."""
-        return self.beta * as_numbers(self.part.log_phi_given(tokens, observed)).double()
+    def _combined(self, logs: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
+        return self.beta * logs[0]
 
     def describe(self) -> str:
         """What is raised, ^ and beta."""
         return f"{bracketed(self.part.describe())}^{self.beta:g}"
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """Beta times the term of what is raised."""
+        return f"{times(part['beta'])}({term_of(part['part'])})"
 
-@dataclass(frozen=True)
-class UserPotential(Potential):
-    """Anything with a ``log_phi`` method, with the rest of a potential filled in."""
+    @classmethod
+    def code(cls, arguments: Mapping[str, Any]) -> str:
+        """What is raised, ** and beta."""
+        return f"{code_of(arguments['part'])} ** {code_value(arguments['beta'])}"
 
-    inner: Any
-    context: Context | None = field(default=None, repr=False, compare=False)
+
+class Mixture(Composed):
+    """Phi = w_1 phi_1 + w_2 phi_2 + ..., with positive weights.
+
+    Args:
+        parts: the potentials, at least one.
+        weights: positive numbers, one for each part; they need not sum to 1. All 1 if None.
+    """
+
+    def __init__(self, parts: Sequence[Any], weights: Sequence[float | int] | None = None) -> None:
+        if not parts:
+            raise ValueError("A mixture needs at least one potential; got none.")
+        weights = [1.0] * len(parts) if weights is None else list(weights)
+        if len(weights) != len(parts):
+            raise ValueError(
+                f"weights must be {len(parts)} numbers, one for each potential; got {weights}."
+            )
+        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+            raise ValueError(f"weights must be positive finite numbers; got {weights}.")
+        self.parts = tuple(as_potential(part) for part in parts)
+        self.weights = tuple(float(weight) for weight in weights)
+
+    def _of(self, parts: Sequence[Potential]) -> Mixture:
+        return Mixture(parts, self.weights)
+
+    def _combined(self, logs: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
+        stacked = torch.stack(list(logs), dim=-1)
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=stacked.device)
+        return torch.logsumexp(stacked + weights.log(), dim=-1)
+
+    def describe(self) -> str:
+        """Weights and parts with + between them, in brackets."""
+        terms = zip(self.weights, self.parts, strict=True)
+        return f"({' + '.join(f'{weight:g} {part.describe()}' for weight, part in terms)})"
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """Log of the weighted sum of exponentials of the parts' terms."""
+        weights = part.get("weights") or [1] * len(part["parts"])
+        terms = zip(weights, part["parts"], strict=True)
+        return f"log({' + '.join(f'{number(w)} exp({term_of(p)})' for w, p in terms)})"
+
+
+def take_apart(
+    part: Mapping[str, Any],
+) -> tuple[type[Potential], dict[str, Any], Any, Any]:
+    """Kind, arguments, observation (or None) and power of a factor's description."""
+    options = dict(part)
+    kind = KINDS[options.pop("kind")]
+    waits = issubclass(kind, ConditionalPotential)
+    observed = options.pop("observed", None) if waits else None
+    # TemperedReward's beta is its own argument, and not a power.
+    beta = 1 if "beta" in inspect.signature(kind).parameters else options.pop("beta", 1)
+    return kind, options, observed, beta
+
+
+def term_of(part: Mapping[str, Any]) -> str:
+    """What one factor of a description adds to log phi, as plain text."""
+    kind, _, _, beta = take_apart(part)
+    return f"{times(beta)}{kind.formula(part)}"
+
+
+def code_of(part: Mapping[str, Any]) -> str:
+    """One factor of a description as a Python expression."""
+    kind, arguments, observed, beta = take_apart(part)
+    condition = "" if observed is None else f".condition({code_value(observed)})"
+    power = "" if beta == 1 else f" ** {code_value(beta)}"
+    return f"{kind.code(arguments)}{condition}{power}"
+
+
+def _expression(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_expression, value))}]"
+    return code_of(value) if isinstance(value, Mapping) and "kind" in value else code_value(value)
+
+
+def is_packages(kind: type) -> bool:
+    """Whether a class is of this package, and not of a user."""
+    return kind.__module__.startswith("tsmc_widgets.")
+
+
+class UserPotential(BoundOnly, kind=False):
+    """Any object with a ``log_phi`` method, with the rest of a potential filled in."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def _own(self, name: str) -> Any:
+        return getattr(self.inner, name, None)
 
     @property
     def log_phi_max(self) -> float | None:
         """The user's own bound, if it has one; PotentialError unless it is a finite number."""
-        value = getattr(self.inner, "log_phi_max", None)
-        return check_bound(f"log_phi_max of {self.describe()}", value)
+        return check_bound(f"log_phi_max of {self.describe()}", self._own("log_phi_max"))
 
     def bind(self, context: Context) -> UserPotential:
         """Bind the user's object if it wants to be bound."""
-        bind = getattr(self.inner, "bind", None)
-        bound = UserPotential(self.inner if bind is None else bind(context), context)
+        bind = self._own("bind")
+        bound = UserPotential(self.inner if bind is None else bind(context))
+        bound._context = context
         _ = bound.log_phi_max  # A bound that is none is best refused before anything is drawn.
         return bound
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """The user's log phi, checked."""
-        return part_log_phi(self.inner, tokens, self.context, name=self.describe())
+        return part_log_phi(self.inner, tokens, self._context, name=self.describe())
 
     @property
     def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
         """The user's own, if it has one."""
-        return getattr(self.inner, "log_phi_next", None)
+        return self._own("log_phi_next")
+
+    @property
+    def log_phi_bounds(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
+        """The user's own, if it has one."""
+        return self._own("log_phi_bounds")
 
     def automaton(self) -> TokenAutomaton | None:
         """The user's own, if it has one."""
-        automaton = getattr(self.inner, "automaton", None)
+        automaton = self._own("automaton")
         return None if automaton is None else automaton()
 
     def describe(self) -> str:
         """The user's own description, as a method or a plain text, or the name of its class."""
-        describe = getattr(self.inner, "describe", None)
+        describe = self._own("describe")
         if isinstance(describe, str) and describe:
             return describe
         return describe() if callable(describe) else type(self.inner).__name__
@@ -370,103 +638,5 @@ def _check_beta(beta: object) -> float:
 
 def _power(factor: Potential, beta: float) -> Potential:
     if isinstance(factor, Power):
-        return replace(factor, beta=factor.beta * beta)
+        return Power(factor.part, factor.beta * beta)
     return Power(factor, beta)
-
-
-@dataclass(frozen=True, init=False)
-class Mixture(Potential):
-    """Phi = w_1 phi_1 + w_2 phi_2 + ..., with positive weights.
-
-    Args:
-        parts: the potentials, at least one.
-        weights: positive numbers, one for each part; they need not sum to 1. All 1 if None.
-    """
-
-    parts: tuple[Potential, ...]
-    weights: tuple[float, ...]
-    context: Context | None = field(repr=False, compare=False)
-
-    def __init__(
-        self,
-        parts: Sequence[Any],
-        weights: Sequence[float | int] | None = None,
-        *,
-        context: Context | None = None,
-    ) -> None:
-        if not parts:
-            raise ValueError("A mixture needs at least one potential; got none.")
-        weights = [1.0] * len(parts) if weights is None else list(weights)
-        if len(weights) != len(parts):
-            raise ValueError(
-                f"weights must be {len(parts)} numbers, one for each potential; got {weights}."
-            )
-        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-            raise ValueError(f"weights must be positive finite numbers; got {weights}.")
-        object.__setattr__(self, "parts", tuple(as_potential(part) for part in parts))
-        object.__setattr__(self, "weights", tuple(float(weight) for weight in weights))
-        object.__setattr__(self, "context", context)
-
-    @property
-    def log_phi_max(self) -> float | None:
-        """Log of the weighted sum of the parts' bounds; None where one is unknown."""
-        bounds = [part.log_phi_max for part in self.parts]
-        if None in bounds:
-            return None
-        return float(self._mix(torch.tensor(bounds, dtype=torch.float64)))
-
-    def bind(self, context: Context) -> Mixture:
-        """Bind every part."""
-        parts = [part.bind(context) for part in self.parts]
-        return Mixture(parts, self.weights, context=context)
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
-        """Log of the weighted sum, each part checked under its own name."""
-        logs = [part_log_phi(part, tokens, self.context) for part in self.parts]
-        return self._mix(torch.stack(logs, dim=-1))
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """Offered if every part offers it."""
-        offers = [part.log_phi_next for part in self.parts]
-        if None in offers:
-            return None
-        return lambda tokens: self._mix(
-            torch.stack([as_numbers(offer(tokens)).double() for offer in offers], dim=-1)
-        )
-
-    @cached_property
-    def _automaton(self) -> TokenAutomaton | None:
-        return combine([part.automaton() for part in self.parts], self._mix)
-
-    def automaton(self) -> TokenAutomaton | None:
-        """Product of the parts' automata, over the states that can be reached."""
-        return self._automaton
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether some part is."""
-        return any(part.is_conditional for part in self.parts)
-
-    def condition(self, observed: Any) -> Potential:
-        """Condition every part that is conditional on the same observation."""
-        if not self.is_conditional:
-            return super().condition(observed)
-        parts = [p.condition(observed) if p.is_conditional else p for p in self.parts]
-        return Mixture(parts, self.weights, context=self.context)
-
-    def log_phi_given(
-        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
-    ) -> Float[Tensor, " batch"]:
-        """Log of the weighted sum, each row under its own observation."""
-        logs = [as_numbers(part.log_phi_given(tokens, observed)).double() for part in self.parts]
-        return self._mix(torch.stack(logs, dim=-1))
-
-    def describe(self) -> str:
-        """Weights and parts with + between them, in brackets."""
-        terms = zip(self.weights, self.parts, strict=True)
-        return f"({' + '.join(f'{weight:g} {part.describe()}' for weight, part in terms)})"
-
-    def _mix(self, logs: Float[Tensor, "*shape parts"]) -> Float[Tensor, "*shape"]:
-        log_weights = torch.tensor(self.weights, dtype=torch.float64, device=logs.device).log()
-        return torch.logsumexp(logs + log_weights, dim=-1)

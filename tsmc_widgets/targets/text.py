@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import TsmcError, check_one_of
-from tsmc_widgets.targets.bound import BoundOnly
 from tsmc_widgets.targets.checked import (
     FailedOnText,
     as_log_phi,
@@ -19,6 +18,7 @@ from tsmc_widgets.targets.checked import (
     show_text,
 )
 from tsmc_widgets.targets.context import Context
+from tsmc_widgets.targets.protocol import BoundOnly
 
 Scope = Literal["continuation", "full"]
 """Which text a potential sees: what was generated, or prompt and generated part together."""
@@ -55,7 +55,7 @@ class TextCache(Generic[T]):
         return [known[text] for text in texts]
 
 
-class TextPotential(BoundOnly):
+class TextPotential(BoundOnly, kind=False):
     """A potential that works on text; a subclass gives ``log_phi_of_texts``.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,15 +14,16 @@ from torch import Tensor
 from tsmc_widgets.errors import UnknownTokenError, check_integer
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
-from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
 from tsmc_widgets.targets.checked import whole_number
 from tsmc_widgets.targets.context import Context
+from tsmc_widgets.targets.notation import any_of, between
+from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
 
 TokenPattern = str | SupportsIndex | Sequence[str | SupportsIndex]
 """A token by its text or id, or several in a row; a text of several tokens stands for them all."""
 
 
-class TokenPatterns(AutomatonPotential):
+class TokenPatterns(AutomatonPotential, kind=False):
     """Potentials that ask where one of several token patterns occurs."""
 
     log_phi_max = 0.0
@@ -66,9 +67,6 @@ class TokenPatterns(AutomatonPotential):
         lm = None if self._context is None else self._context.lm
         return " or ".join(quote(pattern, lm) for pattern in self.patterns)
 
-    def _key(self) -> tuple:
-        return self.patterns
-
 
 class ContainsToken(TokenPatterns):
     """Phi = 1 where at least one of the tokens (or runs of tokens) is generated, else 0.
@@ -85,6 +83,11 @@ class ContainsToken(TokenPatterns):
     @cached_property
     def _automaton(self) -> TokenAutomaton:
         return self._containing(found=0.0, missing=-math.inf)
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[token “c” in s]``."""
+        return f"log 1[token {any_of(part)} in s]"
 
     def describe(self) -> str:
         """``contains token "c"``."""
@@ -106,6 +109,11 @@ class AvoidsToken(TokenPatterns):
     @cached_property
     def _automaton(self) -> TokenAutomaton:
         return self._containing(found=-math.inf, missing=0.0)
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[no “c” in s]``."""
+        return f"log 1[no {any_of(part)} in s]"
 
     def describe(self) -> str:
         """``avoids token "c"``."""
@@ -159,12 +167,14 @@ class CountToken(TokenPatterns):
         )
         return combine([counter], lambda values: values[:, 0])
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[count of “c” ≥ 2]``."""
+        return f"log 1[{between(f'count of {any_of(part)}', part)}]"
+
     def describe(self) -> str:
         """``2 to 3 times token "c"``."""
         return f"{_range_words(self.at_least, self.at_most, 'time')} {self._quoted()}"
-
-    def _key(self) -> tuple:
-        return (self.patterns, self.at_least, self.at_most)
 
 
 class Length(AutomatonPotential):
@@ -208,12 +218,14 @@ class Length(AutomatonPotential):
             0, transition, log_in_range(running.repeat(2), self.at_least, self.at_most)
         )
 
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[2 ≤ tokens of s ≤ 9]``."""
+        return f"log 1[{between('tokens of s', part)}]"
+
     def describe(self) -> str:
         """``2 to 3 tokens long``."""
         return f"{_range_words(self.at_least, self.at_most, 'token')} long"
-
-    def _key(self) -> tuple:
-        return (self.at_least, self.at_most)
 
 
 def token_ids(pattern: TokenPattern, lm: LanguageModel) -> tuple[int, ...]:

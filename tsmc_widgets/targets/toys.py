@@ -9,14 +9,14 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets.bound import BoundOnly
+from tsmc_widgets.targets.protocol import BoundOnly
 from tsmc_widgets.targets.tokens import ContainsToken
 
 WEATHER = ("sun", "cloud", "rain")
 RAIN = WEATHER.index("rain")
 
 
-class DaysOfRain(BoundOnly):
+class DaysOfRain(BoundOnly, kind=False):
     """Phi = exp(-2 |days of rain - 2|): soft, so that every week is possible."""
 
     log_phi_max = 0.0
@@ -29,11 +29,8 @@ class DaysOfRain(BoundOnly):
         """``exp(−2 |days of rain − 2|)``."""
         return "exp(−2 |days of rain − 2|)"
 
-    def _key(self) -> tuple:
-        return ()
 
-
-class LastStop(BoundOnly):
+class LastStop(BoundOnly, kind=False):
     """Phi = exp(-worth) of the last symbol alone; all before it is free.
 
     Args:
@@ -60,11 +57,8 @@ class LastStop(BoundOnly):
         terms = [f"{value:+g} [ends with {' or '.join(names)}]" for value, names in parts.items()]
         return f"exp({' '.join(terms)})".replace("-", "−").replace("(+", "(")
 
-    def _key(self) -> tuple:
-        return tuple(sorted(self.worth.items()))
 
-
-class SumOfWorths(BoundOnly):
+class SumOfWorths(BoundOnly, kind=False):
     """Phi = exp(sum of what each symbol is worth): phi of a prefix is known as it is written.
 
     Args:
@@ -88,9 +82,6 @@ class SumOfWorths(BoundOnly):
         """``exp(1.5 × glitter − 5 × mud)``, with the numbers of symbols."""
         terms = " ".join(f"{value:+g} × {name}" for name, value in self.worth.items())
         return f"exp({terms})".replace("-", "−").replace("(+", "(")
-
-    def _key(self) -> tuple:
-        return tuple(sorted(self.worth.items()))
 
 
 @lru_cache(maxsize=1)

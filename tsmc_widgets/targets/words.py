@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from torch import Tensor, tensor
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.bound import AutomatonPotential, log_indicator
 from tsmc_widgets.targets.context import Context
+from tsmc_widgets.targets.notation import any_of, scope_of
+from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
 from tsmc_widgets.targets.text import Scope, TextPotential
 
 ANYTHING = "(?s:.)*"
@@ -161,7 +162,7 @@ def _agrees(machine: _Machine, regex: re.Pattern[str], characters: Sequence[str]
 Case = Literal["ignore", "match"]
 
 
-class TextIndicator(TextPotential, AutomatonPotential):
+class TextIndicator(TextPotential, AutomatonPotential, kind=False):
     """Phi = 1 where a pattern is found in the text (or is not), else 0."""
 
     log_phi_max = 0.0
@@ -192,7 +193,7 @@ class TextIndicator(TextPotential, AutomatonPotential):
         raise NotImplementedError
 
 
-class _Words(TextIndicator):
+class _Words(TextIndicator, kind=False):
     def __init__(self, *words: str, scope: Scope = "continuation", case: Case = "ignore") -> None:
         super().__init__(scope=scope)
         check_one_of("case", case, ("ignore", "match"))
@@ -214,9 +215,6 @@ class _Words(TextIndicator):
     def _quoted(self) -> str:
         return " or ".join(f'"{word}"' for word in self.words)
 
-    def _key(self) -> tuple:
-        return (self.words, self.scope, self.case)
-
 
 class ContainsWord(_Words):
     """Phi = 1 where at least one of the words or phrases stands in the text, else 0.
@@ -227,6 +225,11 @@ class ContainsWord(_Words):
         scope: "continuation" looks at what was generated, "full" at the prompt too.
         case: "ignore" or "match" upper and lower case.
     """
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[“broken” in s]``."""
+        return f"log 1[{any_of(part)} in {scope_of(part)}]"
 
     def describe(self) -> str:
         """``contains "broken"``."""
@@ -244,6 +247,11 @@ class AvoidsWord(_Words):
     """
 
     _wanted = False
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[no “broken” in s]``."""
+        return f"log 1[no {any_of(part)} in {scope_of(part)}]"
 
     def describe(self) -> str:
         """``avoids "broken"``."""
@@ -275,8 +283,10 @@ class MatchesRegex(TextIndicator):
     def _whole_text_pattern(self) -> str | None:
         return search_pattern(self.pattern)
 
-    def _key(self) -> tuple:
-        return (self.pattern, self.scope)
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[/wom[ae]n/ in s]``."""
+        return f"log 1[/{part['pattern']}/ in {scope_of(part)}]"
 
     def describe(self) -> str:
         """``matches /wom[ae]n/``."""

@@ -25,7 +25,7 @@ from tsmc_widgets.experiments.spec import METHODS as ALL_METHODS
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec, Training
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES
-from tsmc_widgets.targets.description import check_problem, problem_of
+from tsmc_widgets.targets.description import parse_problem, problem_reference
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
 
@@ -68,8 +68,8 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         """Check every choice, and bring each into its one form."""
-        problems = [check_problem(problem) for problem in _several("problems", self.problems)]
-        names = [problem_of(problem).name for problem in problems]
+        problems = [problem_reference(problem) for problem in _several("problems", self.problems)]
+        names = [parse_problem(problem).name for problem in problems]
         if len(set(names)) < len(names):
             raise ValueError(f"every problem must have a name of its own; got {', '.join(names)}.")
         object.__setattr__(self, "problems", tuple(problems))
@@ -90,13 +90,13 @@ class CompareSettings:
     @property
     def problem_names(self) -> tuple[str, ...]:
         """Names of the problems, also of those described in place."""
-        return tuple(problem_of(problem).name for problem in self.problems)
+        return tuple(parse_problem(problem).name for problem in self.problems)
 
     @property
     def misfits(self) -> dict[tuple[str, str], str]:
         """Why a method is left out, by (problem, method)."""
         found = {
-            (problem_of(problem).name, method): misfit(problem, method)
+            (parse_problem(problem).name, method): misfit(problem, method)
             for problem in self.problems
             for method in self.methods
         }
@@ -130,7 +130,7 @@ class CompareSettings:
     def _spec(self, problem: Any, method: str, seed: int) -> RunSpec:
         texts = bool(set(self.methods) & set(TEXT_METHODS))
         measures = MEASURES if self.profiles else ("bounds", "kl")
-        if texts and not problem_of(problem).conditional:
+        if texts and not parse_problem(problem).conditional:
             measures = (*measures, "texts")
         training = None
         if method in LEARNING_METHODS:
@@ -151,7 +151,7 @@ class CompareSettings:
 
 def misfit(problem: Any, method: str) -> str:
     """Why a method cannot be run on a problem; "" where it can."""
-    about = problem_of(problem)
+    about = parse_problem(problem)
     if method == "shipped" and about.name not in shipped_twists():
         return "no twist ships for it"
     if method == "optimal" and not about.exact:
@@ -181,7 +181,7 @@ def menu(settings: CompareSettings) -> dict[str, Any]:
 
 
 def _entry(problem: Any) -> dict[str, Any]:
-    about = problem_of(problem)
+    about = parse_problem(problem)
     return {
         "value": problem,
         "name": about.name,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.targets.description import TABLE, WAITING, parts_of
+from tsmc_widgets.targets.description import TABLE, is_conditional_kind, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
@@ -175,7 +175,7 @@ def _shipped_for(described: Mapping[str, Any]) -> list[str]:
     if described["model"] != "storybook":
         return []
     parts = parts_of(described)
-    waits = [part["kind"] for part in parts if part["kind"] in WAITING]
+    waits = [part["kind"] for part in parts if is_conditional_kind(part["kind"])]
     asks = {part.get("model", part.get("reward")) for part in parts}
 
     def distance(name: str) -> tuple[bool, bool, bool, int]:

@@ -10,7 +10,7 @@ from tsmc_widgets.errors import UnknownTokenError, check_one_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.classifier import cached_classifier
-from tsmc_widgets.targets.description import potential_of
+from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.targets.target import Target
 
 HOSTILITY = ("any", "threshold", "tempered")
@@ -136,7 +136,7 @@ class RunSettings:
             except UnknownTokenError as error:
                 raise UnknownTokenError(f"No text can contain “{word}”: {error}") from error
         eos = "ignore" if lm.eos_token_id is None else self.eos
-        potential = potential_of(self.factors(judges))
+        potential = parse_potential(self.factors(judges))
         return Target(lm, potential, prompt=self.prompt, num_steps=self.num_steps, eos=eos)
 
 

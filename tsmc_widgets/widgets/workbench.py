@@ -17,12 +17,12 @@ from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
-from tsmc_widgets.targets.description import problem_of
+from tsmc_widgets.targets.description import formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_button import CodeButton
 from tsmc_widgets.widgets.controls import Note, classed
-from tsmc_widgets.widgets.formula import formula, words_of
+from tsmc_widgets.widgets.formula import words_of
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.run_panels import RunPanels
@@ -287,7 +287,7 @@ class Workbench(RunPage):
             recording = self._recording if self.replay.value else None
             how = {"top_k": NEXT_TOKENS, "twists": self._twists, "recording": recording}
             # Toys do without transformers, which takes seconds to import.
-            toy = problem_of(spec.problem).table is not None
+            toy = parse_problem(spec.problem).table is not None
             with nullcontext() if toy else no_progress_bars():
                 return start_spec(spec, **how)
 
@@ -297,7 +297,7 @@ class Workbench(RunPage):
         """Formula, lesson and code of the spec; whatever was wrong before is gone."""
         self.refusal.say("")
         self.sampler.fit(self.problem.described)
-        self.formula.say(formula(self._spec.problem))
+        self.formula.say(formula_of(self._spec.problem))
         self.presets.show(self._spec)
         try:
             self.code_button.text = self.code
