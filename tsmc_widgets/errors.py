@@ -94,14 +94,14 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
         raise ValueError(f"{name} must be one of {names}; got {value!r}.")
 
 
-def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
+def check_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
     whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
     if not whole or operator.index(value) < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
 
 
-def check_number(name: str, value: object, interval: str) -> None:
+def check_number(name: str, value: Any, interval: str) -> None:
     """Raise ValueError unless ``value`` is a number in an interval such as "(0, inf)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     number = isinstance(value, float | int) and not isinstance(value, bool)

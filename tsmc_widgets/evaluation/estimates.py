@@ -69,7 +69,7 @@ class MeanOverRuns(Estimate):
     mean: float
     standard_error: float
     num_runs: int
-    slack: ClassVar[float] = 0.0
+    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, values: Float64[Tensor, " runs"]) -> MeanOverRuns:
@@ -113,7 +113,7 @@ class PooledOverRuns(Estimate):
     standard_error: float
     num_runs: int
     effective_runs: float
-    slack: ClassVar[float] = 0.0
+    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, log_z: Float64[Tensor, " runs"], *, reciprocal: bool = False) -> PooledOverRuns:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
-from tsmc_widgets.smc.proposals import Proposal, ProposalStep
+from tsmc_widgets.smc.proposals import ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
 
@@ -112,7 +112,7 @@ def distinct_pairs(
 
 def prefill_steps(
     target: Any,
-    proposal: Proposal,
+    proposal: Any,
     twist: Twist | None,
     prefixes: Int[Tensor, "rows t"],
     *,
@@ -150,7 +150,7 @@ def prefill_steps(
 
 def advance_steps(
     target: Any,
-    proposal: Proposal,
+    proposal: Any,
     twist: Twist | None,
     steps: PrefixSteps,
     pairs: Distinct,
@@ -194,7 +194,7 @@ def next_token_table(
 
 
 def _last_step_twist(
-    target: Any, proposal: Proposal, twist_step: TwistStep | None, prefixes: Any
+    target: Any, proposal: Any, twist_step: TwistStep | None, prefixes: Any
 ) -> TwistStep | None:
     """At T a proposal that follows the twist follows phi itself, where the potential offers it."""
     if not proposal.follows_twist or target.is_conditional or target.log_phi_next is None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
-from tsmc_widgets.twists.protocol import Twist, TwistStep, as_twist, prefill_twist
+from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class TwistInduced(BaseProposal):
         twist: the twist to follow; None follows the sampler's own, which costs nothing more.
     """
 
-    twist: Twist | None = None
+    twist: Any = None
 
     def __post_init__(self) -> None:
         """Adapt the twist."""

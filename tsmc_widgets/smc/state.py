@@ -10,7 +10,7 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
-from tsmc_widgets.smc.proposals import Base, Proposal, as_proposal
+from tsmc_widgets.smc.proposals import Base, as_proposal
 from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
 from tsmc_widgets.twists.protocol import Twist, as_twist
 
@@ -38,7 +38,7 @@ class SMCConfig:
 
     num_particles: int
     num_runs: int = 1
-    proposal: Proposal = field(default_factory=Base)
+    proposal: Any = field(default_factory=Base)
     twist: Twist | None = None
     resampler: str = "systematic"
     rule: ResampleRule = field(default_factory=ESSBelow)

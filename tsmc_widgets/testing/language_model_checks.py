@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def require_line(described: Any) -> None:
     )
 
 
-def gradients_of(values: Tensor, parameters: list[Tensor]) -> list[Tensor | None]:
+def gradients_of(values: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradients of the sum of values; None where a parameter has no part in it."""
     return list(torch.autograd.grad(values.sum(), parameters, allow_unused=True, retain_graph=True))
 
