@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.divergences import LogZGiven, log_z_bounds_given
+from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, log_z_bounds_given
 from tsmc_widgets.evaluation.estimates import MeanOverRuns
 from tsmc_widgets.learning import METHODS, TwistTrainer
 from tsmc_widgets.learning.objectives import link_for
@@ -26,7 +26,7 @@ from tsmc_widgets.twists.forms import make_twist
 HELD_OUT = 300
 
 
-def measure(target: tw.Target, twist: Any, joint: Any) -> LogZGiven:
+def measure(target: tw.Target, twist: Any, joint: Any) -> ConditionalLogZBounds:
     """Bounds of one particle: the proposal alone, under each o."""
     proposal = tw.TwistInduced(twist)
     return log_z_bounds_given(target, joint, num_particles=1, proposal=proposal, rule="never")

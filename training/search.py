@@ -12,8 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bounds import log_z_bounds
-from tsmc_widgets.evaluation.divergences import log_z_bounds_given
+from tsmc_widgets.evaluation.bounds import log_z_bounds, log_z_bounds_given
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, t_interval
 from tsmc_widgets.learning.objectives import link_for, reads_positives, resolve_method
 from tsmc_widgets.learning.positives import ReplayedPositives

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import lazy_loader
 
@@ -52,6 +53,10 @@ class UnsupportedModelError(TsmcError, TypeError):
     """A model, cache or tokenizer that the package cannot use correctly."""
 
 
+class NoTokenizerError(UnsupportedModelError):
+    """Text is needed from a model that has no tokenizer."""
+
+
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
@@ -89,10 +94,20 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
         raise ValueError(f"{name} must be one of {names}; got {value!r}.")
 
 
-def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
+def check_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < at_least:
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
+    if not whole or operator.index(value) < at_least:
         raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
+
+
+def check_number(name: str, value: Any, interval: str) -> None:
+    """Raise ValueError unless ``value`` is a number in an interval such as "(0, inf)"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    closed = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"]
+    if not number or not (low < value < high or value in closed):
+        raise ValueError(f"{name} must be a number in {interval}; got {value!r}.")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

@@ -70,7 +70,7 @@ def test_the_optimal_twist_is_exact(target, oracle):
 def test_best_of_n_is_the_best_of_n(target, oracle):
     """P(best = s) = F(phi(s))^n - F(below)^n, by enumeration; it is not sigma."""
     n = 5
-    found = run_baseline("best of n", target, num_samples=4000, seed=1, n=n)
+    found = run_baseline("best-of-n", target, num_samples=4000, seed=1, n=n)
     order = oracle.log_phi.argsort()
     upto = oracle.log_p.exp()[order].cumsum(0)
     chance = upto**n - torch.cat([torch.zeros(1).double(), upto[:-1]]) ** n
@@ -84,7 +84,7 @@ def test_best_of_n_is_the_best_of_n(target, oracle):
 def test_a_beam_as_wide_as_all_texts_finds_them(make):
     target = make()
     oracle = tw.exact(target)
-    found = run_baseline("beam search", target, num_samples=len(oracle.tokens))
+    found = run_baseline("beam", target, num_samples=len(oracle.tokens))
     assert found.log_z == pytest.approx(oracle.log_z, abs=1e-10)
     assert len(found.tokens.unique(dim=0)) == len(oracle.tokens)
 
@@ -95,7 +95,7 @@ def test_a_beam_bounds_log_z_for_certain(make, width):
     target = make()
     oracle = tw.exact(target)
     for twist in (None, oracle.optimal_twist()):
-        found = run_baseline("beam search", target, num_samples=width, twist=twist)
+        found = run_baseline("beam", target, num_samples=width, twist=twist)
         assert found.log_z <= oracle.log_z + 1e-12
         best = oracle.tokens[(oracle.log_p + oracle.log_phi).argmax()]
         log_p = target.log_p(found.tokens)
@@ -107,7 +107,7 @@ def test_a_beam_bounds_log_z_for_certain(make, width):
 
 def test_a_beam_without_hits_is_empty():
     rare = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
-    found = run_baseline("beam search", rare, num_samples=2)
+    found = run_baseline("beam", rare, num_samples=2)
     assert (len(found.tokens), found.log_z) == (0, -math.inf)
     assert math.isnan(found.mean_log_phi)
 
@@ -130,7 +130,7 @@ class CountingLM:
         return self.lm.advance(tokens, carry)
 
 
-@pytest.mark.parametrize("name", set(BASELINES) - {"optimal twist"})
+@pytest.mark.parametrize("name", sorted(set(BASELINES) - {"optimal twist"}))
 def test_the_cost_is_what_the_model_reads(name):
     lm = CountingLM(chain())
     phi = tw.TokenFunction(lambda rows: -0.5 * rows.sum(1), log_phi_max=0.0)

@@ -15,7 +15,6 @@ import tsmc_widgets as tw
 from tsmc_widgets.errors import PotentialError
 from tsmc_widgets.evaluation import BracketSearch, LogZ, bracket_log_z
 from tsmc_widgets.evaluation import bracket as bracket_module
-from tsmc_widgets.evaluation import bracket as expansion
 from tsmc_widgets.evaluation.bracket import BITS, log_of_units, phi_bounds, units
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets import Potential
@@ -80,17 +79,19 @@ POTENTIALS = {
 }
 
 
-@pytest.mark.parametrize("eos", [None, "c"])
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.fixture(params=[None, "c"])
+def eos(request):
+    return request.param
+
+
+@pytest.fixture(params=POTENTIALS)
+def target(request, eos):
+    ends = "absorb" if eos else "ignore"
+    return tw.Target(chain(eos=eos), POTENTIALS[request.param], prompt="a", num_steps=4, eos=ends)
+
+
 @pytest.mark.parametrize("fanout", [1, 8])
-def test_potentials_that_know_more(name, eos, fanout):
-    target = tw.Target(
-        chain(eos=eos),
-        POTENTIALS[name],
-        prompt="a",
-        num_steps=4,
-        eos="absorb" if eos else "ignore",
-    )
+def test_potentials_that_know_more(target, fanout):
     last, _ = all_brackets(target, batch_size=2, fanout=fanout)
     assert last.width < 1e-10
 
@@ -124,26 +125,13 @@ def test_a_potential_may_bound_itself():
     assert last.texts == 0
 
 
-@pytest.mark.parametrize("eos", [None, "c"])
-@pytest.mark.parametrize("name", POTENTIALS)
-def test_bounds_of_prefixes_hold_for_every_ending(name, eos):
-    target = tw.Target(
-        chain(eos=eos),
-        POTENTIALS[name],
-        prompt="a",
-        num_steps=4,
-        eos="absorb" if eos else "ignore",
-    )
+def test_bounds_of_prefixes_hold_for_every_ending(target, eos):
     oracle = EnumeratedOracle(target)
     bounds = phi_bounds(target)
     for t in range(1, 5):
-        begun = oracle.tokens[:, : t - 1]
-        if eos:
-            live = ~(begun == target.eos_token_id).any(1)
-            rows, log_phi = oracle.tokens[live], oracle.log_phi[live]
-        else:
-            rows, log_phi = oracle.tokens, oracle.log_phi
-        low, high = bounds.children(rows[:, : t - 1])
+        live = (oracle.tokens[:, : t - 1] != (target.eos_token_id if eos else -1)).all(1)
+        rows, log_phi = oracle.tokens[live], oracle.log_phi[live]
+        low, high = bounds(rows[:, : t - 1])
         chosen = rows[:, t - 1 : t]
         assert bool((low.gather(1, chosen).squeeze(1) <= log_phi + 1e-12).all())
         assert bool((log_phi <= high.gather(1, chosen).squeeze(1) + 1e-12).all())
@@ -252,8 +240,8 @@ BUGS = {
 
 @pytest.mark.parametrize("bug", [None, *BUGS])
 def test_planted_bugs_are_caught(monkeypatch, bug):
-    copy = planted(expansion, *BUGS.get(bug, UNTOUCHED))
-    copy.Node = expansion.Node
+    copy = planted(bracket_module, *BUGS.get(bug, UNTOUCHED))
+    copy.Node = bracket_module.Node
     monkeypatch.setattr(bracket_module, "Expansion", copy.Expansion)
     weigh = tw.TokenFunction(lambda rows: -0.3 * rows.sum(1), log_phi_max=0.0)
     four = tw.TabularLM.markov([0.25] * 4, [[0.4, 0.3, 0.2, 0.1]] * 4, symbols="abcd")

@@ -15,8 +15,8 @@ from tsmc_widgets.evaluation import (
     PooledOverRuns,
     log_z_bounds,
 )
-from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_texts
-from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, combine, t_interval, welch
+from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_sequences
+from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, kl_estimate, t_interval, welch
 
 REPEATS, RUNS = 500, 40
 
@@ -66,7 +66,7 @@ def test_pooled_estimates_of_both_sides(target, oracle, num_particles):
 def test_divergences(target, oracle, known):
     """Both KLs of p0; the midpoint of bounds brings its gap along, so it covers more often."""
     drawn = draw_from(target, Sampler.of(None, None), REPEATS * RUNS, seed=9, first_run=0)
-    scores = score_texts(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
+    scores = score_sequences(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
     bounds = bounds_of_all(target, oracle, 8)
     truth = divergences(oracle, oracle.log_p)
     found = ([], [])
@@ -81,7 +81,7 @@ def test_divergences(target, oracle, known):
         for name, parts, intervals in zip(
             (Q_SIGMA, SIGMA_Q), ((log_z, f), (g, log_z)), found, strict=True
         ):
-            intervals.append(combine(name, *parts, num_dead=0, estimator="").interval())
+            intervals.append(kl_estimate(name, *parts, estimator="").interval())
     for intervals, exact in zip(found, truth, strict=True):
         assert 0.92 <= share(intervals, exact) <= (0.98 if known else 1.0)
 
@@ -94,7 +94,6 @@ def test_sums_of_unequal_parts():
     intervals = []
     for a, b in zip(few, many, strict=True):
         parts = [MeanOverRuns.of(a), MeanOverRuns.of(b)]
-        error, freedom = welch(*((part.standard_error, part.num_runs - 1) for part in parts))
-        intervals.append(t_interval(parts[0].mean + parts[1].mean, error, freedom))
+        intervals.append(t_interval(parts[0].mean + parts[1].mean, *welch(*parts)))
     spread = math.sqrt(0.95 * 0.05 / 4000)
     assert abs(share(intervals, 0.0) - 0.95) < 4.5 * spread

@@ -9,7 +9,7 @@ from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import LogZ, LogZBounds, kl_divergences, log_z_bounds
-from tsmc_widgets.evaluation.divergences import Sampler, score_texts
+from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
 from tsmc_widgets.twists import TableTwist
 
 COUNT = 20_000
@@ -36,7 +36,7 @@ NAMES = ("base", "twist", "model")
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_are_scored_as_enumerated(target, oracle, proposals, name):
     given, log_q = proposals[name]
-    scores = score_texts(
+    scores = score_sequences(
         target, oracle.tokens, Sampler.of(given.get("proposal"), given.get("twist"))
     )
     assert torch.allclose(scores.log_q, log_q, rtol=0, atol=1e-12)
@@ -48,10 +48,19 @@ def test_texts_that_end_are_scored_as_enumerated():
     target = eos_target()
     oracle = tw.exact(target)
     twist = TableTwist.random(3, 4, seed=5, prompt_length=2)
-    scores = score_texts(target, oracle.tokens, Sampler.of(None, twist))
+    scores = score_sequences(target, oracle.tokens, Sampler.of(None, twist))
     assert float(scores.log_q.exp().sum()) == pytest.approx(1.0, abs=1e-12)
     log_q = log_q_of_all(target, oracle, twist_psi(target, oracle, twist))
     assert torch.allclose(scores.log_q, log_q, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_are_those_of_the_model_however_many_have_ended(seed):
+    target = tw.load_problem("eos").target()
+    tokens = tw.exact(target).sample(20, seed)
+    scores = score_sequences(target, tokens, Sampler.of(None, None))
+    assert torch.allclose(scores.log_p, target.log_p(tokens), atol=1e-12)
+    assert torch.allclose(scores.log_q, scores.log_p, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,7 +206,7 @@ def test_a_proposal_that_leaves_out_samples_of_sigma():
         log_z=tw.exact(target),
     )
     assert found.sigma_q.value == math.inf
-    assert "q can not write" in found.sigma_q.remark
+    assert "q cannot write" in found.sigma_q.remark
     assert math.isfinite(found.q_sigma.value)
 
 

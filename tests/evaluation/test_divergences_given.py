@@ -75,6 +75,23 @@ def test_bounds_of_each_observation(target, twist, joint):
     assert "observations" in found.log_z.source
 
 
+def test_observations_are_an_argument(target, twist, joint):
+    few = JointSamples(joint.tokens[:6], joint.observed[:6])
+    how = {"num_particles": 3, "twist": twist, "rule": "always"}
+    given = log_z_bounds_given(target, few, **how)
+    bounds = tw.log_z_bounds(target, exact_samples=few, **how)
+    assert torch.equal(bounds.lower, given.lower)
+    assert torch.equal(bounds.upper, given.upper)
+    table = tw.log_z_bounds(target, exact_samples=few, **{**how, "num_particles": [1, 3]})
+    assert [row.num_particles for row in table] == [1, 3]
+    assert table[1].lower == given.bounds.lower
+    for more in ({"num_runs": 5}, {"exact_log_z": 0.0}):
+        with pytest.raises(ValueError, match="leave num_runs and exact_log_z out"):
+            tw.log_z_bounds(target, exact_samples=few, **how, **more)
+    with pytest.raises(ValueError, match="give joint samples"):
+        tw.log_z_bounds(target, num_runs=5, **how)
+
+
 def test_batches_and_parts_change_nothing(target, twist, joint):
     few = JointSamples(joint.tokens[:30], joint.observed[:30])
     how = {"num_particles": 3, "twist": twist}

@@ -19,7 +19,7 @@ def scoring_error(module):
     target = eos_target()
     oracle = tw.exact(target)
     twist = TableTwist.random(3, 4, seed=5, prompt_length=2)
-    scores = module.score_texts(target, oracle.tokens, module.Sampler.of(None, twist))
+    scores = module.score_sequences(target, oracle.tokens, module.Sampler.of(None, twist))
     q = scores.log_q.exp()
     log_q = log_q_of_all(target, oracle, twist_psi(target, oracle, twist))
     kl = oracle.log_z - float((q * scores.log_weight).sum())
@@ -96,10 +96,7 @@ def coverage(module):
 INTERVAL_BUGS = {
     "normal in place of Student": ("stats.t.ppf((1 + confidence) / 2, freedom)", "1.96"),
     "spread in place of error": ("/ math.sqrt(count), count", ", count"),
-    "a degree of freedom too many": (
-        "self.num_runs - 1, confidence",
-        "self.num_runs + 4, confidence",
-    ),
+    "a degree of freedom too many": ("return self.num_runs - 1", "return self.num_runs + 4"),
 }
 
 

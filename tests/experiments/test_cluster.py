@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from experiments.test_runs import QUICK, contents, toy
 
 import tsmc_widgets as tw
 
@@ -17,16 +18,11 @@ pytestmark = [
     # The cluster's own threads and sockets are closed by its processes' end.
     pytest.mark.filterwarnings("default"),
 ]
-SMALL = {"num_particles": (2, 4), "num_runs": 5, "num_exact": 6, "num_samples": 20}
 
 
 def specs(count):
-    kinds = [
-        tw.RunSpec(problem="rainy-week", seed=seed, measures=("bounds", "kl"), **SMALL)
-        for seed in range(count)
-    ]
-    plan = tw.Training(num_updates=3, batch_size=10, pool=20)
-    kinds[0] = kinds[0].with_(method="ctl", training=plan)
+    kinds = [toy(seed=seed, measures=("bounds", "kl")) for seed in range(count)]
+    kinds[0] = kinds[0].with_(method="ctl", training=QUICK)
     return kinds
 
 
@@ -59,14 +55,6 @@ def cluster(tmp_path):
         for process in reversed(processes):
             process.kill()
             process.wait()
-
-
-def contents(folder):
-    return {
-        path.name: path.read_bytes()
-        for path in folder.glob("*.json")
-        if not path.name.endswith(".time.json")
-    }
 
 
 def test_a_cluster_gives_the_same_bytes(cluster, tmp_path):

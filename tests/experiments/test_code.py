@@ -64,6 +64,12 @@ def registered():
     register_function(of_mine, name="of mine")
 
 
+def executed(spec, **options):
+    namespace = {}
+    exec(code_of(spec, **options), namespace)
+    return namespace["trace"]
+
+
 def differing(a, b):
     return [
         f.name
@@ -76,9 +82,7 @@ def differing(a, b):
 def test_code_gives_every_column_to_the_byte(name):
     spec = tw.RunSpec(**{"num_particles": 12, "num_runs": 2, "seed": 3, **SPECS[name]})
     shown = start_spec(spec, top_k=2).run()
-    namespace = {}
-    exec(code_of(spec, top_k=2), namespace)
-    again = namespace["trace"]
+    again = executed(spec, top_k=2)
     assert differing(again, shown) == []
     assert [t.tokens.tolist() for t in again.tables] == [t.tokens.tolist() for t in shown.tables]
     assert again.info == shown.info
@@ -95,10 +99,7 @@ def test_one_that_only_proposes(tmp_path):
     spec = tw.RunSpec(
         problem="rainy-week", method="saved", twist=folder, num_particles=6, num_runs=1
     )
-    shown = start_spec(spec).run()
-    namespace = {}
-    exec(code_of(spec), namespace)
-    assert differing(namespace["trace"], shown) == []
+    assert differing(executed(spec), start_spec(spec).run()) == []
 
 
 def test_a_twist_for_an_observation():
@@ -108,18 +109,13 @@ def test_a_twist_for_an_observation():
         "potential": {"kind": "Infilling", "num_tokens": 1, "observed": " girl"},
     }  # fmt: skip
     spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
-    session = start_spec(spec)
-    namespace = {}
-    exec(code_of(spec), namespace)
-    assert differing(namespace["trace"], session.run()) == []
+    assert differing(executed(spec), start_spec(spec).run()) == []
 
 
 def test_a_class_for_an_observation():
     problem = describe_problem("star-review-conditional")
     spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
-    namespace = {}
-    exec(code_of(spec), namespace)
-    assert differing(namespace["trace"], start_spec(spec).run()) == []
+    assert differing(executed(spec), start_spec(spec).run()) == []
 
 
 def test_words_of_a_person_stay_words():

@@ -16,12 +16,18 @@ SMALL = {"num_particles": (1, 4), "num_runs": 20, "num_exact": 20, "num_samples"
 METHODS = ("none", "optimal", "ctl", "dpg")
 
 
+PLAN = tw.Training(num_updates=8, batch_size=30, pool=60)
+
+
+def compared(seeds, folder, **more):
+    problems = ["rainy-week", "eos"]
+    return tw.compare(problems, METHODS, seeds=seeds, budget=PLAN, folder=folder, **SMALL, **more)
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    plan = tw.Training(num_updates=8, batch_size=30, pool=60)
     folder = tmp_path_factory.mktemp("comparison")
-    done = tw.compare(["rainy-week", "eos"], METHODS, seeds=3, budget=plan, folder=folder, **SMALL)
-    return done, folder, plan
+    return compared(3, folder), folder
 
 
 def entry(method, *values, quantity="gap", rule=""):
@@ -33,7 +39,7 @@ def best(*entries):
 
 
 def test_every_spec_has_the_same_budget(small):
-    done, _, plan = small
+    done = small[0]
     assert (done.done, done.total) == (24, 24)
     assert not done.table.failures
     plans = [spec.training for spec in done.specs if spec.learns]
@@ -42,7 +48,7 @@ def test_every_spec_has_the_same_budget(small):
     assert [spec.training.seed for spec in done.specs if spec.learns] == [
         spec.seed for spec in done.specs if spec.learns
     ]
-    assert plan.seed == 0
+    assert PLAN.seed == 0
 
 
 def test_means_and_intervals_are_those_of_student(small):
@@ -82,34 +88,16 @@ def test_figures_read_the_table(small):
 
 
 def test_a_folder_is_gone_on_with(small):
-    _, folder, plan = small
     seen = []
-    again = tw.compare(
-        ["rainy-week", "eos"],
-        METHODS,
-        seeds=4,
-        budget=plan,
-        folder=folder,
-        watch=lambda comparison: seen.append(comparison.done),
-        **SMALL,
-    )
+    again = compared(4, small[1], watch=lambda comparison: seen.append(comparison.done))
     assert seen == list(range(1, 33))
     assert sum(result.stored for result in again.table.results.values()) == 24
 
 
 def test_threads_fill_the_same_table(small, tmp_path):
-    done, _, plan = small
     with ThreadPoolExecutor(2) as executor:
-        other = tw.compare(
-            ["rainy-week", "eos"],
-            METHODS,
-            seeds=3,
-            budget=plan,
-            executor=executor,
-            folder=tmp_path,
-            **SMALL,
-        )
-    assert other.to_frame().equals(done.to_frame())
+        other = compared(3, tmp_path, executor=executor)
+    assert other.to_frame().equals(small[0].to_frame())
 
 
 def test_only_separate_intervals_are_best():

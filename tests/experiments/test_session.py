@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.experiments.execute import Shelf, start_spec
+from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.targets.description import named_functions, observation_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 
@@ -180,8 +180,8 @@ def test_one_learned_by_dpg_only_proposes_whatever_its_power(tmp_path):
         assert config.rule.describe() == "never"
 
 
-def test_shelf_keeps_what_does_not_hear_phi():
-    shelf = Shelf()
+def test_twists_that_do_not_depend_on_phi_are_kept():
+    twists = TwistCache()
     first = tw.RunSpec(problem="one-star-review", method="shipped", num_particles=4, num_runs=1)
     like = {
         "name": "like it", "model": "storybook", "prompt": "I bought this", "num_steps": 10,
@@ -190,18 +190,18 @@ def test_shelf_keeps_what_does_not_hear_phi():
     nearest = tw.RunSpec(
         problem=like, method="saved", twist="one-star-review", num_particles=4, num_runs=1
     )
-    session = start_spec(nearest, shelf=shelf)
+    session = start_spec(nearest, twists=twists)
     session.run()
     softer = nearest.with_(
         problem={**like, "potential": {"kind": "AvoidsWord", "args": ["broken", "broke"]}}
     )
-    again = start_spec(softer, shelf=shelf, recording=session.recording)
+    again = start_spec(softer, twists=twists, recording=session.recording)
     assert again.config.twist is session.config.twist
     assert same(again.run(), start_spec(softer).run())
     assert again.reweighed
-    assert start_spec(first, shelf=shelf).config.twist is not session.config.twist
-    deaf = start_spec(first.with_(method="look-ahead"), shelf=shelf)
-    assert deaf.config.twist is not start_spec(first.with_(method="look-ahead"), shelf=shelf)
+    assert start_spec(first, twists=twists).config.twist is not session.config.twist
+    other = start_spec(first.with_(method="look-ahead"), twists=twists)
+    assert other.config.twist is not start_spec(first.with_(method="look-ahead"), twists=twists)
 
 
 @pytest.mark.parametrize("method", ["ctl", "beam"])

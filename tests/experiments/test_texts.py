@@ -18,8 +18,8 @@ def rows_of(method, **changes):
     ("method", "name", "rule", "options"),
     [
         ("rejection", "rejection", None, {}),
-        ("best-of-n", "best of n", None, {}),
-        ("beam", "beam search", None, {}),
+        ("best-of-n", "best-of-n", None, {}),
+        ("beam", "beam", None, {}),
         ("none", "p0, SIS", "never", {"num_runs": 3}),
         ("optimal", "twist, SMC", "ESS < 0.5 K", {"num_runs": 3}),
     ],

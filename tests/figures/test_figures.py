@@ -24,28 +24,18 @@ HOSTILE = "<script>alert(1)</script> $x^2$ & <b>"
 
 
 def bounds_frame(methods=("SMC", "IWAE")):
-    rows = []
-    for place, method in enumerate(methods):
-        for size in (1, 4, 16):
-            for side, sign in (("lower", -1), ("upper", 1)):
-                middle = -2.0 + sign * (1 + 0.2 * place) / size
-                rows.append(
-                    {
-                        "num_particles": size,
-                        "method": method,
-                        "rule": method,
-                        "side": side,
-                        "kind": "bound",
-                        "mean": middle,
-                        "low": middle - 0.1,
-                        "high": middle + 0.1,
-                        "pooled": middle / 2,
-                        "pooled_low": middle / 2 - 0.1,
-                        "pooled_high": middle / 2 + 0.1,
-                        "exact": -2.0,
-                    }
-                )
-    return pd.DataFrame(rows)
+    rows = [
+        (size, method, method, side, "bound", -2.0 + sign * (1 + 0.2 * place) / size)
+        for place, method in enumerate(methods)
+        for size in (1, 4, 16)
+        for side, sign in (("lower", -1), ("upper", 1))
+    ]
+    columns = ["num_particles", "method", "rule", "side", "kind", "mean"]
+    frame = pd.DataFrame(rows, columns=columns).assign(exact=-2.0)
+    frame["pooled"] = frame["mean"] / 2
+    for middle, ends in (("mean", ("low", "high")), ("pooled", ("pooled_low", "pooled_high"))):
+        frame[ends[0]], frame[ends[1]] = frame[middle] - 0.1, frame[middle] + 0.1
+    return frame
 
 
 def gap_frame(lowest=0.1):

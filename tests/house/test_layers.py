@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "tsmc_widgets"
 RANKS = {
     "errors": 0,
+    "files": 0,
     "numerics": 1,
     "models": 2,
     "targets": 3,

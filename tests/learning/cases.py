@@ -35,12 +35,13 @@ def make_case(kind, *, accelerator=None, processes=1):
         )
     target = unit_target()
     replayed = kind == "replayed"
+    # A buffer that is used at every update, and short enough to drop batches.
+    buffer = ReplayedPositives(target, keep=2, start=64, on_policy_ess=2.0)
     return TwistTrainer(
         target,
         TableHeadTwist(target.lm, num_steps=3),
         method="ctl" if replayed else kind,
-        # A memory that is always dealt from, and short enough to forget.
-        positives=ReplayedPositives(target, keep=2, start=64, fair=2.0) if replayed else None,
+        positives=buffer if replayed else None,
         batch_size=32,
         learning_rate=0.05,
         accelerator=accelerator,

@@ -58,7 +58,7 @@ class TestBytes:
         resumed(lambda: make_trainer(method), tmp_path / "training", 3, 4)
 
     def replayed(self, target):
-        positives = ReplayedPositives(target, keep=4, start=64, fair=2.0)
+        positives = ReplayedPositives(target, keep=4, start=64, on_policy_ess=2.0)
         return make_trainer(target=target, positives=positives)
 
     def test_what_is_remembered_is_part_of_the_state(self):

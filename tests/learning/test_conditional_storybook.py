@@ -5,7 +5,7 @@ import torch
 from smc.toys import z_score
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.divergences import log_z_bounds_given
+from tsmc_widgets.evaluation.bounds import log_z_bounds_given
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.targets.problems import load_problem

@@ -11,7 +11,7 @@ from smc.toys import chain
 import tsmc_widgets as tw
 from tsmc_widgets import numerics
 from tsmc_widgets.learning.objectives import RECIPES
-from tsmc_widgets.learning.rates import LEAST_NO, set_level
+from tsmc_widgets.learning.rates import MIN_COMPLEMENT, set_level
 from tsmc_widgets.learning.samples import draw_samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
@@ -57,9 +57,9 @@ def test_without_a_hit_psi_stays_1():
 def test_the_sigmoid_stays_below_1():
     target = tw.Target(chain(), tw.Constant(0.0), prompt="a", num_steps=2)
     twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1, link="sigmoid")
-    assert set_level(twist, batch_of(target), ["fudge"]) == -LEAST_NO
+    assert set_level(twist, batch_of(target), ["fudge"]) == -MIN_COMPLEMENT
     log_psi = twist.log_psi(torch.zeros(1, 3, dtype=torch.int64), 1)
-    torch.testing.assert_close(log_psi, torch.full_like(log_psi, -LEAST_NO))
+    torch.testing.assert_close(log_psi, torch.full_like(log_psi, -MIN_COMPLEMENT))
 
 
 def test_processes_agree_on_one_level():

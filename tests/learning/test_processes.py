@@ -14,7 +14,7 @@ from learning.cases import make_case
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError
 from tsmc_widgets.learning.objectives import RECIPES
-from tsmc_widgets.learning.processes import Together
+from tsmc_widgets.learning.processes import MultiProcess
 from tsmc_widgets.learning.samples import score
 
 accelerate = pytest.importorskip("accelerate")
@@ -94,7 +94,7 @@ def both_halves(kind):
     sources = [make_case(kind).positives, make_case(kind).positives]
     if kind in ("ctl", "replayed"):
         for source in sources:
-            source.apart = 2
+            source.stride = 2
     silent = []
     for update in range(4):
         with trainer._average.set_aside(update):
@@ -167,7 +167,7 @@ class TestRefused:
 
     def test_another_device(self, accelerator):
         with pytest.raises(ValueError, match=r"load it with device=accelerator\.device"):
-            Together(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
+            MultiProcess(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
 
     def test_few_digits(self, accelerator, monkeypatch):
         monkeypatch.setattr(type(accelerator), "mixed_precision", property(lambda self: "bf16"))

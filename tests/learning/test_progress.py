@@ -1,7 +1,6 @@
 """A bar that shows how training goes, and is gone when it ends."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import tqdm.auto
@@ -34,21 +33,6 @@ def test_it_is_off_unless_asked_for(bars, capsys):
     list(make_case("ctl").updates(2))
     assert bars == []
     assert capsys.readouterr().err == ""
-
-
-def test_it_says_loss_ess_and_gap(bars):
-    measure = SimpleNamespace(gap=0.25)
-    updates = list(
-        make_case("ctl").updates(3, evaluate=lambda twist: measure, every=2, progress=True)
-    )
-    (bar,) = bars
-    assert (bar.n, bar.total, bar.closed) == (3, 3, True)
-    assert [words["loss"] for words in bar.said] == [
-        f"{u.losses['ctl'] + 0.0:.3f}" for u in updates
-    ]
-    assert [words["ESS"] for words in bar.said] == [f"{u.ess:.1f}" for u in updates]
-    assert ["gap" in words for words in bar.said] == [False, True, True]
-    assert bar.said[2]["gap"] == "0.250"
 
 
 def test_updates_without_a_signal_say_so(bars):

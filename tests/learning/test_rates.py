@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from learning.trainers import make_trainer, parameters
+from learning.trainers import make_trainer, resumed
 
 from tsmc_widgets.learning import ConstantRate, FallingRate
 from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, resolve_rate
@@ -32,12 +32,11 @@ def test_a_falling_rate_falls_by_the_root():
 
 
 def test_a_resumed_training_goes_on_falling(tmp_path):
-    whole, first, second = (make_trainer(learning_rate=FallingRate(0.1, after=1)) for _ in range(3))
-    list(whole.updates(6))
-    list(first.updates(2))
-    second.load(first.save(tmp_path / "training"))
-    assert adam_rates(second, 4) == [FallingRate(0.1, after=1).at(update) for update in range(2, 6)]
-    assert parameters(second).equal(parameters(whole))
+    def make():
+        return make_trainer(learning_rate=FallingRate(0.1, after=1))
+
+    _, rest = resumed(make, tmp_path / "training", 2, 4)
+    assert rest._optimiser.param_groups[0]["lr"] == FallingRate(0.1, after=1).at(5)
 
 
 def test_every_default_names_a_form():
@@ -48,7 +47,7 @@ def test_every_default_names_a_form():
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.inf, math.nan])
 def test_impossible_rates(rate):
     for kind in (ConstantRate, FallingRate):
-        with pytest.raises(ValueError, match="learning_rate must be positive"):
+        with pytest.raises(ValueError, match=r"learning_rate must be a number in \(0, inf\)"):
             kind(rate)
     with pytest.raises(ValueError, match="after"):
         FallingRate(0.1, after=0)

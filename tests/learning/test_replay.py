@@ -34,7 +34,7 @@ def test_samples_are_those_of_sigma_whatever_drew_them():
     oracle, twist = tw.exact(target), skewed_twist(target)
     shares = []
     for seed in range(100):
-        positives = ReplayedPositives(target, seed, start=300, fair=9.0)
+        positives = ReplayedPositives(target, seed, start=300, on_policy_ess=9.0)
         for update in range(3):
             drawn = positives.draw(update, 60, batch_of(target, twist, 3 * seed + update))
         hits = (drawn.tokens.unsqueeze(1) == oracle.tokens).all(-1).double()
@@ -50,7 +50,7 @@ def test_samples_are_those_of_sigma_whatever_drew_them():
 
 def test_a_batch_counts_by_its_ess():
     target = unit_target()
-    positives = ReplayedPositives(target, start=1, fair=9.0)
+    positives = ReplayedPositives(target, start=1, on_policy_ess=9.0)
     positives.draw(0, 5, batch_of(target, skewed_twist(target), 0))
     good, bad = (batch_of(target, skewed_twist(target), run) for run in (1, 2))
     good.log_weights.zero_()
@@ -64,7 +64,7 @@ def test_a_batch_counts_by_its_ess():
 
 def test_the_start_counts_for_a_part_whatever_the_batches_are_worth():
     target = unit_target()
-    positives = ReplayedPositives(target, start=30, least=0.4, fair=9.0)
+    positives = ReplayedPositives(target, start=30, min_base_share=0.4, on_policy_ess=9.0)
     batches = [batch_of(target, skewed_twist(target), run) for run in range(4)]
     for batch in batches:
         # A kind of text that the batches do not have.
@@ -81,7 +81,7 @@ def test_one_text_with_all_the_weight_is_still_learned_from():
     target = unit_target()
     batch = batch_of(target, skewed_twist(target), 0)
     batch.log_weights[1:] = -math.inf
-    positives = ReplayedPositives(target, start=1, least=0.0)
+    positives = ReplayedPositives(target, start=1, min_base_share=0.0)
     positives._parts[-1] = batch
     drawn = positives.draw(0, 50, batch)
     # Once from the start and once from the batch.
@@ -93,10 +93,10 @@ def test_the_start_is_as_long_as_its_weights_ask_for():
     target = unit_target()
     batch = batch_of(target, skewed_twist(target), 0)
     sizes = {}
-    for worth in (1.0, 900.0, 1e9):
-        positives = ReplayedPositives(target, start=2500, worth=worth)
+    for ess in (1.0, 900.0, 1e9):
+        positives = ReplayedPositives(target, start=2500, target_ess=ess)
         positives.draw(0, 4, batch)
-        sizes[worth] = len(positives._parts[-1])
+        sizes[ess] = len(positives._parts[-1])
     assert sizes[1.0] == 1024 < sizes[900.0] <= sizes[1e9] == 2500
 
 
@@ -137,13 +137,13 @@ def test_training_goes_on_with_it_to_the_byte(tmp_path):
     resumed(trainer, tmp_path / "training", 6, 3, into=make_trainer)
 
 
-@pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}, {"remind": 0}])
+@pytest.mark.parametrize("numbers", [{"keep": 0}, {"start": 0}, {"replay_every": 0}])
 def test_bad_numbers(numbers):
     with pytest.raises(ValueError, match=f"{next(iter(numbers))} must be an integer of at least 1"):
         ReplayedPositives(unit_target(), **numbers)
 
 
-@pytest.mark.parametrize(("name", "value"), [("least", 1.0), ("fair", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("min_base_share", 1.0), ("on_policy_ess", 0.0)])
 def test_bad_shares(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .*; got {value}"):
         ReplayedPositives(unit_target(), **{name: value})
@@ -152,9 +152,9 @@ def test_bad_shares(name, value):
 def test_an_interrupt_keeps_the_blocks_of_the_start_that_are_done(monkeypatch):
     target = unit_target()
     monkeypatch.setattr(replay, "_BLOCK", 16)
-    whole = ReplayedPositives(target, start=64, worth=1e9)
+    whole = ReplayedPositives(target, start=64, target_ess=1e9)
     whole.afresh()
-    broken, calls = ReplayedPositives(target, start=64, worth=1e9), []
+    broken, calls = ReplayedPositives(target, start=64, target_ess=1e9), []
 
     def interrupted(*arguments, **options):
         calls.append(options["run"])
@@ -172,7 +172,7 @@ def test_an_interrupt_keeps_the_blocks_of_the_start_that_are_done(monkeypatch):
 
 def test_any_seed_will_do():
     target = unit_target()
-    positives = ReplayedPositives(target, seed=2**62, start=50, fair=2.0)
+    positives = ReplayedPositives(target, seed=2**62, start=50, on_policy_ess=2.0)
     positives.draw(0, 4, batch_of(target, skewed_twist(target), 0, size=10))
 
 
@@ -186,7 +186,7 @@ class TestAFairBatch:
 
     def test_it_stands_for_itself(self):
         target = unit_target()
-        positives = ReplayedPositives(target, start=50, fair=0.5)
+        positives = ReplayedPositives(target, start=50, on_policy_ess=0.5)
         good, poor = self.fair(target, 0.55), self.fair(target, 0.45)
         assert positives.draw(0, 40, good) is good
         assert positives.draw(1, 40, poor) is not poor
@@ -199,14 +199,17 @@ class TestAFairBatch:
 
     def test_now_and_then_it_is_reminded(self):
         target = unit_target()
-        positives, batch = ReplayedPositives(target, start=50, remind=3), self.fair(target, 1.0)
+        positives = ReplayedPositives(target, start=50, replay_every=3)
+        batch = self.fair(target, 1.0)
         alone = [positives.draw(update, 40, batch) is batch for update in range(7)]
         assert alone == [True, True, False, True, True, False, True]
 
     def test_each_process_is_reminded_as_often_and_remembers_as_much(self):
         target = unit_target()
         batch = self.fair(target, 1.0)
-        sources = [ReplayedPositives(target, start=50, keep=2, remind=3, apart=2) for _ in "ab"]
+        sources = [
+            ReplayedPositives(target, start=50, keep=2, replay_every=3, stride=2) for _ in "ab"
+        ]
         for rank, positives in enumerate(sources):
             places = [2 * update + rank for update in range(7)]
             alone = [positives.draw(place, 40, batch) is batch for place in places]
@@ -216,7 +219,9 @@ class TestAFairBatch:
     def test_none_does_above_one(self):
         target = unit_target()
         batch = self.fair(target, 1.0)
-        assert ReplayedPositives(target, start=50, fair=1.1).draw(0, 40, batch) is not batch
+        assert (
+            ReplayedPositives(target, start=50, on_policy_ess=1.1).draw(0, 40, batch) is not batch
+        )
 
 
 def test_afresh_the_start_is_shared_and_no_batch():

@@ -1,4 +1,4 @@
-"""The training loop: it learns, evaluates, and refuses what it can not do."""
+"""The training loop: it learns, evaluates, and refuses what it cannot do."""
 
 import math
 
@@ -12,7 +12,12 @@ from smc.toys import chain, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import log_z_bounds
 from tsmc_widgets.learning.objectives import METHODS, RECIPES, SUMS, resolve_method
-from tsmc_widgets.learning.positives import REMIND, ExactPool, ReplayedPositives, WeightedPositives
+from tsmc_widgets.learning.positives import (
+    REPLAY_EVERY,
+    ExactPool,
+    ReplayedPositives,
+    WeightedPositives,
+)
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
@@ -36,9 +41,9 @@ class TestLearning:
 
     def test_what_it_learned_from_is_said(self):
         trainer = make_trainer()
-        said = [update.positives for update in trainer.updates(REMIND)]
-        assert said[: REMIND - 1] == ["weighted batch"] * (REMIND - 1)
-        assert said[-1] == f"{REMIND + 1} weighted batches"
+        said = [update.positives for update in trainer.updates(REPLAY_EVERY)]
+        assert said[: REPLAY_EVERY - 1] == ["weighted batch"] * (REPLAY_EVERY - 1)
+        assert said[-1] == f"{REPLAY_EVERY + 1} weighted batches"
         assert isinstance(trainer.positives, ReplayedPositives)
 
     def test_no_hit_is_counted_and_skipped(self):
@@ -188,7 +193,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="at least one loss"):
             resolve_method({})
 
-    def test_a_twist_that_can_not_learn(self):
+    def test_a_twist_that_cannot_learn(self):
         with pytest.raises(TypeError, match="trainable form such as"):
             TwistTrainer(unit_target(), tw.exact(unit_target()).optimal_twist())
 
@@ -201,10 +206,12 @@ class TestRefused:
     def test_numbers(self):
         with pytest.raises(ValueError, match="batch_size must be an integer of at least 2; got 1"):
             make_trainer(batch_size=1)
-        with pytest.raises(ValueError, match="learning_rate must be positive"):
+        with pytest.raises(ValueError, match=r"learning_rate must be a number in \(0, inf\)"):
             make_trainer(learning_rate=0.0)
         for norm in (0.0, -10.0, math.nan):
-            with pytest.raises(ValueError, match="max_gradient_norm must be a number above 0; got"):
+            with pytest.raises(
+                ValueError, match=r"max_gradient_norm must be a number in \(0, inf\]; got"
+            ):
                 make_trainer(max_gradient_norm=norm)
         make_trainer(max_gradient_norm=math.inf).update()
         with pytest.raises(ValueError, match="n must be an integer"):

@@ -71,7 +71,7 @@ def test_a_person_trains_pauses_swaps_and_races(open_notebook, live_part):
     page.get_by_label("NVI", exact=True).check()
     page.get_by_label("seed").focus()
     page.keyboard.type("dd")
-    page.get_by_role("button", name="Start anew").click()
+    page.get_by_role("button", name="Start again").click()
     page.wait_for_function(f"{VIEW}.querySelectorAll('.tl-race tbody tr').length === 2")
     page.wait_for_function(f"{VIEW}._stats.updates >= 20")
     page.get_by_role("radio").first.focus()

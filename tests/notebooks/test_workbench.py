@@ -40,7 +40,7 @@ def slider(page, name):
     return page.locator(".widget-slider", has_text=name).get_by_role("slider").first
 
 
-def done_anew(page, act):
+def done_again(page, act):
     """Act, and wait until another run than the one on show is done."""
     old = page.evaluate(f"{VIEW}._view.record.id")
     act()
@@ -56,25 +56,25 @@ def test_a_person_composes_replays_and_compares(lab):
 
     # Another problem by its title, and nothing but φ heard at the end.
     chooser = page.get_by_label("problem", exact=True)
-    done_anew(
+    done_again(
         page, lambda: chooser.select_option(label="Five days of weather with about two of rain")
     )
-    done_anew(page, lambda: page.get_by_label("twist ψ").select_option("none: ψ = 1"))
+    done_again(page, lambda: page.get_by_label("twist ψ").select_option("none: ψ = 1"))
 
-    # A factor's control is moved: weighed anew, and said.
+    # A factor's control is moved: re-weighted, and the page says so.
     power = slider(page, "power β")
     power.focus()
-    done_anew(page, lambda: page.keyboard.press("ArrowRight"))
+    done_again(page, lambda: page.keyboard.press("ArrowRight"))
     assert formula.inner_text() == "log φ(s) = 1.5 (−2 |days of rain − 2|)"
-    assert replay.inner_text().startswith("Re-weighed")
+    assert replay.inner_text().startswith("Re-weighted")
     page.keyboard.type("dd")
     assert page.locator(".tw-workbench").count() == 1
 
     # A factor is added, and one taken away.
     add = page.locator(".tw-add select")
-    done_anew(page, lambda: add.select_option("contains tokens"))
+    done_again(page, lambda: add.select_option("contains tokens"))
     assert formula.inner_text().endswith("+ log 1[token “rain” in s]")
-    done_anew(page, lambda: page.locator(".tw-remove").first.click())
+    done_again(page, lambda: page.locator(".tw-remove").first.click())
     assert formula.inner_text() == "log φ(s) = log 1[token “rain” in s]"
 
     # A/B on the same noise.

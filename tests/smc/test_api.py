@@ -21,90 +21,67 @@ def lm(tmp_path_factory):
     return tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2")))
 
 
-class TestTargets:
-    def test_no_steps(self):
-        with pytest.raises(ValueError, match="num_steps must be an integer of at least 1; got 0"):
-            tw.Target(chain(), tw.Constant(), prompt="a", num_steps=0)
-
-    def test_an_empty_prompt(self, lm):
-        with pytest.raises(ValueError, match=r"prompt is empty.*give a prompt"):
-            tw.Target(lm, tw.Constant(), prompt="", num_steps=3)
-
-    def test_an_unknown_token(self):
-        with pytest.raises(UnknownTokenError, match="'z'"):
-            tw.Target(chain(), tw.Constant(), prompt="az", num_steps=3)
-        with pytest.raises(ValueError, match="3"):
-            tw.Target(chain(), tw.Constant(), prompt=[0, 3], num_steps=3)
-
-    def test_an_overlong_prompt(self, lm):
-        with pytest.raises(
-            ContextLengthError, match=r"30 tokens and num_steps=3 make 33.*holds 32"
-        ):
-            tw.Target(lm, tw.Constant(), prompt=[5] * 30, num_steps=3)
+TARGETS = [
+    ({"num_steps": 0}, ValueError, "num_steps must be an integer of at least 1; got 0"),
+    ({"prompt": ""}, ValueError, r"prompt is empty.*give a prompt"),
+    ({"prompt": "once zebra"}, UnknownTokenError, "zebra"),
+    ({"prompt": [0, 10**6]}, UnknownTokenError, "Token id 1000000 of the prompt"),
+    ({"prompt": [5] * 30}, ContextLengthError, r"30 tokens and num_steps=3 make 33.*holds 32"),
+]
 
 
-class TestSettings:
-    @pytest.mark.parametrize("size", [0, -1, True])
-    def test_number_of_particles(self, target, size):
-        match = f"num_particles must be an integer of at least 1; got {size}"
-        with pytest.raises((ValueError, TypeError), match=match):
-            tw.run_smc(target, num_particles=size)
+@pytest.mark.parametrize(("changed", "error", "message"), TARGETS)
+def test_targets_that_are_refused(changed, error, message, lm):
+    with pytest.raises(error, match=message):
+        tw.Target(lm, tw.Constant(), **{"prompt": [5], "num_steps": 3} | changed)
 
-    def test_number_of_runs(self, target):
-        with pytest.raises(ValueError, match="num_runs must be an integer of at least 1; got 0"):
-            tw.run_smc(target, num_particles=2, num_runs=0)
 
-    def test_an_unknown_resampler(self, target):
-        match = "resampler must be one of multinomial, residual, stratified, systematic; got 'sy"
-        with pytest.raises(ValueError, match=match):
-            tw.run_smc(target, num_particles=2, resampler="sytematic")
+SETTINGS = [
+    ({"num_particles": 0}, "num_particles must be an integer of at least 1; got 0"),
+    ({"num_particles": -1}, "num_particles must be an integer of at least 1; got -1"),
+    ({"num_particles": True}, "num_particles must be an integer of at least 1; got True"),
+    ({"num_runs": 0}, "num_runs must be an integer of at least 1; got 0"),
+    (
+        {"resampler": "sytematic"},
+        "resampler must be one of multinomial, residual, stratified, systematic; got 'sy",
+    ),
+    ({"rule": "often"}, "rule must be one of always, never, ess; got 'oft"),
+    ({"rule": "always", "ess_threshold": 0.5}, "give rule or ess_threshold, not both"),
+    ({"ess_threshold": -0.1}, r"fraction of K between 0 .* and 1"),
+    ({"ess_threshold": 1.5}, r"fraction of K between 0 .* and 1"),
+    ({"ess_threshold": float("nan")}, r"fraction of K between 0 .* and 1"),
+    ({"seed": -1}, "seed must be .*-1"),
+    ({"seed": 2**64}, f"{2**64}"),
+    ({"num_partikles": 3}, "no keyword 'num_partikles': did you mean num_part"),
+    ({"colour": 3}, "no keyword 'colour'; it has dead_runs, ess_thr"),
+    (
+        {"twist": TableTwist.random(5, 4, seed=0)},
+        "twist has 5 tokens and the base model 3",
+    ),
+    ({"proposal": tw.TwistInduced()}, r"none was given: pass twist=\.\.\."),
+    ({"dead_runs": "drop"}, "dead_runs must be one of raise, keep, warn; got 'drop'"),
+]
 
-    def test_an_unknown_rule(self, target):
-        with pytest.raises(ValueError, match="rule must be one of always, never, ess; got 'oft"):
-            tw.run_smc(target, num_particles=2, rule="often")
-        with pytest.raises(ValueError, match="give rule or ess_threshold, not both"):
-            tw.run_smc(target, num_particles=2, rule="always", ess_threshold=0.5)
 
-    @pytest.mark.parametrize("threshold", [-0.1, 1.5, float("nan")])
-    def test_a_threshold_that_is_no_fraction(self, target, threshold):
-        with pytest.raises(ValueError, match=r"fraction of K between 0 .* and 1"):
-            tw.run_smc(target, num_particles=2, ess_threshold=threshold)
+@pytest.mark.parametrize(("settings", "message"), SETTINGS, ids=[m[:30] for _, m in SETTINGS])
+def test_settings_that_are_refused(settings, message, target):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tw.run_smc(target, **{"num_particles": 2} | settings)
 
-    @pytest.mark.parametrize("seed", [-1, 2**64])
-    def test_a_seed_out_of_range(self, target, seed):
-        with pytest.raises(ValueError, match=f"seed must be .*{seed}|{seed}"):
-            tw.run_smc(target, num_particles=2, seed=seed)
 
-    def test_an_unknown_option(self, target):
-        with pytest.raises(TypeError, match="no keyword 'num_partikles': did you mean num_part"):
-            tw.run_smc(target, num_particles=2, num_partikles=3)
-        with pytest.raises(TypeError, match="no keyword 'colour'; it has dead_runs, ess_thr"):
-            tw.run_smc(target, num_particles=2, colour=3)
+def test_things_in_the_wrong_place(target):
+    for wrong in ("base", tw.TwistInduced, target.lm):
+        with pytest.raises(TypeError, match=r"proposal must be Base\(\), .*; got"):
+            _check_parts(target, wrong, None, {})
+    for wrong in (tw.exact(target), TableTwist):
+        with pytest.raises(TypeError, match=r"oracle.optimal_twist\(\); got"):
+            _check_parts(target, None, wrong, {})
 
-    def test_things_in_the_wrong_place(self, target):
-        for wrong in ("base", tw.TwistInduced, target.lm):
-            with pytest.raises(TypeError, match=r"proposal must be Base\(\), .*; got"):
-                _check_parts(target, wrong, None, {})
-        for wrong in (tw.exact(target), TableTwist):
-            with pytest.raises(TypeError, match=r"oracle.optimal_twist\(\); got"):
-                _check_parts(target, None, wrong, {})
 
-    def test_a_twist_of_another_vocabulary(self, target):
-        with pytest.raises(ValueError, match="twist has 5 tokens and the base model 3"):
-            tw.run_smc(target, num_particles=2, twist=TableTwist.random(5, 4, seed=0))
-
-    def test_a_target_that_waits_for_an_observation(self, lm):
-        infilling = tw.Target(lm, tw.Infilling(num_tokens=2), prompt="once", num_steps=3)
-        with pytest.raises(ValueError, match=r"waits for an observation: sample target\.cond"):
-            tw.run_smc(infilling, num_particles=2)
-
-    def test_a_twist_proposal_without_a_twist(self, target):
-        with pytest.raises(ValueError, match=r"none was given: pass twist=\.\.\."):
-            tw.run_smc(target, num_particles=2, proposal=tw.TwistInduced())
-
-    def test_what_to_do_with_dead_runs(self, target):
-        with pytest.raises(ValueError, match="dead_runs must be one of raise, keep; got 'drop'"):
-            tw.run_smc(target, num_particles=2, dead_runs="drop")
+def test_a_target_that_waits_for_an_observation(lm):
+    infilling = tw.Target(lm, tw.Infilling(num_tokens=2), prompt="once", num_steps=3)
+    with pytest.raises(ValueError, match=r"waits for an observation: sample target\.cond"):
+        tw.run_smc(infilling, num_particles=2)
 
 
 class TestRetained:
@@ -118,20 +95,34 @@ class TestRetained:
         with pytest.raises(ValueError, match=f"token ids; got dtype {dtype}"):
             _check_retained(target, torch.zeros(2, 4, dtype=dtype))
 
-    def test_values(self, target):
-        with pytest.raises(ValueError, match="token 3; the model has 3"):
-            tw.run_conditional_smc(target, retained=torch.full((2, 4), 3), num_particles=2)
-        with pytest.raises(ValueError, match=r"smallest token of retained.*-1"):
-            tw.run_conditional_smc(target, retained=torch.full((2, 4), -1), num_particles=2)
-
-    @pytest.mark.parametrize("resampler", ["residual", "stratified", "systematic"])
-    def test_schemes_that_would_be_biased(self, target, resampler):
-        with pytest.raises(ValueError, match=f"multinomial.*got '{resampler}'"):
+    @pytest.mark.parametrize(
+        ("token", "options", "message"),
+        [
+            (3, {}, "token 3; the model has 3"),
+            (-1, {}, r"smallest token of retained.*-1"),
+            (0, {"resampler": "residual"}, "multinomial.*got 'residual'"),
+            (0, {"resampler": "stratified"}, "multinomial.*got 'stratified'"),
+            (0, {"resampler": "systematic"}, "multinomial.*got 'systematic'"),
+            (
+                0,
+                {"proposal": tw.ModelProposal(tw.TabularLM.markov([0.0, 1.0], [[0.0, 1.0]] * 2))},
+                "has 2 tokens",
+            ),
+            (
+                0,
+                {
+                    "proposal": tw.ModelProposal(
+                        tw.TabularLM.markov([0.0, 1.0, 0.0], [[0.0, 1.0, 0.0]] * 3)
+                    )
+                },
+                "probability 0 to the retained path's token at st",
+            ),
+        ],
+    )
+    def test_what_is_refused(self, target, token, options, message):
+        with pytest.raises(ValueError, match=message):
             tw.run_conditional_smc(
-                target,
-                retained=torch.zeros(2, 4, dtype=torch.int64),
-                num_particles=2,
-                resampler=resampler,
+                target, retained=torch.full((2, 4), token), num_particles=2, **options
             )
 
     def test_a_text_that_is_no_sample_of_sigma(self):
@@ -149,16 +140,6 @@ class TestRetained:
         assert trace.num_runs == 3
         with pytest.raises(ValueError, match="num_runs must be the number of retained samples, 3"):
             tw.run_conditional_smc(target, retained=found, num_particles=2, num_runs=4)
-
-    def test_a_proposal_that_can_not_make_it(self, target):
-        other = tw.TabularLM.markov([0.0, 0.5, 0.5], [[0.0, 0.5, 0.5]] * 3)
-        with pytest.raises(ValueError, match="probability 0 to the retained path's token at st"):
-            tw.run_conditional_smc(
-                target,
-                retained=torch.zeros(2, 4, dtype=torch.int64),
-                num_particles=2,
-                proposal=tw.ModelProposal(other),
-            )
 
     def test_text_after_its_end(self):
         target = eos_target(4)

@@ -15,7 +15,7 @@ from tsmc_widgets.twists import TableTwist
 
 BUGS = {
     "no psi before in the denominator": (
-        "(log_psi - torch.where(dead, 0.0, log_psi_before))",
+        "(log_psi - torch.where(dead, 0.0, state.log_psi))",
         "log_psi",
     ),
     "psi in place of phi at T": ("live if final else ends", "ends"),
@@ -32,8 +32,8 @@ BUGS = {
     "q left out": ("(log_p - log_q) +", "log_p +"),
     "cache of the wrong parents": ("flat_rows[members] = pairs.inverse", "pass"),
     "log Z from unnormalised weights": (
-        "log_z + total - torch.where(alive, total_before, 0.0)",
-        "log_z + total - math.log(after.shape[1])",
+        "state.log_z + total - torch.where(alive, before, 0.0)",
+        "state.log_z + total - math.log(log_weights.shape[1])",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""A record weighed anew is the fresh run to the byte, and each condition for it is needed."""
+"""A re-weighted record is the fresh run to the byte, and each condition for it is needed."""
 
 from dataclasses import fields, replace
 
@@ -11,7 +11,7 @@ from smc.toys import TablePhi, chain
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.smc import replay
-from tsmc_widgets.smc.replay import CannotReweighError, Recording, ReplaySession, reweigh
+from tsmc_widgets.smc.replay import CannotReweightError, Recording, ReplaySession, reweight
 from tsmc_widgets.twists import TableTwist
 
 T = 5
@@ -82,8 +82,8 @@ def test_reweighed_is_fresh_in_every_column(how, rule, lm, zeros):
     config = config_of(new, **chosen)
     fresh = tw.SMCSession(new, config).run()
     try:
-        again = reweigh(old, new, config)
-    except CannotReweighError:
+        again = reweight(old, new, config)
+    except CannotReweightError:
         # Only where texts end and are judged on the way may a decision change.
         assert lm is ENDING
         assert rule != "never"
@@ -123,45 +123,54 @@ def test_what_is_said_is_what_a_fresh_run_does(seed, scale, rule, ends):
     assert bool(session.why_not) != same
 
 
+# The reason that is given, and a run that only this condition refuses.
 VIOLATIONS = {
-    "model": lambda: (target(phi(2), chain(eos="c"), "ba"), {}),
-    "prompt": lambda: (target(phi(2), prompt="ba"), {}),
-    "eos": lambda: (target(phi(2), eos="ignore"), {}),
-    "population": lambda: (target(phi(2)), {"num_particles": 9}),
-    "noise": lambda: (target(phi(2)), {"seed": 8}),
-    "resampling": lambda: (target(phi(2)), {"rule": "always"}),
-    "twist": lambda: (target(phi(2)), {"twist": TWIST}),
-    "proposal": lambda: (target(phi(2)), {"proposal": tw.TwistInduced(TWIST)}),
-    "last step": lambda: (
+    "the model differs": lambda: (target(phi(2), chain(eos="c"), "ba"), {}),
+    "the prompt differs": lambda: (target(phi(2), prompt="ba"), {}),
+    "what EOS does differs": lambda: (target(phi(2), eos="ignore"), {}),
+    "num_particles differs": lambda: (target(phi(2)), {"num_particles": 9}),
+    "the noise differs": lambda: (target(phi(2)), {"seed": 8}),
+    "the resampling differs": lambda: (target(phi(2)), {"rule": "always"}),
+    "ψ differs, and steers the run from the first step on": lambda: (
+        target(phi(2)),
+        {"twist": TWIST},
+    ),
+    "q differs, and draws other tokens": lambda: (
+        target(phi(2)),
+        {"proposal": tw.TwistInduced(TWIST)},
+    ),
+    "q draws the last token by φ itself": lambda: (
         target(tw.CountToken("b", at_least=2)),
         {"proposal": tw.TwistInduced()},
     ),
-    "written": lambda: (target(phi(2)), {"top_k": 3}),
+    "what is recorded differs": lambda: (target(phi(2)), {"top_k": 3}),
 }
 
 
-@pytest.mark.parametrize("name", VIOLATIONS)
-def test_each_condition_is_needed(name, monkeypatch):
+@pytest.mark.parametrize("reason", VIOLATIONS)
+def test_each_condition_is_needed(reason, monkeypatch):
     """Refused by this condition alone, and without it something wrong would be given out."""
-    new, how = VIOLATIONS[name]()
+    new, how = VIOLATIONS[reason]()
     base = {"rule": "never"}
-    if name == "last step":
+    if reason == "q draws the last token by φ itself":
         old = recorded(target(tw.ContainsToken("b")), rule="never", proposal=tw.TwistInduced())
     else:
         old = recorded(target(phi(1)), **base)
     config = config_of(new, **base | how)
-    with pytest.raises(CannotReweighError):
-        reweigh(old, new, config)
-    others = {n: rule for n, rule in replay.CONDITIONS.items() if n != name}
-    if name == "model":
-        others.pop("prompt")
-    monkeypatch.setattr(replay, "CONDITIONS", others)
+    with pytest.raises(CannotReweightError, match=reason):
+        reweight(old, new, config)
+    left_out = {reason, "the prompt differs"} if reason == "the model differs" else {reason}
+    true = replay.conditions
+    monkeypatch.setattr(
+        replay, "conditions", lambda *run: [pair for pair in true(*run) if pair[1] not in left_out]
+    )
     fresh = tw.SMCSession(new, config).run()
     try:
-        wrong = reweigh(old, new, config)
-    except (CannotReweighError, RuntimeError, IndexError):
+        wrong = reweight(old, new, config)
+    except (CannotReweightError, RuntimeError, IndexError):
         # Without the condition nothing at all would come out, or another one refuses too.
-        assert name in ("population", "resampling", "written", "eos")
+        kinds = ("num_particles", "the resampling", "what is recorded", "what EOS does")
+        assert reason.removesuffix(" differs") in kinds
     else:
         assert differing(wrong, fresh)
 
@@ -169,22 +178,23 @@ def test_each_condition_is_needed(name, monkeypatch):
 def test_a_length_of_its_own_and_half_a_record_are_refused():
     old = recorded(target(tw.ContainsToken("b")))
     longer = target(tw.ContainsToken("b"), num_steps=T + 1)
-    with pytest.raises(CannotReweighError, match="T is another"):
-        reweigh(old, longer, config_of(longer))
+    with pytest.raises(CannotReweightError, match="num_steps differs"):
+        reweight(old, longer, config_of(longer))
     session = tw.start_smc(old.target, **START)
     session.step()
     half = Recording(session.trace, old.target, session.config)
-    with pytest.raises(CannotReweighError, match="did not reach its last step"):
-        reweigh(half, old.target, session.config)
+    with pytest.raises(CannotReweightError, match="did not reach its last step"):
+        reweight(half, old.target, session.config)
 
 
 def test_phi_that_waits_is_refused():
     joint = tw.Target(PLAIN, tw.Infilling(num_tokens=1), prompt="", num_steps=2)
     old = recorded(target(phi(1), PLAIN))
     config = replace(old.config, observed=None)
-    with pytest.raises(CannotReweighError):
-        reweigh(old, joint, config)
-    assert "waits" in replay.CONDITIONS["observations"](old, joint, config)
+    with pytest.raises(CannotReweightError):
+        reweight(old, joint, config)
+    failed = [reason for holds, reason in replay.conditions(old, joint, config) if not holds]
+    assert any("waits" in reason for reason in failed)
 
 
 def test_decisions_are_taken_again(monkeypatch):
@@ -192,10 +202,10 @@ def test_decisions_are_taken_again(monkeypatch):
     old = recorded(target(phi(1)), rule="always")
     new = target(phi(2))
     config = config_of(new, rule="always")
-    with pytest.raises(CannotReweighError, match="other particles would be resampled"):
-        reweigh(old, new, config)
+    with pytest.raises(CannotReweightError, match="other particles would be resampled"):
+        reweight(old, new, config)
     monkeypatch.setattr(replay, "_check_decisions", lambda *_: None)
-    assert differing(reweigh(old, new, config), tw.SMCSession(new, config).run())
+    assert differing(reweight(old, new, config), tw.SMCSession(new, config).run())
 
 
 def test_a_rule_that_is_an_object_of_its_own_is_not_trusted():
@@ -208,10 +218,10 @@ def test_a_rule_that_is_an_object_of_its_own_is_not_trusted():
 
     old = recorded(target(phi(1), PLAIN), rule=Odd())
     new = target(phi(2), PLAIN)
-    with pytest.raises(CannotReweighError, match="resampling is another"):
-        reweigh(old, new, config_of(new, rule=Odd()))
+    with pytest.raises(CannotReweightError, match="the resampling differs"):
+        reweight(old, new, config_of(new, rule=Odd()))
     fresh = tw.SMCSession(new, config_of(new, rule=old.config.rule)).run()
-    assert differing(reweigh(old, new, replace(old.config)), fresh) == []
+    assert differing(reweight(old, new, replace(old.config)), fresh) == []
 
 
 def test_dead_runs_are_told_as_a_fresh_run_tells_them():
@@ -230,7 +240,7 @@ def test_dead_runs_are_told_as_a_fresh_run_tells_them():
         session.step()
 
 
-def test_conditional_runs_are_weighed_anew_with_their_sample_in_place():
+def test_conditional_runs_are_reweighted_with_their_sample_in_place():
     """The retained path is only a path: what was exact under the old phi need not be now."""
     over = target(phi(1), PLAIN)
     retained = tw.exact(over).sample(3, seed=1)
@@ -239,7 +249,7 @@ def test_conditional_runs_are_weighed_anew_with_their_sample_in_place():
     old = Recording(session.run(), over, session.config)
     new = target(phi(2), PLAIN)
     fresh = tw.SMCSession(new, session.config).run()
-    assert differing(reweigh(old, new, session.config), fresh) == []
+    assert differing(reweight(old, new, session.config), fresh) == []
 
 
 def test_no_model_is_asked(monkeypatch):
@@ -251,11 +261,10 @@ def test_no_model_is_asked(monkeypatch):
 
     monkeypatch.setattr(PLAIN, "prefill", asked)
     monkeypatch.setattr(PLAIN, "advance", asked)
-    assert reweigh(old, new, old.config).done
+    assert reweight(old, new, old.config).done
 
 
-def test_weighed_in_another_order_the_bytes_would_still_be_those():
-    """A classifier is asked for the same texts at once as in a fresh run."""
+def test_the_potential_is_asked_for_the_batches_of_a_fresh_run():
     batches = []
 
     class Judge:
@@ -268,7 +277,7 @@ def test_weighed_in_another_order_the_bytes_would_still_be_those():
     old = recorded(target(phi(1)), rule="never")
     new = target(tw.ClassProbability(Judge(), label="high"))
     config = config_of(new, rule="never")
-    reweigh(old, new, config)
+    reweight(old, new, config)
     again, batches[:] = list(batches), []
     new = target(tw.ClassProbability(Judge(), label="high"))
     tw.SMCSession(new, config).run()

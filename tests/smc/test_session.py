@@ -265,17 +265,6 @@ class TestErrors:
             assert trace.log_z == -torch.inf
             assert float(trace.ess[-1]) == 0
             assert session.t == 2
-        kept = tw.run_smc(target, num_particles=4, num_runs=3, dead_runs="keep")
-        assert kept.log_z.tolist() == [-torch.inf] * 3
-        assert bool((kept.weights == 0).all())
-
-    def test_one_dead_run_among_others(self):
-        target = tw.Target(chain(), tw.ContainsToken("c"), prompt="", num_steps=2)
-        settings = {"num_particles": 2, "num_runs": 50, "seed": 1}
-        with pytest.raises(AllParticlesDeadError, match=r"of run \d+: the potential is -inf"):
-            tw.run_smc(target, **settings)
-        log_z = tw.run_smc(target, **settings, dead_runs="keep").log_z
-        assert 0 < int((log_z == -torch.inf).sum()) < 50
 
     def test_a_potential_that_is_nan(self):
         nan = tw.TokenFunction(lambda tokens: tokens.sum(-1) * float("nan"))

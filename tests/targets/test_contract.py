@@ -140,7 +140,7 @@ class Twisted(Good):
         (Proud(), "exceeds log_phi_max"),
         (Hasty(), "log_phi_next differs"),
         (Lost("c"), "automaton|log_phi_next"),
-        (Silent(), "must not be empty"),
+        (Silent(), "one line of text; got ' '"),
         (Verbose(), "one line"),
         (Twisted(), r"phi \*\* 2 is not what it says"),
     ],

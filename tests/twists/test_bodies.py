@@ -103,11 +103,11 @@ def test_which_layers_are_adapted(lm, gpt2):
     [
         ({"rank": 0}, ValueError, "rank must be an integer of at least 1; got 0"),
         ({"alpha": 0.0}, ValueError, "alpha must be a positive number; got 0.0"),
-        ({"target_modules": ["nowhere"]}, UnsupportedModelError, "can not adapt .*nowhere"),
+        ({"target_modules": ["nowhere"]}, UnsupportedModelError, "cannot adapt .*nowhere"),
     ],
     ids=["rank", "alpha", "targets"],
 )
-def test_adapters_that_can_not_be_made_are_refused(gpt2, options, error, message):
+def test_adapters_that_cannot_be_made_are_refused(gpt2, options, error, message):
     before = base_values(gpt2)
     with pytest.raises(error, match=message):
         tw.LoRATwist(gpt2, **options)

@@ -1,14 +1,19 @@
 """The contract check fails on each planted bug of a twist."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
+from smc.toys import table_target
 from torch import nn
 
+import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.testing import check_twist
 from tsmc_widgets.twists import LinearHeadTwist, TableTwist, TwistStep
+from tsmc_widgets.twists.protocol import as_twist
 from tsmc_widgets.twists.table import PrefixCarry
 
 
@@ -296,3 +301,48 @@ def test_each_planted_bug_of_a_trained_twist_is_caught(kind, message, gpt2):
         head.weight.fill_(0.0 if kind is Exploding else 0.1)
     with pytest.raises(AssertionError, match=message):
         check_twist(twist, gpt2, tolerance=1e-3)
+
+
+class Plain:
+    """A user's twist: the three methods, and no base class."""
+
+    def __init__(self, twist):
+        self.prefill, self.advance, self.log_psi = twist.prefill, twist.advance, twist.log_psi
+
+
+class PlainProposal:
+    """A user's proposal that follows the sampler's twist, with no base class."""
+
+    follows_twist = True
+
+    def __init__(self):
+        induced = tw.TwistInduced()
+        self.prefill, self.advance = induced.prefill, induced.advance
+
+    def describe(self):
+        return "plain"
+
+
+@pytest.mark.parametrize("proposal", [tw.Base, tw.TwistInduced, PlainProposal])
+def test_any_object_with_the_methods_is_a_twist_or_a_proposal(proposal):
+    target = table_target(3, 3, seed=1)
+    twist = TableTwist.random(3, 3, seed=2)
+    settings = {"num_particles": 5, "num_runs": 2, "seed": 3, "rule": "always"}
+    known = tw.TwistInduced() if proposal is PlainProposal else proposal()
+    expected = tw.run_smc(target, twist=twist, proposal=known, **settings)
+    found = tw.run_smc(target, twist=Plain(twist), proposal=proposal(), **settings)
+    assert torch.equal(found.columns.log_weights, expected.columns.log_weights)
+    assert found.info.twist == "Plain"
+
+
+def test_a_users_flags_are_read_when_they_are_needed():
+    user = Plain(TableTwist.random(3, 3, seed=2))
+    adapted = as_twist(user)
+    assert (adapted.method, adapted.link, adapted.proposal_only) == (None, "log", False)
+    assert not adapted.is_conditional
+    user.proposal_only, user.method = True, "dpg"
+    assert (adapted.method, adapted.proposal_only) == ("dpg", True)
+    assert as_proposal(tw.TwistInduced(user)).proposal_only
+    assert pickle.loads(pickle.dumps(as_proposal(tw.Base()))) == tw.Base()
+    with pytest.raises(ValueError, match="learned by dpg"):
+        tw.SMCConfig(num_particles=4, twist=user)

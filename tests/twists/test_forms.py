@@ -227,3 +227,15 @@ def test_heads_need_a_hidden_state(make):
 def test_bodies_need_a_transformer(make):
     with pytest.raises(UnsupportedModelError, match="TabularLM has no transformer body"):
         make(tw.TabularLM.random(2, 3, seed=0))
+
+
+def test_a_linear_head_is_w_h_plus_b_of_the_state_before_the_token(gpt2):
+    tokens = torch.tensor([[5, 6, 7, 4], [8, 9, 3, 3]])
+    twist = stir(tw.LinearHeadTwist(gpt2), head=1.0)
+    assert set(twist.state_dict()) == {"head.weight", "head.bias"}
+    hidden = gpt2.prefill(tokens[:, :2]).hidden
+    expected = hidden @ twist.head.weight.T + twist.head.bias
+    found = twist.log_psi(tokens, 2)[:, 0]
+    torch.testing.assert_close(found, expected[[0, 1], tokens[:, 2]], rtol=0, atol=1e-4)
+    twist.log_psi(torch.tensor([[5, 6, 7]]), 1).sum().backward()
+    assert twist.head.bias.grad.nonzero().squeeze(1).tolist() == [6, 7]

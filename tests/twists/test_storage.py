@@ -112,15 +112,15 @@ def test_a_second_save_replaces_the_first(gpt2, tmp_path):
 def test_an_interrupted_save_leaves_the_old_twist_or_a_clear_error(gpt2, tmp_path, monkeypatch):
     twist = stir(tw.LinearHeadTwist(gpt2))
     tw.save_twist(twist, tmp_path)
-    write, calls = storage._write, []
+    write, calls = storage.write_atomically, []
 
-    def failing(path, content):
+    def failing(path):
         calls.append(path.name)
         if len(calls) == stop:
             raise KeyboardInterrupt
-        write(path, content)
+        return write(path)
 
-    monkeypatch.setattr(storage, "_write", failing)
+    monkeypatch.setattr(storage, "write_atomically", failing)
     stop = 1
     with pytest.raises(KeyboardInterrupt):
         tw.save_twist(stir(twist), tmp_path)

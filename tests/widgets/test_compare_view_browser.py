@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tsmc_widgets.widgets.compare_page import CompareSettings, menu
+from tsmc_widgets.widgets.compare_runs import CompareSettings, menu
 from tsmc_widgets.widgets.compare_view import CompareView
 
 pytestmark = pytest.mark.browser

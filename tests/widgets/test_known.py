@@ -3,8 +3,8 @@
 import pytest
 
 import tsmc_widgets as tw
-from tsmc_widgets.widgets import live_page as known
-from tsmc_widgets.widgets.live_page import exact_log_z, narrow_bracket
+from tsmc_widgets.widgets import run_page as known
+from tsmc_widgets.widgets.run_page import exact_log_z, narrow_bracket
 
 
 def never():
@@ -70,7 +70,7 @@ def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run():
     workbench = tw.Workbench(tw.RunSpec(problem=described, num_particles=8, num_runs=2))
     try:
         assert workbench.wait(60)
-        assert workbench.runner.publish_error is None
+        assert workbench.live.publish_error is None
         low, high = workbench.panels.header["bracket"]
         exact = tw.exact(workbench.target, max_sequences=10**6).log_z
         assert low <= exact <= high

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tsmc_widgets.widgets.front_end import join_scripts
-from tsmc_widgets.widgets.particle_view import SOURCES, STYLES, ParticleView
+from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.record import encode
 
 
@@ -14,15 +13,6 @@ def pages_of(view):
 def same(pages, others):
     """Whether all pages are equal; an assertion on bytes would take minutes to explain them."""
     return all(page == other for page, other in zip(pages, others, strict=True))
-
-
-def test_script_and_style_are_in_the_package():
-    script = join_scripts(SOURCES)
-    assert script.count("export default") == 1
-    assert len(SOURCES) == len(set(SOURCES))
-    assert "</script" not in script
-    assert "</style" not in ParticleView._css
-    assert len(STYLES) == 2
 
 
 def test_everything_is_there_from_the_start(make_trace):
@@ -61,26 +51,6 @@ def test_a_run_that_is_not_there_is_named(make_trace):
         ParticleView(make_trace(K=4, T=3, num_runs=3), run=5)
 
 
-def test_hello_is_answered():
-    view = ParticleView()
-    view.set_state({"hello": 17})
-    assert view.welcome == 17
-
-
 def test_nothing_to_write_is_said():
     with pytest.raises(ValueError, match="no trace to write yet"):
         ParticleView().to_html("never.html")
-
-
-def test_script_is_one_module_without_imports():
-    lines = join_scripts(SOURCES).splitlines()
-    assert "import " not in "\n".join(
-        line for line in lines if not line.lstrip().startswith(("*", "/"))
-    )
-    assert SOURCES[-1] == "main"
-
-
-def test_script_never_parses_text_as_html():
-    source = join_scripts(SOURCES)
-    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-        assert dangerous not in source

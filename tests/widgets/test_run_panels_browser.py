@@ -228,7 +228,7 @@ def test_columns_arrive_while_the_run_goes_on(open_panels, page, make_trace):
     panels.update(make_trace(K=8, T=20, seed=1), run_id=2)
     page.evaluate(SEND, traits_of(panels))
     # Where the play head was put it stays.
-    page.wait_for_function("root._panels.record.id === 2 && root._stats.t === 0")
+    page.wait_for_function("root._panels.view.record.id === 2 && root._stats.t === 0")
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,18 @@ import pytest
 
 from tsmc_widgets.experiments.spec import METHODS as COMPARED
 from tsmc_widgets.experiments.spec import TEXT_METHODS
+from tsmc_widgets.learning.objectives import METHODS as LEARNED
 from tsmc_widgets.twists.storage import load_twist
-from tsmc_widgets.widgets.compare_view import SOURCES
-from tsmc_widgets.widgets.front_end import join_scripts
-from tsmc_widgets.widgets.lesson import METHODS, TrainSettings
-from tsmc_widgets.widgets.session import Progress
-from tsmc_widgets.widgets.train_page import (
-    METHOD_NAMES,
-    TrainControls,
-    TrainSession,
-    describe_error,
+from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.session import error_text
+from tsmc_widgets.widgets.train_page import TrainControls, TrainSession
+from tsmc_widgets.widgets.training_run import (
+    METHOD_LABELS,
+    MethodRun,
+    TrainSettings,
 )
-from tsmc_widgets.widgets.train_view import TrainView
 
-TOY = "two days of rain (toy)"
+TOY = "rainy-week"
 
 
 @pytest.fixture
@@ -35,10 +33,10 @@ def press(session, act):
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():
-    assert set(METHOD_NAMES) == set(METHODS)
+    assert set(METHOD_LABELS) == {*LEARNED} - {"rl_sigma"}
     looks = re.findall(
         r'^  "?([\w+-]+)"?: \{ light: .* dash: (.*), marker: (.*) \},$',
-        join_scripts(SOURCES),
+        CompareView._esm,
         flags=re.MULTILINE,
     )
     drawn = {*COMPARED} - {*TEXT_METHODS, "saved"}
@@ -64,16 +62,14 @@ def test_start_trains_and_a_second_start_goes_on(session):
 
 def test_pause_acts_within_one_update_and_stop_keeps_all(session, monkeypatch):
     permits, entered = threading.Semaphore(0), threading.Semaphore(0)
-    from tsmc_widgets.widgets import lesson
-
-    update = lesson.Racer.update
+    update = MethodRun.update
 
     def gated(self):
         entered.release()
         assert permits.acquire(timeout=20)
         update(self)
 
-    monkeypatch.setattr(lesson.Racer, "update", gated)
+    monkeypatch.setattr(MethodRun, "update", gated)
     session.start()
     assert entered.acquire(timeout=30)
     press(session, "pause")
@@ -94,8 +90,8 @@ def test_pause_acts_within_one_update_and_stop_keeps_all(session, monkeypatch):
 
 
 def test_an_error_without_words_is_named():
-    assert describe_error(Progress("failed", error=MemoryError())).startswith("MemoryError\n")
-    assert describe_error(Progress("failed", error=ValueError("no"))).startswith("no\n")
+    assert error_text(MemoryError(), "").startswith("MemoryError\n")
+    assert error_text(ValueError("no"), "").startswith("no\n")
 
 
 def test_moved_controls_are_said_and_can_be_undone(session):
@@ -152,13 +148,12 @@ def test_save_writes_a_twist_that_loads(session, tmp_path):
 
 def test_errors_are_shown_and_what_was_learned_stays(session, monkeypatch):
     session.train(3, timeout=60)
-    from tsmc_widgets.widgets import lesson
 
     def fail(self):
         raise FloatingPointError("the loss is nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lesson.Racer, "update", fail)
+        patch.setattr(MethodRun, "update", fail)
         press(session, "start")
         with pytest.raises(FloatingPointError):
             session.wait(20)
@@ -180,12 +175,6 @@ def test_one_training_at_a_time(session):
     other.close()
 
 
-def test_hello_is_answered():
-    view = TrainView()
-    view.hello = 41
-    assert view.welcome == 41
-
-
 def test_controls_follow_the_problem_and_tell_once():
     told = []
     controls = TrainControls(TrainSettings(), told.append)
@@ -196,6 +185,7 @@ def test_controls_follow_the_problem_and_tell_once():
     controls.set(problem="5-star reviews", form="linear head", learning_rate=0.02)
     assert controls.fields["learning_rate"].value == 0.02
     assert len(told) == 2
+    assert controls.settings.problem == "five-star-review-beta-8"
     controls.rivals["rl"].value = True
     controls.fields["method"].value = "rl"
     assert controls.settings.methods == ("rl",)
@@ -205,10 +195,3 @@ def test_controls_follow_the_problem_and_tell_once():
     assert not controls.rivals["ctl"].value
     with pytest.raises(ValueError, match="the control must be one of"):
         controls.set(form2="x")
-
-
-def test_script_is_one_module_that_never_parses_text_as_html():
-    source = TrainView._esm
-    assert source.count("export default") == 1
-    for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-        assert dangerous not in source

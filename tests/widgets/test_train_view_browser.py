@@ -108,7 +108,7 @@ def test_texts_are_never_markup(open_training):
         ({"state": "stopped"}, "Go on", "start"),
         ({"state": "done"}, "Train more", "start"),
         ({"state": "failed"}, "Try again", "start"),
-        ({"state": "done", "stale": "method"}, "Start anew", "start"),
+        ({"state": "done", "stale": "method"}, "Start again", "start"),
     ],
 )
 def test_the_main_button_says_what_it_does(open_training, status, label, act):

@@ -1,16 +1,29 @@
-"""The live session without a browser: controls in, record and status out."""
+"""Controls, presets, runs and two runs side by side, without a browser."""
 
+import math
+import re
 import threading
 from dataclasses import asdict
 
 import pytest
 import torch
 
+import tsmc_widgets as tw
+from tsmc_widgets.errors import UnknownTokenError
+from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
-from tsmc_widgets.widgets.controls import EXAMPLES, NOTHING_ASKED, Controls
-from tsmc_widgets.widgets.settings import Judges, RunSettings
-from tsmc_widgets.widgets.workbench import WatchSMC, explain_death
+from tsmc_widgets.targets.description import parse_potential
+from tsmc_widgets.widgets.run_page import Pinned, compare, explain_dead
+from tsmc_widgets.widgets.settings import Judges, RunSettings, split_words
+from tsmc_widgets.widgets.watch import (
+    EXAMPLES,
+    NOTHING_ASKED,
+    PRESETS,
+    Controls,
+    PresetBar,
+    WatchSMC,
+)
 
 QUIET = Judges(None, None)
 
@@ -23,6 +36,83 @@ def lm():
         symbols="abc",
         separator=" ",
     )
+
+
+@pytest.fixture
+def dead_end():
+    """A model that never writes b."""
+    return TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
+
+
+class Stars:
+    """A classifier that counts the letter a."""
+
+    labels = tuple(f"{n} star{'s' * (n > 1)}" for n in range(1, 6))
+
+    def logits(self, texts):
+        return torch.tensor([[0.5 * n * text.count("a") for n in range(5)] for text in texts])
+
+
+class Hostility:
+    """A classifier with a scalar logit: how many b."""
+
+    labels = ("hostility",)
+
+    def logits(self, texts):
+        return torch.tensor([[text.count("b") - 2.0] for text in texts])
+
+
+JUDGES = Judges(Stars(), Hostility())
+
+
+def test_words_are_split_at_commas():
+    assert split_words(" castle, old king ,, ") == ["castle", "old king"]
+
+
+@pytest.mark.parametrize(
+    ("values", "described"),
+    [
+        ({"stars": 0}, "1"),
+        ({"stars": 3, "star_beta": 2.5}, "p(3 stars | text)^2.5"),
+        ({"stars": 3, "star_beta": 0.0}, "1"),
+        ({"stars": 0, "contains": "a, b"}, 'contains "a" × contains "b"'),
+        ({"stars": 0, "avoids": "a, b"}, 'avoids "a" or "b"'),
+        ({"stars": 0, "hostility": "threshold", "hostility_at_least": 1.5}, "≥ 1.5"),
+        ({"stars": 0, "hostility": "tempered", "hostility_beta": 2.0}, "exp(2 "),
+        ({"stars": 0, "hostility": "tempered", "hostility_beta": -2.0}, "p(not hostility | text)"),
+        ({"stars": 0, "hostility": "tempered", "hostility_beta": 0.0}, "1"),
+    ],
+)
+def test_potential_of_the_controls(values, described):
+    assert described in parse_potential(RunSettings(**values).factors(JUDGES)).describe()
+
+
+def test_judges_that_are_not_there_ask_nothing():
+    settings = RunSettings(stars=5, hostility="threshold")
+    assert settings.factors(Judges(None, None)) == [{"kind": "Constant"}]
+
+
+@pytest.mark.parametrize(
+    "values", [{"stars": 6}, {"hostility": "x"}, {"twist": "x"}, {"proposal": "x"}]
+)
+def test_unknown_choices_are_refused(values):
+    with pytest.raises(ValueError, match="must be one of"):
+        RunSettings(**values)
+
+
+def test_word_that_cannot_be_written_is_named(lm):
+    with pytest.raises(UnknownTokenError, match="No text can contain “zebra”"):
+        RunSettings(contains="zebra", stars=0).target(lm, JUDGES)
+
+
+@pytest.mark.parametrize("twist", ["none", "look-ahead"])
+@pytest.mark.parametrize("proposal", ["base", "twist-induced"])
+def test_every_sampler_runs(lm, twist, proposal):
+    settings = RunSettings(
+        prompt="a", num_steps=5, num_particles=8, twist=twist, proposal=proposal, contains="b"
+    )
+    trace = start_spec(settings.spec, target=settings.target(lm, JUDGES)).run()
+    assert math.isfinite(trace.log_z)
 
 
 @pytest.fixture
@@ -46,7 +136,7 @@ def test_first_run_is_shown_with_its_exact_log_z(watch):
     assert watch.target is watch.session.target
 
 
-def test_moving_a_control_runs_anew(watch):
+def test_moving_a_control_runs_again(watch):
     before = watch.view.header["id"]
     watch.controls.fields["num_particles"].value = 32
     watch.controls.fields["seed"].value = 4
@@ -73,14 +163,14 @@ def test_bad_input_is_said_and_the_last_run_stays(watch):
     }
 
 
-def test_dead_particles_leave_their_record(lm):
-    lm = TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
-    watch = WatchSMC(lm, judges=QUIET, prompt="a", contains="b", num_steps=3, num_particles=4)
+def test_dead_particles_leave_their_record(dead_end):
+    settings = {"prompt": "a", "contains": "b", "num_steps": 3, "num_particles": 4}
+    watch = WatchSMC(dead_end, judges=QUIET, **settings)
     assert watch.wait(20)
     assert watch.view.status["state"] == "failed"
     assert watch.view.status["text"] == "stopped at step 3 of 3"
     error = watch.view.status["error"]
-    assert "All 4 weights are zero at step 3" in error
+    assert "All 4 weights are zero from step 3 on" in error
     assert "set proposal q to twist-induced" in error
     assert watch.view.header["steps_done"] == 3
     watch.close()
@@ -88,9 +178,6 @@ def test_dead_particles_leave_their_record(lm):
 
 def test_hold_and_steps_from_the_view(lm):
     gate = threading.Event()
-
-    class Slow(type(lm)):
-        pass
 
     watch = WatchSMC(lm, judges=QUIET, prompt="a", contains="b", num_steps=6, num_particles=4)
     assert watch.wait(20)
@@ -121,12 +208,6 @@ def test_hold_and_steps_from_the_view(lm):
 
 
 def test_controls_without_effect_are_out_of_the_way(lm):
-    class Stars:
-        labels = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
-
-        def logits(self, texts):
-            return torch.zeros(len(texts), 5)
-
     watch = WatchSMC(lm, judges=Judges(Stars(), None), prompt="a", num_steps=2, num_particles=2)
     fields = watch.controls.fields
     shown = {child for group in watch.controls.children for child in group.children}
@@ -148,8 +229,10 @@ def test_controls_without_effect_are_out_of_the_way(lm):
         ({"proposal": "twist-induced"}, "take more particles"),
     ],
 )
-def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(watch, settings, first):
-    assert f"Try to {first}" in explain_death(watch.trace, RunSettings(**settings))
+def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(dead_end, settings, first):
+    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
+    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+    assert f"Try to {first}" in explain_dead(dead, RunSettings(**settings).spec)
 
 
 def test_examples_set_many_controls_and_start_one_run():
@@ -172,3 +255,118 @@ def test_examples_set_many_controls_and_start_one_run():
 def test_a_control_that_is_not_there_is_named(watch):
     with pytest.raises(ValueError, match=r"the control must be one of prompt, .*; got 'betta'"):
         watch.set(betta=1.0)
+
+
+def test_a_pinned_run_stays_beside_the_next(watch):
+    trace = watch.trace
+    watch.bench.button.value = True
+    assert watch.bench.pinned.trace.log_z == trace.log_z
+    pinned, live = watch.bench.children[1].children
+    assert live is watch.view
+    assert pinned.header["steps_done"] == 6
+    assert "nothing has changed yet" in watch.bench.sentence.value
+    watch.set(twist="none")
+    assert watch.wait(20)
+    said = watch.bench.sentence.value
+    assert "on the same noise: twist ψ look-ahead → none" in said
+    assert f"{watch.trace.log_z:.2f}".replace("-", "−") in said
+    assert watch.bench.pinned.trace.log_z == trace.log_z
+    watch.set(seed=5)
+    assert watch.wait(20)
+    assert "on other noise" in watch.bench.sentence.value
+    watch.bench.button.value = False
+    assert watch.bench.children[1].children == (watch.view,)
+    assert watch.bench.pinned is None
+    assert watch.bench.sentence.value == ""
+
+
+def test_pinning_again_replaces_a(watch):
+    watch.pin()
+    first = watch.bench.pinned_view
+    watch.set(seed=3)
+    assert watch.wait(20)
+    watch.pin()
+    assert watch.bench.pinned.spec.seed == 3
+    assert watch.bench.pinned_view is not first
+    assert len(watch.bench.children[1].children) == 2
+    assert watch.bench.button.value is True
+
+
+def test_nothing_to_pin_is_said(watch):
+    watch.bench.pin(None)
+    assert "no finished run" in watch.bench.sentence.value
+    assert watch.bench.button.value is False
+
+
+def test_words_of_a_person_are_no_markup_in_the_sentence(watch):
+    watch.pin()
+    kept = watch.bench.pinned
+    spec = RunSettings(prompt="<img src=x onerror=hacked=1>").spec
+    watch.bench.compare(Pinned(kept.trace, spec, 0.1))
+    assert "<img" not in watch.bench.sentence.value
+    assert "&lt;img" in watch.bench.sentence.value
+
+
+def test_the_sentence_has_the_numbers_of_both_runs(watch):
+    a = Pinned(watch.trace, watch.settings.spec, 1.0)
+    watch.set(num_particles=32)
+    assert watch.wait(20)
+    b = Pinned(watch.trace, watch.settings.spec, 2.5)
+    said = compare(a, b).replace("−", "-")
+    assert "K 16 → 32" in said
+    assert "1.0 → 2.5 s" in said
+    first, second, difference = map(
+        float, re.search(r"log Ẑ (\S+)(?: ± \S+ s\.e\.)? → (\S+).*?\((\S+) nats\)", said).groups()
+    )
+    assert first == pytest.approx(a.trace.log_z, abs=0.006)
+    assert second == pytest.approx(b.trace.log_z, abs=0.006)
+    assert difference == pytest.approx(b.trace.log_z - a.trace.log_z, abs=0.006)
+    assert f"ESS at the end {float(a.trace.ess[-1]):.1f} of 16" in said
+
+
+def test_dead_runs_are_compared_too(dead_end):
+    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
+    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+    run = Pinned(dead, RunSettings().spec, 0.0)
+    said = compare(run, run)
+    assert "log Ẑ −∞ → −∞" in said
+
+
+def test_lessons_set_every_control_that_they_are_about():
+    controls = Controls(RunSettings(avoids="x", seed=9), Judges("stars", "host"), lambda _: None)
+    bar = PresetBar(lambda preset: controls.set(**preset.values))
+    for name, button in bar.buttons.items():
+        button.click()
+        bar.show(controls.settings.spec)
+        assert controls.settings.spec == PRESETS[name].spec
+        assert button.button_style == "info"
+        assert sum(b.button_style == "info" for b in bar.buttons.values()) == 1
+        assert PRESETS[name].text.split("'")[0] in bar.text.value
+    controls.fields["num_steps"].value = 7
+    bar.show(controls.settings.spec)
+    assert not any(button.button_style for button in bar.buttons.values())
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    """The run of every lesson on the model that ships."""
+    return {name: start_spec(preset.spec).run() for name, preset in PRESETS.items()}
+
+
+@pytest.mark.slow
+def test_each_lesson_shows_what_it_says(lessons):
+    late, good = lessons["Late evidence"], lessons["A good twist"]
+    assert late.ess[:-1].min() == pytest.approx(64)
+    assert late.ess[-1] < 8
+    assert not late.columns.resampled.any()
+    assert good.ess[-1] > 48
+    assert good.columns.resampled.any()
+    assert all("castle" in text for text, w in zip(good.texts(), good.weights) if w > 0.001)  # noqa: B905
+    sis, costs = lessons["Why SIS fails"], lessons["What resampling costs"]
+    assert sis.ess[-1] < 16
+    assert sis.ess[12] < 20
+    assert costs.ess[-1] > 32
+    assert costs.surviving_ancestors()[0] <= 6
+    bad = lessons["A bad twist"]
+    assert bad.ess[-1] < 4
+    assert bad.log_z < sis.log_z - 5

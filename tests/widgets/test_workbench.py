@@ -2,16 +2,18 @@
 
 import json
 import re
-from dataclasses import fields, replace
+from contextlib import suppress
+from dataclasses import fields
 
 import pytest
 import torch
 
 import tsmc_widgets as tw
+from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
-from tsmc_widgets.widgets.settings import Judges, RunSettings, make_session, make_target, spec_of
-from tsmc_widgets.widgets.workbench import PRESETS, Workbench
+from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
+from tsmc_widgets.widgets.workbench import Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
 
 SMALL = {"num_particles": 16, "num_runs": 1}
@@ -61,7 +63,7 @@ def workbenches(page_threads):
 
 def settle(workbench):
     assert workbench.wait(60)
-    assert workbench.runner.publish_error is None
+    assert workbench.live.publish_error is None
 
 
 def differing(a, b):
@@ -161,8 +163,8 @@ class TestFiles:
 
     def test_buttons_save_and_load(self, workbenches, tmp_path):
         workbench = workbenches(SPECS["named"])
-        row = workbench.bench.row.children[2].children
-        path, save, load, said = row
+        path, said = workbench.file.path, workbench.file.message
+        save, load = workbench.file.buttons.values()
         path.value = str(tmp_path / "page.json")
         save.click()
         assert "saved to" in said.value
@@ -200,9 +202,9 @@ class TestFiles:
         with pytest.raises(ValueError, match="JSON alone cannot bring back"):
             Workbench.load(path)
         workbench = workbenches("rainy-week")
-        workbench.file.value = str(path)
-        workbench.bench.row.children[2].children[2].click()
-        assert "not registered here" in workbench.bench.row.children[2].children[3].value
+        workbench.file.path.value = str(path)
+        workbench.file.buttons["load"].click()
+        assert "not registered here" in workbench.file.message.value
         shown = workbenches(state)
         assert "not registered here" in shown.view.status["error"]
         with pytest.raises(ValueError, match="JSON alone"):
@@ -222,39 +224,39 @@ class TestFiles:
 
 
 class TestReplay:
-    def test_a_new_phi_is_weighed_where_nothing_heard_the_old_one(self, workbenches):
+    def test_a_new_phi_is_re_weighted_where_psi_and_q_do_not_depend_on_it(self, workbenches):
         workbench = workbenches("rainy-week", method="none", num_runs=2)
         assert words(workbench.replayed) == ""
         workbench.problem.editor.rows[0].fields["beta"].value = 3.0
         settle(workbench)
         assert workbench.session.reweighed
-        assert words(workbench.replayed).startswith("Re-weighed the recorded run under the new φ")
+        assert words(workbench.replayed).startswith("Re-weighted the recorded run under the new φ")
         assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
         assert differing(run_of_code(workbench), workbench.trace) == []
-        # And from what was weighed anew, again.
+        # And again, from what was re-weighted.
         workbench.problem.editor.menu.value = "contains tokens"
         settle(workbench)
         assert workbench.session.reweighed
         assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
 
-    def test_a_twist_made_of_phi_is_run_anew(self, workbenches):
+    def test_a_twist_made_of_phi_is_run_again(self, workbenches):
         workbench = workbenches("rainy-week", method="look-ahead")
         workbench.problem.editor.rows[0].fields["beta"].value = 3.0
         settle(workbench)
         assert not workbench.session.reweighed
         assert words(workbench.replayed) == (
-            "Run anew on the same noise because the look-ahead twist is made of φ, and steers "
+            "Run again on the same noise because the look-ahead twist is made of φ, and steers "
             "every step."
         )
 
-    def test_other_changes_are_run_anew(self, workbenches):
+    def test_other_changes_are_run_again(self, workbenches):
         workbench = workbenches("rainy-week", method="none")
         workbench.set(rule="always")
         settle(workbench)
-        assert words(workbench.replayed).strip() == "Run anew on the same noise"
+        assert words(workbench.replayed).strip() == "Run again on the same noise"
         workbench.set(seed=4)
         settle(workbench)
-        assert words(workbench.replayed).strip() == "Run anew on other noise"
+        assert words(workbench.replayed).strip() == "Run again on other noise"
 
     def test_texts_that_end_are_looked_at(self, workbenches):
         workbench = workbenches(EDITED, method="none", rule="always", num_particles=32)
@@ -270,7 +272,7 @@ class TestReplay:
         workbench.problem.editor.rows[0].fields["beta"].value = 3.0
         settle(workbench)
         assert not workbench.session.reweighed
-        assert words(workbench.replayed).strip() == "Run anew on the same noise"
+        assert words(workbench.replayed).strip() == "Run again on the same noise"
 
     def test_a_shipped_twist_stays_the_same_twist(self, workbenches):
         workbench = workbenches("one-star-review", method="shipped", num_particles=8)
@@ -326,10 +328,10 @@ class TestWords:
         workbench = workbenches("rainy-week", num_particles=2)
         for name, button in workbench.presets.buttons.items():
             button.click()
-            assert workbench.spec == spec_of(RunSettings(**PRESETS[name].settings))
+            assert workbench.spec == PRESETS[name].spec
             assert workbench._read() == workbench.spec
             assert button.button_style == "info"
-        workbench.runner.cancel()
+        workbench.live.cancel()
         workbench.sampler.fields["seed"].value = 5
         assert not any(b.button_style for b in workbench.presets.buttons.values())
 
@@ -343,16 +345,15 @@ class TestWords:
             {"hostility": "threshold", "hostility_at_least": -6.0, "ess_threshold": 1.0},
         ],
     )
-    def test_settings_of_the_small_sibling_as_a_spec(self, values):
-        settings = RunSettings(num_steps=4, num_particles=6, seed=2, **values)
-        lm = tw.load_language_model("storybook")
-        session = make_session(settings, make_target(settings, lm, Judges().loaded()))
-        session = tw.SMCSession(session.target, replace(session.config, dead_runs="keep"))
-        spec = start_spec(spec_of(settings))
-        assert spec.target.potential.describe() == session.target.potential.describe()
-        a, b = session.run(), spec.run()
-        assert torch.equal(a.columns.tokens, b.columns.tokens)
-        assert torch.allclose(a.columns.log_weights, b.columns.log_weights, rtol=1e-6)
+    def test_watch_smc_runs_the_spec_of_its_controls(self, page_threads, values):
+        watch = WatchSMC(num_steps=4, num_particles=6, seed=2, **values)
+        assert watch.wait(60)
+        session = start_spec(watch.settings.spec, dead_runs="raise")
+        assert session.target.potential.describe() == watch.target.potential.describe()
+        with suppress(AllParticlesDeadError):
+            session.run()
+        assert differing(watch.trace, session.trace) == []
+        watch.close()
 
     def test_dead_runs_come_with_what_may_help(self, workbenches):
         problem = {**EDITED, "potential": [{"kind": "ContainsToken", "args": [["yes", "no", "yes",

@@ -228,7 +228,7 @@ class TestSampler:
 @pytest.fixture
 def trained(tmp_path):
     """A workbench beside a training of a toy."""
-    session = tw.TrainSession("two days of rain (toy)", batch_size=10, num_updates=2)
+    session = tw.TrainSession("rainy-week", batch_size=10, num_updates=2)
     workbench = Workbench("rainy-week", train=session, folder=tmp_path / "twists")
     yield session, workbench
     workbench.close()

@@ -1,9 +1,9 @@
 """How good a twist or proposal is: bounds on log Z and what follows from them."""
 
 from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseline, summary_frame
-from tsmc_widgets.evaluation.bounds import log_z_bounds
+from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, log_z_bounds, log_z_bounds_given
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
-from tsmc_widgets.evaluation.divergences import LogZGiven, kl_divergences, log_z_bounds_given
+from tsmc_widgets.evaluation.divergences import kl_divergences
 from tsmc_widgets.evaluation.estimates import (
     BoundsTable,
     Divergences,
@@ -34,12 +34,12 @@ __all__ = [
     "BoundsTable",
     "Bracket",
     "BracketSearch",
+    "ConditionalLogZBounds",
     "Divergences",
     "FactorShare",
     "KLEstimate",
     "LogZ",
     "LogZBounds",
-    "LogZGiven",
     "MeanOverRuns",
     "PooledOverRuns",
     "Prefixes",

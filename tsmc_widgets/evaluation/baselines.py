@@ -1,4 +1,4 @@
-"""Ways to get texts of a target, in one format: what each samples from, knows and costs."""
+"""Baselines in one format: what each samples from, what it says of log Z, and its cost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +14,12 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import BudgetError, check_integer, check_one_of, import_extra
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.errors import BudgetError, check_integer, check_one_of
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns, frame_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
 from tsmc_widgets.smc.proposals import Base, TwistInduced
-from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.sampling import base_samples
 from tsmc_widgets.targets.target import Target
 
@@ -30,37 +30,12 @@ SPARE = 4
 """At T, phi is computed on so many times the beam's width, where phi offers no more at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class BeamTexts:
-    """What a beam search found, best first, all texts distinct.
-
-    Attributes:
-        tokens: the texts.
-        log_p: log p0 of each, in nats.
-        log_phi: log phi of each, in nats.
-        forward_tokens: tokens that the base model read.
-    """
-
-    tokens: Int[Tensor, "n steps"]
-    log_p: Float64[Tensor, " n"]
-    log_phi: Float64[Tensor, " n"]
-    forward_tokens: int
-
-
-@torch.no_grad()
-def beam_texts(target: Target, width: int, twist: Any = None) -> BeamTexts:
-    """Keep ``width`` prefixes by p0 psi_t (by p0 without a twist), and texts by p0 phi at T.
-
-    A text that has ended keeps its place by p0 phi. Texts of phi = 0 are left out.
-    """
-    beam = _Beam(target, width, twist)
-    for t in range(1, target.num_steps):
-        beam.extend(t)
-    return beam.finish()
-
-
 class _Beam:
-    """Prefixes so far, the steps of those that go on, and texts that have ended."""
+    """Prefixes of a beam search, the steps of those that go on, and sequences that have ended.
+
+    ``width`` prefixes are kept by p0 psi_t (by p0 without a twist), and sequences by p0 phi at T. A
+    sequence that has ended keeps its place by p0 phi.
+    """
 
     def __init__(self, target: Target, width: int, twist: Any) -> None:
         self.target, self.width, self.twist = target, width, twist
@@ -71,7 +46,14 @@ class _Beam:
         self.steps: PrefixSteps = prefill_steps(target, Base(), twist, self.tokens, most_rows=width)
         self.read = len(target.prompt_tokens)
 
-    def extend(self, t: int) -> None:
+    @torch.no_grad()
+    def run(self) -> tuple[Int[Tensor, "n steps"], Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+        """Distinct sequences of phi > 0, best first, with log p0 and log phi of each."""
+        for t in range(1, self.target.num_steps):
+            self._extend(t)
+        return self._finish()
+
+    def _extend(self, t: int) -> None:
         """Choose the prefixes of length t and read their last tokens."""
         if not len(self.tokens):
             return
@@ -94,8 +76,7 @@ class _Beam:
         self.steps = advance_steps(self.target, Base(), self.twist, self.steps, pairs, self.tokens)
         self.read += len(rows)
 
-    def finish(self) -> BeamTexts:
-        """Choose the texts."""
+    def _finish(self) -> tuple[Tensor, Tensor, Tensor]:
         if len(self.tokens):
             log_p, score = self._next()
             offer = self.target.log_phi_next
@@ -108,7 +89,7 @@ class _Beam:
         total = log_p + log_phi
         best = total.argsort(descending=True, stable=True)[: self.width]
         best = best[total[best] > -math.inf]
-        return BeamTexts(texts[best.to(texts.device)], log_p[best], log_phi[best], self.read)
+        return texts[best.to(texts.device)], log_p[best], log_phi[best]
 
     def _next(self) -> tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]:
         """Log p0 of every continuation, and what it is chosen by."""
@@ -133,7 +114,7 @@ class _Beam:
         self.log_p = log_p[rows, tokens]
 
     def _end(self, log_p: Float64[Tensor, "n vocab"], t: int) -> None:
-        """Put aside the texts that end here."""
+        """Put aside the sequences that end here."""
         eos = self.target.eos_token_id
         chance = log_p[:, eos].clone()
         possible = (chance > -math.inf).nonzero().squeeze(1)
@@ -146,14 +127,14 @@ class _Beam:
 
 @dataclass(frozen=True, slots=True)
 class BaselineRun:
-    """Texts by one method, with weights and with what is known beside them.
+    """Sequences by one method, with weights and with what is known beside them.
 
     Attributes:
         method: its name in ``BASELINES``.
-        samples_from: what the texts are samples of, weights taken into account.
-        tokens: the texts.
-        log_weights: log weight of each, up to a constant; -inf for a text that does not count.
-        group: run of each text; weights compare within a run.
+        samples_from: what the sequences are samples of, weights taken into account.
+        tokens: the sequences.
+        log_weights: log weight of each, up to a constant; -inf for a sequence that does not count.
+        group: run of each sequence; weights compare within a run.
         log_phi: log phi of each, in nats.
         log_p: log p0 of each, in nats.
         log_z: what the method says of log Z, in nats; None where it says nothing.
@@ -189,7 +170,7 @@ class BaselineRun:
 
     @property
     def mean_log_phi(self) -> float:
-        """Weighted mean of log phi over texts with weight, in nats; NaN where there are none."""
+        """Weighted mean of log phi, in nats; NaN where every weight is 0."""
         weights = self.weights
         total = float(weights.sum())
         kept = torch.where(weights > 0, weights * self.log_phi, 0.0)
@@ -203,11 +184,11 @@ class BaselineRun:
 
     def to_frame(self, target: Target) -> pd.DataFrame:
         """The texts: method, run, text, weight, and in nats log_phi and log_p."""
-        return import_extra("pandas", "lab", "a table of methods").DataFrame(
+        return frame_of(
             {
                 "method": self.method,
                 "run": self.group.cpu().numpy(),
-                "text": target.texts(self.tokens) if len(self.tokens) else [],
+                "text": target.labels(self.tokens) if len(self.tokens) else [],
                 "weight": self.weights.cpu().numpy(),
                 "log_phi": self.log_phi.cpu().numpy(),
                 "log_p": self.log_p.cpu().numpy(),
@@ -233,9 +214,7 @@ class BaselineRun:
 
 def summary_frame(runs: Sequence[BaselineRun]) -> pd.DataFrame:
     """One row a method."""
-    return import_extra("pandas", "lab", "a table of methods").DataFrame(
-        [run.summary() for run in runs]
-    )
+    return frame_of([run.summary() for run in runs])
 
 
 def rejection(
@@ -266,7 +245,7 @@ def rejection(
 
 @torch.no_grad()
 def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -> BaselineRun:
-    """The text of largest phi among ``n`` of p0, ``num_samples`` times over."""
+    """The sequence of largest phi among ``n`` of p0, ``num_samples`` times over."""
     check_integer("num_samples", num_samples)
     check_integer("n", n)
     start = time.perf_counter()
@@ -285,7 +264,7 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
     return _run(
         target,
         start,
-        method="best of n",
+        method="best-of-n",
         samples_from=f"the best of {n} texts of p0 by phi, which is not sigma for any n",
         tokens=drawn.reshape(num_samples, n, -1)[torch.arange(num_samples), best],
         log_phi=log_phi.gather(1, best.unsqueeze(1)).squeeze(1),
@@ -299,168 +278,91 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
 def beam_search(
     target: Target, *, num_samples: int, seed: int = 0, twist: Any = None
 ) -> BaselineRun:
-    """The ``num_samples`` texts of largest p0 phi that a beam as wide finds; ``seed`` is unused.
+    """The ``num_samples`` sequences of largest p0 phi found by a beam as wide; ``seed`` is unused.
 
-    Beams are kept by p0, or by p0 psi_t with a twist, and by p0 phi at T. The texts are distinct,
-    so their mass is a certain lower bound on Z.
+    Beams are kept by p0, or by p0 psi_t with a twist, and by p0 phi at T. The sequences are
+    distinct, so their mass is a certain lower bound on Z.
     """
     check_integer("num_samples", num_samples)
     start = time.perf_counter()
-    found = beam_texts(target, num_samples, twist)
-    log_weights = found.log_p + found.log_phi
+    beam = _Beam(target, num_samples, twist)
+    tokens, log_p, log_phi = beam.run()
+    log_weights = log_p + log_phi
     return _run(
         target,
         start,
-        method="beam search",
+        method="beam",
         samples_from="nothing: modes of sigma, found greedily; weighted by sigma's mass",
-        tokens=found.tokens,
-        log_phi=found.log_phi,
+        tokens=tokens,
+        log_phi=log_phi,
         log_weights=log_weights,
         log_z=float(numerics.logsumexp(log_weights)),
         log_z_standard_error=0.0,
         log_z_kind="certain lower bound",
-        forward_tokens=found.forward_tokens,
+        forward_tokens=beam.read,
     )
 
 
-def base_sis(
-    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
-) -> BaselineRun:
-    """Texts of p0 weighted by phi; ``twist`` is unused."""
-    return _sweep(
-        target,
-        "p0, SIS",
-        "sigma, by weight: texts of p0 weighted by phi",
-        num_samples=num_samples,
-        num_runs=num_runs,
-        seed=seed,
-        proposal=Base(),
-        rule="never",
-    )
-
-
-def base_smc(
-    target: Target,
-    *,
-    num_samples: int,
-    seed: int = 0,
-    num_runs: int = 1,
-    twist: Any = None,
-    rule: Any = None,
-) -> BaselineRun:
-    """Tokens of p0, weighted and resampled by a twist.
-
-    ``rule`` says when to resample, as for ``run_smc``.
-    """
-    return _sweep(
-        target,
-        "p0, SMC",
-        "sigma, by weight: tokens of p0, resampled by the twist",
-        num_samples=num_samples,
-        num_runs=num_runs,
-        seed=seed,
-        proposal=Base(),
-        twist=_need(twist, "p0, SMC"),
-        rule=rule,
-    )
-
-
-def twist_sis(
-    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, twist: Any = None
-) -> BaselineRun:
-    """Texts of the twist-induced proposal with importance weights: for DPG and PPO, too."""
-    return _sweep(
-        target,
-        "twist, SIS",
-        "sigma, by weight: texts of the twist-induced proposal",
-        num_samples=num_samples,
-        num_runs=num_runs,
-        seed=seed,
-        proposal=TwistInduced(_need(twist, "twist, SIS")),
-        rule="never",
-    )
-
-
-def twist_smc(
-    target: Target,
-    *,
-    num_samples: int,
-    seed: int = 0,
-    num_runs: int = 1,
-    twist: Any = None,
-    rule: Any = None,
-) -> BaselineRun:
-    """The paper's sampler: the twist proposes, weighs and resamples.
-
-    ``rule`` says when to resample, as for ``run_smc``.
-    """
-    return _sweep(
-        target,
-        "twist, SMC",
-        "sigma, by weight: tokens of the twist-induced proposal, resampled by the twist",
-        num_samples=num_samples,
-        num_runs=num_runs,
-        seed=seed,
-        proposal=TwistInduced(),
-        twist=_need(twist, "twist, SMC"),
-        rule=rule,
-    )
-
-
-def optimal(
-    target: Target, *, num_samples: int, seed: int = 0, num_runs: int = 1, oracle: Any = None
-) -> BaselineRun:
-    """The optimal twist, where it is known: every weight is Z."""
-    start = time.perf_counter()
-    oracle = exact(target) if oracle is None else oracle
-    run = _sweep(
-        target,
-        "optimal twist",
-        "sigma, exactly",
-        num_samples=num_samples,
-        num_runs=num_runs,
-        seed=seed,
-        proposal=TwistInduced(),
-        twist=oracle.optimal_twist(),
-        rule="never",
-        known=oracle.log_z,
-        start=start,
-    )
-    return run
-
-
-BASELINES: Mapping[str, Callable[..., BaselineRun]] = {
-    "rejection": rejection,
-    "best of n": best_of_n,
-    "beam search": beam_search,
-    "p0, SIS": base_sis,
-    "p0, SMC": base_smc,
-    "twist, SIS": twist_sis,
-    "twist, SMC": twist_smc,
-    "optimal twist": optimal,
+SAMPLERS = {
+    "p0, SIS": "sigma, by weight: texts of p0 weighted by phi",
+    "p0, SMC": "sigma, by weight: tokens of p0, resampled by the twist",
+    "twist, SIS": "sigma, by weight: texts of the twist-induced proposal",
+    "twist, SMC": "sigma, by weight: tokens of the twist-induced proposal, resampled by the twist",
+    "optimal twist": "sigma, exactly",
 }
-"""Every method by name; all take ``num_samples`` and ``seed``."""
+"""What proposes, and whether the twist resamples (SMC) or not (SIS); and what they sample from.
+
+"twist, SIS" suits twists learned by DPG and PPO, too; "twist, SMC" is the paper's sampler.
+"""
 
 
-def run_baseline(name: str, target: Target, *, num_samples: int, **options: Any) -> BaselineRun:
-    """Run a method of ``BASELINES`` by its name."""
-    check_one_of("name", name, BASELINES)
-    return BASELINES[name](target, num_samples=num_samples, **options)
-
-
-def _sweep(
-    target: Target,
+def sampler(
     method: str,
-    samples_from: str,
+    target: Target,
     *,
     num_samples: int,
-    num_runs: int,
-    known: float | None = None,
-    start: float | None = None,
-    **how: Any,
+    seed: int = 0,
+    num_runs: int = 1,
+    twist: Any = None,
+    rule: Any = None,
+    oracle: Any = None,
 ) -> BaselineRun:
-    start = time.perf_counter() if start is None else start
-    trace = run_smc(target, num_particles=num_samples, num_runs=num_runs, dead_runs="keep", **how)
+    """Sequences with weights, by one of ``SAMPLERS``.
+
+    Args:
+        method: its name.
+        target: sigma.
+        num_samples: K.
+        seed: as for ``run_smc``.
+        num_runs: runs of K sequences.
+        twist: what "twist" in the name is, and what resamples.
+        rule: when SMC resamples, as for ``run_smc``.
+        oracle: of "optimal twist", whose weights are all Z; None computes it.
+    """
+    start = time.perf_counter()
+    known = None
+    if method == "optimal twist":
+        oracle = exact(target) if oracle is None else oracle
+        twist, known = oracle.optimal_twist(), oracle.log_z
+    if twist is None and method != "p0, SIS":
+        raise ValueError(f"{method} needs a twist: give twist=..., such as LookAheadTwist(target).")
+    if not method.endswith("SMC"):
+        if rule is not None:
+            raise ValueError(f"{method} never resamples: leave rule out.")
+        rule = "never"
+    # A twist that only proposes, as in twist, SIS, must not weigh: the proposal holds it.
+    holds = twist if method == "twist, SIS" else None
+    proposal = Base() if method.startswith("p0") else TwistInduced(holds)
+    trace = run_smc(
+        target,
+        num_particles=num_samples,
+        num_runs=num_runs,
+        twist=None if method.endswith("SIS") else twist,
+        proposal=proposal,
+        rule=rule,
+        seed=seed,
+        dead_runs="keep",
+    )
     mean = MeanOverRuns.of(trace.columns.log_z[:, -1])
     dead = int((trace.columns.log_z[:, -1] == -math.inf).sum())
     size = num_runs * num_samples
@@ -468,7 +370,7 @@ def _sweep(
         target,
         start,
         method=method,
-        samples_from=samples_from,
+        samples_from=SAMPLERS[method],
         tokens=trace.paths("tokens").reshape(size, -1),
         log_phi=trace.columns.log_psi[:, -1].reshape(-1),
         log_weights=trace.columns.log_weights[:, -1].reshape(-1),
@@ -477,9 +379,25 @@ def _sweep(
         log_z=mean.mean if known is None else known,
         log_z_standard_error=mean.standard_error if known is None else 0.0,
         log_z_kind="lower bound" if known is None else "exact",
-        forward_tokens=_sweep_tokens(target, trace),
+        # Each distinct prefix is read once.
+        forward_tokens=len(target.prompt_tokens) + int(trace.columns.distinct[1:].sum()),
         note=f"{dead} of {num_runs} runs died" if dead else "",
     )
+
+
+BASELINES: Mapping[str, Callable[..., BaselineRun]] = {
+    "rejection": rejection,
+    "best-of-n": best_of_n,
+    "beam": beam_search,
+    **{name: partial(sampler, name) for name in SAMPLERS},
+}
+"""Every method by name; all take ``num_samples`` and ``seed``."""
+
+
+def run_baseline(name: str, target: Target, *, num_samples: int, **options: Any) -> BaselineRun:
+    """Run a method of ``BASELINES`` by its name."""
+    check_one_of("name", name, BASELINES)
+    return BASELINES[name](target, num_samples=num_samples, **options)
 
 
 def _run(target: Target, start: float, *, tokens: Tensor, log_phi: Tensor, **rest: Any) -> Any:
@@ -494,16 +412,5 @@ def _run(target: Target, start: float, *, tokens: Tensor, log_phi: Tensor, **res
 
 
 def _drawn_tokens(target: Target, count: int) -> int:
-    """Tokens read for so many texts of p0, at most: an EOS may end some of them early."""
+    """Tokens read for so many sequences of p0, at most: an EOS may end some of them early."""
     return len(target.prompt_tokens) + count * (target.num_steps - 1)
-
-
-def _sweep_tokens(target: Target, trace: SMCTrace) -> int:
-    """Tokens read by a sweep, which reads each distinct prefix once."""
-    return len(target.prompt_tokens) + int(trace.columns.distinct[1:].sum())
-
-
-def _need(twist: Any, method: str) -> Any:
-    if twist is None:
-        raise ValueError(f"{method} needs a twist: give twist=..., such as LookAheadTwist(target).")
-    return twist

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.estimates import BoundsTable, LogZBounds, MeanOverRuns, PooledOverRuns
+from tsmc_widgets.evaluation.estimates import BoundsTable, LogZBounds, MeanOverRuns
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc
+from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.target import Target
-
-__all__ = ["BoundsTable", "LogZBounds", "MeanOverRuns", "PooledOverRuns", "log_z_bounds"]
 
 RULES = ("always", "ess", "never")
 """What a table compares where no rule is given; never is IWAE."""
@@ -27,12 +29,52 @@ CONDITIONAL_RUNS = 2**40
 """Address of the first conditional run: both sides draw their noise apart, so are independent."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConditionalLogZBounds:
+    """Bounds on log Z(o) for the o of each sample: one forward and one conditional run for each.
+
+    Attributes:
+        lower: log Z_hat of a forward run under each sample's o.
+        upper: conditional log Z_hat with the sample itself.
+        num_particles: K of both.
+        rule: when they resampled, in words.
+    """
+
+    lower: Float64[Tensor, " n"]
+    upper: Float64[Tensor, " n"]
+    num_particles: int
+    rule: str
+
+    @property
+    def gap(self) -> float:
+        """Mean of upper minus lower over o, in nats: training may stop on it."""
+        return float((self.upper - self.lower).mean())
+
+    @property
+    def gap_standard_error(self) -> float:
+        """Standard error of the gap; what differs between the o is taken away first."""
+        return MeanOverRuns.of(self.upper - self.lower).standard_error
+
+    @property
+    def bounds(self) -> LogZBounds:
+        """Bounds on the mean of log Z(o) over o; pooling over different o would bound nothing."""
+        return LogZBounds(
+            lower=MeanOverRuns.of(self.lower),
+            upper=MeanOverRuns.of(self.upper),
+            num_particles=self.num_particles,
+            upper_kind="bound",
+            rule=self.rule,
+            lower_log_z=self.lower,
+            upper_log_z=self.upper,
+        )
+
+
 @torch.no_grad()
 def log_z_bounds(
     target: Target,
     *,
     num_particles: int | Sequence[int],
-    num_runs: int,
+    num_runs: int | None = None,
     exact_samples: Any = None,
     approximate_samples: Any = None,
     twist: Any = None,
@@ -44,17 +86,21 @@ def log_z_bounds(
     exact_log_z: float | int | None = None,
     first_run: int = 0,
     max_rows: int | None = None,
-) -> LogZBounds | BoundsTable:
+) -> LogZBounds | ConditionalLogZBounds | BoundsTable:
     """Bound log Z from below by forward runs and from above by conditional ones.
+
+    Where the potential waits for an observation o, ``exact_samples`` must be joint samples, and
+    log Z(o) is bounded for the o of each: by one forward and one conditional run.
 
     Args:
         target: whose Z.
         num_particles: K of both sides; several K give a table.
-        num_runs: forward runs.
+        num_runs: forward runs; with observations there is one for each sample.
         exact_samples: exact samples of sigma, each used for one conditional run.
         approximate_samples: samples of something near sigma in their place: what comes of them is
             no bound and is called an estimate.
-        twist: as for ``run_smc``; None is psi = 1.
+        twist: as for ``run_smc``; None is psi = 1. A conditional twist, there and in a proposal, is
+            given each run's o.
         proposal: as for ``run_smc``.
         rule: as for ``run_smc``; several rules give a table. In a table None stands for all of
             always, ess and never (IWAE), or for never alone where the proposal's twist can only
@@ -63,7 +109,8 @@ def log_z_bounds(
         resampler: of the forward runs; conditional ones are multinomial.
         seed: as for ``run_smc``; all K and rules share their noise, so their rows are not
             independent of each other, and differences between them are the better seen.
-        exact_log_z: log Z where it is known; it is put beside the bounds.
+        exact_log_z: log Z where it is known; it is put beside the bounds. There is no single one
+            for many observations.
         first_run: address of the first forward run and of the first sample's, so that parts of a
             job make what the whole would have made.
         max_rows: particles in a batch at most; None keeps the process near 2 GB (V = 653). The
@@ -71,73 +118,83 @@ def log_z_bounds(
             companions (tables), and to their rounding for others.
 
     Returns:
-        A ``LogZBounds``, or for several K or rules a ``BoundsTable`` of them.
+        A ``LogZBounds``, or a ``ConditionalLogZBounds`` with observations; for several K or rules a
+        ``BoundsTable``.
 
     Raises:
-        ValueError: both kinds of samples, or samples of the wrong shape, or with phi = 0.
+        ValueError: samples of the wrong kind or shape, or with phi = 0.
     """
-    check_integer("num_runs", num_runs)
-    samples, kind = read_samples(exact_samples, approximate_samples)
-    several = _is_several(num_particles), _is_several(rule)
-    sizes = list(num_particles) if several[0] else [num_particles]
+    samples, observed, kind = read_samples(target, exact_samples, approximate_samples)
+    if observed is None:
+        check_integer("num_runs", num_runs)
+    elif num_runs not in (None, len(observed)) or exact_log_z is not None:
+        raise ValueError(
+            "with observations leave num_runs and exact_log_z out: each o has its own."
+        )
+    tabulated = _is_several(num_particles) or _is_several(rule)
+    sizes = list(num_particles) if _is_several(num_particles) else [num_particles]
     for size in sizes:
         check_integer("num_particles", size)
-    rules = _rules(rule, ess_threshold, proposal, tabulated=any(several))
-    settings = {"twist": twist, "proposal": proposal, "seed": seed}
+    rules = _rules(rule, ess_threshold, proposal, tabulated=tabulated)
+    given = {} if observed is None else {"observed": observed}
+    count = num_runs if observed is None else len(observed)
+    forward = range(first_run, first_run + count)
     rows = []
     for size in sizes:
+        chunk = runs_at_once(target, size, max_rows)
         for one in rules:
-            how = settings | {"num_particles": size, "rule": one}
-            chunk = runs_at_once(target, size, max_rows)
-            ahead = how | {"resampler": resampler}
-            forward = _forward(target, num_runs, chunk, first_run, ahead)
-            backward = None
+            how = {"num_particles": size, "twist": twist, "proposal": proposal, "rule": one}
+            how |= {"seed": seed}
+            ahead = how | {"resampler": resampler, "dead_runs": "keep"}
+            lower, upper = _log_z_of_runs(run_smc, target, forward, chunk, given, ahead), None
             if samples is not None:
-                backward = _backward(target, samples, chunk, first_run, how)
-            rows.append(
-                LogZBounds.of(
-                    forward,
-                    backward,
-                    num_particles=int(size),
-                    upper_kind=kind,
-                    rule=one.describe(),
-                    exact=exact_log_z,
-                )
-            )
-    return BoundsTable(tuple(rows)) if any(several) else rows[0]
+                start = CONDITIONAL_RUNS + first_run
+                upper = _log_z_of_runs(
+                    run_conditional_smc, target, range(start, start + len(samples)), chunk,
+                    given | {"retained": samples}, how,
+                )  # fmt: skip
+            about = {"num_particles": int(size), "rule": one.describe()}
+            if observed is not None:
+                rows.append(ConditionalLogZBounds(lower, upper, **about))
+            else:
+                about |= {"upper_kind": kind, "exact": exact_log_z}
+                rows.append(LogZBounds.of(lower, upper, **about))
+    if not tabulated:
+        return rows[0]
+    return BoundsTable(tuple(row if observed is None else row.bounds for row in rows))
 
 
-def _forward(
-    target: Target, num_runs: int, chunk: int, first_run: int, how: dict[str, Any]
-) -> Float64[Tensor, " runs"]:
-    parts = []
-    for start in range(0, num_runs, chunk):
-        trace = run_smc(
-            target,
-            num_runs=min(chunk, num_runs - start),
-            first_run=first_run + start,
-            dead_runs="keep",
-            **how,
-        )
-        parts.append(trace.columns.log_z[:, -1])
-    return torch.cat(parts)
+def log_z_bounds_given(
+    target: Target, samples: JointSamples, *, num_particles: int, **settings: Any
+) -> ConditionalLogZBounds:
+    """``log_z_bounds`` under the observations of joint samples, ``target.exact_samples(n, ...)``.
+
+    Args:
+        target: its potential waits for an observation.
+        samples: a sequence and its observation each.
+        num_particles: K.
+        **settings: as for ``log_z_bounds``.
+    """
+    if not target.is_conditional:
+        what = target.potential.describe()
+        raise ValueError(f"{what} waits for no observation: call log_z_bounds.")
+    return log_z_bounds(target, num_particles=num_particles, exact_samples=samples, **settings)
 
 
-def _backward(
+def _log_z_of_runs(
+    run: Callable[..., SMCTrace],
     target: Target,
-    samples: Int[Tensor, "samples steps"],
+    addresses: range,
     chunk: int,
-    first_run: int,
+    of_each: dict[str, Tensor],
     how: dict[str, Any],
-) -> Float64[Tensor, " samples"]:
+) -> Float64[Tensor, " runs"]:
+    """Last log Z_hat of runs, ``chunk`` at a time; ``of_each`` holds a row for each run."""
     parts = []
-    for start in range(0, len(samples), chunk):
-        trace = run_conditional_smc(
-            target,
-            retained=samples[start : start + chunk],
-            first_run=CONDITIONAL_RUNS + first_run + start,
-            **how,
-        )
+    for at in range(0, len(addresses), chunk):
+        own = {name: rows[at : at + chunk] for name, rows in of_each.items()}
+        some = addresses[at : at + chunk]
+        trace = run(target, num_runs=len(some), first_run=some[0], **own, **how)
         parts.append(trace.columns.log_z[:, -1])
     return torch.cat(parts)
 
@@ -169,11 +226,21 @@ def _rules(
 
 def follows_proposal_only(proposal: Any) -> bool:
     """Whether a proposal follows a twist of its own that must not weigh, so never resample."""
-    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
+    return as_proposal(proposal).proposal_only
 
 
-def read_samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str]:
-    """Tokens of either kind, None if neither was given, and whether they bound or estimate."""
+def read_samples(
+    target: Target, exact_samples: Any, approximate_samples: Any
+) -> tuple[Int[Tensor, "n steps"] | None, Int[Tensor, "n width"] | None, str]:
+    """Tokens of either kind, the observations that come with them, and "bound" or "estimate".
+
+    Tokens are None where no samples were given, observations where the target waits for none.
+
+    Raises:
+        ValueError: both kinds, or joint samples for a target without observations, or other
+            samples for one with.
+    """
+    what = target.potential.describe()
     if exact_samples is not None and approximate_samples is not None:
         raise ValueError(
             "give exact_samples for an upper bound or approximate_samples for an estimate, not "
@@ -181,13 +248,25 @@ def read_samples(exact_samples: Any, approximate_samples: Any) -> tuple[Any, str
         )
     kind = "bound" if approximate_samples is None else "estimate"
     given = exact_samples if approximate_samples is None else approximate_samples
-    if hasattr(given, "observed"):
+    if not target.is_conditional:
+        if isinstance(given, JointSamples):
+            raise ValueError(
+                f"{what} waits for no observation, and these samples belong to many "
+                "observations o, each with a log Z of its own: give the target of the samples."
+            )
+        return (None if given is None else tokens_of(given)), None, kind
+    if not isinstance(given, JointSamples) or kind == "estimate":
         raise ValueError(
-            "these samples belong to many observations o, each with a log Z of its own: call "
-            "log_z_bounds_given, or bound one target.condition(o) at a time."
+            f"{what} waits for an observation: give joint samples, "
+            f"exact_samples=target.exact_samples(n, seed=...); got {type(given).__name__}."
         )
-    given = getattr(given, "tokens", given)
-    return (None if given is None else torch.as_tensor(given)), kind
+    check_integer("number of exact samples", len(given.tokens), at_least=2)
+    return given.tokens, given.observed, kind
+
+
+def tokens_of(samples: Any) -> Int[Tensor, "n steps"]:
+    """Tokens of samples, or of what a user gives in their place: a tensor or nested lists."""
+    return torch.as_tensor(getattr(samples, "tokens", samples))
 
 
 def _is_several(value: Any) -> bool:

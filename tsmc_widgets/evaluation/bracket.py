@@ -4,121 +4,99 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import PotentialError, check_integer
-from tsmc_widgets.evaluation.estimates import LogZBounds
+from tsmc_widgets.evaluation.estimates import Bracket
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.protocol import Power
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, require_unconditional
 
 Bounds = tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]
+PhiBounds = Callable[[Int[Tensor, "n t"]], Bounds]
+"""Lower and upper bounds on log phi over all endings of each prefix followed by each token, in
+nats, on the CPU."""
 
 
-@runtime_checkable
-class PhiBounds(Protocol):
-    """Lower and upper bounds on log phi over all endings of a text."""
+def automaton_bounds(automaton: TokenAutomaton, num_steps: int, eos: int | None) -> PhiBounds:
+    """The best and the worst value that an automaton can still reach: tight, and exact at T.
 
-    def children(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """Bounds for each prefix followed by each token, in nats, on the CPU."""
-        ...
+    Args:
+        automaton: gives log phi from its last state.
+        num_steps: T.
+        eos: the absorbing EOS; None where there is none.
+    """
+    transition, value = automaton.transition.cpu(), automaton.log_value.cpu()
+    here = TokenAutomaton(automaton.initial, transition, value)
+    # By t and state: least and largest log phi of any ending, and log phi if only EOS follows.
+    lows, highs, ends = [value.double()], [value.double()], [value.double()]
+    for _ in range(num_steps):
+        end = ends[0] if eos is None else ends[0][transition[:, eos]]
+        low, high = lows[0][transition], highs[0][transition]
+        if eos is not None:
+            low[:, eos] = high[:, eos] = end
+        lows.insert(0, low.amin(1))
+        highs.insert(0, high.amax(1))
+        ends.insert(0, end)
 
-
-@dataclass(frozen=True, slots=True)
-class ConstantBounds:
-    """The same for every text: 0 below and ``log_phi_max`` above."""
-
-    log_phi_max: float
-    vocab_size: int
-
-    def children(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """-inf and the bound."""
-        shape = (len(prefixes), self.vocab_size)
-        return tuple(
-            torch.full(shape, value, dtype=torch.float64) for value in (-math.inf, self.log_phi_max)
-        )
-
-
-class AutomatonBounds:
-    """The best and the worst value that an automaton can still reach: tight, and exact at T."""
-
-    def __init__(self, automaton: TokenAutomaton, num_steps: int, eos: int | None) -> None:
-        """Look ahead from every state.
-
-        Args:
-            automaton: gives log phi from its last state.
-            num_steps: T.
-            eos: the absorbing EOS; None where there is none.
-        """
-        transition = automaton.transition.cpu()
-        self.automaton = TokenAutomaton(automaton.initial, transition, automaton.log_value.cpu())
-        self.eos = eos
-        value = automaton.log_value.cpu().double()
-        lows, highs, ends = [value], [value], [value]
-        for _ in range(num_steps):
-            end = ends[0] if eos is None else ends[0][transition[:, eos]]
-            low, high = lows[0][transition], highs[0][transition]
-            if eos is not None:
-                low[:, eos] = high[:, eos] = end
-            lows.insert(0, low.amin(1))
-            highs.insert(0, high.amax(1))
-            ends.insert(0, end)
-        self._lows, self._highs, self._ends = lows, highs, ends
-
-    def children(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """Bounds by the state that each token leads to."""
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         t = prefixes.shape[1] + 1
-        states = self.automaton.transition[self.automaton.run(prefixes.cpu())]
-        low, high = self._lows[t][states], self._highs[t][states]
-        if self.eos is not None:
-            low[:, self.eos] = high[:, self.eos] = self._ends[t][states[:, self.eos]]
+        states = transition[here.run(prefixes.cpu())]
+        low, high = lows[t][states], highs[t][states]
+        if eos is not None:
+            low[:, eos] = high[:, eos] = ends[t][states[:, eos]]
         return low, high
 
+    return bounds
 
-@dataclass(frozen=True, slots=True)
-class OwnBounds:
-    """A potential's own ``log_phi_bounds(prefixes) -> (low, high)``, one of each a prefix."""
 
-    potential: Any
-    vocab_size: int
+def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
+    """A potential's own ``log_phi_bounds(prefixes) -> (low, high)``, of every longer prefix."""
 
-    def children(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """Bounds of every prefix longer by one token; NaN and an upper below a lower refused."""
-        vocab = torch.arange(self.vocab_size, device=prefixes.device).repeat(len(prefixes))
-        longer = torch.cat(
-            [prefixes.repeat_interleave(self.vocab_size, 0), vocab.unsqueeze(1)], dim=1
-        )
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
+        vocab = torch.arange(vocab_size, device=prefixes.device).repeat(len(prefixes))
+        longer = torch.cat([prefixes.repeat_interleave(vocab_size, 0), vocab.unsqueeze(1)], dim=1)
         low, high = (
             torch.as_tensor(part, dtype=torch.float64).cpu().reshape(len(prefixes), -1)
-            for part in self.potential.log_phi_bounds(longer)
+            for part in potential.log_phi_bounds(longer)
         )
         if not bool((low <= high).all()) or bool((high == math.inf).any()):
             raise PotentialError(
-                f"log_phi_bounds of {self.potential.describe()} must give low <= high < +inf."
+                f"log_phi_bounds of {potential.describe()} must give low <= high < +inf."
             )
         return low, high
 
+    return bounds
 
-@dataclass(frozen=True, slots=True)
-class ScaledSum:
+
+def constant_bounds(log_phi_max: float, vocab_size: int) -> PhiBounds:
+    """The same for every sequence: phi = 0 below and ``log_phi_max`` above."""
+
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
+        low = torch.full((len(prefixes), vocab_size), -math.inf, dtype=torch.float64)
+        return low, torch.full_like(low, log_phi_max)
+
+    return bounds
+
+
+def scaled_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
     """Bounds of a product of powers: each factor's, times its power, added up."""
 
-    parts: tuple[tuple[PhiBounds, float | int], ...]
-
-    def children(self, prefixes: Int[Tensor, "n t"]) -> Bounds:
-        """Sums of the factors' bounds."""
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         low, high = 0.0, 0.0
-        for part, beta in self.parts:
-            lower, upper = part.children(prefixes)
+        for part, beta in parts:
+            lower, upper = part(prefixes)
             low, high = low + beta * lower, high + beta * upper
         return low, high
+
+    return bounds
 
 
 def phi_bounds(target: Target) -> PhiBounds:
@@ -136,14 +114,14 @@ def phi_bounds(target: Target) -> PhiBounds:
     def of(potential: Any) -> PhiBounds:
         automaton = potential.automaton()
         if automaton is not None:
-            return AutomatonBounds(automaton, target.num_steps, eos)
+            return automaton_bounds(automaton, target.num_steps, eos)
         if potential.log_phi_bounds is not None:
-            return OwnBounds(potential, vocab)
+            return own_bounds(potential, vocab)
         if isinstance(potential, Power):
-            return ScaledSum(((of(potential.part), potential.beta),))
+            return scaled_sum([(of(potential.part), potential.beta)])
         factors = potential.factors()
         if len(factors) > 1:
-            return ScaledSum(tuple((of(factor), 1.0) for factor in factors))
+            return scaled_sum([(of(factor), 1.0) for factor in factors])
         bound = check_bound(f"log_phi_max of {potential.describe()}", potential.log_phi_max)
         if bound is None:
             raise PotentialError(
@@ -151,7 +129,7 @@ def phi_bounds(target: Target) -> PhiBounds:
                 f"{potential.describe()}: give log_phi_max (or reward_max) to the part that has "
                 "none."
             )
-        return ConstantBounds(bound, vocab)
+        return constant_bounds(bound, vocab)
 
     return of(target.potential)
 
@@ -201,7 +179,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over closed texts and waiting prefixes, in exact units, and counts."""
+    """Sums over closed sequences and waiting prefixes, in exact units, and counts."""
 
     closed: int
     low: int
@@ -262,7 +240,7 @@ class Expansion:
         self.log_mass = torch.where(seen & (low == high), -math.inf, log_mass)
 
     def close_texts(self) -> None:
-        """Compute phi where a text ends with its next token."""
+        """Compute phi where a sequence ends with its next token."""
         target, eos = self.target, self.eos
         ends = torch.zeros(self.log_mass.shape, dtype=torch.bool)
         if self.length == target.num_steps:
@@ -274,7 +252,7 @@ class Expansion:
         elif eos is not None:
             ends[:, eos] = True
         open_ends = ends & (self.low < self.high) & (self.log_mass > -math.inf)
-        rows, tokens = self._worth_it(open_ends)
+        rows, tokens = self._heaviest(open_ends)
         if not len(rows):
             return
         device = self.prefixes.device
@@ -299,10 +277,10 @@ class Expansion:
         self.log_mass = torch.where(certain, -math.inf, self.log_mass)
 
     def split(self) -> list[Node]:
-        """Nodes for the continuations worth it, and one for the rest of each prefix."""
+        """Nodes for the heaviest continuations, and one for the rest of each prefix."""
         nodes = []
         if self.length < self.target.num_steps:
-            rows, tokens = self._worth_it(self.log_mass > -math.inf)
+            rows, tokens = self._heaviest(self.log_mass > -math.inf)
             mass = self.log_mass[rows, tokens]
             low, high = mass + self.low[rows, tokens], mass + self.high[rows, tokens]
             found = zip(*(part.tolist() for part in (rows, tokens, mass, low, high)), strict=True)
@@ -356,7 +334,7 @@ class Expansion:
         self.high = torch.where(where, values, self.high)
         self.texts += int(alive.sum())
 
-    def _worth_it(
+    def _heaviest(
         self, where: Bool[Tensor, "n vocab"]
     ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
         """The heaviest continuations of each prefix: those above the cutoff, and always one."""
@@ -375,70 +353,17 @@ ROUNDING = 256
 On the model that ships, batches of other shapes move log p0 by up to 1.5e-5, half of this.
 """
 
-WORTH = 1e-2
-"""A child is looked at by itself if it is worth this share of the least prefix just read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """Log Z lies between ``lower`` and ``upper``, for certain and not on average.
-
-    Certain for the model as it was computed: ``margin`` allows for the rounding of its
-    log-probabilities, not for a device that computes something else each time.
-
-    Attributes:
-        lower: log of the mass that all texts looked at must have, in nats; -inf at first.
-        upper: log of that and of what all others may have at most.
-        undecided: p0's mass of the texts that nothing is known of yet.
-        texts: whole texts whose phi was computed one by one.
-        prefixes_read: prefixes that the model was asked about.
-        frontier: prefixes that wait.
-        tokens_spent: tokens that the model has read, prompts included.
-        margin: nats by which both ends were moved apart for rounding.
-        done: whether nothing is left to look at.
-    """
-
-    lower: float
-    upper: float
-    undecided: float
-    texts: int
-    prefixes_read: int
-    frontier: int
-    tokens_spent: int
-    margin: float
-    done: bool
-
-    @property
-    def width(self) -> float:
-        """Upper minus lower, in nats."""
-        return self.upper - self.lower
-
-    def contains(self, log_z: float | int) -> bool:
-        """Whether a value of log Z is possible."""
-        return self.lower <= log_z <= self.upper
-
-    def contradiction(self, bounds: LogZBounds, *, confidence: float = 0.9999) -> str:
-        """What in bounds by SMC can not be true beside this bracket; "" where all can."""
-        if bounds.lower.interval(confidence)[0] > self.upper:
-            return (
-                f"the lower bound {bounds.lower.mean:.4g} lies above the bracket's upper end "
-                f"{self.upper:.4g}: sampler, proposal or log_phi_max must be wrong."
-            )
-        if bounds.upper is not None and bounds.upper.interval(confidence)[1] < self.lower:
-            return (
-                f"the upper bound {bounds.upper.mean:.4g} lies below the bracket's lower end "
-                f"{self.lower:.4g}: the samples it is made with can not be exact."
-            )
-        return ""
+MIN_SHARE = 1e-2
+"""A continuation becomes a node if its rank is at least this share of the least prefix read."""
 
 
 class BracketSearch:
-    """The search itself: stop it anywhere, go on later, nothing is lost.
+    """Best-first search over prefixes, which can be stopped and resumed anywhere.
 
     Prefixes are read best first: those whose part of Z is most uncertain, p0's mass times what phi
-    may be at most. Texts that end are summed up; whatever waits is bounded above (and below, where
-    the potential knows) by ``phi_bounds``. Sums are exact, so that nothing drifts however long
-    the search.
+    may be at most. Sequences that end are summed up; prefixes that wait are bounded above (and
+    below, where the potential knows) by ``phi_bounds``. Sums are exact, so that nothing drifts in a
+    long search.
     """
 
     def __init__(self, target: Target, *, batch_size: int = 64, fanout: int = 64) -> None:
@@ -456,11 +381,7 @@ class BracketSearch:
         """
         check_integer("batch_size", batch_size)
         check_integer("fanout", fanout)
-        if target.is_conditional:
-            raise ValueError(
-                f"{target.potential.describe()} waits for an observation: bracket "
-                "target.condition(observed)."
-            )
+        require_unconditional(target, "bracket target.condition(observed).")
         self.target, self.batch_size, self.fanout = target, batch_size, fanout
         self._bounds = phi_bounds(target)
         self.margin = 0.0
@@ -525,8 +446,8 @@ class BracketSearch:
             yield self.step()
 
     def _root_bounds(self) -> tuple[float, float, float]:
-        """Log phi that counts as 1, and bounds on it for any text, in that measure."""
-        low, high = self._bounds.children(self.target.prompt_tokens.new_zeros(1, 0))
+        """Log phi that counts as 1, and bounds on it for any sequence, in that measure."""
+        low, high = self._bounds(self.target.prompt_tokens.new_zeros(1, 0))
         scale = float(high.max())
         if scale == -math.inf:
             return 0.0, -math.inf, -math.inf
@@ -571,11 +492,11 @@ class BracketSearch:
                 group,
                 prefixes,
                 self._read(group, prefixes),
-                *self._bounds.children(prefixes),
+                *self._bounds(prefixes),
                 target=self.target,
                 scale=self._scale,
                 fanout=self.fanout,
-                cutoff=least + math.log(WORTH),
+                cutoff=least + math.log(MIN_SHARE),
             )
             part.close_texts()
             part.close_certain()
@@ -626,7 +547,7 @@ class BracketSearch:
         for offset, node in enumerate(change.children):
             heapq.heappush(self._heap, (-node.rank, change.first + offset))
         # Last of all, so that what was cut short before is done again and a heap cut short is
-        # built anew.
+        # built again.
         self._pending = None
         self._heap_is_whole = True
 
@@ -642,7 +563,7 @@ def bracket_log_z(
     """Bracket log Z for certain, reading at most ``max_tokens`` tokens.
 
     It holds for any model and any bounded potential, and is narrow where p0 puts its mass on few
-    texts, or where a prefix decides phi. Elsewhere bounds by SMC are narrower.
+    sequences, or where a prefix decides phi. Elsewhere bounds by SMC are narrower.
 
     Args:
         target: whose Z.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float64
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import import_extra
+from tsmc_widgets.smc.exact import Oracle
+from tsmc_widgets.targets.exact_samples import ExactSamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +23,41 @@ if TYPE_CHECKING:
 EVERYWHERE = (-math.inf, math.inf)
 
 
+def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFrame:
+    """A pandas table of rows, or of columns by name."""
+    pd = import_extra("pandas", "lab", "a table")
+    return pd.DataFrame(rows, columns=None if columns is None else list(columns))
+
+
+class Estimate:
+    """A number with its error: its interval, and the columns of a table that hold both.
+
+    Subclasses have ``value``, ``standard_error``, ``freedom`` (degrees of freedom of that error)
+    and ``slack``: how far the truth may lie from ``value`` were there no sampling error.
+    """
+
+    __slots__ = ()
+    value: float
+    standard_error: float
+    freedom: float | int
+    slack: float
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's t interval, widened by ``slack`` on both sides; the value where it is exact."""
+        low = high = self.value
+        if self.standard_error != 0:
+            low, high = t_interval(self.value, self.standard_error, self.freedom, confidence)
+        return (low - self.slack, high + self.slack)
+
+    def row(self, name: str = "value") -> dict[str, float]:
+        """The value under ``name``, with standard_error, low and high (95 %)."""
+        low, high = self.interval()
+        columns = {"standard_error": self.standard_error, "low": low, "high": high}
+        return {name: self.value, **columns}
+
+
 @dataclass(frozen=True, slots=True)
-class MeanOverRuns:
+class MeanOverRuns(Estimate):
     """A mean over independent runs.
 
     Attributes:
@@ -34,6 +69,7 @@ class MeanOverRuns:
     mean: float
     standard_error: float
     num_runs: int
+    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, values: Float64[Tensor, " runs"]) -> MeanOverRuns:
@@ -44,13 +80,19 @@ class MeanOverRuns:
             return cls(mean, math.nan, count)
         return cls(mean, float(values.std()) / math.sqrt(count), count)
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's t interval for the mean."""
-        return t_interval(self.mean, self.standard_error, self.num_runs - 1, confidence)
+    @property
+    def value(self) -> float:
+        """The mean."""
+        return self.mean
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom."""
+        return self.num_runs - 1
 
 
 @dataclass(frozen=True, slots=True)
-class PooledOverRuns:
+class PooledOverRuns(Estimate):
     """Log of a mean over runs: as a bound it is tighter than the mean of logs, and consistent.
 
     Attributes:
@@ -71,6 +113,7 @@ class PooledOverRuns:
     standard_error: float
     num_runs: int
     effective_runs: float
+    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, log_z: Float64[Tensor, " runs"], *, reciprocal: bool = False) -> PooledOverRuns:
@@ -85,10 +128,10 @@ class PooledOverRuns:
             error = math.sqrt((count - 1) * float(rest.var(correction=0)))
         return cls(value, error if math.isfinite(error) else math.nan, count, effective)
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's t interval, in nats; see the class for how well it covers."""
-        freedom = max(1.0, self.effective_runs - 1)
-        return t_interval(self.value, self.standard_error, freedom, confidence)
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom; see the class for how well the interval covers."""
+        return max(1.0, self.effective_runs - 1)
 
 
 def _all_but_one(logs: Float64[Tensor, " runs"]) -> Float64[Tensor, " runs"]:
@@ -109,15 +152,20 @@ def t_interval(
     return (middle - reach, middle + reach)
 
 
-def welch(*parts: tuple[float, float | int]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a sum of independent (error, freedom) parts.
+def welch(*parts: Estimate, weight: float = 1.0) -> tuple[float, float]:
+    """Standard error and degrees of freedom of a sum of independent parts, each times ``weight``.
 
     Exactly known parts have error 0 (Welch and Satterthwaite).
     """
-    total = math.fsum(error**2 for error, _ in parts)
+    errors = [weight * part.standard_error for part in parts]
+    total = math.fsum(error**2 for error in errors)
     if not math.isfinite(total):
         return math.nan, 1.0
-    pull = math.fsum(error**4 / max(freedom, 1) for error, freedom in parts if error > 0)
+    pull = math.fsum(
+        error**4 / max(part.freedom, 1)
+        for error, part in zip(errors, parts, strict=True)
+        if error > 0
+    )
     return math.sqrt(total), total**2 / pull if pull > 0 else math.inf
 
 
@@ -126,6 +174,10 @@ COLUMNS = (
     "pooled", "pooled_standard_error", "pooled_low", "pooled_high", "effective_runs", "num_runs",
     "exact",
 )  # fmt: skip
+GAP_COLUMNS = (
+    "num_particles", "method", "rule", "kind", "gap", "standard_error", "low", "high",
+)  # fmt: skip
+RUN_COLUMNS = ("num_particles", "method", "rule", "side", "run", "log_z", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +250,37 @@ class LogZBounds:
         return math.hypot(self.lower.standard_error, self.upper.standard_error)
 
     def gap_interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Welch's t interval of the gap; it may reach below 0, where the gap itself can not be."""
+        """Welch's t interval of the gap; it may reach below 0, where the gap itself cannot be."""
         sides = [self.lower] if self.upper is None else [self.lower, self.upper]
-        error, freedom = welch(*((side.standard_error, side.num_runs - 1) for side in sides))
-        return t_interval(self.gap, error, freedom, confidence)
+        return t_interval(self.gap, *welch(*sides), confidence)
+
+    def gap_row(self, name: str = "value") -> dict[str, float]:
+        """The gap as a row of a table, as ``Estimate.row``."""
+        low, high = self.gap_interval()
+        columns = {"standard_error": self.gap_standard_error, "low": low, "high": high}
+        return {name: self.gap, **columns}
 
     @property
     def midpoint(self) -> float:
         """Middle of both means, in nats; NaN without an upper one."""
         return math.nan if self.upper is None else (self.lower.mean + self.upper.mean) / 2
+
+    def sides(
+        self,
+    ) -> Iterator[tuple[str, MeanOverRuns, PooledOverRuns | None, Float64[Tensor, " runs"] | None]]:
+        """Name, mean, pooled estimate and single runs of each side that there is."""
+        yield "lower", self.lower, self.pooled_lower, self.lower_log_z
+        if self.upper is not None:
+            yield "upper", self.upper, self.pooled_upper, self.upper_log_z
+
+    def about(self) -> dict[str, Any]:
+        """What a row of a table says of the run: K, the method, the rule and the exact log Z."""
+        return {
+            "num_particles": self.num_particles,
+            "method": method_name(self.rule),
+            "rule": self.rule,
+            "exact": math.nan if self.exact is None else self.exact,
+        }
 
 
 @dataclass(frozen=True)
@@ -220,22 +294,12 @@ class BoundsTable(Sequence):
     rows: tuple[LogZBounds, ...]
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of rows."""
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> LogZBounds: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[LogZBounds, ...]: ...
-
     def __getitem__(self, index: Any) -> Any:
-        """Bounds by their place."""
+        """One row, or a slice of them."""
         return self.rows[index]
-
-    def __iter__(self) -> Iterator[LogZBounds]:
-        """One after another."""
-        return iter(self.rows)
 
     def tightest(self) -> LogZBounds:
         """The bounds whose gap is smallest.
@@ -260,10 +324,17 @@ class BoundsTable(Sequence):
         tighter estimate with its own error and interval; ``effective_runs`` says how many runs it
         rests on; ``kind`` is "bound" or, for samples that are not exact, "estimate".
         """
-        records = [_record(row, side) for row in self.rows for side in ("lower", "upper")]
-        return import_extra("pandas", "lab", "a table of bounds").DataFrame(
-            [r for r in records if r is not None], columns=list(COLUMNS)
-        )
+        records = []
+        for row in self.rows:
+            for side, mean, pooled, _ in row.sides():
+                kind = "bound" if side == "lower" else row.upper_kind or "bound"
+                record = row.about() | {"side": side, "kind": kind} | mean.row("mean")
+                record |= {"num_runs": mean.num_runs}
+                if pooled is not None:
+                    record |= {f"pooled_{name}": value for name, value in pooled.row().items()}
+                    record |= {"pooled": pooled.value, "effective_runs": pooled.effective_runs}
+                records.append(record)
+        return frame_of(records, COLUMNS)
 
     def gap_frame(self) -> pd.DataFrame:
         """Upper minus lower mean, one row for each K and rule, in nats.
@@ -271,45 +342,24 @@ class BoundsTable(Sequence):
         Columns: num_particles, method, rule, kind, gap, standard_error, low, high. The gap bounds
         the symmetrised KL of one SMC draw and sigma.
         """
-        records = []
-        for row in self.rows:
-            if row.upper is None:
-                continue
-            low, high = row.gap_interval()
-            records.append(
-                {
-                    "num_particles": row.num_particles,
-                    "method": method_name(row.rule),
-                    "rule": row.rule,
-                    "kind": row.upper_kind,
-                    "gap": row.gap,
-                    "standard_error": row.gap_standard_error,
-                    "low": low,
-                    "high": high,
-                }
-            )
-        return import_extra("pandas", "lab", "a table of bounds").DataFrame(records)
+        closed = [row for row in self.rows if row.upper is not None]
+        return frame_of(
+            [row.about() | {"kind": row.upper_kind} | row.gap_row("gap") for row in closed],
+            GAP_COLUMNS if closed else None,
+        )
 
     def runs_frame(self) -> pd.DataFrame:
         """Log Z_hat of every single run: num_particles, method, rule, side, run, log_z, exact."""
         pd = import_extra("pandas", "lab", "a table of bounds")
         parts = [
             pd.DataFrame(
-                {
-                    "num_particles": row.num_particles,
-                    "method": method_name(row.rule),
-                    "rule": row.rule,
-                    "side": side,
-                    "run": range(len(values)),
-                    "log_z": values.numpy(),
-                    "exact": math.nan if row.exact is None else row.exact,
-                }
+                row.about() | {"side": side, "run": range(len(values)), "log_z": values.numpy()}
             )
             for row in self.rows
-            for side, values in (("lower", row.lower_log_z), ("upper", row.upper_log_z))
+            for side, _, _, values in row.sides()
             if values is not None
         ]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts, ignore_index=True)[list(RUN_COLUMNS)]
 
 
 def method_name(rule: str | None) -> str:
@@ -319,33 +369,61 @@ def method_name(rule: str | None) -> str:
     return "IWAE" if rule == "never" else f"SMC, {rule}"
 
 
-def _record(row: LogZBounds, side: str) -> dict[str, Any] | None:
-    mean = getattr(row, side)
-    if mean is None:
-        return None
-    pooled = getattr(row, f"pooled_{side}")
-    record = {
-        "num_particles": row.num_particles,
-        "method": method_name(row.rule),
-        "rule": row.rule,
-        "side": side,
-        "kind": row.upper_kind or "bound" if side == "upper" else "bound",
-        "mean": mean.mean,
-        "standard_error": mean.standard_error,
-        "num_runs": mean.num_runs,
-        "exact": math.nan if row.exact is None else row.exact,
-    }
-    record["low"], record["high"] = mean.interval()
-    if pooled is not None:
-        record["pooled"] = pooled.value
-        record["pooled_standard_error"] = pooled.standard_error
-        record["pooled_low"], record["pooled_high"] = pooled.interval()
-        record["effective_runs"] = pooled.effective_runs
-    return record
+@dataclass(frozen=True, slots=True)
+class Bracket:
+    """Log Z lies between ``lower`` and ``upper``, for certain and not on average.
+
+    Certain for the model as it was computed: ``margin`` allows for the rounding of its
+    log-probabilities, not for a device that computes something else each time.
+
+    Attributes:
+        lower: log of the mass that all sequences looked at must have, in nats; -inf at first.
+        upper: log of that and of what all others may have at most.
+        undecided: p0's mass of the sequences that nothing is known of yet.
+        texts: whole sequences whose phi was computed one by one.
+        prefixes_read: prefixes that the model was asked about.
+        frontier: prefixes that wait.
+        tokens_spent: tokens that the model has read, prompts included.
+        margin: nats by which both ends were moved apart for rounding.
+        done: whether nothing is left to look at.
+    """
+
+    lower: float
+    upper: float
+    undecided: float
+    texts: int
+    prefixes_read: int
+    frontier: int
+    tokens_spent: int
+    margin: float
+    done: bool
+
+    @property
+    def width(self) -> float:
+        """Upper minus lower, in nats."""
+        return self.upper - self.lower
+
+    def contains(self, log_z: float | int) -> bool:
+        """Whether a value of log Z is possible."""
+        return self.lower <= log_z <= self.upper
+
+    def contradiction(self, bounds: LogZBounds, *, confidence: float = 0.9999) -> str:
+        """What in bounds by SMC cannot be true beside this bracket; "" where all can."""
+        if bounds.lower.interval(confidence)[0] > self.upper:
+            return (
+                f"the lower bound {bounds.lower.mean:.4g} lies above the bracket's upper end "
+                f"{self.upper:.4g}: sampler, proposal or log_phi_max must be wrong."
+            )
+        if bounds.upper is not None and bounds.upper.interval(confidence)[1] < self.lower:
+            return (
+                f"the upper bound {bounds.upper.mean:.4g} lies below the bracket's lower end "
+                f"{self.lower:.4g}: the samples it is made with cannot be exact."
+            )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
-class LogZ:
+class LogZ(Estimate):
     """Log Z with all that is uncertain about it.
 
     Attributes:
@@ -381,18 +459,18 @@ class LogZ:
             return given
         if isinstance(given, int | float) and not isinstance(given, bool):
             return cls(float(given), "exact, as given")
-        if hasattr(given, "optimal_twist"):
+        if isinstance(given, Oracle):
             return cls(given.log_z, "exact, by the oracle")
         if isinstance(given, BoundsTable):
             given = given.tightest()
         if isinstance(given, LogZBounds):
             return cls._of_bounds(given)
-        if hasattr(given, "log_z_standard_error"):
+        if isinstance(given, ExactSamples):
             error, draws = given.log_z_standard_error, given.proposed
             source = f"mean of phi over {draws:,} draws from p0"
             return cls(given.log_z, source, error, max(1, draws - 1))
-        if hasattr(given, "tokens_spent"):
-            middle, half = (given.lower + given.upper) / 2, (given.upper - given.lower) / 2
+        if isinstance(given, Bracket):
+            middle, half = (given.lower + given.upper) / 2, given.width / 2
             if not math.isfinite(half):
                 raise ValueError(
                     f"this bracket, {given.lower:g} to {given.upper:g}, is open: spend more tokens "
@@ -413,10 +491,7 @@ class LogZ:
         lower, upper = bounds.pooled_lower, bounds.pooled_upper
         if lower is None or upper is None:
             raise ValueError(_ONE_SIDE)
-        error, freedom = welch(
-            (lower.standard_error / 2, lower.effective_runs - 1),
-            (upper.standard_error / 2, upper.effective_runs - 1),
-        )
+        error, freedom = welch(lower, upper, weight=0.5)
         source = f"midpoint of pooled estimates, K = {bounds.num_particles:,}"
         slack = max(0.0, upper.value - lower.value) / 2
         return cls((lower.value + upper.value) / 2, source, error, freedom, slack)
@@ -428,19 +503,9 @@ class LogZ:
         if bounds.upper is None or not math.isfinite(bounds.gap):
             raise ValueError(_ONE_SIDE)
         above = "bounds" if bounds.upper_kind != "estimate" else "a bound and an estimate"
-        error, freedom = welch(
-            (bounds.lower.standard_error / 2, bounds.lower.num_runs - 1),
-            (bounds.upper.standard_error / 2, bounds.upper.num_runs - 1),
-        )
+        error, freedom = welch(bounds.lower, bounds.upper, weight=0.5)
         source = f"midpoint of {above}, K = {bounds.num_particles:,}"
         return cls(bounds.midpoint, source, error, freedom, max(0.0, bounds.gap) / 2)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The t-interval of ``value``, widened by ``slack`` on both sides."""
-        if self.standard_error == 0:
-            return (self.value - self.slack, self.value + self.slack)
-        low, high = t_interval(self.value, self.standard_error, self.freedom, confidence)
-        return (low - self.slack, high + self.slack)
 
 
 _ONE_SIDE = (
@@ -453,8 +518,8 @@ Q_SIGMA, SIGMA_Q, BOTH, Q_BASE = "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q
 
 
 @dataclass(frozen=True, slots=True)
-class KLEstimate:
-    """One divergence in nats: an estimate, never clipped, with everything that blurs it.
+class KLEstimate(Estimate):
+    """One divergence in nats: an estimate, never clipped, with its sources of error.
 
     Attributes:
         divergence: which one, "KL(q||σ)" say.
@@ -462,7 +527,7 @@ class KLEstimate:
         standard_error: of sampling, that of log Z included.
         freedom: degrees of freedom of that error.
         slack: what the bounds on log Z leave open to each side, sampling apart.
-        num_samples: texts that the mean is over.
+        num_samples: sequences that the mean is over.
         estimator: what was averaged, in words.
         log_z: the log Z used; None where it cancels.
         num_dead: samples that prove the divergence infinite.
@@ -482,10 +547,7 @@ class KLEstimate:
         """Student's t interval, widened by ``slack``; both ends +inf where proved infinite."""
         if self.value == math.inf:
             return (math.inf, math.inf)
-        if self.standard_error == 0:
-            return (self.value - self.slack, self.value + self.slack)
-        low, high = t_interval(self.value, self.standard_error, self.freedom, confidence)
-        return (low - self.slack, high + self.slack)
+        return Estimate.interval(self, confidence)
 
     @property
     def remark(self) -> str:
@@ -493,7 +555,7 @@ class KLEstimate:
         if self.value == math.inf:
             share = f"{self.num_dead:,} of {self.num_samples:,}"
             if self.divergence == SIGMA_Q:
-                return f"+inf for certain: q can not write {share} exact samples of sigma."
+                return f"+inf for certain: q cannot write {share} exact samples of sigma."
             return f"+inf for certain: {share} samples of q have phi = 0, which sigma never writes."
         low, high = self.interval()
         if high < 0:
@@ -503,7 +565,7 @@ class KLEstimate:
                 "there are too few samples to know their own spread."
             )
         if self.value < 0:
-            return "Negative, as no KL is: what blurs it is larger than it is; read the interval."
+            return "Negative, as no KL is: its error is larger than it is; read the interval."
         if (low, high) == EVERYWHERE and self.num_samples < 2:
             return "One sample has no interval."
         return ""
@@ -520,7 +582,7 @@ class Divergences:
         q_base: KL(q||p0).
         f: F_q = E_q[log sigma~ - log q], the lower bound of one particle; -inf if a sample is dead.
         g: G_q = E_sigma[log sigma~ - log q], the upper bound of one particle; None without samples.
-        log_phi: mean log phi of q's texts, in nats.
+        log_phi: mean log phi of q's sequences, in nats.
         log_z: log Z used; None where none was given.
         proposal: q in a few words.
         num_observations: of how many o this is the mean; None without observations.
@@ -539,83 +601,52 @@ class Divergences:
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each divergence, in nats: value, error, 95 % interval, sources, remark."""
-        pd = import_extra("pandas", "lab", "a table of divergences")
-        records = []
-        for kl in (self.q_sigma, self.sigma_q, self.symmetrised, self.q_base):
-            if kl is None:
-                continue
-            low, high = kl.interval()
-            records.append(
-                {
-                    "proposal": self.proposal,
-                    "divergence": kl.divergence,
-                    "value": kl.value,
-                    "standard_error": kl.standard_error,
-                    "low": low,
-                    "high": high,
-                    "num_samples": kl.num_samples,
-                    "estimator": kl.estimator,
-                    "log_z": math.nan if kl.log_z is None else kl.log_z.value,
-                    "log_z_source": "cancels" if kl.log_z is None else kl.log_z.source,
-                    "remark": kl.remark,
-                }
-            )
-        return pd.DataFrame(records)
+        records = [
+            {"proposal": self.proposal, "divergence": kl.divergence}
+            | kl.row()
+            | {
+                "num_samples": kl.num_samples,
+                "estimator": kl.estimator,
+                "log_z": math.nan if kl.log_z is None else kl.log_z.value,
+                "log_z_source": "cancels" if kl.log_z is None else kl.log_z.source,
+                "remark": kl.remark,
+            }
+            for kl in self.all()
+        ]
+        return frame_of(records)
+
+    def all(self) -> list[KLEstimate]:
+        """The divergences that are known."""
+        every = (self.q_sigma, self.sigma_q, self.symmetrised, self.q_base)
+        return [kl for kl in every if kl is not None]
 
 
-def combine(
+def kl_estimate(
     divergence: str,
     plus: MeanOverRuns | LogZ,
-    minus: MeanOverRuns | LogZ,
-    *,
-    num_dead: int,
-    estimator: str,
-    approximate: bool = False,
-) -> KLEstimate:
-    """The difference of two independent parts, of which at most one is a log Z."""
-    parts = (plus, minus)
-    log_z = next((part for part in parts if isinstance(part, LogZ)), None)
-    middles = [part.value if isinstance(part, LogZ) else part.mean for part in parts]
-    counts = [part.num_runs for part in parts if isinstance(part, MeanOverRuns)]
-    value = math.inf if num_dead else middles[0] - middles[1]
-    error, freedom = welch(*(_spread(part) for part in parts))
-    return KLEstimate(
-        divergence=divergence,
-        value=value,
-        standard_error=math.nan if num_dead else error,
-        freedom=freedom,
-        slack=0.0 if log_z is None else log_z.slack,
-        num_samples=min(counts),
-        estimator=estimator + (", from approximate samples" if approximate else ""),
-        log_z=log_z,
-        num_dead=num_dead,
-    )
-
-
-def of_mean(
-    divergence: str,
-    values: Float64[Tensor, " n"],
+    minus: MeanOverRuns | LogZ | None = None,
     *,
     estimator: str,
     num_dead: int = 0,
     log_z: LogZ | None = None,
 ) -> KLEstimate:
-    """A divergence that is the mean of one number for each text, paired where it must be."""
-    mean = MeanOverRuns.of(values)
+    """A mean, or the difference of two independent parts; one dead sample proves it infinite.
+
+    ``log_z`` is what was subtracted within a mean; a part that is a log Z is found by itself.
+    """
+    parts = [plus] if minus is None else [plus, minus]
+    value, error, freedom = plus.value, plus.standard_error, max(1, plus.freedom)
+    if minus is not None:
+        value, (error, freedom) = plus.value - minus.value, welch(plus, minus)
+    log_z = next((part for part in parts if isinstance(part, LogZ)), log_z)
     return KLEstimate(
         divergence=divergence,
-        value=math.inf if num_dead else mean.mean,
-        standard_error=math.nan if num_dead else mean.standard_error,
-        freedom=max(1, mean.num_runs - 1),
+        value=math.inf if num_dead else value,
+        standard_error=math.nan if num_dead else error,
+        freedom=freedom,
         slack=0.0 if log_z is None else log_z.slack,
-        num_samples=mean.num_runs,
+        num_samples=min(part.num_runs for part in parts if isinstance(part, MeanOverRuns)),
         estimator=estimator,
         log_z=log_z,
         num_dead=num_dead,
     )
-
-
-def _spread(part: MeanOverRuns | LogZ) -> tuple[float, float | int]:
-    if isinstance(part, LogZ):
-        return part.standard_error, part.freedom
-    return part.standard_error, part.num_runs - 1

@@ -1,4 +1,4 @@
-"""What each factor of a product does to the texts of a run."""
+"""What each factor of a product does to the sequences of a run."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tsmc_widgets.targets.target import Target
 
 @dataclass(frozen=True, slots=True)
 class FactorShare:
-    """One factor phi_i of phi, on the final texts of one run.
+    """One factor phi_i of phi, on the final sequences of one run.
 
     Attributes:
         name: the factor in words.
         mean_log_phi: mean of log phi_i under the final weights, which estimates its mean under
             sigma, in nats; NaN where all weights are 0.
-        killed: share of the weight that reaches step T, before phi is weighed, of texts with
-            phi_i = 0. Without a twist it estimates p0's mass of such texts. NaN where no weight
+        killed: share of the weight that reaches step T, before phi is weighed, of sequences with
+            phi_i = 0. Without a twist it estimates p0's mass of such sequences. NaN where no weight
             reaches step T.
-        killed_alone: the same, of texts that no other factor rules out.
+        killed_alone: the same, of sequences that no other factor rules out.
     """
 
     name: str
@@ -51,7 +51,7 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
 
     Raises:
         ValueError: the run is not finished, or it is not of this target.
-        PotentialError: a factor raised or misbehaved on a text.
+        PotentialError: a factor raised or misbehaved on a sequence.
     """
     if not trace.done:
         raise ValueError(

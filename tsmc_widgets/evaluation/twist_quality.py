@@ -1,10 +1,10 @@
-"""What runs tell of a twist: weights, survivors and divergences, step by step."""
+"""Quality of a twist: weights, survivors and divergences step by step, and log psi against psi*."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,16 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, import_extra
-from tsmc_widgets.evaluation.estimates import LogZ, MeanOverRuns, PooledOverRuns, t_interval, welch
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.evaluation.bounds import tokens_of
+from tsmc_widgets.evaluation.estimates import (
+    LogZ,
+    MeanOverRuns,
+    PooledOverRuns,
+    frame_of,
+    t_interval,
+    welch,
+)
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
@@ -40,8 +48,8 @@ class Prefixes:
     """Prefixes at which learned and optimal log psi are compared.
 
     Attributes:
-        tokens: texts that the prefixes are beginnings of.
-        row: which text each prefix begins.
+        tokens: sequences that the prefixes are beginnings of.
+        row: which sequence each prefix begins.
         step: its length t.
         log_psi: optimal log psi_t, exact or estimated, in nats.
         error: standard error of each; zeros where exact.
@@ -66,33 +74,36 @@ class Prefixes:
     @torch.no_grad()
     def learned(self, target: Target, twist: Any) -> Float64[Tensor, " prefixes"]:
         """A twist's log psi at each prefix."""
-        length = len(target.prompt_tokens)
-        tokens = with_prompt(target, self.tokens)
         shared = []
         if "base" in inspect.signature(twist.log_psi).parameters:
             if self._base is None:
-                self._base = target.lm.teacher_force(tokens, length)
+                tokens = with_prompt(target, self.tokens)
+                self._base = target.lm.teacher_force(tokens, len(target.prompt_tokens))
             shared = [self._base]
-        log_psi = twist.log_psi(tokens, length, *shared).double().cpu()
+        log_psi = _log_psi(target, twist, self.tokens, *shared)
         return log_psi[self.row.cpu(), self.step.cpu() - 1]
+
+    def centred(self, target: Target, twist: Any) -> tuple[np.ndarray, np.ndarray]:
+        """A twist's log psi and the optimal one, each with the mean of each t taken off."""
+        learned = centre(self.learned(target, twist), self.step.cpu())
+        return learned.numpy(), centre(self.log_psi, self.step).cpu().numpy()
 
     def texts(self, target: Target) -> list[str]:
         """Each prefix as text, without the prompt."""
         rows = zip(self.row.tolist(), self.step.tolist(), strict=True)
-        return [target.texts(self.tokens[row : row + 1, :step])[0] for row, step in rows]
+        return [target.labels(self.tokens[row : row + 1, :step])[0] for row, step in rows]
 
     def compare(self, target: Target, twist: Any) -> dict[str, Any]:
         """Both log psi with the mean of each t taken off, their correlation and its interval."""
-        learned = centre(self.learned(target, twist), self.step).numpy()
-        optimal = centre(self.log_psi, self.step).numpy()
+        learned, optimal = self.centred(target, twist)
         correlation = math.nan
         if learned.std() > 1e-9 and optimal.std() > 1e-9:
             correlation = float(np.corrcoef(learned, optimal)[0, 1])
         return {
             "learned": learned,
             "optimal": optimal,
-            "error": self.error.numpy(),
-            "step": self.step.numpy(),
+            "error": self.error.cpu().numpy(),
+            "step": self.step.cpu().numpy(),
             "correlation": correlation,
             "interval": fisher(correlation, self.size),
         }
@@ -101,6 +112,14 @@ class Prefixes:
 def with_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
     """Generated tokens with the prompt before them."""
     return torch.cat([target.prompt_tokens.expand(len(tokens), -1), tokens], dim=1)
+
+
+def _log_psi(
+    target: Target, twist: Any, tokens: Int[Tensor, "n steps"], *shared: TeacherForced
+) -> Float64[Tensor, "n steps"]:
+    """Log psi_t of every prefix of generated tokens, as the twist itself has it."""
+    length = len(target.prompt_tokens)
+    return twist.log_psi(with_prompt(target, tokens), length, *shared).double().cpu()
 
 
 def centre(
@@ -122,24 +141,27 @@ def fisher(correlation: float, count: int) -> tuple[float, float]:
     return math.tanh(middle - reach), math.tanh(middle + reach)
 
 
-def families(tokens: Int[Tensor, "texts steps"], t: int) -> Int[Tensor, " texts"]:
-    """Number of each text's prefix of length t, equal prefixes having equal numbers."""
+def families(
+    tokens: Int[Tensor, "texts steps"], t: int
+) -> tuple[Int[Tensor, " texts"], Int[Tensor, " prefixes"]]:
+    """Number of each row's prefix of length t, and the first row of each distinct prefix."""
+    # A leading column of zeros makes a family of the empty prefix, too.
     begun = torch.nn.functional.pad(tokens[:, :t], (1, 0))
-    return torch.unique(begun, dim=0, return_inverse=True)[1]
+    family = torch.unique(begun, dim=0, return_inverse=True)[1]
+    places = torch.arange(len(tokens), device=family.device)
+    first = torch.full_like(places[: int(family.max()) + 1], len(tokens))
+    return family, first.scatter_reduce(0, family, places, "amin")
 
 
 def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
-    """The oracle of a tiny target, and every prefix that goes on, with its exact log psi*."""
+    """The oracle of a tiny target, and every unfinished prefix with its exact log psi*."""
     oracle = exact(target)
-    tokens = oracle.tokens if hasattr(oracle, "tokens") else EnumeratedOracle(target).tokens
+    whole = oracle if isinstance(oracle, EnumeratedOracle) else EnumeratedOracle(target)
+    tokens = whole.tokens
     optimal = oracle.optimal_twist().log_psi(with_prompt(target, tokens), len(target.prompt_tokens))
     rows, steps = [], []
     for t in range(1, target.num_steps):
-        family = families(tokens, t)
-        count = int(family.max()) + 1
-        places = torch.arange(len(tokens), device=family.device)
-        first = torch.full((count,), len(tokens), device=family.device)
-        first = first.scatter_reduce(0, family, places, "amin")
+        _, first = families(tokens, t)
         if target.absorbs_eos:
             first = first[~after_eos(tokens, target.eos_token_id)[first, t]]
         rows.append(first)
@@ -173,7 +195,7 @@ def pick_prefixes(
 def roll_out(
     target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
 ) -> None:
-    """Estimate log psi* of one prefix by the mean of phi over texts that p0 ends it with."""
+    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with."""
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
     row, step = int(prefixes.row[place]), int(prefixes.step[place])
     log_phi = rollout_log_phi(target, prefixes.tokens[row, :step], rollouts, generator)
@@ -190,7 +212,7 @@ def roll_out(
 def rollout_log_phi(
     target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
 ) -> Float64[Tensor, " rollouts"]:
-    """Log phi of texts that p0 ends a prefix with; of the text itself if it has ended."""
+    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended."""
     whole = begun.expand(rollouts, -1)
     left = target.num_steps - len(begun)
     eos = target.context.eos_token_id
@@ -205,24 +227,17 @@ def rollout_log_phi(
     return target.log_phi(whole).cpu()
 
 
+@torch.no_grad()
 def log_psi_path(
     target: Target, twist: Any, tokens: Int[Tensor, "n steps"]
 ) -> Float64[Tensor, "n steps"]:
-    """Log psi_t as a sweep weighs with it: phi itself at T and from where a text has ended on."""
-    with torch.no_grad():
-        length = len(target.prompt_tokens)
-        log_psi = twist.log_psi(with_prompt(target, tokens), length).double().cpu()
-        log_phi = target.log_phi(tokens).cpu()
+    """Log psi_t as the sampler weighs: log phi at T, and from the step at which a row ended."""
+    log_psi, log_phi = _log_psi(target, twist, tokens), target.log_phi(tokens).cpu()
     over = torch.zeros(tokens.shape, dtype=torch.bool)
     if target.absorbs_eos:
         over = (tokens == target.eos_token_id).cummax(dim=1).values.cpu()
     over[:, -1] = True
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
-
-
-def normalised_log(log_weights: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    """Log weights less their log sum."""
-    return log_weights - numerics.logsumexp(log_weights)
 
 
 def increment_variance(trace: SMCTrace) -> pd.DataFrame:
@@ -241,45 +256,41 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
         alive = weights.sum(1) > 0
         spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
         mean = MeanOverRuns.of(spread) if len(spread) else MeanOverRuns(math.nan, math.nan, 0)
-        low, high = mean.interval()
-        records.append(
-            {
-                "t": t + 1,
-                "variance": mean.mean,
-                "standard_error": mean.standard_error,
-                "low": low,
-                "high": high,
-                "relative_variance": float(relative.mean()) if len(relative) else math.nan,
-                "num_runs": len(spread),
-            }
-        )
-    return _frame(records)
+        cost = float(relative.mean()) if len(relative) else math.nan
+        columns_of_t = {"relative_variance": cost, "num_runs": len(spread)}
+        records.append({"t": t + 1} | mean.row("variance") | columns_of_t)
+    return frame_of(records)
+
+
+def shares_of_particles(traces: Sequence[SMCTrace]) -> dict[str, Float64[Tensor, "runs steps"]]:
+    """ESS and surviving ancestors of all runs of some traces, as shares of K.
+
+    An ancestor survives if a particle of the last step descends from it.
+    """
+    survivors = [genealogy.surviving_ancestors(trace.columns.ancestors) for trace in traces]
+    columns = {
+        "ESS": [trace.columns.ess for trace in traces],
+        "surviving ancestors": survivors,
+    }
+    size = traces[0].num_particles
+    return {name: torch.cat(parts).double() / size for name, parts in columns.items()}
 
 
 def profiles(trace: SMCTrace) -> pd.DataFrame:
     """ESS and surviving ancestors as shares of K, step by step, with 95 % t-intervals over runs.
 
     Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low, high, num_runs,
-    num_particles. An ancestor survives if a particle of the last step descends from it.
+    num_particles. One run has no interval.
     """
-    survivors = genealogy.surviving_ancestors(trace.columns.ancestors).double()
     records = []
-    for quantity, values in (("ESS", trace.columns.ess), ("surviving ancestors", survivors)):
-        for t in range(trace.steps_done):
-            mean = MeanOverRuns.of(values[:, t].double() / trace.num_particles)
-            low, high = mean.interval()
-            records.append(
-                {
-                    "t": t + 1,
-                    "quantity": quantity,
-                    "mean": mean.mean,
-                    "low": low if mean.num_runs > 1 else math.nan,
-                    "high": high if mean.num_runs > 1 else math.nan,
-                    "num_runs": mean.num_runs,
-                    "num_particles": trace.num_particles,
-                }
-            )
-    return _frame(records)
+    for quantity, shares in shares_of_particles([trace]).items():
+        for t, share in enumerate(shares.T.contiguous(), start=1):
+            row = MeanOverRuns.of(share).row("mean")
+            if len(share) == 1:
+                row |= {"low": math.nan, "high": math.nan}
+            counts = {"num_runs": len(share), "num_particles": trace.num_particles}
+            records.append({"t": t, "quantity": quantity} | row | counts)
+    return frame_of(records).drop(columns="standard_error")
 
 
 def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
@@ -301,9 +312,7 @@ def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
         "ess": trace.columns.ess[:, -1] / trace.num_particles,
         "survivors": survivors / trace.num_particles,
     }
-    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(
-        {name: values.numpy() for name, values in columns.items()}
-    )
+    return frame_of({name: values.numpy() for name, values in columns.items()})
 
 
 @torch.no_grad()
@@ -321,18 +330,14 @@ def step_divergences(target: Target, twist: Any, oracle: EnumeratedOracle) -> pd
     log_psi = log_psi_path(target, twist, oracle.tokens)
     records = []
     for t in range(1, target.num_steps + 1):
-        family = families(oracle.tokens, t).cpu()
-        first = torch.full((int(family.max()) + 1,), len(family)).scatter_reduce(
-            0, family, torch.arange(len(family)), "amin"
-        )
+        family, first = (part.cpu() for part in families(oracle.tokens, t))
         log_sigma = numerics.group_logsumexp(oracle.log_sigma, family)
-        log_pi = normalised_log(
-            numerics.group_logsumexp(oracle.log_p, family) + log_psi[first, t - 1]
-        )
+        log_pi = numerics.group_logsumexp(oracle.log_p, family) + log_psi[first, t - 1]
+        log_pi = log_pi - numerics.logsumexp(log_pi)
         terms = log_sigma.exp() * (log_sigma - log_pi)
         value = float(torch.where(log_sigma == -math.inf, 0.0, terms).sum())
         records.append({"t": t, "value": value, "low": value, "high": value, "kind": "exact"})
-    return _frame(records)
+    return frame_of(records)
 
 
 @torch.no_grad()
@@ -360,7 +365,7 @@ def estimate_step_divergences(
         log_z: log Z, as ``LogZ.of`` reads it.
         num_particles: K of the sweeps.
         num_runs: sweeps.
-        rollouts: texts for each sample and step.
+        rollouts: sequences for each sample and step.
         seed: of sweeps and rollouts.
 
     Returns:
@@ -368,7 +373,7 @@ def estimate_step_divergences(
         kind ("estimate", "upper estimate"), for t = 1..T-1.
     """
     check_integer("rollouts", rollouts, at_least=2)
-    tokens = torch.as_tensor(getattr(exact_samples, "tokens", exact_samples))
+    tokens = tokens_of(exact_samples)
     known = LogZ.of(log_z)
     log_psi, log_phi = log_psi_path(target, twist, tokens), target.log_phi(tokens).cpu()
     sweeps = run_smc(
@@ -382,13 +387,8 @@ def estimate_step_divergences(
         ends = []
         for log_star in (lower, upper):
             mean = MeanOverRuns.of(log_star - log_psi[:, t - 1])
-            error, freedom = welch(
-                (mean.standard_error, mean.num_runs - 1),
-                (norm.standard_error, norm.effective_runs - 1),
-                (known.standard_error, known.freedom),
-            )
             value = mean.mean + norm.value - known.value
-            low, high = t_interval(value, error, freedom)
+            low, high = t_interval(value, *welch(mean, norm, known))
             ends.append((value, low - known.slack, high + known.slack))
         sure = math.isfinite(ends[0][0])
         records.append(
@@ -400,7 +400,7 @@ def estimate_step_divergences(
                 "kind": "estimate" if sure else "upper estimate",
             }
         )
-    return _frame(records)
+    return frame_of(records)
 
 
 def _rolled(
@@ -434,10 +434,6 @@ def _spread(
     return variance, second / (first**2).clamp(min=1e-300) - 1
 
 
-def _frame(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return import_extra("pandas", "lab", "a table of diagnostics").DataFrame(records)
-
-
 RESAMPLES = 2000
 Numbers = np.ndarray | np.floating
 
@@ -456,7 +452,7 @@ class PsiComparison:
         intervals: 95 % interval of each of these by bootstrap over prefixes; both ends are the
             value itself where the prefixes are all there are.
         reliability: share of the optimal values' variance that is not error of rollouts; the slope
-            is drawn towards 0, and the rmse up, by what is missing to 1.
+            is biased towards 0, and the rmse upwards, by what is missing to 1.
         note: where the optimal values come from.
     """
 
@@ -476,16 +472,10 @@ class PsiComparison:
 
     def summary(self) -> pd.DataFrame:
         """One row a statistic: statistic, value, low, high."""
-        names = ("slope", "correlation", "rank_correlation", "rmse")
-        return import_extra("pandas", "lab", "a table of prefixes").DataFrame(
+        return frame_of(
             [
-                {
-                    "statistic": name,
-                    "value": getattr(self, name),
-                    "low": self.intervals[name][0],
-                    "high": self.intervals[name][1],
-                }
-                for name in names
+                {"statistic": name, "value": getattr(self, name), "low": low, "high": high}
+                for name, (low, high) in self.intervals.items()
             ]
         )
 
@@ -509,15 +499,15 @@ def compare_log_psi(
             "some prefixes have no optimal log psi yet: call roll_out(target, prefixes, place, "
             "seed=...) on every place first."
         )
-    learned = centre(prefixes.learned(target, twist), prefixes.step.cpu()).numpy()
-    optimal = centre(prefixes.log_psi, prefixes.step).cpu().numpy()
-    frame = import_extra("pandas", "lab", "a table of prefixes").DataFrame(
+    learned, optimal = prefixes.centred(target, twist)
+    error = prefixes.error.cpu().numpy()
+    frame = frame_of(
         {
             "t": prefixes.step.cpu().numpy(),
             "text": prefixes.texts(target),
             "learned": learned,
             "optimal": optimal,
-            "optimal_error": prefixes.error.cpu().numpy(),
+            "optimal_error": error,
             "error": learned - optimal,
         }
     )
@@ -527,7 +517,7 @@ def compare_log_psi(
     else:
         intervals = bootstrap(learned, optimal, seed)
     spread = float(optimal.var())
-    noise = float((prefixes.error.cpu().numpy() ** 2).mean())
+    noise = float((error**2).mean())
     return PsiComparison(
         frame=frame,
         **values,

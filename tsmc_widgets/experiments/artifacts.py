@@ -1,8 +1,8 @@
-"""What runs share: models, exact samples and trained twists, each made once for each process.
+"""Artifacts that runs share (models, exact samples, trained twists), and result files.
 
-Samples and twists are also kept on disk where there is a folder, so that other workers and later
-sessions find them. They are made from targets of their own: whether a run found them or made them
-changes nothing in its numbers.
+Each artifact is made once in a process, and kept on disk where there is a folder, so that other
+workers and later sessions find it. It is made from a target of its own: whether a run found it or
+made it changes nothing in its numbers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
-import shutil
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -33,6 +31,7 @@ from tsmc_widgets.errors import (
     TwistFormatError,
 )
 from tsmc_widgets.experiments.spec import TEXT_METHODS, VERSION, RunSpec, Training
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.learning.positives import ExactPool
 from tsmc_widgets.learning.trainer import TwistTrainer
@@ -43,7 +42,6 @@ from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import make_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
-from tsmc_widgets.twists.protocol import is_conditional_twist
 from tsmc_widgets.twists.storage import load_twist, save_twist
 
 STORE_FORMAT = "tsmc_widgets.Result"
@@ -51,36 +49,30 @@ STORE_VERSION = 1
 
 
 class DamagedFileError(TsmcError, ValueError):
-    """A file of the store is cut short, changed, or none of this package's."""
+    """A result file is truncated, changed, or not of this package."""
 
 
 def dumps(value: Any) -> str:
-    """JSON with sorted keys; numbers that JSON has no word for become objects.
+    """JSON with sorted keys; NaN and infinite numbers, which JSON lacks, become objects.
 
-    Two equal values give equal texts, so that files can be compared byte by byte.
+    Equal values give equal bytes, so that files can be compared byte by byte.
     """
-    return json.dumps(_spell(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_json_ready(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def loads(text: str) -> Any:
     """What ``dumps`` was given."""
-    return json.loads(text, object_hook=_read_checked)
+    return json.loads(text, object_hook=_float_of)
 
 
 def write_file(path: Path, value: Any) -> Path:
-    """Write a value with its checksum; a reader sees the old file, the new one, or none."""
+    """Write a value with its checksum; a reader sees the old file or the new one, whole."""
     payload = dumps(value)
     sha256 = hashlib.sha256(payload.encode()).hexdigest()
     head = json.dumps({"format": STORE_FORMAT, "version": STORE_VERSION, "sha256": sha256})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with write_atomically(path) as part:
         part.write_text(f"{head}\n{payload}\n", encoding="utf-8")
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
     return path
 
 
@@ -93,14 +85,14 @@ def read_file(path: Path) -> Any:
     """
     try:
         head, payload = path.read_text(encoding="utf-8").removesuffix("\n").split("\n", 1)
-        said = json.loads(head)
-        if said["format"] != STORE_FORMAT or said["version"] > STORE_VERSION:
+        found = json.loads(head)
+        if found["format"] != STORE_FORMAT or found["version"] > STORE_VERSION:
             raise DamagedFileError(
-                f"{str(path)!r} is of format {said['format']!r}, version {said['version']!r}; this "
-                f"version of the package reads {STORE_FORMAT!r} up to {STORE_VERSION}."
+                f"{str(path)!r} is of format {found['format']!r}, version {found['version']!r}; "
+                f"this version of the package reads {STORE_FORMAT!r} up to {STORE_VERSION}."
             )
-        if hashlib.sha256(payload.encode()).hexdigest() != said["sha256"]:
-            raise ValueError("its checksum is another")
+        if hashlib.sha256(payload.encode()).hexdigest() != found["sha256"]:
+            raise ValueError("its checksum does not match")
         return loads(payload)
     except DamagedFileError:
         raise
@@ -108,25 +100,26 @@ def read_file(path: Path) -> Any:
         raise DamagedFileError(f"{str(path)!r} is damaged or cut short: {error}.") from error
 
 
-def _spell(value: Any) -> Any:
+def _json_ready(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _spell(each) for key, each in value.items()}
+        return {str(key): _json_ready(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_spell(each) for each in value]
+        return [_json_ready(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": repr(value)}
     return value
 
 
-def _read_checked(entry: dict[str, Any]) -> Any:
+def _float_of(entry: dict[str, Any]) -> Any:
     return float(entry["$float"]) if set(entry) == {"$float"} else entry
 
 
 POOL_SEED = 1_000_003
-"""Pools to learn from are drawn apart from the samples that measure what was learned."""
+"""Pools to learn from never share their seed with the samples that measure what was learned."""
 
 _LOADING = threading.RLock()
-_MOST = 32
+MAX_IN_MEMORY = 32
+"""Samples and twists kept in memory; the oldest goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +127,7 @@ class HeldOut:
     """Exact samples, and where they come from.
 
     Attributes:
-        samples: as ``target.exact_samples`` gives them; None where there is no way to any.
+        samples: as ``target.exact_samples`` gives them; None where there are none.
         source: in words.
         oracle: what is known exactly; None elsewhere.
     """
@@ -169,36 +162,26 @@ def held_out(spec: RunSpec, n: int, seed: int, folder: Path | None) -> HeldOut:
     if not n:
         return HeldOut(None, "none were asked for")
     key = _key("samples", spec, {"n": n, "seed": seed, "max_draws": spec.max_draws})
-
-    def find() -> dict[str, Any] | None:
-        return None if folder is None else _read(folder / "samples" / f"{key}.json")
-
-    def make() -> dict[str, Any]:
-        made = _draw(spec, n, seed)
-        if folder is not None:
-            _keep(lambda: write_file(folder / "samples" / f"{key}.json", made))
-        return made
-
-    def find_or_make() -> dict[str, Any]:
-        with _alone(folder, key):
-            return find() or make()
-
-    found = _once(key, find_or_make)
-    target_oracle = None
-    if found["kind"] == "oracle":
-        target_oracle = oracle_of(spec, fresh_target(spec))
-    return HeldOut(_samples(found, spec), found["source"], target_oracle)
+    path = Path(folder or ".") / "samples" / f"{key}.json"
+    found = _find_or_make(
+        key,
+        folder,
+        read=lambda: read_file(path),
+        make=lambda: _draw(spec, n, seed),
+        write=lambda made: write_file(path, made),
+    )
+    oracle = oracle_of(spec, fresh_target(spec)) if found["kind"] == "oracle" else None
+    return HeldOut(_samples(found, spec), found["source"], oracle)
 
 
 def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
+    """Exact samples by the oracle, by joint draws or by rejection, in JSON's types."""
     target = fresh_target(spec)
     oracle = oracle_of(spec, target)
     if oracle is not None:
         tokens = oracle.sample(n, seed)
-        numbers = {"proposed": n, "accepted": n, "log_z": oracle.log_z, "error": 0.0}
-        log_phi = target.log_phi(tokens).tolist()
-        return {"kind": "oracle", "source": "the oracle", "tokens": tokens.tolist(),
-                "log_phi": log_phi, **numbers}  # fmt: skip
+        found = ExactSamples(tokens, target.log_phi(tokens), n, n, oracle.log_z, 0.0)
+        return _described("oracle", "the oracle", found)
     try:
         found = target.exact_samples(n, seed=seed, budget=spec.max_draws, progress=False)
     except PotentialError as error:
@@ -206,14 +189,18 @@ def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
     except BudgetError as error:
         found = error.samples
     if isinstance(found, JointSamples):
-        return {"kind": "joint", "source": "joint draws", "tokens": found.tokens.tolist(),
-                "observed": found.observed.tolist()}  # fmt: skip
-    if len(found.tokens) < 2:
-        text = f"none: {found.proposed:,} draws from p0 gave {len(found.tokens)}"
-        return {"kind": "none", "source": text}
+        numbers = {"tokens": found.tokens.tolist(), "observed": found.observed.tolist()}
+        return {"kind": "joint", "source": "joint draws", **numbers}
+    drawn, count = f"{found.proposed:,} draws", len(found.tokens)
+    if count < 2:
+        return {"kind": "none", "source": f"none: {drawn} from p0 gave {count}"}
+    return _described("rejection", f"rejection, {count:,} from {drawn}", found)
+
+
+def _described(kind: str, source: str, found: ExactSamples) -> dict[str, Any]:
     return {
-        "kind": "rejection",
-        "source": f"rejection, {len(found.tokens):,} from {found.proposed:,} draws",
+        "kind": kind,
+        "source": source,
         "tokens": found.tokens.tolist(),
         "log_phi": found.log_phi.tolist(),
         "proposed": found.proposed,
@@ -250,18 +237,15 @@ def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     """
     if spec.method in ("none", *TEXT_METHODS):
         return None
-    twist = _plain_twist(spec, target, folder)
-    return twist if spec.twist_power == 1 else TemperedTwist(twist, spec.twist_power)
-
-
-def _plain_twist(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     if spec.method == "look-ahead":
-        return LookAheadTwist(target, seed=spec.seed)
-    if spec.method == "optimal":
-        return exact(target).optimal_twist()
-    if spec.method in ("saved", "shipped"):
-        return _saved(spec, target)
-    return _learned(spec, target, folder)
+        twist = LookAheadTwist(target, seed=spec.seed)
+    elif spec.method == "optimal":
+        twist = exact(target).optimal_twist()
+    elif spec.method in ("saved", "shipped"):
+        twist = _saved(spec, target)
+    else:
+        twist = _learned(spec, target, folder)
+    return twist if spec.twist_power == 1 else TemperedTwist(twist, spec.twist_power)
 
 
 def _saved(spec: RunSpec, target: Target) -> Any:
@@ -274,7 +258,7 @@ def _saved(spec: RunSpec, target: Target) -> Any:
             f"({spec.twist_sha256[:12]}...): write the spec again for the new twist."
         )
     observed = observation_of(spec.problem, target.lm)
-    if observed is not None and is_conditional_twist(twist):
+    if observed is not None and twist.is_conditional:
         return twist.condition(observed)
     return twist
 
@@ -282,19 +266,19 @@ def _saved(spec: RunSpec, target: Target) -> Any:
 def _learned(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     """Trained once for all specs that ask for the same training."""
     key = training_key(spec)
+    where = Path(folder or ".") / "twists" / key
 
-    def make() -> Any:
-        where = None if folder is None else folder / "twists" / key
-        with _alone(folder, key):
-            if where is not None and where.is_dir():
-                with contextlib.suppress(TwistFormatError, FileNotFoundError):
-                    return load_twist(where, target.lm)
-            twist, history = train(spec, folder)
-            if where is not None:
-                _keep(lambda: _save_whole(twist, where, target, history))
-            return twist
+    def write(trained: tuple[Any, list[dict[str, Any]]]) -> None:
+        with write_atomically(where) as part:
+            save_twist(trained[0], part, target=target, history=trained[1])
 
-    return _once(key, make)
+    return _find_or_make(
+        key,
+        folder,
+        read=lambda: (load_twist(where, target.lm), []),
+        make=lambda: train(spec, folder),
+        write=write,
+    )[0]
 
 
 def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str, Any]]]:
@@ -316,8 +300,8 @@ def train(spec: RunSpec, folder: Path | None = None) -> tuple[Any, list[dict[str
     )
     history = []
     for update in trainer.updates(plan.num_updates):
-        said = {"update": update.number, "ess": update.ess, "skipped": update.skipped}
-        history.append({**said, **update.losses, "positives": update.positives})
+        record = {"update": update.number, "ess": update.ess, "skipped": update.skipped}
+        history.append({**record, **update.losses, "positives": update.positives})
     return trainer.twist, history
 
 
@@ -342,7 +326,7 @@ def _key(kind: str, spec: RunSpec, more: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@lru_cache(maxsize=_MOST)
+@lru_cache(maxsize=MAX_IN_MEMORY)
 def _lock(key: str) -> threading.Lock:
     return threading.Lock()
 
@@ -350,23 +334,47 @@ def _lock(key: str) -> threading.Lock:
 _MADE: dict[str, Any] = {}
 
 
-def _once(key: str, make: Callable[[], Any]) -> Any:
-    """What was made under a key in this process, or make it; others wait meanwhile."""
+def _find_or_make(
+    key: str,
+    folder: Path | None,
+    *,
+    read: Callable[[], Any],
+    make: Callable[[], Any],
+    write: Callable[[Any], Any],
+) -> Any:
+    """An artifact from memory, else from the folder, else made and written there.
+
+    Other threads and processes that ask for the same one wait meanwhile.
+    """
     with _LOADING:
         lock = _lock(key)
     with lock:
         if key not in _MADE:
-            while len(_MADE) >= _MOST:
+            while len(_MADE) >= MAX_IN_MEMORY:
                 _MADE.pop(next(iter(_MADE)))
-            _MADE[key] = make()
+            with _file_lock(folder, key):
+                _MADE[key] = make() if folder is None else _share(read, make, write)
         return _MADE[key]
 
 
-@contextlib.contextmanager
-def _alone(folder: Path | None, key: str) -> Iterator[None]:
-    """Let one worker make what others wait for; the lock goes when its holder does, killed or not.
+def _share(read: Callable[[], Any], make: Callable[[], Any], write: Callable[[Any], Any]) -> Any:
+    """What the folder holds, or make it and write it there.
 
-    Where files can not be locked every worker makes its own, which is the same to the byte.
+    A worker that cannot read or write the folder makes its own, which is the same to the byte.
+    """
+    with contextlib.suppress(OSError, DamagedFileError, TwistFormatError):
+        return read()
+    made = make()
+    with contextlib.suppress(OSError, MissingExtraError):
+        write(made)
+    return made
+
+
+@contextlib.contextmanager
+def _file_lock(folder: Path | None, key: str) -> Iterator[None]:
+    """Serialise creation across processes; the lock ends with its holder, killed or not.
+
+    Where files cannot be locked there is no lock.
     """
     lock = None
     if folder is not None:
@@ -384,27 +392,3 @@ def _alone(folder: Path | None, key: str) -> Iterator[None]:
 def forget() -> None:
     """Drop every sample and twist from memory; files stay."""
     _MADE.clear()
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_file(path)
-    except (OSError, DamagedFileError):
-        return None
-
-
-def _keep(write: Callable[[], Any]) -> None:
-    """Write a shared file if that is possible; a worker without the folder does without."""
-    with contextlib.suppress(OSError, MissingExtraError):
-        write()
-
-
-def _save_whole(twist: Any, where: Path, target: Target, history: list[dict[str, Any]]) -> None:
-    part = where.with_name(f"{where.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        save_twist(twist, part, target=target, history=history)
-        if where.is_dir():
-            shutil.rmtree(where, ignore_errors=True)
-        part.replace(where)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A spec as the Python that makes its run: what to paste into a script."""
+"""A spec as the Python that makes its run, to paste into a script, and in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.targets.description import (
     TABLE,
+    describe_problem,
     every_part,
+    formula_of,
     named_functions,
     observation_of,
     parts_of,
@@ -145,3 +147,24 @@ def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
     given["dead_runs"] = code_value("keep")
     lines = [f"    {name}={value}," for name, value in given.items()]
     return "trace = tw.run_smc(\n    target,\n" + "\n".join(lines) + "\n)"
+
+
+def words_of(spec: RunSpec) -> dict[str, Any]:
+    """What a spec says, in the words of the controls: name and value."""
+    described = describe_problem(spec.problem)
+    words: dict[str, Any] = {
+        "model": spec.lm or described["model"],
+        "prompt": described["prompt"],
+        "T": described["num_steps"],
+        "EOS": described.get("eos", "ignore"),
+        "φ": formula_of(described).removeprefix("log φ(s) = "),
+        "twist ψ": {"shipped": f"shipped for {spec.problem_name}", "saved": spec.twist}.get(
+            spec.method, spec.method
+        ),
+    }
+    induced = spec.method != "none" and spec.proposal != "base"
+    words["ψ power"] = spec.twist_power
+    words["proposal q"] = "twist-induced" if induced else "base"
+    words["resampling"] = spec.resampler
+    words["rule"] = {"ess": f"ESS < {spec.ess_threshold:g} K"}.get(spec.rule[0], spec.rule[0])
+    return words | {"K": spec.num_particles[0], "R": spec.num_runs, "seed": spec.seed}

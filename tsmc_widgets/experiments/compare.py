@@ -1,9 +1,7 @@
-"""Methods against each other on named problems: equal budgets, several seeds, honest intervals."""
+"""Methods compared on problems: equal budgets, several seeds, t-intervals over seeds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tsmc_widgets.errors import check_integer, check_one_of
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, method_name
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, frame_of, method_name
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.runs import RunResult, map_runs
 from tsmc_widgets.experiments.spec import METHODS, TEXT_METHODS, RunSpec, Training
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
 LOWER_IS_BETTER = (
     "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q)", "gap", "upper", "upper, pooled",
@@ -193,10 +193,10 @@ class Grid:
         """Numbers of one quantity; what a method lacks is a dash."""
         places = list(dict.fromkeys(entry.place for entry in entries))
         known = {(entry.method, entry.rule, entry.place): entry for entry in entries}
-        ways = [(e.method, e.rule) for m in methods for e in entries if e.method == m]
-        rules = {rule for _, rule in ways}
+        setups = [(e.method, e.rule) for m in methods for e in entries if e.method == m]
+        rules = {rule for _, rule in setups}
         rows, bold = [], set()
-        for at, (method, rule) in enumerate(dict.fromkeys(ways)):
+        for at, (method, rule) in enumerate(dict.fromkeys(setups)):
             cells = [known.get((method, rule, place)) for place in places]
             name = _row_label(method, rule, rules)
             rows.append((name, *(NOTHING if cell is None else cell_text(cell) for cell in cells)))
@@ -204,45 +204,34 @@ class Grid:
         return cls(title, ("method", *_labels(places)), tuple(rows), frozenset(bold))
 
     def to_csv(self) -> str:
-        """Comma-separated; what looks like a formula to a spreadsheet is put in quotes of text."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        for row in (self.columns, *self.rows):
-            writer.writerow([no_formula(cell) for cell in row])
-        return out.getvalue()
+        """Comma-separated; what a spreadsheet takes for a formula begins with an apostrophe."""
+        head = [no_formula(name) for name in self.columns]
+        frame = self._frame().map(no_formula)
+        return frame.to_csv(header=head, index=False, lineterminator="\n")
 
     def to_latex(self) -> str:
         """A ``tabular`` with the rules of booktabs; the best in bold."""
-        lines = [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(latex, self.columns)) + r" \\", r"\midrule"]
-        for at, row in enumerate(self.rows):
-            cells = [
-                rf"\textbf{{{latex(cell)}}}" if (at, i) in self.bold else latex(cell)
-                for i, cell in enumerate(row)
-            ]
-            lines.append(" & ".join(cells) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        return f"% {' '.join(self.title.split())}\n" + "\n".join(lines) + "\n"
+        style = self._style(latex, r"\textbf{%s}")
+        layout = "l" + "r" * (len(self.columns) - 1)
+        table = style.to_latex(hrules=True, column_format=layout)
+        return f"% {' '.join(self.title.split())}\n{table}"
 
     def to_html(self) -> str:
         """A table whose texts are escaped; the best in bold."""
-        right = ' style="text-align:right"'
-        head = "".join(
-            f'<th scope="col"{right if i else ""}>{escape(name)}</th>'
-            for i, name in enumerate(self.columns)
-        )
-        body = []
-        for at, row in enumerate(self.rows):
-            cells = [f'<th scope="row">{escape(row[0])}</th>']
-            for i, cell in enumerate(row[1:], start=1):
-                text = escape(cell)
-                text = f"<strong>{text}</strong>" if (at, i) in self.bold else text
-                cells.append(f"<td{right}>{text}</td>")
-            body.append(f"<tr>{''.join(cells)}</tr>")
-        return (
-            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody></table>\n"
-        )
+        style = self._style(escape, "<strong>%s</strong>")
+        return style.to_html(exclude_styles=True, caption=escape(self.title))
+
+    def _frame(self) -> pd.DataFrame:
+        """The cells; columns are numbered, since two problems may have equal names."""
+        return frame_of(list(self.rows), range(len(self.columns)))
+
+    def _style(self, inert: Callable[[str], str], bold: str) -> Styler:
+        """The table with every text made ``inert`` for its format, and the best in ``bold``."""
+        style = self._frame().style.hide(axis="index").format(inert)
+        style = style.format_index(lambda at: inert(self.columns[at]), axis="columns")
+        for row, column in self.bold:
+            style = style.format(lambda text: bold % inert(text), subset=([row], [column]))
+        return style
 
     def to_markdown(self) -> str:
         """A table for a README; the best in bold."""
@@ -277,7 +266,7 @@ def latex(text: str) -> str:
 
 
 def _row_label(method: str, rule: str, rules: set[str]) -> str:
-    """The method, and how it samples where the table knows several ways."""
+    """The method, and its resampling rule where the table has several."""
     rules = rules - {""}
     if not rule or len(rules) < 2:
         return method
@@ -305,12 +294,12 @@ def _pipe(text: str) -> str:
 
 
 def page(tables: Iterable[str]) -> str:
-    """Tables of HTML as a page that looks well by itself, light and dark."""
+    """HTML tables as a page of its own, light and dark."""
     style = (
         ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem}"
         "table{border-collapse:collapse;margin-bottom:2rem}caption{text-align:left;padding:.4em 0}"
         "th,td{padding:.25em .9em .25em 0;border-top:1px solid #8886;font-variant-numeric:"
-        "tabular-nums}tbody th{text-align:left;font-weight:400}"
+        "tabular-nums;text-align:right}th:first-child,td:first-child{text-align:left}"
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
@@ -439,8 +428,6 @@ class Comparison:
         where the interval lies beyond those of all other methods; the optimal twist does not
         compete. ``exact`` is log Z where it is known.
         """
-        import pandas as pd
-
         exact = {
             result.spec.problem_name: row["exact"]
             for result in self.table.results.values()
@@ -468,7 +455,7 @@ class Comparison:
                     "best": entry.best,
                 }
             )
-        return pd.DataFrame(records)
+        return frame_of(records)
 
     def grid(self, quantity: str) -> Grid:
         """One quantity as a table of texts, methods by problems.
@@ -579,7 +566,7 @@ def compare(
 
 def _several(value: Any) -> list[Any]:
     """A list, from one or more; a description counts as one."""
-    one = isinstance(value, str) or hasattr(value, "keys") or not isinstance(value, Iterable)
+    one = isinstance(value, str | Mapping) or not isinstance(value, Iterable)
     values = [value] if one else list(value)
     if not values:
         raise ValueError("give at least one problem and one method; got none.")
@@ -588,5 +575,6 @@ def _several(value: Any) -> list[Any]:
 
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        with write_atomically(Path(path)) as part:
+            part.write_text(text, encoding="utf-8")
     return text

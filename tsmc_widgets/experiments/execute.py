@@ -14,19 +14,13 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.evaluation.baselines import BaselineRun, run_baseline
+from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
-from tsmc_widgets.evaluation.divergences import kl_divergences, log_z_bounds_given
-from tsmc_widgets.evaluation.estimates import (
-    Divergences,
-    LogZ,
-    LogZBounds,
-    MeanOverRuns,
-    PooledOverRuns,
-)
+from tsmc_widgets.evaluation.divergences import kl_divergences
+from tsmc_widgets.evaluation.estimates import LogZ, LogZBounds, MeanOverRuns
+from tsmc_widgets.evaluation.twist_quality import shares_of_particles
 from tsmc_widgets.experiments.artifacts import HeldOut, dumps, fresh_target, held_out, twist_of
-from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
-from tsmc_widgets.smc import genealogy
+from tsmc_widgets.experiments.spec import MEASURES, TEXT_METHODS, RunSpec
 from tsmc_widgets.smc.api import run_smc, start_smc
 from tsmc_widgets.smc.noise import AddressedNoise, SliceNoise
 from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
@@ -34,11 +28,19 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.smc.resampling import ESSBelow, Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.description import observation_of
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
+from tsmc_widgets.targets.target import Target, require_unconditional
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "quantity", "side", "kind", "rule", "num_particles", "step", "run", "value", "standard_error",
+    "low", "high", "num_runs", "exact", "source", "remark",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class SamplerSetup:
     """How to sample: a twist that weighs, a proposal, and when to resample.
 
     Attributes:
@@ -52,88 +54,18 @@ class Way:
     rules: tuple[ResampleRule, ...]
 
     @classmethod
-    def of(cls, spec: RunSpec, twist: Any) -> Way:
-        """The spec's way with a twist."""
+    def of(cls, spec: RunSpec, twist: Any) -> SamplerSetup:
+        """The spec's setup with a twist."""
         rules = tuple(
             ESSBelow(spec.ess_threshold) if rule == "ess" else resolve_rule(rule, None)
             for rule in spec.rule
         )
         proposes = twist is not None and spec.proposal != "base"
-        if getattr(twist, "proposal_only", False):
-            # Its psi is known up to a function of the prefix, so that it can not weigh.
+        if twist is not None and twist.proposal_only:
+            # Its psi is known up to a function of the prefix, so that it cannot weight.
             proposal = TwistInduced(twist) if proposes else Base()
             return cls(None, proposal, (resolve_rule("never", None),))
         return cls(twist, TwistInduced() if proposes else Base(), rules)
-
-
-_NAMES = {"best-of-n": "best of n", "beam": "beam search", "rejection": "rejection"}
-
-
-def text_rows(spec: RunSpec, target: Target, way: Way) -> list[dict[str, Any]]:
-    """Rows of mean log phi, ESS, log Z and tokens read, for each K and way of the spec.
-
-    Raises:
-        ValueError: the target waits for an observation.
-    """
-    if target.is_conditional:
-        raise ValueError(
-            f"{target.potential.describe()} waits for an observation: 'texts' are measured of "
-            "targets that wait for none."
-        )
-    rows = []
-    for size in spec.num_particles:
-        for name, rule, options in _runs(spec, way):
-            found = run_baseline(name, target, num_samples=size, seed=spec.seed, **options)
-            about = {"rule": rule, "num_particles": size, "num_runs": _count(found)}
-            rows += [about | row for row in _numbers(found)]
-    return rows
-
-
-def _runs(spec: RunSpec, way: Way) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    if spec.method in _NAMES:
-        limit = {"max_draws": spec.max_draws} if spec.method == "rejection" else {}
-        yield _NAMES[spec.method], None, limit
-        return
-    options = {"num_runs": spec.num_runs}
-    if way.twist is None and isinstance(way.proposal, Base):
-        yield "p0, SIS", Never().describe(), options
-        return
-    twist = way.twist if way.twist is not None else way.proposal.twist
-    for rule in way.rules:
-        never = isinstance(rule, Never)
-        if isinstance(way.proposal, Base):
-            yield "p0, SMC", rule.describe(), options | {"twist": twist, "rule": rule}
-        else:
-            name = "twist, SIS" if never else "twist, SMC"
-            more = {} if never else {"rule": rule}
-            yield name, rule.describe(), options | {"twist": twist, **more}
-
-
-def _numbers(found: BaselineRun) -> Iterator[dict[str, Any]]:
-    remark = found.note
-    yield {"quantity": "mean log φ of texts", "kind": "estimate", "value": found.mean_log_phi,
-           "source": found.samples_from, "remark": remark}  # fmt: skip
-    yield {"quantity": "ESS of texts", "value": found.ess, "remark": remark}
-    yield {
-        "quantity": "log Z by texts",
-        "kind": found.log_z_kind,
-        "value": math.nan if found.log_z is None else found.log_z,
-        "standard_error": found.log_z_standard_error,
-        "remark": remark,
-    }
-    yield {"quantity": "forward tokens", "kind": "count", "value": float(found.forward_tokens)}
-
-
-def _count(found: BaselineRun) -> int:
-    return int(found.group.max()) + 1 if len(found.group) else 0
-
-
-Row = dict[str, Any]
-
-COLUMNS = (
-    "quantity", "side", "kind", "rule", "num_particles", "step", "run", "value", "standard_error",
-    "low", "high", "num_runs", "exact", "source", "remark",
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -143,207 +75,184 @@ def measure(spec: RunSpec, target: Target, twist: Any, held: HeldOut) -> list[Ro
     Raises:
         ValueError: what is asked for does not fit the problem.
     """
-    way = Way.of(spec, twist)
-    rows: list[Row] = []
-    if "bounds" in spec.measures:
-        rows += _bounds(spec, target, way, held)
-    if "kl" in spec.measures:
-        rows += _divergences(spec, target, way, held)
-    if "profiles" in spec.measures:
-        rows += _profiles(spec, target, way, held)
-    if "runs" in spec.measures:
-        rows += _single_runs(spec, target, way, held)
-    if "texts" in spec.measures:
-        rows += text_rows(spec, target, way)
+    job = _Job(spec, target, SamplerSetup.of(spec, twist), held)
+    acts = (job.bounds, job.divergences, job.profiles, job.single_runs, job.texts)
+    rows = []
+    for name, act in zip(MEASURES, acts, strict=True):
+        rows += act() if name in spec.measures else ()
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
-def _bounds(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
-    exact_log_z = None if held.oracle is None else held.oracle.log_z
-    rows = []
-    for size in spec.num_particles:
-        for rule in way.rules:
-            how = {"twist": way.twist, "proposal": way.proposal, "rule": rule, "seed": spec.seed}
-            if target.is_conditional:
-                samples = _joint(target, held)
-                bounds = log_z_bounds_given(target, samples, num_particles=size, **how).bounds
-            else:
-                bounds = log_z_bounds(
-                    target,
-                    num_particles=size,
-                    num_runs=spec.num_runs,
-                    exact_samples=held.tokens,
-                    exact_log_z=exact_log_z,
-                    resampler=spec.resampler,
-                    **how,
-                )
-            rows += [_bound(row, bounds) for row in _sides(bounds)]
-    return rows + _by_rejection(held)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is measured, one method for each of ``MEASURES``."""
 
+    spec: RunSpec
+    target: Target
+    setup: SamplerSetup
+    held: HeldOut
 
-def _by_rejection(held: HeldOut) -> list[Row]:
-    """What the draws of rejection say of log Z, where there were any."""
-    error = getattr(held.samples, "log_z_standard_error", 0.0)
-    if not error > 0:
-        return []
-    found = LogZ.of(held.samples)
-    low, high = found.interval()
-    about = {"quantity": "log Z by rejection", "kind": "estimate", "source": found.source}
-    return [about | {"value": found.value, "standard_error": error, "low": low, "high": high,
-                     "num_runs": held.samples.proposed}]  # fmt: skip
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments that every estimator takes."""
+        setup = self.setup
+        return {"twist": setup.twist, "proposal": setup.proposal, "seed": self.spec.seed}
 
+    def cells(self) -> Iterator[tuple[int, ResampleRule, Row]]:
+        """Each K and rule, and what its rows begin with."""
+        for size in self.spec.num_particles:
+            for rule in self.setup.rules:
+                yield size, rule, {"rule": rule.describe(), "num_particles": size}
 
-def _sides(bounds: LogZBounds) -> Iterator[tuple[str, str, MeanOverRuns | PooledOverRuns | None]]:
-    yield "log Z", "lower", bounds.lower
-    yield "log Z", "upper", bounds.upper
-    yield "log Z, pooled", "lower", bounds.pooled_lower
-    yield "log Z, pooled", "upper", bounds.pooled_upper
-    yield "gap", "", None
+    def joint(self) -> JointSamples:
+        """The exact samples of a conditional target."""
+        if not isinstance(self.held.samples, JointSamples):
+            require_unconditional(
+                self.target,
+                "num_exact must be at least 2, for each exact sample comes with its own (here: "
+                f"{self.held.source}).",
+            )
+        return self.held.samples
 
+    def bounds(self) -> Iterator[Row]:
+        """Bounds on log Z and their gap, and what rejection's draws say of log Z."""
+        spec, held, conditional = self.spec, self.held, self.target.is_conditional
+        for size, rule, _ in self.cells():
+            given = {"exact_samples": self.joint() if conditional else held.tokens}
+            if not conditional:
+                given |= {"num_runs": spec.num_runs, "resampler": spec.resampler}
+                given |= {"exact_log_z": None if held.oracle is None else held.oracle.log_z}
+            found = log_z_bounds(self.target, num_particles=size, rule=rule, **given, **self.how)
+            yield from _bound_rows(found.bounds if conditional else found)
+        if isinstance(held.samples, ExactSamples) and held.samples.log_z_standard_error > 0:
+            found = LogZ.of(held.samples)
+            about = {"quantity": "log Z by rejection", "kind": "estimate", "source": found.source}
+            yield about | found.row() | {"num_runs": held.samples.proposed}
 
-def _bound(side: tuple[str, str, Any], bounds: LogZBounds) -> Row:
-    quantity, which, value = side
-    row: Row = {
-        "quantity": quantity,
-        "side": which,
-        "kind": "bound" if which == "lower" else bounds.upper_kind,
-        "rule": bounds.rule,
-        "num_particles": bounds.num_particles,
-        "exact": bounds.exact,
-    }
-    if quantity == "gap":
-        low, high = bounds.gap_interval()
-        error = bounds.gap_standard_error
-        return row | {"value": bounds.gap, "standard_error": error, "low": low, "high": high,
-                      "exact": None, "num_runs": bounds.lower.num_runs}  # fmt: skip
-    if value is None:
-        return row | {"value": math.nan}
-    low, high = value.interval()
-    middle = value.mean if isinstance(value, MeanOverRuns) else value.value
-    return row | {
-        "value": middle,
-        "standard_error": value.standard_error,
-        "low": low,
-        "high": high,
-        "num_runs": value.num_runs,
-    }
-
-
-def _divergences(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
-    how = {"twist": way.twist, "proposal": way.proposal, "seed": spec.seed}
-    if target.is_conditional:
-        samples, size = _joint(target, held), max(spec.num_particles)
-        log_z = log_z_bounds_given(target, samples, num_particles=size, rule=way.rules[0], **how)
-    else:
-        samples = held.samples
-        log_z = None if held.oracle is None else LogZ.of(held.oracle)
-    found = kl_divergences(
-        target, num_samples=spec.num_samples, exact_samples=samples, log_z=log_z, **how
-    )
-    return [*_kl_rows(found), *_reward_rows(found)]
-
-
-def _kl_rows(found: Divergences) -> Iterator[Row]:
-    for kl in (found.q_sigma, found.sigma_q, found.symmetrised, found.q_base):
-        if kl is not None:
-            low, high = kl.interval()
-            yield {
-                "quantity": kl.divergence,
-                "kind": "estimate",
-                "value": kl.value,
-                "standard_error": kl.standard_error,
-                "low": low,
-                "high": high,
-                "num_runs": kl.num_samples,
-                "source": "log Z cancels" if kl.log_z is None else kl.log_z.source,
-                "remark": kl.remark,
-            }
-
-
-def _reward_rows(found: Divergences) -> Iterator[Row]:
-    low, high = found.log_phi.interval()
-    yield {
-        "quantity": "E_q[log φ]",
-        "kind": "estimate",
-        "value": found.log_phi.mean,
-        "standard_error": found.log_phi.standard_error,
-        "low": low,
-        "high": high,
-        "num_runs": found.log_phi.num_runs,
-    }
-
-
-def _profiles(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
-    rows = []
-    for size in spec.num_particles:
-        for rule in way.rules:
-            traces = list(_traces(spec, target, way, held, size, rule))
-            columns = {
-                "ESS / K": torch.cat([trace.columns.ess for trace in traces]),
-                "surviving ancestors / K": torch.cat([_survivors(trace) for trace in traces]),
-            }
-            for quantity, values in columns.items():
-                for step, column in enumerate(values.double().T / size, start=1):
-                    mean = MeanOverRuns.of(column)
-                    low, high = mean.interval()
-                    rows.append(
-                        {
-                            "quantity": quantity,
-                            "rule": rule.describe(),
-                            "num_particles": size,
-                            "step": step,
-                            "value": mean.mean,
-                            "standard_error": mean.standard_error,
-                            "low": low,
-                            "high": high,
-                            "num_runs": mean.num_runs,
-                        }
-                    )
-    return rows
-
-
-def _single_runs(spec: RunSpec, target: Target, way: Way, held: HeldOut) -> list[Row]:
-    rows = []
-    for size in spec.num_particles:
-        for rule in way.rules:
-            traces = list(_traces(spec, target, way, held, size, rule))
-            log_z = torch.cat([trace.columns.log_z[:, -1] for trace in traces])
-            about = {"quantity": "log Z of a run", "rule": rule.describe(), "num_particles": size}
-            rows += [about | {"run": run, "value": v} for run, v in enumerate(log_z.tolist())]
-    return rows
-
-
-def _traces(
-    spec: RunSpec, target: Target, way: Way, held: HeldOut, size: int, rule: ResampleRule
-) -> Iterator[SMCTrace]:
-    """Runs in batches that fit the memory, under the samples' observations where phi needs one."""
-    part, parts = spec.island or (0, 1)
-    own = size // parts
-    how = {"num_particles": own, "twist": way.twist, "proposal": way.proposal, "rule": rule,
-           "resampler": spec.resampler, "dead_runs": "keep"}  # fmt: skip
-    observed = _joint(target, held).observed if target.is_conditional else None
-    total = spec.num_runs if observed is None else len(observed)
-    chunk = runs_at_once(target, own, None)
-    for at in range(0, total, chunk):
-        count = min(chunk, total - at)
-        noise = AddressedNoise(spec.seed, count, at)
-        some = {"noise": SliceNoise(noise, part * own) if part else noise}
-        if observed is not None:
-            some["observed"] = observed[at : at + chunk]
-        yield run_smc(target, num_runs=count, **some, **how)
-
-
-def _survivors(trace: SMCTrace) -> torch.Tensor:
-    return genealogy.surviving_ancestors(trace.columns.ancestors)
-
-
-def _joint(target: Target, held: HeldOut) -> Any:
-    if held.samples is None or not hasattr(held.samples, "observed"):
-        raise ValueError(
-            f"{target.potential.describe()} waits for an observation: num_exact must be at least "
-            f"2, for each exact sample comes with its own (here: {held.source})."
+    def divergences(self) -> Iterator[Row]:
+        """Both KL divergences, their sum, that to p0, and the mean log phi of q's texts."""
+        if self.target.is_conditional:
+            samples, size = self.joint(), max(self.spec.num_particles)
+            log_z = log_z_bounds(
+                self.target,
+                num_particles=size,
+                exact_samples=samples,
+                rule=self.setup.rules[0],
+                **self.how,
+            )
+        else:
+            samples, oracle = self.held.samples, self.held.oracle
+            log_z = None if oracle is None else LogZ.of(oracle)
+        found = kl_divergences(
+            self.target,
+            num_samples=self.spec.num_samples,
+            exact_samples=samples,
+            log_z=log_z,
+            **self.how,
         )
-    return held.samples
+        for kl in found.all():
+            source = "log Z cancels" if kl.log_z is None else kl.log_z.source
+            about = {"quantity": kl.divergence, "kind": "estimate", "num_runs": kl.num_samples}
+            yield about | kl.row() | {"source": source, "remark": kl.remark}
+        about = {"quantity": "E_q[log φ]", "kind": "estimate", "num_runs": found.log_phi.num_runs}
+        yield about | found.log_phi.row()
+
+    def profiles(self) -> Iterator[Row]:
+        """ESS and surviving ancestors at every step, as shares of K."""
+        for size, rule, about in self.cells():
+            traces = list(self.traces(size, rule))
+            for quantity, shares in shares_of_particles(traces).items():
+                for step, share in enumerate(shares.T, start=1):
+                    mean = MeanOverRuns.of(share)
+                    row = {"quantity": f"{quantity} / K", "step": step, "num_runs": mean.num_runs}
+                    yield about | row | mean.row()
+
+    def single_runs(self) -> Iterator[Row]:
+        """Log Z_hat of every forward run."""
+        for size, rule, about in self.cells():
+            log_z = torch.cat([trace.columns.log_z[:, -1] for trace in self.traces(size, rule)])
+            for run, value in enumerate(log_z.tolist()):
+                yield about | {"quantity": "log Z of a run", "run": run, "value": value}
+
+    def traces(self, size: int, rule: ResampleRule) -> Iterator[SMCTrace]:
+        """Runs in batches that fit the memory, under the samples' observations if there are any."""
+        spec, target = self.spec, self.target
+        part, parts = spec.island or (0, 1)
+        own = size // parts
+        how = {"num_particles": own, "twist": self.setup.twist, "proposal": self.setup.proposal,
+               "rule": rule, "resampler": spec.resampler, "dead_runs": "keep"}  # fmt: skip
+        observed = self.joint().observed if target.is_conditional else None
+        total = spec.num_runs if observed is None else len(observed)
+        chunk = runs_at_once(target, own, None)
+        for at in range(0, total, chunk):
+            count = min(chunk, total - at)
+            noise = AddressedNoise(spec.seed, count, at)
+            some = {"noise": SliceNoise(noise, part * own) if part else noise}
+            if observed is not None:
+                some["observed"] = observed[at : at + chunk]
+            yield run_smc(target, num_runs=count, **some, **how)
+
+    def texts(self) -> Iterator[Row]:
+        """Mean log phi, ESS, log Z and tokens read of K texts, for each K and way to get them."""
+        require_unconditional(self.target, "'texts' are measured of targets that wait for none.")
+        for size in self.spec.num_particles:
+            for name, rule, options in self.baselines():
+                found = run_baseline(
+                    name, self.target, num_samples=size, seed=self.spec.seed, **options
+                )
+                count = int(found.group.max()) + 1 if len(found.group) else 0
+                about = {"rule": rule, "num_particles": size, "num_runs": count}
+                noted = about | {"remark": found.note}
+                yield noted | {
+                    "quantity": "mean log φ of texts",
+                    "kind": "estimate",
+                    "value": found.mean_log_phi,
+                    "source": found.samples_from,
+                }
+                yield noted | {"quantity": "ESS of texts", "value": found.ess}
+                yield noted | {
+                    "quantity": "log Z by texts",
+                    "kind": found.log_z_kind,
+                    "value": math.nan if found.log_z is None else found.log_z,
+                    "standard_error": found.log_z_standard_error,
+                }
+                tokens = float(found.forward_tokens)
+                yield about | {"quantity": "forward tokens", "kind": "count", "value": tokens}
+
+    def baselines(self) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+        """Name in ``BASELINES``, rule and arguments of each way to get the spec's texts."""
+        spec, setup = self.spec, self.setup
+        if spec.method in TEXT_METHODS:
+            limit = {"max_draws": spec.max_draws} if spec.method == "rejection" else {}
+            yield spec.method, None, limit
+            return
+        options = {"num_runs": spec.num_runs}
+        from_base = isinstance(setup.proposal, Base)
+        if setup.twist is None and from_base:
+            yield "p0, SIS", Never().describe(), options
+            return
+        options["twist"] = setup.proposal.twist if setup.twist is None else setup.twist
+        for rule in setup.rules:
+            if isinstance(rule, Never) and not from_base:
+                yield "twist, SIS", rule.describe(), options
+            else:
+                name = "p0, SMC" if from_base else "twist, SMC"
+                yield name, rule.describe(), options | {"rule": rule}
+
+
+def _bound_rows(bounds: LogZBounds) -> Iterator[Row]:
+    """Both sides by their mean and pooled, and the gap; NaN where there is no upper side."""
+    about = {"rule": bounds.rule, "num_particles": bounds.num_particles, "exact": bounds.exact}
+    for quantity, lower, upper in (
+        ("log Z", bounds.lower, bounds.upper),
+        ("log Z, pooled", bounds.pooled_lower, bounds.pooled_upper),
+    ):
+        for side, value, kind in (("lower", lower, "bound"), ("upper", upper, bounds.upper_kind)):
+            row = {"value": math.nan} if value is None else value.row()
+            row |= {} if value is None else {"num_runs": value.num_runs}
+            yield about | {"quantity": quantity, "side": side, "kind": kind} | row
+    gap = {"quantity": "gap", "side": "", "kind": bounds.upper_kind, "exact": None}
+    yield about | gap | bounds.gap_row() | {"num_runs": bounds.lower.num_runs}
 
 
 _THREADS = threading.Lock()
@@ -363,7 +272,7 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
             other workers; None keeps them in memory.
 
     Returns:
-        One row for each number measured, with the columns of ``evaluation.measure``.
+        One row for each number measured, with the columns ``COLUMNS``.
     """
     folder = None if shared is None else Path(shared)
     with one_thread():
@@ -374,7 +283,7 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
 
 
 def work(spec_json: str, shared: str | None) -> dict[str, Any]:
-    """What a worker of any kind runs: texts in, plain numbers and texts out, errors as texts."""
+    """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out."""
     start = time.perf_counter()
     answer: dict[str, Any] = {}
     try:
@@ -391,7 +300,7 @@ def work(spec_json: str, shared: str | None) -> dict[str, Any]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread; the last to leave puts back what was."""
+    """Let PyTorch use one thread; the last to leave restores the number before."""
     with _THREADS:
         if not _INSIDE["count"]:
             _INSIDE["before"] = torch.get_num_threads()
@@ -407,19 +316,19 @@ def one_thread() -> Iterator[None]:
 
 
 _MOST_TWISTS = 4
-_DEAF = ("saved", "shipped")
-"""Methods whose twist is what it is whatever phi: it can serve one run after another."""
+PHI_INDEPENDENT = ("saved", "shipped")
+"""Methods whose twist does not depend on phi: one object can serve runs with several potentials."""
 
 
 @dataclass(slots=True)
-class Shelf:
-    """Twists that do not depend on phi, kept for the runs to come."""
+class TwistCache:
+    """Twists that do not depend on phi, kept for later runs."""
 
     _twists: dict[tuple, Any] = field(default_factory=dict)
 
     def twist(self, spec: RunSpec, target: Target) -> Any:
         """The spec's twist: the very object of an earlier run where it would be equal."""
-        if spec.method not in _DEAF:
+        if spec.method not in PHI_INDEPENDENT:
             return twist_of(spec, target, None)
         key = (spec.method, spec.twist, spec.twist_sha256, spec.twist_power, id(target.lm),
                str(observation_of(spec.problem, target.lm)))  # fmt: skip
@@ -434,18 +343,20 @@ def start_spec(
     spec: RunSpec,
     *,
     top_k: int = 0,
-    shelf: Shelf | None = None,
+    twists: TwistCache | None = None,
     recording: Recording | None = None,
+    target: Target | None = None,
+    dead_runs: str = "keep",
 ) -> ReplaySession:
     """Prepare the runs of a spec, all in one batch, with its first K and its first rule.
-
-    Dead runs are kept: their log Z_hat is -inf.
 
     Args:
         spec: what to sample and how; its twist is loaded or computed, not trained.
         top_k: next tokens to record.
-        shelf: where twists are kept between runs.
-        recording: the run before, which is weighed anew where that gives the same trace.
+        twists: where twists are kept between runs.
+        recording: the run before, which is re-weighted where that gives the same trace.
+        target: in place of the spec's own, such as one on a model that has no name.
+        dead_runs: "keep" (their log Z_hat is -inf) or "raise".
 
     Raises:
         ValueError: the spec has no single run: its method learns, or gives texts alone.
@@ -455,23 +366,21 @@ def start_spec(
             f"method {spec.method!r} is no single run with weights: train its twist first and "
             "take method 'saved', or measure the spec with tw.execute."
         )
-    target = fresh_target(spec)
-    if target.is_conditional:
-        raise ValueError(
-            f"{target.potential.describe()} waits for an observation: give the problem in place, "
-            'with "observed" beside the kind of its potential.'
-        )
-    way = Way.of(spec, (shelf or Shelf()).twist(spec, target))
+    target = fresh_target(spec) if target is None else target
+    require_unconditional(
+        target, 'describe the problem, with "observed" beside the kind of its potential.'
+    )
+    setup = SamplerSetup.of(spec, (twists or TwistCache()).twist(spec, target))
     session = start_smc(
         target,
         num_particles=spec.num_particles[0],
         num_runs=spec.num_runs,
-        twist=way.twist,
-        proposal=way.proposal,
+        twist=setup.twist,
+        proposal=setup.proposal,
         resampler=spec.resampler,
-        rule=way.rules[0],
+        rule=setup.rules[0],
         seed=spec.seed,
         top_k=top_k,
-        dead_runs="keep",
+        dead_runs=dead_runs,
     )
     return ReplaySession(target, session.config, recording)

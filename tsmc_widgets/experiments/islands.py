@@ -52,7 +52,9 @@ def island_specs(spec: RunSpec, num_islands: int) -> list[RunSpec]:
         raise ValueError(
             f"islands are of one K and one rule; got {spec.num_particles} and {spec.rule}."
         )
-    plain = spec.with_(measures=("runs",), num_exact=_observations(spec))
+    # Exact samples matter to islands only where they bring the observations along.
+    num_exact = spec.num_exact if parse_problem(spec.problem).conditional else 0
+    plain = spec.with_(measures=("runs",), num_exact=num_exact)
     return [plain.with_(island=(i, num_islands)) for i in range(num_islands)]
 
 
@@ -88,8 +90,3 @@ def run_islands(
     )
     pooled = numerics.logmeanexp(log_z.T)
     return IslandRuns(pooled, log_z, spec.num_particles[0], found[0][0]["rule"])
-
-
-def _observations(spec: RunSpec) -> int:
-    """Exact samples matter to islands only where they bring the observations along."""
-    return spec.num_exact if parse_problem(spec.problem).conditional else 0

@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsmc_widgets.errors import import_extra
+from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.experiments.artifacts import DamagedFileError, read_file
 from tsmc_widgets.experiments.execute import COLUMNS
-from tsmc_widgets.experiments.runs import RunResult
+from tsmc_widgets.experiments.runs import ResultFolder, RunResult
 from tsmc_widgets.experiments.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ResultTable:
     Attributes:
         results: those that succeeded, by the key of their spec.
         failures: those that failed and have not succeeded since.
-        damaged: files that can not be read, with what is wrong; ``map_runs`` makes them again.
+        damaged: files that cannot be read, with what is wrong; ``map_runs`` makes them again.
     """
 
     def __init__(self, source: str | Path | Iterable[RunResult] = ()) -> None:
@@ -96,7 +96,7 @@ class ResultTable:
         except (DamagedFileError, ValueError, TypeError, KeyError) as problem:
             self.damaged[path.name] = str(problem)
             return
-        seconds = _seconds(path.with_name(f"{spec.key}.time.json"))
+        seconds = ResultFolder(self.folder).seconds(spec)
         self.add(RunResult(spec, rows, error, seconds, stored=True))
 
     def to_frame(self) -> pd.DataFrame:
@@ -113,9 +113,7 @@ class ResultTable:
             for result in ordered
             for row in result.rows
         ]
-        frame = import_extra("pandas", "lab", "a table of results").DataFrame(
-            records, columns=columns
-        )
+        frame = frame_of(records, columns)
         return frame.astype(dict.fromkeys(COUNTS, "Int64"))
 
     def errors(self) -> pd.DataFrame:
@@ -131,9 +129,7 @@ class ResultTable:
             }
             for result in sorted(self.failures.values(), key=_order)
         ]
-        return import_extra("pandas", "lab", "a table of results").DataFrame(
-            records, columns=columns
-        )
+        return frame_of(records, columns)
 
     def __repr__(self) -> str:
         parts = [f"{len(self.results)} results"]
@@ -168,10 +164,3 @@ def _order(result: RunResult) -> tuple:
     spec = result.spec
     training_seed = -1 if spec.training is None else spec.training.seed
     return (spec.problem_name, spec.method, training_seed, spec.seed, spec.key)
-
-
-def _seconds(path: Path) -> float:
-    try:
-        return float(read_file(path)["seconds"])
-    except (OSError, DamagedFileError, KeyError, TypeError):
-        return float("nan")

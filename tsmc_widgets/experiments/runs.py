@@ -1,4 +1,4 @@
-"""Many specs on any executor: results stream back, and are stored as they come."""
+"""Many specs on any executor, results stored as they finish; and a pool that can be cancelled."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class ResultFolder:
 
     def write(self, result: RunResult) -> None:
         """Keep a result; one that succeeds takes the place of an earlier failure."""
-        said = {"spec": result.spec.to_dict()}
-        write_file(self.path(result.spec, "time"), said | {"seconds": result.seconds})
+        about = {"spec": result.spec.to_dict()}
+        write_file(self.path(result.spec, "time"), about | {"seconds": result.seconds})
         if result.error is not None:
-            write_file(self.path(result.spec, "error"), said | {"error": result.error})
+            write_file(self.path(result.spec, "error"), about | {"error": result.error})
             return
-        write_file(self.path(result.spec), said | {"rows": result.rows})
+        write_file(self.path(result.spec), about | {"rows": result.rows})
         self.path(result.spec, "error").unlink(missing_ok=True)
 
     def read(self, spec: RunSpec) -> RunResult | None:
@@ -96,12 +96,13 @@ class ResultFolder:
             found = read_file(self.path(spec))
         except (FileNotFoundError, DamagedFileError):
             return None
-        return RunResult(spec, found["rows"], seconds=self._seconds(spec), stored=True)
+        return RunResult(spec, found["rows"], seconds=self.seconds(spec), stored=True)
 
-    def _seconds(self, spec: RunSpec) -> float:
+    def seconds(self, spec: RunSpec) -> float:
+        """How long the stored work took; NaN where that is not known."""
         try:
             return float(read_file(self.path(spec, "time"))["seconds"])
-        except (OSError, DamagedFileError, KeyError):
+        except (OSError, DamagedFileError, KeyError, TypeError):
             return float("nan")
 
 
@@ -158,10 +159,10 @@ class RunStream(Iterator[RunResult]):
             future.add_done_callback(lambda future, spec=spec: self._note(spec, future))
 
     def _note(self, spec: RunSpec, future: Future) -> None:
-        """Store what a worker sent; called as soon as it is there, wherever the user is."""
+        """Store what a worker sent, as soon as it comes and whether or not it is asked for."""
         try:
             self._finished.put(self._keep(spec, future.result()))
-        except BaseException as error:  # noqa: BLE001 - told to whoever asks for the next result
+        except BaseException as error:  # noqa: BLE001 - raised where the next result is asked for
             self._finished.put(error)
 
     def _keep(self, spec: RunSpec, answer: dict[str, Any]) -> RunResult:
@@ -172,7 +173,7 @@ class RunStream(Iterator[RunResult]):
         return result
 
     def cancel(self) -> int:
-        """Start nothing more; what is finished is kept, what runs is stored when it ends.
+        """Start no more specs; those that run are stored when they end.
 
         Returns:
             How many specs will not be run.
@@ -189,14 +190,28 @@ class RunStream(Iterator[RunResult]):
     def __next__(self) -> RunResult:
         """The next result, waited for."""
         try:
-            result = self._next()
+            # Short waits, so that an interrupt is noticed.
+            while (result := self.poll(0.5)) is None:
+                continue
         except KeyboardInterrupt:
             self.cancel()
             raise
+        return result
+
+    def poll(self, seconds: float) -> RunResult | None:
+        """The next result where one comes within so many seconds, else None.
+
+        Raises:
+            StopIteration: there are no more.
+        """
+        try:
+            result = self._next(seconds)
+        except queue.Empty:
+            return None
         self.done += 1
         return result
 
-    def _next(self) -> RunResult:
+    def _next(self, seconds: float) -> RunResult:
         if self._found:
             return self._found.pop(0)
         if self._executor is None:
@@ -207,7 +222,7 @@ class RunStream(Iterator[RunResult]):
             self._todo.pop(0)
             return result
         while self._open:
-            answer = self._wait()
+            answer = self._finished.get(timeout=seconds)
             self._open -= 1
             if isinstance(answer, RunResult):
                 return answer
@@ -220,14 +235,6 @@ class RunStream(Iterator[RunResult]):
                 + "call again with a new executor, and only what is missing is computed."
             )
         raise StopIteration
-
-    def _wait(self) -> RunResult | BaseException:
-        """A short wait at a time, so that an interrupt is heard."""
-        while True:
-            try:
-                return self._finished.get(timeout=0.5)
-            except queue.Empty:
-                continue
 
     def _note_failure(self, error: BaseException) -> None:
         if isinstance(error, CancelledError) and self._cancelled:
@@ -276,7 +283,7 @@ def map_runs(
         )
     store = None if folder is None else ResultFolder(folder)
     if store is not None:
-        # A folder that can not be written to is best known before anything is computed.
+        # Fails at once, before anything is computed, where the folder cannot be written to.
         store.folder.mkdir(parents=True, exist_ok=True)
     if shared is None and folder is not None:
         shared = Path(folder) / "shared"
@@ -285,14 +292,14 @@ def map_runs(
 
 
 NICE = 5
-"""Workers step back behind the kernel and the page that show what they do."""
+"""Priority of workers: the kernel and the page that show their work come first."""
 
 _SPAWN = get_context("spawn")
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Work that a worker is at.
+class Task:
+    """A call that runs in a worker.
 
     Attributes:
         args: what the function was called with.
@@ -303,25 +310,17 @@ class Work:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    future: Future
-    act: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
+class CancellablePool(Executor):
+    """Process pool whose running tasks can be listed and killed; for ``map_runs``.
 
-
-class Crew(Executor):
-    """An executor for ``map_runs`` that tells what runs, and that can drop it at once.
-
-    Its processes are started when there is work, ignore interrupts of the kernel, and end with it.
-    A worker that dies takes its own work with it and nothing else; the next work gets a new one.
-    As for every process that is spawned, a script makes one under ``if __name__ == "__main__":``.
+    Processes start when there is a task, ignore interrupts of the kernel, and end with it. One that
+    dies loses its own task alone; the next task gets a new process. As for every process that is
+    spawned, a script makes a pool under ``if __name__ == "__main__":``.
 
     Args:
-        size: how many work at once.
-        executor: lends its workers in place of processes of the crew's own, such as a cluster's.
-        changed: called when work begins or ends, from any thread.
+        size: how many tasks run at once.
+        executor: runs the tasks in place of processes of the pool's own: a cluster's, say.
+        changed: called when a task begins or ends, from any thread.
     """
 
     def __init__(
@@ -335,41 +334,41 @@ class Crew(Executor):
         self.size = size
         self._executor = executor
         self._changed = changed
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
-        self._running: dict[int, Work] = {}
+        self._running: dict[Future, Task] = {}
         self._closed = False
         self._stops = 0
 
     @property
-    def running(self) -> list[Work]:
-        """What the workers are at, oldest first."""
+    def running(self) -> list[Task]:
+        """Tasks that run, oldest first."""
         with self._lock:
-            return sorted(self._running.values(), key=lambda work: work.since)
+            return sorted(self._running.values(), key=lambda task: task.since)
 
     @property
     def can_stop(self) -> bool:
-        """Whether ``stop`` ends what runs: not where the workers are another executor's."""
+        """Whether ``stop_workers`` ends what runs: not where another executor runs it."""
         return self._executor is None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Put work in the queue."""
+        """Put a task in the queue."""
+        future: Future = Future()
         with self._lock:
             if self._closed:
-                raise RuntimeError("the crew is closed: make a new one.")
-            task = _Task(Future(), fn, args, kwargs)
-            self._tasks.put(task)
+                raise RuntimeError("the pool is closed: make a new one.")
+            self._tasks.put((future, fn, args, kwargs))
             if len(self._threads) < self.size:
-                name = f"crew-{len(self._threads)}"
+                name = f"pool-{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
                 self._threads.append(thread)
                 thread.start()
-        return task.future
+        return future
 
-    def stop(self) -> None:
-        """End what runs, unfinished; what waits is the caller's to cancel."""
+    def stop_workers(self) -> None:
+        """Kill all processes, idle ones too; tasks that wait are the caller's to cancel."""
         with self._lock:
             self._stops += 1
             workers = list(self._workers)
@@ -377,46 +376,51 @@ class Crew(Executor):
             worker.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work, and end once it is done."""
+        """Take no more tasks, and end once those taken are done."""
         with self._lock:
             self._closed = True
             threads = list(self._threads)
         if cancel_futures:
             with contextlib.suppress(queue.Empty):
                 while (task := self._tasks.get_nowait()) is not None:
-                    task.future.cancel()
+                    task[0].cancel()
         for _ in threads:
             self._tasks.put(None)
         for thread in threads if wait else ():
             thread.join()
 
     def _serve(self) -> None:
-        """What each thread does: hand work to its worker until there is no more."""
+        """What each thread does: hand tasks to its worker until there are no more."""
         worker: _Worker | None = None
         while (task := self._tasks.get()) is not None:
-            if not task.future.set_running_or_notify_cancel():
+            future, fn, args, kwargs = task
+            if not future.set_running_or_notify_cancel():
                 continue
             with self._lock:
-                self._running[id(task)] = Work(task.args, time.time())
+                self._running[future] = Task(args, time.time())
                 stops = self._stops
             self._changed()
+            error = answer = None
             try:
                 if self._executor is None:
-                    worker = self._hire(worker, stops)
-                    answer = worker.run(task)
+                    worker = self._ensure_worker(worker, stops)
+                    answer = worker.run(fn, args, kwargs)
                 else:
-                    answer = self._executor.submit(task.act, *task.args, **task.kwargs).result()
-            except BaseException as error:  # noqa: BLE001 - told to whoever asks for the result
-                self._forget(task)
-                task.future.set_exception(error)
+                    answer = self._executor.submit(fn, *args, **kwargs).result()
+            except BaseException as problem:  # noqa: BLE001 - raised where the result is asked for
+                error = problem
+            with self._lock:
+                self._running.pop(future, None)
+            self._changed()
+            if error is None:
+                future.set_result(answer)
             else:
-                self._forget(task)
-                task.future.set_result(answer)
+                future.set_exception(error)
         if worker is not None:
             worker.kill()
 
-    def _hire(self, worker: _Worker | None, stops: int) -> _Worker:
-        """The worker at hand, or a new one; it is sent home if all were meanwhile."""
+    def _ensure_worker(self, worker: _Worker | None, stops: int) -> _Worker:
+        """The worker at hand if it lives, or a new one; killed if all were stopped meanwhile."""
         if worker is None or not worker.alive:
             worker = _Worker()
         with self._lock:
@@ -426,32 +430,27 @@ class Crew(Executor):
             worker.kill()
         return worker
 
-    def _forget(self, task: _Task) -> None:
-        with self._lock:
-            self._running.pop(id(task), None)
-        self._changed()
-
 
 class _Worker:
-    """One process that takes one piece of work at a time."""
+    """One process that runs one task at a time."""
 
     def __init__(self) -> None:
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(there,), name="worker", daemon=True)
         self._killed = False
         self._process.start()
-        # The other end is the process's alone, so that its death is heard.
+        # With the other end open in the process alone, its death closes the pipe.
         there.close()
 
     @property
     def alive(self) -> bool:
-        """Whether it can take work."""
+        """Whether it can take a task."""
         return not self._killed and self._process.is_alive()
 
-    def run(self, task: _Task) -> Any:
-        """Have it do this, and wait."""
+    def run(self, *task: Any) -> Any:
+        """Run a task (function, args, kwargs) there, and wait."""
         try:
-            self._link.send((task.act, task.args, task.kwargs))
+            self._link.send(task)
             good, answer = self._link.recv()
         except (EOFError, OSError) as error:
             self._process.join(5)
@@ -472,18 +471,18 @@ class _Worker:
 
 
 def _work(link: Any) -> None:
-    """What a process does: one piece of work after another until its owner is gone."""
+    """What a process does: one task after another until its owner is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):
         os.nice(NICE)
     while True:
         try:
-            act, args, kwargs = link.recv()
+            fn, args, kwargs = link.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = (True, act(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - raised where the work was asked for
+            answer = (True, fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - raised where the task was given
             answer = (False, error)
         with contextlib.suppress(OSError):
             _send(link, answer)
@@ -494,5 +493,5 @@ def _send(link: Any, answer: tuple[bool, Any]) -> None:
         link.send(answer)
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001 - what can not be pickled
-        link.send((False, TypeError(f"the result can not be sent back: {error}")))
+    except Exception as error:  # noqa: BLE001 - what cannot be pickled
+        link.send((False, TypeError(f"the result cannot be sent back: {error}")))

@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tsmc_widgets.errors import check_one_of
-from tsmc_widgets.figures.tables import lines, one_row_each, pick, require
-from tsmc_widgets.figures.theme import DASHES, MARKERS, Theme, new_figure, note, safe, theme_of
+from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, pick, require
+from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 ESTIMATES = {
     "mean": ("log Z", "mean", "low", "high"),
@@ -47,10 +47,9 @@ def bounds_figure(
     if results:
         low, high = "low", "high"
     require(frame, ("num_particles", "side", middle, low, high), "a figure of bounds")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     over = "seeds" if "num_seeds" in frame.columns and frame["num_seeds"].max() > 1 else "runs"
-    told = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
+    notes = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
     bounded = bracket is not None and math.isfinite(bracket.width)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for side in ("upper", "lower"):
@@ -59,16 +58,16 @@ def bounds_figure(
                 continue
             one_row_each(part, ["num_particles"], f"{name}, {side}")
             _draw_side(figure, look, index, name, side, part, (middle, low, high))
-    exact = frame["exact"].dropna().unique() if "exact" in frame.columns else []
+    exact = exact_of(frame)
     if bounded:
         _draw_bracket(figure, look, bracket)
-        told.append(f"grey: certified bracket {bracket.lower:.4f} to {bracket.upper:.4f}")
-    if len(exact) == 1:
-        figure.add_hline(y=float(exact[0]), line=look.truth_line, layer="below")
-        told.append(f"dashed: exact {float(exact[0]):.4f}")
+        notes.append(f"grey: certified bracket {bracket.lower:.4f} to {bracket.upper:.4f}")
+    if exact is not None:
+        figure.add_hline(y=exact, line=look.truth_line, layer="below")
+        notes.append(f"dashed: exact {exact:.4f}")
     kind = " (pooled)" if estimate == "pooled" else ""
     figure.update_yaxes(title_text=f"log Z{kind}, nats")
-    note(figure, *told)
+    note(figure, *notes)
     _particles_axis(figure, frame)
     return figure
 
@@ -90,8 +89,7 @@ def gap_figure(
     """
     frame = pick(frame, "gap", "gap")
     require(frame, ("num_particles", "gap", "low", "high"), "a figure of gaps")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     positive = frame.loc[frame["gap"] > 0, "gap"]
     floor = float(positive.min()) / 10 if len(positive) else 1e-3
     named = list(lines(frame, by))
@@ -106,15 +104,9 @@ def gap_figure(
                 y=shown,
                 name=safe(name),
                 mode="lines+markers",
-                line={"color": look.colour(index), "dash": DASHES[index % len(DASHES)]},
-                marker={"size": 8, "symbol": MARKERS[index % len(MARKERS)]},
-                error_y={
-                    "array": part["high"] - shown,
-                    "arrayminus": shown - part["low"].clip(lower=floor / 2),
-                    "symmetric": False,
-                    "thickness": 1.2,
-                    "width": 3,
-                },
+                line=look.line(index),
+                marker=look.mark(index),
+                error_y=look.bars(shown, part["low"].clip(lower=floor / 2), part["high"]),
                 customdata=part[["gap", "low", "high", "num_particles"]],
                 hovertemplate="K = %{customdata[3]}<br>gap %{customdata[0]:.4g} nats "
                 "[%{customdata[1]:.4g}, %{customdata[2]:.4g}]<extra>%{fullData.name}</extra>",
@@ -139,36 +131,19 @@ def _draw_side(
 ) -> None:
     middle, low, high = columns
     x = part["num_particles"].tolist()
-    ends = part[[low, high]].map(lambda value: value if math.isfinite(value) else None)
-    if ends.notna().all(axis=None):
-        figure.add_trace(
-            go.Scatter(
-                x=x + x[::-1],
-                y=ends[high].tolist() + ends[low].tolist()[::-1],
-                fill="toself",
-                fillcolor=look.faint(index),
-                mode="lines",
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=safe(name),
-            )
-        )
+    figure.add_traces(look.band(index, name, x, part[low], part[high]))
     estimated = "kind" in part.columns and bool((part["kind"] == "estimate").any())
-    told = f"{name} (upper: estimate)" if estimated else name
+    label = f"{name} (upper: estimate)" if estimated else name
     figure.add_trace(
         go.Scatter(
             x=x,
             y=[value if math.isfinite(value) else None for value in part[middle]],
-            name=safe(told if name else side),
+            name=safe(label if name else side),
             legendgroup=safe(name),
             # One entry a method: the marks say which side.
             showlegend=side == "lower" or not name,
             mode="lines+markers",
-            line={
-                "color": look.colour(index),
-                "dash": "dot" if estimated else DASHES[index % len(DASHES)],
-            },
+            line=look.line(index) | ({"dash": "dot"} if estimated else {}),
             marker={"size": 9, "symbol": f"triangle-{'up' if side == 'upper' else 'down'}"},
             customdata=part[[low, high]],
             hovertemplate=f"K = %{{x}}<br>{side} %{{y:.4f}} nats "

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from tsmc_widgets.figures.tables import lines, require
-from tsmc_widgets.figures.theme import DASHES, MARKERS, Theme, new_figure, note, safe, theme_of
+from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 BOTH_WAYS = ("KL(q||σ)", "KL(σ||q)")
 
@@ -36,7 +36,7 @@ def kl_forest_figure(
     """
     frame = frame.rename(columns={"quantity": "divergence"})
     require(frame, ("divergence", "value", "low", "high"), "a forest plot")
-    look = theme_of(theme)
+    look, empty = new_figure(theme, title)
     panels = [name for name in divergences if (frame["divergence"] == name).any()]
     require(frame[frame["divergence"].isin(panels)], ["value"], "a forest plot")
     named = list(lines(frame[frame["divergence"].isin(panels)], label))
@@ -44,7 +44,7 @@ def kl_forest_figure(
         cols=len(panels),
         shared_yaxes=True,
         horizontal_spacing=0.05,
-        figure=new_figure(look, title),
+        figure=empty,
     )
     names = [name for name, _ in named]
     for column, panel in enumerate(panels, start=1):
@@ -89,8 +89,7 @@ def frontier_figure(
     """
     needed = ("kl", "kl_low", "kl_high", "reward", "reward_low", "reward_high")
     require(frame, needed, "a frontier")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     for index, (name, rows) in enumerate(lines(frame, by)):
         rows = rows.sort_values("beta" if "beta" in rows.columns else "kl")
         labels = [f"{beta:g}" for beta in rows["beta"]] if "beta" in rows.columns else None
@@ -104,10 +103,10 @@ def frontier_figure(
                 textposition="bottom right",
                 textfont={"size": 11, "color": look.colour(index)},
                 cliponaxis=False,
-                line={"color": look.colour(index), "dash": DASHES[index % len(DASHES)]},
-                marker={"size": 8, "symbol": MARKERS[index % len(MARKERS)]},
-                error_x=_ends(rows, "kl"),
-                error_y=_ends(rows, "reward"),
+                line=look.line(index),
+                marker=look.mark(index),
+                error_x=look.bars(*(rows[f"kl{end}"] for end in ("", "_low", "_high"))),
+                error_y=look.bars(*(rows[f"reward{end}"] for end in ("", "_low", "_high"))),
                 hovertemplate="KL(q||p0) %{x:.3f} nats<br>reward %{y:.3f}"
                 "<extra>%{fullData.name}</extra>",
             )
@@ -174,13 +173,3 @@ def _draw_row(
             ),
             **at,
         )
-
-
-def _ends(rows: pd.DataFrame, name: str) -> dict:
-    return {
-        "array": rows[f"{name}_high"] - rows[name],
-        "arrayminus": rows[name] - rows[f"{name}_low"],
-        "symmetric": False,
-        "thickness": 1.2,
-        "width": 3,
-    }

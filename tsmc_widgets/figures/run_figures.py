@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tsmc_widgets.figures.tables import lines, one_row_each, require
-from tsmc_widgets.figures.theme import DASHES, Theme, new_figure, note, safe, theme_of
+from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, require
+from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 MOST_BINS = 200
 
@@ -32,11 +32,9 @@ def profiles_figure(
         title: above the figure.
     """
     require(frame, ("t", "quantity", "mean", "low", "high"), "a figure of profiles")
-    look = theme_of(theme)
+    look, empty = new_figure(theme, title)
     panels = list(dict.fromkeys(frame["quantity"]))
-    figure = make_subplots(
-        rows=len(panels), shared_xaxes=True, vertical_spacing=0.07, figure=new_figure(look, title)
-    )
+    figure = make_subplots(rows=len(panels), shared_xaxes=True, vertical_spacing=0.07, figure=empty)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for row, panel in enumerate(panels, start=1):
             part = rows[rows["quantity"] == panel].sort_values("t")
@@ -76,8 +74,7 @@ def log_z_histogram(
     if "side" in frame.columns:
         frame = frame[frame["side"] == side]
     require(frame, ["log_z"], "a histogram")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     alive = frame[np.isfinite(frame["log_z"])]
     dead = len(frame) - len(alive)
     require(alive, ["log_z"], "a histogram of runs that live")
@@ -96,12 +93,12 @@ def log_z_histogram(
                 hovertemplate="%{x} nats<br>density %{y:.3g}<extra>%{fullData.name}</extra>",
             )
         )
-    exact = frame["exact"].dropna().unique() if "exact" in frame.columns else []
-    if len(exact) == 1:
-        figure.add_vline(x=float(exact[0]), line=look.truth_line)
-    told = [f"dashed: exact {value:.4f}" for value in exact if len(exact) == 1]
-    told += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
-    note(figure, *told)
+    exact, notes = exact_of(frame), []
+    if exact is not None:
+        figure.add_vline(x=exact, line=look.truth_line)
+        notes.append(f"dashed: exact {exact:.4f}")
+    notes += [f"{dead:,} of {len(frame):,} runs died (log Ẑ = −∞)"] * bool(dead)
+    note(figure, *notes)
     figure.update_layout(barmode="overlay", bargap=0.0, showlegend=True)
     figure.update_xaxes(title_text="log Ẑ, nats")
     figure.update_yaxes(title_text="density, 1 / nat")
@@ -126,22 +123,8 @@ def _draw_profile(
 ) -> None:
     at = {"row": row, "col": 1}
     x = part["t"].tolist()
-    ends = part[["low", "high"]]
-    if all(math.isfinite(value) for value in ends.to_numpy().reshape(-1)):
-        figure.add_trace(
-            go.Scatter(
-                x=x + x[::-1],
-                y=ends["high"].tolist() + ends["low"].tolist()[::-1],
-                fill="toself",
-                fillcolor=look.faint(index),
-                mode="lines",
-                line={"width": 0},
-                hoverinfo="skip",
-                showlegend=False,
-                legendgroup=safe(name),
-            ),
-            **at,
-        )
+    for area in look.band(index, name, x, part["low"], part["high"]):
+        figure.add_trace(area, **at)
     figure.add_trace(
         go.Scatter(
             x=x,
@@ -150,7 +133,7 @@ def _draw_profile(
             legendgroup=safe(name),
             showlegend=row == 1 and bool(name),
             mode="lines+markers",
-            line={"color": look.colour(index), "dash": DASHES[index % len(DASHES)]},
+            line=look.line(index),
             marker={"size": 6},
             hovertemplate="step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
         ),

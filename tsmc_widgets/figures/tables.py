@@ -55,6 +55,12 @@ def lines(
         yield key, frame[keys == key]
 
 
+def exact_of(frame: pd.DataFrame) -> float | None:
+    """The exact value that all rows share; None where none or several are known."""
+    known = frame["exact"].dropna().unique() if "exact" in frame.columns else []
+    return float(known[0]) if len(known) == 1 else None
+
+
 def one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None:
     """Raise ValueError where a line has two values at one place."""
     twice = frame[frame.duplicated(list(columns), keep=False)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from tsmc_widgets.errors import check_one_of, missing_extra
 
@@ -49,6 +51,28 @@ class Theme:
         """The same, see-through, for bands."""
         red, green, blue = (int(self.colour(index)[at : at + 2], 16) for at in (1, 3, 5))
         return f"rgba({red},{green},{blue},{opacity})"
+
+    def line(self, index: int) -> dict[str, str]:
+        """Colour and dash of the ``index``-th line."""
+        return {"color": self.colour(index), "dash": DASHES[index % len(DASHES)]}
+
+    def mark(self, index: int) -> dict[str, Any]:
+        """Size and symbol of the ``index``-th line's marks."""
+        return {"size": 8, "symbol": MARKERS[index % len(MARKERS)]}
+
+    def bars(self, middle: Any, low: Any, high: Any) -> dict[str, Any]:
+        """Error bars from ``low`` to ``high``, of one number or of a column."""
+        ends = {"array": high - middle, "arrayminus": middle - low}
+        return {**ends, "symmetric": False, "thickness": 1.2, "width": 3}
+
+    def band(self, index: int, name: str, x: list, low: Any, high: Any) -> list[go.Scatter]:
+        """The area between two columns; none where an end is infinite or unknown."""
+        ends = [*high.tolist(), *low.tolist()[::-1]]
+        if not all(math.isfinite(value) for value in ends):
+            return []
+        area = {"fill": "toself", "fillcolor": self.faint(index), "mode": "lines"}
+        hidden = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        return [go.Scatter(x=x + x[::-1], y=ends, legendgroup=safe(name), **area, **hidden)]
 
     @property
     def truth_line(self) -> dict[str, object]:
@@ -122,17 +146,18 @@ def safe(text: object) -> str:
     return html.escape(str(text)).replace("$", "&#36;")
 
 
-def new_figure(look: Theme, title: str) -> go.Figure:
-    """An empty figure in a theme."""
-    return go.Figure(layout={"template": look.template(), "title": {"text": safe(title)}})
+def new_figure(theme: str, title: str) -> tuple[Theme, go.Figure]:
+    """A theme by its name, and an empty figure in it."""
+    look = theme_of(theme)
+    return look, go.Figure(layout={"template": look.template(), "title": {"text": safe(title)}})
 
 
 def note(figure: go.Figure, *parts: str) -> None:
     """What the marks mean, in small letters under the title, where it covers nothing."""
-    told = [safe(part) for part in parts if part]
+    notes = [safe(part) for part in parts if part]
     # At 700 pixels a line holds about a hundred letters.
     rows: list[str] = []
-    for part in told:
+    for part in notes:
         if rows and len(rows[-1]) + len(part) < 100:
             rows[-1] += f" · {part}"
         else:

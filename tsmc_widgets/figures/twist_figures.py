@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tsmc_widgets.figures.tables import require
-from tsmc_widgets.figures.theme import new_figure, note, safe, theme_of
+from tsmc_widgets.figures.theme import new_figure, note, safe
 
 LONGEST = 80
 
@@ -30,8 +30,7 @@ def psi_scatter(
         title: above the figure.
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
-    look = theme_of(theme)
-    figure = new_figure(look, title)
+    look, figure = new_figure(theme, title)
     values = pd.concat([frame["learned"], frame["optimal"]])
     pad = 0.06 * max(float(values.max() - values.min()), 1e-6)
     ends = [float(values.min()) - pad, float(values.max()) + pad]
@@ -44,7 +43,7 @@ def psi_scatter(
     texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
     shown = [_short(text) for text in texts]
     errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
-    blurred = not math.isclose(float(errors.max()), 0.0)
+    has_errors = not math.isclose(float(errors.max()), 0.0)
     figure.add_trace(
         go.Scatter(
             x=frame["optimal"],
@@ -55,7 +54,7 @@ def psi_scatter(
                 "array": 1.96 * errors,
                 "thickness": 1,
                 "width": 0,
-                "visible": blurred,
+                "visible": has_errors,
                 "color": look.muted,
             },
             marker={
@@ -78,8 +77,8 @@ def psi_scatter(
     )
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
-    told = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
-    note(figure, *told, "dashed: equal", "bars: 95 % intervals of rollouts" if blurred else "")
+    notes = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
+    note(figure, *notes, "dashed: equal", "bars: 95 % intervals of rollouts" if has_errors else "")
     figure.update_layout(height=480)
     return figure
 

@@ -1,4 +1,4 @@
-"""Twists that learn: samples on record, losses, positives and the training loop."""
+"""Learning of twists: recorded samples, losses, positives and the training loop."""
 
 from tsmc_widgets.learning.conditional import (
     ConditionalPositives,

@@ -1,10 +1,9 @@
-"""Training to be gone on with, in one file without pickle: parameters, optimiser, pool, history."""
+"""Checkpoints of a training, one file without pickle: parameters, optimiser, pool, history."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.targets.target import Target
 
@@ -44,13 +44,8 @@ def write_checkpoint(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"trainer": json.dumps(header, default=_plain)},
     )
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with write_atomically(path) as part:
         part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return path
 
 
@@ -81,16 +76,16 @@ def read_checkpoint(
         ) from error
     if header["version"] != VERSION:
         raise CheckpointError(
-            f"{str(path)!r} has format {header['version']} and this version of the package goes on "
-            f"from format {VERSION} alone, as training would not go on to the byte: take the "
-            "version of tsmc_widgets that wrote it, or train anew."
+            f"{str(path)!r} has format {header['version']} and this version of the package resumes "
+            f"format {VERSION} alone, since others would not resume to the byte: take the "
+            "version of tsmc_widgets that wrote it, or train again."
         )
     _compare(path, header["arguments"], arguments)
     return _state(header, tensors), _named(tensors, _pool_name(rank))
 
 
 def _plain(value: Any) -> Any:
-    """What an evaluation holds that JSON has no word for: tensors as lists, others in words."""
+    """JSON of what an evaluation holds besides JSON's types: tensors as lists, others as repr."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)
 
 

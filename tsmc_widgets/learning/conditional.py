@@ -1,8 +1,9 @@
-"""Batches under many observations: fresh joint draws, a group of texts for each o, never mixed."""
+"""Batches under many observations o: joint draws, and a group of texts for each o."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
+from tsmc_widgets.learning.objectives import draws_from_base, reads_positives
 from tsmc_widgets.learning.positives import Positives, WeightedPositives
 from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
@@ -20,7 +22,7 @@ from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.protocol import ConditionalPotential, Constant
 from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.protocol import is_conditional_twist
+from tsmc_widgets.twists.protocol import as_twist
 
 BLOCK = 1024
 # Far from the seeds that people choose, so that no held-out draw is ever trained on.
@@ -28,7 +30,7 @@ SEEDS = 2**52
 
 
 class JointStream:
-    """Joint draws (s, o) without end, by place: the i-th is the same whoever asks for it.
+    """Endless sequence of joint draws (s, o); the i-th depends on the seed alone.
 
     They are drawn in blocks, as many small batches would take far longer.
     """
@@ -132,7 +134,7 @@ class RetainedPositives:
         self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
     ) -> Samples:
         """Final particles, weighted for sigma within each run."""
-        weighs = not twist.proposal_only
+        weighs = not as_twist(twist).proposal_only
         trace = run_conditional_smc(
             target,
             retained=joint,
@@ -142,16 +144,7 @@ class RetainedPositives:
             seed=seed,
             first_run=CONDITIONAL_RUNS + run,
         )
-        runs, size = trace.num_runs, trace.num_particles
-        samples = Samples(
-            tokens=trace.paths("tokens").reshape(runs * size, -1),
-            log_q=trace.paths("log_q").reshape(runs * size, -1),
-            log_weights=trace.columns.log_weights[:, -1].reshape(-1),
-            log_phi=trace.columns.log_psi[:, -1].reshape(-1),
-            group=_groups(runs, size, joint.tokens).cpu(),
-            observed=joint.observed.cpu().repeat_interleave(size, dim=0),
-        )
-        return samples.to(joint.tokens.device)
+        return Samples.of_paths(trace).to(joint.tokens.device)
 
     def describe(self) -> str:
         """The source in a few words."""
@@ -287,15 +280,22 @@ def many_observations(
     target: Target,
     twist: Any,
     *,
-    methods: tuple[str, ...],
+    weights: Mapping[str, float],
     batch_size: int,
     observations: int | None,
     positives: Positives | ConditionalPositives | None,
-    reads_positives: bool,
-    from_base: bool,
     seed: int,
 ) -> ManyObservations | None:
-    """How a conditional target's updates are drawn; None for a target that waits for nothing.
+    """How a conditional target's updates are drawn; None for other targets, once checked.
+
+    Args:
+        target: what the twist is for.
+        twist: the twist.
+        weights: of losses by name.
+        batch_size: texts of an update.
+        observations: how many share them; None gives each ``PARTICLES``, or a few more.
+        positives: where samples of sigma come from; None is ``JointPositives``.
+        seed: of all noise.
 
     Raises:
         TypeError: a twist or positives of the wrong kind.
@@ -305,7 +305,7 @@ def many_observations(
     if not target.is_conditional:
         _check_plain(what, twist, observations, positives)
         return None
-    if not is_conditional_twist(twist):
+    if not as_twist(twist).is_conditional:
         raise TypeError(
             f"{what} waits for an observation, and {type(twist).__name__} takes none: use "
             "ConditionalHeadTwist or ConditionalBodyTwist, or train for one observation with "
@@ -326,16 +326,17 @@ def many_observations(
     if observations is None:
         few = range(max(1, batch_size // PARTICLES), 0, -1)
         observations = next(each for each in few if batch_size % each == 0)
-    _check_numbers(methods, batch_size, observations, positives, from_base)
+    from_base = draws_from_base(weights)
+    _check_numbers(weights, batch_size, observations, positives, from_base)
     source = JointPositives() if positives is None else positives
     return ManyObservations(
         target,
         twist,
         observations=observations,
         particles=batch_size // observations,
-        positives=source if reads_positives else None,
+        positives=source if reads_positives(weights) else None,
         from_base=from_base,
-        reads_phi=isinstance(source, WeightedPositives) or not {*methods} <= {*NO_PHI},
+        reads_phi=isinstance(source, WeightedPositives) or not {*weights} <= {*NO_PHI},
         seed=seed,
     )
 
@@ -345,7 +346,7 @@ PARTICLES = 2
 
 
 def _check_plain(what: str, twist: Any, observations: int | None, positives: Any) -> None:
-    if is_conditional_twist(twist):
+    if as_twist(twist).is_conditional:
         raise TypeError(
             f"{type(twist).__name__} depends on an observation and {what} has none: use "
             "MLPHeadTwist or BodyTwist."
@@ -368,7 +369,7 @@ def _check_plain(what: str, twist: Any, observations: int | None, positives: Any
 
 
 def _check_numbers(
-    methods: tuple[str, ...],
+    weights: Mapping[str, float],
     batch_size: int,
     observations: int,
     positives: Any,
@@ -381,7 +382,7 @@ def _check_numbers(
             f"batch_size must be a multiple of observations, so that each has as many texts; got "
             f"batch_size={batch_size} and observations={observations}."
         )
-    normalised = [name for name in methods if name in SELF_NORMALISED]
+    normalised = [name for name in weights if name in SELF_NORMALISED]
     if isinstance(positives, WeightedPositives):
         normalised.append("WeightedPositives")
     if normalised and particles < 2:
@@ -392,8 +393,8 @@ def _check_numbers(
         )
     if from_base and particles >= observations:
         raise ValueError(
-            f"{methods[0]} reads each text under observations that were drawn with other texts, so "
-            f"observations must exceed the {particles} texts that each gets of "
+            f"{next(iter(weights))} reads each text under observations that were drawn with other "
+            f"texts, so observations must exceed the {particles} texts that each gets of "
             f"batch_size={batch_size}; got {observations}: raise observations."
         )
 

@@ -27,7 +27,7 @@ FLOOR = 30.0
 def floored(log_phi: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     """Log phi, at least ``FLOOR`` below 0 or below the best text of the batch, the lower of both.
 
-    No squared error can take -inf, and one of a text far below all others would drown theirs.
+    A squared error of -inf is infinite, and one far below all others would dominate the batch.
     """
     best = float(log_phi.max())
     return log_phi.clamp(min=min(best, 0.0) - FLOOR if math.isfinite(best) else -FLOOR)
@@ -133,7 +133,7 @@ def fudge_loss(base: Scored) -> Float64[Tensor, ""]:
     phi = log_phi.clamp(max=0.0).exp().unsqueeze(1)
     no_log_psi = numerics.log1mexp(base.log_psi.clamp(max=-1e-12))
     likelihood = phi * base.log_psi + (1 - phi) * no_log_psi
-    # phi looks at the whole text, so the whole text must weigh, at every t.
+    # phi depends on the whole sequence, so its weight at T is used at every t.
     return -_average(base.weights_for_base()[:, -1:], likelihood).mean()
 
 
@@ -151,8 +151,8 @@ def dpg_loss(positives: Scored, *, from_q: bool = False) -> Float64[Tensor, ""]:
 
     -E_sigma[log q(s)], over T: weighted maximum likelihood of the proposal.
 
-    Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that the twist says where
-    to go and not what a particle weighs: a proposal only, with resampling off.
+    Optimum: log psi*_t + c(s_{<t}) for any function c of the prefix, so that psi can
+    propose and cannot weigh particles: a proposal only, with resampling off.
 
     Args:
         positives: texts that weigh for sigma.
@@ -244,47 +244,44 @@ class Recipe:
     """How a method learns.
 
     Attributes:
-        loss: of (positives, batch) to a scalar.
+        loss: of (positives, batch) to a scalar; None for ppo, which takes several steps on a batch.
         draws_from: the batch's proposal: "twist" is the twist-induced one, "base" is p0.
         needs_positives: whether samples of sigma are read.
         positives_with_p0: whether p0 along these matters, and not log psi alone.
-        fixes_level: whether the loss says how large psi is, and not only in proportion.
+        fixes_level: whether the loss determines the scale of psi, and not only its proportions.
     """
 
-    loss: Loss
-    draws_from: Literal["twist", "base"]
-    needs_positives: bool
+    loss: Loss | None
+    draws_from: Literal["twist", "base"] = "twist"
+    needs_positives: bool = False
     positives_with_p0: bool = False
     fixes_level: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
-    "ctl": Recipe(ctl_loss, "twist", needs_positives=True),
-    "rl": Recipe(lambda _, batch: rl_loss(batch), "twist", needs_positives=False, fixes_level=True),
+    "ctl": Recipe(ctl_loss, needs_positives=True),
+    "rl": Recipe(lambda _, batch: rl_loss(batch), fixes_level=True),
     "rl_sigma": Recipe(
         lambda positives, batch: (rl_loss(positives, at_sigma=True) + rl_loss(batch)) / 2,
-        "twist",
         needs_positives=True,
         positives_with_p0=True,
         fixes_level=True,
     ),
     "sixo": Recipe(sixo_loss, "base", needs_positives=True),
-    "fudge": Recipe(
-        lambda _, batch: fudge_loss(batch), "base", needs_positives=False, fixes_level=True
-    ),
-    "nvi": Recipe(lambda _, batch: nvi_loss(batch), "twist", needs_positives=False),
-    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", needs_positives=False, fixes_level=True),
+    "fudge": Recipe(lambda _, batch: fudge_loss(batch), "base", fixes_level=True),
+    "nvi": Recipe(lambda _, batch: nvi_loss(batch)),
+    "cd": Recipe(lambda _, batch: cd_loss(batch), "base", fixes_level=True),
     "dpg": Recipe(
         lambda positives, batch: dpg_loss(positives, from_q=positives is batch),
-        "twist",
         needs_positives=True,
         positives_with_p0=True,
     ),
+    "ppo": Recipe(None),
 }
 SUMS: dict[str, dict[str, float]] = {"ctl+dpg": {"ctl": 1.0, "dpg": 10.0}}
 """Weighted sums with a name. CTL + 10 DPG: weights as CTL's, with q nearer to sigma where no head
 of the form is the optimal twist."""
-METHODS = (*sorted([*RECIPES, *SUMS]), "ppo")
+METHODS = (*sorted({*RECIPES, *SUMS} - {"ppo"}), "ppo")
 
 
 def link_for(method: str) -> str:
@@ -300,11 +297,10 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
     """
     if isinstance(method, str):
         check_one_of("method", method, METHODS)
-        weights = SUMS.get(method, {method: 1.0})
-    else:
-        weights = dict(method)
+        method = SUMS.get(method, {method: 1.0})
+    weights = dict(method)
     for name in weights:
-        check_one_of("the loss", name, [*sorted(RECIPES), "ppo"])
+        check_one_of("the loss", name, sorted(RECIPES))
     if not weights:
         raise ValueError("method must name at least one loss; got none.")
     if "ppo" in weights and len(weights) > 1:
@@ -312,20 +308,24 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
             "ppo takes several steps on one batch and cannot be summed with other losses; got "
             f"{sorted(weights)}."
         )
-    proposals = {RECIPES[name].draws_from for name in weights if name != "ppo"}
-    if len(proposals) > 1:
+    if len({RECIPES[name].draws_from for name in weights}) > 1:
         raise ValueError(
             f"the losses {sorted(weights)} draw from different proposals (p0 and the twist's): "
             "sum losses that share one."
         )
-    return dict(weights)
+    return weights
 
 
 def reads_positives(weights: Mapping[str, float]) -> bool:
     """Whether any of the losses compares with samples of sigma."""
-    return any(RECIPES[name].needs_positives for name in weights if name != "ppo")
+    return any(RECIPES[name].needs_positives for name in weights)
 
 
 def draws_from_base(weights: Mapping[str, float]) -> bool:
     """Whether the batches come from p0, whatever the twist."""
-    return all(name != "ppo" and RECIPES[name].draws_from == "base" for name in weights)
+    return all(RECIPES[name].draws_from == "base" for name in weights)
+
+
+def weighted_sum(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The minimised value: losses times their weights, which are 1 where none is given."""
+    return math.fsum(weights.get(name, 1.0) * loss for name, loss in losses.items())

@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import NoSignalError, check_integer
+from tsmc_widgets.errors import NoSignalError, check_integer, check_number
 from tsmc_widgets.learning.objectives import advantages_and_returns, ppo_loss
 from tsmc_widgets.learning.samples import Samples, read, score
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import as_twist
 
 
 @dataclass(frozen=True, slots=True)
 class FixedKL:
-    """A nat of KL(q || p0) costs always the same.
+    """A KL penalty with a constant coefficient.
 
     The optimum is q proportional to p0 phi^(1 / coefficient): sigma itself at 1, and another
     distribution at every other value.
@@ -31,8 +32,8 @@ class FixedKL:
     coefficient: float | int = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no cost."""
-        _check_positive("coefficient", self.coefficient)
+        """Check the number."""
+        check_number("coefficient", self.coefficient, "(0, inf)")
 
     @property
     def first(self) -> float:
@@ -46,7 +47,7 @@ class FixedKL:
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveKL:
-    """The cost of a nat is steered so that KL(q || p0) comes to ``target`` (Ziegler et al. 2019).
+    """A KL coefficient adapted so that KL(q || p0) comes to ``target`` (Ziegler et al. 2019).
 
     This changes what is optimised: phi is raised to whatever power has that divergence, and sigma
     is the optimum only where ``target`` happens to be KL(sigma || p0).
@@ -64,9 +65,9 @@ class AdaptiveKL:
     most_error: float | int = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be steered to."""
+        """Check the numbers."""
         for name in ("target", "initial", "rate", "most_error"):
-            _check_positive(name, getattr(self, name))
+            check_number(name, getattr(self, name), "(0, inf)")
 
     @property
     def first(self) -> float:
@@ -98,21 +99,14 @@ class PPOSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _check_positive("clip", self.clip)
+        check_number("clip", self.clip, "(0, inf)")
         check_integer("epochs", self.epochs)
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay must lie in [0, 1]; got {self.decay!r}.")
+        check_number("decay", self.decay, "[0, 1]")
         if not isinstance(self.kl, FixedKL | AdaptiveKL):
             raise TypeError(
                 "kl must be FixedKL(coefficient) or AdaptiveKL(target=nats); got "
                 f"{type(self.kl).__name__}."
             )
-
-
-def _check_positive(name: str, value: Any) -> None:
-    number = isinstance(value, float | int) and not isinstance(value, bool)
-    if not number or not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} must be a positive finite number; got {value!r}.")
 
 
 CRITIC_WEIGHT = 0.5
@@ -161,24 +155,13 @@ class Critic(nn.Module):
         return values + self.body(hidden.float()).squeeze(-1).double()
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyKL:
-    """How far the policy has left p0.
-
-    Attributes:
-        kl: estimate of KL(q || p0) of whole texts, in nats, before the update.
-        coefficient: what a nat of it cost in the update.
-    """
-
-    kl: float
-    coefficient: float
-
-
 class PolicySteps:
-    """Several clipped steps on each batch; a KL penalty fixed at 1 makes sigma the optimum.
+    """Several clipped steps on each batch (Schulman et al. 2017; a baseline of the paper).
+
+    A KL coefficient of 1 makes sigma the optimum; the twist is a proposal only.
 
     Attributes:
-        critic: learns with the twist, and remembers what a nat of KL(q || p0) costs.
+        critic: learns with the twist, and holds the KL coefficient, so that both are in the state.
     """
 
     def __init__(
@@ -194,7 +177,7 @@ class PolicySteps:
         """
         self.target, self.twist = target, twist
         self.settings = PPOSettings() if settings is None else settings
-        self._encoder = getattr(twist, "encoder", None)
+        self._encoder = as_twist(twist).encoder
         first = self.settings.kl.first
         self.critic = Critic(target, self._encoder, kl_coefficient=first, seed=seed)
 
@@ -203,13 +186,18 @@ class PolicySteps:
         batch: Samples,
         step: Callable[[Float64[Tensor, ""]], float],
         average: Callable[[float], float] = float,
-    ) -> tuple[dict[str, float], float, PolicyKL]:
-        """Take steps on a batch; losses of the last, gradient norm of the first, and the KL.
+    ) -> tuple[dict[str, float], float, dict[str, float]]:
+        """Take steps on a batch.
 
         Args:
             batch: texts from q.
             step: takes one step down a loss.
             average: of a number over processes that share the training.
+
+        Returns:
+            Losses of the last step, gradient norm of the first, and for the record ``kl``, an
+            estimate of KL(q || p0) of whole texts in nats before the update, and
+            ``kl_coefficient``, the nats of log phi that a nat of it cost.
 
         Raises:
             NoSignalError: no text of any process has phi > 0.
@@ -247,4 +235,4 @@ class PolicySteps:
             losses = {"ppo": float(policy.detach()), "critic": float(critic.detach())}
         kl = average(float((old_log_q - scored.log_p).sum(1).mean()))
         self.critic.kl_coefficient.fill_(self.settings.kl.after(coefficient, kl))
-        return losses, norms[0], PolicyKL(kl, coefficient)
+        return losses, norms[0], {"kl": kl, "kl_coefficient": coefficient}

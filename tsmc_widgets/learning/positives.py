@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, check_number
 from tsmc_widgets.learning.samples import Samples, draw_samples
 from tsmc_widgets.smc.proposals import Base
 from tsmc_widgets.smc.resampling import search_cdf
@@ -111,76 +111,75 @@ class ExactPool:
 
 
 START = 2**14
-WORTH = 100.0
-LEAST = 0.05
-FAIR = 0.3
-REMIND = 8
+TARGET_ESS = 100.0
+MIN_BASE_SHARE = 0.05
+ON_POLICY_ESS = 0.3
+REPLAY_EVERY = 8
 # Fewer effective texts than this are too biased, whatever their share.
 _FEW = 10
 _BLOCK = 1024
 _START_RUN = 2**40
 _FIRST = -1
-_COUNTS = ("seed", "keep", "start", "remind")
-_SHARES = ("worth", "least", "fair")
+_COUNTS = ("seed", "keep", "start", "replay_every")
+_SHARES = ("target_ess", "min_base_share", "on_policy_ess")
 _FIELDS = ("tokens", "log_q", "log_weights", "log_phi")
 
 
 @dataclass(slots=True)
 class ReplayedPositives:
-    """All recent batches, each text weighed for sigma by sigma~ / q of the q that drew it.
+    """Replay buffer of recent batches, each text weighted for sigma by sigma~ / q of its own q.
 
     As the twist learns, its batches become samples of sigma, fresh ones at every update, where
-    rejection would look at thousands of texts for one. Each batch counts by its effective sample
-    size; the texts of p0 with which all begins count for at least a part, so that what the twist
-    has given up can be learned again.
+    rejection would draw thousands of texts for one. Each batch counts by its effective sample
+    size; the base samples, texts of p0 from before the first update, count for at least a fixed
+    share, so that regions that the twist has given up can be learned again.
 
-    As soon as a batch is a fair sample of sigma it stands for itself: losses that compare it with
-    sigma have then one batch for both, whose noise cancels the more the nearer q is to sigma. Now
-    and then what is remembered is dealt all the same, as a reminder.
+    A batch whose effective sample size is a large enough share of its texts is used alone: losses
+    that compare it with sigma then have one batch for both expectations, whose noise cancels the
+    more the nearer q is to sigma. Every few updates the buffer is used all the same.
 
-    Where batches and start are few or poor there is the bias of self-normalised weights: measure
-    KL(sigma || q) on exact samples, which shows it.
+    Where batches and base samples are few or poor there is the bias of self-normalised weights:
+    measure KL(sigma || q) on exact samples, which shows it.
 
-    One source serves one training; ``afresh`` gives one to another.
+    A buffer serves one training; ``afresh`` gives one to another.
 
     Attributes:
         target: what the samples are of.
-        seed: of everything.
-        keep: batches that are remembered.
-        start: most texts of p0 that are weighed before the first batch, and remembered to the end.
-        worth: effective sample size at which there are enough of these.
-        least: their part, whatever the batches are worth.
-        fair: effective share of its texts from which on a batch stands for itself; above 1 none
-            does.
-        remind: updates from one reminder to the next.
-        apart: addresses from one update to the next: the number of processes that train together,
-            each of which remembers its own batches.
+        seed: of all noise.
+        keep: batches in the buffer.
+        start: most base samples, which are weighted before the first batch and never dropped.
+        target_ess: effective sample size of the base samples at which no more are drawn.
+        min_base_share: least share of the base samples, whatever the ESS of the batches.
+        on_policy_ess: effective share of its texts from which on a batch is used alone; above 1
+            none is.
+        replay_every: updates from one use of the buffer to the next where batches are used alone.
+        stride: addresses from one update to the next: the number of processes that train together,
+            each of which has a buffer of its own batches.
     """
 
     target: Target
     seed: int = 0
     keep: int = 40
     start: int = START
-    worth: float = WORTH
-    least: float = LEAST
-    fair: float = FAIR
-    remind: int = REMIND
-    apart: int = 1
+    target_ess: float = TARGET_ESS
+    min_base_share: float = MIN_BASE_SHARE
+    on_policy_ess: float = ON_POLICY_ESS
+    replay_every: int = REPLAY_EVERY
+    stride: int = 1
     _parts: dict[int, Samples] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be."""
+        """Check the numbers."""
         check_integer("keep", self.keep)
         check_integer("start", self.start)
-        check_integer("remind", self.remind)
-        check_integer("apart", self.apart)
-        if not 0 <= self.least < 1:
-            raise ValueError(f"least must be in [0, 1); got {self.least!r}.")
-        if not self.fair > 0:
-            raise ValueError(f"fair must be positive; got {self.fair!r}.")
+        check_number("target_ess", self.target_ess, "[0, inf]")
+        check_integer("replay_every", self.replay_every)
+        check_integer("stride", self.stride)
+        check_number("min_base_share", self.min_base_share, "[0, 1)")
+        check_number("on_policy_ess", self.on_policy_ess, "(0, inf]")
 
     def afresh(self) -> ReplayedPositives:
-        """The same, with the start in common and no batch remembered."""
+        """The same settings and base samples, and no batch."""
         self._begin()
         return replace(self, _parts={_FIRST: self._parts[_FIRST]})
 
@@ -190,38 +189,39 @@ class ReplayedPositives:
         A text that was drawn several times is there once and weighs as much.
         """
         self._remember(update, batch)
-        if (update // self.apart + 1) % self.remind and self._is_fair(batch):
+        if (update // self.stride + 1) % self.replay_every and self._is_on_policy(batch):
             return batch
         alive = [(u, part) for u, part in sorted(self._parts.items()) if part.has_hits]
         if not alive:
             return batch
         rows = self._pick(torch.cat(self._shares(alive)), num_samples, update)
         rows, counts = torch.unique(rows, return_counts=True)
-        tokens = torch.cat([part.tokens for _, part in alive])[rows]
-        log_phi = torch.cat([part.log_phi for _, part in alive])[rows]
+        parts = _concatenate([part for _, part in alive])
+        tokens, log_phi = parts.tokens[rows], parts.log_phi[rows]
         log_q = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
         weights = counts.double() / counts.max()
         return Samples(tokens, log_q, weights.log(), log_phi, log_q[:, 0].long())
 
-    def _is_fair(self, batch: Samples) -> bool:
-        """Whether a batch is a sample of sigma that is good enough to be learned from alone."""
+    def _is_on_policy(self, batch: Samples) -> bool:
+        """Whether a batch is near enough to a sample of sigma to be used alone."""
         return batch.has_hits and float(numerics.ess(batch.log_weights)) >= max(
-            self.fair * len(batch), _FEW
+            self.on_policy_ess * len(batch), _FEW
         )
 
     def _remember(self, update: int, batch: Samples) -> None:
-        """Take in the batch of an update; what is older than ``keep`` or comes later is dropped."""
+        """Add the batch of an update; what is older than ``keep`` updates or later is dropped."""
         self._begin()
-        self._parts[update] = _short(batch)
-        oldest = update - self.keep * self.apart
+        # Without the base model's answers, which take room for the vocabulary at every token.
+        self._parts[update] = replace(batch, base=None)
+        oldest = update - self.keep * self.stride
         for old in [u for u in self._parts if 0 <= u <= oldest or u > update]:
             del self._parts[old]
 
     def _begin(self) -> None:
-        """Weigh texts of p0 by phi, as far as it has not been done."""
+        """Draw base samples and weight them by phi, unless it has been done."""
         found = self._parts.get(_FIRST)
         while found is None or (
-            len(found) < self.start and numerics.ess(found.log_weights) < self.worth
+            len(found) < self.start and numerics.ess(found.log_weights) < self.target_ess
         ):
             have = 0 if found is None else len(found)
             more = draw_samples(
@@ -232,7 +232,7 @@ class ReplayedPositives:
                 run=_START_RUN + have // _BLOCK,
                 keep_answers=False,
             )
-            found = more if found is None else _joined(found, more)
+            found = more if found is None else _concatenate([found, more])
             # Kept at once, so that an interrupt loses one block and not all.
             self._parts[_FIRST] = found
 
@@ -240,7 +240,9 @@ class ReplayedPositives:
         """Normalised weights of each part, times what the part counts."""
         counts = [float(numerics.ess(part.log_weights)) for _, part in alive]
         if alive[0][0] == _FIRST:
-            counts[0] = max(counts[0], self.least / (1 - self.least) * sum(counts[1:]))
+            counts[0] = max(
+                counts[0], self.min_base_share / (1 - self.min_base_share) * sum(counts[1:])
+            )
         weights = [torch.softmax(part.log_weights, 0) for _, part in alive]
         return [count * weight for count, weight in zip(counts, weights, strict=True)]
 
@@ -252,12 +254,12 @@ class ReplayedPositives:
         cdf = weights.cumsum(0).unsqueeze(0)
         return search_cdf(cdf, places.to(cdf.device).unsqueeze(0)).squeeze(0)
 
-    def remembered(self) -> dict[int, Samples]:
-        """The batches that are remembered, by update; they are never written to."""
+    def batches(self) -> dict[int, Samples]:
+        """The batches in the buffer, by update; they are never written to."""
         return {update: part for update, part in self._parts.items() if update != _FIRST}
 
-    def remember_again(self, batches: Mapping[int, Samples]) -> None:
-        """Go back to what was remembered; the start stays, which is always the same."""
+    def restore(self, batches: Mapping[int, Samples]) -> None:
+        """Go back to these batches; the base samples stay, which are always the same."""
         start = {update: part for update, part in self._parts.items() if update == _FIRST}
         self._parts = start | dict(batches)
 
@@ -266,21 +268,19 @@ class ReplayedPositives:
         return f"{len(self._parts)} weighted batches"
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is remembered, for a file."""
+        """Settings and contents, for a file."""
         parts = sorted(self._parts.items())
+        whole = _concatenate([part for _, part in parts]) if parts else None
         return {
             "replay": torch.tensor([getattr(self, name) for name in _COUNTS]),
             "shares": torch.tensor([getattr(self, name) for name in _SHARES], dtype=torch.float64),
             "updates": torch.tensor([[u, len(part)] for u, part in parts]).reshape(-1, 2),
-            **{
-                name: torch.cat([getattr(part, name) for _, part in parts])
-                for name in (_FIELDS if parts else ())
-            },
+            **{name: getattr(whole, name) for name in (_FIELDS if parts else ())},
         }
 
     @classmethod
     def from_tensors(cls, target: Target, tensors: Mapping[str, Tensor]) -> ReplayedPositives:
-        """What ``tensors`` wrote down, to be gone on with."""
+        """The buffer whose ``tensors`` these are."""
         numbers = dict(zip(_COUNTS, tensors["replay"].tolist(), strict=True))
         shares = dict(zip(_SHARES, tensors["shares"].tolist(), strict=True))
         positives = cls(target, **numbers, **shares)
@@ -295,12 +295,7 @@ class ReplayedPositives:
         return positives
 
 
-def _short(samples: Samples) -> Samples:
-    """The samples without what the base model said of them."""
-    return replace(samples, base=None)
-
-
-def _joined(one: Samples, two: Samples) -> Samples:
-    """Both, drawn in the same way, as one."""
-    pairs = {name: (getattr(one, name), getattr(two, name)) for name in (*_FIELDS, "group")}
-    return Samples(**{name: torch.cat(pair) for name, pair in pairs.items()})
+def _concatenate(parts: list[Samples]) -> Samples:
+    """Several batches as one, each text with its own log q and weight."""
+    columns = {name: [getattr(part, name) for part in parts] for name in (*_FIELDS, "group")}
+    return Samples(**{name: torch.cat(column) for name, column in columns.items()})

@@ -1,4 +1,4 @@
-"""Training on several processes (GPUs): each draws its own texts, gradients are averaged."""
+"""Training on several processes (GPUs): each draws its own sequences, gradients are averaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 Shared = TypeVar("Shared")
 
 
-class Alone:
+class SingleProcess:
     """One process: nothing is shared.
 
     Attributes:
@@ -54,15 +54,15 @@ class Alone:
         return make()
 
     def wait(self) -> None:
-        """There is nobody to wait for."""
+        """No-op."""
 
 
-class Together(Alone):
+class MultiProcess(SingleProcess):
     """The processes of an ``accelerate.Accelerator``.
 
-    Texts are drawn by address, so process r of P takes the runs whose address is r modulo P, and
-    P processes learn from what one would learn from in a batch of P groups: weights are normalised
-    within each process and gradients averaged over those that found a signal.
+    Noise is keyed by address: process r of P takes the runs whose address is r modulo P. Weights
+    are normalised within each process and gradients averaged over those with a signal, so that P
+    processes learn what one would from a batch of P groups.
     """
 
     def __init__(self, accelerator: Any) -> None:
@@ -97,12 +97,11 @@ class Together(Alone):
                 "with device=accelerator.device."
             )
         modules.to(ours)
-        if self.count > 1:
-            from accelerate.utils import broadcast
+        from accelerate.utils import broadcast
 
-            with torch.no_grad():
-                for tensor in (*modules.parameters(), *modules.buffers()):
-                    tensor.copy_(broadcast(tensor.detach().clone()))
+        with torch.no_grad():
+            for tensor in (*modules.parameters(), *modules.buffers()):
+                tensor.copy_(broadcast(tensor.detach().clone()))
 
     def prepare(self, optimiser: Any) -> Any:
         """The optimiser, placed and wrapped by accelerate."""
@@ -126,49 +125,42 @@ class Together(Alone):
                 parameter.grad = torch.zeros_like(parameter)
         flags = torch.tensor([float(signal), float(not finite)], dtype=torch.float64)
         flags = self._sum(flags.to(learned[0].device))
-        voices, broken = float(flags[0]), bool(flags[1] > 0)
-        # In one order everywhere, as the messages must meet.
+        num_with_signal, broken = float(flags[0]), bool(flags[1] > 0)
+        # In the same order on every process: reductions are matched by order.
         for kind in sorted({parameter.dtype for parameter in learned}, key=str):
-            self._average([p for p in learned if p.dtype == kind], max(1.0, voices))
-        return voices > 0, not broken
+            self._average([p for p in learned if p.dtype == kind], max(1.0, num_with_signal))
+        return num_with_signal > 0, not broken
 
     def mean(self, value: float) -> float:
         """Mean over processes."""
-        if self.count == 1:
-            return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self._sum(tensor)) / self.count
 
     def merge(self, update: Any) -> Any:
         """One update of all processes' own: means, hits added up."""
-        every = self.gather(update)
-        if len(every) == 1:
+        updates = self.gather(update)
+        if len(updates) == 1:
             return update
-        losses = [each.losses for each in every if each.losses]
+        losses = [each.losses for each in updates if each.losses]
+        names = losses[0] if losses else ()
         return replace(
             update,
-            losses={name: _mean(each[name] for each in losses) for name in losses[0]}
-            if losses
-            else {},
-            ess=_mean(each.ess for each in every),
-            log_z=_mean(each.log_z for each in every),
-            hits=sum(each.hits for each in every),
-            skipped=all(each.skipped for each in every),
-            seconds=max(each.seconds for each in every),
+            losses={name: _mean(each[name] for each in losses) for name in names},
+            ess=_mean(each.ess for each in updates),
+            log_z=_mean(each.log_z for each in updates),
+            hits=sum(each.hits for each in updates),
+            skipped=all(each.skipped for each in updates),
+            seconds=max(each.seconds for each in updates),
         )
 
     def gather(self, value: Shared) -> list[Shared]:
         """The values of all processes, by rank."""
-        if self.count == 1:
-            return [value]
         from accelerate.utils import gather_object
 
         return gather_object([value])
 
     def from_main(self, make: Any) -> Any:
         """What ``make()`` gives on the main process."""
-        if self.count == 1:
-            return make()
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([make() if self.is_main else None])[0]
@@ -180,17 +172,17 @@ class Together(Alone):
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
 
-    def _average(self, parameters: list[nn.Parameter], voices: float) -> None:
+    def _average(self, parameters: list[nn.Parameter], num_with_signal: float) -> None:
         # All at once: one message for each step and not one for each tensor.
         flat = torch.cat([p.grad.reshape(-1) for p in parameters])
-        parts = (self._sum(flat) / voices).split([p.numel() for p in parameters])
+        parts = (self._sum(flat) / num_with_signal).split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad.copy_(part.reshape(parameter.shape))
 
 
-def share(accelerator: Any) -> Alone:
+def share(accelerator: Any) -> SingleProcess:
     """How training is shared: not at all without an accelerator."""
-    return Alone() if accelerator is None else Together(accelerator)
+    return SingleProcess() if accelerator is None else MultiProcess(accelerator)
 
 
 def _mean(values: Iterable[float]) -> float:

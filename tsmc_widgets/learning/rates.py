@@ -1,4 +1,4 @@
-"""Adam's learning rate: constant, as in the paper, or falling, which forgets less late noise."""
+"""Adam's learning rate, the initial level of psi, and the running average of parameters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, check_number
 from tsmc_widgets.learning.objectives import RECIPES
 from tsmc_widgets.learning.samples import Samples
-
-
-def _check(rate: float | int) -> None:
-    if not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"learning_rate must be positive; got {rate!r}.")
+from tsmc_widgets.twists.protocol import as_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +29,8 @@ class ConstantRate:
     rate: float | int
 
     def __post_init__(self) -> None:
-        """Refuse rates that cannot be."""
-        _check(self.rate)
+        """Check the numbers."""
+        check_number("learning_rate", self.rate, "(0, inf)")
 
     def at(self, update: int) -> float:
         """The rate of an update, counted from 0."""
@@ -43,7 +39,7 @@ class ConstantRate:
 
 @dataclass(frozen=True, slots=True)
 class FallingRate:
-    """rate / sqrt(1 + update / after): no end of the training needs to be known.
+    """rate / sqrt(1 + update / after): needs no number of updates in advance.
 
     Attributes:
         rate: of the first update.
@@ -54,8 +50,8 @@ class FallingRate:
     after: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse rates that cannot be."""
-        _check(self.rate)
+        """Check the numbers."""
+        check_number("learning_rate", self.rate, "(0, inf)")
         check_integer("after", self.after)
 
     def at(self, update: int) -> float:
@@ -82,18 +78,18 @@ def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
     """The rate that was asked for; a number is constant, None takes the form's default."""
     if learning_rate is None:
         return DEFAULT_RATES.get(type(twist).__name__, DEFAULT_RATE)
-    if isinstance(learning_rate, ConstantRate | FallingRate):
-        return learning_rate
-    if isinstance(learning_rate, bool) or not isinstance(learning_rate, float | int):
+    if isinstance(learning_rate, float | int):
+        return ConstantRate(learning_rate)
+    if not isinstance(learning_rate, ConstantRate | FallingRate):
         raise TypeError(
             "learning_rate must be a number (constant), ConstantRate(rate) or "
             f"FallingRate(rate, after=20); got {learning_rate!r}."
         )
-    return ConstantRate(learning_rate)
+    return learning_rate
 
 
-LEAST_NO = 0.01
-"""Least 1 - psi, about, at which a twist with psi < 1 starts."""
+MIN_COMPLEMENT = 0.01
+"""Smallest 1 - psi, about, at which a twist with psi < 1 starts."""
 
 
 def set_level(
@@ -104,8 +100,8 @@ def set_level(
 ) -> float | None:
     """Start a fresh twist at the mean of phi in its first batch; q stays p0.
 
-    From psi = 1 a regression on phi would first lower psi wherever there are texts, and so raise
-    what it has not seen.
+    From psi = 1 a regression on phi would first lower psi at the sequences of the batch, and so
+    raise all others relative to them.
 
     Args:
         twist: one that has learned something stays as it is.
@@ -116,9 +112,7 @@ def set_level(
     Returns:
         The level in nats; None where psi stays as it is, as without a text of phi > 0.
     """
-    start_at = getattr(twist, "start_at", None)
-    fixed = any(name in RECIPES and RECIPES[name].fixes_level for name in methods)
-    if start_at is None or not fixed:
+    if not any(RECIPES[name].fixes_level for name in methods):
         return None
     levels = numerics.logmeanexp(batch.log_weights_by_group)
     levels = levels[levels.isfinite()]
@@ -126,29 +120,15 @@ def set_level(
     if share == 0:
         return None
     level = average(float(levels.mean()) if len(levels) else 0.0) / share
+    twist = as_twist(twist)
     if twist.link == "sigmoid":
-        level = min(level, -LEAST_NO)
-    return level if start_at(level) else None
+        level = min(level, -MIN_COMPLEMENT)
+    return level if twist.start_at(level) else None
 
 
 DEFAULT_AVERAGING = 0.96
 WARM_UP = 10
-"""The average is young: update t counts for at least one part in (WARM_UP + t) / WARM_UP."""
-
-
-def check_averaging(averaging: float | int | None) -> float:
-    """The weight of the past in each step of the average; None takes the default.
-
-    Raises:
-        ValueError: it is not in [0, 1).
-    """
-    if averaging is None:
-        return DEFAULT_AVERAGING
-    if isinstance(averaging, bool) or not isinstance(averaging, float | int):
-        raise TypeError(f"averaging must be a number in [0, 1), 0 for none; got {averaging!r}.")
-    if not 0 <= averaging < 1:
-        raise ValueError(f"averaging must be in [0, 1), 0 for none; got {averaging!r}.")
-    return float(averaging)
+"""Update t counts for at least (WARM_UP - 1) / (WARM_UP + t) of the average, t from 0."""
 
 
 class RunningAverage:
@@ -156,15 +136,17 @@ class RunningAverage:
 
     Args:
         parameters: those that are averaged, in place.
-        decay: weight of the past in [0, 1); 0 averages nothing. It is less while the average is
-            young, so that the values at the start are soon forgotten.
+        decay: weight of the past in [0, 1); 0 averages nothing, None is ``DEFAULT_AVERAGING``. It
+            is less in the first updates, so that the values at the start soon count for little.
 
     Attributes:
         learning: where the parameters are in learning; their average is what one reads.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.decay = decay
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float | int | None) -> None:
+        decay = DEFAULT_AVERAGING if decay is None else decay
+        check_number("averaging", decay, "[0, 1)")
+        self.decay = float(decay)
         self._parameters = [p for p in parameters if p.requires_grad] if decay else []
         self.learning = [p.detach().clone() for p in self._parameters]
         self._shown = [p.detach().clone() for p in self._parameters]
@@ -174,7 +156,7 @@ class RunningAverage:
         pairs = zip(self._parameters, self._shown, strict=True)
         moved = [not torch.equal(p, shown) for p, shown in pairs]
         here = zip(self._parameters, self.learning, moved, strict=True)
-        return [(p.detach() if by_hand else value).clone() for p, value, by_hand in here]
+        return [(p.detach() if was_set else value).clone() for p, value, was_set in here]
 
     def load(self, learning: Iterable[Tensor]) -> None:
         """Go on from these; the parameters hold their average."""
@@ -186,7 +168,7 @@ class RunningAverage:
     def set_aside(self, done: int) -> Iterator[None]:
         """Let the parameters learn; then move their average, after ``done`` earlier updates.
 
-        Parameters that somebody else has set since are learned from as they stand.
+        Parameters that were set from outside since then are learned from as they stand.
         """
         self._begin()
         yield

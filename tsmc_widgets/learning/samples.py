@@ -1,4 +1,4 @@
-"""What a loss reads: texts on record, and their one teacher-forced pass under a twist."""
+"""What a loss reads: recorded sequences, and their one teacher-forced pass under a twist."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 
-# Log weights this near to zero are those of fair draws, rounded.
-FAIR = 1e-3
+# Log weights this near to zero are those of equally weighted draws, rounded.
+EQUAL = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Texts with what they were drawn with and what they weigh.
+    """Sequences with the log probabilities they were drawn with and their weights.
 
     Attributes:
         tokens: s_{1:T}, the prompt left out.
@@ -79,14 +79,18 @@ class Samples:
                 f"rule='never'; got {trace.info.rule!r} with {trace.steps_done} of "
                 f"{trace.num_steps} steps."
             )
+        return cls.of_paths(trace)
+
+    @classmethod
+    def of_paths(cls, trace: SMCTrace) -> Samples:
+        """Final particles of a sweep with their final weights, which resampling makes dependent."""
         runs, size = trace.num_runs, trace.num_particles
-        tokens = trace.paths("tokens").reshape(runs * size, -1)
         group, observed = torch.zeros(runs * size, dtype=torch.int64), None
         if trace.info.observed is not None:
             group = torch.arange(runs).repeat_interleave(size)
             observed = torch.tensor(trace.info.observed)[group]
         return cls(
-            tokens=tokens,
+            tokens=trace.paths("tokens").reshape(runs * size, -1),
             log_q=trace.paths("log_q").reshape(runs * size, -1),
             log_weights=trace.columns.log_weights[:, -1].reshape(-1),
             log_phi=trace.columns.log_psi[:, -1].reshape(-1),
@@ -152,19 +156,19 @@ class Scored:
 
     def weights_for_sigma(self) -> Float64[Tensor, " n"]:
         """Normalised weights for sigma, each group's summing to one over the number of groups."""
-        self._check_company(self.samples.log_weights.unsqueeze(1))
+        self._check_group_sizes(self.samples.log_weights.unsqueeze(1))
         return self._normalise(self.samples.log_weights.unsqueeze(1)).squeeze(1)
 
     def weights_for_base(self) -> Float64[Tensor, "n steps"]:
         """Normalised weights of each prefix for p0, whatever the texts were drawn from."""
         ratio = (self.log_p - self.samples.log_q).cumsum(1)
-        self._check_company(ratio)
+        self._check_group_sizes(ratio)
         return self._normalise(ratio)
 
     def weights_for_twist(self) -> Float64[Tensor, "n steps"]:
         """Normalised weights of each prefix for pi_t, proportional to p0 psi_t, psi_T included."""
         ratio = (self.log_p - self.samples.log_q).cumsum(1)
-        self._check_company(None)
+        self._check_group_sizes(None)
         return self._normalise(ratio + self.log_psi.detach())
 
     def log_mean_psi(self, *, last_token: bool) -> Float64[Tensor, "groups steps"]:
@@ -173,7 +177,7 @@ class Scored:
         Args:
             last_token: whether s_t is the one that was drawn; else it is summed out.
         """
-        self._check_company(None)
+        self._check_group_sizes(None)
         steps = self.log_p - self.samples.log_q
         ratio = steps.cumsum(1)
         if last_token:
@@ -185,22 +189,25 @@ class Scored:
         _, counts, total = self._total(log_weights)
         return total - counts.log().unsqueeze(1)
 
-    def _check_company(self, log_weights: Float64[Tensor, "n columns"] | None) -> None:
-        """Refuse a text that is alone in its group, unless its weight is one to begin with.
+    def _check_group_sizes(self, log_weights: Float64[Tensor, "n columns"] | None) -> None:
+        """Refuse a group of one text, unless its weight is one to begin with.
 
-        Normalised among itself it would count as a fair draw, whatever it was drawn from.
+        Self-normalised it would count as an exact draw, whatever it was drawn from.
         """
-        group, counts = torch.unique(self.samples.group, return_inverse=True, return_counts=True)[
-            1:
-        ]
+        group, counts = self._groups()
         alone = counts[group] == 1
         if log_weights is not None:
-            alone = alone & (log_weights.abs() > FAIR).any(1) & (log_weights > -math.inf).any(1)
+            alone = alone & (log_weights.abs() > EQUAL).any(1) & (log_weights > -math.inf).any(1)
         if bool(alone.any()):
             raise ValueError(
                 f"group {int(self.samples.group[alone][0])} has one text, and weights that are "
                 "normalised within a group need at least 2: draw more texts for each observation."
             )
+
+    def _groups(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " groups"]]:
+        """Each text's group, counted from 0, and how many texts each group has."""
+        _, group, counts = torch.unique(self.samples.group, return_inverse=True, return_counts=True)
+        return group, counts
 
     def _normalise(self, log_weights: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n columns"]:
         group, counts, total = self._total(log_weights)
@@ -210,9 +217,7 @@ class Scored:
         self, log_weights: Float64[Tensor, "n columns"]
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " groups"], Float64[Tensor, "groups columns"]]:
         """Each text's group, how many texts a group has, and the log of its weights' sum."""
-        group, counts = torch.unique(self.samples.group, return_inverse=True, return_counts=True)[
-            1:
-        ]
+        group, counts = self._groups()
         total = numerics.group_logsumexp(log_weights, group)
         if bool((total == -math.inf).any()):
             raise NoSignalError(
@@ -225,10 +230,12 @@ class Scored:
 @torch.no_grad()
 def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
     """The base model's answers along texts, in one teacher-forced pass."""
+    return target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+
+
+def _after_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
     prompt = target.prompt_tokens.to(tokens.device)
-    return target.lm.teacher_force(
-        torch.cat([prompt.expand(len(tokens), -1), tokens], dim=1), len(prompt)
-    )
+    return torch.cat([prompt.expand(len(tokens), -1), tokens], dim=1)
 
 
 def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> Scored:
@@ -241,11 +248,10 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         p0: whether the loss reads more of them than log psi; else a twist with a body of its own
             needs no base model here.
     """
-    prompt = target.prompt_tokens.to(samples.tokens.device)
-    tokens = torch.cat([prompt.expand(len(samples), -1), samples.tokens], dim=1)
+    tokens = _after_prompt(target, samples.tokens)
     base = read(target, samples.tokens) if p0 and samples.base is None else samples.base
     extra = {} if samples.observed is None else {"observed": samples.observed}
-    log_psi_next = twist.log_psi_next(tokens, len(prompt), base, **extra)
+    log_psi_next = twist.log_psi_next(tokens, len(target.prompt_tokens), base, **extra)
     chosen = samples.tokens.unsqueeze(-1)
     log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
     if p0:
@@ -286,7 +292,7 @@ def draw_samples(
     observed: Int[Tensor, "runs width"] | None = None,
     keep_answers: bool = True,
 ) -> Samples:
-    """Independent weighted texts of a sweep without resampling, with what the base model said.
+    """Independent weighted texts of a sweep without resampling, with the base model's answers.
 
     Args:
         target: what they are weighted for.
@@ -313,10 +319,10 @@ def draw_samples(
     state, records, answers = init(target, config), [], []
     while state.t < target.num_steps:
         if keep_answers:
-            # Without resampling a particle's row is that of its own beginning.
-            rows, said = state.rows.reshape(-1), state.steps.lm
-            hidden = None if said.hidden is None else said.hidden[rows]
-            answers.append((said.log_probs[rows], hidden))
+            # Without resampling particle k at step t is particle k of every later step.
+            rows, lm_step = state.rows.reshape(-1), state.steps.lm
+            hidden = None if lm_step.hidden is None else lm_step.hidden[rows]
+            answers.append((lm_step.log_probs[rows], hidden))
         state, record = step(state, target, config)
         records.append(record)
     samples = Samples.of_trace(SMCTrace.from_records(tuple(records), target, config))
@@ -331,10 +337,10 @@ def draw_samples(
 
 
 class PoolReader:
-    """What the base model says along the texts of a pool: read once, in chunks of fixed rows.
+    """Cache of the base model's answers along the texts of a pool, in chunks of fixed rows.
 
-    What is said depends on the pool alone and not on what was asked for before, so that resumed
-    training finds the same bytes.
+    An answer depends on the pool alone and not on earlier requests, so that resumed training finds
+    the same bytes.
 
     Args:
         target: gives model and prompt.
@@ -351,7 +357,7 @@ class PoolReader:
             return samples
         places = samples.places.to(pool.device)
         chunks, chunk = torch.unique(places // CHUNK, return_inverse=True)
-        said = [self._chunk(index, pool) for index in chunks.tolist()]
+        found = [self._chunk(index, pool) for index in chunks.tolist()]
 
         def gather(parts: list[Tensor]) -> Tensor:
             gathered = parts[0].new_empty(len(places), *parts[0].shape[1:])
@@ -360,17 +366,17 @@ class PoolReader:
                 gathered[rows] = part[places[rows] % CHUNK]
             return gathered
 
-        hidden = None if said[0].hidden is None else gather([each.hidden for each in said])
-        base = TeacherForced(gather([each.log_probs for each in said]), hidden)
+        hidden = None if found[0].hidden is None else gather([each.hidden for each in found])
+        base = TeacherForced(gather([each.log_probs for each in found]), hidden)
         return replace(samples, base=base)
 
     def _chunk(self, index: int, pool: Tensor) -> TeacherForced:
         tokens = pool[index * CHUNK : (index + 1) * CHUNK]
-        known, said = self._chunks.get(index, (None, None))
-        if said is None or not torch.equal(known, tokens):
-            said = read(self.target, tokens)
-            self._chunks[index] = (tokens, said)
-        return said
+        known, answers = self._chunks.get(index, (None, None))
+        if answers is None or not torch.equal(known, tokens):
+            answers = read(self.target, tokens)
+            self._chunks[index] = (tokens, answers)
+        return answers
 
     def _fits(self, pool: Tensor) -> bool:
         return 4 * pool.numel() * self.target.lm.vocab_size <= self.most_bytes

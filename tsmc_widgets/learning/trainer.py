@@ -1,4 +1,4 @@
-"""The training loop: an iterator that can be paused, interrupted, saved and resumed to the byte."""
+"""Training loop: an iterator that can be paused, interrupted, saved and resumed byte for byte."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer
+from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer, check_number
 from tsmc_widgets.learning.checkpoint import (
     pool_from,
     pool_of,
@@ -31,20 +31,16 @@ from tsmc_widgets.learning.objectives import (
     draws_from_base,
     reads_positives,
     resolve_method,
+    weighted_sum,
 )
-from tsmc_widgets.learning.policy import PolicyKL, PolicySteps, PPOSettings
+from tsmc_widgets.learning.policy import PolicySteps, PPOSettings
 from tsmc_widgets.learning.positives import Positives, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.processes import share
-from tsmc_widgets.learning.rates import (
-    Rate,
-    RunningAverage,
-    check_averaging,
-    resolve_rate,
-    set_level,
-)
+from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
 from tsmc_widgets.learning.samples import PoolReader, Samples, draw_samples, score
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +78,20 @@ class Update:
     kl_coefficient: float | None = None
 
 
-def check_gradient_norm(norm: Any) -> None:
-    """Refuse lengths that no gradient could be shortened to."""
-    if isinstance(norm, bool) or not isinstance(norm, float | int) or not norm > 0:
-        raise ValueError(f"max_gradient_norm must be a number above 0; got {norm!r}.")
-
-
-def check_fits(target: Target, twist: Any, weights: Mapping[str, float]) -> None:
+def _check_fits(twist: Any, weights: Mapping[str, float]) -> None:
     """Refuse twists that cannot learn, or not by these losses."""
-    if not isinstance(twist, nn.Module) or not hasattr(twist, "log_psi_next"):
+    if not isinstance(twist, nn.Module) or not isinstance(twist, TrainableTwist):
         raise TypeError(
             f"twist must be a trainable form such as LinearHeadTwist(lm); got "
             f"{type(twist).__name__}."
         )
     if not any(parameter.requires_grad for parameter in twist.parameters()):
         raise ValueError(f"{type(twist).__name__} has no parameter that learns.")
-    if "fudge" in weights and getattr(twist, "link", "log") != "sigmoid":
+    if "fudge" in weights and twist.link != "sigmoid":
         raise ValueError(
             "fudge learns a probability: make the twist with link='sigmoid', for example "
             "LinearHeadTwist(lm, link='sigmoid')."
         )
-
-
-def weighted_sum(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """What a training goes down: its losses, each times its weight, which is 1 if none is given."""
-    return math.fsum(weights.get(name, 1.0) * loss for name, loss in losses.items())
 
 
 @contextlib.contextmanager
@@ -150,7 +135,7 @@ class TwistTrainer:
 
     Args:
         target: what the twist is for. Where it waits for an observation the twist must be a
-            conditional form: every update draws observations anew and learns from all of them.
+            conditional form: each update draws observations of its own and learns from all.
         twist: a ``TrainableTwist``; its parameters are changed in place. A fresh one starts at a
             constant psi: 1, or the mean of phi in the first batch for losses that regress on phi.
         method: one of ``METHODS``, or a mapping of losses to weights for another sum.
@@ -195,8 +180,8 @@ class TwistTrainer:
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
         check_integer("seed", seed, at_least=0)
-        check_gradient_norm(max_gradient_norm)
-        check_fits(target, twist, self.weights)
+        check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
+        _check_fits(twist, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
@@ -210,12 +195,10 @@ class TwistTrainer:
         self._many = many_observations(
             target,
             twist,
-            methods=tuple(self.weights),
+            weights=self.weights,
             batch_size=batch_size,
             observations=observations,
             positives=positives,
-            reads_positives=reads_positives(self.weights),
-            from_base=draws_from_base(self.weights),
             seed=seed,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
@@ -225,7 +208,7 @@ class TwistTrainer:
         self._optimiser = self._share.prepare(
             torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
         )
-        self._average = RunningAverage(twist.parameters(), check_averaging(averaging))
+        self._average = RunningAverage(twist.parameters(), averaging)
         twist.method = "+".join(sorted(self.weights))
 
     @property
@@ -246,7 +229,7 @@ class TwistTrainer:
         if self._positives is None and reads_positives(self.weights):
             self._positives = ReplayedPositives(self.target, self.seed)
         if isinstance(self._positives, ReplayedPositives):
-            self._positives.apart = self._share.count
+            self._positives.stride = self._share.count
         return self._positives if reads_positives(self.weights) else None
 
     def updates(
@@ -302,14 +285,14 @@ class TwistTrainer:
         return update
 
     def state(self) -> dict[str, Any]:
-        """A copy of all that changes: parameters, their average, optimiser, history, memory."""
+        """A copy of all that changes: parameters, average, optimiser, history, replayed batches."""
         source = self._positives
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "learning": self._average.next(),
             "history": list(self.history),
-            "batches": source.remembered() if isinstance(source, ReplayedPositives) else {},
+            "batches": source.batches() if isinstance(source, ReplayedPositives) else {},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -319,10 +302,10 @@ class TwistTrainer:
         self._average.load(state["learning"])
         self.history = list(state["history"])
         if isinstance(self.positives, ReplayedPositives):
-            self.positives.remember_again(state["batches"])
+            self.positives.restore(state["batches"])
 
     def save(self, path: str | Path) -> Path:
-        """Write all that training needs to go on, to one file without pickle.
+        """Write all that resuming needs to one file without pickle.
 
         Pools and replayed batches of every process are kept; a source of your own must be given
         again.
@@ -334,7 +317,7 @@ class TwistTrainer:
         return Path(path)
 
     def load(self, path: str | Path) -> None:
-        """Go on from a file that ``save`` wrote, to the byte.
+        """Resume from a file that ``save`` wrote, byte for byte.
 
         Evaluations of the past come back as plain mappings.
 
@@ -348,7 +331,7 @@ class TwistTrainer:
             state["history"] = [Update(**update) for update in state["history"]]
             self._positives = pool_from(self.target, pool) or source
             held = self._positives
-            state["batches"] = held.remembered() if isinstance(held, ReplayedPositives) else {}
+            state["batches"] = held.batches() if isinstance(held, ReplayedPositives) else {}
             self.load_state(state)
         except Exception as error:
             self._positives = source
@@ -362,7 +345,7 @@ class TwistTrainer:
         return {
             "method": self.weights,
             "form": type(self.twist).__name__,
-            "options": getattr(self.twist, "options", None),
+            "options": as_twist(self.twist).options,
             "potential": self.target.potential.describe(),
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
@@ -410,7 +393,8 @@ class TwistTrainer:
         try:
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
-            losses, norm, policy = {}, self._step(None), None
+            # Other processes may have a signal, so this one takes part in the step too.
+            losses, norm, policy = {}, self._step(None), {}
         log_weights = batch.log_weights_by_group
         source = WeightedPositives() if positives is batch else self.positives
         update = Update(
@@ -423,24 +407,25 @@ class TwistTrainer:
             positives=None if source is None else source.describe(),
             skipped=not losses,
             seconds=time.perf_counter() - start,
-            kl=None if policy is None else policy.kl,
-            kl_coefficient=None if policy is None else policy.coefficient,
+            **policy,
         )
         return self._share.merge(update)
 
     def _descend(
         self, batch: Samples, positives: Samples | None
-    ) -> tuple[dict[str, float], float, PolicyKL | None]:
+    ) -> tuple[dict[str, float], float, dict[str, float]]:
+        """One update's losses by name, its gradient norm, and what ppo records besides."""
         if self._policy is not None:
             return self._policy.descend(batch, self._step, self._share.mean)
         at_batch = score(self.target, self.twist, batch)
-        apart = positives is not None and positives is not batch
-        p0 = any(RECIPES[name].positives_with_p0 for name in self.weights)
-        at_sigma = score(self.target, self.twist, positives, p0=p0) if apart else at_batch
+        at_sigma = at_batch
+        if positives is not None and positives is not batch:
+            p0 = any(RECIPES[name].positives_with_p0 for name in self.weights)
+            at_sigma = score(self.target, self.twist, positives, p0=p0)
         losses = {name: RECIPES[name].loss(at_sigma, at_batch) for name in self.weights}
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         norm = self._step(total)
-        return {name: float(loss.detach()) for name, loss in losses.items()}, norm, None
+        return {name: float(loss.detach()) for name, loss in losses.items()}, norm, {}
 
     def _step(self, loss: Float64[Tensor, ""] | None) -> float:
         """One step of Adam; the length of the gradient, NaN where no process has a loss."""

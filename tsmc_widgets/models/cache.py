@@ -1,9 +1,9 @@
-"""The KV cache of a transformers model as a value: read by many, extended where nobody looks.
+"""Copy-on-write KV cache with spare capacity, for transformers models.
 
 transformers copies its caches whole for every new token and once more for a selection of rows.
-Here tensors are made with room to grow. A carry sees a rectangle of rows and tokens; the first
-``advance`` of a carry may write the cells beside it, which no carry sees yet, and any later one
-(after a rewind, an interrupt, for another choice of tokens) copies to new tensors.
+Here tensors are allocated with room to grow. A carry refers to a rectangle of rows and tokens; the
+first ``advance`` of a carry may write the cells beside it, to which no carry refers yet, and any
+later one (after a rewind, an interrupt, for another choice of tokens) copies to new tensors.
 """
 
 from __future__ import annotations
@@ -106,8 +106,7 @@ class KVCarry:
     @property
     def nbytes(self) -> int:
         """Memory of the store, room to grow included."""
-        tensors = [part for pair in self.store.layers if pair is not None for part in pair]
-        return sum(part.nbytes for part in tensors)
+        return sum(part.nbytes for pair in self.store.layers if pair for part in pair)
 
     def keeps_rows(self) -> bool:
         """Whether the batch is all the rows in their order, with copies of some behind them."""
@@ -141,12 +140,7 @@ class Extension:
 
     def cache(self, start: int, stop: int) -> DynamicCache:
         """Cache for a forward pass over the rows from ``start`` to ``stop``."""
-        return _ChunkCache(
-            [
-                _make_layer(self, index, window, slice(start, stop))
-                for index, window in enumerate(self.store.windows)
-            ]
-        )
+        return _ChunkCache(self, slice(start, stop))
 
     def append(self, index: int, rows: slice, new: LayerTensors) -> LayerTensors:
         """Keys and values of a layer and chunk of rows, with the new ones at their end."""
@@ -209,7 +203,8 @@ def layer_windows(config: PreTrainedConfig) -> tuple[int | None, ...]:
         UnsupportedModelError: a layer keeps something else than plain keys and values.
     """
     windows: list[int | None] = []
-    for layer in DynamicCache(config=config).layers or [DynamicLayer()] * _num_layers(config):
+    number = config.get_text_config(decoder=True).num_hidden_layers
+    for layer in DynamicCache(config=config).layers or [DynamicLayer()] * number:
         if type(layer) is DynamicLayer:
             windows.append(None)
         elif type(layer) is DynamicSlidingWindowLayer:
@@ -226,14 +221,18 @@ def layer_windows(config: PreTrainedConfig) -> tuple[int | None, ...]:
     return tuple(windows)
 
 
-def _num_layers(config: PreTrainedConfig) -> int:
-    return config.get_text_config(decoder=True).num_hidden_layers
-
-
 class _ChunkCache(DynamicCache):
-    """What a forward pass over some of the rows sees of an ``Extension``."""
+    """The part of an ``Extension`` that a forward pass over some of the rows reads and fills."""
 
-    def __init__(self, layers: list[DynamicLayer]) -> None:
+    def __init__(self, extension: Extension, rows: slice) -> None:
+        layers: list[DynamicLayer | DummyLayer] = []
+        for index, window in enumerate(extension.store.windows):
+            if window is None:
+                layers.append(_GrowingLayer(extension, index, rows))
+            elif window == 0:
+                layers.append(DummyLayer())
+            else:
+                layers.append(_SlidingLayer(extension, index, rows, window))
         Cache.__init__(self, layers=layers)
 
 
@@ -265,13 +264,3 @@ class _SlidingLayer(_GrowingLayer, DynamicSlidingWindowLayer):
         _GrowingLayer.__init__(self, extension, index, rows)
         self.sliding_window = sliding_window
         self.record_past = False
-
-
-def _make_layer(
-    extension: Extension, index: int, window: int | None, rows: slice
-) -> DynamicLayer | DummyLayer:
-    if window is None:
-        return _GrowingLayer(extension, index, rows)
-    if window == 0:
-        return DummyLayer()
-    return _SlidingLayer(extension, index, rows, window)

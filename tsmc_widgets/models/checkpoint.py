@@ -28,7 +28,7 @@ def check_fetchable(name: str) -> None:
 
     Raises:
         FileNotFoundError: the name is no folder, is not in the local cache, and is a misspelled
-            shipped name, not on the hub, or the hub can not be reached.
+            shipped name, not on the hub, or the hub cannot be reached.
     """
     if Path(name).exists():
         return
@@ -56,7 +56,7 @@ def check_fetchable(name: str) -> None:
     # The hub's client lets through what its HTTP library raises, which is not always the same.
     except Exception as error:
         here = (
-            "no folder of this name here, none in the local cache, and the model hub can not be "
+            "no folder of this name here, none in the local cache, and the model hub cannot be "
             f"reached (is there a network? {type(error).__name__}: {error})."
         )
         raise FileNotFoundError(not_found(name, here)) from error
@@ -119,7 +119,7 @@ def load_checkpoint(
         raise FileNotFoundError(_not_found(source, error)) from error
     except (ValueError, KeyError) as error:
         raise UnsupportedModelError(
-            f"transformers can not load {source!r} with {auto_class}: {error}"
+            f"transformers cannot load {source!r} with {auto_class}: {error}"
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:

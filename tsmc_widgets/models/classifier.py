@@ -134,5 +134,5 @@ def _padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
             return pad
     raise UnsupportedModelError(
         "The classifier's config and tokenizer have no padding token, so texts of different "
-        "length can not be told apart from padding: set tokenizer.pad_token."
+        "length cannot be told apart from padding: set tokenizer.pad_token."
     )

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, with a KV cache that is never written in place."""
+"""Any causal language model of transformers, with a copy-on-write KV cache."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class HuggingFaceLM(TokenizerText):
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None for a model of token ids alone, whose prompts are ids.
         max_rows: rows that one forward pass of one token reads at most; passes over longer rows
             read proportionally fewer. None bounds the logits of a pass to 256 MB.
 
     Attributes:
         model: the transformers model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
         eos_token_id: the token that ends a text, if one does.
@@ -51,7 +51,7 @@ class HuggingFaceLM(TokenizerText):
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         max_rows: int | None = None,
     ) -> None:
@@ -63,10 +63,11 @@ class HuggingFaceLM(TokenizerText):
         config = model.config.get_text_config(decoder=True)
         self.model = model.eval()
         _skip_padding_check(model)
-        self.vocab_size = _vocab_size(self._head)
+        self.vocab_size = int(getattr(self._head, "out_features", len(self._head.weight)))
         self.context_length = _context_length(config)
-        self.bos_token_id = tokenizer.bos_token_id
-        self.eos_token_id = _first(tokenizer.eos_token_id, config.eos_token_id)
+        special = config if tokenizer is None else tokenizer
+        self.bos_token_id = special.bos_token_id
+        self.eos_token_id = _first(special.eos_token_id, config.eos_token_id)
         if max_rows is None:
             width = max(self.vocab_size, 8 * config.hidden_size)
             max_rows = max(1, _PASS_BYTES // (4 * width))
@@ -122,12 +123,10 @@ class HuggingFaceLM(TokenizerText):
         """Read whole prefixes, all of one length."""
         if tokens.shape[1] == 0:
             raise ValueError(
-                "This model can not start from an empty prompt: give a text, or "
+                "This model cannot start from an empty prompt: give a text, or "
                 "prompt=[lm.bos_token_id] where the model has such a token."
             )
         self.check_context(tokens.shape[1], 0)
-        if tokens.shape[0] == 0:
-            return _without_rows(self._read(tokens.new_zeros(1, tokens.shape[1]), None))
         return self._read(tokens, None)
 
     @torch.no_grad()
@@ -140,9 +139,6 @@ class HuggingFaceLM(TokenizerText):
             )
         if self.context_length is not None and carry.length >= self.context_length:
             self.check_context(carry.length, 1)
-        if tokens.shape[0] == 0:
-            one = replace(carry, rows=tokens.new_zeros(1), batch=1)
-            return _without_rows(self._read(tokens.new_zeros(1, 1), one))
         return self._read(tokens.unsqueeze(1), carry)
 
     def teacher_force(
@@ -170,6 +166,11 @@ class HuggingFaceLM(TokenizerText):
 
     def _read(self, tokens: Int[Tensor, "batch length"], carry: KVCarry | None) -> LMStep:
         batch, length = tokens.shape
+        if batch == 0:  # Models cannot read no rows: read one and select none of its answer.
+            one = None if carry is None else replace(carry, rows=tokens.new_zeros(1), batch=1)
+            step, none = self._read(tokens.new_zeros(1, length), one), tokens.new_zeros(0)
+            hidden = None if step.hidden is None else step.hidden[none]
+            return LMStep(step.log_probs[none], hidden, step.carry.select(none))
         self._check_mode()
         extension = Extension(self._windows, batch, length, carry)
         log_probs, hidden = [], []
@@ -254,16 +255,6 @@ class HuggingFaceLM(TokenizerText):
             )
 
 
-def _without_rows(step: LMStep) -> LMStep:
-    """The answer to no rows: that to some row (models can not read none), with no row selected."""
-    none = torch.empty(0, dtype=torch.int64, device=step.log_probs.device)
-    return LMStep(
-        log_probs=step.log_probs[none],
-        hidden=None if step.hidden is None else step.hidden[none],
-        carry=step.carry.select(none),
-    )
-
-
 _T = TypeVar("_T", bound=Tensor)
 
 
@@ -325,16 +316,11 @@ def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
     return head
 
 
-def _vocab_size(head: torch.nn.Module) -> int:
-    return int(getattr(head, "out_features", None) or head.weight.shape[0])
-
-
 def _context_length(config: Any) -> int | None:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+    """Most tokens, under whatever name the model's config has for it."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
 
 
 def _first(*candidates: int | Sequence[int] | None) -> int | None:

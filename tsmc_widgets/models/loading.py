@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tsmc_widgets.models.huggingface import HuggingFaceLM
 
 _CACHED_MODELS = 4
+_MODULES = {
+    "HuggingFaceLM": "tsmc_widgets.models.huggingface",
+    "TextClassifier": "tsmc_widgets.models.classifier",
+}
 _CHECKPOINT_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py"}
 
 FolderState = tuple[str, tuple[tuple[str, int, int], ...]]
@@ -39,7 +43,8 @@ def load_language_model(
         max_rows: rows that one forward pass reads at most; see ``HuggingFaceLM``.
     """
     source = _resolve(name_or_folder)
-    return _language_model(source, _state(source), _device(device), dtype, max_rows)
+    where = _device(device)
+    return _load("HuggingFaceLM", source, _state(source), where, dtype, max_rows=max_rows)
 
 
 def load_classifier(
@@ -61,35 +66,23 @@ def load_classifier(
         max_tokens: tokens that one forward pass reads at most; see ``TextClassifier``.
     """
     source = _resolve(name_or_folder)
-    return _classifier(source, _state(source), _device(device), dtype, max_tokens)
+    where = _device(device)
+    return _load("TextClassifier", source, _state(source), where, dtype, max_tokens=max_tokens)
 
 
-@lru_cache(maxsize=_CACHED_MODELS)
-def _language_model(
+@lru_cache(maxsize=2 * _CACHED_MODELS)
+def _load(
+    class_name: str,
     source: str,
     state: FolderState | None,
     device: str,
     dtype: torch.dtype | str | None,
-    max_rows: int | None,
-) -> HuggingFaceLM:
+    **most: int | None,
+) -> Any:
+    """An object of one of the classes that need transformers; ``state`` is part of the key only."""
     import_transformers(f"Loading {source}")
-    from tsmc_widgets.models.huggingface import HuggingFaceLM
-
-    return HuggingFaceLM.from_pretrained(source, device=device, dtype=dtype, max_rows=max_rows)
-
-
-@lru_cache(maxsize=_CACHED_MODELS)
-def _classifier(
-    source: str,
-    state: FolderState | None,
-    device: str,
-    dtype: torch.dtype | str | None,
-    max_tokens: int | None,
-) -> TextClassifier:
-    import_transformers(f"Loading {source}")
-    from tsmc_widgets.models.classifier import TextClassifier
-
-    return TextClassifier.from_pretrained(source, device=device, dtype=dtype, max_tokens=max_tokens)
+    loader = getattr(importlib.import_module(_MODULES[class_name]), class_name)
+    return loader.from_pretrained(source, device=device, dtype=dtype, **most)
 
 
 def _resolve(name_or_folder: str | Path) -> str:

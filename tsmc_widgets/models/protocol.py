@@ -9,17 +9,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import NoTokenizerError
+
 
 @runtime_checkable
 class Carry(Protocol):
-    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written.
-
-    It may have ``reserve(rows, tokens)``, which returns a carry whose successors make room for as
-    many: the sampler calls it once after the prompt.
-    """
+    """What a model keeps of a batch of prefixes (a KV cache, say): derived data, never written."""
 
     def select(self, rows: Int[Tensor, " batch"]) -> Carry:
         """Carry of the given rows, in that order and with repeats; this one stays as it is."""
+        ...
+
+
+@runtime_checkable
+class ReservingCarry(Carry, Protocol):
+    """A carry that can be told, once after the prompt, how large its successors will become."""
+
+    def reserve(self, rows: int, tokens: int) -> Carry:
+        """Carry whose successors make room for that many rows and tokens."""
         ...
 
 
@@ -92,7 +99,10 @@ class LanguageModel(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; raises UnknownTokenError where the vocabulary lacks a part of it."""
+        """Token ids of a text; raises UnknownTokenError where the vocabulary lacks a part of it.
+
+        A model without a tokenizer raises NoTokenizerError here and in ``decode``.
+        """
         ...
 
     def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
@@ -102,3 +112,11 @@ class LanguageModel(Protocol):
     def token_text(self, token: int) -> str:
         """One token as people read it, special tokens included."""
         ...
+
+
+def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str]:
+    """Text of each row for labels; ids such as ``#12 #7`` where the model has no tokenizer."""
+    try:
+        return lm.decode(tokens)
+    except NoTokenizerError:
+        return [" ".join(f"#{token}" for token in row) for row in tokens.tolist()]

@@ -1,4 +1,4 @@
-"""Text in and out of a transformers tokenizer, with errors that name the words."""
+"""Text and tokens by a transformers tokenizer, with errors that name the unknown words."""
 
 from __future__ import annotations
 
@@ -11,15 +11,26 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import UnknownTokenError, UnsupportedModelError
+from tsmc_widgets.errors import NoTokenizerError, UnknownTokenError, UnsupportedModelError
 
 
 class TokenizerText:
-    """The text half of a language model: what its tokenizer can say."""
+    """The methods of a language model that need its tokenizer, a fast or a slow one.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take the tokenizer, a fast or a slow one."""
+    Without a tokenizer (None) only ``token_text`` answers; the others raise NoTokenizerError.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.tokenizer = tokenizer
+
+    @property
+    def _given_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise NoTokenizerError(
+                "This model has no tokenizer, so it reads and gives token ids only: give prompts "
+                "and words as token ids, or make it as HuggingFaceLM(model, tokenizer)."
+            )
+        return self.tokenizer
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens around it.
@@ -27,8 +38,8 @@ class TokenizerText:
         Raises:
             UnknownTokenError: the vocabulary lacks a word of the text.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        unknown = self.tokenizer.unk_token_id
+        ids = self._given_tokenizer.encode(text, add_special_tokens=False)
+        unknown = self._given_tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UnknownTokenError(self._unknown_message(text, unknown))
         return ids
@@ -36,8 +47,8 @@ class TokenizerText:
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a text that begins a sequence: after BOS where the tokenizer puts one."""
         ids = self.encode(text)
-        bos = self.tokenizer.bos_token_id
-        framed = self.tokenizer.encode(text, add_special_tokens=True)
+        bos = self._given_tokenizer.bos_token_id
+        framed = self._given_tokenizer.encode(text, add_special_tokens=True)
         begins = bos is not None and framed[:1] == [bos] and ids[:1] != [bos]
         return [bos, *ids] if begins else ids
 
@@ -51,28 +62,31 @@ class TokenizerText:
             UnknownTokenError: the vocabulary lacks a word of a message.
             UnsupportedModelError: the tokenizer has no chat template.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
+        if not self._given_tokenizer.chat_template:
             raise UnsupportedModelError(
                 "The model's tokenizer has no chat template: give the prompt as a text, or use an "
                 "instruction-tuned model."
             )
         for message in messages:
             self._check_words(message)
-        return self.tokenizer.apply_chat_template(
+        return self._given_tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
         )
 
     def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
         """Text of each row, special tokens left out."""
-        return self.tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
+        return self._given_tokenizer.batch_decode(tokens.tolist(), skip_special_tokens=True)
 
     def token_text(self, token: SupportsIndex) -> str:
         """One token as people read it, with its leading space, special tokens included.
 
         Bytes that are no text by themselves read like ``<0xE2>``, ids that the tokenizer lacks
-        (a model's vocabulary may be padded) like ``<id 50300>``.
+        (a model's vocabulary may be padded) like ``<id 50300>``, and all ids like ``#123`` where
+        there is no tokenizer.
         """
         token = operator.index(token)
+        if self.tokenizer is None:
+            return f"#{token}"
         piece = None
         if 0 <= token < len(self.tokenizer):
             piece = self.tokenizer.convert_ids_to_tokens(token)
@@ -100,7 +114,7 @@ class TokenizerText:
 
     def _unknown_message(self, text: str, unknown: int) -> str:
         words = self._unknown_words(text, unknown)
-        vocabulary = {token.strip("\u2581\u0120 ") for token in self.tokenizer.get_vocab()}
+        vocabulary = {token.strip("\u2581\u0120 ") for token in self._given_tokenizer.get_vocab()}
         hints = []
         for word in words[:5]:
             near = difflib.get_close_matches(word, vocabulary, n=3)
@@ -111,15 +125,15 @@ class TokenizerText:
         )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:
-        if not self.tokenizer.is_fast:
+        if not self._given_tokenizer.is_fast:
             parts = text.split()
             found = [
                 part
                 for part in parts
-                if unknown in self.tokenizer.encode(part, add_special_tokens=False)
+                if unknown in self._given_tokenizer.encode(part, add_special_tokens=False)
             ]
             return found or [text]
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self._given_tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return list(dict.fromkeys(text[a:b].strip() for token, (a, b) in spans if token == unknown))
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.smc.noise import AddressedNoise
-from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.proposals import Proposal, as_proposal
 from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
+from tsmc_widgets.targets.target import Target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
 _OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed"}
@@ -43,13 +44,13 @@ def start_smc(
     observed = options["observed"] = check_observed(target, options.get("observed"))
     if num_runs is None:
         num_runs = 1 if observed is None else observed.shape[0]
-    if rule is None and ess_threshold is None and _follows_proposal_only(proposal):
+    if rule is None and ess_threshold is None and as_proposal(proposal).proposal_only:
         rule = Never()
     options.setdefault("noise", AddressedNoise(seed, num_runs, options.pop("first_run", 0)))
     config = SMCConfig(
         num_particles=num_particles,
         num_runs=num_runs,
-        proposal=Base() if proposal is None else proposal,
+        proposal=as_proposal(proposal),
         twist=twist,
         resampler=resampler,
         rule=resolve_rule(rule, ess_threshold),
@@ -86,16 +87,17 @@ def run_smc(
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise" or "keep"), as in ``SMCConfig``; and observed (runs, width), where
-            the target waits for an observation: one for each run, whose particles all run under
-            it. Proposal and twist may be conditional too.
+            dead_runs ("raise", "keep" or "warn"), as in ``SMCConfig``; and observed (runs, width),
+            where the target waits for an observation: one for each run, whose particles all run
+            under it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
 
     Raises:
-        AllParticlesDeadError: all weights of a run are zero. Any exception, Ctrl-C included,
-            carries what was recorded as ``error.trace``.
+        AllParticlesDeadError: all weights of the one run are zero; of several runs those that
+            die stay in the trace as log Z_hat = -inf, and a warning counts them. Any exception,
+            Ctrl-C included, carries what was recorded as ``error.trace``.
     """
     session = start_smc(
         target,
@@ -148,9 +150,13 @@ def run_conditional_smc(
     Returns:
         The trace of as many runs as there are retained samples.
     """
-    observed = options.pop("observed", getattr(retained, "observed", None))
+    observed = options.pop("observed", None)
+    if isinstance(retained, JointSamples) and observed is None:
+        observed = retained.observed
+    if isinstance(retained, ExactSamples | JointSamples):
+        retained = retained.tokens
     observed = check_observed(target, observed)
-    retained = _check_retained(target, getattr(retained, "tokens", retained), observed)
+    retained = _check_retained(target, retained, observed)
     if num_runs is not None and num_runs != retained.shape[0]:
         raise ValueError(
             f"num_runs must be the number of retained samples, {retained.shape[0]}, or left out; "
@@ -172,12 +178,8 @@ def run_conditional_smc(
     ).run()
 
 
-def _follows_proposal_only(proposal: Proposal | None) -> bool:
-    return getattr(getattr(proposal, "twist", None), "proposal_only", False)
-
-
 def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what a hurried hand passes in the wrong place, and say what was meant."""
+    """Validate arguments; suggest the closest keyword."""
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         known = sorted({*inspect.signature(run_smc).parameters, *_OPTIONS} - {"target", "options"})
@@ -196,9 +198,8 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:
-    follows = getattr(config.proposal, "follows_twist", False)
-    own = getattr(config.proposal, "twist", None)
-    if follows and own is None and config.twist is None and target.log_phi_next is None:
+    follows = config.proposal.follows_twist
+    if follows and config.twist is None and target.log_phi_next is None:
         raise ValueError(
             "TwistInduced() follows the sampler's twist and none was given: pass twist=..., or "
             "TwistInduced(other_twist), or proposal=Base()."
@@ -212,15 +213,16 @@ def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] |
         ValueError: an observation is missing, of another shape, or given to a target that waits
             for none.
     """
-    what = target.potential.describe()
     if not target.is_conditional:
         if observed is not None:
+            what = target.potential.describe()
             raise ValueError(f"{what} waits for no observation, and observed was given.")
         return None
     if observed is None:
-        raise ValueError(
-            f"{what} waits for an observation: sample target.condition(observed) for one of them, "
-            "or give observed=, one for each run."
+        require_unconditional(
+            target,
+            "sample target.condition(observed) for one of them, or give observed=, one for each "
+            "run.",
         )
     rows = torch.as_tensor(observed, device=target.prompt_tokens.device)
     if rows.ndim != 2 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
@@ -257,21 +259,22 @@ def _check_retained(
                 f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
                 "EOS every later token must be EOS too."
             )
+    retained = retained.long()
     if observed is None:
-        log_phi = target.log_phi(retained.long())
+        log_phi = target.log_phi(retained)
+    elif len(observed) != len(retained):
+        raise ValueError(
+            f"observed must hold one observation for each of the {len(retained)} retained "
+            f"samples; got {len(observed)}."
+        )
     else:
-        if len(observed) != len(retained):
-            raise ValueError(
-                f"observed must hold one observation for each of the {len(retained)} retained "
-                f"samples; got {len(observed)}."
-            )
-        log_phi = target.log_phi_given(retained.long(), observed)
+        log_phi = target.log_phi_given(retained, observed)
     impossible = (log_phi == -math.inf).nonzero()
     if impossible.shape[0]:
         row = int(impossible[0, 0])
-        text = target.texts(retained[row : row + 1].long())[0]
+        text = target.labels(retained[row : row + 1])[0]
         raise ValueError(
             f"retained must hold exact samples of sigma; row {row}, {text!r}, has phi = 0, so it "
             "is none. Take target.exact_samples(...) or tw.exact(target).sample(...)."
         )
-    return retained.long()
+    return retained

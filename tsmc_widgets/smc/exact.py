@@ -1,10 +1,8 @@
-"""The oracle: log Z, marginals, samples and the optimal twist, computed and not estimated."""
+"""Oracles: log Z, marginals, samples and the optimal twist, computed and not estimated."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -24,28 +22,50 @@ from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist
 
 
-@runtime_checkable
-class Oracle(Protocol):
-    """What is known exactly of a target."""
+class Oracle:
+    """What is known exactly of a target.
+
+    Attributes:
+        target: the target.
+        log_z: log Z, exact.
+    """
 
     target: Target
     log_z: float
 
     def optimal_twist(self) -> Twist:
         """psi*_t: with the twist-induced proposal every run gives log Z exactly."""
-        ...
+        raise NotImplementedError
 
     def marginals(self) -> Float[Tensor, "steps vocab"]:
         """Probability under sigma of each token at each step."""
-        ...
+        raise NotImplementedError
 
     def sample(self, num_samples: int, seed: int = 0) -> Int[Tensor, "samples steps"]:
         """Independent exact samples of sigma, without the prompt."""
-        ...
+        return self.trace(num_samples, seed=seed).paths("tokens")[0]
 
     def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
-        """Exact samples in the columns of a run, so that every figure of runs can draw them."""
-        ...
+        """Exact samples in the columns of a run, so that every figure of runs can draw them.
+
+        Under the optimal twist all weights are equal, so the particles are exact samples.
+        """
+        self._require_mass()
+        return run_smc(
+            self.target,
+            num_particles=num_particles,
+            proposal=TwistInduced(),
+            twist=self.optimal_twist(),
+            rule=Never(),
+            seed=seed,
+        )
+
+    def _require_mass(self) -> None:
+        if self.log_z == -math.inf:
+            raise ValueError(
+                "Z is zero: the base model gives no mass to any text that the potential allows, so "
+                "sigma does not exist. Soften the potential or change prompt or number of steps."
+            )
 
 
 def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
@@ -60,21 +80,18 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
         BudgetError: the target has more sequences than that and no automaton.
     """
     check_integer("max_sequences", max_sequences)
-    automaton = target.potential.automaton() if getattr(target.lm, "is_markov", False) else None
-    if automaton is not None:
-        return ChainOracle(target, automaton)
+    if isinstance(target.lm, TabularLM) and target.lm.is_markov:
+        automaton = target.potential.automaton()
+        if automaton is not None:
+            return ChainOracle(target, automaton)
     return EnumeratedOracle(target, max_sequences=max_sequences)
 
 
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """Prefixes of one length: how each continues under p0."""
-
-    children: Int[Tensor, "prefixes vocab"]
-    log_probs: Float[Tensor, "prefixes vocab"]
+_Level = tuple[Int[Tensor, "prefixes vocab"], Float[Tensor, "prefixes vocab"]]
+"""Of each prefix of one length and each next token: its row at the next level (-1), log p0."""
 
 
-class EnumeratedOracle:
+class EnumeratedOracle(Oracle):
     """Every sequence that p0 can produce, with its probability.
 
     Attributes:
@@ -91,13 +108,11 @@ class EnumeratedOracle:
         levels, self.tokens, self.log_p = _enumerate(target, max_sequences)
         self.log_phi = target.log_phi(self.tokens).double().cpu()
         log_psi = [self.log_phi]
-        for level in reversed(levels):
-            below = torch.where(
-                level.children < 0, -math.inf, log_psi[0][level.children.clamp(min=0)]
-            )
-            log_psi.insert(0, numerics.logsumexp(_plus(level.log_probs, below)))
+        for children, log_probs in reversed(levels):
+            below = torch.where(children < 0, -math.inf, log_psi[0][children.clamp(min=0)])
+            log_psi.insert(0, numerics.logsumexp(_plus(log_probs, below)))
         self.log_z = float(log_psi[0][0])
-        self._tree = PrefixTree([level.children for level in levels], log_psi)
+        self._tree = PrefixTree([children for children, _ in levels], log_psi)
 
     def __repr__(self) -> str:
         """Class, number of sequences and log Z."""
@@ -106,7 +121,7 @@ class EnumeratedOracle:
     @property
     def log_sigma(self) -> Float[Tensor, " sequences"]:
         """Log sigma of each sequence, normalised, in nats."""
-        _require_mass(self)
+        self._require_mass()
         return _plus(self.log_p, self.log_phi) - self.log_z
 
     def optimal_twist(self) -> TreeTwist:
@@ -131,12 +146,8 @@ class EnumeratedOracle:
         drawn = invert_cdf(self.log_sigma.exp().unsqueeze(0), uniforms).squeeze(0)
         return self.tokens[drawn.to(self.tokens.device)]
 
-    def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
-        """Exact samples in the columns of a run."""
-        return _exact_trace(self, num_particles, seed)
 
-
-class ChainOracle:
+class ChainOracle(Oracle):
     """Forward-backward over (last token, automaton state): exact at any T.
 
     Attributes:
@@ -183,7 +194,7 @@ class ChainOracle:
         sigma is itself a chain over (token, state), with transitions p0 psi*_{t+1} / psi*_t, so
         probabilities are pushed forward and nothing can underflow.
         """
-        _require_mass(self)
+        self._require_mass()
         vocab, transition = torch.arange(self.target.lm.vocab_size), self.automaton.transition
         start = transition[self.automaton.initial]
         chance = numerics.normalise(_plus(self._log_first, self.log_backward[0][vocab, start]))
@@ -199,35 +210,6 @@ class ChainOracle:
             )
             columns.append(joint.sum(1))
         return torch.stack(columns)
-
-    def sample(self, num_samples: int, seed: int = 0) -> Int[Tensor, "samples steps"]:
-        """Independent exact samples of sigma."""
-        return _exact_trace(self, num_samples, seed).paths("tokens")[0]
-
-    def trace(self, num_particles: int, *, seed: int = 0) -> SMCTrace:
-        """Exact samples in the columns of a run."""
-        return _exact_trace(self, num_particles, seed)
-
-
-def _exact_trace(oracle: Any, num_particles: int, seed: int) -> SMCTrace:
-    """Draw with the optimal twist: all weights are equal, so the particles are exact samples."""
-    _require_mass(oracle)
-    return run_smc(
-        oracle.target,
-        num_particles=num_particles,
-        proposal=TwistInduced(),
-        twist=oracle.optimal_twist(),
-        rule=Never(),
-        seed=seed,
-    )
-
-
-def _require_mass(oracle: Any) -> None:
-    if oracle.log_z == -math.inf:
-        raise ValueError(
-            "Z is zero: the base model gives no mass to any text that the potential allows, so "
-            "sigma does not exist. Soften the potential or change prompt or number of steps."
-        )
 
 
 def _plus(a: Tensor, b: Tensor) -> Tensor:
@@ -267,7 +249,7 @@ def _enumerate(
         children = torch.full((count, lm.vocab_size), -1, dtype=torch.int64)
         parents, chosen = possible.nonzero(as_tuple=True)
         children[parents, chosen] = torch.arange(grown)
-        levels.append(_Level(children, log_probs))
+        levels.append((children, log_probs))
         tokens = torch.cat([tokens[parents.to(device)], chosen.unsqueeze(1).to(device)], dim=1)
         log_p = log_p[parents] + log_probs[parents, chosen]
         place = torch.full((count,), -1, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The models run once for each distinct prefix: this is where the speed comes from."""
+"""The models read each distinct prefix once, however many particles share it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LMStep
-from tsmc_widgets.smc.proposals import Proposal, ProposalStep
+from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
+from tsmc_widgets.smc.proposals import ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
 
@@ -112,7 +112,7 @@ def distinct_pairs(
 
 def prefill_steps(
     target: Any,
-    proposal: Proposal,
+    proposal: Any,
     twist: Twist | None,
     prefixes: Int[Tensor, "rows t"],
     *,
@@ -128,7 +128,7 @@ def prefill_steps(
     tokens = torch.cat([prompt, prefixes], dim=1)
 
     def reserve(step: Any) -> Any:
-        if not hasattr(step.carry, "reserve"):
+        if not isinstance(step.carry, ReservingCarry):
             return step
         length = prompt.shape[1] + target.num_steps - 1
         return replace(step, carry=step.carry.reserve(most_rows, length))
@@ -143,14 +143,14 @@ def prefill_steps(
             f"{target.lm.vocab_size}: a twist must be made for the base model's vocabulary."
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
-    extra = {"observed": observed} if getattr(proposal, "is_conditional", False) else {}
+    extra = {"observed": observed} if proposal.is_conditional else {}
     proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
     return PrefixSteps(lm_step, twist_step, proposal_step)
 
 
 def advance_steps(
     target: Any,
-    proposal: Proposal,
+    proposal: Any,
     twist: Twist | None,
     steps: PrefixSteps,
     pairs: Distinct,
@@ -194,11 +194,10 @@ def next_token_table(
 
 
 def _last_step_twist(
-    target: Any, proposal: Proposal, twist_step: TwistStep | None, prefixes: Any
+    target: Any, proposal: Any, twist_step: TwistStep | None, prefixes: Any
 ) -> TwistStep | None:
     """At T a proposal that follows the twist follows phi itself, where the potential offers it."""
-    follows = getattr(proposal, "follows_twist", False) and getattr(proposal, "twist", None) is None
-    if not follows or target.is_conditional or target.log_phi_next is None:
+    if not proposal.follows_twist or target.is_conditional or target.log_phi_next is None:
         return twist_step
     paths = prefixes()
     if paths.shape[1] != target.num_steps - 1:

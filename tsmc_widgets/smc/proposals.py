@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
-from tsmc_widgets.twists.protocol import (
-    Twist,
-    TwistStep,
-    is_conditional_twist,
-    prefill_twist,
-)
+from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +56,28 @@ class Proposal(Protocol):
         ...
 
 
+class BaseProposal:
+    """What the package reads of a proposal besides ``Proposal``'s methods, with defaults.
+
+    Proposals of the package are subclasses; any other object with those methods is adapted by
+    ``as_proposal`` wherever the package takes a proposal.
+
+    Attributes:
+        twist: a twist of its own, by which it weighs p0; None where it has none.
+        follows_twist: whether q is made of the sampler's own twist.
+        is_conditional: whether ``prefill`` takes each row's observation as a fourth argument.
+        proposal_only: whether its own twist can only propose, so that nothing is to be resampled.
+    """
+
+    __slots__ = ()
+    twist: Any = None
+    follows_twist: bool = False
+    is_conditional: bool = False
+    proposal_only: bool = False
+
+
 @dataclass(frozen=True, slots=True)
-class Base:
+class Base(BaseProposal):
     """q = p0: particles are drawn from the base model and weighed afterwards."""
 
     def prefill(
@@ -87,20 +102,33 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class TwistInduced:
+class TwistInduced(BaseProposal):
     """q proportional to p0 psi_t, over the whole vocabulary (paper, eq. 15: one forward pass).
 
     Attributes:
         twist: the twist to follow; None follows the sampler's own, which costs nothing more.
     """
 
-    twist: Twist | None = None
-    follows_twist: bool = field(default=True, init=False)
+    twist: Any = None
+
+    def __post_init__(self) -> None:
+        """Adapt the twist."""
+        object.__setattr__(self, "twist", as_twist(self.twist))
+
+    @property
+    def follows_twist(self) -> bool:
+        """Whether q is made of the sampler's own twist."""
+        return self.twist is None
 
     @property
     def is_conditional(self) -> bool:
         """Whether the twist of its own depends on an observation that is yet to be given."""
-        return is_conditional_twist(self.twist)
+        return self.twist is not None and self.twist.is_conditional
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether the twist of its own can only propose."""
+        return self.twist is not None and self.twist.proposal_only
 
     def prefill(
         self,
@@ -138,7 +166,7 @@ class TwistInduced:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelProposal:
+class ModelProposal(BaseProposal):
     """q = another language model over the same vocabulary.
 
     Attributes:
@@ -192,6 +220,46 @@ class ModelProposal:
     def describe(self) -> str:
         """The proposal in a few words."""
         return f"another model ({type(self.lm).__name__})"
+
+
+@dataclass(frozen=True)
+class AdaptedProposal(BaseProposal):
+    """A user's proposal, with ``BaseProposal``'s defaults for what it does not have."""
+
+    inner: Any
+
+    @property
+    def twist(self) -> Any:
+        """The user's own ``twist``, if it has one."""
+        return as_twist(getattr(self.inner, "twist", None))
+
+    @property
+    def follows_twist(self) -> bool:
+        """Whether it says so and has no twist of its own."""
+        return self.twist is None and getattr(self.inner, "follows_twist", False)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it says so."""
+        return getattr(self.inner, "is_conditional", False)
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether its own twist can only propose."""
+        return self.twist is not None and self.twist.proposal_only
+
+    def __getattr__(self, name: str) -> Any:
+        """Methods of the user's proposal."""
+        if name == "inner":  # Not set yet, as while a pickle is read.
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def as_proposal(proposal: Any) -> Any:
+    """The proposal with all attributes of ``BaseProposal``; None is the base model."""
+    if proposal is None:
+        return Base()
+    return proposal if isinstance(proposal, BaseProposal) else AdaptedProposal(proposal)
 
 
 def tilt(

@@ -17,10 +17,9 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.numerics import normalise
 
-Scheme = Callable[
-    [Float[Tensor, "runs particles"], Float[Tensor, "runs particles"]],
-    Int[Tensor, "runs particles"],
-]
+Weights = Float[Tensor, "runs particles"]
+Ancestors = Int[Tensor, "runs particles"]
+Scheme = Callable[[Weights, Weights], Ancestors]
 
 
 def invert_cdf(
@@ -39,31 +38,23 @@ def search_cdf(
     return torch.searchsorted(cdf, torch.minimum(uniforms * total, below), right=True)
 
 
-def multinomial(
-    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
-) -> Int[Tensor, "runs particles"]:
+def multinomial(weights: Weights, uniforms: Weights) -> Ancestors:
     """K independent draws."""
     return invert_cdf(weights, uniforms)
 
 
-def stratified(
-    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
-) -> Int[Tensor, "runs particles"]:
+def stratified(weights: Weights, uniforms: Weights) -> Ancestors:
     """One draw in each of K equal strata of the cumulative weight."""
     strata = torch.arange(weights.shape[-1], dtype=torch.float64, device=weights.device)
     return invert_cdf(weights, (strata + uniforms) / weights.shape[-1])
 
 
-def systematic(
-    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
-) -> Int[Tensor, "runs particles"]:
+def systematic(weights: Weights, uniforms: Weights) -> Ancestors:
     """One draw shared by K equal strata."""
     return stratified(weights, uniforms[..., :1].expand_as(uniforms))
 
 
-def residual(
-    weights: Float[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
-) -> Int[Tensor, "runs particles"]:
+def residual(weights: Weights, uniforms: Weights) -> Ancestors:
     """floor(K w) sure copies of each, the rest drawn independently from what is left."""
     size = weights.shape[-1]
     scaled = weights * size
@@ -87,11 +78,7 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def resample(
-    log_weights: Float[Tensor, "runs particles"],
-    uniforms: Float[Tensor, "runs particles"],
-    resampler: str,
-) -> Int[Tensor, "runs particles"]:
+def resample(log_weights: Weights, uniforms: Weights, resampler: str) -> Ancestors:
     """Ancestors by a scheme of ``SCHEMES``; runs whose weights are all zero keep their own."""
     check_one_of("resampler", resampler, sorted(SCHEMES))
     weights = normalise(log_weights)
@@ -198,7 +185,7 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
     if isinstance(rule, str):
         check_one_of("rule", rule, RULES)
         return RULES[rule]()
-    if not hasattr(rule, "due"):
+    if not isinstance(rule, ResampleRule):
         raise TypeError(
             f"rule must be always, ess, never or an object such as EveryNSteps(2); got {rule!r}."
         )

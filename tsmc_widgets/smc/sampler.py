@@ -1,4 +1,4 @@
-"""Twisted SMC on one screen: ``init``, ``step`` and nothing hidden (paper, algorithm 1)."""
+"""Twisted SMC (paper, algorithm 1): ``init`` and ``step``, pure functions; helpers below them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.smc.prefixes import (
-    Distinct,
     PrefixSteps,
     advance_steps,
     distinct_pairs,
@@ -23,22 +22,22 @@ from tsmc_widgets.smc.resampling import resample
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.targets.target import Target
 
+Reals = Float[Tensor, "runs particles"]
+Indices = Int[Tensor, "runs particles"]
+Mask = Bool[Tensor, "runs particles"]
+PerRun = Float[Tensor, " runs"]
+
 
 @torch.no_grad()
 def init(target: Target, config: SMCConfig) -> SMCState:
     """State before the first step: the prompt is read once for all particles of all runs."""
     state = unread(target, config)
-    everyone = torch.arange(state.rows.numel(), device=state.rows.device)
-    firsts, rows = _places(config, state.tokens, everyone)
-    return replace(
-        state,
-        rows=rows.reshape(state.rows.shape),
-        steps=_prefill(target, config, state.tokens, firsts),
-    )
+    rows, steps = _read_prefixes(state, target, config)
+    return replace(state, rows=rows, steps=steps)
 
 
 def unread(target: Target, config: SMCConfig) -> SMCState:
-    """State before the first step, of which no model has been asked."""
+    """State before the first step, without any answer of a model."""
     shape, device = (config.num_runs, config.num_particles), target.prompt_tokens.device
     zeros = torch.zeros(shape, dtype=torch.float64, device=device)
     return SMCState(
@@ -56,15 +55,18 @@ def unread(target: Target, config: SMCConfig) -> SMCState:
 
 @torch.no_grad()
 def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, StepRecord]:
-    """One step: resample, propose, weigh, extend. Neither argument is changed.
+    """One step: resample, propose, weight, extend. Neither argument is changed.
 
     Raises:
-        AllParticlesDeadError: all weights of a run are zero; ``error.record`` holds the step.
+        AllParticlesDeadError: all weights of a run are zero and ``config.dead_runs`` is "raise";
+            ``error.record`` holds the step.
     """
     t, final = state.t + 1, state.t + 1 == target.num_steps
     if t > target.num_steps:
         raise ValueError(f"the run is done: all {target.num_steps} steps have been taken.")
-    rows, steps = (state.rows, state.steps) if state.steps else _rebuild(state, target, config)
+    rows, steps = state.rows, state.steps
+    if steps is None:
+        rows, steps = _read_prefixes(state, target, config)
 
     # Resample, never before the first step and never after the last.
     due, ancestors = choose_ancestors(state, config, t)
@@ -72,7 +74,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     state = resampled(state, due, ancestors)
     finished = state.finished
 
-    # Propose: a path that has ended only repeats its EOS.
+    # Propose s_t ~ q. A path that has ended repeats its EOS at no cost.
     uniforms = config.noise.uniform(step=t, use="token", num_particles=config.num_particles)
     tokens = steps.draw(rows, uniforms)
     if config.retained is not None:
@@ -81,14 +83,17 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
         tokens = torch.where(finished, target.eos_token_id, tokens)
     log_p = torch.where(finished, 0.0, steps.lm.log_probs[rows, tokens].double())
     log_q = torch.where(finished, 0.0, steps.proposal.log_q_next[rows, tokens].double())
+    log_psi = 0.0 if steps.twist is None else steps.twist.log_psi_next[rows, tokens].double()
+    log_psi = torch.where(finished, state.log_psi, log_psi)
     paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
 
-    # Weigh: phi itself stands for psi at T, and wherever a path ends.
+    # Weight by p0 psi_t / (q psi_{t-1}). Phi stands for psi_t at T and wherever a path ends.
     live = ~finished
     ends = ending(target, tokens, live)
-    log_psi = _log_psi(steps, rows, tokens, state.log_psi, finished)
-    log_psi = _put_phi(target, config, live if final else ends, rows, tokens, paths, log_psi)
-    log_increment, log_weights, log_z, ess = weigh(state, log_p, log_q, log_psi, t)
+    log_psi = replace_psi_by_phi(
+        target, config, live if final else ends, rows, tokens, paths, log_psi
+    )
+    log_increment, log_weights, log_z, ess = weight(state, log_p, log_q, log_psi, t)
     table = next_token_table(steps, rows, config.top_k) if config.top_k else None
     record = StepRecord(
         t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
@@ -98,16 +103,143 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
 
     # Extend: each distinct prefix is read once, and nothing is read after the last token.
     finished = finished | ends
+    steps = None if final else steps
     if not final:
         rows, steps = _extend(target, config, steps, rows, tokens, paths, ~finished)
-    steps = None if final else steps
     return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
+
+
+def choose_ancestors(
+    state: SMCState, config: SMCConfig, t: int
+) -> tuple[Bool[Tensor, " runs"], Indices]:
+    """Which runs resample before step ``t``, and whom each particle then descends from."""
+    size = config.num_particles
+    keep = torch.arange(size, device=state.rows.device).expand_as(state.rows)
+    due = torch.zeros_like(state.ess, dtype=torch.bool)
+    if t > 1:
+        due = config.rule.due(t, state.ess, size) & (state.ess > 0)
+    if not bool(due.any()):
+        return due, keep
+    uniforms = config.noise.uniform(step=t, use="resample", num_particles=size)
+    drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)
+    if config.retained is not None:
+        drawn[:, 0] = 0
+    return due, torch.where(due.unsqueeze(1), drawn, keep)
+
+
+def resampled(state: SMCState, due: Bool[Tensor, " runs"], ancestors: Indices) -> SMCState:
+    """The state of the chosen ancestors; ``rows`` stay those of the particles before."""
+    return replace(
+        state,
+        tokens=state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens)),
+        log_weights=torch.where(due.unsqueeze(1), 0.0, state.log_weights),
+        log_psi=state.log_psi.gather(1, ancestors),
+        finished=state.finished.gather(1, ancestors),
+    )
+
+
+def ending(target: Target, tokens: Indices, live: Mask) -> Mask:
+    """Which of the live paths end with these tokens, before T."""
+    return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
+
+
+def replace_psi_by_phi(
+    target: Target,
+    config: SMCConfig,
+    where: Mask,
+    rows: Indices,
+    tokens: Indices,
+    paths: Int[Tensor, "runs particles t"],
+    log_psi: Reals,
+) -> Reals:
+    """Log psi with log phi in its place for some particles; each distinct path is asked once.
+
+    Paths that ended before T repeat their EOS up to T.
+    """
+    members = where.reshape(-1).nonzero().squeeze(1)
+    if members.shape[0] == 0:
+        return log_psi
+    pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
+    whole = paths.reshape(-1, paths.shape[-1])[pairs.first]
+    padding = target.num_steps - whole.shape[1]
+    if padding:
+        whole = torch.nn.functional.pad(whole, (0, padding), value=target.eos_token_id)
+    observed = _observed(config, pairs.first)
+    log_phi = target.log_phi(whole) if observed is None else target.log_phi_given(whole, observed)
+    flat = log_psi.reshape(-1).clone()
+    flat[members] = log_phi[pairs.inverse].to(flat)
+    return flat.reshape(log_psi.shape)
+
+
+def weight(
+    state: SMCState, log_p: Reals, log_q: Reals, log_psi: Reals, t: int
+) -> tuple[Reals, Reals, PerRun, PerRun]:
+    """Log increments of step ``t``, and with them log weights, log Z_hat and ESS.
+
+    The state is that of before the step, resampled. A weight of zero stays zero.
+    """
+    if bool((log_q == -math.inf).any()):
+        raise ValueError(
+            f"the proposal gives probability 0 to the retained path's token at step {t}: "
+            "a proposal must cover every text that the potential allows."
+        )
+    dead = (state.log_weights == -math.inf) | (state.log_psi == -math.inf)
+    log_increment = (log_p - log_q) + (log_psi - torch.where(dead, 0.0, state.log_psi))
+    log_increment = torch.where(dead, -math.inf, log_increment)
+    log_weights = state.log_weights + log_increment
+    total, before = numerics.logsumexp(log_weights), numerics.logsumexp(state.log_weights)
+    # Without the inner choice a run that was dead before would give -inf + inf = NaN.
+    alive = total > -math.inf
+    log_z = state.log_z + total - torch.where(alive, before, 0.0)
+    log_z = torch.where(alive, log_z, -math.inf)
+    return log_increment, log_weights, log_z, numerics.ess(log_weights)
+
+
+def _extend(
+    target: Target,
+    config: SMCConfig,
+    steps: PrefixSteps,
+    rows: Indices,
+    tokens: Indices,
+    paths: Int[Tensor, "runs particles t"],
+    live: Mask,
+) -> tuple[Indices, PrefixSteps]:
+    members = live.reshape(-1).nonzero().squeeze(1)
+    if members.shape[0] == 0:
+        return rows, steps
+    pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
+    flat_paths = paths.reshape(-1, paths.shape[-1])
+    steps = advance_steps(target, config.proposal, config.twist, steps, pairs, flat_paths)
+    flat_rows = torch.zeros_like(rows).reshape(-1)
+    flat_rows[members] = pairs.inverse
+    return flat_rows.reshape(rows.shape), steps
+
+
+def _read_prefixes(
+    state: SMCState, target: Target, config: SMCConfig
+) -> tuple[Indices, PrefixSteps]:
+    """Read the distinct prefixes of a state from the start; each particle's row among them."""
+    members = (~state.finished).reshape(-1).nonzero().squeeze(1)
+    if not members.shape[0]:
+        members = torch.zeros(1, dtype=torch.int64, device=state.rows.device)
+    firsts, places = _places(config, state.tokens, members)
+    size = state.rows.numel()
+    steps = prefill_steps(
+        target,
+        config.proposal,
+        config.twist,
+        state.tokens.reshape(size, state.t)[firsts],
+        observed=_observed(config, firsts),
+        most_rows=size,
+    )
+    rows = torch.zeros_like(state.rows).reshape(-1).index_copy(0, members, places)
+    return rows.reshape(state.rows.shape), steps
 
 
 def _places(
     config: SMCConfig, tokens: Int[Tensor, "runs particles t"], members: Int[Tensor, " members"]
 ) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " members"]]:
-    """A particle of each distinct (observation, prefix) among some, and where each one's is.
+    """One particle of each distinct (observation, prefix) among ``members``, and each one's place.
 
     Particles are flat indices. Without observations only the tokens tell prefixes apart.
     """
@@ -124,195 +256,15 @@ def _places(
     return firsts, places
 
 
-def _prefill(
-    target: Target,
-    config: SMCConfig,
-    tokens: Int[Tensor, "runs particles t"],
-    firsts: Int[Tensor, " distinct"],
-) -> PrefixSteps:
-    size = config.num_runs * config.num_particles
-    return prefill_steps(
-        target,
-        config.proposal,
-        config.twist,
-        tokens.reshape(size, tokens.shape[-1])[firsts],
-        observed=_observed(config, firsts),
-        most_rows=size,
-    )
-
-
 def _observed(config: SMCConfig, particles: Int[Tensor, " n"]) -> Int[Tensor, "n width"] | None:
-    """What is observed in the runs of particles, given by flat index."""
+    """The observation of each particle's run; particles are flat indices."""
     return None if config.observed is None else config.observed[particles // config.num_particles]
 
 
-def choose_ancestors(
-    state: SMCState, config: SMCConfig, t: int
-) -> tuple[Bool[Tensor, " runs"], Int[Tensor, "runs particles"]]:
-    """Which runs resample before step ``t``, and whom each particle then descends from."""
-    size = config.num_particles
-    keep = torch.arange(size, device=state.rows.device).expand_as(state.rows)
-    due = torch.zeros_like(state.ess, dtype=torch.bool)
-    if t > 1:
-        due = config.rule.due(t, state.ess, size) & (state.ess > 0)
-    if not bool(due.any()):
-        return due, keep
-    uniforms = config.noise.uniform(step=t, use="resample", num_particles=size)
-    drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)
-    if config.retained is not None:
-        drawn[:, 0] = 0
-    return due, torch.where(due.unsqueeze(1), drawn, keep)
-
-
-def resampled(
-    state: SMCState, due: Bool[Tensor, " runs"], ancestors: Int[Tensor, "runs particles"]
-) -> SMCState:
-    """The state of the chosen ancestors; ``rows`` stay those of the particles before."""
-    return replace(
-        state,
-        tokens=state.tokens.gather(1, ancestors.unsqueeze(-1).expand_as(state.tokens)),
-        log_weights=torch.where(due.unsqueeze(1), 0.0, state.log_weights),
-        log_psi=state.log_psi.gather(1, ancestors),
-        finished=state.finished.gather(1, ancestors),
-    )
-
-
-def ending(
-    target: Target, tokens: Int[Tensor, "runs particles"], live: Bool[Tensor, "runs particles"]
-) -> Bool[Tensor, "runs particles"]:
-    """Which of the live paths end with these tokens, before T."""
-    return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
-
-
-def _log_psi(
-    steps: PrefixSteps,
-    rows: Int[Tensor, "runs particles"],
-    tokens: Int[Tensor, "runs particles"],
-    before: Float[Tensor, "runs particles"],
-    finished: Bool[Tensor, "runs particles"],
-) -> Float[Tensor, "runs particles"]:
-    if steps.twist is None:
-        return torch.where(finished, before, 0.0)
-    return torch.where(finished, before, steps.twist.log_psi_next[rows, tokens].double())
-
-
-def _put_phi(
-    target: Target,
-    config: SMCConfig,
-    where: Bool[Tensor, "runs particles"],
-    rows: Int[Tensor, "runs particles"],
-    tokens: Int[Tensor, "runs particles"],
-    paths: Int[Tensor, "runs particles t"],
-    log_psi: Float[Tensor, "runs particles"],
-) -> Float[Tensor, "runs particles"]:
-    members = where.reshape(-1).nonzero().squeeze(1)
-    if members.shape[0] == 0:
-        return log_psi
-    pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
-    texts = whole_texts(target, paths, pairs.first)
-    flat = log_psi.reshape(-1).clone()
-    observed = _observed(config, pairs.first)
-    given = target.log_phi(texts) if observed is None else target.log_phi_given(texts, observed)
-    flat[members] = given[pairs.inverse].to(flat)
-    return flat.reshape(log_psi.shape)
-
-
-def whole_texts(
-    target: Target, paths: Int[Tensor, "runs particles t"], members: Int[Tensor, " n"]
-) -> Int[Tensor, "n steps"]:
-    """Paths of some particles, by flat index; those that ended before T repeat their EOS."""
-    texts = paths.reshape(-1, paths.shape[-1])[members]
-    padding = target.num_steps - texts.shape[1]
-    if padding:
-        texts = torch.nn.functional.pad(texts, (0, padding), value=target.eos_token_id)
-    return texts
-
-
-def weigh(
-    state: SMCState,
-    log_p: Float[Tensor, "runs particles"],
-    log_q: Float[Tensor, "runs particles"],
-    log_psi: Float[Tensor, "runs particles"],
-    t: int,
-) -> tuple[
-    Float[Tensor, "runs particles"],
-    Float[Tensor, "runs particles"],
-    Float[Tensor, " runs"],
-    Float[Tensor, " runs"],
-]:
-    """Log increments of step ``t``, and with them log weights, log Z_hat and ESS.
-
-    The state is that of before the step, resampled.
-    """
-    log_increment = _increment(log_p, log_q, log_psi, state.log_psi, state.log_weights, t)
-    log_weights = state.log_weights + log_increment
-    log_z = _add_log_z(state.log_z, state.log_weights, log_weights)
-    return log_increment, log_weights, log_z, numerics.ess(log_weights)
-
-
-def _increment(
-    log_p: Float[Tensor, "runs particles"],
-    log_q: Float[Tensor, "runs particles"],
-    log_psi: Float[Tensor, "runs particles"],
-    log_psi_before: Float[Tensor, "runs particles"],
-    log_weights: Float[Tensor, "runs particles"],
-    t: int,
-) -> Float[Tensor, "runs particles"]:
-    if bool((log_q == -math.inf).any()):
-        raise ValueError(
-            f"the proposal gives probability 0 to the retained path's token at step {t}: "
-            "a proposal must cover every text that the potential allows."
-        )
-    dead = (log_weights == -math.inf) | (log_psi_before == -math.inf)
-    log_increment = (log_p - log_q) + (log_psi - torch.where(dead, 0.0, log_psi_before))
-    return torch.where(dead, -math.inf, log_increment)
-
-
-def _add_log_z(
-    log_z: Float[Tensor, " runs"],
-    before: Float[Tensor, "runs particles"],
-    after: Float[Tensor, "runs particles"],
-) -> Float[Tensor, " runs"]:
-    total, total_before = numerics.logsumexp(after), numerics.logsumexp(before)
-    alive = total > -math.inf
-    return torch.where(alive, log_z + total - torch.where(alive, total_before, 0.0), -math.inf)
-
-
-def _extend(
-    target: Target,
-    config: SMCConfig,
-    steps: PrefixSteps,
-    rows: Int[Tensor, "runs particles"],
-    tokens: Int[Tensor, "runs particles"],
-    paths: Int[Tensor, "runs particles t"],
-    live: Bool[Tensor, "runs particles"],
-) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
-    members = live.reshape(-1).nonzero().squeeze(1)
-    if members.shape[0] == 0:
-        return rows, steps
-    pairs: Distinct = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
-    flat_paths = paths.reshape(-1, paths.shape[-1])
-    steps = advance_steps(target, config.proposal, config.twist, steps, pairs, flat_paths)
-    flat_rows = torch.zeros_like(rows).reshape(-1)
-    flat_rows[members] = pairs.inverse
-    return flat_rows.reshape(rows.shape), steps
-
-
-def _rebuild(
-    state: SMCState, target: Target, config: SMCConfig
-) -> tuple[Int[Tensor, "runs particles"], PrefixSteps]:
-    members = (~state.finished).reshape(-1).nonzero().squeeze(1)
-    if not members.shape[0]:
-        members = torch.zeros(1, dtype=torch.int64, device=state.rows.device)
-    firsts, places = _places(config, state.tokens, members)
-    rows = torch.zeros_like(state.rows).reshape(-1).index_copy(0, members, places)
-    return rows.reshape(state.rows.shape), _prefill(target, config, state.tokens, firsts)
-
-
 def check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
-    """Raise ``AllParticlesDeadError`` where a run has died and the config does not keep it."""
+    """Raise ``AllParticlesDeadError`` where a run has died and the config keeps none."""
     dead = (record.ess == 0).nonzero()
-    if config.dead_runs == "keep" or dead.shape[0] == 0:
+    if config.dead_runs != "raise" or dead.shape[0] == 0:
         return
     run = int(dead[0, 0])
     last = [target.lm.token_text(int(token)) for token in record.tokens[run, :8]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 
 from tsmc_widgets.errors import AllParticlesDeadError, check_integer
@@ -65,6 +67,8 @@ class SMCSession:
             self._progress = (state, (*records[: state.t], error.record))
             raise
         self._progress = (new_state, (*records[: state.t], record))
+        if self.done and self.config.dead_runs == "warn":
+            _warn_of_dead_runs(new_state)
         return record
 
     def run(self, *, on_step: Callable[[StepRecord], object] | None = None) -> SMCTrace:
@@ -96,3 +100,15 @@ class SMCSession:
         for _ in range(t):
             state, _ = step(state, self.target, self.config)
         self._progress = (state, records)
+
+
+def _warn_of_dead_runs(state: SMCState) -> None:
+    dead = int((state.log_z == -math.inf).sum())
+    if dead:
+        warnings.warn(
+            f"{dead} of {state.log_z.shape[0]} runs died: all their weights are zero, so they "
+            "count as Z_hat = 0 (log_z = -inf). Try a twist, more particles or a softer potential; "
+            'dead_runs="keep" does not warn, dead_runs="raise" stops at the first.',
+            RuntimeWarning,
+            stacklevel=5,  # Where run_smc was called.
+        )

@@ -1,4 +1,4 @@
-"""What a sampler is told, what it carries and what it writes down."""
+"""SMCConfig, SMCState and StepRecord."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
-from tsmc_widgets.smc.proposals import Base, Proposal
+from tsmc_widgets.smc.proposals import Base, as_proposal
 from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
-from tsmc_widgets.twists.protocol import Twist
+from tsmc_widgets.twists.protocol import Twist, as_twist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +30,15 @@ class SMCConfig:
         retained: exact samples of sigma that sit in slot 0 of each run (conditional SMC); or None.
         observed: one observation o for each run, where the target waits for one; or None.
         top_k: how many next tokens each step records for every distinct prefix; 0 records none.
-        dead_runs: "raise" stops when all weights of a run are zero; "keep" goes on, log Z_hat -inf.
+        dead_runs: what to do when all weights of a run are zero. "raise" stops; "keep" goes on
+            with the other runs and gives log Z_hat = -inf for this one; "warn" does too and warns
+            once at the end. None is "warn" for several runs, "raise" for one and for conditional
+            SMC, where a retained sample of weight zero leaves no bound.
     """
 
     num_particles: int
     num_runs: int = 1
-    proposal: Proposal = field(default_factory=Base)
+    proposal: Any = field(default_factory=Base)
     twist: Twist | None = None
     resampler: str = "systematic"
     rule: ResampleRule = field(default_factory=ESSBelow)
@@ -43,7 +46,7 @@ class SMCConfig:
     retained: Int[Tensor, "runs steps"] | None = None
     observed: Int[Tensor, "runs width"] | None = None
     top_k: int = 0
-    dead_runs: str = "raise"
+    dead_runs: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
@@ -51,8 +54,13 @@ class SMCConfig:
         check_integer("num_runs", self.num_runs)
         check_integer("top_k", self.top_k, at_least=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
-        check_one_of("dead_runs", self.dead_runs, ("raise", "keep"))
-        if getattr(self.twist, "proposal_only", False):
+        if self.dead_runs is None:
+            alone = self.num_runs == 1 or self.retained is not None
+            object.__setattr__(self, "dead_runs", "raise" if alone else "warn")
+        check_one_of("dead_runs", self.dead_runs, ("raise", "keep", "warn"))
+        object.__setattr__(self, "twist", as_twist(self.twist))
+        object.__setattr__(self, "proposal", as_proposal(self.proposal))
+        if self.twist is not None and self.twist.proposal_only:
             raise ValueError(
                 f"a twist learned by {self.twist.method} is known only up to a function of the "
                 "prefix, so it cannot weigh particles: pass proposal=TwistInduced(twist) and "

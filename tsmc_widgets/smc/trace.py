@@ -1,10 +1,9 @@
-"""A run on record: columns of every step, who descends from whom, weighted samples."""
+"""SMCTrace: the columns that every step recorded, lineages, weighted samples, saving."""
 
 from __future__ import annotations
 
 import json
 import math
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,16 +18,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import TraceFormatError, check_integer, import_extra
+from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
-from tsmc_widgets.smc.resampling import invert_cdf
+from tsmc_widgets.smc.resampling import ESSBelow, invert_cdf
 from tsmc_widgets.smc.state import SMCConfig, StepRecord
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FORMAT = "tsmc_widgets.SMCTrace"
+VERSION = 1
+_PER_RUN = ("resampled", "ess", "log_z")
+_PER_PARTICLE = (
+    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +59,16 @@ class TraceColumns:
     def stack(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
         """Columns of the records of (R, K) = ``shape`` runs and particles; none gives T = 0."""
         runs, size = shape
-        per_run = ("resampled", "ess", "log_z")
+        kinds = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
         columns = {}
-        for name in (column.name for column in fields(cls)):
-            if name == "distinct":
-                columns[name] = torch.tensor([r.distinct for r in records], dtype=torch.int64)
-            elif records:
+        for name in (*_PER_RUN, *_PER_PARTICLE):
+            if records:
                 columns[name] = torch.stack([getattr(r, name) for r in records], dim=1).cpu()
             else:
-                kind = {"resampled": torch.bool, "ancestors": torch.int64, "tokens": torch.int64}
-                empty = (runs, 0) if name in per_run else (runs, 0, size)
-                columns[name] = torch.zeros(empty, dtype=kind.get(name, torch.float64))
-        return cls(**columns)
+                empty = (runs, 0) if name in _PER_RUN else (runs, 0, size)
+                columns[name] = torch.zeros(empty, dtype=kinds.get(name, torch.float64))
+        distinct = torch.tensor([r.distinct for r in records], dtype=torch.int64)
+        return cls(**columns, distinct=distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class TraceInfo:
 
     Attributes:
         num_steps: T, also when fewer have been recorded.
-        prompt: text of s_0.
+        prompt: text of s_0; None where the model has no tokenizer.
         prompt_tokens: ids of s_0.
         potential: the potential in a line.
         proposal: the proposal in a few words.
@@ -87,7 +93,7 @@ class TraceInfo:
     """
 
     num_steps: int
-    prompt: str
+    prompt: str | None
     prompt_tokens: list[int]
     potential: str
     proposal: str
@@ -104,29 +110,31 @@ class TraceInfo:
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
         """Information on a target sampled by a configuration."""
+        noise = config.noise
+        addressed = isinstance(noise, AddressedNoise)
         return cls(
             num_steps=target.num_steps,
-            prompt=target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+            prompt=_prompt_text(target),
             prompt_tokens=target.prompt_tokens.tolist(),
             potential=target.potential.describe(),
             proposal=config.proposal.describe(),
-            twist=None if config.twist is None else type(config.twist).__name__,
+            twist=None if config.twist is None else config.twist.form,
             resampler=config.resampler,
             rule=config.rule.describe(),
-            ess_threshold=getattr(config.rule, "threshold", None),
-            seed=getattr(config.noise, "seed", None),
-            first_run=getattr(config.noise, "first_run", None),
+            ess_threshold=config.rule.threshold if isinstance(config.rule, ESSBelow) else None,
+            seed=noise.seed if addressed else None,
+            first_run=noise.first_run if addressed else None,
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
         )
 
 
-FORMAT = "tsmc_widgets.SMCTrace"
-VERSION = 1
-_PER_PARTICLE = (
-    "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
-)  # fmt: skip
+def _prompt_text(target: Target) -> str | None:
+    try:
+        return target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
+    except NoTokenizerError:
+        return None
 
 
 # What reading a foreign, damaged or truncated file may raise.
@@ -143,41 +151,28 @@ _NOT_A_TRACE = (
 )
 
 
-def save_parts(
-    path: Path,
-    columns: TraceColumns,
-    info: TraceInfo,
-    token_texts: Mapping[int, str],
-    final_texts: Sequence[Sequence[str]],
-    tables: Sequence[NextTokenTable],
-) -> Path:
-    """Write the parts of a trace; the file appears whole or not at all."""
+def _save(trace: SMCTrace, path: Path) -> Path:
+    """Write a trace; the file appears whole or not at all."""
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "info": asdict(info),
-        "token_texts": {str(token): text for token, text in token_texts.items()},
-        "final_texts": [list(texts) for texts in final_texts],
-        "tables": len(tables),
+        "info": asdict(trace.info),
+        "token_texts": {str(token): text for token, text in trace.token_texts.items()},
+        "final_texts": [list(texts) for texts in trace.final_texts],
+        "tables": len(trace.tables),
     }
-    arrays = {f.name: getattr(columns, f.name).numpy() for f in fields(columns)}
-    for t, table in enumerate(tables):
-        for f in fields(table):
-            arrays[f"table_{t}_{f.name}"] = getattr(table, f.name).cpu().numpy()
-    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    arrays = _tensors(trace.columns)
+    for t, table in enumerate(trace.tables):
+        arrays |= {f"table_{t}_{name}": values for name, values in _tensors(table).items()}
+    packed = {name: values.cpu().numpy() for name, values in arrays.items()}
+    packed["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    with write_atomically(path) as part, part.open("xb") as file:
+        np.savez_compressed(file, **packed)
     return path
 
 
-def load_parts(path: Path) -> dict[str, Any]:
-    """Read what ``save_parts`` wrote: the arguments of ``SMCTrace``."""
+def _load(path: Path) -> dict[str, Any]:
+    """Read what ``_save`` wrote: the arguments of ``SMCTrace``."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
     try:
@@ -196,44 +191,32 @@ def load_parts(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is a trace of format {header['version']}; this version of the package "
             f"reads up to format {VERSION}: update tsmc_widgets."
         )
-    return _assemble(path, arrays, header)
-
-
-def _assemble(path: Path, arrays: dict[str, np.ndarray], header: dict) -> dict[str, Any]:
-    _check_shapes(path, arrays)
-    try:
-        columns = {f.name: torch.from_numpy(arrays[f.name]) for f in fields(TraceColumns)}
-        tables = [
-            NextTokenTable(
-                **{
-                    f.name: torch.from_numpy(arrays[f"table_{t}_{f.name}"])
-                    for f in fields(NextTokenTable)
-                }
+    for names in (_PER_RUN, _PER_PARTICLE):
+        shapes = {arrays[name].shape for name in names if name in arrays}
+        if len(shapes) > 1 or any(len(shape) != 2 + (names is _PER_PARTICLE) for shape in shapes):
+            raise TraceFormatError(
+                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
             )
-            for t in range(header["tables"])
-        ]
-        parts = {
-            "columns": TraceColumns(**columns),
+
+    def read(kind: type, prefix: str = "") -> Any:
+        return kind(**{f.name: torch.from_numpy(arrays[prefix + f.name]) for f in fields(kind)})
+
+    try:
+        return {
+            "columns": read(TraceColumns),
             "info": TraceInfo(**header["info"]),
             "token_texts": {int(token): text for token, text in header["token_texts"].items()},
             "final_texts": header["final_texts"],
-            "tables": tables,
+            "tables": [read(NextTokenTable, f"table_{t}_") for t in range(header["tables"])],
         }
     except (KeyError, TypeError, ValueError) as error:
         raise TraceFormatError(
             f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
         ) from error
-    return parts
 
 
-def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    by_axes = (("resampled", "ess", "log_z"), 2), (_PER_PARTICLE, 3)
-    for names, axes in by_axes:
-        shapes = {arrays[name].shape for name in names if name in arrays}
-        if len(shapes) > 1 or any(len(shape) != axes for shape in shapes):
-            raise TraceFormatError(
-                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
-            )
+def _tensors(record: TraceColumns | NextTokenTable) -> dict[str, Tensor]:
+    return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -247,7 +230,8 @@ class SMCTrace:
         columns: what every step recorded.
         info: how the run came about.
         token_texts: readable text of every token that occurs, in a path or in a table.
-        final_texts: generated text of each particle, a list for each run.
+        final_texts: generated text of each particle, a list for each run; ids such as ``#12 #7``
+            where the model has no tokenizer.
         tables: the likeliest next tokens at each step, where they were recorded.
     """
 
@@ -300,7 +284,9 @@ class SMCTrace:
 
     @property
     def prompt(self) -> str:
-        """Text of s_0."""
+        """Text of s_0; ids such as ``#12 #7`` where the model has no tokenizer."""
+        if self.info.prompt is None:
+            return " ".join(f"#{token}" for token in self.info.prompt_tokens)
         return self.info.prompt
 
     @property
@@ -337,7 +323,16 @@ class SMCTrace:
         return self._squeeze(self.paths("tokens"))
 
     def texts(self) -> list[str] | list[list[str]]:
-        """Generated text of each particle, without the prompt; a list for each of several runs."""
+        """Generated text of each particle, without the prompt; a list for each of several runs.
+
+        Raises:
+            NoTokenizerError: the model has none; ``tokens`` holds what was sampled.
+        """
+        if self.info.prompt is None:
+            raise NoTokenizerError(
+                "This trace is of a model without a tokenizer, so it has no texts: take "
+                "trace.tokens, or trace.final_texts for labels made of token ids."
+            )
         return list(self.final_texts[0]) if self.num_runs == 1 else list(self.final_texts)
 
     def paths(self, column: str) -> Tensor:
@@ -404,46 +399,45 @@ class SMCTrace:
         )
 
     def resampled_frame(self, num_samples: int | None = None, *, seed: int) -> pd.DataFrame:
-        """Rows of ``to_frame`` drawn by weight, ``num_samples`` for each run (K if None)."""
+        """Rows of ``to_frame`` drawn by weight, ``num_samples`` for each run (K if None).
+
+        A run whose weights are all zero has none.
+        """
         size = self.num_particles if num_samples is None else num_samples
         check_integer("num_samples", size)
         noise = AddressedNoise(seed, self.num_runs)
         uniforms = noise.uniform(step=self.num_steps + 1, use="resample", num_particles=size)
         weights = numerics.normalise(self._last("log_weights"))
-        if not bool((weights.sum(1) > 0).all()):
-            raise ValueError("a run's weights are all zero: there is nothing to resample.")
-        drawn = invert_cdf(weights, uniforms) + self.num_particles * torch.arange(
-            self.num_runs
-        ).unsqueeze(1)
+        alive = (weights.sum(1) > 0).nonzero()
+        if not alive.numel():
+            raise ValueError("all runs' weights are all zero: there is nothing to resample.")
+        runs = alive.squeeze(1)
+        drawn = invert_cdf(weights[runs], uniforms[runs]) + self.num_particles * alive
         frame = self.to_frame().drop(columns=["weight", "log_weight"])
         return frame.iloc[drawn.reshape(-1).numpy()].reset_index(drop=True)
 
     def save(self, path: str | Path) -> Path:
         """Write the trace to one file, without pickle; an existing file is replaced whole."""
-        return save_parts(
-            Path(path), self.columns, self.info, self.token_texts, self.final_texts, self.tables
-        )
+        return _save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> SMCTrace:
         """Read a saved trace; raises TraceFormatError for any other file."""
-        return cls(**load_parts(Path(path)))
+        return cls(**_load(Path(path)))
 
     def run(self, run: int) -> SMCTrace:
         """One run of several."""
         self._check_run(run)
-        columns = {f.name: getattr(self.columns, f.name) for f in fields(self.columns)}
+        one = slice(run, run + 1)
+        columns = _tensors(self.columns)
         distinct = columns.pop("distinct")
-        picked = {name: values[run : run + 1] for name, values in columns.items()}
         observed = self.info.observed
-        if observed is not None:
-            observed = observed[run : run + 1]
         return SMCTrace(
-            columns=TraceColumns(**picked, distinct=distinct),
-            info=replace(self.info, observed=observed),
+            columns=TraceColumns(**{n: c[one] for n, c in columns.items()}, distinct=distinct),
+            info=replace(self.info, observed=None if observed is None else observed[one]),
             token_texts=self.token_texts,
-            final_texts=self.final_texts[run : run + 1],
-            tables=[replace(table, rows=table.rows[run : run + 1]) for table in self.tables],
+            final_texts=self.final_texts[one],
+            tables=[replace(table, rows=table.rows[one]) for table in self.tables],
         )
 
     def __repr__(self) -> str:
@@ -510,7 +504,7 @@ class _FinalTexts(Sequence[Sequence[str]]):
             return [[""] * paths.shape[1]] * paths.shape[0]
         flat = paths.reshape(-1, paths.shape[-1])
         distinct, inverse = torch.unique(flat, dim=0, return_inverse=True)
-        texts = self._target.texts(distinct.to(self._target.prompt_tokens.device))
+        texts = self._target.labels(distinct.to(self._target.prompt_tokens.device))
         return [[texts[i] for i in row] for row in inverse.reshape(paths.shape[:2]).tolist()]
 
     def __getitem__(self, run: Any) -> Any:

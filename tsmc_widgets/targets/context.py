@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.errors import NoTokenizerError
+from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.checked import log_phi_checked, show_text, show_tokens
 from tsmc_widgets.targets.sampling import base_samples
 
@@ -58,9 +59,19 @@ class Context:
             texts.append(text[len(prompt) :] if whole else self.lm.decode(row.unsqueeze(0))[0])
         return texts
 
+    def labels(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """``texts``, or ids such as ``#12 #7`` where the model has no tokenizer."""
+        try:
+            return self.texts(tokens)
+        except NoTokenizerError:
+            return readable(self.lm, tokens)
+
     def show_row(self, row: Int[Tensor, " steps"]) -> str:
         """A row of tokens as error messages quote it."""
-        return show_text(self.full_texts(row.unsqueeze(0))[0])
+        try:
+            return show_text(self.full_texts(row.unsqueeze(0))[0])
+        except NoTokenizerError:
+            return show_tokens(row)
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import ContextLengthError, check_integer
+from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import quoted
 from tsmc_widgets.targets.protocol import BoundOnly, ConditionalPotential
@@ -57,7 +58,7 @@ class Continuation(BoundOnly):
         if isinstance(self.observed, str):
             shown = f'"{self.observed}"'
         elif self._context is not None:
-            shown = f'"{self._context.lm.decode(torch.tensor([self._ids]))[0]}"'
+            shown = f'"{readable(self._context.lm, torch.tensor([self._ids]))[0]}"'
         else:
             shown = quote(self.observed)
         return f"p({shown} | text)"

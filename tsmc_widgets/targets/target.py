@@ -17,7 +17,7 @@ from tsmc_widgets.errors import (
     check_integer,
     check_one_of,
 )
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.exact_samples import (
@@ -188,13 +188,17 @@ class Target:
         """The generated part of each text, special tokens left out."""
         return self.context.texts(tokens)
 
+    def labels(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
+        """``texts``, or ids such as ``#12 #7`` where the model has no tokenizer."""
+        return self.context.labels(tokens)
+
     def full_texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """Prompt and generated part as one text each, special tokens left out."""
         return self.context.full_texts(tokens)
 
     def describe(self) -> str:
         """The target in a line for people."""
-        prompt = self.lm.decode(self.prompt_tokens.unsqueeze(0))[0]
+        prompt = readable(self.lm, self.prompt_tokens.unsqueeze(0))[0]
         ends = " or up to EOS" if self.absorbs_eos else ""
         return f'{self.potential.describe()}, {self.num_steps} tokens{ends} after "{prompt}"'
 
@@ -219,6 +223,12 @@ class Target:
                 f"tokens must have shape (rows, {steps}), without the prompt; "
                 f"got {tuple(tokens.shape)}."
             )
+
+
+def require_unconditional(target: Target, remedy: str) -> None:
+    """Raise ValueError if the potential waits for an observation; ``remedy`` says what to do."""
+    if target.is_conditional:
+        raise ValueError(f"{target.potential.describe()} waits for an observation: {remedy}")
 
 
 def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:

@@ -1,4 +1,4 @@
-"""The contract of a twist, as a check that anyone can run on their own."""
+"""Contracts of what the sampler is made of: twists, proposals and resampling schemes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from tsmc_widgets.testing.language_model_checks import (
     Answer,
     Carries,
     SteppingCase,
-    check_stepping,
-    random_tokens,
+    flows,
+    gradients_of,
+    network,
     require,
+    require_floats,
+    require_line,
     require_normalised,
 )
 from tsmc_widgets.twists.protocol import Twist, TwistStep
+
+LAST_UNIFORM = 1.0 - 2.0**-53
+Z_LIMIT = 4.5
 
 
 def check_twist(
@@ -54,38 +60,19 @@ def check_twist(
         isinstance(twist, Twist),
         f"{type(twist).__name__} lacks a method of the Twist protocol: prefill, advance, log_psi.",
     )
-    tokens = random_tokens(
-        lm, prompt_length=prompt_length, num_steps=num_steps, batch=batch, seed=seed
-    )
-
-    def prefill(tokens: Tensor) -> Answer:
-        lm_step = lm.prefill(tokens)
-        return _answer(lm_step, untouched(lm_step, None, lambda: twist.prefill(tokens, lm_step)))
-
-    def advance(tokens: Tensor, carry: Carries) -> Answer:
-        lm_carry, own = carry.parts
-        lm_step = lm.advance(tokens, lm_carry)
-        return _answer(
-            lm_step, untouched(lm_step, None, lambda: twist.advance(tokens, own, lm_step))
-        )
-
-    case = SteppingCase(
-        prefill=prefill,
-        advance=advance,
-        check=lambda answer, rows, where: _check_twist_answer(lm, answer, rows, where),
-        tokens=tokens,
-        prompt_length=prompt_length,
-        vocab_size=lm.vocab_size,
+    case = _TwistCase(
+        lm, prompt_length=prompt_length, num_steps=num_steps, batch=batch, seed=seed,
         tolerance=tolerance,
-    )
+    )  # fmt: skip
+    case.twist = twist
     with torch.no_grad():
-        answers = check_stepping(case)
-        _check_teacher_forcing(twist, lm, case, answers)
-    _check_gradients(twist, lm, case)
+        answers = case.check_stepping()
+        _check_teacher_forcing(case, answers)
+    _check_gradients(case)
 
 
-def untouched(lm_step: LMStep, twist_step: TwistStep | None, ask: Callable[[], Any]) -> Any:
-    """Answer of ``ask``; raises AssertionError if it writes into what it is given."""
+def untouched(lm_step: LMStep, twist_step: TwistStep | None, kind: type, ask: Callable) -> Any:
+    """Answer of ``ask``, of a kind; AssertionError if ``ask`` writes into what it is given."""
     given = {"base model's log_probs": lm_step.log_probs, "base model's hidden": lm_step.hidden}
     if twist_step is not None:
         given["twist's log_psi_next"] = twist_step.log_psi_next
@@ -94,71 +81,60 @@ def untouched(lm_step: LMStep, twist_step: TwistStep | None, ask: Callable[[], A
     for name, value in given.items():
         same = value is None or torch.equal(value, kept[name])
         require(same, f"prefill or advance wrote into the {name}.")
+    require(
+        isinstance(answer, kind),
+        f"prefill and advance must give a {kind.__name__}; got {type(answer).__name__}.",
+    )
     return answer
 
 
-def _answer(lm_step: LMStep, step: Any) -> Answer:
-    require(
-        isinstance(step, TwistStep),
-        f"prefill and advance must give a TwistStep; got {type(step).__name__}.",
-    )
-    return Answer({"log_psi_next": step.log_psi_next}, Carries((lm_step.carry, step.carry)))
+class _TwistCase(SteppingCase):
+    """Base model and twist, as the sampler calls them."""
 
+    twist: Any
 
-def _check_twist_answer(lm: LanguageModel, answer: Answer, rows: int, where: str) -> None:
-    log_psi = answer.values["log_psi_next"]
-    require(
-        log_psi.shape == (rows, lm.vocab_size),
-        f"{where}: log_psi_next must have shape ({rows}, {lm.vocab_size}); got "
-        f"{tuple(log_psi.shape)}.",
-    )
-    _check_values(log_psi, lm, f"{where}: log_psi_next")
+    def prefill(self, tokens: Tensor) -> Answer:
+        lm_step = self.lm.prefill(tokens)
+        return self._answer(lm_step, lambda: self.twist.prefill(tokens, lm_step))
 
+    def advance(self, tokens: Tensor, carry: Carries) -> Answer:
+        lm_carry, own = carry.parts
+        lm_step = self.lm.advance(tokens, lm_carry)
+        return self._answer(lm_step, lambda: self.twist.advance(tokens, own, lm_step))
 
-def _check_values(log_psi: Tensor, lm: LanguageModel, what: str) -> None:
-    require(
-        log_psi.dtype in (torch.float32, torch.float64),
-        f"{what} must be float32 or float64; got {log_psi.dtype}.",
-    )
-    device = torch.empty(0, device=lm.device).device
-    require(
-        log_psi.device == device,
-        f"{what} must lie on the base model's device {device}; it lies on {log_psi.device}.",
-    )
-    require(not bool(log_psi.isnan().any()), f"{what} must not be NaN.")
-    require(
-        not bool((log_psi == torch.inf).any()),
-        f"{what} must be below +inf: psi is finite, and 0 (-inf) where phi must be 0.",
-    )
+    def _answer(self, lm_step: LMStep, ask: Callable) -> Answer:
+        step = untouched(lm_step, None, TwistStep, ask)
+        return Answer({"log_psi_next": step.log_psi_next}, Carries((lm_step.carry, step.carry)))
 
+    def check(self, answer: Answer, rows: int, where: str) -> None:
+        shape = (rows, self.lm.vocab_size)
+        self.check_values(answer.values["log_psi_next"], shape, f"{where}: log_psi_next")
 
-def _check_teacher_forcing(
-    twist: Any, lm: LanguageModel, case: SteppingCase, answers: list[Answer]
-) -> None:
-    chosen = case.tokens[:, case.prompt_length :]
-    forced = twist.log_psi(case.tokens, case.prompt_length)
-    require(
-        forced.shape == chosen.shape,
-        f"log_psi must have shape {tuple(chosen.shape)}, one value for each token after the "
-        f"prompt; got {tuple(forced.shape)}.",
-    )
-    _check_values(forced, lm, "log_psi")
-    for at, answer in enumerate(answers):
-        stepped = answer.values["log_psi_next"].gather(1, chosen[:, at : at + 1]).squeeze(1)
-        case.require_close(
-            forced[:, at],
-            stepped,
-            f"log_psi and log_psi_next must agree on token {at + 1} after the prompt",
+    def check_values(self, log_psi: Tensor, shape: tuple[int, ...], what: str) -> None:
+        require_floats(log_psi, shape, what, self.device)
+        require(not bool(log_psi.isnan().any()), f"{what} must not be NaN.")
+        require(
+            not bool((log_psi == torch.inf).any()),
+            f"{what} must be below +inf: psi is finite, and 0 (-inf) where phi must be 0.",
         )
 
 
+def _check_teacher_forcing(case: _TwistCase, answers: list[Answer]) -> None:
+    forced = case.twist.log_psi(case.tokens, case.prompt_length)
+    case.check_values(forced, case.chosen.shape, "log_psi")
+    for at, answer in enumerate(answers):
+        stepped = answer.values["log_psi_next"].gather(1, case.chosen[:, at : at + 1]).squeeze(1)
+        what = f"log_psi and log_psi_next must agree on token {at + 1} after the prompt"
+        case.require_close(forced[:, at], stepped, what)
+
+
 def _parameters(module: Any) -> list[Tensor]:
-    return list(module.parameters()) if callable(getattr(module, "parameters", None)) else []
+    return list(module.parameters()) if isinstance(module, torch.nn.Module) else []
 
 
-def _check_gradients(twist: Any, lm: LanguageModel, case: SteppingCase) -> None:
-    own = [parameter for parameter in _parameters(twist) if parameter.requires_grad]
-    base = _parameters(getattr(lm, "model", lm))
+def _check_gradients(case: _TwistCase) -> None:
+    own = [parameter for parameter in _parameters(case.twist) if parameter.requires_grad]
+    base = _parameters(network(case.lm) or case.lm)
     shared = {id(parameter) for parameter in own} & {id(parameter) for parameter in base}
     require(
         not shared,
@@ -166,7 +142,7 @@ def _check_gradients(twist: Any, lm: LanguageModel, case: SteppingCase) -> None:
         "would change p0.",
     )
     with torch.enable_grad():
-        log_psi = twist.log_psi(case.tokens, case.prompt_length)
+        log_psi = case.twist.log_psi(case.tokens, case.prompt_length)
     finite = log_psi[log_psi.isfinite()]
     require(
         finite.requires_grad or not own,
@@ -175,24 +151,19 @@ def _check_gradients(twist: Any, lm: LanguageModel, case: SteppingCase) -> None:
     if not finite.requires_grad:
         return
     frozen = [parameter for parameter in base if parameter.requires_grad]
-    gradients = torch.autograd.grad(finite.sum(), [*own, *frozen], allow_unused=True)
+    gradients = gradients_of(finite, [*own, *frozen])
     require(
         all(g is None or bool(g.isfinite().all()) for g in gradients),
         "a gradient of log_psi is NaN or infinite.",
     )
-    flows = [g is not None and bool((g != 0).any()) for g in gradients]
     require(
-        not own or any(flows[: len(own)]),
+        not own or flows(gradients[: len(own)]),
         "log_psi must keep gradients of the twist's parameters: all of them are zero.",
     )
     require(
-        not any(flows[len(own) :]),
+        not flows(gradients[len(own) :]),
         "a gradient of log_psi reaches the base model, which is frozen: put no_grad about it.",
     )
-
-
-LAST_UNIFORM = 1.0 - 2.0**-53
-Z_LIMIT = 4.5
 
 
 def check_proposal(
@@ -226,109 +197,71 @@ def check_proposal(
         f"{type(proposal).__name__} lacks a method of the Proposal protocol: prefill, advance, "
         "describe.",
     )
-    _check_words(proposal)
-    tokens = random_tokens(
-        lm, prompt_length=prompt_length, num_steps=num_steps, batch=batch, seed=seed
-    )
-    stepper = _Stepper(proposal, lm, twist)
-    case = SteppingCase(
-        prefill=stepper.prefill,
-        advance=stepper.advance,
-        check=_check_answer,
-        tokens=tokens,
-        prompt_length=prompt_length,
-        vocab_size=lm.vocab_size,
+    require_line(proposal.describe())
+    case = _ProposalCase(
+        lm, prompt_length=prompt_length, num_steps=num_steps, batch=batch, seed=seed,
         tolerance=tolerance,
-    )
+    )  # fmt: skip
+    case.proposal, case.twist = proposal, twist
     with torch.no_grad():
-        check_stepping(case)
-        _check_forbidden_rows(proposal, lm, twist, case)
+        case.check_stepping()
+        _check_forbidden_rows(case)
 
 
-class _Stepper:
+class _ProposalCase(SteppingCase):
     """Base model, twist and proposal, one after another, as the sampler calls them."""
 
-    def __init__(self, proposal: Any, lm: LanguageModel, twist: Twist | None) -> None:
-        self.proposal, self.lm, self.twist = proposal, lm, twist
+    proposal: Any
+    twist: Twist | None
 
     def prefill(self, tokens: Tensor) -> Answer:
         lm_step = self.lm.prefill(tokens)
         twist_step = None if self.twist is None else self.twist.prefill(tokens, lm_step)
-        step = untouched(
+        return self._answer(
             lm_step, twist_step, lambda: self.proposal.prefill(tokens, lm_step, twist_step)
         )
-        return self._answer(lm_step, twist_step, step)
 
     def advance(self, tokens: Tensor, carry: Carries) -> Answer:
         lm_carry, twist_carry, own = carry.parts
-        lm_step = self.lm.advance(tokens, lm_carry)
-        twist_step = None
+        lm_step, twist_step = self.lm.advance(tokens, lm_carry), None
         if self.twist is not None:
             twist_step = self.twist.advance(tokens, twist_carry, lm_step)
-        step = untouched(
+        return self._answer(
             lm_step, twist_step, lambda: self.proposal.advance(tokens, own, lm_step, twist_step)
         )
-        return self._answer(lm_step, twist_step, step)
 
-    def _answer(self, lm_step: LMStep, twist_step: TwistStep | None, step: Any) -> Answer:
-        require(
-            isinstance(step, ProposalStep),
-            f"prefill and advance must give a ProposalStep; got {type(step).__name__}.",
-        )
-        log_pi = lm_step.log_probs
+    def _answer(self, lm_step: LMStep, twist_step: TwistStep | None, ask: Callable) -> Answer:
+        step = untouched(lm_step, twist_step, ProposalStep, ask)
+        log_pi, twist_carry = lm_step.log_probs, None
         if twist_step is not None:
-            log_pi = log_pi + twist_step.log_psi_next
-        twist_carry = None if twist_step is None else twist_step.carry
+            log_pi, twist_carry = log_pi + twist_step.log_psi_next, twist_step.carry
         carries = Carries((lm_step.carry, twist_carry, step.carry))
         return Answer({"log_q_next": step.log_q_next, "log p0 + log psi": log_pi}, carries)
 
-
-def _check_words(proposal: Any) -> None:
-    line = proposal.describe()
-    require(
-        isinstance(line, str) and bool(line.strip()) and "\n" not in line,
-        f"describe() must give one line of text; got {line!r}.",
-    )
-
-
-def _check_answer(answer: Answer, rows: int, where: str) -> None:
-    log_q, log_pi = answer.values["log_q_next"], answer.values["log p0 + log psi"]
-    require(
-        log_q.shape == log_pi.shape,
-        f"{where}: log_q_next must have shape {tuple(log_pi.shape)}; got {tuple(log_q.shape)}.",
-    )
-    require(
-        log_q.dtype in (torch.float32, torch.float64),
-        f"{where}: log_q_next must be float32 or float64; got {log_q.dtype}.",
-    )
-    require(
-        log_q.device == log_pi.device,
-        f"{where}: log_q_next must lie on the base model's device {log_pi.device}; it lies on "
-        f"{log_q.device}.",
-    )
-    require_normalised(log_q, f"{where}: probabilities exp(log_q_next)")
-    missed = (log_pi > -math.inf) & (log_q == -math.inf)
-    require(
-        not bool(missed.any()),
-        f"{where}: q must be above 0 wherever p0 psi is, or texts are lost; it is 0 on "
-        f"{int(missed.sum())} of {missed.numel()} next tokens, such as token "
-        f"{missed.nonzero()[:1, 1].tolist()}.",
-    )
+    def check(self, answer: Answer, rows: int, where: str) -> None:
+        log_q, log_pi = answer.values["log_q_next"], answer.values["log p0 + log psi"]
+        require_floats(log_q, log_pi.shape, f"{where}: log_q_next", log_pi.device)
+        require_normalised(log_q, f"{where}: probabilities exp(log_q_next)")
+        missed = (log_pi > -math.inf) & (log_q == -math.inf)
+        require(
+            not bool(missed.any()),
+            f"{where}: q must be above 0 wherever p0 psi is, or texts are lost; it is 0 on "
+            f"{int(missed.sum())} of {missed.numel()} next tokens, such as token "
+            f"{missed.nonzero()[:1, 1].tolist()}.",
+        )
 
 
-def _check_forbidden_rows(
-    proposal: Any, lm: LanguageModel, twist: Twist | None, case: SteppingCase
-) -> None:
+def _check_forbidden_rows(case: _ProposalCase) -> None:
     """A twist may rule out every next token of a dead particle beside live ones."""
-    if twist is None:
+    if case.twist is None:
         return
     tokens = case.tokens[:, : case.prompt_length]
-    lm_step = lm.prefill(tokens)
-    twist_step = twist.prefill(tokens, lm_step)
+    lm_step = case.lm.prefill(tokens)
+    twist_step = case.twist.prefill(tokens, lm_step)
     log_psi_next = twist_step.log_psi_next.clone()
     log_psi_next[0] = -math.inf
     twist_step = replace(twist_step, log_psi_next=log_psi_next)
-    log_q = proposal.prefill(tokens, lm_step, twist_step).log_q_next
+    log_q = case.proposal.prefill(tokens, lm_step, twist_step).log_q_next
     require_normalised(log_q, "where a row of log_psi_next is -inf, probabilities exp(log_q_next)")
 
 

@@ -1,4 +1,4 @@
-"""Twists psi_t: what a particle's prefix is worth before its text is finished."""
+"""Twists psi_t: estimates of the expected potential of a prefix's continuations."""
 
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import (

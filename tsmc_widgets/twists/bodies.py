@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ HEADS = ("linear", "mlp")
 
 
 class _NoVocabulary(nn.Module):
-    """Stands where a body's output embedding stood: what it is fed is all that is wanted."""
+    """Replaces a body's output embedding, whose inputs are all that a head reads."""
 
     out_features = 1
 
@@ -40,7 +40,7 @@ class _NoVocabulary(nn.Module):
         return states[..., :1]
 
 
-class OwnStates:
+class OwnStates(BaseStates):
     """Hidden states of another body than the base model's, in teacher forcing with gradients."""
 
     def __init__(self, lm: LanguageModel, body: nn.Module) -> None:
@@ -105,7 +105,17 @@ def shared_tensors(model: nn.Module) -> dict[int, Tensor]:
 class OwnBodyTwist(NeuralTwist):
     """A twist whose ``body`` learns with it."""
 
-    body: nn.Module
+    def __init__(
+        self,
+        lm: LanguageModel,
+        states: OwnStates,
+        head: nn.Module,
+        link: str,
+        options: Mapping[str, Any],
+    ) -> None:
+        """Take the states of a body and the head that reads them."""
+        super().__init__(lm, states, head, link, options)
+        self.body = states.reader.model
 
     def train(self, mode: bool = True) -> OwnBodyTwist:
         """Set the mode of the head; the body stays in eval mode, where nothing is dropped."""
@@ -134,14 +144,12 @@ class BodyTwist(OwnBodyTwist):
         self, lm: LanguageModel, *, link: str = "log", head: str = "linear", seed: int = 0
     ) -> None:
         check_one_of("head", head, HEADS)
-        body = bare_copy(lm, share=False)
-        states = OwnStates(lm, body)
+        states = OwnStates(lm, bare_copy(lm, share=False))
         if head == "linear":
             module = linear_head(lm, states.width)
         else:
             module = mlp_head(lm, states.width, width=None, depth=2, seed=seed)
         super().__init__(lm, states, module, link, {"head": head})
-        self.body = body
 
 
 class LinearHeadTwist(NeuralTwist):
@@ -249,7 +257,7 @@ def _adapt(
             peft.inject_adapter_in_model(config, body)
         except ValueError as error:
             raise UnsupportedModelError(
-                f"peft can not adapt target_modules={targets!r} of a {body.config.model_type} "
+                f"peft cannot adapt target_modules={targets!r} of a {body.config.model_type} "
                 f"model: {error}"
             ) from error
     body.eval()

@@ -1,11 +1,11 @@
-"""Twists psi_t(s_{1:t}, o) that are told an observation o: a class, or tokens that follow."""
+"""Twists psi_t(s_{1:t}, o) that depend on an observation o: a class, or the tokens that follow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.twists.bodies import OwnBodyTwist, OwnStates, bare_copy
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
-    States,
     hidden_width,
     mlp_head,
 )
@@ -26,26 +25,11 @@ from tsmc_widgets.twists.trainable import (
 _MOST_CODES = 2**14
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Makes numbers, ``width`` of them, of an observation."""
-
-    width: int
-
-    def parse(self, observed: Any) -> Tensor:
-        """The batch of one observation that a user's words for it mean."""
-        ...
-
-    def encode(self, observed: Tensor) -> Float[Tensor, "batch code"]:
-        """Codes of each row's observation, in float32."""
-        ...
-
-
 class ClassEncoder:
-    """One-hot codes of class indices, as long as the hidden state that stands beside them.
+    """One-hot codes of class indices, scaled to the norm of the hidden state.
 
-    A one among a hundred numbers that are each about one is hardly heard: a head would need
-    several times the updates to tell classes apart.
+    Unscaled, one entry among a hundred of unit size changes a head's inputs too little: learning
+    to tell classes apart takes several times the updates.
 
     Attributes:
         width: the number of classes.
@@ -60,7 +44,7 @@ class ClassEncoder:
         self.length = math.sqrt(hidden_width(lm))
 
     def parse(self, observed: int | Sequence[int] | Int[Tensor, " ..."]) -> Int[Tensor, "1 1"]:
-        """A class index, bare or as a row of one."""
+        """A user's class index, bare or as a row of one, as a batch of one row."""
         index = torch.as_tensor(observed, device=self.lm.device)
         if index.numel() != 1 or index.is_floating_point():
             raise ValueError(f"observed must be one class index; got {observed!r}.")
@@ -96,7 +80,7 @@ class TokenEncoder:
     def parse(
         self, observed: str | Sequence[int] | Int[Tensor, " ..."]
     ) -> Int[Tensor, "1 observed"]:
-        """Token ids, or a text."""
+        """A user's token ids, or a text of as many tokens, as a batch of one row."""
         ids = self.lm.encode(observed) if isinstance(observed, str) else observed
         tokens = torch.as_tensor(ids, device=self.lm.device)
         if tokens.is_floating_point() or tokens.numel() != self.length:
@@ -129,7 +113,7 @@ class TokenEncoder:
 
 @dataclass(frozen=True, slots=True)
 class CodesCarry:
-    """What a conditional twist carries: codes of the rows' observations, and its states' carry."""
+    """Codes of the rows' observations, and the carry of the hidden states."""
 
     code: Float[Tensor, "batch code"]
     states: Carry | None
@@ -141,12 +125,12 @@ class CodesCarry:
 
     def reserve(self, rows: int, tokens: int) -> CodesCarry:
         """Carry whose successors make room for as many rows and tokens."""
-        if not hasattr(self.states, "reserve"):
+        if self.states is None:
             return self
         return CodesCarry(self.code, self.states.reserve(rows, tokens))
 
 
-class ConditionedTwist:
+class ConditionedTwist(BaseTwist):
     """A conditional twist under one observation: steps like any twist, learns with its owner.
 
     Attributes:
@@ -155,10 +139,9 @@ class ConditionedTwist:
     """
 
     def __init__(self, twist: ConditionalTwist, observed: Int[Tensor, "1 observed"]) -> None:
-        """Encode o once; ``twist.condition`` makes these."""
-        self.twist = twist
-        self.observed = observed[0]
-        self._code = twist.encoder.encode(observed)
+        """Take what ``twist.condition`` parsed; refuses an observation that cannot be."""
+        self.twist, self.observed = twist, observed[0]
+        twist.encoder.encode(observed)
 
     @property
     def lm(self) -> LanguageModel:
@@ -177,26 +160,22 @@ class ConditionedTwist:
 
     @property
     def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         return self.twist.proposal_only
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The conditional twist's parameters."""
         return self.twist.parameters()
 
-    @torch.no_grad()
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts and whatever has been generated after them."""
-        hidden, carry = self.twist.states.prefill(tokens, lm_step)
-        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+        return self.twist.prefill(tokens, lm_step, self._rows(tokens))
 
-    @torch.no_grad()
     def advance(
         self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
     ) -> TwistStep:
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
-        hidden, carry = self.twist.states.advance(tokens, carry, lm_step)
-        return TwistStep(self.twist.value_given(hidden, self._code), carry)
+        return self.twist.advance(tokens, carry, lm_step)
 
     def log_psi_next(
         self,
@@ -206,13 +185,8 @@ class ConditionedTwist:
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps vocab"]:
         """Log psi_t(s_{<t}, ., o) for t = 1..T, with gradients to the conditional twist alone."""
-        if observed is not None:
-            raise ValueError(
-                "this twist stands under one observation already: leave observed out, or give it "
-                "to the conditional twist itself."
-            )
-        states = self.twist.states.teacher_force(tokens, prompt_length, base)
-        return self.twist.value_given(states, self._code.unsqueeze(1))
+        self._check_free(observed)
+        return self.twist.log_psi_next(tokens, prompt_length, base, self._rows(tokens))
 
     def log_psi(
         self,
@@ -222,32 +196,53 @@ class ConditionedTwist:
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps"]:
         """Log psi_t along the tokens after the prompt."""
-        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
-        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
+        self._check_free(observed)
+        return self.twist.log_psi(tokens, prompt_length, base, self._rows(tokens))
+
+    def _rows(self, tokens: Tensor) -> Int[Tensor, "batch observed"]:
+        return self.observed.expand(len(tokens), -1)
+
+    def _check_free(self, observed: Tensor | None) -> None:
+        if observed is not None:
+            raise ValueError(
+                "this twist stands under one observation already: leave observed out, or give it "
+                "to the conditional twist itself."
+            )
 
 
 class ConditionalTwist(NeuralTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([state, code of o]); starts at psi = 1 for every o.
 
     Give each row's ``observed``, or take ``condition(observed)`` for a twist of one observation.
+    The code of a class is one-hot, times the square root of the state's width; that of tokens is
+    the base model's last state after them, read by themselves and once for each distinct o.
+
+    Args:
+        lm: the base model, which stays as it is.
+        num_classes: number of classes, where o is a class index.
+        observed_length: c, where o is c tokens; give this or ``num_classes``.
+        width: of the layers between; None is the hidden state's.
+        depth: number of layers of ReLU before the last one.
+        link: "log", or "sigmoid" for psi <= 1.
+        seed: of the first values of the layers between.
 
     Attributes:
         encoder: makes the code of o.
     """
 
+    is_conditional = True
+
     def __init__(
         self,
         lm: LanguageModel,
-        states: States,
         *,
-        num_classes: int | None,
-        observed_length: int | None,
-        width: int | None,
-        depth: int,
-        link: str,
-        seed: int,
+        num_classes: int | None = None,
+        observed_length: int | None = None,
+        width: int | None = None,
+        depth: int = 2,
+        link: str = "log",
+        seed: int = 0,
     ) -> None:
-        """Choose the encoder and make the head."""
         if (num_classes is None) == (observed_length is None):
             raise ValueError(
                 "give num_classes for an observed class, or observed_length for observed tokens, "
@@ -255,9 +250,10 @@ class ConditionalTwist(NeuralTwist):
                 f"observed_length={observed_length!r}."
             )
         if num_classes is not None:
-            encoder: Encoder = ClassEncoder(lm, num_classes)
+            encoder = ClassEncoder(lm, num_classes)
         else:
             encoder = TokenEncoder(lm, observed_length)
+        states = self._new_states(lm)
         options = {"width": width, "depth": depth}
         options |= {"num_classes": num_classes, "observed_length": observed_length}
         # The width of a layer between is the state's, as without an observation.
@@ -266,10 +262,9 @@ class ConditionalTwist(NeuralTwist):
         super().__init__(lm, states, head, link, options)
         self.encoder = encoder
 
-    @property
-    def states(self) -> States:
+    def _new_states(self, lm: LanguageModel) -> BaseStates:
         """Where hidden states come from."""
-        return self._states
+        raise NotImplementedError
 
     def condition(
         self, observed: int | str | Sequence[int] | Int[Tensor, " ..."]
@@ -295,7 +290,7 @@ class ConditionalTwist(NeuralTwist):
                 "makes this one step (observed= of run_smc, one for each run)"
             )
         code = self.encoder.encode(observed)
-        hidden, carry = self.states.prefill(tokens, lm_step)
+        hidden, carry = self._states.prefill(tokens, lm_step)
         return TwistStep(self.value_given(hidden, code), CodesCarry(code, carry))
 
     @torch.no_grad()
@@ -305,7 +300,7 @@ class ConditionalTwist(NeuralTwist):
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
         if not isinstance(carry, CodesCarry):
             raise self._unconditioned("start with prefill(tokens, lm_step, observed)")
-        hidden, after = self.states.advance(tokens, carry.states, lm_step)
+        hidden, after = self._states.advance(tokens, carry.states, lm_step)
         return TwistStep(self.value_given(hidden, carry.code), CodesCarry(carry.code, after))
 
     def log_psi_next(
@@ -325,7 +320,7 @@ class ConditionalTwist(NeuralTwist):
         """
         if observed is None:
             raise self._unconditioned("give observed, one for each row")
-        states = self.states.teacher_force(tokens, prompt_length, base)
+        states = self._states.teacher_force(tokens, prompt_length, base)
         return self.value_given(states, self.encoder.encode(observed).unsqueeze(1))
 
     def value_given(
@@ -345,79 +340,20 @@ class ConditionalTwist(NeuralTwist):
 class ConditionalHeadTwist(ConditionalTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h the base model's hidden state.
 
-    The code of a class is one-hot, times the square root of h's width; that of tokens is the base
-    model's last state after them, read by themselves and once for each distinct o. Starts at
-    psi = 1 for every o.
-
-    Args:
-        lm: the base model, which must have a hidden state; it stays as it is.
-        num_classes: number of classes, where o is a class index.
-        observed_length: c, where o is c tokens; give this or ``num_classes``.
-        width: of the layers between; None is the hidden state's.
-        depth: number of layers of ReLU before the last one.
-        link: "log", or "sigmoid" for psi <= 1.
-        seed: of the first values of the layers between.
+    Takes what ``ConditionalTwist`` takes; the base model must have a hidden state.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        *,
-        num_classes: int | None = None,
-        observed_length: int | None = None,
-        width: int | None = None,
-        depth: int = 2,
-        link: str = "log",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            lm,
-            BaseStates(lm),
-            num_classes=num_classes,
-            observed_length=observed_length,
-            width=width,
-            depth=depth,
-            link=link,
-            seed=seed,
-        )
+    def _new_states(self, lm: LanguageModel) -> BaseStates:
+        return BaseStates(lm)
 
 
 class ConditionalBodyTwist(ConditionalTwist, OwnBodyTwist):
     """Log psi_t(s_{<t}, ., o) = MLP([h, code of o]), with h from a body of the twist's own.
 
-    The paper's twist for infilling. The body starts as a copy of the base model's and learns
+    The paper's twist for infilling. Takes what ``ConditionalTwist`` takes; the base
+    model must be one of transformers. The body starts as a copy of the base model's and learns
     whole; o is read by the base model, as in ``ConditionalHeadTwist``.
-
-    Args:
-        lm: the base model, of transformers; it stays as it is.
-        num_classes: number of classes, where o is a class index.
-        observed_length: c, where o is c tokens; give this or ``num_classes``.
-        width: of the layers between; None is the hidden state's.
-        depth: number of layers of ReLU before the last one.
-        link: "log", or "sigmoid" for psi <= 1.
-        seed: of the first values of the layers between.
     """
 
-    def __init__(
-        self,
-        lm: LanguageModel,
-        *,
-        num_classes: int | None = None,
-        observed_length: int | None = None,
-        width: int | None = None,
-        depth: int = 2,
-        link: str = "log",
-        seed: int = 0,
-    ) -> None:
-        body = bare_copy(lm, share=False)
-        super().__init__(
-            lm,
-            OwnStates(lm, body),
-            num_classes=num_classes,
-            observed_length=observed_length,
-            width=width,
-            depth=depth,
-            link=link,
-            seed=seed,
-        )
-        self.body = body
+    def _new_states(self, lm: LanguageModel) -> OwnStates:
+        return OwnStates(lm, bare_copy(lm, share=False))

@@ -22,49 +22,59 @@ class TwistForm:
     """A form of twist.
 
     Attributes:
-        make: of (target, link, seed) to a twist at psi = 1.
-        conditional: whether it reads an observation o.
         kind: the class that it makes.
+        seeded: whether its first values are drawn.
+        options: of the target, to keyword arguments of the class.
     """
 
-    make: Callable[[Target, str, int], TrainableModule]
     kind: type[TrainableModule]
-    conditional: bool = False
+    seeded: bool = True
+    options: Callable[[Target], dict[str, Any]] = lambda target: {}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it reads an observation o."""
+        return self.kind.is_conditional
+
+    def make(self, target: Target, link: str, seed: int) -> TrainableModule:
+        """A twist of this form at psi = 1."""
+        options = self.options(target) | ({"seed": seed} if self.seeded else {})
+        return self.kind(target.lm, link=link, **options)
 
 
-def _table(target: Target, link: str, seed: int) -> TrainableModule:
-    length = len(target.prompt_tokens)
-    return TableHeadTwist(target.lm, num_steps=target.num_steps, prompt_length=length, link=link)
+def observation(target: Target) -> dict[str, Any]:
+    """What a conditional twist must know of o: ``num_classes`` or ``observed_length``."""
+    for part in _parts(target.potential):
+        if isinstance(part, ClassConditional):
+            return {"num_classes": len(part.classes)}
+        if isinstance(part, Infilling):
+            return {"observed_length": part.num_tokens}
+    raise ValueError(
+        f"{target.potential.describe()} is no potential whose observation is known: make the twist "
+        "yourself, with num_classes= or observed_length=."
+    )
 
 
-TWIST_FORMS: dict[str, TwistForm] = {
-    "linear head": TwistForm(
-        lambda target, link, seed: LinearHeadTwist(target.lm, link=link), LinearHeadTwist
-    ),
-    "MLP head": TwistForm(
-        lambda target, link, seed: MLPHeadTwist(target.lm, link=link, seed=seed), MLPHeadTwist
-    ),
-    "own body": TwistForm(
-        lambda target, link, seed: BodyTwist(target.lm, link=link, seed=seed), BodyTwist
-    ),
-    "LoRA": TwistForm(
-        lambda target, link, seed: LoRATwist(target.lm, link=link, seed=seed), LoRATwist
-    ),
-    "table": TwistForm(_table, TableHeadTwist),
-    "conditional head": TwistForm(
-        lambda target, link, seed: ConditionalHeadTwist(
-            target.lm, link=link, seed=seed, **observation(target)
-        ),
-        ConditionalHeadTwist,
-        conditional=True,
-    ),
-    "conditional body": TwistForm(
-        lambda target, link, seed: ConditionalBodyTwist(
-            target.lm, link=link, seed=seed, **observation(target)
-        ),
-        ConditionalBodyTwist,
-        conditional=True,
-    ),
+def _parts(potential: Potential) -> list[Potential]:
+    if isinstance(potential, Power):
+        return _parts(potential.part)
+    if isinstance(potential, Product | Mixture):
+        return [inner for part in potential.parts for inner in _parts(part)]
+    return [potential]
+
+
+def _table_sizes(target: Target) -> dict[str, Any]:
+    return {"num_steps": target.num_steps, "prompt_length": len(target.prompt_tokens)}
+
+
+TWIST_FORMS = {
+    "linear head": TwistForm(LinearHeadTwist, seeded=False),
+    "MLP head": TwistForm(MLPHeadTwist),
+    "own body": TwistForm(BodyTwist),
+    "LoRA": TwistForm(LoRATwist),
+    "table": TwistForm(TableHeadTwist, seeded=False, options=_table_sizes),
+    "conditional head": TwistForm(ConditionalHeadTwist, options=observation),
+    "conditional body": TwistForm(ConditionalBodyTwist, options=observation),
 }
 
 
@@ -87,24 +97,3 @@ def make_twist(form: str, target: Target, *, link: str = "log", seed: int = 0) -
             f"{', '.join(fitting)}; got {form!r}."
         )
     return TWIST_FORMS[form].make(target, link, seed)
-
-
-def observation(target: Target) -> dict[str, Any]:
-    """What a conditional twist must know of o: ``num_classes`` or ``observed_length``."""
-    for part in _parts(target.potential):
-        if isinstance(part, ClassConditional):
-            return {"num_classes": len(part.classes)}
-        if isinstance(part, Infilling):
-            return {"observed_length": part.num_tokens}
-    raise ValueError(
-        f"{target.potential.describe()} is no potential whose observation is known: make the twist "
-        "yourself, with num_classes= or observed_length=."
-    )
-
-
-def _parts(potential: Potential) -> list[Potential]:
-    if isinstance(potential, Power):
-        return _parts(potential.part)
-    if isinstance(potential, Product | Mixture):
-        return [inner for part in potential.parts for inner in _parts(part)]
-    return [potential]

@@ -1,4 +1,4 @@
-"""A twist that needs no training: phi asked about the text so far."""
+"""Twists without training: a heuristic from the factors of phi, and powers of another twist."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
-from tsmc_widgets.twists.protocol import Twist, TwistStep
+from tsmc_widgets.twists.protocol import (
+    BaseTwist,
+    SteppedTwist,
+    Twist,
+    TwistStep,
+    as_twist,
+)
 
 FLOOR = -12.0
-"""Lowest log psi of one factor: the guess must never rule out what phi may yet allow."""
+"""Lowest log psi of one factor: the heuristic must never rule out what phi may still allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookAheadCarry:
-    """The tokens that each row has generated, and where each automaton stands."""
+    """The tokens that each row has generated, and the state of each automaton."""
 
     tokens: Int[Tensor, "batch steps"]
     states: tuple[Tensor, ...]
@@ -36,17 +42,22 @@ class LookAheadCarry:
         return LookAheadCarry(self.tokens[rows], tuple(state[rows] for state in self.states))
 
 
-class LookAheadTwist:
-    """psi_t guessed from the factors of phi; any guess is right on average, a good one is quick.
+class LookAheadTwist(SteppedTwist):
+    """Heuristic psi_t from the factors of phi; Z_hat stays unbiased for any psi.
 
-    Factors about words look ahead: the chance that the rest of the text will do as asked, were its
-    tokens independent with the frequencies that p0 has at each step. Factors about whole texts look
-    back: phi of the text before the newest token. A threshold is softened to one nat for each unit
-    missed; a class probability is raised to the power t / 2T, for on short texts it says little.
+    Factors about words look ahead: the probability that the rest of the sequence satisfies them if
+    its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
+    look back: phi of the sequence before the newest token. A threshold is softened to one nat for
+    each unit missed; a class probability is raised to the power t / 2T, as it says little of short
+    sequences.
+
+    Args:
+        target: what psi is for; its potential is taken apart into factors.
+        num_texts: sequences drawn from p0 for the frequencies, where a factor looks ahead.
+        seed: of these draws.
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
-        """Take phi apart; reads ``num_texts`` texts from p0 where words are asked for."""
         self.target = target
         self.prompt_length = len(target.prompt_tokens)
         self._texts: list[tuple[Potential, float]] = []
@@ -63,38 +74,16 @@ class LookAheadTwist:
             frequencies = token_frequencies(target, num_texts, seed)
             self._log_backward = [_log_backward(one, frequencies) for one in self._automata]
 
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
-        generated = tokens[:, self.prompt_length :]
-        states = tuple(automaton.run(generated) for automaton in self._automata)
-        return self._step(LookAheadCarry(generated, states), lm_step)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> LookAheadCarry:
+        states = (automaton.run(tokens[:, :0]) for automaton in self._automata)
+        return LookAheadCarry(tokens[:, :0], tuple(states))
 
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: LookAheadCarry, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row."""
+    def _read(self, tokens: Int[Tensor, " batch"], carry: LookAheadCarry) -> LookAheadCarry:
         moved = zip(self._automata, carry.states, strict=True)
         states = tuple(automaton.transition[state, tokens] for automaton, state in moved)
-        grown = torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1)
-        return self._step(LookAheadCarry(grown, states), lm_step)
+        return LookAheadCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1), states)
 
-    def log_psi(
-        self, tokens: Int[Tensor, "batch length"], prompt_length: int
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi_t along the tokens after the prompt."""
-        generated = tokens[:, prompt_length:]
-        columns = []
-        for t in range(generated.shape[1]):
-            states = tuple(automaton.run(generated[:, :t]) for automaton in self._automata)
-            log_psi_next = self._log_psi_next(LookAheadCarry(generated[:, :t], states))
-            chosen = generated[:, t : t + 1]
-            columns.append(log_psi_next.to(chosen.device).gather(1, chosen))
-        return torch.cat(columns, dim=1)
-
-    def _step(self, carry: LookAheadCarry, lm_step: LMStep) -> TwistStep:
-        return TwistStep(self._log_psi_next(carry).to(lm_step.log_probs.device), carry)
-
-    def _log_psi_next(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
         rows, depth = carry.tokens.shape
         total = torch.zeros(rows, self.target.lm.vocab_size, dtype=torch.float64)
         for automaton, state, log_h in zip(
@@ -102,9 +91,9 @@ class LookAheadTwist:
         ):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta in self._texts:
-            # Classifiers are sure of themselves too early: listen to them little at first.
-            trust = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
-            total += trust * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
+            # Class probabilities of short prefixes are overconfident: small weights at first.
+            weight = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
+            total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
         return total
 
     def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
@@ -127,7 +116,7 @@ def _unwrap(factor: Potential) -> tuple[Potential, float]:
 
 
 def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None:
-    """Whether one of the words has been written, by their usual tokens; None for other factors."""
+    """Automaton of whether one of the words occurs, by its usual tokens; None for other factors."""
     if not isinstance(part, ContainsWord | AvoidsWord):
         return None
     patterns = list(word_tokens(part.words, lm))
@@ -157,7 +146,7 @@ def word_tokens(words: Iterable[str], lm: LanguageModel) -> Iterable[list[int]]:
 
 @torch.no_grad()
 def token_frequencies(target: Target, num_texts: int, seed: int) -> Float[Tensor, "steps vocab"]:
-    """Mean of p0's next-token probabilities at each step, over texts drawn from it."""
+    """Mean of p0's next-token probabilities at each step, over sequences drawn from it."""
     generator = torch.Generator().manual_seed(seed)
     lm = target.lm
     step: Any = lm.prefill(target.prompt_tokens.unsqueeze(0).expand(num_texts, -1))
@@ -174,7 +163,7 @@ def token_frequencies(target: Target, num_texts: int, seed: int) -> Float[Tensor
 def _log_backward(
     automaton: TokenAutomaton, frequencies: Float[Tensor, "steps vocab"]
 ) -> Float[Tensor, "steps states"]:
-    """Entry [t - 1, a]: log of the mean phi of texts that are in state a after step t."""
+    """Entry [t - 1, a]: log of the mean phi of sequences that are in state a after step t."""
     steps = len(frequencies)
     table = automaton.log_value.cpu().double().clamp(min=FLOOR).unsqueeze(0)
     transition = automaton.transition.cpu()
@@ -185,11 +174,11 @@ def _log_backward(
     return table.to(automaton.transition.device)
 
 
-class TemperedTwist:
-    """psi**beta of another twist. Below zero it prefers what the other dislikes.
+class TemperedTwist(BaseTwist):
+    """psi ** beta of another twist: sharpened, flattened or inverted.
 
-    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; what a wrong
-    beta costs is variance. A prefix that the other twist gives up (psi = 0) stays given up.
+    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; a wrong beta
+    costs variance. Prefixes with psi = 0 keep psi = 0, for negative beta too.
 
     Args:
         twist: the other twist.
@@ -199,18 +188,18 @@ class TemperedTwist:
     def __init__(self, twist: Twist, beta: float | int) -> None:
         if not math.isfinite(beta):
             raise ValueError(f"beta must be a finite number; got {beta!r}.")
-        self.twist = twist
+        self.twist = as_twist(twist)
         self.beta = float(beta)
 
     @property
     def proposal_only(self) -> bool:
-        """Whether the other twist, and so this one, can not weigh."""
-        return getattr(self.twist, "proposal_only", False)
+        """Whether the other twist, and so this one, cannot weigh."""
+        return self.twist.proposal_only
 
     @property
     def method(self) -> str | None:
         """Who trained the other twist."""
-        return getattr(self.twist, "method", None)
+        return self.twist.method
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""

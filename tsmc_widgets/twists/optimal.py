@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import LMStep
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import SteppedTwist, TwistStep
 from tsmc_widgets.twists.table import PrefixCarry
 
 
@@ -30,56 +29,21 @@ class PrefixTree:
     log_psi: Sequence[Float[Tensor, " _"]]
 
 
-class _SteppedTwist:
-    """Walks the tokens after the prompt; subclasses say how to read one and what psi then is."""
+class OptimalTwist(SteppedTwist):
+    """psi* of a target of ``num_steps`` steps, computed on the CPU."""
 
-    prompt_length: int
     num_steps: int
 
-    def _start(self, batch: int) -> PrefixCarry:
-        raise NotImplementedError
-
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        raise NotImplementedError
-
-    def _log_psi_next(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
-        raise NotImplementedError
-
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
-        carry = self._start(tokens.shape[0])
-        for t in range(self.prompt_length, tokens.shape[1]):
-            carry = self._read(tokens[:, t].cpu(), carry)
-        return self._step(carry, lm_step)
-
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: PrefixCarry, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row."""
-        return self._step(self._read(tokens.cpu(), carry), lm_step)
-
-    def log_psi(
-        self, tokens: Int[Tensor, "batch length"], prompt_length: int
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi*_t along the tokens after the prompt."""
-        generated = tokens[:, prompt_length:].cpu()
-        carry = self._start(tokens.shape[0])
-        steps = []
-        for t in range(generated.shape[1]):
-            steps.append(self._log_psi_next(carry).gather(1, generated[:, t : t + 1]))
-            carry = self._read(generated[:, t], carry)
-        return torch.cat(steps, dim=1).to(tokens.device)
-
-    def _step(self, carry: PrefixCarry, lm_step: LMStep) -> TwistStep:
+    def _step(self, carry: PrefixCarry) -> TwistStep:
         if carry.depth >= self.num_steps:
             raise ValueError(
                 f"this optimal twist belongs to a target of {self.num_steps} steps and step "
                 f"{carry.depth + 1} is asked for: use the oracle of the target that is run."
             )
-        return TwistStep(self._log_psi_next(carry).to(lm_step.log_probs.device), carry)
+        return super()._step(carry)
 
 
-class TreeTwist(_SteppedTwist):
+class TreeTwist(OptimalTwist):
     """The optimal twist by enumeration of every prefix."""
 
     def __init__(self, tree: PrefixTree, *, prompt_length: int) -> None:
@@ -88,21 +52,21 @@ class TreeTwist(_SteppedTwist):
         self.prompt_length = prompt_length
         self.num_steps = len(tree.children)
 
-    def _start(self, batch: int) -> PrefixCarry:
-        return PrefixCarry(torch.zeros(batch, dtype=torch.int64), 0)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
+        return PrefixCarry(torch.zeros(len(tokens), dtype=torch.int64), 0)
 
     def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
         children = self.tree.children[carry.depth]
-        index = torch.where(carry.index < 0, -1, children[carry.index.clamp(min=0), tokens])
+        index = torch.where(carry.index < 0, -1, children[carry.index.clamp(min=0), tokens.cpu()])
         return PrefixCarry(index, carry.depth + 1)
 
-    def _log_psi_next(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
         places = self.tree.children[carry.depth][carry.index.clamp(min=0)]
         log_psi = self.tree.log_psi[carry.depth + 1][places.clamp(min=0)]
         return torch.where((places < 0) | (carry.index < 0).unsqueeze(1), -math.inf, log_psi)
 
 
-class ChainTwist(_SteppedTwist):
+class ChainTwist(OptimalTwist):
     """The optimal twist of a Markov chain whose potential a finite automaton computes."""
 
     def __init__(
@@ -124,13 +88,13 @@ class ChainTwist(_SteppedTwist):
         self.prompt_length = prompt_length
         self.num_steps = log_backward.shape[0]
 
-    def _start(self, batch: int) -> PrefixCarry:
-        return PrefixCarry(torch.full((batch,), self.automaton.initial, dtype=torch.int64), 0)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
+        return PrefixCarry(torch.full((len(tokens),), self.automaton.initial, dtype=torch.int64), 0)
 
     def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        return PrefixCarry(self.automaton.transition[carry.index, tokens], carry.depth + 1)
+        return PrefixCarry(self.automaton.transition[carry.index, tokens.cpu()], carry.depth + 1)
 
-    def _log_psi_next(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
         states = self.automaton.transition[carry.index]
         vocab = torch.arange(states.shape[1]).expand_as(states)
         return self.log_backward[carry.depth][vocab, states]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -65,7 +67,7 @@ class TrainableTwist(Twist, Protocol):
 
     @property
     def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         ...
 
     def log_psi_next(
@@ -87,9 +89,139 @@ class TrainableTwist(Twist, Protocol):
         ...
 
 
-def is_conditional_twist(twist: object) -> bool:
-    """Whether psi depends on an observation that is yet to be given."""
-    return callable(getattr(twist, "condition", None))
+class BaseTwist:
+    """What the package reads of a twist besides ``Twist``'s methods, with defaults.
+
+    Twists of the package are subclasses; any other object with those methods is adapted by
+    ``as_twist`` wherever the package takes a twist.
+
+    Attributes:
+        method: who trained it ("ctl", "rl", ...); None where nobody did.
+        link: "log", or "sigmoid" where psi <= 1.
+        proposal_only: whether psi is known only up to a function of the prefix, so that it cannot
+            weigh particles.
+        is_conditional: whether psi depends on an observation that is yet to be given; ``prefill``
+            then takes each row's as a third argument.
+        encoder: makes the code of an observation, for conditional forms; None for others.
+        options: keyword arguments that make another of the same form; None where unknown.
+    """
+
+    method: str | None = None
+    link: str = "log"
+    proposal_only: bool = False
+    is_conditional: bool = False
+    encoder: Any = None
+    options: Any = None
+
+    @property
+    def form(self) -> str:
+        """Name of its class."""
+        return type(self).__name__
+
+    def start_at(self, log_psi: float) -> bool:
+        """Make a fresh twist's psi another constant, in nats; False where it stays as it is."""
+        return False
+
+
+class SteppedTwist(BaseTwist):
+    """A twist whose log psi is a function of a carry that moves with each token.
+
+    Subclasses give ``_start``, ``_read`` and ``_value``.
+
+    Attributes:
+        prompt_length: tokens of the prompt, which do not move the carry.
+    """
+
+    prompt_length: int
+
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> Any:
+        """The carry of each row after the prompt."""
+        raise NotImplementedError
+
+    def _read(self, tokens: Int[Tensor, " batch"], carry: Any) -> Any:
+        """The carry after one more token."""
+        raise NotImplementedError
+
+    def _value(self, carry: Any) -> Float[Tensor, "batch vocab"]:
+        """Log psi of every next token, on any device."""
+        raise NotImplementedError
+
+    def _step(self, carry: Any) -> TwistStep:
+        return TwistStep(self._value(carry), carry)
+
+    def _walk(self, tokens: Int[Tensor, "batch length"], prompt_length: int) -> Iterator[TwistStep]:
+        """The step before each token after the prompt."""
+        carry = self._start(tokens)
+        for t in range(prompt_length, tokens.shape[1]):
+            yield self._step(carry)
+            carry = self._read(tokens[:, t], carry)
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        carry = self._start(tokens)
+        for t in range(self.prompt_length, tokens.shape[1]):
+            carry = self._read(tokens[:, t], carry)
+        return self._beside(lm_step, carry)
+
+    @torch.no_grad()
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        return self._beside(lm_step, self._read(tokens, carry))
+
+    def log_psi(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        columns = []
+        for t, step in enumerate(self._walk(tokens, prompt_length), start=prompt_length):
+            chosen = tokens[:, t : t + 1].to(step.log_psi_next.device)
+            columns.append(step.log_psi_next.gather(1, chosen))
+        return torch.cat(columns, dim=1).to(tokens.device)
+
+    def _beside(self, lm_step: LMStep, carry: Any) -> TwistStep:
+        """The step of a carry, on the base model's device."""
+        step = self._step(carry)
+        return replace(step, log_psi_next=step.log_psi_next.to(lm_step.log_probs.device))
+
+
+def _of_inner(name: str) -> property:
+    return property(lambda self: getattr(self.inner, name, getattr(BaseTwist, name)))
+
+
+@dataclass(frozen=True)
+class AdaptedTwist(BaseTwist):
+    """A user's twist, with ``BaseTwist``'s defaults for what it does not have."""
+
+    inner: Any
+
+    method, link, proposal_only = map(_of_inner, ("method", "link", "proposal_only"))
+    encoder, options = map(_of_inner, ("encoder", "options"))
+
+    @property
+    def form(self) -> str:
+        """Name of the user's class."""
+        return type(self.inner).__name__
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has the method ``condition``."""
+        return callable(getattr(self.inner, "condition", None))
+
+    def start_at(self, log_psi: float) -> bool:
+        """As the user's twist does, if it can."""
+        return getattr(self.inner, "start_at", super().start_at)(log_psi)
+
+    def __getattr__(self, name: str) -> Any:
+        """Methods of the user's twist."""
+        if name == "inner":  # Not set yet, as while a pickle is read.
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def as_twist(twist: Any) -> Any:
+    """The twist with all attributes of ``BaseTwist``; None, which is psi = 1, stays None."""
+    return twist if twist is None or isinstance(twist, BaseTwist) else AdaptedTwist(twist)
 
 
 def prefill_twist(
@@ -98,7 +230,7 @@ def prefill_twist(
     lm_step: LMStep,
     observed: Int[Tensor, "batch width"] | None,
 ) -> TwistStep:
-    """Read the prompts with a twist, each under its own observation if the twist wants one."""
-    if is_conditional_twist(twist):
+    """Read the prompts with an ``as_twist``, each under its observation where psi depends on it."""
+    if twist.is_conditional:
         return twist.prefill(tokens, lm_step, observed)
     return twist.prefill(tokens, lm_step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.files import write_atomically
+from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
-from tsmc_widgets.twists.conditional import ClassEncoder, ConditionalBodyTwist, ConditionalHeadTwist
-from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.conditional import ClassEncoder
+from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
 
 _PER_TENSOR = 256
@@ -136,18 +135,7 @@ FORMAT = "tsmc_widgets.Twist"
 VERSION = 2
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
-FORMS: dict[str, type[TrainableModule]] = {
-    form.__name__: form
-    for form in (
-        BodyTwist,
-        ConditionalBodyTwist,
-        ConditionalHeadTwist,
-        LinearHeadTwist,
-        LoRATwist,
-        MLPHeadTwist,
-        TableHeadTwist,
-    )
-}
+FORMS = {form.kind.__name__: form.kind for form in TWIST_FORMS.values()}
 _PARTS = {
     "options": dict, "base_model": dict, "method": str | None, "weights_sha256": str,
     "history": list,
@@ -202,8 +190,9 @@ def save_twist(
     }
     text = json.dumps(_finite(card), indent=1, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CARD, text.encode())
+    for name, content in ((WEIGHTS, weights), (CARD, text.encode())):
+        with write_atomically(folder / name) as part:
+            part.write_bytes(content)
     return folder
 
 
@@ -243,7 +232,7 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
 
 def _lengthen_codes(twist: TrainableModule, weights: dict[str, Tensor]) -> None:
     """Read weights of format 1, whose codes of classes were of length one, for those of today."""
-    encoder = getattr(twist, "encoder", None)
+    encoder = twist.encoder
     if isinstance(encoder, ClassEncoder):
         first = weights["head.0.weight"].float()
         first[:, -encoder.width :] /= encoder.length
@@ -258,7 +247,7 @@ def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Ten
             kept = kept.to(dtype)
         if not bool(torch.isfinite(kept).all()):
             raise ValueError(
-                f"the weights {name} are not finite in {kept.dtype}, so the twist can not be "
+                f"the weights {name} are not finite in {kept.dtype}, so the twist cannot be "
                 "saved: choose a wider dtype, or go back to before the training diverged."
             )
         weights[name] = kept
@@ -268,7 +257,7 @@ def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Ten
 def _describe(target: Target) -> dict[str, Any]:
     return {
         "potential": target.potential.describe(),
-        "prompt": target.lm.decode(target.prompt_tokens.unsqueeze(0))[0],
+        "prompt": readable(target.lm, target.prompt_tokens.unsqueeze(0))[0],
         "prompt_tokens": target.prompt_tokens.tolist(),
         "num_steps": target.num_steps,
         "eos": "absorb" if target.absorbs_eos else "ignore",
@@ -284,17 +273,6 @@ def _finite(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _read_card(folder: Path) -> dict[str, Any]:

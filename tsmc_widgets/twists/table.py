@@ -1,4 +1,4 @@
-"""Twists written down as tables: for tiny vocabularies, teaching and tests."""
+"""Twists as tables over all prefixes: for tiny vocabularies, teaching and tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsmc_widgets.errors import BudgetError, check_integer
-from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.models.protocol import LanguageModel, TeacherForced
+from tsmc_widgets.twists.protocol import SteppedTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 _MOST_ENTRIES = 2**24
@@ -19,7 +19,7 @@ _MOST_ENTRIES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class PrefixCarry:
-    """How many tokens each row has generated, and an index that tells its prefix from others."""
+    """How many tokens each row has generated, and the index of its prefix."""
 
     index: Int[Tensor, " batch"]
     depth: int
@@ -29,7 +29,29 @@ class PrefixCarry:
         return PrefixCarry(self.index[rows], self.depth)
 
 
-class TableTwist:
+class _PrefixTables(SteppedTwist):
+    """Log psi of every prefix; ``log_tables[t - 1]`` has shape (V**(t-1), V)."""
+
+    vocab_size: int
+    log_tables: Sequence[Tensor]
+
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
+        return PrefixCarry(tokens.new_zeros(tokens.shape[0]), 0)
+
+    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
+        return PrefixCarry(carry.index * self.vocab_size + tokens, carry.depth + 1)
+
+    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+        if carry.depth >= len(self.log_tables):
+            raise ValueError(
+                f"this twist has tables for {len(self.log_tables)} steps and step "
+                f"{carry.depth + 1} is asked for: make it for the num_steps of the target."
+            )
+        table = self.log_tables[carry.depth]
+        return table[carry.index.to(table.device)]
+
+
+class TableTwist(_PrefixTables):
     """Log psi_t of every prefix: ``log_tables[t - 1]`` has t axes of size V."""
 
     def __init__(
@@ -55,7 +77,7 @@ class TableTwist:
             raise ValueError("log_tables must hold at least log psi_1; got none.")
         self.vocab_size = log_tables[0].shape[0]
         self.prompt_length = prompt_length
-        self._rows = [table.double().reshape(-1, self.vocab_size) for table in log_tables]
+        self.log_tables = [table.double().reshape(-1, self.vocab_size) for table in log_tables]
 
     @classmethod
     def random(
@@ -67,7 +89,7 @@ class TableTwist:
         scale: float = 1.0,
         prompt_length: int = 0,
     ) -> TableTwist:
-        """Normal log psi with standard deviation ``scale``: as bad as a twist gets."""
+        """Normal log psi with standard deviation ``scale``, unrelated to any phi."""
         generator = torch.Generator().manual_seed(seed)
         tables = [
             scale * torch.randn(*(vocab_size,) * t, generator=generator, dtype=torch.float64)
@@ -75,48 +97,11 @@ class TableTwist:
         ]
         return cls(tables, prompt_length=prompt_length)
 
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
-        carry = PrefixCarry(torch.zeros(tokens.shape[0], dtype=torch.int64), 0)
-        for t in range(self.prompt_length, tokens.shape[1]):
-            carry = self._read(tokens[:, t], carry)
-        return self._step(carry)
 
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: PrefixCarry, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row."""
-        return self._step(self._read(tokens, carry))
-
-    def log_psi(
-        self, tokens: Int[Tensor, "batch length"], prompt_length: int
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi_t along the tokens after the prompt."""
-        generated = tokens[:, prompt_length:]
-        carry = PrefixCarry(torch.zeros(tokens.shape[0], dtype=torch.int64), 0)
-        steps = []
-        for t in range(generated.shape[1]):
-            chosen = generated[:, t : t + 1]
-            steps.append(self._step(carry).log_psi_next.gather(1, chosen))
-            carry = self._read(chosen.squeeze(1), carry)
-        return torch.cat(steps, dim=1)
-
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        return PrefixCarry(carry.index * self.vocab_size + tokens, carry.depth + 1)
-
-    def _step(self, carry: PrefixCarry) -> TwistStep:
-        if carry.depth >= len(self._rows):
-            raise ValueError(
-                f"this twist has tables for {len(self._rows)} steps and step {carry.depth + 1} is "
-                "asked for: give a table for every step of the target."
-            )
-        return TwistStep(self._rows[carry.depth][carry.index], carry)
-
-
-class TableHeadTwist(TrainableModule):
+class TableHeadTwist(_PrefixTables, TrainableModule):
     """A table that learns: one parameter for each prefix, V**t at step t; starts at psi = 1.
 
-    It can be any twist at all, so what it learns is what a loss wants of every prefix.
+    It can represent every twist, so that it converges to a loss's optimum at every prefix.
 
     Args:
         lm: the base model, of a tiny vocabulary; it need not have a hidden state.
@@ -134,7 +119,8 @@ class TableHeadTwist(TrainableModule):
         super().__init__(lm, link, {"num_steps": num_steps, "prompt_length": prompt_length})
         check_integer("num_steps", num_steps)
         check_integer("prompt_length", prompt_length, at_least=0)
-        vocab, self.prompt_length = lm.vocab_size, prompt_length
+        vocab = self.vocab_size = lm.vocab_size
+        self.prompt_length = prompt_length
         if vocab**num_steps > _MOST_ENTRIES:
             raise BudgetError(
                 f"a table of every prefix of {num_steps} tokens out of {vocab} has "
@@ -146,21 +132,8 @@ class TableHeadTwist(TrainableModule):
             for t in range(num_steps)
         )
 
-    @torch.no_grad()
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
-        carry = self._start(tokens)
-        for t in range(self.prompt_length, tokens.shape[1]):
-            carry = self._read(tokens[:, t], carry)
-        return TwistStep(self._value(carry), carry)
-
-    @torch.no_grad()
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: PrefixCarry, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row."""
-        carry = self._read(tokens, carry)
-        return TwistStep(self._value(carry), carry)
+    # The one that refuses an observation.
+    log_psi = TrainableModule.log_psi
 
     def log_psi_next(
         self,
@@ -176,26 +149,11 @@ class TableHeadTwist(TrainableModule):
                 f"these tables stand after a prompt of {self.prompt_length} tokens; got "
                 f"prompt_length={prompt_length}."
             )
-        carry = self._start(tokens)
-        steps = []
-        for t in range(prompt_length, tokens.shape[1]):
-            steps.append(self._value(carry))
-            carry = self._read(tokens[:, t], carry)
-        return torch.stack(steps, dim=1)
+        steps = self._walk(tokens, prompt_length)
+        return torch.stack([step.log_psi_next for step in steps], dim=1)
 
     def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
         return list(self.log_tables), []
 
-    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
-        return PrefixCarry(tokens.new_zeros(tokens.shape[0]), 0)
-
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        return PrefixCarry(carry.index * self.lm.vocab_size + tokens, carry.depth + 1)
-
     def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
-        if carry.depth >= len(self.log_tables):
-            raise ValueError(
-                f"this twist has tables for {len(self.log_tables)} steps and step "
-                f"{carry.depth + 1} is asked for: make it with the num_steps of the target."
-            )
-        return self._linked(self.log_tables[carry.depth][carry.index])
+        return self._linked(super()._value(carry))

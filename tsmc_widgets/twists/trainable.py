@@ -1,11 +1,11 @@
-"""What all twists that learn have in common, and those made of states and a head."""
+"""Base classes of twists that learn: with parameters, and with hidden states and a head."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
-from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
 
 LINKS = ("log", "sigmoid")
 PROPOSAL_ONLY = ("dpg", "ppo")
 """Methods that leave log psi free up to a function of the prefix."""
 
 
-class TrainableModule(nn.Module):
+class TrainableModule(BaseTwist, nn.Module):
     """A twist that learns; subclasses step it and give ``log_psi_next``.
 
     Attributes:
@@ -28,7 +28,7 @@ class TrainableModule(nn.Module):
         link: "log" or "sigmoid".
         method: who trained it; None where nobody did.
         options: keyword arguments that make another of the same form.
-        card: what ``twist.json`` said where the twist was loaded; else None.
+        card: contents of ``twist.json`` where the twist was loaded; else None.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TrainableModule(nn.Module):
 
     @property
     def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it can not weigh."""
+        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         return self.method in PROPOSAL_ONLY
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
@@ -82,10 +82,10 @@ class TrainableModule(nn.Module):
 
     @torch.no_grad()
     def start_at(self, log_psi: float) -> bool:
-        """Make psi another constant where it is the one of a fresh twist: q stays p0.
+        """Set psi of a fresh twist to another constant: q stays p0.
 
-        A loss that says what psi is, and not only what it is in proportion, would else bend psi
-        where texts are seen only in order to lower it everywhere.
+        A loss that determines the scale of psi, and not only its proportions, would otherwise
+        first lower psi at the prefixes that it sees, relative to all others.
 
         Args:
             log_psi: the constant in nats; below 0 for the sigmoid link.
@@ -131,29 +131,6 @@ class TrainableModule(nn.Module):
         return clone
 
 
-@runtime_checkable
-class States(Protocol):
-    """Where a head's hidden states come from; ``width`` is their size."""
-
-    width: int
-
-    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, Carry | None]:
-        """States (batch, width) after whole prefixes, and what to carry on."""
-        ...
-
-    def advance(
-        self, tokens: Tensor, carry: Carry | None, lm_step: LMStep
-    ) -> tuple[Tensor, Carry | None]:
-        """States (batch, width) after one more token."""
-        ...
-
-    def teacher_force(
-        self, tokens: Tensor, prompt_length: int, base: TeacherForced | None
-    ) -> Float[Tensor, "batch steps width"]:
-        """States that predict each token after the prompt."""
-        ...
-
-
 class BaseStates:
     """The base model's hidden states, which are there anyway: nothing is carried or trained."""
 
@@ -186,7 +163,7 @@ class NeuralTwist(TrainableModule):
     def __init__(
         self,
         lm: LanguageModel,
-        states: States,
+        states: BaseStates,
         head: nn.Module,
         link: str,
         options: Mapping[str, Any] | None = None,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import anywidget
 import traitlets
 
-_HERE = Path(__file__).parent
+from tsmc_widgets.widgets.front_end import join_modules
 
 
 class CodeButton(anywidget.AnyWidget):
@@ -17,7 +15,7 @@ class CodeButton(anywidget.AnyWidget):
         text: any text.
     """
 
-    _esm = (_HERE / "js" / "code_button.js").read_text("utf-8")
-    _css = (_HERE / "workbench.css").read_text("utf-8")
+    _esm = join_modules("js/code_button.js")
+    _css = join_modules("workbench.css")
 
     text = traitlets.Unicode("").tag(sync=True)

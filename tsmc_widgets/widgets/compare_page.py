@@ -5,224 +5,35 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
-import ipywidgets as ipw
-
-from tsmc_widgets.errors import check_integer, check_one_of, message_of
+from tsmc_widgets.errors import check_one_of, message_of
 from tsmc_widgets.experiments.compare import Comparison
 from tsmc_widgets.experiments.result_table import ResultTable
-from tsmc_widgets.experiments.spec import METHODS as ALL_METHODS
-from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec, Training
-from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
-from tsmc_widgets.smc.resampling import RULES
-from tsmc_widgets.targets.description import parse_problem, problem_reference
-from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.twists.storage import shipped_twists
+from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.widgets.compare_record import (
     FIGURES,
     CompareRecord,
     Frames,
+    draw,
     encode_failures,
     encode_plan,
 )
+from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, Steps, menu
 from tsmc_widgets.widgets.compare_view import CompareView
-from tsmc_widgets.widgets.front_end import obey
-from tsmc_widgets.widgets.sweep import Sweep
+from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
-METHODS = tuple(name for name in ALL_METHODS if name != "saved")
-MEASURES = ("bounds", "kl", "profiles", "runs")
-_COUNTS = {"seeds": 1, "num_runs": 2, "num_exact": 0, "num_samples": 2, "num_updates": 1,
-           "batch_size": 2}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareSettings:
-    """Problems by methods by seeds, and what each run measures.
-
-    Attributes:
-        problems: names in ``PROBLEMS``, or descriptions as for ``RunSpec``.
-        methods: as for ``Comparison``; one that does not fit a problem is left out there.
-        num_particles: one or more K.
-        seeds: how many; each seeds a training and the runs that measure it.
-        num_runs: forward runs for each K and rule.
-        num_exact: exact samples for upper bounds and KL(sigma||q); 0 does without.
-        num_samples: texts drawn from q for the KL divergences.
-        rules: one or more of "always", "ess", "never".
-        num_updates: what each learning method may spend.
-        batch_size: texts drawn for each update.
-        profiles: whether ESS, surviving ancestors and log Z_hat of single runs are recorded too,
-            which takes a second sweep for each K and rule.
-    """
-
-    problems: Any
-    methods: str | Iterable[str]
-    num_particles: int | Iterable[int] = (1, 4, 16, 64)
-    seeds: int = 3
-    num_runs: int = 50
-    num_exact: int = 50
-    num_samples: int = 500
-    rules: str | Iterable[str] = ("ess",)
-    num_updates: int = 100
-    batch_size: int = 100
-    profiles: bool = True
-
-    def __post_init__(self) -> None:
-        """Check every choice, and bring each into its one form."""
-        problems = [problem_reference(problem) for problem in _several("problems", self.problems)]
-        names = [parse_problem(problem).name for problem in problems]
-        if len(set(names)) < len(names):
-            raise ValueError(f"every problem must have a name of its own; got {', '.join(names)}.")
-        object.__setattr__(self, "problems", tuple(problems))
-        for name, allowed in (("methods", METHODS), ("rules", tuple(sorted(RULES)))):
-            chosen = _several(name, getattr(self, name))
-            for choice in chosen:
-                check_one_of(name, choice, allowed)
-            kept = dict.fromkeys(chosen)
-            object.__setattr__(self, name, tuple(c for c in allowed if c in kept))
-        sizes = _several("num_particles", self.num_particles)
-        for size in sizes:
-            check_integer("num_particles", size)
-        object.__setattr__(self, "num_particles", tuple(sorted({int(size) for size in sizes})))
-        for name, least in _COUNTS.items():
-            check_integer(name, getattr(self, name), at_least=least)
-        check_one_of("profiles", self.profiles, (True, False))
-
-    @property
-    def problem_names(self) -> tuple[str, ...]:
-        """Names of the problems, also of those described in place."""
-        return tuple(parse_problem(problem).name for problem in self.problems)
-
-    @property
-    def misfits(self) -> dict[tuple[str, str], str]:
-        """Why a method is left out, by (problem, method)."""
-        found = {
-            (parse_problem(problem).name, method): misfit(problem, method)
-            for problem in self.problems
-            for method in self.methods
-        }
-        return {pair: why for pair, why in found.items() if why}
-
-    def specs(self) -> list[RunSpec]:
-        """One spec for each seed, method and problem that fit; first seeds first."""
-        return [
-            self._spec(problem, method, seed)
-            for seed in range(self.seeds)
-            for problem in self.problems
-            for method in self.methods
-            if not misfit(problem, method)
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
-
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> CompareSettings:
-        """Settings from their fields; those left out have their usual value."""
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            check_one_of("the setting", name, known)
-        return cls(**given)
-
-    def _spec(self, problem: Any, method: str, seed: int) -> RunSpec:
-        texts = bool(set(self.methods) & set(TEXT_METHODS))
-        measures = MEASURES if self.profiles else ("bounds", "kl")
-        if texts and not parse_problem(problem).conditional:
-            measures = (*measures, "texts")
-        training = None
-        if method in LEARNING_METHODS:
-            training = Training(num_updates=self.num_updates, batch_size=self.batch_size, seed=seed)
-        return RunSpec(
-            problem=problem,
-            method=method,
-            training=training,
-            num_particles=self.num_particles,
-            num_runs=self.num_runs,
-            num_exact=self.num_exact,
-            num_samples=self.num_samples,
-            rule=self.rules,
-            seed=seed,
-            measures=("texts",) if method in TEXT_METHODS else measures,
-        )
-
-
-def misfit(problem: Any, method: str) -> str:
-    """Why a method can not be run on a problem; "" where it can."""
-    about = parse_problem(problem)
-    if method == "shipped" and about.name not in shipped_twists():
-        return "no twist ships for it"
-    if method == "optimal" and not about.exact:
-        return "too large to be enumerated"
-    if about.conditional and method in (*TEXT_METHODS, "look-ahead", "optimal"):
-        return "φ waits for an observation"
-    if about.conditional and about.form == "table" and method in LEARNING_METHODS:
-        return "its table learns one observation at a time"
-    return ""
-
-
-def menu(settings: CompareSettings) -> dict[str, Any]:
-    """What can be chosen, with words on each, for the view."""
-    own = [problem for problem in settings.problems if not isinstance(problem, str)]
-    return {
-        "problems": [_entry(problem) for problem in (*PROBLEMS, *own)],
-        "methods": [
-            {"name": name, "group": kind}
-            for kind, names in (
-                ("given", [m for m in METHODS if m not in (*TEXT_METHODS, *LEARNING_METHODS)]),
-                ("learned", LEARNING_METHODS),
-                ("texts", TEXT_METHODS),
-            )
-            for name in names
-        ],
-    }
-
-
-def _entry(problem: Any) -> dict[str, Any]:
-    about = parse_problem(problem)
-    return {
-        "value": problem,
-        "name": about.name,
-        "summary": about.summary,
-        "teaches": about.teaches,
-        "group": _group(about.name, about.model),
-        "misfits": {m: why for m in METHODS if (why := misfit(problem, m))},
-    }
-
-
-def _group(name: str, model: str) -> str:
-    if name not in PROBLEMS:
-        return "own"
-    return {"table": "toys", "storybook": "storybook"}.get(model, "paper")
-
-
-def _several(name: str, value: Any) -> list[Any]:
-    one = isinstance(value, str | int | Mapping) or not isinstance(value, Iterable)
-    values = [value] if one else list(value)
-    if not values:
-        raise ValueError(f"{name} must hold at least one choice; got none.")
-    return values
-
-
-PUBLISH_SECONDS = 0.2
-"""Shortest time between two reports; tables and plots come with at most every fifth."""
 RESULTS_SECONDS = 1.0
-WAIT_SECONDS = 0.1
+"""Shortest time between two reports of tables and plots."""
 
 DEFAULT_PROBLEMS = ("rainy-week", "one-star-review")
 DEFAULT_METHODS = ("none", "shipped", "optimal")
 
-_SESSIONS: WeakSet[CompareSession] = WeakSet()
 
-
-class CompareSession(ipw.VBox):
+class CompareSession(LivePage):
     """Compare methods while you watch: choose, press Start, see the table and the figures fill.
 
     Shown as the last line of a cell. Runs are computed by worker processes, so that kernel and page
@@ -241,6 +52,9 @@ class CompareSession(ipw.VBox):
         **settings: where the other controls start, see ``CompareSettings``.
     """
 
+    _subject = "comparison"
+    _raises = True
+
     def __init__(
         self,
         problems: Any = DEFAULT_PROBLEMS,
@@ -252,23 +66,38 @@ class CompareSession(ipw.VBox):
         **settings: Any,
     ) -> None:
         self._settings = CompareSettings(problems=problems, methods=methods, **settings)
-        self.view = CompareView(menu=menu(self._settings), settings=self._settings.to_dict())
+        self.runs = ComparisonRuns(folder=folder, workers=workers, executor=executor)
+        super().__init__(CompareView(menu=menu(self._settings), settings=self._settings.to_dict()))
         self._record = CompareRecord()
-        self._refusal = self._note = ""
-        self._news = threading.Event()
-        self._closed = False
+        self._note = ""
+        self._computing = False
+        self._showing = threading.RLock()
         self._shown: Any = None
+        self._reported: Any = None
         self._results_due = 0.0
-        self.sweep = Sweep(self._news.set, folder=folder, workers=workers, executor=executor)
-        super().__init__([self.view], layout={"width": "100%"})
-        self.add_class("tsmc-watch")
-        self.sweep.take(self._settings.specs())
-        self.view.observe(self._obey, "ask")
+        self.children = [self.view]
+        self._take(self._settings)
+        self.view.observe(self._press, "ask")
         self.view.observe(self._moved, "settings")
-        self._publish()
-        threading.Thread(target=self._tell, name="compare-view", daemon=True).start()
         self._stop_others()
-        _SESSIONS.add(self)
+
+    @property
+    def state(self) -> str:
+        """One of idle, running, pausing, paused, cancelling, cancelled, done and failed."""
+        stopping = self.runs.stopping
+        if self.busy:
+            return stopping or "running"
+        if not self.runs.missing:
+            return "done"
+        if not self._computing:
+            return "idle"
+        ended = {"pausing": "paused", "cancelling": "cancelled"}.get(stopping, "done")
+        return "failed" if self.live.progress.state == "failed" else ended
+
+    @property
+    def busy(self) -> bool:
+        """Whether runs are under way."""
+        return self._computing and (self.live.overtaken or self.live.progress.state == "running")
 
     @property
     def settings(self) -> CompareSettings:
@@ -278,12 +107,12 @@ class CompareSession(ipw.VBox):
     @property
     def specs(self) -> list[RunSpec]:
         """Everything that is to be run, whether or not it has been."""
-        return self.sweep.comparison.specs
+        return self.runs.comparison.specs
 
     @property
     def comparison(self) -> Comparison:
         """Results so far over seeds, with tables as CSV, LaTeX and HTML."""
-        return self.sweep.snapshot()
+        return self.runs.snapshot()
 
     @property
     def table(self) -> ResultTable:
@@ -307,15 +136,17 @@ class CompareSession(ipw.VBox):
         """Run what is missing: for the first time, after a pause or a cancel, or once more."""
         self._refusal = ""
         self._stop_others()
-        self.sweep.start()
+        if not self.busy:
+            self._computing, self.runs.stopping = True, ""
+            self.live.submit(lambda: Steps(self.runs.compute(), self.runs))
 
     def pause(self) -> None:
         """Start nothing more; what runs ends first."""
-        self.sweep.pause()
+        self._stop("pausing")
 
     def cancel(self) -> None:
-        """Stop at once: what is done stays, what runs is dropped and begins anew with Start."""
-        self.sweep.cancel()
+        """Stop at once: what is done stays, what runs is dropped; Start computes it again."""
+        self._stop("cancelling")
 
     def run(self, timeout: float | int | None = None) -> Comparison:
         """Start, and wait until everything is done; the comparison with its results.
@@ -324,24 +155,13 @@ class CompareSession(ipw.VBox):
             TimeoutError: the time was up; the runs go on.
         """
         self.wait(timeout)
-        if self.sweep.missing:
+        if self.runs.missing:
             self.start()
             if not self.wait(timeout):
                 raise TimeoutError(
-                    f"{len(self.sweep.missing)} runs are not done after {timeout} s; they go on."
+                    f"{len(self.runs.missing)} runs are not done after {timeout} s; they go on."
                 )
         return self.comparison
-
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """Wait until nothing is under way; False if that takes too long."""
-        end = None if timeout is None else time.monotonic() + timeout
-        # In short turns, so that an interrupt of the kernel is heard.
-        while not self.sweep.wait(WAIT_SECONDS):
-            if end is not None and time.monotonic() > end:
-                return False
-        if self.sweep.error is not None:
-            raise self.sweep.error
-        return True
 
     def figure(self, kind: str, problem: str | None = None, *, theme: str = "light") -> Any:
         """A finished plot of what is done, as a plotly figure.
@@ -355,7 +175,7 @@ class CompareSession(ipw.VBox):
         names = self._settings.problem_names
         problem = names[0] if problem is None else problem
         check_one_of("problem", problem, names)
-        return FIGURES[kind](Frames.of(self.comparison, problem), theme)
+        return draw(kind, Frames.of(self.comparison, problem), theme)
 
     def export(self, kind: str, path: str | Path | None = None) -> Path:
         """Write what is done: numbers as CSV, or tables as LaTeX or HTML.
@@ -372,95 +192,90 @@ class CompareSession(ipw.VBox):
         path.parent.mkdir(parents=True, exist_ok=True)
         comparison.export(kind, path)
         self._note = f"written: {path}"
-        self._news.set()
+        self._show_status(self.live.progress)
         return path
+
+    def _retire(self) -> None:
+        """Cancel, and end idle workers too, which hold models; ``start`` calls new ones."""
+        self.cancel()
+        self.runs.pool.stop_workers()
 
     def close(self) -> None:
         """End all runs and take the widgets from the page."""
-        # Also called of a session whose arguments were refused.
-        if not hasattr(self, "sweep"):
-            return
-        self._closed = True
-        self._news.set()
-        self.sweep.close()
-        self.view.close()
+        if self.live is not None:
+            self.runs.close()
         super().close()
 
-    def _stop_others(self) -> None:
-        """One comparison at a time: a cell that is run again leaves its old session behind."""
-        for session in list(_SESSIONS):
-            if session is not self:
-                session.sweep.send_home()
+    @property
+    def _actions(self) -> dict[str, Callable[[], Any]]:
+        """What can be pressed in the view."""
+        return {
+            "start": self.start, "pause": self.pause, "cancel": self.cancel,
+            "csv": lambda: self.export("csv"), "tex": lambda: self.export("tex"),
+            "html": lambda: self.export("html"),
+        }  # fmt: skip
+
+    def _stop(self, how: str) -> None:
+        if self.busy and self.runs.stopping != "cancelling":
+            self.runs.stop(how)
+            self._show_status(self.live.progress)
 
     def _take(self, settings: CompareSettings) -> None:
-        self.sweep.take(settings.specs())
+        if self.busy:
+            raise RuntimeError("pause or cancel the runs under way first.")
+        self._computing = False
+        self.runs.take(settings.specs())
         self._settings, self._refusal, self._note = settings, "", ""
         self._results_due = 0.0
         shown = settings.to_dict()
         if self.view.settings != shown:
             self.view.settings = shown
+        self._show(Progress("waiting"))
+        self.live.submit(lambda: Steps(self.runs.read(), self.runs))
 
     def _moved(self, change: Any) -> None:
-        """A control was moved in the view; what can not be is put back, and said."""
+        """A control was moved in the view; what is refused is put back, with the reason."""
         if change["new"] == self._settings.to_dict():
             return
         try:
             self._take(CompareSettings.from_dict(change["new"]))
         except Exception as error:  # noqa: BLE001 - shown beside the controls
             self._refusal = message_of(error)
-            self._news.set()
             self.view.settings = self._settings.to_dict()
+            self._show_status(self.live.progress)
 
-    def _obey(self, change: Any) -> None:
-        """Do what was pressed in the view, and say why where that can not be."""
-        acts: dict[str, Callable[[], Any]] = {
-            "start": self.start, "pause": self.pause, "cancel": self.cancel,
-            "csv": lambda: self.export("csv"), "tex": lambda: self.export("tex"),
-            "html": lambda: self.export("html"),
-        }  # fmt: skip
-        self._refusal = ""
-        self._refusal = obey(change["new"], acts)
-        self._show_status()
-
-    def _tell(self) -> None:
-        """What the view's thread does: report what is new, seldom enough to cost little."""
-        while not self._closed:
-            self._news.wait()
-            self._news.clear()
-            began = time.monotonic()
-            try:
-                self._publish()
-            except Exception as error:  # noqa: BLE001 - shown in words
-                if not self._closed:
-                    self._refusal = f"The runs go on, but can not be shown: {error!r}"
-                    self._show_status()
-            time.sleep(max(PUBLISH_SECONDS, 2 * (time.monotonic() - began)))
-
-    def _publish(self) -> None:
-        comparison, now = self.comparison, time.monotonic()
-        done = (self._settings, tuple(comparison.table.results))
-        with self.view.hold_sync():
-            self.view.plan = encode_plan(self.sweep, comparison, self.misfits)
-            if done != self._shown and (now >= self._results_due or not self.sweep.busy):
+    def _show(self, progress: Progress) -> None:
+        with self._showing, self.view.hold_sync():
+            comparison, now = self.comparison, time.monotonic()
+            done = (self._settings, tuple(comparison.table.results))
+            running = {spec.key for spec, _ in self.runs.running}
+            plan = encode_plan(comparison, running, self.misfits)
+            if done != self._shown and (now >= self._results_due or not self.busy):
                 self._shown, self._results_due = done, now + RESULTS_SECONDS
                 self.view.results = self._record.problems(comparison)
-            self._show_status()
-        if done != self._shown:
-            self._news.set()
+            news = (plan, self.state, progress.error)
+            # Steps come several times a second; the page counts the seconds between news itself.
+            if news != self._reported:
+                self.view.plan, self._reported = plan, news
+                self._show_status(progress)
 
-    def _show_status(self) -> None:
-        sweep, comparison = self.sweep, self.comparison
-        left = sweep.expected_seconds()
-        self.view.status = {
-            "state": sweep.state,
+    def _show_status(self, progress: Progress) -> None:
+        with self._showing:
+            self.view.status = self._status(progress)
+
+    def _status(self, progress: Progress) -> dict[str, Any]:
+        runs, comparison = self.runs, self.comparison
+        left = runs.expected_seconds()
+        return {
+            "state": self.state,
             "done": len(comparison.table.results),
             "total": comparison.total,
-            "running": [[_named(s), max(0.0, time.time() - t)] for s, t in sweep.running],
+            "running": [[_named(s), max(0.0, time.time() - t)] for s, t in runs.running],
             "left": left if math.isfinite(left) else None,
-            "workers": sweep.crew.size,
-            "drops": sweep.crew.can_stop,
-            "folder": "" if sweep.folder is None else str(sweep.folder),
-            "error": self._refusal or _said(sweep.error),
+            "workers": runs.pool.size,
+            "drops": runs.pool.can_stop,
+            "folder": "" if runs.folder is None else str(runs.folder),
+            "error": self._refusal or error_text(progress.error, "What was done stays."),
             "failures": encode_failures(comparison),
             "note": self._note,
         }
@@ -468,8 +283,3 @@ class CompareSession(ipw.VBox):
 
 def _named(spec: RunSpec) -> str:
     return f"{spec.problem_name} · {spec.method} · seed {spec.seed}"
-
-
-def _said(error: Exception | None) -> str:
-    """What stopped the runs, in words."""
-    return "" if error is None else f"{message_of(error)}\nWhat was done stays."

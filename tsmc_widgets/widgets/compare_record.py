@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from tsmc_widgets.evaluation.estimates import t_interval
 from tsmc_widgets.experiments.compare import Comparison, OverSeeds, over_seeds, place_of
 from tsmc_widgets.experiments.runs import RunResult
-from tsmc_widgets.widgets.sweep import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +22,7 @@ MOST_BINS = 60
 
 
 class CompareRecord:
-    """Encodes a comparison; what has not changed since the last time is not computed anew."""
+    """Encodes a comparison; what has not changed since the last time is not computed again."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
@@ -150,9 +149,16 @@ def bins(groups: Sequence[np.ndarray]) -> tuple[float, float, int]:
     return float(low), float(high - low) / count * (1 + 1e-9), count
 
 
-def encode_plan(sweep: Sweep, comparison: Comparison, misfits: dict) -> list[dict[str, Any]]:
-    """For each method and problem how its seeds stand, a letter each: w, r, d or f."""
-    running = {spec.key for spec, _ in sweep.running}
+def encode_plan(
+    comparison: Comparison, running: Container[str], misfits: dict
+) -> list[dict[str, Any]]:
+    """For each method and problem how its seeds stand, a letter each: w, r, d or f.
+
+    Args:
+        comparison: specs and results.
+        running: keys of the specs that workers compute now.
+        misfits: why a method is left out, by (problem, method).
+    """
     table = comparison.table
     found: dict[tuple[str, str], str] = {}
     for spec in comparison.specs:
@@ -175,11 +181,11 @@ def encode_failures(comparison: Comparison) -> list[list[str]]:
     found: dict[tuple[str, str], list[int]] = {}
     for result in comparison.table.failures.values():
         spec, error = result.spec, result.error
-        said = error["message"] or error["type"]
-        found.setdefault((f"{spec.problem_name} · {spec.method}", said), []).append(spec.seed)
+        message = error["message"] or error["type"]
+        found.setdefault((f"{spec.problem_name} · {spec.method}", message), []).append(spec.seed)
     return [
-        [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", said]
-        for (who, said), seeds in found.items()
+        [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", message]
+        for (who, message), seeds in found.items()
     ]
 
 
@@ -229,36 +235,18 @@ class Frames:
         return max(max(result.spec.num_particles) for result in self.results)
 
 
-def bounds(frames: Frames, theme: str) -> Any:
-    """Bounds on log Z against K."""
-    from tsmc_widgets.figures import bounds_figure
+def draw(kind: str, frames: Frames, theme: str) -> Any:
+    """One of ``FIGURES``, as a plotly figure."""
+    from tsmc_widgets import figures
 
-    title = f"Bounds on log Z: {frames.problem}"
-    return bounds_figure(frames.means, theme=theme, title=title)
-
-
-def gap(frames: Frames, theme: str) -> Any:
-    """Gap against K."""
-    from tsmc_widgets.figures import gap_figure
-
-    title = f"Gap between the bounds: {frames.problem}"
-    return gap_figure(frames.means, theme=theme, title=title)
+    title, figure, rows, options = FIGURES[kind]
+    title = f"{title.format(K=frames.largest)}: {frames.problem}"
+    return getattr(figures, figure)(rows(frames), theme=theme, title=title, **options)
 
 
-def kl(frames: Frames, theme: str) -> Any:
-    """Both divergences of each method."""
-    from tsmc_widgets.figures import kl_forest_figure
-
-    title = f"Divergences between proposal and target: {frames.problem}"
-    means = frames.means.drop(columns="exact")
-    return kl_forest_figure(means, label="method", theme=theme, title=title)
-
-
-def reward(frames: Frames, theme: str) -> Any:
-    """Reward against divergence from p0, a point a method."""
+def _reward_frame(frames: Frames) -> pd.DataFrame:
+    """Reward against divergence from p0, a row for each method that has both."""
     import pandas as pd
-
-    from tsmc_widgets.figures import frontier_figure
 
     names = {"KL(q||p0)": "kl", "E_q[log φ]": "reward"}
     records: dict[str, dict[str, Any]] = {}
@@ -267,60 +255,30 @@ def reward(frames: Frames, theme: str) -> Any:
         if name is not None:
             own = records.setdefault(row["method"], {"method": row["method"]})
             own |= {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}
-    whole = [
-        r
-        for r in records.values()
-        if all(math.isfinite(r.get(n, math.nan)) for n in ("kl", "reward"))
-    ]
-    columns = ["method", *(f"{n}{end}" for n in ("kl", "reward") for end in ("", "_low", "_high"))]
-    title = f"Reward against divergence from p0: {frames.problem}"
-    return frontier_figure(
-        pd.DataFrame(whole, columns=columns), by="method", theme=theme, title=title
-    )
+    columns = ["method", *(f"{n}{end}" for n in names.values() for end in ("", "_low", "_high"))]
+    frame = pd.DataFrame(records.values(), columns=columns)
+    return frame[np.isfinite(frame[["kl", "reward"]].astype(float)).all(axis=1)]
 
 
-def profiles_plot(frames: Frames, theme: str) -> Any:
-    """ESS and surviving ancestors at the largest K."""
-    import pandas as pd
-
-    from tsmc_widgets.figures import profiles_figure
-
-    title = f"ESS and surviving ancestors, K = {frames.largest}: {frames.problem}"
-    return profiles_figure(pd.DataFrame(_profile_rows(frames)), theme=theme, title=title)
-
-
-def runs(frames: Frames, theme: str) -> Any:
+def _runs_frame(frames: Frames) -> pd.DataFrame:
     """Log Z_hat of single runs at the largest K."""
     import pandas as pd
 
-    from tsmc_widgets.figures import log_z_histogram
-
     exact = frames.means["exact"].dropna()
+    known = exact.iloc[0] if len(exact) else None
     rows = [
-        {
-            "method": method,
-            "rule": rule,
-            "log_z": value,
-            "exact": exact.iloc[0] if len(exact) else None,
-        }
+        (method, rule, value, known)
         for (method, rule, size), values in single_runs(frames.results).items()
         if size == frames.largest
         for value in values
     ]
-    title = f"log Ẑ of single runs, K = {frames.largest}: {frames.problem}"
-    return log_z_histogram(
-        pd.DataFrame(rows, columns=["method", "rule", "log_z", "exact"]), theme=theme, title=title
-    )
+    return pd.DataFrame(rows, columns=["method", "rule", "log_z", "exact"])
 
 
-FIGURES: dict[str, Callable[[Frames, str], Any]] = {
-    "bounds": bounds, "gap": gap, "kl": kl, "reward": reward, "profiles": profiles_plot,
-    "runs": runs,
-}  # fmt: skip
+def _profile_frame(frames: Frames) -> pd.DataFrame:
+    """Means over the runs of all seeds at the largest K, with t-intervals over runs."""
+    import pandas as pd
 
-
-def _profile_rows(frames: Frames) -> list[dict[str, Any]]:
-    """Means over the runs of all seeds, with t-intervals over runs."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for result in frames.results:
         for row in result.rows:
@@ -336,7 +294,7 @@ def _profile_rows(frames: Frames) -> list[dict[str, Any]]:
         about = {"method": method, "rule": rule, "t": step}
         quantity = quantity.removesuffix(" / K")
         records.append(about | {"quantity": quantity, "mean": mean, "low": low, "high": high})
-    return records
+    return pd.DataFrame(records)
 
 
 def _intervals_over_runs(means: pd.DataFrame, results: tuple[RunResult, ...]) -> pd.DataFrame:
@@ -354,3 +312,24 @@ def _intervals_over_runs(means: pd.DataFrame, results: tuple[RunResult, ...]) ->
     )  # fmt: skip
     found = [ends[key] for key in keys]
     return means.assign(low=[low for low, _ in found], high=[high for _, high in found])
+
+
+FIGURES: dict[str, tuple[str, str, Callable[[Frames], pd.DataFrame], dict[str, str]]] = {
+    "bounds": ("Bounds on log Z", "bounds_figure", lambda f: f.means, {}),
+    "gap": ("Gap between the bounds", "gap_figure", lambda f: f.means, {}),
+    "kl": (
+        "Divergences between proposal and target",
+        "kl_forest_figure",
+        lambda f: f.means.drop(columns="exact"),
+        {"label": "method"},
+    ),
+    "reward": (
+        "Reward against divergence from p0",
+        "frontier_figure",
+        _reward_frame,
+        {"by": "method"},
+    ),
+    "profiles": ("ESS and surviving ancestors, K = {K}", "profiles_figure", _profile_frame, {}),
+    "runs": ("log Ẑ of single runs, K = {K}", "log_z_histogram", _runs_frame, {}),
+}
+"""Plots of a comparison: title, function of ``figures``, the rows it draws, and its options."""

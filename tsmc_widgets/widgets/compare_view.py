@@ -4,23 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from tsmc_widgets.widgets.front_end import FrontEnd, join_scripts, join_styles
-
-SOURCES = (
-    "dom",
-    "scales",
-    "panels",
-    "strips",
-    "contact",
-    "train_plots",
-    "compare_controls",
-    "compare_tables",
-    "compare_plots",
-    "compare_spreads",
-    "compare_main",
-)
-"""Parts of the script in the order they are joined; the first six are other views' too."""
-STYLES = ("particle_view", "train_view", "compare_view")
+from tsmc_widgets.widgets.front_end import FrontEnd, join_modules
 
 
 class CompareView(FrontEnd):
@@ -36,8 +20,8 @@ class CompareView(FrontEnd):
         ask: the last press: ``act`` and a counter ``n``.
     """
 
-    _esm = join_scripts(SOURCES)
-    _css = join_styles(STYLES)
+    _esm = join_modules("js/compare_view.js")
+    _css = join_modules("compare_view.css")
 
     menu = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)

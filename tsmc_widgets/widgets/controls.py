@@ -1,8 +1,9 @@
-"""The controls of a watched run: ipywidgets whose values are a ``RunSettings``."""
+"""How the pages make their controls: each kind of ipywidget once, and boxes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,138 +11,12 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.smc.resampling import SCHEMES
-from tsmc_widgets.widgets.settings import Judges, RunSettings
 
 REVIEW, STORY = "I bought this", "Once upon a time there was a"
 PROMPTS = (REVIEW, STORY)
-NOTHING_ASKED = {"contains": "", "avoids": "", "stars": 0, "hostility": "any", "num_particles": 64}
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "five-star reviews": {"prompt": REVIEW, "stars": 5, "star_beta": 8.0},
-    "one star, nothing broken": {
-        "prompt": REVIEW, "stars": 1, "star_beta": 5.0, "avoids": "broke, broken"
-    },
-    "stories with a castle": {"prompt": STORY, "contains": "castle"},
-    "hostile stories (rare)": {
-        "prompt": STORY, "hostility": "threshold", "hostility_at_least": 0.0, "num_particles": 256
-    },
-}  # fmt: skip
-"""What the menu of examples asks for, beside ``NOTHING_ASKED``; the sampler stays as it is."""
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2048, 4096)
+MOST_SEED = 2**31 - 1
 _LABEL = "92px"
-
-
-class Controls(ipw.Box):
-    """Three groups of controls that stand side by side where there is room.
-
-    Args:
-        settings: what they show at first.
-        judges: potentials without a classifier get no control.
-        changed: called with the new settings after each change.
-    """
-
-    def __init__(
-        self, settings: RunSettings, judges: Judges, changed: Callable[[RunSettings], None]
-    ) -> None:
-        self.settings = settings
-        self.fields = self._make_fields(settings)
-        self._changed = changed
-        self._many = False
-        stars = ("stars", "star_beta") if judges.stars is not None else ()
-        hostility = ("hostility", "hostility_at_least", "hostility_beta")
-        hostility = hostility if judges.hostility is not None else ()
-        self.example = self._make_example(bool(stars and hostility))
-        text = ("prompt", "num_steps", "num_particles", "seed")
-        sampler = ("twist", "proposal", "resampler", "ess_threshold")
-        groups = [
-            self._group("Text", *text, first=self.example, grow=1.4),
-            self._group("Potential φ: which texts", "contains", "avoids", *stars, *hostility),
-            self._group("Sampler", *sampler),
-        ]
-        layout = {"flex_flow": "row wrap", "width": "100%", "padding": "4px 0 4px 14px"}
-        super().__init__(groups, layout=layout)
-        self._show_what_matters()
-        self.example.observe(self._take_example, "value")
-        for name, field in self.fields.items():
-            field.observe(lambda change, name=name: self._note(name, change["new"]), "value")
-
-    def set(self, **values: Any) -> None:
-        """Move controls from code, as a hand would; a new run follows the last of them."""
-        for name in values:
-            check_one_of("the control", name, self.fields)
-        before, self._many = self.settings, True
-        try:
-            for name, value in values.items():
-                self.fields[name].value = value
-        finally:
-            self._many = False
-            if self.settings != before:
-                self._settle()
-
-    def _note(self, name: str, value: Any) -> None:
-        self.settings = replace(self.settings, **{name: value})
-        if not self._many:
-            self._settle()
-
-    def _settle(self) -> None:
-        self._show_what_matters()
-        self.example.value = find_example(self.settings)
-        self._changed(self.settings)
-
-    def _take_example(self, change: Any) -> None:
-        name = change["new"]
-        if name and name != find_example(self.settings):
-            self.set(**NOTHING_ASKED | EXAMPLES[name])
-
-    def _make_example(self, shown: bool) -> ipw.Dropdown:
-        """A menu of whole settings; it says "my own" once a control was moved away from one."""
-        field = dress(
-            ipw.Dropdown,
-            "example",
-            "Sets the prompt and the potential",
-            options=[("my own", ""), *((name, name) for name in EXAMPLES)],
-            value=find_example(self.settings),
-        )
-        field.layout.display = None if shown else "none"
-        return field
-
-    def _show_what_matters(self) -> None:
-        """Controls that would do nothing now are disabled or away, so that none seems broken."""
-        now, fields = self.settings, self.fields
-        shown = {
-            "star_beta": now.stars != 0,
-            "hostility_at_least": now.hostility == "threshold",
-            "hostility_beta": now.hostility == "tempered",
-        }
-        for name, matters in shown.items():
-            fields[name].layout.display = None if matters else "none"
-        fields["proposal"].disabled = now.twist == "none"
-
-    def _group(
-        self, title: str, *names: str, first: ipw.Widget | None = None, grow: float = 1.0
-    ) -> ipw.VBox:
-        children = [first, *(self.fields[name] for name in names)]
-        return group(title, [child for child in children if child is not None], grow=grow)
-
-    def _make_fields(self, now: RunSettings) -> dict[str, ipw.ValueWidget]:
-        return _text_fields(now) | _potential_fields(now) | _sampler_fields(now)
-
-
-def find_example(settings: RunSettings) -> str:
-    """The example that these settings show; empty for none."""
-    for name, example in EXAMPLES.items():
-        asked = NOTHING_ASKED | example
-        # How many particles look at it is no part of what is asked.
-        asked.pop("num_particles")
-        if all(getattr(settings, field) == value for field, value in asked.items()):
-            return name
-    return ""
-
-
-def group(title: str, children: Sequence[ipw.Widget], *, grow: float = 1.0) -> ipw.VBox:
-    """Controls under a heading, as wide as ``grow`` says beside others."""
-    heading = ipw.Label(title, style={"font_weight": "600"})
-    layout = {"flex": f"{grow} 1 230px", "padding": "0 18px 6px 0"}
-    return ipw.VBox([heading, *children], layout=layout)
 
 
 def dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
@@ -155,130 +30,174 @@ def dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
     )
 
 
-def _text_fields(now: RunSettings) -> dict[str, Any]:
-    sizes = sorted({*SIZES, now.num_particles})
-    return {
-        "prompt": dress(
-            ipw.Combobox,
-            "prompt",
-            "The text that every particle starts from",
-            value=now.prompt,
-            options=PROMPTS,
-            continuous_update=False,
-        ),
-        "num_steps": dress(
-            ipw.IntSlider, "tokens T", "Tokens to write", value=now.num_steps, min=1, max=64
-        ),
-        "num_particles": dress(
-            ipw.SelectionSlider,
-            "particles K",
-            "Texts written side by side",
-            value=now.num_particles,
-            options=sizes,
-        ),
-        "seed": dress(
-            ipw.BoundedIntText, "seed", "Equal seeds give equal runs", value=now.seed, max=2**31 - 1
-        ),
-    }
+def menu(name: str, tooltip: str, value: Any, options: Sequence[Any]) -> ipw.Dropdown:
+    """One of several choices."""
+    return dress(ipw.Dropdown, name, tooltip, value=value, options=options)
 
 
-def _potential_fields(now: RunSettings) -> dict[str, Any]:
-    star_names = [("any", 0), *((f"{n} star{'s' * (n > 1)}", n) for n in range(1, 6))]
-    hostility = [
-        ("any", "any"),
-        ("score at least η", "threshold"),
-        ("tempered by β", "tempered"),
-    ]
-    text = {"continuous_update": False, "placeholder": "word, word"}
-    return {
-        "contains": dress(
-            ipw.Text, "contains", "Each of these words must occur", value=now.contains, **text
-        ),
-        "avoids": dress(
-            ipw.Text, "avoids", "None of these words may occur", value=now.avoids, **text
-        ),
-        "stars": dress(
-            ipw.Dropdown,
-            "stars",
-            "Reviews that a classifier gives this many stars",
-            value=now.stars,
-            options=star_names,
-        ),
-        "star_beta": dress(
-            ipw.FloatSlider,
-            "stars β",
-            "p(stars | text) to this power: 0 asks nothing, 10 insists",
-            value=now.star_beta,
-            min=0.0,
-            max=10.0,
-            step=0.5,
-            readout_format=".1f",
-        ),
-        "hostility": dress(
-            ipw.Dropdown,
-            "hostility",
-            "What a classifier's hostility score must be",
-            value=now.hostility,
-            options=hostility,
-        ),
-        "hostility_at_least": dress(
-            ipw.FloatSlider,
-            "score ≥ η",
-            "phi is 1 at this score and above, else 0",
-            value=now.hostility_at_least,
-            min=-8.0,
-            max=8.0,
-            step=0.5,
-            readout_format=".1f",
-        ),
-        "hostility_beta": dress(
-            ipw.FloatSlider,
-            "hostility β",
-            "phi = exp(beta score) above zero; below it phi = p(calm)^-beta",
-            value=now.hostility_beta,
-            min=-5.0,
-            max=5.0,
-            step=0.25,
-            readout_format=".2f",
-        ),
-    }
+def text(name: str, tooltip: str, value: str = "", placeholder: str = "") -> ipw.Text:
+    """A line of text, which counts once it is complete."""
+    return dress(
+        ipw.Text, name, tooltip, value=value, placeholder=placeholder, continuous_update=False
+    )
 
 
-def _sampler_fields(now: RunSettings) -> dict[str, Any]:
-    return {
-        "twist": dress(
-            ipw.Dropdown,
-            "twist ψ",
-            "None waits for phi at the last step; look-ahead asks it about the text so far",
-            value=now.twist,
-            options=[
-                ("none: ψ = 1", "none"),
-                ("look-ahead", "look-ahead"),
-                ("look-ahead reversed (bad)", "reversed"),
-            ],
-        ),
-        "proposal": dress(
-            ipw.Dropdown,
-            "proposal q",
-            "Where tokens are drawn from",
-            value=now.proposal,
-            options=[("base model p₀", "base"), ("twist-induced p₀ ψ", "twist-induced")],
-        ),
-        "resampler": dress(
-            ipw.Dropdown,
-            "resampling",
-            "How ancestors are drawn",
-            value=now.resampler,
-            options=sorted(SCHEMES),
-        ),
-        "ess_threshold": dress(
-            ipw.FloatSlider,
-            "ESS below",
-            "Resample when the effective sample size is below this share of K; 0 never",
-            value=now.ess_threshold,
-            min=0.0,
-            max=1.0,
-            step=0.05,
-            readout_format=".0%",
-        ),
-    }
+def slider(
+    name: str, tooltip: str, value: float, low: float, high: float, step: float, show: str = ".2f"
+) -> ipw.FloatSlider:
+    """A number, shown in the format ``show``."""
+    options = {"value": value, "min": low, "max": high, "step": step, "readout_format": show}
+    return dress(ipw.FloatSlider, name, tooltip, **options)
+
+
+def sizes(name: str, tooltip: str, value: int, options: Iterable[int]) -> ipw.SelectionSlider:
+    """One of several sizes, from small to large."""
+    options = sorted({*options, value})
+    return dress(ipw.SelectionSlider, name, tooltip, value=value, options=options)
+
+
+def seed_field(value: int, what: str = "runs", most: int = MOST_SEED) -> ipw.BoundedIntText:
+    """The seed of all noise."""
+    tooltip = f"Equal seeds give equal {what}"
+    return dress(ipw.BoundedIntText, "seed", tooltip, value=value, max=most)
+
+
+def particles(value: int) -> ipw.SelectionSlider:
+    """K."""
+    return sizes("particles K", "Texts written side by side", value, SIZES)
+
+
+def proposal(value: str, induced: str) -> ipw.Dropdown:
+    """q: the base model, or what the twist induces, under the name ``induced``."""
+    options = [("base model p₀", "base"), ("twist-induced p₀ ψ", induced)]
+    return menu("proposal q", "Where tokens are drawn from", value, options)
+
+
+def scheme(name: str, value: str) -> ipw.Dropdown:
+    """How ancestors are drawn."""
+    return menu(name, "How ancestors are drawn", value, sorted(SCHEMES))
+
+
+def ess_slider(tooltip: str, value: float) -> ipw.FloatSlider:
+    """When to resample, as a share of K."""
+    return slider("ESS below", tooltip, value, 0.0, 1.0, 0.05, ".0%")
+
+
+class Note(ipw.HTML):
+    """A sentence on the page, as plain text; out of the way while it is empty.
+
+    Args:
+        css: a class for the style sheets.
+        role: for screen readers, such as "alert".
+        tag: of the HTML element.
+        **layout: of the widget.
+    """
+
+    def __init__(
+        self, css: str = "tw-note", *, role: str = "", tag: str = "span", **layout: str
+    ) -> None:
+        super().__init__(layout=layout)
+        self._open = f'<{tag} role="{role}">' if role else f"<{tag}>"
+        self._close = f"</{tag}>"
+        if css:
+            self.add_class(css)
+        self.say("")
+
+    def say(self, text: str, bold: str = "") -> None:
+        """Show a text, after one in bold print where there is one."""
+        head = f"<b>{html.escape(bold)}</b> " if bold else ""
+        shown = f"{self._open}{head}{html.escape(text)}{self._close}"
+        self.value = shown if text or bold else ""
+        self.layout.display = None if text or bold else "none"
+
+
+def classed(widget: ipw.DOMWidget, *names: str) -> Any:
+    """The widget itself, with classes for the style sheets."""
+    for name in names:
+        widget.add_class(name)
+    return widget
+
+
+def put(field: ipw.ValueWidget, value: Any) -> None:
+    """Show a value, making room for it where the control has none."""
+    if isinstance(field, ipw.SelectionSlider) and value not in field.options:
+        field.options = sorted({*field.options, value})
+    if isinstance(field, ipw.FloatSlider | ipw.IntSlider):
+        field.min, field.max = min(field.min, value), max(field.max, value)
+    field.value = value
+
+
+def show_only(fields: Mapping[str, ipw.Widget], shown: Mapping[str, bool]) -> None:
+    """Put away the controls that would do nothing now, so that none seems broken."""
+    for name, matters in shown.items():
+        fields[name].layout.display = None if matters else "none"
+
+
+def group(title: str, children: Sequence[ipw.Widget], *, grow: float = 1.0) -> ipw.VBox:
+    """Controls under a heading, as wide as ``grow`` says beside others."""
+    heading = ipw.Label(title, style={"font_weight": "600"})
+    layout = {"flex": f"{grow} 1 230px", "padding": "0 18px 6px 0"}
+    return ipw.VBox([heading, *children], layout=layout)
+
+
+class SettingsBox(ipw.Box):
+    """Groups of controls, side by side where there is room; their values are a dataclass.
+
+    Args:
+        settings: what they show at first.
+        fields: the controls, by the name of their field.
+        groups: how they are arranged.
+        changed: called with the new settings after each change.
+    """
+
+    def __init__(
+        self,
+        settings: Any,
+        fields: dict[str, ipw.ValueWidget],
+        groups: Sequence[ipw.Widget],
+        changed: Callable[[Any], None],
+    ) -> None:
+        self.settings, self.fields = settings, fields
+        self._changed = changed
+        self._many = False
+        layout = {"flex_flow": "row wrap", "width": "100%", "padding": "4px 0 4px 14px"}
+        super().__init__(groups, layout=layout)
+        self._show_what_matters()
+        for name, field in fields.items():
+            field.observe(lambda change, name=name: self._note({name: change["new"]}), "value")
+
+    def set(self, **values: Any) -> None:
+        """Move controls from code, as a person would; ``changed`` is called once."""
+        for name in values:
+            check_one_of("the control", name, self._names())
+        self._take(self._follow(values))
+
+    def _names(self) -> list[str]:
+        return list(self.fields)
+
+    def _follow(self, values: dict[str, Any]) -> Any:
+        """The settings after a change."""
+        return replace(self.settings, **values)
+
+    def _note(self, values: dict[str, Any]) -> None:
+        if not self._many:
+            self._take(self._follow(values))
+
+    def _take(self, settings: Any) -> None:
+        self._many = True
+        try:
+            self._put(settings)
+        finally:
+            self._many = False
+        before, self.settings = self.settings, settings
+        self._show_what_matters()
+        if settings != before:
+            self._changed(settings)
+
+    def _put(self, settings: Any) -> None:
+        """Show the settings in every control."""
+        for name, field in self.fields.items():
+            put(field, getattr(settings, name))
+
+    def _show_what_matters(self) -> None:
+        """Disable or put away the controls that would do nothing now."""

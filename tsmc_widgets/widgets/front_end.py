@@ -1,12 +1,9 @@
-"""What every view has on the Python side: scripts and styles from files, and an answer to its page.
-
-A front end imports one self-contained text, so the parts of a script are joined.
-"""
+"""What every view has on the Python side: its script and style, and an answer to its page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +14,65 @@ from tsmc_widgets.errors import check_one_of, message_of
 from tsmc_widgets.widgets.pages import PageTraits
 
 _HERE = Path(__file__).parent
+_IMPORT = {
+    ".js": re.compile(r'^import (\{[^}]*\}) from "\./(.+)";\n', re.MULTILINE),
+    ".css": re.compile(r'^@import ()"\./(.+)";\n', re.MULTILINE),
+}
+_EXPORT = re.compile(r"^export (?:async )?(?:const|function|class) (\w+)", re.MULTILINE)
 
 
-def join_scripts(names: Iterable[str]) -> str:
-    """An ES module out of parts of ``js/``, in this order."""
-    return _joined(_HERE / "js" / f"{name}.js" for name in names)
+def join_modules(entry: Path | str) -> str:
+    """One self-contained text from an ES module or a style sheet and all that it imports.
+
+    Each file comes once, after what it imports. An imported module becomes a function that is
+    called once and returns its exports, so that names it does not export stay its own.
+
+    Args:
+        entry: a ``.js`` or ``.css`` file, relative to this folder; imports are relative to it.
+
+    Raises:
+        ImportError: for circular imports, a missing file, and a name that is not exported.
+    """
+    joined: dict[Path, str] = {}
+    exports: dict[Path, list[str]] = {}
+
+    def add(path: Path, importers: tuple[Path, ...]) -> None:
+        chain = (*importers, path)
+        if path in importers:
+            raise ImportError("circular import: " + " -> ".join(each.name for each in chain))
+        if path in joined:
+            return
+        if not path.is_file():
+            raise ImportError(
+                f"{chain[-2].name if importers else 'a widget'} imports {path.name}: no such file."
+            )
+        source = path.read_text("utf-8")
+        exports[path] = _EXPORT.findall(source)
+        pattern = _IMPORT[path.suffix]
+        for names, target in pattern.findall(source):
+            imported = path.parent / target
+            add(imported, chain)
+            missing = set(re.findall(r"\w+", names)) - set(exports[imported])
+            if missing:
+                raise ImportError(
+                    f"{path.name} imports {sorted(missing)} of {target}: not exported."
+                )
+        if path.suffix == ".css":
+            joined[path] = pattern.sub("", source)
+            return
+        source = pattern.sub(lambda found: f"const {found[1]} = {Path(found[2]).stem}$;\n", source)
+        if importers:
+            source = _EXPORT.sub(lambda found: found[0].removeprefix("export "), source)
+            names = ", ".join(exports[path])
+            source = f"const {path.stem}$ = (() => {{\n{source}return {{ {names} }};\n}})();\n"
+        joined[path] = source
+
+    add(_HERE / entry, ())
+    return "\n".join(joined.values())
 
 
-def join_styles(names: Iterable[str]) -> str:
-    """A style sheet out of files beside this one, in this order."""
-    return _joined(_HERE / f"{name}.css" for name in names)
-
-
-def _joined(paths: Iterable[Path]) -> str:
-    return "\n".join(path.read_text("utf-8") for path in paths)
-
-
-def obey(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str:
-    """Do what was pressed in a view, its ``ask``; why that can not be, in words, or nothing."""
+def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str:
+    """Run the action that a view asks for; returns the message of its error, or nothing."""
     try:
         act = asked.get("act")
         check_one_of("act", act, acts)
@@ -42,17 +80,6 @@ def obey(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str
     except Exception as error:  # noqa: BLE001 - shown where it was pressed
         return message_of(error)
     return ""
-
-
-@contextmanager
-def showing(view: FrontEnd, what: str) -> Iterator[None]:
-    """Say on the page what went wrong while something was shown there, and raise it."""
-    try:
-        yield
-    except Exception as error:
-        problem = f"The {what} goes on, but can not be shown: {error!r}"
-        view.status = {"state": "failed", "text": "not shown", "error": problem}
-        raise
 
 
 class FrontEnd(anywidget.AnyWidget):

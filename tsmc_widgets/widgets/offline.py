@@ -6,11 +6,12 @@ import base64
 import hashlib
 import html
 import json
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tsmc_widgets.files import write_atomically
 
 _SCRIPT = (Path(__file__).parent / "js" / "offline.js").read_text("utf-8")
 _STYLE = """
@@ -86,13 +87,8 @@ def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Pa
         state=json.dumps(state).replace("<", "\\u003c"),
         script=script,
     )
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with write_atomically(path) as part:
         part.write_text(page, "utf-8", newline="\n")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -8,31 +8,10 @@ from typing import Any
 
 import traitlets
 
-from tsmc_widgets.widgets.front_end import RunView, join_scripts, join_styles
+from tsmc_widgets.widgets.front_end import RunView, join_modules
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.record import Recorder, encode
 
-SOURCES = (
-    "dom",
-    "record",
-    "genealogy",
-    "scales",
-    "layout",
-    "ribbons",
-    "population",
-    "grid",
-    "rows",
-    "inspector",
-    "strips",
-    "measures",
-    "own_measures",
-    "transport",
-    "panels",
-    "contact",
-    "main",
-)
-"""Parts of the script in the order they are joined."""
-STYLES = ("particle_view", "particle_grid")
 MAX_RUNS_OFFLINE = 32
 
 
@@ -60,8 +39,8 @@ class ParticleView(RunView):
         status: ``state``, ``text`` and ``error`` of a live run.
     """
 
-    _esm = join_scripts(SOURCES)
-    _css = join_styles(STYLES)
+    _esm = join_modules("js/particle_view.js")
+    _css = join_modules("particle_view.css")
 
     status = traitlets.Dict().tag(sync=True)
     strips = traitlets.Bool(True).tag(sync=True)
@@ -120,7 +99,7 @@ class ParticleView(RunView):
         return write_page(Path(path), title=title, parts=[part], run=self.run)
 
     def part(self, *, run: int, **state: Any) -> Part:
-        """This view as a part of a page without kernel, its runs encoded anew.
+        """This view as a part of a page without kernel, its runs encoded again.
 
         Args:
             run: the one that must be in it.

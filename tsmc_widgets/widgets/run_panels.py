@@ -7,26 +7,10 @@ from typing import Any
 
 import traitlets
 
-from tsmc_widgets.widgets.front_end import RunView, join_scripts, join_styles
+from tsmc_widgets.widgets.front_end import RunView, join_modules
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.panel_record import PanelRecorder
 from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
-
-SOURCES = (
-    "dom",
-    "record",
-    "scales",
-    "strips",
-    "measures",
-    "panels",
-    "contact",
-    "run_record",
-    "run_plots",
-    "run_samples",
-    "run_main",
-)
-"""Parts of the script in the order they are joined; most are the particle view's."""
-STYLES = ("particle_view", "run_panels")
 
 
 class RunPanels(RunView):
@@ -49,8 +33,8 @@ class RunPanels(RunView):
         group: as above.
     """
 
-    _esm = join_scripts(SOURCES)
-    _css = join_styles(STYLES)
+    _esm = join_modules("js/run_panels.js")
+    _css = join_modules("run_panels.css")
 
     samples = traitlets.Bytes(b"").tag(sync=True)
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ipywidgets as ipw
-
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.smc.resampling import SCHEMES
 from tsmc_widgets.targets.description import TABLE, is_conditional_kind, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
-from tsmc_widgets.widgets.controls import SIZES, dress
+from tsmc_widgets.widgets.controls import (
+    Note,
+    ess_slider,
+    menu,
+    particles,
+    proposal,
+    put,
+    scheme,
+    seed_field,
+    show_only,
+    sizes,
+    slider,
+    text,
+)
 
 _MOST_SEED = 2**53 - 1
 """The largest number that browsers count to."""
 RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
+_AS_THEY_ARE = ("resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed")
+"""Controls whose values are those of the spec."""
 SHIP = "ship:"
 TRAINED = "trained"
 _NOTES = {
-    "none": "ψ = 1: φ is heard at the last step and nowhere before.",
-    "look-ahead": "Guessed from φ, nothing is learned: right on average, quick where φ is words.",
+    "none": "ψ = 1: φ enters at the last step and nowhere before.",
+    "look-ahead": "Estimated from φ, nothing is learned: unbiased, quick where φ is words.",
     "optimal": "ψ* by enumeration: with the twist-induced proposal every run gives log Z.",
     "saved": "A folder that save_twist wrote, or TrainSession.",
 }
@@ -49,8 +60,7 @@ class SamplerPanel:
         self._changed, self._trained = changed, trained
         self._quiet = False
         self.fields = _fields(spec)
-        self.note = ipw.HTML()
-        self.note.add_class("tw-note")
+        self.note = Note()
         self.set(spec, described)
         for field in self.fields.values():
             field.observe(self._edited, "value")
@@ -78,16 +88,11 @@ class SamplerPanel:
             "twist_sha256": "",
             "twist_power": 1.0 if method == "none" else now["twist_power"],
             "proposal": "" if method == "none" else now["proposal"],
-            "resampler": now["resampler"],
-            "rule": (now["rule"],),
-            "ess_threshold": now["ess_threshold"],
-            "num_particles": (now["num_particles"],),
-            "num_runs": now["num_runs"],
-            "seed": now["seed"],
+            **{name: now[name] for name in _AS_THEY_ARE},
         }
 
     def set(self, spec: RunSpec, described: Mapping[str, Any]) -> None:
-        """Show another spec; nothing is told."""
+        """Show another spec, without calling ``changed``."""
         twist, folder = spec.method, spec.twist
         if spec.method == "shipped":
             twist, folder = f"{SHIP}{spec.problem_name}", ""
@@ -97,21 +102,17 @@ class SamplerPanel:
             "folder": folder,
             "twist_power": spec.twist_power,
             "proposal": "base" if spec.proposal == "base" else "twist",
-            "resampler": spec.resampler,
+            **{name: getattr(spec, name) for name in _AS_THEY_ARE},
             "rule": spec.rule[0],
-            "ess_threshold": spec.ess_threshold,
             "num_particles": spec.num_particles[0],
-            "num_runs": spec.num_runs,
-            "seed": spec.seed,
         }
         self._quiet = True
         try:
             self.fields["twist"].options = self._options(described, twist)
             self.fields["twist"].value = twist
-            _make_room(self.fields, values)
             for name, value in values.items():
                 if name != "proposal" or spec.method != "none":
-                    self.fields[name].value = value
+                    put(self.fields[name], value)
         finally:
             self._quiet = False
         self.show_what_matters()
@@ -121,11 +122,9 @@ class SamplerPanel:
         field = self.fields["twist"]
         options = self._options(described, field.value)
         if list(field.options) != options:
-            self._quiet = True
-            now = field.value
+            self._quiet, now = True, field.value
             field.options = options
-            field.value = now
-            self._quiet = False
+            field.value, self._quiet = now, False
 
     def show_what_matters(self, only_proposes: bool = False) -> None:
         """Controls that would do nothing are disabled or away, and a note says why."""
@@ -135,8 +134,7 @@ class SamplerPanel:
             "twist_power": twist != "none",
             "ess_threshold": fields["rule"].value == "ess" and not only_proposes,
         }
-        for name, matters in shown.items():
-            fields[name].layout.display = None if matters else "none"
+        show_only(fields, shown)
         fields["proposal"].disabled = twist == "none"
         fields["rule"].disabled = fields["resampler"].disabled = only_proposes
         note = _NOTES.get(twist, "Learned for this problem, on the model that ships.")
@@ -144,10 +142,10 @@ class SamplerPanel:
             note = f"Learned for: {PROBLEMS[twist.removeprefix(SHIP)].summary}."
         if only_proposes:
             note += (
-                " This twist is known up to a function of the prefix: it can propose and not "
-                "weigh, so nothing is resampled."
+                " This twist is known up to a function of the prefix: it can propose but not "
+                "weight, so nothing is resampled."
             )
-        self.note.value = f"<span>{html.escape(note)}</span>"
+        self.note.say(note)
 
     def _edited(self, change: Any) -> None:
         if self._quiet:
@@ -204,51 +202,20 @@ def _observes(name: str, parts: list[Mapping[str, Any]]) -> bool:
     return any(part["kind"] == "Infilling" and int(part["num_tokens"]) == width for part in parts)
 
 
-def _make_room(fields: dict[str, Any], values: dict[str, Any]) -> None:
-    """Widen sliders, so that they can show what code has asked for."""
-    for name in ("num_particles", "num_runs"):
-        field = fields[name]
-        if values[name] not in field.options:
-            field.options = sorted({*field.options, values[name]})
-    power = fields["twist_power"]
-    power.min = min(power.min, values["twist_power"])
-    power.max = max(power.max, values["twist_power"])
-
-
 def _fields(now: RunSpec) -> dict[str, Any]:
     rules = [("ESS below a share of K", "ess"), ("every step", "always"), ("never", "never")]
+    power = "1 as it is; below 1 flatter, above 1 sharper; below 0 inverted"
     return {
-        "twist": dress(ipw.Dropdown, "twist ψ", "What a prefix is worth", options=["none"]),
-        "folder": dress(
-            ipw.Text, "folder", "Where save_twist wrote it", continuous_update=False
+        "twist": menu("twist ψ", "What a prefix is worth", "none", ["none"]),
+        "folder": text("folder", "Where save_twist wrote it"),
+        "twist_power": slider("ψ power", power, 1.0, -1.0, 2.0, 0.25),
+        "proposal": proposal("twist", "twist"),
+        "rule": menu("resample", "When to resample", "ess", rules),
+        "ess_threshold": ess_slider("A share of K", 0.5),
+        "resampler": scheme("scheme", "systematic"),
+        "num_particles": particles(now.num_particles[0]),
+        "num_runs": sizes(
+            "runs R", "Independent runs; the view shows one at a time", now.num_runs, RUNS
         ),
-        "twist_power": dress(
-            ipw.FloatSlider, "ψ power", "1 as it is; less listens less; below 0 the wrong way",
-            value=1.0, min=-1.0, max=2.0, step=0.25, readout_format=".2f",
-        ),
-        "proposal": dress(
-            ipw.Dropdown, "proposal q", "Where tokens are drawn from",
-            options=[("base model p₀", "base"), ("twist-induced p₀ ψ", "twist")],
-            value="twist",
-        ),
-        "rule": dress(ipw.Dropdown, "resample", "When to resample", options=rules),
-        "ess_threshold": dress(
-            ipw.FloatSlider, "ESS below", "A share of K", value=0.5, min=0.0, max=1.0, step=0.05,
-            readout_format=".0%",
-        ),
-        "resampler": dress(
-            ipw.Dropdown, "scheme", "How ancestors are drawn", options=sorted(SCHEMES)
-        ),
-        "num_particles": dress(
-            ipw.SelectionSlider, "particles K", "Texts written side by side",
-            options=sorted({*SIZES, now.num_particles[0]}), value=now.num_particles[0],
-        ),
-        "num_runs": dress(
-            ipw.SelectionSlider, "runs R", "Independent runs; the view shows one at a time",
-            options=sorted({*RUNS, now.num_runs}), value=now.num_runs,
-        ),
-        "seed": dress(
-            ipw.BoundedIntText, "seed", "Equal seeds give equal runs", value=now.seed,
-            max=_MOST_SEED,
-        ),
-    }  # fmt: skip
+        "seed": seed_field(now.seed, most=_MOST_SEED),
+    }

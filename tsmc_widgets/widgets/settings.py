@@ -1,4 +1,4 @@
-"""What the controls say, as plain values, and the run that they ask for."""
+"""What the controls of ``WatchSMC`` ask for, as plain values, and the ``RunSpec`` they make."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ from typing import Any
 from tsmc_widgets.errors import UnknownTokenError, check_one_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.protocol import LanguageModel
-from tsmc_widgets.smc.api import start_smc
-from tsmc_widgets.smc.proposals import Base, TwistInduced
-from tsmc_widgets.smc.session import SMCSession
-from tsmc_widgets.targets.classifier import (
-    ClassProbability,
-    RewardThreshold,
-    TemperedReward,
-    cached_classifier,
-)
-from tsmc_widgets.targets.protocol import Constant, Potential
+from tsmc_widgets.targets.classifier import cached_classifier
+from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.targets.words import AvoidsWord, ContainsWord
-from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
 
 HOSTILITY = ("any", "threshold", "tempered")
 TWISTS = ("none", "look-ahead", "reversed")
@@ -30,6 +20,19 @@ REVERSED = -0.25
 PROPOSALS = ("base", "twist-induced")
 NEXT_TOKENS = 8
 """Likeliest next tokens recorded for the view's inspector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The classifiers behind the controls: names, folders or objects; None has no control."""
+
+    stars: Any = "storybook/stars"
+    hostility: Any = "storybook/hostility"
+
+    def loaded(self) -> Judges:
+        """The same with the classifiers themselves in place of their names."""
+        judges = (self.stars, self.hostility)
+        return Judges(*(None if judge is None else cached_classifier(judge) for judge in judges))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,7 @@ class RunSettings:
         proposal: "base" or "twist-induced".
         resampler: scheme.
         ess_threshold: fraction of K; 0 never resamples.
-        seed: of the noise.
+        seed: of the noise and of a look-ahead twist.
     """
 
     prompt: str = "I bought this"
@@ -80,125 +83,73 @@ class RunSettings:
         check_one_of("twist", self.twist, TWISTS)
         check_one_of("proposal", self.proposal, PROPOSALS)
 
+    @property
+    def spec(self) -> RunSpec:
+        """The run, on the model and with the classifiers that ship."""
+        twist = self.twist != "none"
+        return RunSpec(
+            problem={
+                "name": "my own",
+                "model": "storybook",
+                "prompt": self.prompt,
+                "num_steps": self.num_steps,
+                "potential": self.factors(Judges()),
+                "eos": self.eos,
+            },
+            method="look-ahead" if twist else "none",
+            twist_power=REVERSED if self.twist == "reversed" else 1.0,
+            proposal="" if not twist else "base" if self.proposal == "base" else "twist",
+            resampler=self.resampler,
+            ess_threshold=self.ess_threshold,
+            num_particles=self.num_particles,
+            num_runs=1,
+            seed=self.seed,
+        )
 
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """The classifiers behind the controls: names, folders or objects; None has no control."""
+    def factors(self, judges: Judges) -> list[dict[str, Any]]:
+        """Descriptions of the factors of phi; those of classifiers that are not there left out."""
+        return list(self._factors(judges)) or [{"kind": "Constant"}]
 
-    stars: Any = "storybook/stars"
-    hostility: Any = "storybook/hostility"
+    def _factors(self, judges: Judges) -> Iterator[dict[str, Any]]:
+        for word in split_words(self.contains):
+            yield {"kind": "ContainsWord", "args": [word]}
+        avoided = split_words(self.avoids)
+        if avoided:
+            yield {"kind": "AvoidsWord", "args": avoided}
+        if self.stars and self.star_beta and judges.stars is not None:
+            yield _class_of(judges.stars, self.stars, _STARS[self.stars - 1], self.star_beta)
+        judge, beta = judges.hostility, self.hostility_beta
+        if judge is None:
+            return
+        if self.hostility == "threshold":
+            yield {"kind": "RewardThreshold", "reward": judge, "at_least": self.hostility_at_least}
+        elif self.hostility == "tempered" and beta > 0:
+            yield {"kind": "TemperedReward", "reward": judge, "beta": beta}
+        elif self.hostility == "tempered" and beta < 0:
+            yield _class_of(judge, "low", "not hostile", -beta)
 
-    def loaded(self) -> Judges:
-        """The same with the classifiers themselves in place of their names."""
-        judges = (self.stars, self.hostility)
-        return Judges(*(None if judge is None else cached_classifier(judge) for judge in judges))
+    def target(self, lm: LanguageModel, judges: Judges) -> Target:
+        """The target on this model; words that it cannot write are refused by name."""
+        for word in split_words(self.contains):
+            try:
+                lm.encode(word)
+            except UnknownTokenError as error:
+                raise UnknownTokenError(f"No text can contain “{word}”: {error}") from error
+        eos = "ignore" if lm.eos_token_id is None else self.eos
+        potential = parse_potential(self.factors(judges))
+        return Target(lm, potential, prompt=self.prompt, num_steps=self.num_steps, eos=eos)
+
+
+_STARS = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
+
+
+def _class_of(judge: Any, label: int | str, name: str, beta: float) -> dict[str, Any]:
+    """A class by its name where the classifier ships, else by what any such classifier takes."""
+    label = name if isinstance(judge, str) else label
+    part = {"kind": "ClassProbability", "model": judge, "label": label}
+    return part if beta == 1 else {**part, "beta": beta}
 
 
 def split_words(text: str) -> list[str]:
     """The words and phrases between the commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def make_potential(settings: RunSettings, judges: Judges) -> Potential:
-    """The product of what is asked for; 1 where nothing is."""
-    factors = list(_factors(settings, judges))
-    if not factors:
-        return Constant()
-    potential = factors[0]
-    for factor in factors[1:]:
-        potential = potential * factor
-    return potential
-
-
-def _factors(settings: RunSettings, judges: Judges) -> Iterator[Potential]:
-    for word in split_words(settings.contains):
-        yield ContainsWord(word)
-    avoided = split_words(settings.avoids)
-    if avoided:
-        yield AvoidsWord(*avoided)
-    if settings.stars and settings.star_beta and judges.stars is not None:
-        yield ClassProbability(judges.stars, label=settings.stars) ** settings.star_beta
-    if judges.hostility is None:
-        return
-    if settings.hostility == "threshold":
-        yield RewardThreshold(judges.hostility, at_least=settings.hostility_at_least)
-    elif settings.hostility == "tempered" and settings.hostility_beta > 0:
-        yield TemperedReward(judges.hostility, beta=settings.hostility_beta)
-    elif settings.hostility == "tempered" and settings.hostility_beta < 0:
-        yield ClassProbability(judges.hostility, label="low") ** -settings.hostility_beta
-
-
-def make_target(settings: RunSettings, lm: LanguageModel, judges: Judges) -> Target:
-    """The target; words that the model cannot write are refused by name."""
-    for word in split_words(settings.contains):
-        try:
-            lm.encode(word)
-        except UnknownTokenError as error:
-            raise UnknownTokenError(f"No text can contain “{word}”: {error}") from error
-    potential = make_potential(settings, judges)
-    eos = "ignore" if lm.eos_token_id is None else settings.eos
-    return Target(lm, potential, prompt=settings.prompt, num_steps=settings.num_steps, eos=eos)
-
-
-def make_session(settings: RunSettings, target: Target) -> SMCSession:
-    """The run, ready for its first step."""
-    twist = None if settings.twist == "none" else LookAheadTwist(target)
-    if settings.twist == "reversed":
-        twist = TemperedTwist(twist, REVERSED)
-    follows = twist is not None and settings.proposal == "twist-induced"
-    return start_smc(
-        target,
-        num_particles=settings.num_particles,
-        twist=twist,
-        proposal=TwistInduced() if follows else Base(),
-        resampler=settings.resampler,
-        ess_threshold=settings.ess_threshold,
-        seed=settings.seed,
-        top_k=NEXT_TOKENS,
-    )
-
-
-def spec_of(settings: RunSettings) -> RunSpec:
-    """The same run as a spec, on the model and with the classifiers that ship."""
-    twist = settings.twist != "none"
-    return RunSpec(
-        problem={
-            "name": "my own",
-            "model": "storybook",
-            "prompt": settings.prompt,
-            "num_steps": settings.num_steps,
-            "potential": list(_described_factors(settings)) or [{"kind": "Constant"}],
-            "eos": settings.eos,
-        },
-        method="look-ahead" if twist else "none",
-        twist_power=REVERSED if settings.twist == "reversed" else 1.0,
-        proposal="" if not twist else "base" if settings.proposal == "base" else "twist",
-        resampler=settings.resampler,
-        ess_threshold=settings.ess_threshold,
-        num_particles=settings.num_particles,
-        num_runs=1,
-        seed=settings.seed,
-    )
-
-
-def _described_factors(settings: RunSettings) -> Iterator[dict[str, Any]]:
-    for word in split_words(settings.contains):
-        yield {"kind": "ContainsWord", "args": [word]}
-    avoided = split_words(settings.avoids)
-    if avoided:
-        yield {"kind": "AvoidsWord", "args": avoided}
-    if settings.stars and settings.star_beta:
-        stars = f"{settings.stars} star{'s' * (settings.stars > 1)}"
-        yield _powered("storybook/stars", stars, settings.star_beta)
-    reward, beta = {"reward": "storybook/hostility"}, settings.hostility_beta
-    if settings.hostility == "threshold":
-        yield {"kind": "RewardThreshold", **reward, "at_least": settings.hostility_at_least}
-    elif settings.hostility == "tempered" and beta > 0:
-        yield {"kind": "TemperedReward", **reward, "beta": beta}
-    elif settings.hostility == "tempered" and beta < 0:
-        yield _powered("storybook/hostility", "not hostile", -beta)
-
-
-def _powered(model: str, label: str, beta: float) -> dict[str, Any]:
-    part = {"kind": "ClassProbability", "model": model, "label": label}
-    return part if beta == 1 else {**part, "beta": beta}

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import check_integer, check_one_of, message_of
+from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import LogZBounds
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
-from tsmc_widgets.widgets.controls import dress, group
-from tsmc_widgets.widgets.front_end import obey, showing
-from tsmc_widgets.widgets.lesson import (
-    FORMS,
-    LEAST_RATE,
-    METHODS,
-    MOST_RATE,
-    MOST_SEED,
-    PROBLEMS,
-    Lesson,
-    TrainSettings,
-    speed,
-)
-from tsmc_widgets.widgets.live_page import leave_a_core
-from tsmc_widgets.widgets.session import Progress, Runner
+from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes
+from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 from tsmc_widgets.widgets.train_record import (
     encode_curves,
     encode_header,
@@ -40,25 +25,28 @@ from tsmc_widgets.widgets.train_record import (
     positives_of,
 )
 from tsmc_widgets.widgets.train_view import TrainView
+from tsmc_widgets.widgets.training_run import (
+    FORMS,
+    LEAST_RATE,
+    METHOD_LABELS,
+    METHODS,
+    MOST_RATE,
+    PROBLEM_LABELS,
+    TrainingRun,
+    TrainSettings,
+    forms_of,
+    problem_name,
+    speed,
+    usual_rate,
+)
 
-METHOD_NAMES = {
-    "ctl": "CTL: contrastive twist learning",
-    "ctl+dpg": "CTL + DPG: both, 1 to 10",
-    "rl": "RL: path consistency",
-    "sixo": "SIXO: classify σ against p₀",
-    "fudge": "FUDGE: predict φ from a prefix",
-    "nvi": "NVI: nested variational inference",
-    "cd": "CD: regress φ on a prefix",
-    "dpg": "DPG: policy gradient (proposal only)",
-    "ppo": "PPO: clipped policy (proposal only)",
-}
 BATCHES = (10, 20, 50, 100, 200, 500)
 UPDATES = (20, 40, 60, 120, 240, 500, 1000, 2000)
 SIZES = (1, 2, 4, 8, 16, 32)
 
 
-class TrainControls(ipw.Box):
-    """Three groups of controls, side by side where there is room.
+class TrainControls(SettingsBox):
+    """Controls whose values are a ``TrainSettings``.
 
     Args:
         settings: what they show at first.
@@ -66,8 +54,7 @@ class TrainControls(ipw.Box):
     """
 
     def __init__(self, settings: TrainSettings, changed: Callable[[TrainSettings], None]) -> None:
-        self.settings = settings
-        self.fields = _task_fields(settings) | _training_fields(settings)
+        fields = _fields(settings)
         self.rivals = {
             name: ipw.Checkbox(
                 name in settings.rivals,
@@ -77,57 +64,41 @@ class TrainControls(ipw.Box):
             )
             for name in METHODS
         }
-        self._changed = changed
-        self._many = False
         label = {"width": "92px", "justify_content": "flex-end", "margin": "0 8px 0 0"}
-        race = ipw.HBox(
-            [ipw.Label("race", layout=label),
-             ipw.HBox(list(self.rivals.values()), layout={"flex_flow": "row wrap", "flex": "1"})],
-            layout={"margin": "1px 0"},
-        )  # fmt: skip
-        fields = self.fields
+        boxes = ipw.HBox(list(self.rivals.values()), layout={"flex_flow": "row wrap", "flex": "1"})
+        race = ipw.HBox([ipw.Label("race", layout=label), boxes], layout={"margin": "1px 0"})
         groups = [
             group("What to learn", [fields["problem"], fields["method"], race], grow=1.5),
             group("Twist ψ", [fields[name] for name in ("form", "learning_rate", "batch_size")]),
             group("Training", [fields[n] for n in ("num_updates", "bound_particles", "seed")]),
         ]
-        layout = {"flex_flow": "row wrap", "width": "100%", "padding": "4px 0 4px 14px"}
-        super().__init__(groups, layout=layout)
-        self._show_what_matters()
-        for name, field in fields.items():
-            field.observe(lambda change, name=name: self._note({name: change["new"]}), "value")
+        super().__init__(settings, fields, groups, changed)
         for box in self.rivals.values():
             box.observe(lambda _: self._note({"rivals": self._ticked()}), "value")
 
-    def set(self, **values: Any) -> None:
-        """Move controls from code, as a hand would."""
-        for name in values:
-            check_one_of("the control", name, [*self.fields, "rivals"])
-        self._show(_follow(self.settings, values))
+    def _names(self) -> list[str]:
+        return [*self.fields, "rivals"]
 
-    def _note(self, values: dict[str, Any]) -> None:
-        if not self._many:
-            self._show(_follow(self.settings, values))
+    def _follow(self, values: dict[str, Any]) -> TrainSettings:
+        """Settings after a change; what no longer fits goes back to its usual value."""
+        settings = self.settings
+        asked = asdict(settings) | values
+        asked["problem"] = problem_name(asked["problem"])
+        if asked["form"] not in forms_of(asked["problem"]):
+            asked["form"] = ""
+        if asked["form"] != settings.form and "learning_rate" not in values:
+            asked["learning_rate"] = 0.0
+        if "method" in values and "rivals" not in values:
+            asked["rivals"] = tuple(name for name in settings.rivals if name != values["method"])
+        return replace(settings, **asked)
 
-    def _show(self, settings: TrainSettings) -> None:
-        """Put every control where the settings say, and tell of them."""
-        before, self.settings, self._many = self.settings, settings, True
-        try:
-            forms = PROBLEMS[settings.problem].forms
-            if self.fields["form"].options != forms:
-                self.fields["form"].options = forms
-            for name, field in self.fields.items():
-                value = getattr(settings, name)
-                if isinstance(field, ipw.SelectionSlider) and value not in field.options:
-                    field.options = sorted({*field.options, value})
-                field.value = value
-            for name, box in self.rivals.items():
-                box.value = name in settings.methods
-        finally:
-            self._many = False
-        self._show_what_matters()
-        if settings != before:
-            self._changed(settings)
+    def _put(self, settings: TrainSettings) -> None:
+        forms = forms_of(settings.problem)
+        if self.fields["form"].options != forms:
+            self.fields["form"].options = forms
+        super()._put(settings)
+        for name, box in self.rivals.items():
+            box.value = name in settings.methods
 
     def _ticked(self) -> tuple[str, ...]:
         now = self.settings.method
@@ -137,98 +108,44 @@ class TrainControls(ipw.Box):
         """The chosen method always takes part in its race."""
         for name, box in self.rivals.items():
             box.disabled = name == self.settings.method
-            if box.disabled:
-                self._many, was = True, self._many
-                box.value = True
-                self._many = was
+            box.value = box.value or box.disabled
 
 
-def _follow(settings: TrainSettings, values: dict[str, Any]) -> TrainSettings:
-    """Settings after a change; what no longer fits goes back to its usual value."""
-    asked = asdict(settings) | values
-    if asked["form"] not in PROBLEMS[asked["problem"]].forms:
-        asked["form"] = ""
-    moved = asked["form"] != settings.form
-    if moved and "learning_rate" not in values:
-        asked["learning_rate"] = 0.0
-    if "method" in values and "rivals" not in values:
-        asked["rivals"] = tuple(name for name in settings.rivals if name != values["method"])
-    return replace(settings, **asked)
-
-
-def _task_fields(now: TrainSettings) -> dict[str, Any]:
+def _fields(now: TrainSettings) -> dict[str, Any]:
+    usual = ", ".join(f"{form} {usual_rate(form).at(0):g}" for form in FORMS)
+    hints = {
+        "problem": "Which texts the twist is to lead to",
+        "method": "How the twist is learned; tick others below to race them",
+        "form": "What computes log psi from the text so far",
+        "rate": f"Of Adam at the start; it falls as training goes on. Usual: {usual}",
+        "batch": "Texts drawn for each update, and positives read",
+        "updates": "That one press of Start takes, with each method",
+        "size": "Particles of the bounds on log Z; with 1 their gap is KL(q||σ) + KL(σ||q)",
+    }
+    problems = [(label, name) for name, label in PROBLEM_LABELS.items()]
+    methods = [(label, name) for name, label in METHOD_LABELS.items()]
     return {
-        "problem": dress(
-            ipw.Dropdown,
-            "problem",
-            "Which texts the twist is to lead to",
-            options=list(PROBLEMS),
-            value=now.problem,
-        ),
-        "method": dress(
-            ipw.Dropdown,
-            "method",
-            "How the twist is learned; tick others below to race them",
-            options=[(METHOD_NAMES.get(name, name), name) for name in METHODS],
-            value=now.method,
-        ),
-        "form": dress(
-            ipw.Dropdown,
-            "form",
-            "What computes log psi from the text so far",
-            options=PROBLEMS[now.problem].forms,
-            value=now.form,
-        ),
+        "problem": menu("problem", hints["problem"], now.problem, problems),
+        "method": menu("method", hints["method"], now.method, methods),
+        "form": menu("form", hints["form"], now.form, forms_of(now.problem)),
         "learning_rate": dress(
             ipw.FloatLogSlider,
             "learning rate",
-            "Of Adam at the start; it falls as training goes on. Usual: "
-            + ", ".join(f"{n} {f.learning_rate:g}" for n, f in FORMS.items()),
+            hints["rate"],
             value=now.learning_rate,
-            base=10,
             min=math.log10(LEAST_RATE),
             max=math.log10(MOST_RATE),
             step=0.05,
             readout_format=".1e",
             continuous_update=False,
         ),
+        "batch_size": sizes("batch", hints["batch"], now.batch_size, BATCHES),
+        "num_updates": sizes("updates", hints["updates"], now.num_updates, UPDATES),
+        "bound_particles": sizes("bounds' K", hints["size"], now.bound_particles, SIZES),
+        "seed": seed_field(now.seed, "trainings"),
     }
 
 
-def _training_fields(now: TrainSettings) -> dict[str, Any]:
-    return {
-        "batch_size": dress(
-            ipw.SelectionSlider,
-            "batch",
-            "Texts drawn for each update, and positives read",
-            options=sorted({*BATCHES, now.batch_size}),
-            value=now.batch_size,
-        ),
-        "num_updates": dress(
-            ipw.SelectionSlider,
-            "updates",
-            "That one press of Start takes, with each method",
-            options=sorted({*UPDATES, now.num_updates}),
-            value=now.num_updates,
-        ),
-        "bound_particles": dress(
-            ipw.SelectionSlider,
-            "bounds' K",
-            "Particles of the bounds on log Z; with 1 their gap is KL(q||σ) + KL(σ||q)",
-            options=sorted({*SIZES, now.bound_particles}),
-            value=now.bound_particles,
-        ),
-        "seed": dress(
-            ipw.BoundedIntText,
-            "seed",
-            "Equal seeds give equal trainings",
-            value=now.seed,
-            max=MOST_SEED,
-        ),
-    }
-
-
-WAIT_SECONDS = 0.1
 _STATES = {"waiting": "idle", "cancelled": "stopped"}
 _WORDS = {
     "problem": "problem", "method": "method", "rivals": "race", "form": "form",
@@ -236,10 +153,8 @@ _WORDS = {
     "seed": "seed",
 }  # fmt: skip
 
-_SESSIONS: WeakSet[TrainSession] = WeakSet()
 
-
-class TrainSession(ipw.VBox):
+class TrainSession(LivePage):
     """Watch a twist being learned: choose, press Start, pause, go on, race methods, save.
 
     Shown as the last line of a cell. Training runs in a background thread, so the kernel stays
@@ -250,19 +165,20 @@ class TrainSession(ipw.VBox):
         **settings: where the other controls start, see ``TrainSettings``.
     """
 
-    def __init__(self, problem: str = "1-star reviews", **settings: Any) -> None:
-        self.view = TrainView()
-        self.runner = Runner(self._publish, rest=0.0)
-        self.lesson: Lesson | None = None
+    _subject = "training"
+    _raises = True
+
+    def __init__(self, problem: str = "one-star-review", **settings: Any) -> None:
+        start = TrainSettings(problem=problem, **settings)
+        super().__init__(TrainView())
+        self.training: TrainingRun | None = None
         self._shown: Any = None
-        self._note = self._refusal = ""
-        self.controls = TrainControls(TrainSettings(problem=problem, **settings), self._moved)
-        super().__init__([self.controls, self.view], layout={"width": "100%"})
-        self.add_class("tsmc-watch")
-        self.view.observe(self._obey, "ask")
-        self._show_status(Progress("waiting"))
+        self._note = ""
+        self.controls = TrainControls(start, self._moved)
+        self.children = [self.controls, self.view]
+        self.view.observe(self._press, "ask")
+        self._show_status(self.live.progress)
         self._stop_others()
-        _SESSIONS.add(self)
 
     @property
     def settings(self) -> TrainSettings:
@@ -272,19 +188,19 @@ class TrainSession(ipw.VBox):
     @property
     def target(self) -> Target | None:
         """The target of the training on show."""
-        return None if self.lesson is None else self.lesson.target
+        return None if self.training is None else self.training.target
 
     @property
     def trainers(self) -> dict[str, TwistTrainer]:
         """The trainer of each method, once the training has begun."""
-        racers = [] if self.lesson is None else self.lesson.racers
-        return {racer.method: racer.trainer for racer in racers}
+        runs = [] if self.training is None else self.training.runs
+        return {run.method: run.trainer for run in runs}
 
     @property
     def bounds(self) -> dict[str, list[tuple[int, LogZBounds]]]:
         """Of each method, bounds on log Z after so many updates."""
-        racers = [] if self.lesson is None else self.lesson.racers
-        return {racer.method: list(racer.bounds) for racer in racers}
+        runs = [] if self.training is None else self.training.runs
+        return {run.method: list(run.bounds) for run in runs}
 
     @property
     def twist(self) -> TrainableModule | None:
@@ -295,11 +211,19 @@ class TrainSession(ipw.VBox):
     @property
     def stale(self) -> str:
         """Which controls were moved away from the training on show; empty for none."""
-        if self.lesson is None:
+        if self.training is None:
             return ""
-        made, now = self.lesson.settings, self.settings
+        made, now = self.training.settings, self.settings
         moved = [word for name, word in _WORDS.items() if getattr(made, name) != getattr(now, name)]
         return ", ".join(moved)
+
+    @property
+    def _actions(self) -> dict[str, Callable[[], Any]]:
+        """What can be pressed in the view."""
+        return {
+            "start": self.start, "pause": self.pause, "stop": self.stop,
+            "restart": self.restart, "undo": self.undo, "save": self.save,
+        }  # fmt: skip
 
     def set(self, **settings: Any) -> None:
         """Move controls from code: ``session.set(method="rl", seed=1)``."""
@@ -310,32 +234,32 @@ class TrainSession(ipw.VBox):
 
         Where controls were moved away from the training on show, a new one begins.
         """
-        lesson = self.lesson
-        if lesson is None or self.stale:
-            self._begin(Lesson(self.settings))
-        elif self.runner.progress.state in ("running", "paused"):
-            self.runner.release()
+        training = self.training
+        if training is None or self.stale:
+            self.restart()
+        elif self.live.progress.state in ("running", "paused"):
+            self.live.resume()
         else:
-            if lesson.done:
-                lesson.goal += self.settings.num_updates
-            self._begin(lesson)
+            if training.done:
+                training.goal += self.settings.num_updates
+            self._train(training)
 
     def pause(self) -> None:
         """Wait after the update in progress."""
-        self.runner.hold()
+        self.live.pause()
 
     def stop(self) -> None:
         """End after the update in progress; all that was learned stays, and Start goes on."""
-        self.runner.cancel()
+        self.live.cancel()
 
     def restart(self) -> None:
-        """Throw away what was learned and begin anew with what the controls say."""
-        self._begin(Lesson(self.settings))
+        """Discard what was learned and begin again with what the controls say."""
+        self._train(TrainingRun(self.settings))
 
     def undo(self) -> None:
         """Put the controls back to the training on show."""
-        if self.lesson is not None:
-            made = self.lesson.settings
+        if self.training is not None:
+            made = self.training.settings
             fields = [*self.controls.fields, "rivals"]
             self.controls.set(**{name: getattr(made, name) for name in fields})
 
@@ -350,24 +274,13 @@ class TrainSession(ipw.VBox):
             Whether it got there; False where the time was up, or someone stopped it.
         """
         check_integer("updates", updates)
-        if self.lesson is None or self.stale:
-            self._begin(Lesson(replace(self.settings, num_updates=updates)))
+        if self.training is None or self.stale:
+            self._train(TrainingRun(replace(self.settings, num_updates=updates)))
         else:
-            self.lesson.goal = max(self.lesson.goal, updates)
-            if not self.lesson.done:
+            self.training.goal = max(self.training.goal, updates)
+            if not self.training.done:
                 self.start()
-        return self.wait(timeout) and self.lesson.updates >= updates
-
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """Wait until the training has ended or is paused; False if that takes too long."""
-        end = None if timeout is None else time.monotonic() + timeout
-        # In short turns, so that an interrupt of the kernel is heard.
-        while not self.runner.wait(WAIT_SECONDS):
-            if end is not None and time.monotonic() > end:
-                return False
-        if self.runner.progress.error is not None:
-            raise self.runner.progress.error
-        return True
+        return self.wait(timeout) and self.training.updates >= updates
 
     def save(self, folder: str | Path | None = None) -> Path:
         """Save the twist into a folder; after a race, each into a folder of its own inside.
@@ -389,101 +302,56 @@ class TrainSession(ipw.VBox):
                 ]
                 save_twist(trainer.twist, place, target=self.target, history=history)
 
-        self.runner.read(write)
+        self.live.read(write)
         self._note = f"saved to {path}"
-        self._show_status(self.runner.progress)
+        self._show_status(self.live.progress)
         return path
 
-    def close(self) -> None:
-        """End the training and take the widgets from the page."""
-        self.runner.close()
-        self.view.close()
-        self.controls.close()
-        super().close()
-
-    def _stop_others(self) -> None:
-        """One training at a time: a cell that is run again leaves its old session behind."""
-        for session in _SESSIONS:
-            if session is not self:
-                session.stop()
-
-    def _begin(self, lesson: Lesson) -> None:
+    def _train(self, training: TrainingRun) -> None:
         self._stop_others()
-        self.lesson, self._note, self._refusal = lesson, "", ""
-        self.view.status = {"state": "running", "text": "starting"}
-
-        def prepare() -> Lesson:
-            leave_a_core()
-            return lesson
-
-        self.runner.submit(prepare)
+        self.training, self._note, self._refusal = training, "", ""
+        self._submit(lambda: training)
 
     def _moved(self, settings: TrainSettings) -> None:
         """A control was moved: what is on show no longer is what was asked for."""
         if self.stale:
-            self.runner.cancel()
-        self._show_status(self.runner.progress)
-
-    def _obey(self, change: Any) -> None:
-        """Do what was pressed in the view, and say why where that can not be."""
-        acts: dict[str, Callable[[], Any]] = {
-            "start": self.start, "pause": self.pause, "stop": self.stop,
-            "restart": self.restart, "undo": self.undo, "save": self.save,
-        }  # fmt: skip
-        self._refusal = ""
-        self._refusal = obey(change["new"], acts)
-        if self._refusal:
-            self._show_status(self.runner.progress)
-
-    def _publish(self, progress: Progress) -> None:
-        """Show how the training stands; called from the thread."""
-        with showing(self.view, "training"):
-            self._show(progress)
+            self.live.cancel()
+        self._show_status(self.live.progress)
 
     def _show(self, progress: Progress) -> None:
-        lesson = self.lesson
-        if lesson is not None and progress.trace is not None:
-            measured = (
-                id(lesson),
-                lesson.target is None,
-                sum(len(r.bounds) for r in lesson.racers),
-            )
+        training = self.training
+        if training is not None and progress.trace is not None:
+            num_bounds = sum(len(run.bounds) for run in training.runs)
+            measured = (id(training), training.target is None, num_bounds)
             with self.view.hold_sync():
-                self.view.header = encode_header(lesson)
-                self.view.curves = encode_curves(lesson)
+                self.view.header = encode_header(training)
+                self.view.curves = encode_curves(training)
                 if measured != self._shown:
                     self._shown = measured
-                    self.view.looks = encode_looks(lesson)
+                    self.view.looks = encode_looks(training)
         self._show_status(progress)
 
     def _show_status(self, progress: Progress) -> None:
         self.view.status = {
             "state": _STATES.get(progress.state, progress.state),
-            "text": "" if self.lesson is None else describe(self.lesson, progress),
-            "error": self._refusal or describe_error(progress),
+            "text": "" if self.training is None else describe(self.training, progress),
+            "error": self._refusal or error_text(progress.error, "What was learned stays."),
             "stale": self.stale,
             "note": self._note,
         }
 
 
-def describe(lesson: Lesson, progress: Progress) -> str:
+def describe(training: TrainingRun, progress: Progress) -> str:
     """The progress line."""
-    if not lesson.racers:
-        return lesson.doing
-    first = lesson.racers[0].trainer
-    parts = [f"update {lesson.updates} of {lesson.goal}"]
+    if not training.runs:
+        return training.doing
+    first = training.runs[0].trainer
+    parts = [f"update {training.updates} of {training.goal}"]
     if first.done:
-        parts.append(f"{speed(lesson.racers):.1f} updates/s")
-    if lesson.doing.startswith("measuring") and progress.state == "running":
-        parts.append(lesson.doing)
+        parts.append(f"{speed(training.runs):.1f} updates/s")
+    if training.doing.startswith("measuring") and progress.state == "running":
+        parts.append(training.doing)
     source = positives_of(first)
     parts.append("reads no positives" if source is None else f"positives: {source}")
-    parts.append(f"{sum(racer.trainer.skipped for racer in lesson.racers)} skipped")
+    parts.append(f"{sum(run.trainer.skipped for run in training.runs)} skipped")
     return " · ".join(parts)
-
-
-def describe_error(progress: Progress) -> str:
-    """What stopped the training, in words."""
-    if progress.error is None:
-        return ""
-    return f"{message_of(progress.error)}\nWhat was learned stays."

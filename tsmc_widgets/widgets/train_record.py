@@ -8,7 +8,15 @@ from typing import Any
 
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.learning.trainer import weighted_sum
-from tsmc_widgets.widgets.lesson import EVERY, NUM_RUNS, NUM_TEXTS, Lesson, Racer
+from tsmc_widgets.models.protocol import readable
+from tsmc_widgets.widgets.training_run import (
+    EVERY,
+    NUM_RUNS,
+    NUM_TEXTS,
+    PROBLEM_LABELS,
+    MethodRun,
+    TrainingRun,
+)
 
 MOST_POINTS = 400
 """Points of a curve that are sent; longer ones are averaged in pieces."""
@@ -30,50 +38,50 @@ def thin(points: Sequence[tuple[int, float | int]]) -> list[list[float | None]]:
     ]  # fmt: skip
 
 
-def encode_header(lesson: Lesson) -> dict[str, Any]:
-    """What does not change while a lesson goes on."""
-    settings, target = lesson.settings, lesson.target
+def encode_header(training: TrainingRun) -> dict[str, Any]:
+    """What does not change while a training goes on."""
+    settings, target = training.settings, training.target
     header = {
-        "problem": settings.problem,
+        "problem": PROBLEM_LABELS[settings.problem],
         "form": settings.form,
         "methods": list(settings.methods),
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "seed": settings.seed,
         "bound_particles": settings.bound_particles,
-        "exact": lesson.exact,
-        "held_out": 0 if lesson.held_out is None else len(lesson.held_out),
+        "exact": training.exact,
+        "held_out": 0 if training.held_out is None else len(training.held_out),
         "num_runs": NUM_RUNS,
         "num_texts": NUM_TEXTS,
         "every": EVERY,
     }
     if target is not None:
-        header["prompt"] = target.lm.decode(target.prompt_tokens.unsqueeze(0))[0]
+        header["prompt"] = readable(target.lm, target.prompt_tokens.unsqueeze(0))[0]
         header["target"] = target.potential.describe()
         header["num_steps"] = target.num_steps
     return header
 
 
-def encode_curves(lesson: Lesson) -> dict[str, Any]:
+def encode_curves(training: TrainingRun) -> dict[str, Any]:
     """All curves so far."""
     curves: dict[str, Any] = {
-        "goal": lesson.goal,
-        "racers": [_curves(racer) for racer in lesson.racers],
+        "goal": training.goal,
+        "racers": [_curves(run) for run in training.runs],
     }
-    if lesson.log_z is not None:
-        value, error = lesson.log_z
+    if training.log_z is not None:
+        value, error = training.log_z
         curves["log_z"] = [number(value), number(error)]
     return curves
 
 
-def encode_looks(lesson: Lesson) -> dict[str, Any]:
+def encode_looks(training: TrainingRun) -> dict[str, Any]:
     """Comparison with the optimal twist, and texts, of the last evaluations."""
-    if lesson.prefixes is None:
+    if training.prefixes is None:
         return {}
     return {
-        "note": lesson.prefixes.note,
-        "before": None if lesson.before is None else _samples(lesson.before),
-        "racers": [_looks(racer) for racer in lesson.racers],
+        "note": training.prefixes.note,
+        "before": None if training.before is None else _samples(training.before),
+        "racers": [_looks(run) for run in training.runs],
     }
 
 
@@ -84,20 +92,20 @@ def positives_of(trainer: Any) -> str | None:
     return None if trainer.positives is None else trainer.positives.describe()
 
 
-def _curves(racer: Racer) -> dict[str, Any]:
-    trainer = racer.trainer
+def _curves(run: MethodRun) -> dict[str, Any]:
+    trainer = run.trainer
     learned = [update for update in trainer.history if update.losses]
     losses = [(each.number, weighted_sum(each.losses, trainer.weights)) for each in learned]
     return {
-        "method": racer.method,
+        "method": run.method,
         "done": trainer.done,
         "skipped": trainer.skipped,
-        "proposal_only": racer.proposal_only,
-        "from_base": racer.draws_from_base,
+        "proposal_only": run.proposal_only,
+        "from_base": run.draws_from_base,
         "positives": positives_of(trainer) or "none: this method reads none",
         "loss": thin(losses),
-        "ess": thin(racer.ess),
-        "bounds": [_bounds(done, bounds) for done, bounds in racer.bounds],
+        "ess": thin(run.ess),
+        "bounds": [_bounds(done, bounds) for done, bounds in run.bounds],
     }
 
 
@@ -114,18 +122,18 @@ def _mean(mean: MeanOverRuns) -> list[float | None]:
     return [number(mean.mean), number(low), number(high)]
 
 
-def _looks(racer: Racer) -> dict[str, Any]:
-    looks: dict[str, Any] = {"method": racer.method}
-    if racer.scatter is not None:
-        scatter = racer.scatter
+def _looks(run: MethodRun) -> dict[str, Any]:
+    looks: dict[str, Any] = {"method": run.method}
+    if run.scatter is not None:
+        scatter = run.scatter
         columns = ("step", "optimal", "error", "learned")
         rows = zip(*(scatter[name].tolist() for name in columns), strict=True)
         looks["points"] = [[number(value, 4) for value in row] for row in rows]
         looks["correlation"] = number(scatter["correlation"])
         looks["interval"] = [number(end) for end in scatter["interval"]]
-    if racer.samples is not None:
-        looks["samples"] = _samples(racer.samples)
-        looks["at"] = racer.bounds[-1][0] if racer.bounds else 0
+    if run.samples is not None:
+        looks["samples"] = _samples(run.samples)
+        looks["at"] = run.bounds[-1][0] if run.bounds else 0
     return looks
 
 

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from tsmc_widgets.widgets.front_end import FrontEnd, join_scripts, join_styles
-
-SOURCES = (
-    "dom",
-    "scales",
-    "panels",
-    "strips",
-    "contact",
-    "train_plots",
-    "train_panels",
-    "train_main",
-)
-"""Parts of the script in the order they are joined; most are the particle view's."""
-STYLES = ("particle_view", "train_view")
+from tsmc_widgets.widgets.front_end import FrontEnd, join_modules
 
 
 class TrainView(FrontEnd):
@@ -32,8 +19,8 @@ class TrainView(FrontEnd):
         ask: the last press: ``act`` and a counter ``n``.
     """
 
-    _esm = join_scripts(SOURCES)
-    _css = join_styles(STYLES)
+    _esm = join_modules("js/train_view.js")
+    _css = join_modules("train_view.css")
 
     header = traitlets.Dict().tag(sync=True)
     curves = traitlets.Dict().tag(sync=True)

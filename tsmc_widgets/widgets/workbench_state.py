@@ -10,7 +10,7 @@ from typing import Any
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
-from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.targets.description import describe_problem, named_functions
 from tsmc_widgets.targets.functions import find_function
 from tsmc_widgets.targets.problems import PROBLEMS
@@ -24,10 +24,10 @@ class WorkbenchState:
     """What is on screen.
 
     Attributes:
-        spec: the run, in the form that the controls have: one K, one rule, the proposal said.
+        spec: the run, in the form that the controls have: one K, one rule, the proposal named.
         pinned: the run that is kept beside it as A; None for none.
         run: which of the R runs is on show.
-        replay: whether a change of phi alone weighs the record anew where that is valid.
+        replay: whether a change of phi alone re-weights the record where that is valid.
     """
 
     spec: RunSpec
@@ -44,10 +44,15 @@ class WorkbenchState:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """Python functions that it names, which JSON alone can not bring back."""
+        """Python functions that it names, which JSON alone cannot bring back."""
         specs = [self.spec] if self.pinned is None else [self.spec, self.pinned]
         names = [name for spec in specs for name in named_functions(spec.problem)]
         return tuple(dict.fromkeys(names))
+
+    def check_functions(self) -> None:
+        """Raise ValueError where a function that it names is not registered here."""
+        for name in self.functions:
+            find_function(name)
 
     def to_json(self) -> str:
         """JSON for people to read; ``from_json`` reads it back."""
@@ -95,9 +100,9 @@ class WorkbenchState:
     def save(self, path: str | Path) -> Path:
         """Write it to a file; an existing one is replaced whole."""
         path = Path(path)
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        return part.replace(path)
+        with write_atomically(path) as part:
+            part.write_text(self.to_json(), encoding="utf-8")
+        return path
 
     @classmethod
     def read(cls, path: str | Path) -> WorkbenchState:
@@ -114,7 +119,7 @@ class WorkbenchState:
 
 
 def normal(spec: RunSpec) -> RunSpec:
-    """A spec in the form that the controls have: one K, one rule, the proposal said.
+    """A spec in the form that the controls have: one K, one rule, the proposal named.
 
     Raises:
         ValueError: it is no run with weights, or trains a twist.
@@ -140,62 +145,30 @@ def normal(spec: RunSpec) -> RunSpec:
     )
 
 
-def missing_functions(state: WorkbenchState) -> str:
-    """Says which functions a state names that are not registered here; empty for none."""
-    for name in state.functions:
-        try:
-            find_function(name)
-        except ValueError as error:
-            return str(error)
-    return ""
-
-
 def replay_words(
     *, reweighed: bool, why_not: str, before: dict[str, Any] | None, now: dict[str, Any]
 ) -> tuple[str, str]:
     """Which of the two was done, and why.
 
     Args:
-        reweighed: whether the record was weighed anew.
+        reweighed: whether the record was re-weighted.
         why_not: what stood against it; empty where nobody asked.
         before: the run before, in words; None for none.
         now: this run, in words.
     """
     if reweighed:
-        return "Re-weighed", (
-            "the recorded run under the new φ: ψ and q did not hear φ and every decision to "
+        return "Re-weighted", (
+            "the recorded run under the new φ: ψ and q do not depend on φ and every decision to "
             "resample came out the same, so this is what a fresh run on the same noise gives, "
-            "number for number. No model was asked."
+            "number for number. No model was called."
         )
     if before is None:
         return "", ""
     changed = [name for name in now if before.get(name) != now.get(name)]
     same = all(before.get(name) == now.get(name) for name in ("seed", "K", "R"))
-    done = f"Run anew on {'the same' if same else 'other'} noise"
+    done = f"Run again on {'the same' if same else 'other'} noise"
     if changed != ["φ"]:
         return done, ""
     if now["twist ψ"] in ("look-ahead", "optimal"):
         return done, f"because the {now['twist ψ']} twist is made of φ, and steers every step."
     return done, f"because {why_not}." if why_not else ""
-
-
-def explain_dead(trace: SMCTrace, spec: RunSpec) -> str:
-    """Which runs died where, and which controls may help; empty where all live."""
-    ess = trace.columns.ess
-    dead = [run for run in range(trace.num_runs) if float(ess[run, -1]) == 0]
-    if not dead:
-        return ""
-    step = min(int((ess[run] == 0).nonzero()[0, 0]) + 1 for run in dead)
-    remedies = ["take more particles K", "ask for less: a shorter list of factors, a lower β or η"]
-    if spec.method == "none":
-        remedies.insert(0, "set twist ψ to look-ahead or to one that ships")
-    elif spec.proposal == "base":
-        remedies.insert(0, "set proposal q to twist-induced, which draws tokens that ψ likes")
-    who = f"All {trace.num_particles} weights are zero from step {step} on"
-    if trace.num_runs > 1:
-        who = f"{len(dead)} of {trace.num_runs} runs died, the first at step {step}"
-    log_z = "" if len(dead) < trace.num_runs else ", and log Ẑ is −∞"
-    return (
-        f"{who}: every text is one that φ{'' if spec.method == 'none' else ' or ψ'} rules out"
-        f"{log_z}.\nTry to {'; or '.join(remedies)}."
-    )

@@ -1,55 +1,45 @@
-// A button that puts a text on the clipboard, and shows it where it may not.
+/** @file A button that copies a text to the clipboard, and shows it where that is not allowed. */
 
-/** @param {any} props */
-function render({ model, el, signal }) {
-  const button = document.createElement("button");
-  const show = document.createElement("button");
-  const said = document.createElement("span");
-  const code = document.createElement("pre");
-  const root = document.createElement("div");
-  root.className = "tw-code";
-  button.textContent = "Copy as code";
-  button.title = "The Python that makes this very run";
-  said.setAttribute("role", "status");
-  code.tabIndex = 0;
-  code.setAttribute("aria-label", "The Python that makes this run");
-  code.hidden = true;
-  for (const each of [button, show, code]) each.dataset.lmSuppressShortcuts = "true";
-  for (const each of [button, show]) each.type = "button";
+import { host } from "./contact.js";
+import { button, h } from "./dom.js";
 
-  const draw = () => {
-    code.textContent = model.get("text");
-    show.textContent = code.hidden ? "Show code" : "Hide code";
-    show.setAttribute("aria-expanded", String(!code.hidden));
-  };
-  const reveal = open => {
-    code.hidden = !open;
+class CodeButton {
+  /** @param {Place} place */
+  constructor({ model, el, signal }) {
+    const code = h("pre", { tabindex: "0", "aria-label": "The Python that makes this run", hidden: "" });
+    const result = h("span", { role: "status" });
+    const reveal = (/** @type {boolean} */ open) => {
+      code.hidden = !open;
+      draw();
+    };
+    const show = button({}, () => reveal(code.hidden), signal);
+    const draw = () => {
+      code.textContent = model.get("text");
+      show.textContent = code.hidden ? "Show code" : "Hide code";
+      show.setAttribute("aria-expanded", String(!code.hidden));
+    };
+    const copy = async () => {
+      try {
+        await navigator.clipboard.writeText(model.get("text"));
+        result.textContent = "Copied";
+      } catch {
+        // Without a right to the clipboard a person copies what is selected.
+        reveal(true);
+        getSelection()?.selectAllChildren(code);
+        result.textContent = "Selected: copy it by keyboard";
+      }
+    };
+    const changed = () => {
+      result.textContent = "";
+      draw();
+    };
+    model.on("change:text", changed);
+    signal.addEventListener("abort", () => model.off("change:text", changed));
+    const main = button({ title: "The Python that makes this very run" }, copy, signal, "Copy as code");
+    this.root = h("div", { class: "tw-code" }, h("p", {}, main, show, result), code);
+    el.append(this.root);
     draw();
-  };
-  const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(model.get("text"));
-      said.textContent = "Copied";
-    } catch {
-      // Without a right to the clipboard a person copies what is selected.
-      reveal(true);
-      getSelection()?.selectAllChildren(code);
-      said.textContent = "Selected: copy it by keyboard";
-    }
-  };
-  button.addEventListener("click", copy, { signal });
-  show.addEventListener("click", () => reveal(code.hidden), { signal });
-  const moved = () => {
-    said.textContent = "";
-    draw();
-  };
-  model.on("change:text", moved);
-  signal?.addEventListener("abort", () => model.off("change:text", moved));
-  const row = document.createElement("p");
-  row.append(button, show, said);
-  root.append(row, code);
-  el.append(root);
-  draw();
+  }
 }
 
-export default { render };
+export default host(CodeButton);

@@ -1,5 +1,9 @@
 /** @file The controls of a comparison: what is chosen, as chips and menus. */
 
+import { h } from "./dom.js";
+import { methodName } from "./methods.js";
+import { Menu } from "./panels.js";
+
 const GROUP_TITLES = {
   storybook: "on the model that ships",
   toys: "toys: everything is known exactly",
@@ -10,7 +14,7 @@ const GROUP_TITLES = {
   texts: "texts alone",
 };
 const METHOD_TIPS = {
-  none: "ψ = 1: texts of p₀, weighed by φ at the end",
+  none: "ψ = 1: texts of p₀, weighted by φ at the end",
   "look-ahead": "ψ asks φ about the text so far",
   optimal: "ψ*, by enumeration",
   shipped: "A trained twist that comes with the package",
@@ -68,7 +72,7 @@ class Chips {
 }
 
 /** All controls. */
-class CompareControls {
+export class CompareControls {
   /** @param {(changes: Record<string, any>) => void} change @param {AbortSignal} signal */
   constructor(change, signal) {
     this.signal = signal;
@@ -83,22 +87,17 @@ class CompareControls {
     );
     this.sizes = new Chips("particles K", (values) => change({ num_particles: values }), signal);
     this.rules = new Chips("resampling", (values) => change({ rules: values }), signal);
-    this.fields = Object.fromEntries(
-      Object.entries(MENUS).map(([name, [label, , tip]]) => {
-        const select = h("select", { "aria-label": label, title: tip });
-        select.addEventListener("change", () => change({ [name]: Number(select.value) }), { signal });
-        return [name, select];
-      }),
-    );
+    /** @type {[string, Menu][]} */
+    this.menus = Object.entries(MENUS).map(([name, [label, , title]]) => {
+      const menu = new Menu(label, () => change({ [name]: Number(menu.value) }), signal, { title });
+      return [name, menu];
+    });
     this.profiles = h("input", { type: "checkbox" });
     this.profiles.addEventListener("change", () => change({ profiles: this.profiles.checked }), { signal });
     this._build();
   }
 
   _build() {
-    const fields = Object.entries(MENUS).map(([name, [label]]) =>
-      h("label", { class: "pv-field" }, `${label} `, this.fields[name]),
-    );
     const tip = "A second sweep for each K: effective sample size, ancestors, and log Ẑ of single runs";
     const profiles = h("label", { class: "cm-chip", title: tip }, this.profiles, h("span", {}, "profiles, single runs"));
     const { toys, storybook, paper, own } = this.problems;
@@ -110,7 +109,7 @@ class CompareControls {
       { class: "cm-controls", "aria-label": "What to compare" },
       set("Problems", toys.el, storybook.el, own.el, this.paper),
       set("Methods", ...Object.values(this.methods).map(({ el }) => el)),
-      set("Runs", this.sizes.el, this.rules.el, h("div", { class: "cm-fields" }, ...fields, profiles)),
+      set("Runs", this.sizes.el, this.rules.el, h("div", { class: "cm-fields" }, ...this.menus.map(([, { el }]) => el), profiles)),
     );
   }
 
@@ -133,30 +132,24 @@ class CompareControls {
       chips.offer(mine.map(({ name }) => ({ value: name, name, label: methodName(name), tip: METHOD_TIPS[name] })));
       chips.show(settings.methods, locked);
     }
-    const sizes = [...new Set([...USUAL_SIZES, ...settings.num_particles])].sort((a, b) => a - b);
-    this.sizes.offer(sizes.map((size) => ({ value: size, name: String(size) })));
+    this.sizes.offer(sorted(USUAL_SIZES, settings.num_particles).map((size) => ({ value: size, name: String(size) })));
     this.sizes.show(settings.num_particles.map(String), locked);
     this.rules.offer(Object.entries(RULE_NAMES).map(([name, label]) => ({ value: name, name, label })));
     this.rules.show(settings.rules, locked);
-    for (const [name, select] of Object.entries(this.fields)) this._menu(select, MENUS[name][1], settings[name], locked);
+    for (const [name, menu] of this.menus) {
+      const values = sorted(MENUS[name][1], [settings[name]]).map(String);
+      menu.offer(values.map((value) => [value, value]));
+      menu.value = String(settings[name]);
+      menu.select.disabled = locked;
+    }
     this.profiles.checked = settings.profiles;
     this.profiles.disabled = locked;
     if (settings.problems.some((/** @type {any} */ p) => String(p).startsWith("paper/"))) this.paper.open = true;
   }
-
-  /** @param {any} select @param {number[]} usual @param {number} value @param {boolean} locked */
-  _menu(select, usual, value, locked) {
-    const values = [...new Set([...usual, value])].sort((a, b) => a - b);
-    if (select.options.length !== values.length || !usual.includes(value)) {
-      select.replaceChildren(...values.map((v) => h("option", { value: String(v) }, String(v))));
-    }
-    select.value = String(value);
-    select.disabled = locked;
-  }
 }
 
-/** @param {string} name */
-function methodName(name) {
-  return { none: "none: ψ = 1", rl_sigma: "RL-σ", optimal: "optimal ψ*" }[name] ??
-    (name in STYLES && !(name in OTHER_STYLES) ? learnedName(name) : name);
+/** All numbers of both lists, the smallest first. @param {number[]} usual @param {number[]} chosen */
+function sorted(usual, chosen) {
+  return [...new Set([...usual, ...chosen])].sort((a, b) => a - b);
 }
+

@@ -1,14 +1,9 @@
 /** @file Plots of one problem: bounds and gap against K, both divergences, reward against cost. */
 
-/** How methods are drawn that learn nothing here. */
-const OTHER_STYLES = {
-  none: { light: [95, 95, 95], dark: [190, 190, 190], dash: [3, 3], marker: "circle" },
-  "look-ahead": { light: [213, 94, 0], dark: [240, 125, 40], dash: [10, 4], marker: "diamond" },
-  shipped: { light: [0, 114, 178], dark: [86, 160, 233], dash: [], marker: "square" },
-  optimal: { light: [0, 140, 100], dark: [0, 190, 140], dash: [6, 3, 2, 3], marker: "up" },
-  rl_sigma: { light: [150, 60, 0], dark: [250, 170, 110], dash: [8, 3, 2, 3], marker: "square" },
-};
-Object.assign(STYLES, OTHER_STYLES);
+import { QUANTITIES_SHOWN, explained } from "./compare_tables.js";
+import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
+import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
+import { BOTTOM, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf } from "./plot.js";
 
 const NEAR = 14;
 const ROW = 24;
@@ -44,14 +39,19 @@ class Hover {
 }
 
 /** What all plots have: a strip, numbers under the pointer, and a note. */
-class Plot {
+export class Plot extends Strip {
   /** @param {string} title @param {string} name @param {AbortSignal} signal @param {string} [note] */
   constructor(title, name, signal, note = "") {
-    this.strip = new Strip(title, name);
-    this.hover = new Hover(this.strip, signal);
+    super(title, name);
+    this.hover = new Hover(this, signal);
     this.note = h("p", { class: "pv-note" }, note);
-    this.el = this.strip.el;
     this.el.append(this.note);
+  }
+
+  /** New axes, without the numbers that were under the pointer. @type {Strip["axes"]} */
+  axes(...ranges) {
+    this.hover.marks = [];
+    return super.axes(...ranges);
   }
 
   /** Methods that this plot draws, the one brought out last. @param {any} view */
@@ -91,7 +91,7 @@ function sizeRange(sizes) {
 }
 
 /** Lower and upper bounds against K, with log Z where it is exact. */
-class BoundsByK extends Plot {
+export class BoundsByK extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("Bounds on log Z, nats", "bounds", signal, "▼ lower, ▲ upper; shades: 95 % t-intervals.");
   }
@@ -107,14 +107,13 @@ class BoundsByK extends Plot {
     const some = rangeOf([...middle, data.exact], 0.25);
     const edges = rows.flatMap(({ cells }) => cells.flatMap(ends)).filter((end) => end > some[0] && end < some[1]);
     const range = rangeOf([...middle, ...edges, data.exact]);
-    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
-    this.hover.marks = [];
+    const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), niceTicks(...range, 5));
     clipped(plot, () => {
       for (const row of rows) this._band(plot, row, view);
       for (const row of rows) this._line(plot, row, view);
     });
     if (data.exact !== null) this._truth(plot, data.exact, sizes, theme);
-    this.strip.say(this._words(rows, data));
+    this.say(this._words(rows, data));
   }
 
   /** @param {any} plot @param {any} row @param {any} view */
@@ -139,14 +138,9 @@ class BoundsByK extends Plot {
   /** The exact line, named where the bounds are still apart. @param {any} plot @param {number} value @param {number[]} sizes @param {Theme} theme */
   _truth(plot, value, sizes, theme) {
     level(plot, value, "", theme.text);
-    const { context, x, y, halo } = plot;
+    const { x, y } = plot;
     const at = sizes.length > 1 ? (x(Math.log2(sizes[0])) + x(Math.log2(sizes[1]))) / 2 : x(Math.log2(sizes[0])) + 60;
-    context.textAlign = "center";
-    context.strokeStyle = css(halo);
-    context.lineWidth = 4;
-    context.fillStyle = css(theme.text);
-    context.strokeText(`exact ${number(value, 3)}`, at, y(value) - 5);
-    context.fillText(`exact ${number(value, 3)}`, at, y(value) - 5);
+    label(plot, `exact ${number(value, 3)}`, at, y(value) - 5, theme.text, "center");
   }
 
   /** @param {any[]} rows @param {any} data */
@@ -159,7 +153,7 @@ class BoundsByK extends Plot {
 }
 
 /** Upper minus lower bound against K, both axes logarithmic. */
-class GapByK extends Plot {
+export class GapByK extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("Gap, nats (log scale)", "gap", signal, "Bounds KL(q‖σ) + KL(σ‖q) of one SMC draw; equals it at K = 1. Bars: 95 %.");
   }
@@ -177,8 +171,7 @@ class GapByK extends Plot {
     const up = (/** @type {number} */ value) => Math.log10(Math.max(value, floor));
     const highs = rows.flatMap(({ cells }) => cells.map((cell) => ends(cell)[1])).filter((v) => v < 5 * Math.max(...means));
     const range = rangeOf([up(floor), ...[...means, ...highs].map(up)], 0.03);
-    const plot = this.strip.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
-    this.hover.marks = [];
+    const plot = this.axes(theme, sizeRange(sizes), range, sizeTicks(sizes), decades(...range));
     clipped(plot, () => {
       for (const { method, cells, dodge } of rows) {
         const style = this.style(method, view);
@@ -187,15 +180,13 @@ class GapByK extends Plot {
       }
     });
     const below = rows.flatMap(({ cells }) => cells).filter((cell) => cell.mean <= floor).length;
-    this.strip.say(!rows.some(({ cells }) => cells.length) ? "needs upper bounds" : below ? `${below} at or near 0, drawn hollow at the floor` : "falls as K grows");
+    this.say(!rows.some(({ cells }) => cells.length) ? "needs upper bounds" : below ? `${below} at or near 0, drawn hollow at the floor` : "falls as K grows");
   }
 
   /** @param {any} plot @param {any} cell @param {any} style @param {number} dodge @param {(v: number) => number} up @param {any} view */
   _cell(plot, cell, style, dodge, up, view) {
     const [x, y] = [plot.x(Math.log2(cell.size) + dodge), plot.y(up(cell.mean))];
-    plot.context.strokeStyle = css(style.colour, 0.8);
-    plot.context.lineWidth = 1.2;
-    line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]));
+    line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]), css(style.colour, 0.8), 1.2);
     drawMarker(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) });
     this.hover.add(x, y, `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
   }
@@ -215,7 +206,7 @@ function decades(low, high) {
 }
 
 /** Draw inside the axes alone. @param {any} plot @param {() => void} act */
-function clipped({ context, width, height }, act) {
+export function clipped({ context, width, height }, act) {
   context.save();
   context.beginPath();
   context.rect(LEFT - 4, 0, width - LEFT - RIGHT + 8, height - BOTTOM + 2);
@@ -225,7 +216,7 @@ function clipped({ context, width, height }, act) {
 }
 
 /** Both divergences, a row a method. */
-class Forest extends Plot {
+export class Forest extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("Divergences of q and σ, nats", "forest", signal, "● KL(σ‖q): what q misses. ○ KL(q‖σ): what q writes and σ does not. Bars: 95 %.");
   }
@@ -235,15 +226,15 @@ class Forest extends Plot {
     const { data, theme, methods } = view;
     const both = [["KL(σ||q)", 0.33, false], ["KL(q||σ)", 0.67, true]];
     const shown = methods.filter((/** @type {string} */ m) => both.some(([name]) => data.find(m, name, 0, "")));
-    this.strip.canvas.style.height = `${Math.max(3, shown.length) * (ROW + 6) + 34}px`;
-    measure(this.strip.canvas);
+    this.canvas.style.height = `${Math.max(3, shown.length) * (ROW + 6) + 34}px`;
+    measure(this.canvas);
     const cells = shown.flatMap((/** @type {string} */ m) => both.map(([name]) => data.find(m, name, 0, ""))).filter(finite);
     const middle = cells.map((/** @type {any} */ cell) => cell.mean);
     const reach = 2.5 * Math.max(...middle, 0.1);
     const edges = cells.flatMap(ends).map((/** @type {number} */ end) => clamp(end, -reach / 4, reach));
     const range = rangeOf([0, ...middle, ...edges], 0.04);
     const left = 96;
-    const { context, width, height } = fitCanvas(this.strip.canvas);
+    const { context, width, height } = fitCanvas(this.canvas);
     const x = (/** @type {number} */ v) => left + ((v - range[0]) / (range[1] - range[0])) * (width - left - 34);
     const plot = { context, x, width, height, halo: theme.background };
     this._axis(plot, niceTicks(...range, 4), theme);
@@ -260,20 +251,18 @@ class Forest extends Plot {
       }
     });
     context.textBaseline = "alphabetic";
-    this.strip.say(shown.length ? "0 where q is σ" : "not measured yet");
+    this.say(shown.length ? "0 where q is σ" : "not measured yet");
   }
 
   /** @param {any} plot @param {[number, string][]} ticks @param {Theme} theme */
   _axis({ context, x, height }, ticks, theme) {
     context.font = `11px ${theme.font}`;
-    context.lineWidth = 1;
     context.textAlign = "center";
     context.fillStyle = css(theme.muted);
-    for (const [value, label] of ticks) {
-      context.strokeStyle = css(Math.abs(value) < 1e-12 ? theme.muted : theme.grid);
+    for (const [value, name] of ticks) {
       const at = Math.round(x(value)) + 0.5;
-      line(context, [[at, 4], [at, height - BOTTOM]]);
-      context.fillText(label, at, height - 3);
+      line(context, [[at, 4], [at, height - BOTTOM]], css(Math.abs(value) < 1e-12 ? theme.muted : theme.grid));
+      context.fillText(name, at, height - 3);
     }
   }
 
@@ -288,17 +277,14 @@ class Forest extends Plot {
       this.hover.add(width - 14, y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]}: infinite for certain`);
       return;
     }
-    context.strokeStyle = css(style.colour);
-    context.lineWidth = 2;
-    const [low, high] = ends(cell).map((end) => clamp(x(end), 92, width - 8));
-    line(context, [[low, y], [high, y]]);
+    line(context, ends(cell).map((end) => [clamp(x(end), 92, width - 8), y]), css(style.colour), 2);
     drawMarker(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow });
     this.hover.add(x(cell.mean), y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
   }
 }
 
 /** Mean log phi of what q writes, against how far q has gone from p0. */
-class Reward extends Plot {
+export class Reward extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("↑ mean log φ of q, nats, against KL(q‖p₀), nats →", "reward", signal, "What leaving p₀ buys. Bars: 95 %.");
   }
@@ -315,22 +301,19 @@ class Reward extends Plot {
       return rangeOf([...cells.map((c) => c.mean), ...cells.flatMap(ends).map((end) => clamp(end, ...some))], 0.08);
     };
     const [xs, ys] = [range(1), range(2)];
-    const plot = this.strip.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
-    this.hover.marks = [];
+    const plot = this.axes(theme, xs, ys, niceTicks(...xs, 4), niceTicks(...ys, 5));
     clipped(plot, () => {
       for (const [method, kl, reward] of points) {
         const style = this.style(method, view);
         const [x, y] = [plot.x(kl.mean), plot.y(reward.mean)];
-        plot.context.strokeStyle = css(style.colour, 0.8);
-        plot.context.lineWidth = 1.2;
-        line(plot.context, ends(kl).map((end) => [plot.x(end), y]));
-        line(plot.context, ends(reward).map((end) => [x, plot.y(end)]));
+        line(plot.context, ends(kl).map((end) => [plot.x(end), y]), css(style.colour, 0.8), 1.2);
+        line(plot.context, ends(reward).map((end) => [x, plot.y(end)]), css(style.colour, 0.8), 1.2);
         drawMarker(plot, style, x, y, { r: 4.5 });
         this.hover.add(x, y, `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
       }
     });
     const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);
     const dead = endless.length ? `; −∞ and not drawn: ${endless.map(methodName).join(", ")}` : "";
-    this.strip.say(points.length || endless.length ? `${plural(points.length, "method")}${dead}` : "not measured yet");
+    this.say(points.length || endless.length ? `${plural(points.length, "method")}${dead}` : "not measured yet");
   }
 }

@@ -1,7 +1,12 @@
 /** @file Plots of how runs spread: ESS and surviving ancestors step by step, and log Z_hat over runs. */
 
+import { Plot, clipped } from "./compare_plots.js";
+import { css, number, percent } from "./dom.js";
+import { drawMarker, methodName } from "./methods.js";
+import { BOTTOM, DASHED, TOP, drawPath, fill, label, line, niceTicks, rangeOf } from "./plot.js";
+
 /** A share of K, step by step. */
-class Profile extends Plot {
+export class Profile extends Plot {
   /** @param {string} title @param {string} quantity @param {AbortSignal} signal */
   constructor(title, quantity, signal) {
     super(title, quantity.startsWith("ESS") ? "ess" : "ancestors", signal);
@@ -17,8 +22,7 @@ class Profile extends Plot {
     });
     const steps = Math.max(1, ...rows.map(([, values]) => values.length));
     const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.strip.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
-    this.hover.marks = [];
+    const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
     for (const [method, values] of rows) {
       const style = this.style(method, view);
       drawPath(plot, values.map((/** @type {number} */ v, /** @type {number} */ i) => [i + 1, v]), style, view.chosen === method ? 2.4 : 1.7);
@@ -29,7 +33,7 @@ class Profile extends Plot {
       });
     }
     const some = rows.some(([, values]) => values.length);
-    this.strip.say(some ? `share of K = ${size}, mean of all runs` : "recorded with “profiles, single runs”");
+    this.say(some ? `share of K = ${size}, mean of all runs` : "recorded with “profiles, single runs”");
   }
 }
 
@@ -40,7 +44,7 @@ function profileTicks(steps) {
 }
 
 /** How log Z_hat spreads over runs. */
-class Spread extends Plot {
+export class Spread extends Plot {
   constructor(/** @type {AbortSignal} */ signal) {
     super("log Ẑ of single runs, nats", "spread", signal, "Share of the runs in each bin.");
   }
@@ -65,15 +69,14 @@ class Spread extends Plot {
     const top = cut ? 1.5 * tops[1] : tops[0] ?? 0.01;
     const exact = data.exact === null ? [] : [data.exact];
     const range = rangeOf([low, low + width * count, ...exact], 0.03);
-    const plot = this.strip.axes(theme, range, [0, top * 1.05], niceTicks(...range, 5), shareTicks(top));
-    this.hover.marks = [];
+    const plot = this.axes(theme, range, [0, top * 1.05], niceTicks(...range, 5), shareTicks(top));
     clipped(plot, () => {
       for (const method of shown) this._steps(plot, method, shares.get(method), [low, width], view);
     });
     if (exact.length && rows.length) upright(plot, exact[0], "exact", theme.text);
     const dead = methods.filter((/** @type {string} */ m) => known.get(m)?.dead).map((/** @type {string} */ m) => `${methodName(m)} ${known.get(m).dead} of ${shares.get(m).total}`);
     const said = dead.length ? `K = ${size}; died: ${dead.join(", ")}` : `K = ${size}, all seeds`;
-    this.strip.say(rows.length ? said + (cut ? "; the highest bar is cut" : "") : "recorded with “profiles, single runs”");
+    this.say(rows.length ? said + (cut ? "; the highest bar is cut" : "") : "recorded with “profiles, single runs”");
   }
 
   /** @param {any} plot @param {string} method @param {any} share @param {number[]} bins @param {any} view */
@@ -83,10 +86,8 @@ class Spread extends Plot {
     bars.forEach((/** @type {number} */ bar, /** @type {number} */ i) => points.push([low + i * width, bar], [low + (i + 1) * width, bar]));
     points.push([low + bars.length * width, 0]);
     const { context, x, y } = plot;
-    context.fillStyle = css(style.colour, view.chosen === method ? 0.3 : view.chosen ? 0.04 : 0.12);
-    context.beginPath();
-    for (const [at, up] of points) context.lineTo(x(at), y(up));
-    context.fill();
+    const alpha = view.chosen === method ? 0.3 : view.chosen ? 0.04 : 0.12;
+    fill(context, points.map(([at, up]) => [x(at), y(up)]), css(style.colour, alpha));
     drawPath(plot, points, style, view.chosen === method ? 2 : 1.4);
     bars.forEach((/** @type {number} */ bar, /** @type {number} */ i) => {
       const from = low + i * width;
@@ -100,18 +101,10 @@ function shareTicks(top) {
   return niceTicks(0, top * 1.05, 3).map(([value]) => [value, value === 0 ? "0" : percent(value)]);
 }
 
-/** A dashed upright with its name. @param {any} plot @param {number} at @param {string} label @param {Rgb} colour */
-function upright({ context, x, height, width, halo }, at, label, colour) {
-  context.strokeStyle = css(colour);
-  context.lineWidth = 1.5;
-  context.setLineDash([5, 4]);
-  line(context, [[x(at), TOP], [x(at), height - BOTTOM]]);
-  context.setLineDash([]);
+/** A dashed upright with its name. @param {any} plot @param {number} at @param {string} name @param {Rgb} colour */
+function upright(plot, at, name, colour) {
+  const { context, x, height, width } = plot;
+  line(context, [[x(at), TOP], [x(at), height - BOTTOM]], css(colour), 1.5, DASHED);
   const right = x(at) > width * 0.6;
-  context.textAlign = right ? "right" : "left";
-  context.strokeStyle = css(halo);
-  context.lineWidth = 4;
-  context.fillStyle = css(colour);
-  context.strokeText(label, x(at) + (right ? -5 : 5), TOP + 8);
-  context.fillText(label, x(at) + (right ? -5 : 5), TOP + 8);
+  label(plot, name, x(at) + (right ? -5 : 5), TOP + 8, colour, right ? "right" : "left");
 }

@@ -1,6 +1,10 @@
 /** @file The numbers of a comparison: a table of all problems, and one of the problem on show. */
 
-const QUANTITIES_SHOWN = {
+import { h, number, plural } from "./dom.js";
+import { STYLES, key, methodName } from "./methods.js";
+import { Menu } from "./panels.js";
+
+export const QUANTITIES_SHOWN = {
   "KL(σ||q)": ["KL(σ‖q)", "What q misses: mean of log σ/q over exact samples, nats. Low is good."],
   "KL(q||σ)": ["KL(q‖σ)", "What q writes and σ does not: mean of log q/σ over texts of q, nats. Low is good."],
   gap: ["gap", "Upper minus lower bound, nats: bounds the symmetrised KL of one SMC draw and σ. Low is good."],
@@ -8,14 +12,14 @@ const QUANTITIES_SHOWN = {
   upper: ["upper bound", "Mean of log Ẑ with an exact sample kept among the particles, nats. Low is good."],
   "lower, pooled": ["lower, pooled", "Log of the mean of Ẑ: tighter, and a bound on average, nats."],
   "upper, pooled": ["upper, pooled", "Minus log of the mean of 1/Ẑ: tighter, nats."],
-  "E_q[log φ]": ["mean log φ of q", "Of texts that q writes, not weighed, nats. High is good."],
-  "mean log φ of texts": ["mean log φ of K texts", "Of the texts that the method gives, weighed, nats."],
+  "E_q[log φ]": ["mean log φ of q", "Of texts that q writes, unweighted, nats. High is good."],
+  "mean log φ of texts": ["mean log φ of K texts", "Of the texts that the method gives, weighted, nats."],
   "forward tokens": ["tokens read", "By the base model, for K texts."],
 };
 const MARKS = { w: ["○", "waiting"], r: ["◐", "running"], d: ["●", "done"], f: ["✕", "failed"] };
 
 /** What was measured on a problem, to be asked for by name. */
-class Measured {
+export class Measured {
   /** @param {any} data */
   constructor(data) {
     this.exact = data?.exact ?? null;
@@ -55,7 +59,7 @@ function toCell([method, rule, quantity, size, kind, mean, low, high, seeds, bes
 }
 
 /** A mean and half of its interval. @param {any} cell */
-function withInterval({ mean, low, high, quantity }) {
+export function withInterval({ mean, low, high, quantity }) {
   if (quantity === "forward tokens") return Math.round(mean).toLocaleString("en").replaceAll(",", " ");
   const half = (high - low) / 2;
   const digits = half < 0.05 ? 3 : 2;
@@ -64,7 +68,7 @@ function withInterval({ mean, low, high, quantity }) {
 }
 
 /** The same in full, for a tooltip. @param {any} cell @param {number} total */
-function explained(cell, total) {
+export function explained(cell, total) {
   const seeds = cell.over === "seeds" ? plural(cell.seeds, "seed") : "runs of one seed";
   const ends = [cell.low, cell.high].map((end) => number(end, 4));
   const width = Number.isFinite(cell.high - cell.low) ? `95 % t-interval over ${seeds}: [${ends.join(", ")}]` : seeds;
@@ -134,35 +138,8 @@ class NumberTable {
   }
 }
 
-/** A menu that keeps its choice where it can. */
-class Menu {
-  /** @param {string} label @param {() => void} changed @param {AbortSignal} signal */
-  constructor(label, changed, signal) {
-    this.names = "";
-    this.select = h("select", { "aria-label": label });
-    this.el = h("label", { class: "pv-field" }, `${label} `, this.select);
-    this.select.addEventListener("change", changed, { signal });
-  }
-
-  /** @param {[string, string][]} choices value and name @param {string} [usual] */
-  offer(choices, usual) {
-    const names = choices.join("\n");
-    if (this.names === names) return;
-    this.names = names;
-    const before = this.select.value;
-    this.select.replaceChildren(...choices.map(([value, name]) => h("option", { value }, name)));
-    const values = choices.map(([value]) => value);
-    this.select.value = values.includes(before) ? before : usual ?? values[0] ?? "";
-    this.el.hidden = choices.length < 2;
-  }
-
-  get value() {
-    return this.select.value;
-  }
-}
-
 /** Every method on every problem: one number each, or how its seeds stand. */
-class Overview {
+export class Overview {
   /** @param {() => void} changed @param {AbortSignal} signal */
   constructor(changed, signal) {
     this.quantity = new Menu("number", changed, signal);
@@ -189,7 +166,7 @@ class Overview {
 }
 
 /** Every number of the problem on show; its rows are the plots' legend. */
-class Details {
+export class Details {
   /** @param {(method: string) => void} choose @param {AbortSignal} signal */
   constructor(choose, signal) {
     this.table = new NumberTable("The problem on show");

@@ -1,5 +1,8 @@
 /** @file What every view needs of its host: an answer from Python, themes, keys, and a clean end. */
 
+import { css, keepKeys, watchSizes } from "./dom.js";
+import { readTheme } from "./scales.js";
+
 const CONTACT_MS = 5000;
 const TOGETHER = "tsmc-views-move-together";
 const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
@@ -12,13 +15,13 @@ const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-t
  *   the kernel is busy with another cell
  * @param {AbortSignal} signal
  */
-function greet(model, lost, signs, signal) {
-  const word = Math.floor(Math.random() * 1e9) + 1;
+export function handshake(model, lost, signs, signal) {
+  const token = Math.floor(Math.random() * 1e9) + 1;
   const heard = () => {
     lost.hidden = true;
     clearTimeout(timer);
   };
-  const answered = () => model.get("welcome") === word && heard();
+  const answered = () => model.get("welcome") === token && heard();
   const timer = setTimeout(() => (lost.hidden = false), CONTACT_MS);
   const acts = [["change:welcome", answered], ...signs.map((name) => [name, heard])];
   for (const [name, act] of acts) model.on(name, act);
@@ -26,7 +29,7 @@ function greet(model, lost, signs, signal) {
     clearTimeout(timer);
     for (const [name, act] of acts) model.off(name, act);
   });
-  model.set("hello", word);
+  model.set("hello", token);
   model.save_changes();
 }
 
@@ -70,7 +73,7 @@ function keepKeysAround(root, signal) {
  */
 
 /** Tells the runs of one side of a comparison from the other's. @param {any} record */
-function runsOf(record) {
+export function runsOf(record) {
   return record ? `${record.header.run} of ${record.header.runs}` : "";
 }
 
@@ -78,7 +81,7 @@ function runsOf(record) {
  * Views of one group do together what a person does in one of them: in the browser alone, so that
  * they need no kernel for it.
  */
-class Group {
+export class Group {
   /**
    * @param {any} model @param {(news: News) => void} hear
    * @param {AbortSignal} signal
@@ -105,7 +108,7 @@ class Group {
  * A view hears its model, and draws what has changed once a frame. A subclass makes `root` and
  * `paint`, and says in `ready` whether there is anything to paint.
  */
-class View {
+export class View {
   /** @param {Place} place @param {Record<string, number>} counts what `stats` tells beside draws */
   constructor({ model, signal }, counts) {
     this.model = model;
@@ -193,7 +196,7 @@ class View {
 }
 
 /** What a module exports for a view. @param {any} Shown a class with a `root` element */
-function host(Shown) {
+export function host(Shown) {
   return {
     /** @param {{model: any, el: HTMLElement, signal?: AbortSignal}} context */
     render({ model, el, signal }) {

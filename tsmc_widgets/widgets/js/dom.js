@@ -1,6 +1,7 @@
 /** @file Elements, icons, numbers and colours. Nothing here knows of particles. */
 
-const SVG = "http://www.w3.org/2000/svg";
+
+export const SVG = "http://www.w3.org/2000/svg";
 const FOCUSABLE = new Set(["button", "select", "input"]);
 
 /**
@@ -10,7 +11,7 @@ const FOCUSABLE = new Set(["button", "select", "input"]);
  * @param {...(Node|string)} children
  * @returns {any}
  */
-function h(tag, attributes = {}, ...children) {
+export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   if (FOCUSABLE.has(tag) || "tabindex" in attributes) keepKeys(node);
@@ -18,8 +19,41 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+/**
+ * A button.
+ * @param {Record<string, string>} attributes @param {() => void} act when it is pressed
+ * @param {AbortSignal} signal
+ * @param {...(Node|string)} children
+ */
+export function button(attributes, act, signal, ...children) {
+  const node = h("button", { type: "button", ...attributes }, ...children);
+  node.addEventListener("click", act, { signal });
+  return node;
+}
+
+/**
+ * A table with a row of titles.
+ * @param {(string | [string, Record<string, string>])[]} titles texts of the cells, and their attributes
+ * @param {Node} body
+ * @param {Record<string, string>} [attributes] of the table
+ */
+export function table(titles, body, attributes = {}) {
+  const cells = titles.map((title) => {
+    const [text, own] = typeof title === "string" ? [title, {}] : title;
+    return h("th", { scope: "col", ...own }, text);
+  });
+  return h("table", attributes, h("thead", {}, h("tr", {}, ...cells)), body);
+}
+
+/** A bar that is filled in part. @param {number} part in [0, 1] @param {string} [kind] a class of the filled part */
+export function meter(part, kind = "") {
+  const filled = h("span", { class: `pv-filled ${kind}`.trim() });
+  filled.style.width = `${100 * clamp(part || 0, 0, 1)}%`;
+  return h("span", { class: "pv-meter", "aria-hidden": "true" }, filled);
+}
+
 /** Without this JupyterLab reads the keys too, and `d d` deletes the cell. @param {Element} node */
-function keepKeys(node) {
+export function keepKeys(node) {
   node.setAttribute("data-lm-suppress-shortcuts", "true");
 }
 
@@ -35,7 +69,7 @@ const ICONS = {
 };
 
 /** @param {keyof typeof ICONS} name */
-function icon(name) {
+export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.setAttribute("aria-hidden", "true");
@@ -46,14 +80,14 @@ function icon(name) {
 }
 
 /** A token as a cell shows it: blanks that would not be seen become marks. @param {string} text */
-function readable(text) {
+export function readable(text) {
   const marked = text.replace(/\r?\n/g, "↵").replace(/\t/g, "⇥");
   if (marked.trim() !== "") return marked.trim();
   return marked === "" ? "∅" : "␣";
 }
 
 /** @param {number} value @param {number} [digits] */
-function number(value, digits = 2) {
+export function number(value, digits = 2) {
   if (Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const text = value.toFixed(digits);
@@ -61,19 +95,19 @@ function number(value, digits = 2) {
 }
 
 /** A share of the whole weight, in per cent. @param {number} share in [0, 1] */
-function percent(share) {
+export function percent(share) {
   if (share <= 0) return "0 %";
   const digits = [0.0995, 0.00095, 0.000095, 0.0000095].findIndex((least) => share >= least);
   return digits < 0 ? "≈ 0 %" : `${(100 * share).toFixed(digits)} %`;
 }
 
 /** @param {number} count @param {string} noun */
-function plural(count, noun) {
+export function plural(count, noun) {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** @param {number} value @param {number} low @param {number} high */
-function clamp(value, low, high) {
+export function clamp(value, low, high) {
   return Math.min(high, Math.max(low, value));
 }
 
@@ -86,16 +120,16 @@ function clamp(value, low, high) {
  * @param {number} alpha
  * @returns {Rgb}
  */
-function mix(under, over, alpha) {
+export function mix(under, over, alpha) {
   return /** @type {Rgb} */ (under.map((base, i) => base + (over[i] - base) * alpha));
 }
 
 /** @param {number[]} rgb @param {number} [alpha] */
-function css(rgb, alpha = 1) {
+export function css(rgb, alpha = 1) {
   return `rgba(${rgb.map((part) => Math.round(part)).join(",")},${alpha.toFixed(3)})`;
 }
 
-const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+export const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 
 /**
  * Any CSS colour as it looks on `under`.
@@ -103,7 +137,7 @@ const probe = document.createElement("canvas").getContext("2d", { willReadFreque
  * @param {Rgb} under
  * @returns {Rgb}
  */
-function resolve(colour, under) {
+export function resolve(colour, under) {
   if (!probe) return under;
   probe.canvas.width = probe.canvas.height = 1;
   probe.fillStyle = css(under);
@@ -115,18 +149,18 @@ function resolve(colour, under) {
 }
 
 /** @param {Rgb} rgb */
-function isDark(rgb) {
+export function isDark(rgb) {
   return 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 128;
 }
 
 /** @type {WeakMap<Element, {width: number, height: number}>} */
-const SIZES = new WeakMap();
+export const SIZES = new WeakMap();
 
 /**
  * Keep track of the sizes of elements, so that drawing reads no layout that it has just changed.
  * @param {Element[]} elements @param {() => void} changed @param {AbortSignal} signal
  */
-function watchSizes(elements, changed, signal) {
+export function watchSizes(elements, changed, signal) {
   const watcher = new ResizeObserver((entries) => {
     for (const { target } of entries) measure(target);
     changed();
@@ -139,14 +173,14 @@ function watchSizes(elements, changed, signal) {
  * Size of an element inside its border. A hidden cell reports 0: keep the last.
  * @param {Element} element
  */
-function measure(element) {
+export function measure(element) {
   const { clientWidth: width, clientHeight: height } = element;
   if (width > 0 && height > 0) SIZES.set(element, { width, height });
   return SIZES.get(element) ?? { width: 0, height: 0 };
 }
 
 /** A canvas whose bitmap follows the size it is shown at. @param {HTMLCanvasElement} canvas */
-function fitCanvas(canvas) {
+export function fitCanvas(canvas) {
   const ratio = globalThis.devicePixelRatio || 1;
   const { width, height } = SIZES.get(canvas) ?? measure(canvas);
   const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];

@@ -1,5 +1,7 @@
 /** @file Who descends from whom, and in which order the rows stand. */
 
+import { number, plural } from "./dom.js";
+
 /**
  * @typedef {object} Genealogy of the particles at step t
  * @property {number} t
@@ -9,7 +11,7 @@
  */
 
 /** @param {RunRecord} record @param {number} t @returns {Genealogy} */
-function genealogy(record, t) {
+export function genealogy(record, t) {
   if (record._genealogy && record._genealogy.t === t) return record._genealogy;
   const { K, ancestors } = record;
   const slots = new Uint32Array(t * K);
@@ -28,7 +30,7 @@ function genealogy(record, t) {
 }
 
 /** Slots of one particle's ancestors at steps 1..t. @param {RunRecord} record @param {number} t @param {number} slot */
-function lineage(record, t, slot) {
+export function lineage(record, t, slot) {
   const path = new Uint32Array(t);
   for (let s = t - 1; s >= 0; s--) {
     path[s] = slot;
@@ -41,7 +43,7 @@ function lineage(record, t, slot) {
  * Marks of a particle's whole lineage: its ancestors, itself, and all descendants up to step t.
  * @param {RunRecord} record @param {{step: number, slot: number}} selection @param {number} t
  */
-function family(record, { step, slot }, t) {
+export function family(record, { step, slot }, t) {
   const { K, ancestors } = record;
   const marks = new Uint8Array(t * K);
   lineage(record, step, slot).forEach((k, s) => s < t && (marks[s * K + k] = 1));
@@ -61,7 +63,7 @@ function slotsInOrder(K) {
  * an order of its own, in which families stay together; else all columns share one.
  * @param {RunRecord} record @param {number} t @param {string} sort "slot", "weight" or "lineage"
  */
-function arrange(record, t, sort) {
+export function arrange(record, t, sort) {
   const key = `${t} ${sort}`;
   if (record._order && record._order.key === key) return record._order;
   const { K, T, families, places } = record;
@@ -91,7 +93,7 @@ function arrange(record, t, sort) {
  * four by four. These are the ribbons from column s - 1 to column s.
  * @param {RunRecord} record @param {number} s @param {ReturnType<typeof arrange>} order
  */
-function litters(record, s, order) {
+export function siblingGroups(record, s, order) {
   const { K, ancestors } = record;
   const slots = order.column(s);
   const parentRanks = order.ranks(s - 1);
@@ -106,7 +108,7 @@ function litters(record, s, order) {
 }
 
 /** The selected particle, its ancestors and descendants in a sentence. @param {any} view */
-function lineageInWords({ record, t, selection, related }) {
+export function lineageInWords({ record, t, selection, related }) {
   if (!selection || t === 0) return "Click a particle to follow its ancestors and descendants.";
   const who = `Particle ${selection.slot} of step ${selection.step}`;
   if (t > selection.step) {
@@ -123,11 +125,11 @@ function lineageInWords({ record, t, selection, related }) {
 }
 
 /** What a step did, in words. @param {RunRecord} record @param {number} t */
-function stepInWords(record, t) {
+export function stepInWords(record, t) {
   const { K, T } = record;
   if (t === 0) return `Before step 1: ${plural(K, "particle")} that all read the prompt, each with weight 1/${K}.`;
   const s = t - 1;
-  const end = t === T ? " At the last step log φ itself is weighed in." : "";
+  const end = t === T ? " At the last step log φ itself enters the weights." : "";
   const ess = record.ess[s] > 0 ? "" : " All weights are 0: no text that is left is allowed.";
   if (s === 0 || !record.resampled[s]) {
     return `Step ${t}: every particle drew a token, and its weight took the increment.${end}${ess}`;
@@ -143,4 +145,15 @@ function stepInWords(record, t) {
     `Step ${t} began by resampling, at an ESS of ${before}: ${ended} of ${K} particles ended, ` +
     `${copying}, and all weights became equal. Then every particle drew a token.${end}${ess}`
   );
+}
+
+/**
+ * How many copies each slot of column s - 1 has in column s.
+ * @param {RunRecord} record @param {number} s
+ */
+export function copies(record, s) {
+  const counts = new Uint32Array(record.K);
+  const row = s * record.K;
+  for (let k = 0; k < record.K; k++) counts[record.ancestors[row + k]] += 1;
+  return counts;
 }

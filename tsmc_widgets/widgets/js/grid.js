@@ -1,10 +1,18 @@
 /** @file The grid of tokens: one row a particle, one cell a token, drawn on a canvas. */
 
+import { SIZES, clamp, css, fitCanvas, h, measure, percent } from "./dom.js";
+import { Columns, HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
+import { fill } from "./plot.js";
+import { ENDED, ENDS } from "./record.js";
+import { drawCopies, drawRibbons } from "./ribbons.js";
+import { TextRows } from "./rows.js";
+import { DEAD } from "./scales.js";
+
 /** Where a row's bar begins, and how long a full one is. */
 const BAR_LEFT = 40;
 const BAR_WIDTH = 50;
 
-class TokenGrid {
+export class TokenGrid {
   /**
    * @param {{pick: (s: number, row: number) => void, hover: (s: number, row: number) => void,
    *   redraw: () => void}} on what a pointer does
@@ -109,7 +117,7 @@ class TokenGrid {
     return layout === "slots" ? order.column(s)[row] : slots[s * record.K + order.rows[row]];
   }
 
-  /** @param {any} view the state of the view, see main.js */
+  /** @param {any} view the state of the view, see particle_view.js */
   draw(view) {
     this.view = view;
     const { sight, theme } = view;
@@ -265,12 +273,8 @@ class TokenGrid {
       if (s === 0 || s >= t || !record.resampled[s]) continue;
       const at = layout === "slots" ? x - this.columns.gaps[s] / 2 : x - 2;
       const half = layout === "slots" ? 5 : 3;
-      context.fillStyle = css(theme.orange);
-      context.beginPath();
-      context.moveTo(at - half, middle - half);
-      context.lineTo(at + half, middle - half);
-      context.lineTo(at, middle + half);
-      context.fill();
+      const corners = [[at - half, middle - half], [at + half, middle - half], [at, middle + half]];
+      fill(context, corners, css(theme.orange));
     }
     context.fillStyle = css(theme.background);
     context.fillRect(0, 0, HEAD_WIDTH - 1, HEADER_HEIGHT - 1);

@@ -1,8 +1,12 @@
 /** @file One token under the lens: what else could have been written, and what the choice cost. */
 
+import { h, number, percent } from "./dom.js";
+import { lineage } from "./genealogy.js";
+import { ENDED, ENDS, GOING } from "./record.js";
+
 const CONTEXT_TOKENS = 8;
 
-class Inspector {
+export class Inspector {
   constructor() {
     this.title = h("p", { class: "pv-inspected" });
     this.where = h("p", { class: "pv-note" });

@@ -1,8 +1,11 @@
 /** @file Where the columns of the grid stand, how wide they are, and which part of it is in sight. */
 
-const ROW_HEIGHT = 22;
-const HEADER_HEIGHT = 26;
-const HEAD_WIDTH = 150;
+import { clamp, probe } from "./dom.js";
+import { GOING } from "./record.js";
+
+export const ROW_HEIGHT = 22;
+export const HEADER_HEIGHT = 26;
+export const HEAD_WIDTH = 150;
 const CELL_MIN = 24;
 const CELL_MAX = 104;
 const CELL_PADDING = 11;
@@ -12,7 +15,7 @@ const GAP = 3;
 /** Share of a column's tokens that fit where not all can; the others end in an ellipsis. */
 const FITTING = 0.985;
 
-class Columns {
+export class Columns {
   constructor() {
     /** @type {number[]} */
     this.wordWidths = [];

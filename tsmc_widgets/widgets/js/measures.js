@@ -1,37 +1,14 @@
-/** @file Measures of a run against the step: ESS, log Z hat, surviving ancestors; and the sorted weights. */
+/** @file Measures of one run: ESS, log Z hat and surviving ancestors at every step, and sorted weights. */
 
-/** Strips of a run, with what they mean in a tooltip. */
-const MEASURES = {
-  ess: () =>
-    explained(
-      new Strip("Effective sample size (ESS)", "ess"),
-      "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
-        "the step after the ESS fell below the dashed threshold.",
-    ),
-  weights: () =>
-    explained(
-      new Strip("Weights, sorted", "weights"),
-      "Normalised weights of the particles, largest first: they sum to 1.",
-    ),
-  ancestors: () =>
-    explained(
-      new Strip("Surviving ancestors", "ancestors"),
-      "How many of the K tokens drawn at each step have a descendant at the step on show.",
-    ),
-};
-
-/** @param {Strip} strip @param {string} meaning */
-function explained(strip, meaning) {
-  strip.el.title = meaning;
-  return strip;
-}
+import { css, number, percent, plural } from "./dom.js";
+import { LEFT, RIGHT, Strip, curve, drawBand, level, resamplingMarks, stepTicks } from "./plot.js";
 
 /**
  * Let a pointer on strips over the steps move the play head.
  * @param {Strip[]} strips @param {() => any} record @param {(t: number) => void} onScrub
  * @param {AbortSignal} signal
  */
-function letScrub(strips, record, onScrub, signal) {
+export function letScrub(strips, record, onScrub, signal) {
   for (const { canvas } of strips) {
     canvas.classList.add("pv-scrubs");
     const scrub = (/** @type {PointerEvent} */ event) => {
@@ -45,55 +22,132 @@ function letScrub(strips, record, onScrub, signal) {
   }
 }
 
-/** @param {Strip} strip @param {any} view */
-function drawEss(strip, { record, t, theme }) {
-  const { K, T, header } = record;
-  const threshold = header.ess_threshold;
-  const limit = threshold === null ? 0 : threshold * K;
-  const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [K, String(K)]]);
-  const named = number(limit, limit % 1 ? 1 : 0);
-  if (limit > 0.15 * K && limit < 0.85 * K) yTicks.push([limit, named]);
-  const plot = strip.axes(theme, [0, T], [0, K], stepTicks(T), yTicks);
-  resamplingMarks(plot, record, t, theme);
-  if (threshold) {
-    level(plot, limit, "", theme.orange);
+/** ESS at every step, with its threshold and resampling. */
+export class EssStrip extends Strip {
+  constructor() {
+    super(
+      "Effective sample size (ESS)",
+      "ess",
+      "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
+        "the step after the ESS fell below the dashed threshold.",
+    );
   }
-  curve(plot, [K, ...record.ess.subarray(0, record.steps)], t, theme.blue);
-  const value = t === 0 ? K : record.ess[t - 1];
-  const rule = threshold && K > 1 ? `; ▼ when below ${named}` : "";
-  strip.say(`${number(value, K < 1000 ? 1 : 0)} of ${K}${rule}`);
+
+  /** @param {any} view */
+  draw({ record, t, theme }) {
+    const { K, T, header } = record;
+    const threshold = header.ess_threshold;
+    const limit = threshold === null ? 0 : threshold * K;
+    const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [K, String(K)]]);
+    const named = number(limit, limit % 1 ? 1 : 0);
+    if (limit > 0.15 * K && limit < 0.85 * K) yTicks.push([limit, named]);
+    const plot = this.axes(theme, [0, T], [0, K], stepTicks(T), yTicks);
+    resamplingMarks(plot, record, t, theme);
+    if (threshold) level(plot, limit, "", theme.orange);
+    curve(plot, [K, ...record.ess.subarray(0, record.steps)], t, theme.blue);
+    const value = t === 0 ? K : record.ess[t - 1];
+    const rule = threshold && K > 1 ? `; ▼ when below ${named}` : "";
+    this.say(`${number(value, K < 1000 ? 1 : 0)} of ${K}${rule}`);
+  }
 }
 
-/** @param {Strip} strip @param {any} view */
-function drawWeights(strip, { record, t, theme }) {
-  const { K } = record;
-  const weights = record.sortedWeights(t);
-  const largest = weights[0];
-  const ceiling = Math.min(1, Math.max(largest, 2 / K)) || 1;
-  /** @type {[number, string][]} */
-  const xTicks = K === 1 ? [[0.5, "1"]] : [[0, "largest"], [K, `${K} particles`]];
-  const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [ceiling, percent(ceiling)]]);
-  const plot = strip.axes(theme, [0, K], [0, ceiling], xTicks, yTicks);
-  const { context, x, y } = plot;
-  context.fillStyle = css(theme.blue);
-  const gap = x(1) - x(0) > 4 ? 1 : 0;
-  for (let k = 0; k < K && weights[k] > 0; k++) {
-    context.fillRect(x(k), y(weights[k]), Math.max(0.5, x(k + 1) - x(k) - gap), y(0) - y(weights[k]));
+/** Weights at the step on show, largest first. */
+export class WeightsStrip extends Strip {
+  constructor() {
+    super("Weights, sorted", "weights", "Normalised weights of the particles, largest first: they sum to 1.");
   }
-  if (K > 1) level(plot, 1 / K, `average 1/K = ${percent(1 / K)}`, theme.muted);
-  strip.say(largest > 0 ? `largest ${percent(largest)}` : "all weights are 0");
+
+  /** @param {any} view */
+  draw({ record, t, theme }) {
+    const { K } = record;
+    const weights = record.sortedWeights(t);
+    const largest = weights[0];
+    const ceiling = Math.min(1, Math.max(largest, 2 / K)) || 1;
+    /** @type {[number, string][]} */
+    const xTicks = K === 1 ? [[0.5, "1"]] : [[0, "largest"], [K, `${K} particles`]];
+    const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [ceiling, percent(ceiling)]]);
+    const plot = this.axes(theme, [0, K], [0, ceiling], xTicks, yTicks);
+    const { context, x, y } = plot;
+    context.fillStyle = css(theme.blue);
+    const gap = x(1) - x(0) > 4 ? 1 : 0;
+    for (let k = 0; k < K && weights[k] > 0; k++) {
+      context.fillRect(x(k), y(weights[k]), Math.max(0.5, x(k + 1) - x(k) - gap), y(0) - y(weights[k]));
+    }
+    if (K > 1) level(plot, 1 / K, `average 1/K = ${percent(1 / K)}`, theme.muted);
+    this.say(largest > 0 ? `largest ${percent(largest)}` : "all weights are 0");
+  }
 }
 
-/** @param {Strip} strip @param {any} view */
-function drawAncestors(strip, { record, t, theme, genealogy }) {
-  const { K, T } = record;
-  const { survivors } = genealogy;
-  const plot = strip.axes(theme, [0, T], [0, K], stepTicks(T), [[0, "0"], [K, String(K)]]);
-  const { context, x, y } = plot;
-  resamplingMarks(plot, record, t, theme);
-  context.fillStyle = css(theme.blue, 0.85);
-  survivors.forEach((count, s) => {
-    context.fillRect(x(s) + 0.5, y(count), Math.max(1, x(1) - x(0) - 1), y(0) - y(count));
+/** Ancestors of each step that have descendants at the step on show. */
+export class AncestorsStrip extends Strip {
+  constructor() {
+    const meaning = "How many of the K tokens drawn at each step have a descendant at the step on show.";
+    super("Surviving ancestors", "ancestors", meaning);
+  }
+
+  /** @param {any} view */
+  draw({ record, t, theme, genealogy }) {
+    const { K, T } = record;
+    const { survivors } = genealogy;
+    const plot = this.axes(theme, [0, T], [0, K], stepTicks(T), [[0, "0"], [K, String(K)]]);
+    const { context, x, y } = plot;
+    resamplingMarks(plot, record, t, theme);
+    context.fillStyle = css(theme.blue, 0.85);
+    survivors.forEach((count, s) => {
+      context.fillRect(x(s) + 0.5, y(count), Math.max(1, x(1) - x(0) - 1), y(0) - y(count));
+    });
+    this.say(t === 0 ? "none yet" : `${survivors[0]} of ${plural(K, "first token")} left`);
+  }
+}
+
+/** One run's log Z hat with its standard error. */
+export class RunLogZStrip extends Strip {
+  constructor() {
+    super(
+      "Running log Ẑ (estimate)",
+      "logz",
+      "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
+        "from this run's ancestors alone; unknown once all particles share one first ancestor.",
+    );
+  }
+
+  /** @param {any} view */
+  draw({ record, t, theme }) {
+    const { T, exactLogZ } = record;
+    const values = [0, ...record.logZ.subarray(0, record.steps)];
+    const rows = errorRows(values, record);
+    const finite = rows.flatMap(([, ...ends]) => ends).filter(Number.isFinite);
+    if (isKnown(exactLogZ)) finite.push(exactLogZ);
+    let [low, high] = [Math.min(...finite), Math.max(...finite)];
+    if (high - low < 0.1) [low, high] = [low - 0.05, high + 0.05];
+    const digits = high - low < 1 ? 2 : 1;
+    const ticks = /** @type {[number, string][]} */ ([low, high].map((v) => [v, number(v, digits)]));
+    const margin = 0.08 * (high - low);
+    const plot = this.axes(theme, [0, T], [low - margin, high + margin], stepTicks(T), ticks);
+    if (isKnown(exactLogZ)) {
+      const above = exactLogZ > (low + high) / 2;
+      level(plot, exactLogZ, `exact ${number(exactLogZ)}`, theme.text, above);
+    }
+    drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
+    curve(plot, values, t, theme.blue);
+    const own = t === 0 ? 0 : record.logZError[t - 1];
+    const error = Number.isFinite(own) ? ` ± ${number(own)} s.e.` : ", s.e. unknown";
+    this.say(`${number(values[t])} nats${Number.isFinite(values[t]) ? error : ""}`);
+  }
+}
+
+/**
+ * A run's estimates with one standard error less and more, as rows of a band.
+ * @param {number[]} values at steps 0, 1, .. @param {any} record
+ */
+export function errorRows(values, record) {
+  return values.map((value, t) => {
+    const error = t === 0 ? 0 : record.logZError[t - 1] || 0;
+    return [t, value - error, value + error];
   });
-  strip.say(t === 0 ? "none yet" : `${survivors[0]} of ${plural(K, "first token")} left`);
+}
+
+/** @param {number | null} value */
+export function isKnown(value) {
+  return value !== null && Number.isFinite(value);
 }

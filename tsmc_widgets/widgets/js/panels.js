@@ -1,28 +1,56 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
+import { button, h, icon, number, percent, plural, table } from "./dom.js";
+
+/** A labelled menu that keeps its choice where it can. */
+export class Menu {
+  /**
+   * @param {string} label @param {() => void} changed @param {AbortSignal} signal
+   * @param {Record<string, string>} [attributes] of the menu
+   */
+  constructor(label, changed, signal, attributes = {}) {
+    this.names = "";
+    this.select = h("select", { "aria-label": label, ...attributes });
+    this.el = h("label", { class: "pv-field" }, `${label} `, this.select);
+    this.select.addEventListener("change", changed, { signal });
+  }
+
+  /** @param {[string, string][]} choices value and name @param {string} [usual] */
+  offer(choices, usual) {
+    const names = choices.join("\n");
+    if (this.names === names) return;
+    this.names = names;
+    const before = this.select.value;
+    this.select.replaceChildren(...choices.map(([value, name]) => h("option", { value }, name)));
+    const values = choices.map(([value]) => value);
+    this.value = values.includes(before) ? before : usual ?? values[0] ?? "";
+    this.el.hidden = choices.length < 2;
+  }
+
+  get value() {
+    return this.select.value;
+  }
+
+  set value(value) {
+    this.select.value = value;
+  }
+}
+
 /** Which of several runs is on show. */
-class RunMenu {
+export class RunMenu extends Menu {
   /** @param {(run: number) => void} onRun @param {AbortSignal} signal */
   constructor(onRun, signal) {
+    super("run", () => onRun(Number(this.value)), signal, { "aria-label": "Run shown" });
     /** @type {number[]} */
     this.runs = [];
-    this.menu = h("select", { "aria-label": "Run shown" });
-    this.menu.addEventListener("change", () => onRun(Number(this.menu.value)), { signal });
-    this.el = h("label", { class: "pv-field" }, "run ", this.menu);
   }
 
   /** @param {any} header @param {number[] | undefined} offered runs that can be shown; all if undefined */
-  show(header, offered) {
-    this.runs = offered ?? header.runs.map((/** @type {any} */ _, /** @type {number} */ i) => i);
-    this.el.hidden = this.runs.length < 2;
-    const names = this.runs.map(
-      (run) => `${run + 1} of ${header.runs.length}, log Ẑ ${number(Number(header.runs[run]))}`,
-    );
-    if (this.names !== names.join()) {
-      this.names = names.join();
-      this.menu.replaceChildren(...this.runs.map((run, i) => h("option", { value: String(run) }, names[i])));
-    }
-    this.menu.value = String(header.run);
+  show({ runs, run }, offered) {
+    this.runs = offered ?? runs.map((/** @type {any} */ _, /** @type {number} */ i) => i);
+    const name = (/** @type {number} */ each) => `${each + 1} of ${runs.length}, log Ẑ ${number(Number(runs[each]))}`;
+    this.offer(this.runs.map((each) => [String(each), name(each)]));
+    this.value = String(run);
   }
 
   /** @param {number} run */
@@ -31,41 +59,69 @@ class RunMenu {
   }
 }
 
-/** Prompt, target and settings, and which of several runs is on show. */
-class Heading {
-  /** @param {RunMenu} runs */
+/** Prompt, target and facts of what is on show; with more beside the facts. */
+export class Heading {
+  /** @param {RunMenu} [runs] */
   constructor(runs) {
     this.prompt = h("span", { class: "pv-prompt" });
     this.target = h("span", { class: "pv-target" });
-    this.facts = h("span", { class: "pv-fact-list" });
-    this.el = h(
-      "header",
-      { class: "pv-heading" },
-      h("p", {}, this.prompt, this.target),
-      h("p", { class: "pv-facts" }, this.facts, runs.el),
-    );
+    const line = h("p", { class: "pv-facts" });
+    this.facts = runs ? h("span", { class: "pv-fact-list" }) : line;
+    if (runs) line.append(this.facts, runs.el);
+    this.el = h("header", { class: "pv-heading" }, h("p", {}, this.prompt, this.target), line);
   }
 
-  /** @param {any} header */
-  show(header) {
-    this.prompt.textContent = header.prompt ? `“${readableText(header.prompt)}”` : "(no prompt)";
-    this.target.textContent = header.target || "";
-    const facts = [
-      `K = ${plural(header.num_particles, "particle")}`,
-      `T = ${plural(header.num_steps, "token")}`,
-      ...header.facts,
-    ];
+  /** @param {string} prompt @param {string} target @param {string[]} facts */
+  show(prompt, target, facts) {
+    this.prompt.textContent = prompt ? `“${readableText(prompt)}”` : "(no prompt)";
+    this.target.textContent = target;
     this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
   }
 }
 
+/** Starts and pauses what takes long; with a name to save the result under. */
+export class ActionBar {
+  /**
+   * @param {{title: string, size: string, name: string}} texts of the bar, its field and the field's width
+   * @param {(act: string) => void} press @param {(name: string) => void} rename @param {AbortSignal} signal
+   */
+  constructor({ title, size, name }, press, rename, signal) {
+    this.press = press;
+    this.signal = signal;
+    this.act = "start";
+    this.main = this.button("Start", "", () => this.act, "play");
+    this.main.classList.add("tl-main");
+    this.name = h("input", { type: "text", size, "aria-label": name, spellcheck: "false" });
+    this.name.addEventListener("change", () => rename(this.name.value), { signal });
+    this.note = h("span", { class: "pv-note", role: "status" });
+    this.saving = h("span", { class: "tl-saving" }, this.note, this.name);
+    this.buttons = h("span", { class: "pv-buttons" }, this.main);
+    this.el = h("div", { class: "pv-transport", role: "group", "aria-label": title }, this.buttons);
+  }
+
+  /** @param {string} label @param {string} title @param {() => string} act @param {any} [image] */
+  button(label, title, act, image) {
+    const face = [...(image ? [icon(image)] : []), h("span", {}, label)];
+    return button({ class: "tl-button", title }, () => this.press(act()), this.signal, ...face);
+  }
+
+  /** @param {string} label @param {boolean} going whether a press pauses @param {string} [title] */
+  showMain(label, going, title = "") {
+    this.act = going ? "pause" : "start";
+    if (this.label === label) return;
+    this.label = label;
+    this.main.title = title;
+    this.main.replaceChildren(icon(going ? "pause" : "play"), h("span", {}, label));
+  }
+}
+
 /** A text with its line breaks shown. @param {string} text */
-function readableText(text) {
+export function readableText(text) {
   return text.trim().replace(/\s*\n\s*/g, " ↵ ");
 }
 
 /** What the computation is doing, and errors, in words. */
-class Status {
+export class Status {
   constructor() {
     this.text = h("span", { class: "pv-status-text" });
     this.el = h("p", { class: "pv-status", role: "status" }, this.text);
@@ -86,61 +142,59 @@ class Status {
   }
 }
 
-/** The weighted samples of a finished run, equal texts together. */
-class Samples {
-  /** @param {(slot: number) => void} onSelect @param {AbortSignal} signal */
-  constructor(onSelect, signal) {
+/** Texts in a table that scrolls, under a title with their number; a click on a row chooses its slot. */
+export class TextTable {
+  /** @param {(slot: number) => void} onPick @param {AbortSignal} signal */
+  constructor(onPick, signal) {
     this.count = h("span", { class: "pv-note" });
+    this.title = h("h4", {}, "Final samples ", this.count);
     this.body = h("tbody");
-    const head = h("tr");
-    const titles = ["weight", "particles", "log φ (nats)", "text"];
-    head.append(...titles.map((title) => h("th", { scope: "col" }, title)));
-    this.scroller = h(
-      "div",
-      { class: "pv-samples-scroller", tabindex: "0", role: "region", "aria-label": "Final samples" },
-      h("table", {}, h("thead", {}, head), this.body),
-    );
-    this.el = h(
-      "section",
-      { class: "pv-samples" },
-      h("h4", {}, "Final samples ", this.count),
-      this.scroller,
-    );
-    this.body.addEventListener(
-      "click",
-      (event) => {
-        const row = /** @type {Element} */ (event.target).closest("tr");
-        if (row) onSelect(Number(row.dataset.slot));
-      },
-      { signal },
-    );
+    const labels = { tabindex: "0", role: "region", "aria-label": "Final samples" };
+    this.scroller = h("div", { class: "pv-samples-scroller", ...labels });
+    const pick = (/** @type {any} */ event) => {
+      const row = event.target.closest("tr");
+      if (row) onPick(Number(row.dataset.slot));
+    };
+    this.body.addEventListener("click", pick, { signal });
+  }
+
+  /** @param {number} T */
+  wait(T) {
+    this.count.textContent = `after step ${T}, when log φ has entered the weights`;
+    this.body.replaceChildren();
+  }
+
+  /** @param {any[]} samples @param {(sample: any) => Node[]} cells */
+  fill(samples, cells) {
+    const rows = samples.map((sample) => {
+      const dead = Number(sample.weight) === 0 ? "pv-dead-row" : "";
+      return h("tr", { "data-slot": String(sample.slot), class: dead }, ...cells(sample));
+    });
+    this.body.replaceChildren(...rows);
+  }
+}
+
+/** The weighted samples of a finished run, equal texts together. */
+export class Samples extends TextTable {
+  /** @param {(slot: number) => void} onPick @param {AbortSignal} signal */
+  constructor(onPick, signal) {
+    super(onPick, signal);
+    this.scroller.append(table(["weight", "particles", "log φ (nats)", "text"], this.body));
+    this.el = h("section", { class: "pv-samples" }, this.title, this.scroller);
   }
 
   /** @param {RunRecord} record */
-  show(record) {
-    const { samples } = record.header;
+  show({ K, T, header }) {
+    const { samples, num_texts: texts, prompt } = header;
     this.scroller.hidden = samples.length === 0;
-    if (samples.length === 0) {
-      this.count.textContent = `after step ${record.T}, when log φ has been weighed in`;
-      this.body.replaceChildren();
-      return;
-    }
-    const { num_texts: texts } = record.header;
+    if (samples.length === 0) return this.wait(T);
     const some = texts > samples.length ? `, the ${samples.length} heaviest` : "";
-    this.count.textContent =
-      `${plural(texts, "different text")} of ${plural(record.K, "particle")}${some}, by weight`;
-    const rows = samples.map((/** @type {any} */ sample) => {
-      const weight = Number(sample.weight);
-      const row = h(
-        "tr",
-        { "data-slot": String(sample.slot), class: weight === 0 ? "pv-dead-row" : "" },
-        h("td", {}, percent(weight)),
-        h("td", {}, String(sample.copies)),
-        h("td", {}, number(Number(sample.log_phi))),
-        h("td", {}, h("span", { class: "pv-note" }, record.header.prompt), ` ${readableText(sample.text)}`),
-      );
-      return row;
-    });
-    this.body.replaceChildren(...rows);
+    this.count.textContent = `${plural(texts, "different text")} of ${plural(K, "particle")}${some}, by weight`;
+    this.fill(samples, ({ weight, copies, log_phi: logPhi, text }) => [
+      h("td", {}, percent(Number(weight))),
+      h("td", {}, String(copies)),
+      h("td", {}, number(Number(logPhi))),
+      h("td", {}, h("span", { class: "pv-note" }, prompt), ` ${readableText(text)}`),
+    ]);
   }
 }

@@ -1,9 +1,14 @@
 /** @file The whole population, some pixels for each particle and step, on the axis of the steps. */
 
+import { clamp, css, fitCanvas, h, mix } from "./dom.js";
+import { LEFT, RIGHT, dot, fill, line } from "./plot.js";
+import { CHOSEN, FAINT, LIVING, eachStrand } from "./ribbons.js";
+import { pack } from "./scales.js";
+
 /** Height of the row of resampling marks above the cells. */
 const AXIS_HEIGHT = 13;
 
-class Population {
+export class Population {
   /** @param {(step: number, slot: number) => void} onPick @param {AbortSignal} signal */
   constructor(onPick, signal) {
     this.canvas = h("canvas", { class: "pv-population-canvas", role: "img" });
@@ -25,7 +30,7 @@ class Population {
     this.onPick(s + 1, order.column(s)[row]);
   }
 
-  /** @param {any} view the state of the view, see main.js */
+  /** @param {any} view the state of the view, see particle_view.js */
   draw(view) {
     this.view = view;
     const { record, t, theme } = view;
@@ -135,16 +140,12 @@ class Population {
     context.textAlign = "center";
     context.fillText({ slot: "slots", weight: "by weight", lineage: "families" }[sort], 0, 0);
     context.restore();
-    context.fillStyle = css(theme.orange);
     const half = clamp(0.4 * pitch, 1, 4);
     for (let s = 0; s < t; s++) {
       if (!record.resampled[s]) continue;
       const x = LEFT + s * pitch + Math.min(0.25 * pitch, 8);
-      context.beginPath();
-      context.moveTo(x - half, AXIS_HEIGHT - 9);
-      context.lineTo(x + half, AXIS_HEIGHT - 9);
-      context.lineTo(x, AXIS_HEIGHT - 2);
-      context.fill();
+      const corners = [[x - half, AXIS_HEIGHT - 9], [x + half, AXIS_HEIGHT - 9], [x, AXIS_HEIGHT - 2]];
+      fill(context, corners, css(theme.orange));
     }
     context.fillStyle = css(theme.text);
     const x = LEFT + t * pitch;
@@ -163,15 +164,10 @@ class Population {
     ]);
     context.lineJoin = "round";
     for (const [colour, size] of [[css(theme.background, 0.8), 4], [css(theme.lineage), 2]]) {
-      context.strokeStyle = /** @type {string} */ (colour);
-      context.lineWidth = /** @type {number} */ (size);
-      line(context, points);
+      line(context, points, /** @type {string} */ (colour), /** @type {number} */ (size));
     }
     const [x, y] = points[points.length - 1];
-    context.fillStyle = css(theme.lineage);
-    context.beginPath();
-    context.arc(x, y, 3.5, 0, 7);
-    context.fill();
+    dot(context, x, y, 3.5, css(theme.lineage));
   }
 
   /** The part that the grid shows. @param {CanvasRenderingContext2D} context @param {any} view @param {number} width @param {number} height */

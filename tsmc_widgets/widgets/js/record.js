@@ -1,5 +1,7 @@
 /** @file The record of a run as typed arrays, read from pages that arrive while the run goes on. */
 
+import { readable } from "./dom.js";
+
 const ARRAYS = {
   uint8: Uint8Array,
   uint16: Uint16Array,
@@ -9,9 +11,37 @@ const ARRAYS = {
 };
 
 /** Whether and how a path has ended at a cell. */
-const GOING = 0;
-const ENDS = 1;
-const ENDED = 2;
+export const GOING = 0;
+export const ENDS = 1;
+export const ENDED = 2;
+
+/**
+ * Arrays of a record: the column of the pages that fills each, if one does, its type, and what a
+ * step has one value of: each particle, each run, or itself. Pages of the run panels have no tokens,
+ * pages of the particle view no other runs; arrays that no page fills stay zero.
+ * @type {Record<string, [string, any, "K" | "R" | ""]>}
+ */
+const COLUMNS = {
+  ancestors: ["ancestors", Uint32Array, "K"],
+  weights: ["weights", Float32Array, "K"],
+  tokens: ["tokens", Uint32Array, "K"],
+  logIncrement: ["log_increment", Float32Array, "K"],
+  logPsi: ["log_psi", Float32Array, "K"],
+  logP: ["log_p", Float32Array, "K"],
+  logQ: ["log_q", Float32Array, "K"],
+  gain: ["", Float32Array, "K"],
+  ending: ["", Uint8Array, "K"],
+  families: ["", Uint32Array, "K"],
+  places: ["", Uint32Array, "K"],
+  resampled: ["resampled", Uint8Array, ""],
+  ess: ["ess", Float64Array, ""],
+  logZ: ["log_z", Float64Array, ""],
+  logZError: ["log_z_error", Float64Array, ""],
+  everyLogZ: ["every_log_z", Float64Array, "R"],
+  pooled: ["pooled", Float64Array, ""],
+  pooledLow: ["pooled_low", Float64Array, ""],
+  pooledHigh: ["pooled_high", Float64Array, ""],
+};
 
 /**
  * @typedef {object} NextTokens the likeliest next tokens of each distinct prefix of a step
@@ -24,7 +54,7 @@ const ENDED = 2;
  */
 
 /** A page of bytes: its facts and its columns. @param {DataView} data */
-function readPage(data) {
+export function readPage(data) {
   // The bytes arrive at any offset, typed arrays need aligned ones: hence the copy.
   const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength);
   const start = 4 + new DataView(buffer).getUint32(0, true);
@@ -38,24 +68,26 @@ function readPage(data) {
 }
 
 /**
- * What every view of a run needs of it. Steps count from 1 to T as in the paper; column s of an
- * array holds step s + 1, and step 0 is the prompt alone. Every (step, particle) array is
- * step-major: `s * K + k`.
+ * One run, as far as it is recorded. Steps count from 1 to T as in the paper; column s of an array
+ * holds step s + 1, and step 0 is the prompt alone. Arrays are step-major: `s * K + k`, `s * R + r`.
  */
-class RunColumns {
+export class RunRecord {
   /** @param {any} header */
   constructor(header) {
-    const [K, T] = [header.num_particles, header.num_steps];
     this.id = header.id;
-    this.K = K;
-    this.T = T;
+    this.K = header.num_particles;
+    this.T = header.num_steps;
+    this.R = header.runs.length;
     this.steps = 0;
-    this.ancestors = new Uint32Array(T * K);
-    this.weights = new Float32Array(T * K);
-    this.resampled = new Uint8Array(T);
-    this.ess = new Float64Array(T);
-    this.logZ = new Float64Array(T);
-    this.logZError = new Float64Array(T);
+    for (const [name, [, Type, of]] of Object.entries(COLUMNS)) {
+      this[name] = new Type(this.T * (of ? this[of] : 1));
+    }
+    /** @type {string[]} */
+    this.texts = [];
+    /** @type {string[]} */
+    this.words = [];
+    /** @type {NextTokens[]} */
+    this.tables = [];
     /** @type {any[]} */
     this.read = [];
     this.use(header);
@@ -78,11 +110,12 @@ class RunColumns {
     const steps = decoded.reduce((sum, page) => sum + (page?.facts.steps ?? 0), 0);
     if (steps !== header.steps_done) return null;
     if (decoded.some((page) => page.facts.id !== header.id)) return null;
-    const record = same ? before : new this(header);
+    const record = same ? before : new RunRecord(header);
     record.use(header);
-    decoded.forEach((page, i) => record.read[i] !== page && record.absorb((record.read[i] = page)));
+    decoded.forEach((page, i) => record.read[i] !== page && record._absorb((record.read[i] = page)));
     record.steps = steps;
-    record.forget();
+    // What was computed of a shorter record.
+    record._genealogy = record._order = record._sorted = record._range = null;
     return record;
   }
 
@@ -91,88 +124,21 @@ class RunColumns {
     this.header = header;
     const exact = header.exact_log_z;
     this.exactLogZ = exact === null || exact === undefined ? null : Number(exact);
-  }
-
-  /** Arrays by the name of their column: of particles, and of whole steps. */
-  get wide() {
-    return { ancestors: this.ancestors, weights: this.weights };
-  }
-
-  get narrow() {
-    const { resampled, ess, logZ, logZError } = this;
-    return { resampled, ess, log_z: logZ, log_z_error: logZError };
+    this.bracket = header.bracket ? header.bracket.map(Number) : null;
   }
 
   /** @param {{facts: any, columns: any}} page */
-  absorb({ facts: { first }, columns }) {
-    for (const [name, array] of Object.entries(this.wide)) array.set(columns[name], first * this.K);
-    for (const [name, array] of Object.entries(this.narrow)) array.set(columns[name], first);
-  }
-
-  /** Drop what was computed of a shorter record. */
-  forget() {
-    /** @type {any} */
-    this._genealogy = this._order = this._sorted = null;
-  }
-
-  /**
-   * Normalised weight of a particle after step t; equal ones before the first.
-   * @param {number} t
-   * @param {number} k
-   */
-  weight(t, k) {
-    return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
-  }
-
-  /** Normalised weights after step t, largest first. @param {number} t */
-  sortedWeights(t) {
-    if (this._sorted && this._sorted.t === t) return this._sorted.values;
-    const { K } = this;
-    const values = t === 0 ? new Float32Array(K).fill(1 / K) : this.weights.slice((t - 1) * K, t * K);
-    values.sort().reverse();
-    this._sorted = { t, values };
-    return values;
-  }
-}
-
-/** One run with its tokens. */
-class RunRecord extends RunColumns {
-  /** @param {any} header */
-  constructor(header) {
-    super(header);
-    const { K, T } = this;
-    /** @type {string[]} */
-    this.texts = [];
-    /** @type {string[]} */
-    this.words = [];
-    /** @type {NextTokens[]} */
-    this.tables = [];
-    this.tokens = new Uint32Array(T * K);
-    this.logIncrement = new Float32Array(T * K);
-    this.logPsi = new Float32Array(T * K);
-    this.logP = new Float32Array(T * K);
-    this.logQ = new Float32Array(T * K);
-    this.gain = new Float32Array(T * K);
-    this.ending = new Uint8Array(T * K);
-    this.families = new Uint32Array(T * K);
-    this.places = new Uint32Array(T * K);
-  }
-
-  get wide() {
-    const { tokens, logIncrement, logPsi, logP, logQ } = this;
-    const more = { tokens, log_increment: logIncrement, log_psi: logPsi, log_p: logP, log_q: logQ };
-    return { ...super.wide, ...more };
-  }
-
-  /** @param {{facts: any, columns: any}} page */
-  absorb(page) {
-    super.absorb(page);
-    const { first, steps, known, texts } = page.facts;
+  _absorb({ facts, columns }) {
+    const { first, steps, known, texts } = facts;
+    for (const [name, [column, , of]] of Object.entries(COLUMNS)) {
+      if (column in columns) this[name].set(columns[column], first * (of ? this[of] : 1));
+    }
+    if (!texts) return;
     texts.forEach((/** @type {string} */ text, /** @type {number} */ i) => {
       this.texts[known + i] = text;
       this.words[known + i] = readable(text);
     });
-    this._readTables(page.facts, page.columns);
+    this._readTables(facts, columns);
     for (let s = first; s < first + steps; s++) this._derive(s);
   }
 
@@ -214,5 +180,47 @@ class RunRecord extends RunColumns {
       places[row + k] = place;
       families[row + place] = k;
     }
+  }
+
+  /**
+   * Normalised weight of a particle after step t; equal ones before the first.
+   * @param {number} t
+   * @param {number} k
+   */
+  weight(t, k) {
+    return t === 0 ? 1 / this.K : this.weights[(t - 1) * this.K + k];
+  }
+
+  /** Normalised weights after step t, largest first. @param {number} t */
+  sortedWeights(t) {
+    if (this._sorted?.t === t) return this._sorted.values;
+    const { K } = this;
+    const values = t === 0 ? new Float32Array(K).fill(1 / K) : this.weights.slice((t - 1) * K, t * K);
+    values.sort().reverse();
+    this._sorted = { t, values };
+    return values;
+  }
+
+  /** Log Z hat of a run after step t. @param {number} t @param {number} r */
+  logZOf(t, r) {
+    return t === 0 ? 0 : this.everyLogZ[(t - 1) * this.R + r];
+  }
+
+  /** Log Z hat of all runs after step t. @param {number} t */
+  allAt(t) {
+    return t === 0 ? new Float64Array(this.R) : this.everyLogZ.subarray((t - 1) * this.R, t * this.R);
+  }
+
+  /** Least and largest finite log Z hat of all runs and steps, 0 among them. @returns {[number, number]} */
+  get range() {
+    if (this._range) return this._range;
+    let [low, high] = [0, 0];
+    for (let i = 0; i < this.steps * this.R; i++) {
+      const value = this.everyLogZ[i];
+      if (!Number.isFinite(value)) continue;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+    return (this._range = [low, high]);
   }
 }

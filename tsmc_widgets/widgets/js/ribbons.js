@@ -1,29 +1,33 @@
 /** @file Resampling as ribbons: from each particle to its copies, wide where there are many. */
 
-const FAINT = 0;
-const LIVING = 1;
-const CHOSEN = 2;
+import { css } from "./dom.js";
+import { copies, siblingGroups } from "./genealogy.js";
+import { ROW_HEIGHT } from "./layout.js";
 
-/** Litters of a column, kept while the order of the rows does not depend on the step. */
-function littersOf(/** @type {any} */ view, /** @type {number} */ s) {
+export const FAINT = 0;
+export const LIVING = 1;
+export const CHOSEN = 2;
+
+/** Sibling groups of a column, kept while the order of the rows does not depend on the step. */
+function siblingGroupsOf(/** @type {any} */ view, /** @type {number} */ s) {
   const { record, order, sort } = view;
-  if (sort === "weight") return litters(record, s, order);
+  if (sort === "weight") return siblingGroups(record, s, order);
   const key = `${record.id} ${sort}`;
-  if (view.litters?.key !== key) view.litters = { key, columns: [] };
-  return (view.litters.columns[s] ??= litters(record, s, order));
+  if (view.siblingGroups?.key !== key) view.siblingGroups = { key, columns: [] };
+  return (view.siblingGroups.columns[s] ??= siblingGroups(record, s, order));
 }
 
 /**
- * Each strand from a parent to one child: strands of one litter share the parent's height.
+ * Each strand from a parent to one child: strands of one sibling group share the parent's height.
  * @param {any} view @param {number} s
  * @param {(parentRank: number, share: number, part: number, rank: number, kind: number) => void} draw
  */
-function eachStrand(view, s, draw) {
+export function eachStrand(view, s, draw) {
   const { record, order, marks } = view;
   const { K } = record;
   const { heirs } = view.genealogy;
   const slots = order.column(s);
-  const found = littersOf(view, s);
+  const found = siblingGroupsOf(view, s);
   for (let i = 0; i < found.length; i += 4) {
     const [rank, first, last] = [found[i], found[i + 1], found[i + 2]];
     const part = 1 / (last - first + 1);
@@ -36,22 +40,11 @@ function eachStrand(view, s, draw) {
 }
 
 /**
- * How many copies each slot of column s - 1 has in column s.
- * @param {RunRecord} record @param {number} s
- */
-function copies(record, s) {
-  const counts = new Uint32Array(record.K);
-  const row = s * record.K;
-  for (let k = 0; k < record.K; k++) counts[record.ancestors[row + k]] += 1;
-  return counts;
-}
-
-/**
  * Ribbons of the grid, into column s.
  * @param {CanvasRenderingContext2D} context @param {any} view @param {number} s
  * @param {{left: number, right: number, top: number, bottom: number, y: (row: number) => number}} box
  */
-function drawRibbons(context, view, s, { left, right, top, bottom, y }) {
+export function drawRibbons(context, view, s, { left, right, top, bottom, y }) {
   const { theme } = view;
   const paths = [new Path2D(), new Path2D(), new Path2D()];
   const middle = (left + right) / 2;
@@ -79,7 +72,7 @@ function drawRibbons(context, view, s, { left, right, top, bottom, y }) {
  * @param {CanvasRenderingContext2D} context @param {any} view @param {number} s
  * @param {{left: number, from: number, to: number, y: (row: number) => number}} box
  */
-function drawCopies(context, view, s, { left, from, to, y }) {
+export function drawCopies(context, view, s, { left, from, to, y }) {
   const { record, order, theme } = view;
   const counts = copies(record, s);
   const slots = order.column(s - 1);

@@ -1,9 +1,14 @@
 /**
- * @file The rows in sight as real text over the canvas, clear as glass: for readers aloud, for marking and copying. Made
+ * @file The rows in sight as transparent text over the canvas, for screen readers, marking and copying. Made
  * when the view has come to rest.
  */
 
-class TextRows {
+import { h, percent } from "./dom.js";
+import { HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
+import { ENDED, ENDS } from "./record.js";
+import { DEAD } from "./scales.js";
+
+export class TextRows {
   constructor() {
     this.el = h("div", { class: "pv-rows", role: "presentation" });
     this.prefix = `pv${Math.random().toString(36).slice(2, 8)}`;

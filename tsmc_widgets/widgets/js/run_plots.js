@@ -1,18 +1,26 @@
 /** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
 
+import { clamp, css, h, number, percent, plural } from "./dom.js";
+import { errorRows, isKnown } from "./measures.js";
+import {
+  BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, curve, dot, drawBand, drawPath, fill, label, level, line, niceTicks,
+  stepTicks,
+} from "./plot.js";
+
 const TOP_SHARE = 0.1;
 /** Nats up to which the interval of a pooled estimate covers what it promises, see PooledOverRuns. */
 const TRUSTED_SPREAD = 0.4;
 
 /** Lines of every run's log Z hat, what they say together, and what is known of log Z. */
-class LogZPlot {
+export class LogZPlot extends Strip {
   constructor() {
-    this.strip = explained(
-      new Strip("Running log Ẑ", "logz"),
+    super(
+      "Running log Ẑ",
+      "logz",
       "After step T this estimates log Z. Before, it estimates the log of the mass of p₀ψ at that step.",
     );
     this.key = new Key();
-    this.strip.el.append(this.key.el);
+    this.el.append(this.key.el);
   }
 
   /** @param {any} view */
@@ -20,14 +28,14 @@ class LogZPlot {
     const { record, t, theme } = view;
     const { T, R, steps, exactLogZ, bracket } = record;
     const own = Array.from({ length: steps + 1 }, (_, s) => record.logZOf(s, record.header.run));
-    const edges = R > 1 ? [] : this._edges(record, own);
-    const [low, high] = widened([...record.range, ...edges.flat()], exactLogZ, bracket);
+    const rows = R > 1 ? [] : errorRows(own, record);
+    const [low, high] = widened([...record.range, ...rows.flatMap(([, ...ends]) => ends)], exactLogZ, bracket);
     const ticks = niceTicks(low, high, 4);
-    const plot = this.strip.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
+    const plot = this.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
     if (bracket) bracketBand(plot, bracket, [low, high], theme);
     if (isKnown(exactLogZ)) level(plot, exactLogZ, "", theme.orange);
     if (R > 1) this._others(plot, record, t, theme);
-    else band(plot, edges, t, theme.blue);
+    else drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
     if (R > 1 && record.header.one_target) this._pooled(plot, record, t, theme);
     curve(plot, own, t, theme.blue);
     this.key.show(theme, {
@@ -37,7 +45,7 @@ class LogZPlot {
       exact: isKnown(exactLogZ) ? `exact log Z ${number(exactLogZ)}` : "",
       bracket: bracket ? `certified bracket ${interval(bracket)}` : "",
     });
-    this.strip.say(logZInWords(record, t));
+    this.say(logZInWords(record, t));
   }
 
   /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
@@ -85,25 +93,12 @@ class LogZPlot {
 
   /** @param {any} plot @param {any} record @param {number} t @param {Theme} theme */
   _pooled(plot, record, t, theme) {
-    const part = (/** @type {Float64Array} */ values) => [0, ...values.subarray(0, t)];
-    band(plot, [part(record.pooledLow), part(record.pooledHigh)], t, theme.text);
-    const { context, x, y } = plot;
-    context.strokeStyle = css(theme.text);
-    context.lineWidth = 1.5;
-    const points = part(record.pooled).map((v, s) => [x(s), y(v)]);
-    line(context, points.filter((point) => Number.isFinite(point[1])));
+    const at = (/** @type {Float64Array} */ values, /** @type {number} */ s) => (s === 0 ? 0 : values[s - 1]);
+    const steps = Array.from({ length: t + 1 }, (_, s) => s);
+    const ends = steps.map((s) => [s, at(record.pooledLow, s), at(record.pooledHigh, s)]);
+    drawBand(plot, ends, theme.text, 0.2);
+    drawPath(plot, steps.map((s) => [s, at(record.pooled, s)]), { colour: theme.text, dash: [] }, 1.5);
   }
-
-  /** One run's estimate, one standard error less and more. @param {any} record @param {number[]} own */
-  _edges(record, own) {
-    const errors = [0, ...record.logZError.subarray(0, record.steps)];
-    return [-1, 1].map((side) => own.map((v, i) => v + side * (errors[i] || 0)));
-  }
-}
-
-/** @param {number | null} value */
-function isKnown(value) {
-  return value !== null && Number.isFinite(value);
 }
 
 /** @param {number[]} ends @param {number} [digits] */
@@ -137,12 +132,10 @@ function bracketBand({ context, y, width }, ends, shown, theme) {
   const [bottom, top] = ends.map((end) => y(clamp(end, shown[0], shown[1])));
   context.fillStyle = css(theme.orange, 0.08);
   context.fillRect(LEFT, top, width - LEFT - RIGHT, bottom - top);
-  context.strokeStyle = css(theme.orange, 0.7);
-  context.lineWidth = 1;
   ends.forEach((end, i) => {
     if (end < shown[0] || end > shown[1]) return;
     const at = i ? top : bottom;
-    line(context, [[LEFT, at], [width - RIGHT, at]]);
+    line(context, [[LEFT, at], [width - RIGHT, at]], css(theme.orange, 0.7));
   });
 }
 
@@ -182,10 +175,11 @@ class Key {
 }
 
 /** Log Z hat of every run at the step on show, on a scale of its own. */
-class SpreadPlot {
+export class SpreadPlot extends Strip {
   constructor() {
-    this.strip = explained(
-      new Strip("log Ẑ at this step, run by run", "spread"),
+    super(
+      "log Ẑ at this step, run by run",
+      "spread",
       "Each dot is one run. How far they lie apart is how much one run can be trusted.",
     );
   }
@@ -199,12 +193,13 @@ class SpreadPlot {
     const shown = [...finite, ...ends].filter(Number.isFinite);
     const xs = t === T ? widened(shown, exactLogZ, bracket) : widened(shown, null, null);
     const ticks = shown.length || (t === T && isKnown(exactLogZ)) ? niceTicks(xs[0], xs[1], 4) : [];
-    const plot = this.strip.axes(theme, xs, [0, 1], ticks, []);
-    this._frame(plot, theme);
+    const plot = this.axes(theme, xs, [0, 1], ticks, []);
+    const floor = Math.round(plot.height - BOTTOM) + 0.5;
+    line(plot.context, [[LEFT, floor], [plot.width - RIGHT, floor]], css(theme.grid));
     if (t === T) this._truth(plot, record, xs, theme);
     this._lane(plot, record.pooled[t - 1] ?? 0, ends, R, record.logZOf(t, header.run), theme);
     this._dots(plot, values, header.run, theme);
-    this.strip.say(this._words(record, t, finite));
+    this.say(this._words(record, t, finite));
   }
 
   /** Ends of the interval in the upper lane. @param {any} record @param {number} t */
@@ -215,14 +210,6 @@ class SpreadPlot {
     return [value - error, value + error];
   }
 
-  /** @param {any} plot @param {Theme} theme */
-  _frame({ context, width, height }, theme) {
-    context.strokeStyle = css(theme.grid);
-    context.lineWidth = 1;
-    const at = Math.round(height - BOTTOM) + 0.5;
-    line(context, [[LEFT, at], [width - RIGHT, at]]);
-  }
-
   /** @param {any} plot @param {any} record @param {number[]} xs @param {Theme} theme */
   _truth({ context, x, height }, { exactLogZ, bracket }, xs, theme) {
     const floor = height - BOTTOM;
@@ -230,18 +217,12 @@ class SpreadPlot {
       const [from, to] = bracket.map((/** @type {number} */ end) => x(clamp(end, xs[0], xs[1])));
       context.fillStyle = css(theme.orange, 0.08);
       context.fillRect(from, TOP - 6, Math.max(1, to - from), floor - TOP + 6);
-      context.strokeStyle = css(theme.orange, 0.7);
-      context.lineWidth = 1;
-      for (const end of bracket) {
-        if (end >= xs[0] && end <= xs[1]) line(context, [[x(end), TOP - 6], [x(end), floor]]);
+      for (const end of bracket.filter((/** @type {number} */ each) => each >= xs[0] && each <= xs[1])) {
+        line(context, [[x(end), TOP - 6], [x(end), floor]], css(theme.orange, 0.7));
       }
     }
     if (!isKnown(exactLogZ)) return;
-    context.strokeStyle = css(theme.orange);
-    context.lineWidth = 1.5;
-    context.setLineDash([5, 4]);
-    line(context, [[x(exactLogZ), TOP - 6], [x(exactLogZ), floor]]);
-    context.setLineDash([]);
+    line(context, [[x(exactLogZ), TOP - 6], [x(exactLogZ), floor]], css(theme.orange), 1.5, DASHED);
   }
 
   /** The pooled estimate, or the one run's, with its interval. @param {any} plot @param {number} pooled @param {number[]} ends @param {number} R @param {number} own @param {Theme} theme */
@@ -249,16 +230,12 @@ class SpreadPlot {
     const value = R > 1 ? pooled : own;
     if (!Number.isFinite(value)) return;
     const y = TOP + 4;
-    context.strokeStyle = context.fillStyle = css(R > 1 ? theme.text : theme.blue);
-    context.lineWidth = 2;
+    const colour = css(R > 1 ? theme.text : theme.blue);
     if (ends.every(Number.isFinite)) {
-      line(context, [[x(ends[0]), y], [x(ends[1]), y]]);
-      for (const end of ends) line(context, [[x(end), y - 4], [x(end), y + 4]]);
+      line(context, [[x(ends[0]), y], [x(ends[1]), y]], colour, 2);
+      for (const end of ends) line(context, [[x(end), y - 4], [x(end), y + 4]], colour, 2);
     }
-    if (R === 1) return;
-    context.beginPath();
-    for (const [dx, dy] of [[0, -5], [5, 0], [0, 5], [-5, 0]]) context.lineTo(x(value) + dx, y + dy);
-    context.fill();
+    if (R > 1) fill(context, [[0, -5], [5, 0], [0, 5], [-5, 0]].map(([dx, dy]) => [x(value) + dx, y + dy]), colour);
   }
 
   /** @param {any} plot @param {number[]} values @param {number} run @param {Theme} theme */
@@ -278,12 +255,10 @@ class SpreadPlot {
       // The run on show lies at the bottom of its pile, where nothing hides it.
       pile.sort((a, b) => Number(b === run) - Number(a === run));
       pile.forEach((r, i) => {
-        context.fillStyle = r === run ? css(theme.blue) : css(theme.text, 0.38);
+        const colour = r === run ? css(theme.blue) : css(theme.text, 0.38);
+        dot(context, x(values[r]), floor - radius - 1 - i * pitch, r === run ? radius + 1 : radius, colour);
         context.strokeStyle = css(halo);
         context.lineWidth = 1;
-        context.beginPath();
-        context.arc(x(values[r]), floor - radius - 1 - i * pitch, r === run ? radius + 1 : radius, 0, 7);
-        context.fill();
         if (r === run) context.stroke();
       });
     }
@@ -310,10 +285,11 @@ class SpreadPlot {
 }
 
 /** How unevenly the weight is spread: the share of the heaviest particles, one after the other. */
-class LorenzPlot {
+export class LorenzPlot extends Strip {
   constructor() {
-    this.strip = explained(
-      new Strip("Lorenz curve of the weights", "lorenz"),
+    super(
+      "Lorenz curve of the weights",
+      "lorenz",
       "Share of the weight (up) that the heaviest particles hold (across). Equal weights lie on the dashed line.",
     );
   }
@@ -324,50 +300,50 @@ class LorenzPlot {
     /** @type {[number, string][]} */
     const xTicks = [[0, "0"], [0.5, "50 %"], [1, "all particles"]];
     const yTicks = /** @type {[number, string][]} */ ([[0, "0"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.strip.axes(theme, [0, 1], [0, 1], xTicks, yTicks);
+    const plot = this.axes(theme, [0, 1], [0, 1], xTicks, yTicks);
     const { context, x, y } = plot;
-    context.strokeStyle = css(theme.muted);
-    context.lineWidth = 1;
-    context.setLineDash([4, 4]);
-    line(context, [[x(0), y(0)], [x(1), y(1)]]);
-    context.setLineDash([]);
-    const shares = record.lorenz(t);
-    if (!shares) return this.strip.say("all weights are 0");
-    if (K === 1) return this.strip.say("one particle holds all the weight");
+    line(context, [[x(0), y(0)], [x(1), y(1)]], css(theme.muted), 1, [4, 4]);
+    const shares = lorenz(record.sortedWeights(t));
+    if (!shares) return this.say("all weights are 0");
+    if (K === 1) return this.say("one particle holds all the weight");
     const points = Array.from(shares, (/** @type {number} */ share, /** @type {number} */ k) => [x(k / K), y(share)]);
-    context.fillStyle = css(theme.blue, 0.14);
-    context.beginPath();
-    for (const [px, py] of points) context.lineTo(px, py);
-    context.fill();
-    context.strokeStyle = css(theme.blue);
-    context.lineWidth = 2;
-    line(context, points);
+    fill(context, points, css(theme.blue, 0.14));
+    line(context, points, css(theme.blue), 2);
     const held = heldBy(shares, TOP_SHARE);
     this._mark(plot, held, theme);
-    this.strip.say(`the heaviest 10 % of particles hold ${percent(held)} of the weight`);
+    this.say(`the heaviest 10 % of particles hold ${percent(held)} of the weight`);
   }
 
   /** @param {any} plot @param {number} held @param {Theme} theme */
-  _mark({ context, x, y, halo }, held, theme) {
+  _mark(plot, held, theme) {
+    const { context, x, y } = plot;
     const [px, py] = [x(TOP_SHARE), y(held)];
-    context.strokeStyle = css(theme.text, 0.6);
-    context.lineWidth = 1;
-    context.setLineDash([2, 3]);
-    line(context, [[px, y(0)], [px, py], [x(0), py]]);
-    context.setLineDash([]);
-    context.fillStyle = css(theme.blue);
-    context.beginPath();
-    context.arc(px, py, 4, 0, 7);
-    context.fill();
-    context.textAlign = "left";
+    line(context, [[px, y(0)], [px, py], [x(0), py]], css(theme.text, 0.6), 1, [2, 3]);
+    dot(context, px, py, 4, css(theme.blue));
     context.textBaseline = "middle";
-    context.strokeStyle = css(halo);
-    context.lineWidth = 4;
-    const label = `10 % hold ${percent(held)}`;
     // Right of the dot the curve goes up: below it there is room, except near the floor.
-    const at = /** @type {[number, number]} */ ([px + 9, Math.min(py + 10, y(0) - 8)]);
-    context.strokeText(label, ...at);
-    context.fillStyle = css(theme.text);
-    context.fillText(label, ...at);
+    label(plot, `10 % hold ${percent(held)}`, px + 9, Math.min(py + 10, y(0) - 8), theme.text);
   }
+}
+
+/**
+ * Share of the weight that the heaviest 0, 1, .. K particles hold; null where all weights are 0.
+ * @param {Float32Array} weights largest first
+ */
+function lorenz(weights) {
+  if (!(weights[0] > 0)) return null;
+  const shares = new Float64Array(weights.length + 1);
+  weights.forEach((weight, k) => (shares[k + 1] = shares[k] + weight));
+  const total = shares[weights.length];
+  return shares.map((share) => share / total);
+}
+
+/**
+ * Height of the Lorenz curve at a share of the particles, linear between particles.
+ * @param {Float64Array} shares @param {number} part
+ */
+function heldBy(shares, part) {
+  const at = part * (shares.length - 1);
+  const below = Math.min(Math.floor(at), shares.length - 2);
+  return shares[below] + (at - below) * (shares[below + 1] - shares[below]);
 }

@@ -1,5 +1,9 @@
 /** @file What is known once a run has ended: its factors, and its samples with their download. */
 
+import { button, h, meter, number, percent, plural, table } from "./dom.js";
+import { TextTable, readableText } from "./panels.js";
+import { readPage } from "./record.js";
+
 /** Rows of the table at most; the download has all. */
 const MAX_ROWS = 200;
 
@@ -15,21 +19,21 @@ const MAX_ROWS = 200;
  */
 
 /** Each factor of phi: its mean log on the samples, and how much weight it ends. */
-class Factors {
+export class Factors {
   constructor() {
     this.body = h("tbody");
+    /** @type {[string, Record<string, string>][]} */
     const titles = [
-      ["factor φᵢ", ""],
-      ["mean log φᵢ (nats)", "Mean under the final weights, in nats: an estimate of the mean under σ"],
-      ["killed at step T", "Share of the weight that reaches step T, before φ is weighed, on texts with φᵢ = 0"],
-      ["by it alone", "The same, on texts that no other factor rules out"],
+      ["factor φᵢ", { title: "" }],
+      ["mean log φᵢ (nats)", { title: "Mean under the final weights, in nats: an estimate of the mean under σ" }],
+      ["killed at step T", { title: "Share of the weight that reaches step T, before φ enters the weights, on texts with φᵢ = 0" }],
+      ["by it alone", { title: "The same, on texts that no other factor rules out" }],
     ];
-    const head = h("tr", {}, ...titles.map(([title, meaning]) => h("th", { scope: "col", title: meaning }, title)));
     this.el = h(
       "section",
       { class: "pv-samples rp-factors", "aria-label": "Factors of φ" },
       h("h4", {}, "Factors of φ ", h("span", { class: "pv-note" }, "on the final texts of this run")),
-      h("table", {}, h("thead", {}, head), this.body),
+      table(titles, this.body),
     );
   }
 
@@ -39,14 +43,14 @@ class Factors {
     const means = factors.map(({ mean_log_phi: mean }) => Number(mean));
     const largest = Math.max(...means.map(Math.abs).filter(Number.isFinite), 1e-9);
     this.body.replaceChildren(
-      ...factors.map((factor, i) =>
+      ...factors.map(({ name, killed, killed_alone: alone }, i) =>
         h(
           "tr",
           {},
-          h("th", { scope: "row" }, factor.name),
-          h("td", {}, bar(Math.abs(means[i]) / largest, "rp-mean"), number(means[i])),
-          h("td", {}, bar(Number(factor.killed), "rp-killed"), share(Number(factor.killed))),
-          h("td", {}, share(Number(factor.killed_alone))),
+          h("th", { scope: "row" }, name),
+          h("td", {}, meter(Math.abs(means[i]) / largest), number(means[i])),
+          h("td", {}, meter(Number(killed), "rp-killed"), share(Number(killed))),
+          h("td", {}, share(Number(alone))),
         ),
       ),
     );
@@ -56,13 +60,6 @@ class Factors {
 /** @param {number} value */
 function share(value) {
   return Number.isNaN(value) ? "–" : percent(value);
-}
-
-/** @param {number} part in [0, 1] @param {string} kind */
-function bar(part, kind) {
-  const fill = h("span", { class: `rp-fill ${kind}` });
-  fill.style.width = `${100 * clamp(part || 0, 0, 1)}%`;
-  return h("span", { class: "rp-bar", "aria-hidden": "true" }, fill);
 }
 
 const COLUMNS = [
@@ -75,48 +72,28 @@ const COLUMNS = [
 ];
 
 /** The weighted samples: sorted by any column, and downloaded whole. */
-class SampleTable {
+export class SampleTable extends TextTable {
   /** @param {(slot: number) => void} onPick @param {AbortSignal} signal */
   constructor(onPick, signal) {
+    super(onPick, signal);
     this.signal = signal;
     /** @type {Sample[] | null} */
     this.samples = null;
     this.order = { key: "weight", down: true };
-    this.count = h("span", { class: "pv-note" });
-    this.body = h("tbody");
     this.heads = COLUMNS.map((column) => this._head(column));
-    this.scroller = h(
-      "div",
-      { class: "pv-samples-scroller", tabindex: "0", role: "region", "aria-label": "Final samples" },
-      h("table", {}, h("thead", {}, h("tr", {}, ...this.heads)), this.body),
+    this.scroller.append(h("table", {}, h("thead", {}, h("tr", {}, ...this.heads)), this.body));
+    const downloads = ["CSV", "JSON"].map((kind) =>
+      button({ "aria-label": `Download all samples as ${kind}` }, () => this._download(kind), signal, kind),
     );
-    this.downloads = h("span", { class: "rp-downloads" }, "download all ");
-    for (const kind of ["CSV", "JSON"]) {
-      const button = h("button", { type: "button", "aria-label": `Download all samples as ${kind}` }, kind);
-      button.addEventListener("click", () => this._download(kind), { signal });
-      this.downloads.append(button);
-    }
-    this.el = h(
-      "section",
-      { class: "pv-samples rp-samples", "aria-label": "Samples" },
-      h("div", { class: "rp-samples-head" }, h("h4", {}, "Final samples ", this.count), this.downloads),
-      this.scroller,
-    );
-    this.body.addEventListener(
-      "click",
-      (/** @type {any} */ event) => {
-        const row = event.target.closest("tr");
-        if (row) onPick(Number(row.dataset.slot));
-      },
-      { signal },
-    );
+    this.downloads = h("span", { class: "rp-downloads" }, "download all ", ...downloads);
+    const head = h("div", { class: "rp-samples-head" }, this.title, this.downloads);
+    this.el = h("section", { class: "pv-samples rp-samples", "aria-label": "Samples" }, head, this.scroller);
   }
 
   /** @param {{key: string, title: string}} column */
   _head({ key, title }) {
-    const button = h("button", { type: "button", class: "rp-sort" }, title);
-    button.addEventListener("click", () => this._sortBy(key), { signal: this.signal });
-    return h("th", { scope: "col", "data-key": key }, button);
+    const sort = button({ class: "rp-sort" }, () => this._sortBy(key), this.signal, title);
+    return h("th", { scope: "col", "data-key": key }, sort);
   }
 
   /** @param {string} key */
@@ -132,9 +109,8 @@ class SampleTable {
     this.samples = samples;
     this.scroller.hidden = this.downloads.hidden = !samples;
     this.el.classList.toggle("rp-no-end", !header.ends);
-    if (samples) return this._fill();
-    this.count.textContent = `after step ${header.num_steps}, when log φ has been weighed in`;
-    this.body.replaceChildren();
+    if (samples) this._fill();
+    else this.wait(header.num_steps);
   }
 
   /** All samples in the order asked for; those of equal rank by weight. */
@@ -159,14 +135,9 @@ class SampleTable {
       const on = head.dataset.key === this.order.key;
       head.setAttribute("aria-sort", on ? (this.order.down ? "descending" : "ascending") : "none");
     }
-    const rows = sorted.slice(0, MAX_ROWS).map((sample) =>
-      h(
-        "tr",
-        { "data-slot": String(sample.slot), class: sample.weight === 0 ? "pv-dead-row" : "" },
-        ...COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, show(sample))),
-      ),
+    this.fill(sorted.slice(0, MAX_ROWS), (sample) =>
+      COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, show(sample))),
     );
-    this.body.replaceChildren(...rows);
   }
 
   /** @param {string} kind */
@@ -203,4 +174,24 @@ function samplesAsJson(header, samples) {
   const words = (/** @type {string} */ _, /** @type {any} */ value) =>
     typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
   return `${JSON.stringify({ ...facts, samples: samples.map(exported) }, words, 1)}\n`;
+}
+
+/**
+ * The final samples that come with a header; null before there are any.
+ * @param {any} header @param {DataView | undefined} data
+ * @returns {Sample[] | null}
+ */
+export function readSamples(header, data) {
+  if (!data || !data.byteLength) return null;
+  const { facts, columns } = readPage(data);
+  if (facts.id !== header.id) return null;
+  return facts.texts.map((/** @type {string} */ text, /** @type {number} */ i) => ({
+    text,
+    weight: columns.weight[i],
+    particles: columns.copies[i],
+    log_phi: columns.log_phi[i],
+    log_p0: columns.log_p0[i],
+    ended_at: columns.ended[i] || null,
+    slot: columns.slot[i],
+  }));
 }

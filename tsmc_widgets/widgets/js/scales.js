@@ -1,5 +1,8 @@
 /** @file The quantities that colour a token, each on a fixed and labelled scale. */
 
+import { clamp, css, h, isDark, mix, resolve } from "./dom.js";
+import { ENDS } from "./record.js";
+
 const BLUE = [0, 114, 178];
 const ORANGE = [230, 159, 0];
 const SKY = [86, 180, 233];
@@ -17,7 +20,7 @@ const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [187, 174, 110], [
  */
 
 /** @type {Record<string, Quantity>} */
-const QUANTITIES = {
+export const QUANTITIES = {
   weight: {
     label: "weight",
     caption: "weight ÷ average 1/K",
@@ -66,10 +69,10 @@ const QUANTITIES = {
 };
 
 /** Index of a dead cell (value −inf); the others run from 1 to 255. */
-const DEAD = 0;
+export const DEAD = 0;
 
 /** Colour indices of every recorded cell. @param {RunRecord} record @param {Quantity} quantity */
-function colourIndices(record, quantity) {
+export function colourIndices(record, quantity) {
   const indices = new Uint8Array(record.steps * record.K);
   const scale = 254 / (quantity.high - quantity.low);
   for (let i = 0; i < indices.length; i++) {
@@ -96,7 +99,7 @@ function hueAt(quantity, x, dark) {
 }
 
 /** Colours of a theme, derived from its text and background. @param {HTMLElement} root */
-function readTheme(root) {
+export function readTheme(root) {
   root.style.colorScheme = "";
   const style = getComputedStyle(root);
   const background = resolve(style.backgroundColor, [255, 255, 255]);
@@ -124,7 +127,7 @@ function readTheme(root) {
  * the text of what died out, and both in the population.
  * @param {Quantity} quantity @param {Theme} theme
  */
-function makePalette(quantity, theme) {
+export function makePalette(quantity, theme) {
   const [cell, faint] = [new Array(256), new Array(256)];
   const [overview, dim, faded] = [0, 0, 0].map(() => new Uint32Array(256));
   const neutral = mix(theme.background, theme.text, theme.dark ? 0.24 : 0.16);
@@ -146,7 +149,7 @@ function makePalette(quantity, theme) {
 }
 
 /** A colour as putImageData wants it (little-endian RGBA). @param {Rgb} rgb */
-function pack([r, g, b]) {
+export function pack([r, g, b]) {
   return ((255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r)) >>> 0;
 }
 
@@ -155,7 +158,7 @@ function pack([r, g, b]) {
  * @param {Quantity} quantity
  * @param {ReturnType<typeof makePalette>} palette
  */
-function legend(quantity, palette) {
+export function legend(quantity, palette) {
   const stops = Array.from({ length: 17 }, (_, i) => palette.cell[1 + Math.round((254 * i) / 16)]);
   const bar = h("span", { class: "pv-legend-bar" });
   bar.style.backgroundImage = `linear-gradient(90deg, ${stops.join(", ")})`;
@@ -170,7 +173,7 @@ function legend(quantity, palette) {
 }
 
 /** What the marks in the grid mean; each is shown only where there are some. */
-class MarkLegend {
+export class MarkLegend {
   constructor() {
     /** @param {string} name @param {string} sample @param {string} meaning */
     const mark = (name, sample, meaning) => {

@@ -1,62 +1,34 @@
 /** @file The panels of a training made of words: what is trained, buttons, numbers, and texts. */
 
+import { button, clamp, h, meter, number, percent, plural, table } from "./dom.js";
+import { key, methodName } from "./methods.js";
+import { ActionBar, readableText } from "./panels.js";
+
 /** Nats below log phi = 0 at which the bar of a text is empty. */
 const BAR_NATS = 8;
 
-/** Prompt, target and settings. */
-class TrainHeading {
-  constructor() {
-    this.prompt = h("span", { class: "pv-prompt" });
-    this.target = h("span", { class: "pv-target" });
-    this.facts = h("p", { class: "pv-facts" });
-    this.el = h("header", { class: "pv-heading" }, h("p", {}, this.prompt, this.target), this.facts);
-  }
-
-  /** @param {any} header */
-  show(header) {
-    this.el.hidden = !header.target;
-    if (!header.target) return;
-    this.prompt.textContent = `“${header.prompt}”`;
-    this.target.textContent = `φ = ${header.target}`;
-    const facts = [
-      header.problem,
-      `T = ${plural(header.num_steps, "token")}`,
-      header.form,
-      `learning rate ${Number(header.learning_rate.toPrecision(2))}`,
-      `batch of ${header.batch_size}`,
-      `seed ${header.seed}`,
-    ];
-    this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
-  }
+/** The settings of a training as facts. @param {any} header */
+export function trainingFacts(header) {
+  return [
+    header.problem,
+    `T = ${plural(header.num_steps, "token")}`,
+    header.form,
+    `learning rate ${Number(header.learning_rate.toPrecision(2))}`,
+    `batch of ${header.batch_size}`,
+    `seed ${header.seed}`,
+  ];
 }
 
 /** Start, pause, stop, start over, save. */
-class TrainBar {
-  /** @param {(act: string) => void} press @param {(folder: string) => void} name @param {AbortSignal} signal */
-  constructor(press, name, signal) {
-    /** @type {(icon: any, label: string, title: string, act: () => string) => any} */
-    const button = (image, label, title, act) => {
-      const text = h("span", {}, label);
-      const node = h("button", { type: "button", class: "tl-button", title }, icon(image), text);
-      node.addEventListener("click", () => press(act()), { signal });
-      return node;
-    };
-    this.main = button("play", "Start", "", () => this.act);
-    this.main.classList.add("tl-main");
-    this.stop = button("stop", "Stop", "Stop after this update; all that was learned stays", () => "stop");
-    this.again = button("again", "Start over", "Forget what was learned and begin anew", () => "restart");
-    this.save = h("button", { type: "button", class: "tl-button", title: "Save the twist into this folder" }, "Save");
-    this.save.addEventListener("click", () => press("save"), { signal });
-    this.folder = h("input", { type: "text", size: "14", "aria-label": "Folder to save into", spellcheck: "false" });
-    this.folder.addEventListener("change", () => name(this.folder.value), { signal });
-    this.note = h("span", { class: "pv-note", role: "status" });
-    this.act = "start";
-    this.el = h(
-      "div",
-      { class: "pv-transport", role: "group", "aria-label": "Training" },
-      h("span", { class: "pv-buttons" }, this.main, this.stop, this.again),
-    );
-    this.saving = h("span", { class: "tl-saving" }, this.note, this.folder, this.save);
+export class TrainBar extends ActionBar {
+  /** @param {(act: string) => void} press @param {(folder: string) => void} rename @param {AbortSignal} signal */
+  constructor(press, rename, signal) {
+    super({ title: "Training", size: "14", name: "Folder to save into" }, press, rename, signal);
+    this.stop = this.button("Stop", "Stop after this update; all that was learned stays", () => "stop", "stop");
+    this.again = this.button("Start over", "Forget what was learned and begin again", () => "restart", "again");
+    this.save = this.button("Save", "Save the twist into this folder", () => "save");
+    this.buttons.append(this.stop, this.again);
+    this.saving.append(this.save);
   }
 
   /** @param {any} status @param {boolean} begun whether there is a twist */
@@ -64,13 +36,9 @@ class TrainBar {
     const { state = "idle", stale = "" } = status;
     const going = state === "running" && !stale;
     const label = stale
-      ? "Start anew"
+      ? "Start again"
       : { idle: "Start", running: "Pause", failed: "Try again" }[state] ?? (state === "done" ? "Train more" : "Go on");
-    this.act = going ? "pause" : "start";
-    if (this.label !== label) {
-      this.label = label;
-      this.main.replaceChildren(icon(going ? "pause" : "play"), h("span", {}, label));
-    }
+    this.showMain(label, going);
     this.stop.disabled = state !== "running" && state !== "paused";
     this.again.hidden = state === "idle" || stale !== "";
     this.save.disabled = !begun;
@@ -79,12 +47,11 @@ class TrainBar {
 }
 
 /** Says that controls were moved away from what is on show. */
-class StaleNote {
+export class StaleNote {
   /** @param {(act: string) => void} press @param {AbortSignal} signal */
   constructor(press, signal) {
     this.text = h("span", {});
-    this.undo = h("button", { type: "button", class: "tl-button" }, "Undo the change");
-    this.undo.addEventListener("click", () => press("undo"), { signal });
+    this.undo = button({ class: "tl-button" }, () => press("undo"), signal, "Undo the change");
     this.el = h("p", { class: "pv-alert tl-stale", role: "status", hidden: "" }, this.text, this.undo);
   }
 
@@ -92,17 +59,16 @@ class StaleNote {
   show(stale) {
     this.el.hidden = stale === "";
     this.text.textContent =
-      `Changed: ${stale}. What is shown below was trained before that. “Start anew” begins a new ` +
+      `Changed: ${stale}. What is shown below was trained before that. “Start again” begins a new ` +
       "training and forgets this one. ";
   }
 }
 
 /** One row of numbers for each method; choosing a row chooses what the other panels show. */
-class RaceTable {
+export class RaceTable {
   /** @param {(method: string) => void} choose @param {AbortSignal} signal */
   constructor(choose, signal) {
     this.body = h("tbody");
-    const head = h("tr");
     const titles = [
       ["method", ""],
       ["updates", "Updates taken; skipped ones found no text with φ > 0"],
@@ -113,12 +79,9 @@ class RaceTable {
       ["r", "Correlation of learned and optimal log ψ, means of each step removed"],
       ["mean φ", "Mean of φ over texts of its own proposal, ± one standard error; an estimate"],
     ];
-    for (const [title, tip] of titles) head.append(h("th", { scope: "col", title: tip }, title));
-    this.el = h(
-      "div",
-      { class: "tl-race pv-samples", role: "radiogroup", "aria-label": "Methods" },
-      h("table", {}, h("thead", {}, head), this.body),
-    );
+    const heads = titles.map(([title, tip]) => /** @type {any} */ ([title, { title: tip }]));
+    const labels = { role: "radiogroup", "aria-label": "Methods" };
+    this.el = h("div", { class: "tl-race pv-samples", ...labels }, table(heads, this.body));
     this.name = `tl${Math.random().toString(36).slice(2, 8)}`;
     this.body.addEventListener("change", (event) => choose(event.target.value), { signal });
     this.rows = new Map();
@@ -146,7 +109,7 @@ class RaceTable {
     for (const { method, proposal_only: only } of racers) {
       const radio = h("input", { type: "radio", name: this.name, value: method });
       radio.hidden = racers.length === 1;
-      const label = h("label", {}, radio, key(method, theme), h("b", {}, learnedName(method)));
+      const label = h("label", {}, radio, key(method, theme), h("b", {}, methodName(method)));
       if (only) label.append(h("span", { class: "pv-note" }, " proposal only"));
       const cells = Array.from({ length: 7 }, () => h("td"));
       const row = h("tr", {}, h("td", {}, label), ...cells);
@@ -176,7 +139,7 @@ class RaceTable {
 }
 
 /** Texts side by side: of the model itself, and of the proposal that the twist has learned. */
-class BeforeAfter {
+export class BeforeAfter {
   constructor() {
     this.before = this._column("Before: the model’s own texts, p₀");
     this.after = this._column("After");
@@ -188,9 +151,8 @@ class BeforeAfter {
     const heading = h("h4", {}, title);
     const note = h("p", { class: "pv-note" });
     const body = h("tbody");
-    const head = h("tr", {}, h("th", { scope: "col" }, "log φ"), h("th", { scope: "col" }, "text"));
-    const table = h("table", {}, h("thead", {}, head), body);
-    return { heading, note, body, el: h("div", { class: "pv-samples" }, heading, note, table) };
+    const el = h("div", { class: "pv-samples" }, heading, note, table(["log φ", "text"], body));
+    return { heading, note, body, el };
   }
 
   /** @param {any} view */
@@ -201,8 +163,8 @@ class BeforeAfter {
     const after = look?.samples;
     this.after.el.hidden = !after;
     if (!after) return;
-    this.after.heading.textContent = `After ${plural(look.at, "update")} of ${learnedName(chosen.method)}: q ∝ p₀ ψ`;
-    this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighed or resampled`, header);
+    this.after.heading.textContent = `After ${plural(look.at, "update")} of ${methodName(chosen.method)}: q ∝ p₀ ψ`;
+    this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighted or resampled`, header);
   }
 
   /** @param {any} samples */
@@ -217,9 +179,7 @@ class BeforeAfter {
     column.note.textContent = note;
     const rows = samples.texts.map(([text, logPhi]) => {
       const share = logPhi === null ? 0 : clamp(1 + logPhi / BAR_NATS, 0, 1);
-      const fill = h("span", { class: "tl-fill" });
-      fill.style.width = `${100 * share}%`;
-      const value = h("td", { class: "tl-phi" }, h("span", { class: "tl-bar" }, fill), number(logPhi ?? -Infinity));
+      const value = h("td", { class: "tl-phi" }, meter(share), number(logPhi ?? -Infinity));
       return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), ` ${readableText(text)}`));
     });
     column.body.replaceChildren(...rows);

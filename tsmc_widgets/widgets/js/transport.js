@@ -2,10 +2,13 @@
  * @file The transport bar: play head, buttons, keys. It moves a step; what is shown is not its business.
  */
 
+import { button, clamp, h, icon } from "./dom.js";
+import { Menu } from "./panels.js";
+
 const SPEEDS = [1, 2, 4, 8, 16, 30];
 
 /** Play, pause, step, rewind and scrub over the recorded steps. */
-class Transport {
+export class Transport {
   /**
    * @param {{seek: (t: number) => void, hold: (on: boolean) => void, more: () => void,
    *   settled: () => void}} on what the bar asks of the view
@@ -22,16 +25,11 @@ class Transport {
     this.shownLabel = "";
     this.rate = 4;
     /** @type {(name: any, label: string, act: () => void) => any} */
-    const button = (name, label, act) => {
-      const node = h("button", { type: "button", title: label, "aria-label": label }, icon(name));
-      node.addEventListener("click", act, { signal });
-      return node;
-    };
-    this.playButton = button("play", "Play (Space)", () => this.toggle());
-    this.speed = h("select", { "aria-label": "Speed, steps a second" });
-    for (const rate of SPEEDS) this.speed.append(h("option", { value: String(rate) }, `${rate} / s`));
-    this.speed.value = String(this.rate);
-    this.speed.addEventListener("change", () => (this.rate = Number(this.speed.value)), { signal });
+    const control = (name, label, act) => button({ title: label, "aria-label": label }, act, signal, icon(name));
+    this.playButton = control("play", "Play (Space)", () => this.toggle());
+    const speed = { "aria-label": "Speed, steps a second" };
+    this.speed = new Menu("speed", () => (this.rate = Number(this.speed.value)), signal, speed);
+    this.speed.offer(SPEEDS.map((rate) => [String(rate), `${rate} / s`]), String(this.rate));
     this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
     this.range.addEventListener("input", () => this.scrub(Number(this.range.value)), { signal });
     this.range.addEventListener("change", () => on.settled(), { signal });
@@ -43,13 +41,13 @@ class Transport {
       h(
         "span",
         { class: "pv-buttons" },
-        button("rewind", "Rewind to the prompt (Home)", () => this.scrub(0, true)),
-        button("back", "Back one step (left arrow)", () => this.scrub(this.t - 1, true)),
+        control("rewind", "Rewind to the prompt (Home)", () => this.scrub(0, true)),
+        control("back", "Back one step (left arrow)", () => this.scrub(this.t - 1, true)),
         this.playButton,
-        button("step", "One step on (right arrow)", () => this.forward()),
+        control("step", "One step on (right arrow)", () => this.forward()),
       ),
       this.readout,
-      h("label", { class: "pv-field" }, "speed ", this.speed),
+      this.speed.el,
     );
     signal.addEventListener("abort", () => this._stop());
   }
@@ -148,7 +146,7 @@ class Transport {
    */
   key(event) {
     const target = /** @type {Element} */ (event.target);
-    if (event.altKey || event.ctrlKey || event.metaKey || target.tagName === "SELECT") return false;
+    if (target.tagName === "SELECT") return false;
     const acts = {
       ArrowLeft: () => this.scrub(this.t - 1, true),
       ArrowRight: () => this.forward(),

@@ -1,12 +1,19 @@
 /** @file The view of a training: what is on show, and one draw a frame. */
 
+import { View, handshake, host } from "./contact.js";
+import { h } from "./dom.js";
+import { methodName } from "./methods.js";
+import { Heading, Status } from "./panels.js";
+import { BeforeAfter, RaceTable, StaleNote, TrainBar, trainingFacts } from "./train_panels.js";
+import { BoundsPlot, EssPlot, LossPlot, ScatterPlot } from "./train_plots.js";
+
 class TrainView extends View {
   /** @param {Place} place */
   constructor({ model, el, signal }) {
     super({ model, el, signal }, { updates: 0 });
     this.method = "";
     const press = (/** @type {string} */ act) => this._press(act);
-    this.heading = new TrainHeading();
+    this.heading = new Heading();
     this.status = new Status();
     this.bar = new TrainBar(press, (folder) => this._ask({ folder }), signal);
     this.stale = new StaleNote(press, signal);
@@ -18,12 +25,12 @@ class TrainView extends View {
     this._showStatus();
     this._showFolder();
     this.retheme();
-    greet(model, this.status.lost, ["change:status", "change:curves"], signal);
+    handshake(model, this.status.lost, ["change:status", "change:curves"], signal);
   }
 
   /** @param {HTMLElement} el */
   _build(el) {
-    const [loss, ess, bounds, scatter] = this.plots.map(({ strip }) => strip.el);
+    const [loss, ess, bounds, scatter] = this.plots.map(({ el: figure }) => figure);
     this.notes = [bounds, scatter].map((figure) => {
       const note = h("p", { class: "pv-note" });
       figure.append(note);
@@ -48,7 +55,7 @@ class TrainView extends View {
   /** @param {string} act */
   _press(act) {
     // A name that is still being typed counts.
-    if (act === "save") this._ask({ folder: this.bar.folder.value });
+    if (act === "save") this._ask({ folder: this.bar.name.value });
     super._press(act);
   }
 
@@ -59,7 +66,7 @@ class TrainView extends View {
   }
 
   _showFolder() {
-    this.bar.folder.value = this.model.get("folder");
+    this.bar.name.value = this.model.get("folder");
   }
 
   _showStatus() {
@@ -98,7 +105,9 @@ class TrainView extends View {
     const ready = Boolean(view.chosen);
     this.body.hidden = !ready;
     this.empty.hidden = ready;
-    this.heading.show(view.header);
+    const { header } = view;
+    this.heading.el.hidden = !header.target;
+    if (header.target) this.heading.show(header.prompt, `φ = ${header.target}`, trainingFacts(header));
     if (ready) {
       this.race.show(view);
       for (const plot of this.plots) plot.draw(view);
@@ -118,7 +127,7 @@ class TrainView extends View {
       `Lower ●: mean of ${runs} runs; upper ○: mean over ${exact} held-out exact samples; K = ${K}; ` +
       `shades: 95 % t-intervals.${meaning}${only}`;
     const free = chosen.proposal_only
-      ? ` ${learnedName(chosen.method)} leaves log ψ free by any function of the text before, so it need not line up.`
+      ? ` ${methodName(chosen.method)} leaves log ψ free by any function of the text before, so it need not line up.`
       : "";
     const bars = header.exact ? "." : "; bars: ± 1 s.e.";
     const scatter = `Nats, mean of each t removed. ψ*: ${note}${bars}${free}`;

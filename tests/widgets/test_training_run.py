@@ -4,113 +4,115 @@ import math
 
 import pytest
 
+import tsmc_widgets as tw
 from tsmc_widgets.targets.exact_samples import ExactDraws
-from tsmc_widgets.widgets import lesson as lessons
-from tsmc_widgets.widgets import lesson as yardstick
-from tsmc_widgets.widgets.lesson import (
-    FORMS,
+from tsmc_widgets.twists.forms import make_twist
+from tsmc_widgets.widgets import training_run
+from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
+from tsmc_widgets.widgets.training_run import (
     HELD_OUT,
     PLENTY,
-    PROBLEMS,
-    Lesson,
+    PROBLEM_LABELS,
+    TrainingRun,
     TrainSettings,
-    enough,
+    has_enough_held_out,
 )
-from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
 
 RIVALS = ("fudge", "rl", "dpg")
-TOY = "two days of rain (toy)"
+TOY = "rainy-week"
 
 
 @pytest.fixture(scope="module")
 def target():
-    return PROBLEMS[TOY].make()
+    return tw.load_problem(TOY).target()
 
 
-def run(lesson):
-    while not lesson.done:
-        lesson.step()
-    return lesson
+def run(training):
+    while not training.done:
+        training.step()
+    return training
 
 
 @pytest.fixture(scope="module")
 def raced():
     settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=60)
-    return run(Lesson(settings))
+    return run(TrainingRun(settings))
 
 
 def test_every_method_closes_the_gap_of_the_toy(raced):
-    assert [racer.method for racer in raced.racers] == ["nvi", "dpg", "fudge", "rl"]
-    for racer in raced.racers:
-        assert [done for done, _ in racer.bounds] == [0, 20, 40, 60]
-        first, last = racer.bounds[0][1], racer.bounds[-1][1]
+    assert [one_run.method for one_run in raced.runs] == ["nvi", "dpg", "fudge", "rl"]
+    for one_run in raced.runs:
+        assert [done for done, _ in one_run.bounds] == [0, 20, 40, 60]
+        first, last = one_run.bounds[0][1], one_run.bounds[-1][1]
         error = math.hypot(first.gap_standard_error, last.gap_standard_error)
-        assert first.gap - last.gap > 3 * error, racer.method
-        assert racer.ess[-1][1] > racer.ess[0][1]
+        assert first.gap - last.gap > 3 * error, one_run.method
+        assert one_run.ess[-1][1] > one_run.ess[0][1]
         # Between both bounds, as far as their errors tell.
         assert last.lower.mean - 4 * last.lower.standard_error < raced.log_z[0]
         assert last.upper.mean + 4 * last.upper.standard_error > raced.log_z[0]
 
 
 def test_learned_and_optimal_line_up_where_the_method_fixes_psi(raced):
-    found = {racer.method: racer.scatter["correlation"] for racer in raced.racers}
+    found = {one_run.method: one_run.scatter["correlation"] for one_run in raced.runs}
     assert min(found[name] for name in ("nvi", "rl", "fudge")) > 0.85
     assert found["dpg"] < min(found["nvi"], found["rl"])
 
 
 def test_untrained_twists_write_what_the_model_writes():
-    lesson = Lesson(TrainSettings(problem=TOY, rivals=("fudge",), num_updates=20))
-    while not (lesson.racers and not lesson._todo):
-        lesson.step()
-    for racer in lesson.racers:
-        assert racer.samples["texts"] == lesson.before["texts"]
-        assert racer.samples["ess"] == pytest.approx(lesson.before["ess"], rel=1e-12)
-        assert math.isnan(racer.scatter["correlation"])
+    training = TrainingRun(TrainSettings(problem=TOY, rivals=("fudge",), num_updates=20))
+    while not (training.runs and not training._todo):
+        training.step()
+    for one_run in training.runs:
+        assert one_run.samples["texts"] == training.before["texts"]
+        assert one_run.samples["ess"] == pytest.approx(training.before["ess"], rel=1e-12)
+        assert math.isnan(one_run.scatter["correlation"])
 
 
 def test_equal_settings_give_equal_trainings_at_any_pace():
     settings = TrainSettings(problem=TOY, num_updates=6, batch_size=20)
-    once = run(Lesson(settings))
-    twice = Lesson(settings)
+    once = run(TrainingRun(settings))
+    twice = TrainingRun(settings)
     twice.goal = 3
     run(twice).goal = 6
     run(twice)
-    assert [u.losses for u in once.racers[0].trainer.history] == [
-        u.losses for u in twice.racers[0].trainer.history
+    assert [u.losses for u in once.runs[0].trainer.history] == [
+        u.losses for u in twice.runs[0].trainer.history
     ]
 
 
 def test_what_fails_is_tried_again(monkeypatch):
-    lesson = Lesson(TrainSettings(problem=TOY, num_updates=1, batch_size=4))
-    bound = lessons.log_z_bounds
-    monkeypatch.setattr(lessons, "log_z_bounds", lambda *_, **__: 1 / 0)
+    training = TrainingRun(TrainSettings(problem=TOY, num_updates=1, batch_size=4))
+    bound = training_run.log_z_bounds
+    monkeypatch.setattr(training_run, "log_z_bounds", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run(lesson)
-    assert lesson.racers[0].bounds == []
-    monkeypatch.setattr(lessons, "log_z_bounds", bound)
-    assert [done for done, _ in run(lesson).racers[0].bounds] == [0, 1]
+        run(training)
+    assert training.runs[0].bounds == []
+    monkeypatch.setattr(training_run, "log_z_bounds", bound)
+    assert [done for done, _ in run(training).runs[0].bounds] == [0, 1]
 
 
 def test_rare_texts_are_not_waited_for(target, monkeypatch):
     draws = ExactDraws(target, seed=3, block=400)
     draws.extend()
     assert HELD_OUT < len(draws) < PLENTY
-    assert not enough(draws)
-    monkeypatch.setattr(yardstick, "MOST_DRAWS", 10)
-    assert enough(draws)
-    assert not enough(ExactDraws(target, seed=3))
+    assert not has_enough_held_out(draws)
+    monkeypatch.setattr(training_run, "MOST_DRAWS", 10)
+    assert has_enough_held_out(draws)
+    assert not has_enough_held_out(ExactDraws(target, seed=3))
 
 
-def test_racers_remember_batches_of_their_own():
-    lesson = Lesson(TrainSettings(problem="1-star reviews", rivals=("sixo",), batch_size=20))
-    while not lesson.racers:
-        lesson.step()
-    one, two = (racer.trainer.positives for racer in lesson.racers)
+def test_methods_remember_batches_of_their_own():
+    training = TrainingRun(
+        TrainSettings(problem="one-star-review", rivals=("sixo",), batch_size=20)
+    )
+    while not training.runs:
+        training.step()
+    one, two = (one_run.trainer.positives for one_run in training.runs)
     assert one is not two
-    for racer in lesson.racers:
-        racer.update()
+    for one_run in training.runs:
+        one_run.update()
     assert one._parts[0] is not two._parts[0]
-    # What all begin with is weighed once.
+    # What all begin with is weighted once.
     assert one._parts[-1] is two._parts[-1]
 
 
@@ -127,10 +129,16 @@ def test_records_are_short_and_fit_json(raced):
     assert thin([(1, math.inf)]) == [[1.0, None]]
 
 
+def test_problems_are_named_as_everywhere_and_old_names_are_taken():
+    for name, label in PROBLEM_LABELS.items():
+        assert name in tw.PROBLEMS
+        assert TrainSettings(problem=label) == TrainSettings(problem=name)
+
+
 @pytest.mark.parametrize("form", ["linear head", "MLP head", "own body"])
 def test_forms_start_at_psi_one_on_the_shipped_model(form):
-    target = PROBLEMS["1-star reviews"].make()
-    twist = FORMS[form].make(target, "log", 0)
+    target = tw.load_problem("one-star-review").target()
+    twist = make_twist(form, target)
     rows = target.prompt_tokens.repeat(2, 3)
     log_psi = twist.log_psi(rows, len(target.prompt_tokens)).detach()
     assert float(log_psi.abs().max()) == 0.0

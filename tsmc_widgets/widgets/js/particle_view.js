@@ -1,22 +1,28 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
-const NUM_PAGES = 16;
-/** How long nothing must move until the rows in sight become real text. */
-const REST_MS = 140;
+import { host, runsOf } from "./contact.js";
+import { clamp, css, h, number, plural } from "./dom.js";
+import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
+import { TokenGrid } from "./grid.js";
+import { Inspector } from "./inspector.js";
+import { AncestorsStrip, EssStrip, RunLogZStrip, WeightsStrip, letScrub } from "./measures.js";
+import { Heading, Menu, Samples } from "./panels.js";
+import { Population } from "./population.js";
+import { eachStrand } from "./ribbons.js";
+import { REST_MS, RunView } from "./run_view.js";
+import { MarkLegend, QUANTITIES, colourIndices, legend, makePalette } from "./scales.js";
+import { Transport } from "./transport.js";
+
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
 const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
 
-class ParticleView extends View {
+class ParticleView extends RunView {
   /** @param {Place} place */
   constructor({ model, el, signal }) {
-    super({ model, el, signal }, { rests: 0, t: 0, steps: 0 });
-    /** @type {any} */
-    this.view = {
-      record: null, t: 0, sort: "lineage", layout: "slots", quantity: "weight",
-      related: null, ...NOTHING_CHOSEN,
-    };
-    this.wanted = Infinity;
+    super({ model, el, signal }, { rests: 0 });
+    const choices = { sort: "lineage", layout: "slots", quantity: "weight" };
+    Object.assign(this.view, { ...choices, related: null, ...NOTHING_CHOSEN });
     this.population = new Population((step, slot) => this.select(step, slot), signal);
     this.grid = new TokenGrid(
       {
@@ -26,28 +32,26 @@ class ParticleView extends View {
       },
       signal,
     );
-    this.strips = new Strips((t) => this.transport.scrub(t, true), signal);
+    this.ess = new EssStrip();
+    this.strips = [new RunLogZStrip(), new WeightsStrip(), new AncestorsStrip()];
+    const [logZ, , ancestors] = this.strips;
+    letScrub([this.ess, logZ, ancestors], () => this.view.record, (t) => this.transport.scrub(t, true), signal);
     this.samples = new Samples((slot) => this._selectFinal(slot), signal);
     this.inspector = new Inspector();
-    this.runs = new RunMenu((run) => this._pickRun(run), signal);
     this.heading = new Heading(this.runs);
-    this.status = new Status();
     this.legend = new MarkLegend();
     this.transport = new Transport(
       {
         seek: (t) => this.seek(t),
         hold: (on) => this._ask({ hold: on }),
         more: () => this._ask({ hold: true, more: model.get("more") + 1 }),
-        settled: () => this._ask({ step: this.view.t }),
+        settled: () => this.settle(),
       },
       signal,
     );
-    this.group = new Group(model, (news) => this._follow(news), signal);
     this._build(el);
     this._listen();
-    this.load();
     this._showStatus();
-    if (!model.get("alone")) greet(model, this.status.lost, ["change:status", "change:header"], signal);
   }
 
   _showStatus() {
@@ -59,45 +63,27 @@ class ParticleView extends View {
 
   /** @param {HTMLElement} el */
   _build(el) {
-    /** @type {(label: string, options: Record<string, string>) => any} */
-    const menu = (label, options) => {
-      const node = h("select", { "aria-label": label });
-      node.append(...Object.entries(options).map(([value, text]) => h("option", { value }, text)));
-      return node;
+    /** @type {(name: string, label: string, choices: [string, string][], act: () => void) => Menu} */
+    const menu = (name, label, choices, act) => {
+      const made = new Menu(name, act, this.signal, { "aria-label": label });
+      made.offer(choices);
+      return made;
     };
     const quantities = Object.entries(QUANTITIES).map(([key, { label }]) => [key, label]);
-    this.colourMenu = menu("Colour tokens by", Object.fromEntries(quantities));
-    this.sortMenu = menu("Sort rows by", SORTS);
-    this.sortMenu.value = this.view.sort;
-    this.layoutMenu = menu("Rows show", LAYOUTS);
+    this.layoutMenu = menu("show", "Rows show", Object.entries(LAYOUTS), () => this._relay());
+    this.sortMenu = menu("sort by", "Sort rows by", Object.entries(SORTS), () => this._resort());
+    this.colourMenu = menu("colour", "Colour tokens by", /** @type {any} */ (quantities), () => this._recolour());
     this.legendPlace = h("span", { class: "pv-legend-place" });
     this.lineageNote = h("p", { class: "pv-note pv-lineage-note", role: "status" });
-    /** @type {(name: string, control: any) => any} */
-    const field = (name, control) => h("label", { class: "pv-field" }, `${name} `, control);
-    const toolbar = h(
-      "div",
-      { class: "pv-toolbar" },
-      field("show", this.layoutMenu),
-      field("sort by", this.sortMenu),
-      field("colour", this.colourMenu),
-      this.legendPlace,
-    );
-    const over = h(
-      "section",
-      { class: "pv-over", "aria-label": "Population" },
-      this.transport.rail,
-      this.population.el,
-      this.strips.ess.el,
-    );
-    const texts = h(
-      "section",
-      { class: "pv-texts", "aria-label": "Particles" },
-      this.grid.el,
-      this.legend.el,
-      this.lineageNote,
-    );
-    this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
-    this.body = h("div", { class: "pv-body" }, over, this.strips.el, toolbar, texts, this.inspector.el, this.samples.el);
+    const menus = [this.layoutMenu, this.sortMenu, this.colourMenu].map(({ el: menuEl }) => menuEl);
+    const toolbar = h("div", { class: "pv-toolbar" }, ...menus, this.legendPlace);
+    const over = h("section", { class: "pv-over", "aria-label": "Population" });
+    over.append(this.transport.rail, this.population.el, this.ess.el);
+    const texts = h("section", { class: "pv-texts", "aria-label": "Particles" });
+    texts.append(this.grid.el, this.legend.el, this.lineageNote);
+    this.measures = h("section", { class: "pv-strips", "aria-label": "Measures of the run" });
+    this.measures.append(...this.strips.map((strip) => strip.el));
+    this.body = h("div", { class: "pv-body" }, over, this.measures, toolbar, texts, this.inspector.el, this.samples.el);
     const { el: status, alert, lost } = this.status;
     this.transport.el.append(status);
     this.root = h("div", { class: "pv", tabindex: "-1" });
@@ -112,7 +98,7 @@ class ParticleView extends View {
   /** Where panels beside the view draw the measures and list the samples, they are not here. */
   _showStrips() {
     const on = this.model.get("strips") !== false;
-    for (const { el } of [this.strips, this.strips.ess, this.samples]) el.hidden = !on;
+    for (const part of [this.measures, this.ess.el, this.samples.el]) part.hidden = !on;
     this.root.classList.toggle("pv-bare", !on);
     this.withStrips = on;
     if (on && this.view.record) this.samples.show(this.view.record);
@@ -120,37 +106,22 @@ class ParticleView extends View {
   }
 
   _listen() {
-    const { model, signal, root } = this;
-    const load = () => this._later(() => this.load());
-    for (const name of ["header", ...PAGE_NAMES]) this._on(name, load);
-    this._on("status", () => this._showStatus());
-    this._on("hold", () => this._showStatus());
-    this._on("step", () => this._later(() => this.seek(model.get("step"))));
-    this.colourMenu.addEventListener("change", () => this._recolour(), { signal });
-    this.sortMenu.addEventListener("change", () => this._resort(), { signal });
-    this.layoutMenu.addEventListener("change", () => this._relay(), { signal });
+    for (const name of ["status", "hold"]) this._on(name, () => this._showStatus());
     this._on("strips", () => this._showStrips());
-    root.addEventListener("keydown", (event) => this._key(event), { signal });
-    signal.addEventListener("abort", () => clearTimeout(this.rest));
+    this.listen([], ["change:status", "change:header"]);
   }
 
-  /** Read the record anew. The play head stays where it was put; at the frontier it follows it. */
   load() {
-    const header = this.model.get("header");
-    if (this.loaded === header) return;
     const { view } = this;
-    const before = view.record;
-    const record = RunRecord.of(before, header, PAGE_NAMES.map((name) => this.model.get(name)));
-    if (!record) return;
-    this.loaded = header;
-    view.record = record;
-    view.litters = null;
-    if (before !== record) Object.assign(view, NOTHING_CHOSEN);
+    const { record } = view;
+    view.siblingGroups = null;
+    if (this.isOther) Object.assign(view, NOTHING_CHOSEN);
     if (!this.theme) this.readTheme();
     this._colour();
     this.grid.measure(view);
-    this.heading.show(header);
-    this.runs.show(header, this.model.get("offered"));
+    const { prompt, target, facts } = record.header;
+    const sizes = [`K = ${plural(record.K, "particle")}`, `T = ${plural(record.T, "token")}`];
+    this.heading.show(prompt, target, [...sizes, ...facts]);
     if (this.withStrips) this.samples.show(record);
     if (!this.transport.playing) view.t = Math.min(this.wanted, record.steps);
     view.t = Math.min(view.t, record.steps);
@@ -164,29 +135,17 @@ class ParticleView extends View {
     this.legend.show(view.record, view.indices, view.layout);
   }
 
-  /** @param {number} t @param {boolean} [told] by another view of the group, which knows it */
+  /** @param {number} t @param {boolean} [told] */
   seek(t, told = false) {
-    const { record } = this.view;
-    if (!record) return;
-    this.view.t = clamp(t, 0, record.steps);
-    this.wanted = this.view.t === record.steps ? Infinity : this.view.t;
-    this._updateTransport();
-    this.schedule();
-    if (!told) this.group.tell({ t });
+    super.seek(t, told);
+    if (this.view.record) this._updateTransport();
   }
 
-  /** Another view of the group was moved. @param {any} news */
-  _follow({ t, run, slot, of, play }) {
-    if (t !== undefined) this.seek(t, true);
-    if (run !== undefined && this.runs.offers(run)) this._ask({ run });
+  /** @param {News} news */
+  follow({ slot, of, play, ...moved }) {
+    super.follow(moved);
     if (of !== undefined && of === runsOf(this.view.record)) this._selectFinal(slot);
     if (play) this.transport.toggle();
-  }
-
-  /** @param {number} run */
-  _pickRun(run) {
-    this._ask({ run });
-    this.group.tell({ run });
   }
 
   /** @param {number} step @param {number} slot */
@@ -236,16 +195,15 @@ class ParticleView extends View {
   }
 
   /** @param {KeyboardEvent} event */
-  _key(event) {
+  key(event) {
     const inGrid = event.target === this.grid.el;
     const moves = { ArrowUp: -1, ArrowDown: 1 };
     if (inGrid && event.key in moves) this._moveSelection(moves[event.key]);
     else if (event.key === "Escape" && this.view.selection) this.view.selection = this.view.focus = null;
-    else if (event.target === this.samples.scroller && event.key !== " ") return;
-    else if (!this.transport.key(event)) return;
-    event.preventDefault();
-    event.stopPropagation();
+    else if (event.target === this.samples.scroller && event.key !== " ") return false;
+    else if (!this.transport.key(event)) return false;
     this.schedule();
+    return true;
   }
 
   /** @param {number} by */
@@ -311,19 +269,12 @@ class ParticleView extends View {
     if (view.hover) view.hover = view.hover.s < t ? { ...view.hover, slot: this.grid.slotAt(view, view.hover.s, view.hover.row) } : null;
   }
 
-  ready() {
-    const { record } = this.view;
-    this.body.hidden = !record;
-    this.empty.hidden = Boolean(record);
-    return Boolean(record);
-  }
-
   paint() {
     const { view } = this;
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    if (this.withStrips) this.strips.draw(view);
+    if (this.withStrips) for (const strip of [this.ess, ...this.strips]) strip.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
@@ -355,7 +306,5 @@ class ParticleView extends View {
     if (this.noted !== note) this.lineageNote.textContent = this.noted = note;
   }
 }
-
-const PAGE_NAMES = Array.from({ length: NUM_PAGES }, (_, i) => `page${i}`);
 
 export default host(ParticleView);

@@ -1,44 +1,27 @@
-"""What every page with a live run shares: a view, a background thread, and a run kept as A."""
+"""A page on which one SMC run is watched: the live view, a run pinned beside it, known log Z."""
 
 from __future__ import annotations
 
-import html
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import BudgetError, TsmcError, message_of
+from tsmc_widgets.errors import BudgetError, TsmcError
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
+from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.widgets.formula import words_of
-from tsmc_widgets.widgets.front_end import showing
+from tsmc_widgets.widgets.controls import Note
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_panels import RunPanels
-from tsmc_widgets.widgets.session import Progress, Runner
-from tsmc_widgets.widgets.settings import RunSettings
-
-_NAMES = {
-    "num_steps": "T",
-    "num_particles": "K",
-    "star_beta": "stars β",
-    "hostility_at_least": "η",
-    "hostility_beta": "hostility β",
-    "ess_threshold": "ESS below",
-    "resampler": "resampling",
-    "twist": "twist ψ",
-    "proposal": "proposal q",
-    "eos": "EOS",
-}
+from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,51 +30,95 @@ class Pinned:
 
     Attributes:
         trace: its record.
-        settings: what it was asked for.
+        spec: what it was asked for.
         seconds: how long it took.
         target: what was sampled, where that is at hand.
         exact_log_z: log Z in nats where it is known.
         bracket: a certified bracket of it, where one is known and narrow.
     """
 
-    trace: Any
-    settings: RunSettings | RunSpec
+    trace: SMCTrace
+    spec: RunSpec
     seconds: float
-    target: Any = None
+    target: Target | None = None
     exact_log_z: float | None = None
-    bracket: Any = None
+    bracket: Bracket | None = None
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What it was asked for, by the names that people see."""
-        if isinstance(self.settings, RunSpec):
-            return words_of(self.settings)
-        named = {_NAMES.get(f.name, f.name): f.name for f in fields(self.settings)}
-        return {name: getattr(self.settings, field) for name, field in named.items()}
+    def log_z(self) -> float:
+        """Of one run; of several, the mean, which is a lower bound on log Z."""
+        value = self.trace.log_z
+        return value if isinstance(value, float) else float(value.mean())
+
+    @property
+    def estimate(self) -> str:
+        """Log Z_hat with its standard error, where that is known."""
+        trace = self.trace
+        if trace.num_runs > 1:
+            spread = float(trace.log_z.std()) / math.sqrt(trace.num_runs)
+            error = f" ± {spread:.2f} s.e." if math.isfinite(spread) else ""
+            return f"{_number(self.log_z)}{error} (mean of {trace.num_runs})"
+        if trace.info.conditional or not trace.steps_done:
+            return _number(trace.log_z)
+        variance = trace.log_z_variance()
+        known = -1e-9 < variance < 1.0
+        error = f" ± {math.sqrt(max(variance, 0.0)):.2f} s.e." if known else ""
+        return _number(trace.log_z) + error
+
+    @property
+    def ess(self) -> str:
+        """At the last step, mean over runs."""
+        ess = self.trace.columns.ess
+        last = float(ess[:, -1].mean()) if self.trace.steps_done else math.nan
+        return f"{last:.1f} of {self.trace.num_particles}"
+
+    @property
+    def first_tokens(self) -> str:
+        """How many first tokens have a descendant left, mean over runs."""
+        if not self.trace.steps_done:
+            return "–"
+        counts = torch.as_tensor(self.trace.surviving_ancestors(), dtype=torch.float64)
+        return f"{float(counts.reshape(self.trace.num_runs, -1)[:, 0].mean()):g}"
+
+    @property
+    def duration(self) -> str:
+        """In seconds."""
+        return f"{self.seconds:.1f}" if self.seconds >= 0.05 else f"{self.seconds:.2f}"
+
+    @property
+    def accepted(self) -> tuple[int, int]:
+        """How many texts phi accepts, and of how many."""
+        log_phi = self.trace.columns.log_psi[:, -1]
+        return int((log_phi > -math.inf).sum()), log_phi.numel()
 
 
 def compare(a: Pinned, b: Pinned) -> str:
     """The differences from run A to run B, in words and numbers."""
-    before, after = a.words, b.words
+    before, after = words_of(a.spec), words_of(b.spec)
     changed = [
-        f"{name} {_said(before.get(name, 'none'))} → {_said(after.get(name, 'none'))}"
+        f"{name} {_quoted(before.get(name, 'none'))} → {_quoted(after.get(name, 'none'))}"
         for name in {**before, **after}
         if before.get(name) != after.get(name)
     ]
     same_noise = all(before.get(name) == after.get(name) for name in ("seed", "K", "R"))
     noise = "on the same noise" if same_noise else "on other noise"
-    parts = [
-        f"log Ẑ {_estimate(a)} → {_estimate(b)}{_difference(_log_z(a), _log_z(b))}",
-        f"ESS at the end {_ess(a)} → {_ess(b)}",
-        *_allowed(a, b),
-        f"first tokens left {_families(a)} → {_families(b)}",
-        f"{_seconds(a)} → {_seconds(b)} s",
+    nats = ""
+    if math.isfinite(a.log_z) and math.isfinite(b.log_z):
+        nats = f" ({'+' if b.log_z > a.log_z else ''}{_number(b.log_z - a.log_z)} nats)"
+    parts = [f"log Ẑ {a.estimate} → {b.estimate}{nats}", f"ESS at the end {a.ess} → {b.ess}"]
+    if a.trace.done and b.trace.done:
+        (yes_a, of_a), (yes_b, of_b) = a.accepted, b.accepted
+        if yes_a < of_a or yes_b < of_b:
+            parts.append(f"accepted by φ {yes_a} of {of_a} → {yes_b} of {of_b} texts")
+    parts += [
+        f"first tokens left {a.first_tokens} → {b.first_tokens}",
+        f"{a.duration} → {b.duration} s",
     ]
     what = "; ".join(changed) if changed else "nothing has changed yet"
     return f"A → B, {noise}: {what}. {', '.join(parts)}."
 
 
-def _said(value: Any) -> str:
+def _quoted(value: Any) -> str:
     if value == "":
         return "nothing"
     return f"“{value}”" if isinstance(value, str) and " " in value else f"{value}"
@@ -101,62 +128,6 @@ def _number(value: float) -> str:
     if not math.isfinite(value):
         return "−∞" if value < 0 else "unknown"
     return f"{value:.2f}".replace("-", "−")
-
-
-def _seconds(run: Pinned) -> str:
-    return f"{run.seconds:.1f}" if run.seconds >= 0.05 else f"{run.seconds:.2f}"
-
-
-def _log_z(run: Pinned) -> float:
-    """Of one run; of several, the mean, which is a lower bound on log Z."""
-    value = run.trace.log_z
-    return value if isinstance(value, float) else float(value.mean())
-
-
-def _estimate(run: Pinned) -> str:
-    trace = run.trace
-    if trace.num_runs > 1:
-        spread = float(trace.log_z.std()) / math.sqrt(trace.num_runs)
-        error = f" ± {spread:.2f} s.e." if math.isfinite(spread) else ""
-        return f"{_number(_log_z(run))}{error} (mean of {trace.num_runs})"
-    if trace.info.conditional or not trace.steps_done:
-        return _number(trace.log_z)
-    variance = trace.log_z_variance()
-    known = -1e-9 < variance < 1.0
-    return _number(trace.log_z) + (f" ± {math.sqrt(max(variance, 0.0)):.2f} s.e." if known else "")
-
-
-def _difference(a: float, b: float) -> str:
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return ""
-    return f" ({'+' if b > a else ''}{_number(b - a)} nats)"
-
-
-def _ess(run: Pinned) -> str:
-    ess = run.trace.columns.ess
-    last = float(ess[:, -1].mean()) if run.trace.steps_done else math.nan
-    return f"{last:.1f} of {run.trace.num_particles}"
-
-
-def _allowed(a: Pinned, b: Pinned) -> list[str]:
-    """How many texts phi accepts, where it can refuse any."""
-    counts = []
-    for run in (a, b):
-        if not run.trace.done:
-            return []
-        log_phi = run.trace.columns.log_psi[:, -1]
-        counts.append((int((log_phi > -math.inf).sum()), log_phi.numel()))
-    if all(accepted == total for accepted, total in counts):
-        return []
-    (before, of), (after, all_) = counts
-    return [f"accepted by φ {before} of {of} → {after} of {all_} texts"]
-
-
-def _families(run: Pinned) -> str:
-    if not run.trace.steps_done:
-        return "–"
-    counts = torch.as_tensor(run.trace.surviving_ancestors(), dtype=torch.float64)
-    return f"{float(counts.reshape(run.trace.num_runs, -1)[:, 0].mean()):g}"
 
 
 _NOT_YET = "Pin a run as A, then change anything: both are shown side by side, on the same noise."
@@ -190,7 +161,7 @@ class Bench(ipw.VBox):
             disabled=True,
             layout={"width": "auto", "margin": "1px 8px 1px 2px"},
         )
-        self.sentence = ipw.HTML(layout={"flex": "1 1 300px", "margin": "0", "display": "none"})
+        self.sentence = Note("", flex="1 1 300px", margin="0")
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
         self.side = _side(view, panels)
         self._views = ipw.Box([self.side], layout=layout)
@@ -207,7 +178,7 @@ class Bench(ipw.VBox):
         """Keep this run beside the live one."""
         if run is None:
             self._set_button(on=False)
-            self._say("There is no finished run to pin yet.")
+            self.sentence.say("There is no finished run to pin yet.")
             return
         self._put_away()
         self.pinned = run
@@ -237,13 +208,13 @@ class Bench(ipw.VBox):
         self._put_away()
         self._views.children = [self.side]
         self._set_button(on=False)
-        self._say("")
+        self.sentence.say("")
 
     def compare(self, run: Pinned) -> None:
         """Say how the live run, now done, differs from the pinned one."""
         self.button.disabled = False
         if self.pinned is not None:
-            self._say(compare(self.pinned, run))
+            self.sentence.say(compare(self.pinned, run))
 
     def _put_away(self) -> None:
         if self.panels is None:
@@ -264,10 +235,6 @@ class Bench(ipw.VBox):
         self.button.value = on
         self.button.description = "Put A away" if on else "Pin this run as A"
         self._quiet = False
-
-    def _say(self, text: str) -> None:
-        self.sentence.value = f"<span>{html.escape(text)}</span>" if text else ""
-        self.sentence.layout.display = None if text else "none"
 
 
 def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:
@@ -291,9 +258,9 @@ NARROW = 1.0
 
 def exact_log_z(target: Target) -> float | None:
     """Log Z in nats where texts are few or the model is a Markov chain, else None."""
-    lm = target.lm
-    budget = TABLE_BUDGET if isinstance(lm, TabularLM) else EXACT_BUDGET
-    if not (lm.vocab_size**target.num_steps <= budget or getattr(lm, "is_markov", False)):
+    lm, table = target.lm, isinstance(target.lm, TabularLM)
+    budget = TABLE_BUDGET if table else EXACT_BUDGET
+    if lm.vocab_size**target.num_steps > budget and not (table and lm.is_markov):
         return None
     try:
         return exact(target, max_sequences=budget).log_z
@@ -329,8 +296,8 @@ REST = 0.03
 """Seconds that the controls must rest before a run starts."""
 
 
-class LivePage(ipw.VBox):
-    """A particle view fed by runs in a background thread; the newest run wins.
+class RunPage(LivePage):
+    """A particle view fed by runs in a background thread; the newest run replaces the one before.
 
     A subclass makes its controls, sets ``children``, and calls ``launch`` when they have moved.
 
@@ -340,32 +307,29 @@ class LivePage(ipw.VBox):
     Attributes:
         view: the live particle view.
         bench: the view with its button to pin a run, and the pinned run beside it.
-        runner: the thread.
+        live: the engine.
         target: of the newest run that could be prepared.
     """
 
     def __init__(self, *, panels: RunPanels | None = None) -> None:
-        self.view = ParticleView()
+        super().__init__(ParticleView(), rest=REST)
         self.panels = panels
-        self.runner = Runner(self._publish, rest=REST)
         self.bench = Bench(self.view, self._pin, panels=panels)
         self.target: Target | None = None
         self._kept: Pinned | None = None
-        self._asked: Any = None
-        super().__init__(layout={"width": "100%"})
-        self.add_class("tsmc-watch")
+        self._asked: RunSpec | None = None
         self.view.observe(self._hold, "hold")
-        self.view.observe(lambda _: self.runner.more(), "more")
+        self.view.observe(lambda _: self.live.step(), "more")
 
     @property
     def session(self) -> Any:
         """The newest run that could be started."""
-        return self.runner.session
+        return self.live.session
 
     @property
     def trace(self) -> SMCTrace | None:
         """Everything recorded of that run so far."""
-        return self.runner.trace
+        return self.live.trace
 
     def pin(self) -> None:
         """Keep the run on show as A, beside whatever comes next as B."""
@@ -376,116 +340,77 @@ class LivePage(ipw.VBox):
         self.bench.unpin()
 
     def launch(
-        self, asked: Any, make: Callable[[], Any], *, rest: float | int | None = None
+        self, spec: RunSpec, make: Callable[[], Any], *, rest: float | int | None = None
     ) -> None:
-        """Start a run in place of the one that is on.
+        """Start the run of a spec in place of the one in progress.
 
         Args:
-            asked: what was asked for, as a pinned run shows it.
-            make: makes the session, in the thread; what it raises is shown.
+            spec: what was asked for, as a pinned run shows it.
+            make: makes the run, in the thread; what it raises is shown.
             rest: seconds to wait for another change.
         """
-        self.view.hold = False
-        self.view.status = {"state": "running", "text": "starting"}
 
-        def prepare() -> Any:
-            leave_a_core()
+        def make_and_note() -> Any:
             session = make()
-            self.target, self._asked = session.target, asked
+            self.target, self._asked = session.target, spec
             return session
 
-        self.runner.submit(prepare, rest=rest)
-
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """Wait until the run has ended or is paused; False if that takes too long."""
-        return self.runner.wait(timeout)
+        self.view.hold = False
+        self._submit(make_and_note, rest=rest)
 
     def close(self) -> None:
         """End the run and take the widgets from the page."""
-        if not hasattr(self, "bench"):
-            # Collected after its making failed.
-            return
-        self.runner.close()
-        self.view.close()
-        if self.panels is not None:
-            self.panels.close()
         super().close()
+        if self.live is not None and self.panels is not None:
+            self.panels.close()
 
     def explain(self, progress: Progress) -> str:
         """What a person should know of the run's end beyond its numbers; empty for nothing."""
-        if progress.error is None:
-            return ""
-        text = message_of(progress.error)
-        return text if progress.trace is not None else f"{text}\n{self._below()}"
+        stays = "The run shown below is the one before."
+        below = stays if progress.trace is None and self.view.header else ""
+        return error_text(progress.error, below).rstrip("\n")
 
-    def shown(self, progress: Progress, exact_log_z: float | None) -> None:
+    def shown(self, progress: Progress) -> None:
         """Called from the thread after each frame; a subclass shows what else it has."""
-
-    def _below(self) -> str:
-        return "The run shown below is the one before." if self.view.header else ""
 
     def _pin(self, on: bool) -> None:
         (self.pin if on else self.unpin)()
 
     def _hold(self, change: Any) -> None:
-        (self.runner.hold if change["new"] else self.runner.release)()
-
-    def _publish(self, progress: Progress) -> None:
-        """Show how the run stands; called from the thread."""
-        with showing(self.view, "run"):
-            self._show(progress)
+        (self.live.pause if change["new"] else self.live.resume)()
 
     def _show(self, progress: Progress) -> None:
-        known = None
-        if progress.trace is not None:
-            known = exact_log_z(self.session.target) if progress.state == "done" else None
-            self.view.update(progress.trace, exact_log_z=known, run_id=progress.run_id)
+        if progress.trace is not None and not progress.trace.steps_done:
+            progress = replace(progress, trace=None)
+        trace, done, known = progress.trace, progress.state == "done", None
+        if trace is not None:
+            known = exact_log_z(self.target) if done else None
+            self.view.update(trace, exact_log_z=known, run_id=progress.run_id)
+        self._show_status(progress)
+        if done:
+            self._kept = Pinned(trace, self._asked, progress.seconds, self.target, known)
+            self.bench.compare(self._kept)
+        self.shown(progress)
+        if self.panels is None or trace is None:
+            return
+        shown = {"exact_log_z": known, "target": self.target, "run_id": progress.run_id}
+        self.panels.update(trace, **shown)
+        if done and known is None:
+            bracket = narrow_bracket(self.target, lambda: self.live.overtaken)
+            if bracket is not None:
+                self.panels.update(trace, bracket=bracket, **shown)
+                self._kept = replace(self._kept, bracket=bracket)
+
+    def _show_status(self, progress: Progress) -> None:
         self.view.status = {
             "state": progress.state,
             "text": in_words(progress),
             "error": self.explain(progress),
         }
-        if progress.state == "done":
-            self._kept = Pinned(progress.trace, self._asked, progress.seconds, self.target, known)
-            self.bench.compare(self._kept)
-        self.shown(progress, known)
-        if self.panels is None or progress.trace is None:
-            return
-        shown = {"exact_log_z": known, "target": self.target, "run_id": progress.run_id}
-        self.panels.update(progress.trace, **shown)
-        if progress.state == "done" and known is None:
-            bracket = narrow_bracket(self.target, lambda: self.runner.overtaken)
-            if bracket is not None:
-                self.panels.update(progress.trace, bracket=bracket, **shown)
-                self._kept = replace(self._kept, bracket=bracket)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Load models without a bar for each, which would stay on the page beside the view."""
-    try:
-        from transformers.utils import logging
-    except ImportError:
-        yield
-        return
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def leave_a_core() -> None:
-    """Let this thread compute on all cores but one, which the kernel and the page share."""
-    spare = max(1, (os.cpu_count() or 1) - 1)
-    if torch.get_num_threads() > spare:
-        torch.set_num_threads(spare)
 
 
 def in_words(progress: Progress) -> str:
-    """How a run stands, in a line."""
+    """The state of a run, in a line."""
     trace = progress.trace
     step = "" if trace is None else f" at step {trace.steps_done} of {trace.num_steps}"
     return {
@@ -496,3 +421,25 @@ def in_words(progress: Progress) -> str:
         "failed": f"stopped{step}",
         "cancelled": f"cancelled{step}",
     }[progress.state]
+
+
+def explain_dead(trace: SMCTrace, spec: RunSpec) -> str:
+    """Which runs died where, and which controls may help; empty where all live."""
+    ess = trace.columns.ess
+    dead = [run for run in range(trace.num_runs) if float(ess[run, -1]) == 0]
+    if not dead:
+        return ""
+    step = min(int((ess[run] == 0).nonzero()[0, 0]) + 1 for run in dead)
+    remedies = ["take more particles K", "ask for less: a shorter list of factors, a lower β or η"]
+    if spec.method == "none":
+        remedies.insert(0, "set twist ψ to look-ahead or to one that ships")
+    elif spec.proposal == "base":
+        remedies.insert(0, "set proposal q to twist-induced, which draws tokens that ψ likes")
+    who = f"All {trace.num_particles} weights are zero from step {step} on"
+    if trace.num_runs > 1:
+        who = f"{len(dead)} of {trace.num_runs} runs died, the first at step {step}"
+    log_z = "" if len(dead) < trace.num_runs else ", and log Ẑ is −∞"
+    return (
+        f"{who}: every text is one that φ{'' if spec.method == 'none' else ' or ψ'} rules out"
+        f"{log_z}.\nTry to {'; or '.join(remedies)}."
+    )

@@ -1,4 +1,4 @@
-"""A training that can be taken step by step: it prepares, trains, races and evaluates."""
+"""A twist training taken step by step: prepare, train one or several methods, evaluate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bounds
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
-from tsmc_widgets.learning.objectives import METHODS as ALL_METHODS
 from tsmc_widgets.learning.objectives import draws_from_base, link_for
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, Rate
@@ -24,9 +23,9 @@ from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.targets.exact_samples import ExactDraws
 from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.forms import TWIST_FORMS
-from tsmc_widgets.twists.trainable import TrainableModule
-from tsmc_widgets.widgets.live_page import no_progress_bars
+from tsmc_widgets.twists.forms import TWIST_FORMS, make_twist
+from tsmc_widgets.widgets.controls import MOST_SEED
+from tsmc_widgets.widgets.session import no_progress_bars
 
 HELD_OUT = 40
 MOST_HELD_OUT = 160
@@ -34,82 +33,57 @@ PLENTY = 300
 MOST_DRAWS = 5000
 
 
-def enough(draws: ExactDraws) -> bool:
+def has_enough_held_out(draws: ExactDraws) -> bool:
     """Whether training can begin: log Z is known well, or knowing it better would take too long."""
     if len(draws) < HELD_OUT:
         return False
     return len(draws) >= PLENTY or draws.proposed >= MOST_DRAWS
 
 
-FIRST = ("ctl", "ctl+dpg")
-METHODS = (*FIRST, *(name for name in ALL_METHODS if name not in (*FIRST, "rl_sigma")))
-"""Methods of the menu; the first is where a user starts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A target that a twist can be learned for.
-
-    Attributes:
-        name: in the package's ``PROBLEMS``.
-        forms: names of the twist forms that fit its model.
-    """
-
-    name: str
-    forms: tuple[str, ...]
-
-    @property
-    def exact(self) -> bool:
-        """Whether the target is small enough to compute log psi* and log Z exactly."""
-        return load_problem(self.name).exact
-
-    def make(self) -> Target:
-        """The target; its model is loaded once."""
-        return load_problem(self.name).target()
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A form of twist.
-
-    Attributes:
-        make: of (target, link, seed) to a twist at psi = 1.
-        rate: the learning rate that suits it.
-    """
-
-    make: Callable[[Target, str, int], TrainableModule]
-    rate: Rate
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the first update."""
-        return self.rate.at(0)
-
-
-NEURAL = ("linear head", "MLP head", "own body", "LoRA")
-FORMS: dict[str, Form] = {
-    name: Form(
-        TWIST_FORMS[name].make,
-        DEFAULT_RATES.get(TWIST_FORMS[name].kind.__name__, DEFAULT_RATE),
-    )
-    for name in (*NEURAL, "table")
+PROBLEM_LABELS = {
+    "one-star-review": "1-star reviews",
+    "five-star-review-beta-8": "5-star reviews",
+    "hostile-story": "hostile stories",
+    "rainy-week": "two days of rain (toy)",
+    "rare-event": "three storms, a rare event (toy)",
+    "late-evidence": "two roads, late evidence (toy)",
+    "deceptive-evidence": "glitter and mud, deceptive evidence (toy)",
+    "eos": "yes before the end, EOS (toy)",
 }
-
-PROBLEMS: dict[str, Problem] = {
-    "1-star reviews": Problem("one-star-review", NEURAL),
-    "5-star reviews": Problem("five-star-review-beta-8", NEURAL),
-    "hostile stories": Problem("hostile-story", NEURAL),
-    "two days of rain (toy)": Problem("rainy-week", ("table",)),
-    "three storms, a rare event (toy)": Problem("rare-event", ("table",)),
-    "two roads, late evidence (toy)": Problem("late-evidence", ("table",)),
-    "glitter and mud, deceptive evidence (toy)": Problem("deceptive-evidence", ("table",)),
-    "yes before the end, EOS (toy)": Problem("eos", ("table",)),
+"""Named problems of the menu, and what it calls them."""
+METHOD_LABELS = {
+    "ctl": "CTL: contrastive twist learning",
+    "ctl+dpg": "CTL + DPG: both, 1 to 10",
+    "cd": "CD: regress φ on a prefix",
+    "dpg": "DPG: policy gradient (proposal only)",
+    "fudge": "FUDGE: predict φ from a prefix",
+    "nvi": "NVI: nested variational inference",
+    "rl": "RL: path consistency",
+    "sixo": "SIXO: classify σ against p₀",
+    "ppo": "PPO: clipped policy (proposal only)",
 }
+"""Methods of the menu, and what it calls them; the first is where a user starts."""
+METHODS = tuple(METHOD_LABELS)
+FORMS = ("linear head", "MLP head", "own body", "LoRA", "table")
+
+
+def problem_name(problem: str) -> str:
+    """The name of a problem that is given by its label; any other text as it is."""
+    return {label: name for name, label in PROBLEM_LABELS.items()}.get(problem, problem)
+
+
+def forms_of(problem: str) -> tuple[str, ...]:
+    """Forms of twist that fit the model of a problem: a table for a toy, else the others."""
+    return FORMS[-1:] if load_problem(problem).table else FORMS[:-1]
+
+
+def usual_rate(form: str) -> Rate:
+    """The learning rate that suits a form."""
+    return DEFAULT_RATES.get(TWIST_FORMS[form].kind.__name__, DEFAULT_RATE)
 
 
 # What the controls can show.
 LEAST_RATE, MOST_RATE = 1e-5, 1.0
-MOST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +91,10 @@ class TrainSettings:
     """One training, in the words of the controls.
 
     Attributes:
-        problem: a name in ``PROBLEMS``.
+        problem: a name in ``PROBLEM_LABELS``; its label is taken too.
         method: one of ``METHODS``.
-        rivals: methods that race against it.
-        form: a name in ``FORMS`` that fits the problem; "" for its usual one.
+        rivals: other methods that are trained beside it.
+        form: a name in ``TWIST_FORMS`` that fits the problem; "" for its usual one.
         learning_rate: of Adam, from ``LEAST_RATE`` to ``MOST_RATE``; 0 for the form's usual one.
         batch_size: texts drawn for each update.
         bound_particles: K of the bounds on log Z.
@@ -128,7 +102,7 @@ class TrainSettings:
         seed: of all noise, at most ``MOST_SEED``.
     """
 
-    problem: str = "1-star reviews"
+    problem: str = "one-star-review"
     method: str = METHODS[0]
     rivals: tuple[str, ...] = ()
     form: str = ""
@@ -140,13 +114,14 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the choices, and fill in the usual form and rate."""
-        check_one_of("problem", self.problem, PROBLEMS)
-        forms = PROBLEMS[self.problem].forms
+        object.__setattr__(self, "problem", problem_name(self.problem))
+        check_one_of("problem", self.problem, PROBLEM_LABELS)
+        forms = forms_of(self.problem)
         if not self.form:
             object.__setattr__(self, "form", "MLP head" if "MLP head" in forms else forms[0])
         check_one_of("form", self.form, forms)
         if not self.learning_rate:
-            object.__setattr__(self, "learning_rate", FORMS[self.form].learning_rate)
+            object.__setattr__(self, "learning_rate", usual_rate(self.form).at(0))
         if not LEAST_RATE <= self.learning_rate <= MOST_RATE:
             raise ValueError(
                 f"learning_rate must be from {LEAST_RATE:g} to {MOST_RATE:g}, or 0 for the form's "
@@ -168,11 +143,6 @@ class TrainSettings:
         return (self.method, *others, *sorted(rivals - set(others)))
 
 
-def make_twist(settings: TrainSettings, target: Target, method: str) -> Any:
-    """A fresh twist at a constant psi, with the link that the method wants."""
-    return FORMS[settings.form].make(target, link_for(method), settings.seed)
-
-
 EVERY = 20
 """Updates between two evaluations."""
 POOL = 500
@@ -182,7 +152,7 @@ NUM_TEXTS = 64
 SHOWN_TEXTS = 10
 
 
-class Racer:
+class MethodRun:
     """One method with its twist, and all that was measured of it.
 
     Attributes:
@@ -210,7 +180,7 @@ class Racer:
 
     @property
     def proposal_only(self) -> bool:
-        """Whether its twist says where to go and not what a particle weighs."""
+        """Whether its twist can propose tokens but not weight particles."""
         return self.trainer.twist.proposal_only
 
     def update(self) -> None:
@@ -220,23 +190,23 @@ class Racer:
             self.ess.append((update.number, update.ess / self.trainer.batch_size))
 
 
-class Lesson:
-    """A training in small steps, for the runner.
+class TrainingRun:
+    """A training in small steps, for a ``LiveSession``.
 
     Attributes:
         settings: what was asked for.
         target: None until the first step.
-        racers: one for each method, once everything is prepared.
+        runs: one for each method, once everything is prepared.
         log_z: log Z in nats and its standard error (0 where exact).
         before: texts of p0 itself.
-        goal: updates of each method after which the lesson rests.
+        goal: updates of each method after which the training ends.
         doing: what the step in progress is about.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.target: Target | None = None
-        self.racers: list[Racer] = []
+        self.runs: list[MethodRun] = []
         self.log_z: tuple[float, float] | None = None
         self.prefixes: Prefixes | None = None
         self.held_out: Any = None
@@ -249,22 +219,22 @@ class Lesson:
     @property
     def exact(self) -> bool:
         """Whether log Z and log psi* are computed and not estimated."""
-        return PROBLEMS[self.settings.problem].exact
+        return load_problem(self.settings.problem).exact
 
     @property
-    def trace(self) -> Lesson:
-        """The runner's word for what is on record."""
+    def trace(self) -> TrainingRun:
+        """Itself: it records what it did."""
         return self
 
     @property
     def done(self) -> bool:
         """Whether every method has reached the goal and been evaluated."""
-        return not self._todo and all(racer.trainer.done >= self.goal for racer in self.racers)
+        return not self._todo and all(run.trainer.done >= self.goal for run in self.runs)
 
     @property
     def updates(self) -> int:
         """Updates that every method has taken."""
-        return min((racer.trainer.done for racer in self.racers), default=0)
+        return min((run.trainer.done for run in self.runs), default=0)
 
     def step(self) -> None:
         """One update of one method, or one piece of preparing or evaluating."""
@@ -273,25 +243,25 @@ class Lesson:
             self._todo[0]()
             self._todo.popleft()
             return
-        racer = min(self.racers, key=lambda racer: racer.trainer.done)
+        run = min(self.runs, key=lambda run: run.trainer.done)
         self.doing = "training"
-        racer.update()
-        done = racer.trainer.done
+        run.update()
+        done = run.trainer.done
         if done % EVERY == 0 or done == self.goal:
-            self._todo.append(lambda: self._evaluate(racer))
+            self._todo.append(lambda: self._evaluate(run))
 
     def _load(self) -> None:
         settings = self.settings
         with no_progress_bars():
-            self.target = PROBLEMS[settings.problem].make()
+            self.target = load_problem(settings.problem).target()
         if self.exact:
-            self._todo.append(self._know_everything)
+            self._todo.append(self._enumerate)
             return
         self._draws = ExactDraws(self.target, settings.seed)
-        self._say_draws()
+        self._report_draws()
         self._todo.append(self._draw)
 
-    def _know_everything(self) -> None:
+    def _enumerate(self) -> None:
         oracle, self.prefixes = all_prefixes(self.target)
         self.log_z = (oracle.log_z, 0.0)
         seed = self.settings.seed
@@ -304,8 +274,8 @@ class Lesson:
     def _draw(self) -> None:
         self._draws.extend()
         self.log_z = self._draws.log_z
-        self._say_draws()
-        if not enough(self._draws):
+        self._report_draws()
+        if not has_enough_held_out(self._draws):
             self._todo.append(self._draw)
             return
         tokens = self._draws.tokens
@@ -317,49 +287,49 @@ class Lesson:
             self._todo.append(
                 lambda place=place: roll_out(self.target, self.prefixes, place, seed=seed)
             )
-        self._todo.append(self._weigh)
+        self._todo.append(self._weight)
 
-    def _weigh(self) -> None:
-        self.doing = "weighing texts of p0, with which the training begins"
+    def _weight(self) -> None:
+        self.doing = "weighting texts of p0, with which the training begins"
         start = ReplayedPositives(self.target, self.settings.seed).afresh()
         self._start(start.afresh)
 
-    def _say_draws(self) -> None:
+    def _report_draws(self) -> None:
         found, looked = len(self._draws), self._draws.proposed
         self.doing = f"drawing exact samples by rejection: {found} from {looked} texts"
 
     def _start(self, source: Callable[[], Positives]) -> None:
         settings = self.settings
-        racers = []
+        runs = []
         for method in settings.methods:
             trainer = TwistTrainer(
                 self.target,
-                make_twist(settings, self.target, method),
+                make_twist(settings.form, self.target, link=link_for(method), seed=settings.seed),
                 method=method,
                 batch_size=settings.batch_size,
-                learning_rate=replace(FORMS[settings.form].rate, rate=settings.learning_rate),
+                learning_rate=replace(usual_rate(settings.form), rate=settings.learning_rate),
                 positives=source(),
                 seed=settings.seed,
             )
-            racers.append(Racer(method, trainer))
+            runs.append(MethodRun(method, trainer))
         self.before = self._sample(Base())
         self.doing = "measuring the untrained twist"
-        self.racers = racers
-        for racer in racers:
-            self._todo.append(lambda racer=racer: self._evaluate(racer))
+        self.runs = runs
+        for run in runs:
+            self._todo.append(lambda run=run: self._evaluate(run))
 
-    def _evaluate(self, racer: Racer) -> None:
+    def _evaluate(self, run: MethodRun) -> None:
         """Bounds, comparison with the optimal twist, and texts, of the twist as it stands."""
         self.doing = "measuring"
-        done, twist = racer.trainer.done, racer.trainer.twist
-        racer.scatter = self.prefixes.compare(self.target, twist)
-        racer.samples = self._sample(TwistInduced(twist))
+        done, twist = run.trainer.done, run.trainer.twist
+        run.scatter = self.prefixes.compare(self.target, twist)
+        run.samples = self._sample(TwistInduced(twist))
         bounds = self._bound(twist)
-        if racer.draws_from_base:
-            racer.ess.append((done, racer.samples["ess"]))
-        elif not racer.ess:
-            racer.ess.append((0, racer.samples["ess"]))
-        racer.bounds.append((done, bounds))
+        if run.draws_from_base:
+            run.ess.append((done, run.samples["ess"]))
+        elif not run.ess:
+            run.ess.append((0, run.samples["ess"]))
+        run.bounds.append((done, bounds))
 
     def _bound(self, twist: Any) -> LogZBounds:
         size = self.settings.bound_particles
@@ -392,7 +362,7 @@ class Lesson:
         )
         tokens = trace.paths("tokens")[0]
         log_phi = trace.columns.log_psi[0, -1]
-        texts = self.target.texts(tokens[:SHOWN_TEXTS])
+        texts = self.target.labels(tokens[:SHOWN_TEXTS])
         return {
             "texts": list(zip(texts, log_phi[:SHOWN_TEXTS].tolist(), strict=True)),
             "ess": float(numerics.ess(trace.columns.log_weights[0, -1])) / NUM_TEXTS,
@@ -400,7 +370,7 @@ class Lesson:
         }
 
 
-def speed(racers: list[Racer], last: int = 20) -> float:
+def speed(runs: list[MethodRun], last: int = 20) -> float:
     """Updates a second over the last ones of every method, evaluations left out."""
-    seconds = [update.seconds for racer in racers for update in racer.trainer.history[-last:]]
+    seconds = [update.seconds for run in runs for update in run.trainer.history[-last:]]
     return len(seconds) / sum(seconds) if sum(seconds) > 0 else math.nan

@@ -1,5 +1,13 @@
 /** @file The view of a comparison: what is chosen, what is under way, and one draw a frame. */
 
+import { CompareControls } from "./compare_controls.js";
+import { BoundsByK, Forest, GapByK, Reward } from "./compare_plots.js";
+import { Profile, Spread } from "./compare_spreads.js";
+import { Details, Measured, Overview, withInterval } from "./compare_tables.js";
+import { View, handshake, host } from "./contact.js";
+import { h, number, plural } from "./dom.js";
+import { ActionBar, Menu, Status } from "./panels.js";
+
 /** Seconds in words. @param {number} seconds */
 function about(seconds) {
   if (seconds < 8) return "a few seconds";
@@ -9,28 +17,19 @@ function about(seconds) {
 }
 
 /** Start, pause, cancel; how far it is; and where to write it. */
-class CompareBar {
-  /** @param {(act: string) => void} press @param {(stem: string) => void} name @param {AbortSignal} signal */
-  constructor(press, name, signal) {
-    /** @type {(label: string, title: string, act: () => string, image?: any) => any} */
-    const button = (label, title, act, image) => {
-      const node = h("button", { type: "button", class: "tl-button", title }, ...(image ? [icon(image)] : []), h("span", {}, label));
-      node.addEventListener("click", () => press(act()), { signal });
-      return node;
-    };
-    this.act = "start";
-    this.main = button("Start", "", () => this.act, "play");
-    this.main.classList.add("tl-main");
-    this.cancel = button("Cancel", "Stop at once; what is done stays, what runs is dropped", () => "cancel", "stop");
-    this.exports = ["csv", "tex", "html"].map((kind) =>
-      button(kind === "tex" ? "LaTeX" : kind.toUpperCase(), kind === "csv" ? "Write all numbers to a file" : "Write all tables to a file", () => kind));
-    this.stem = h("input", { type: "text", size: "12", "aria-label": "Name of the files to write", spellcheck: "false" });
-    this.stem.addEventListener("change", () => name(this.stem.value), { signal });
-    this.note = h("span", { class: "pv-note", role: "status" });
-    this.fill = h("span", { class: "cm-fill" });
+class CompareBar extends ActionBar {
+  /** @param {(act: string) => void} press @param {(stem: string) => void} rename @param {AbortSignal} signal */
+  constructor(press, rename, signal) {
+    super({ title: "Runs", size: "12", name: "Name of the files to write" }, press, rename, signal);
+    this.cancel = this.button("Cancel", "Stop at once; what is done stays, what runs is dropped", () => "cancel", "stop");
+    this.exports = ["csv", "tex", "html"].map((kind) => {
+      const what = kind === "csv" ? "Write all numbers to a file" : "Write all tables to a file";
+      return this.button(kind === "tex" ? "LaTeX" : kind.toUpperCase(), what, () => kind);
+    });
+    this.buttons.append(this.cancel);
+    this.saving.append(...this.exports);
+    this.fill = h("span", { class: "pv-filled" });
     this.progress = h("div", { class: "cm-progress", role: "progressbar", "aria-valuemin": "0", "aria-label": "Runs done" }, this.fill);
-    this.saving = h("span", { class: "tl-saving" }, this.note, this.stem, ...this.exports);
-    this.el = h("div", { class: "pv-transport", role: "group", "aria-label": "Runs" }, h("span", { class: "pv-buttons" }, this.main, this.cancel));
   }
 
   /** @param {any} status */
@@ -39,12 +38,7 @@ class CompareBar {
     const ending = state === "pausing" || state === "cancelling";
     const label = { running: "Pause", pausing: "Pausing", cancelling: "Ending" }[state] ??
       (done >= total ? "All done" : state === "failed" ? "Try again" : done > 0 || state === "paused" ? "Go on" : "Start");
-    this.act = going ? "pause" : "start";
-    if (this.label !== label) {
-      this.label = label;
-      this.main.replaceChildren(icon(going ? "pause" : "play"), h("span", {}, label));
-      this.main.title = going ? "Start nothing more; what runs ends first" : "Run what is missing; what is done is not done again";
-    }
+    this.showMain(label, going, going ? "Start nothing more; what runs ends first" : "Run what is missing; what is done is not done again");
     this.main.disabled = ending || (!going && done >= total);
     this.cancel.disabled = !(going || state === "pausing");
     for (const node of this.exports) node.disabled = done === 0;
@@ -55,7 +49,7 @@ class CompareBar {
   }
 }
 
-/** The progress line. @param {any} status @param {number} age seconds since Python said so */
+/** The progress line. @param {any} status @param {number} age seconds since the status came */
 function progressLine({ state = "idle", done = 0, total = 0, running = [], left, failures = [], workers, folder }, age) {
   const busy = ["running", "pausing", "cancelling"].includes(state);
   const parts = [`${done} of ${plural(total, "run")} done`];
@@ -94,7 +88,7 @@ class CompareView extends View {
     this._listen();
     this._read();
     this.retheme();
-    greet(model, this.status.lost, ["change:status", "change:results"], signal);
+    handshake(model, this.status.lost, ["change:status", "change:results"], signal);
   }
 
   /** @param {HTMLElement} el */
@@ -121,7 +115,7 @@ class CompareView extends View {
 
   /** @param {string} act */
   _press(act) {
-    this._ask({ stem: this.bar.stem.value });
+    this._ask({ stem: this.bar.name.value });
     super._press(act);
   }
 
@@ -175,7 +169,7 @@ class CompareView extends View {
     const locked = ["running", "pausing", "cancelling"].includes(status.state);
     this.controls.show(this.model.get("menu") || {}, view.settings, locked);
     this.bar.show(status);
-    if (document.activeElement !== this.bar.stem) this.bar.stem.value = this.model.get("stem");
+    if (document.activeElement !== this.bar.name) this.bar.name.value = this.model.get("stem");
     this.status.show({ state: { cancelled: "stopped", idle: "idle" }[status.state] ?? status.state, text: progressLine(status, this._age()), error: status.error });
     this._fail(status.failures ?? []);
     this.overview.show(view);

@@ -1,0 +1,27 @@
+"""What all views share: one safe script each, and an answer to their page."""
+
+import re
+
+import pytest
+
+from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.run_panels import RunPanels
+from tsmc_widgets.widgets.train_view import TrainView
+
+pytestmark = pytest.mark.parametrize("view", [ParticleView, RunPanels, TrainView, CompareView])
+DANGEROUS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "</script")
+
+
+def test_script_is_one_module_that_never_parses_text_as_html(view):
+    assert view._esm.count("export default") == 1
+    assert not re.findall(r"^(?:import|export (?!default)) .*", view._esm, flags=re.MULTILINE)
+    for name in DANGEROUS:
+        assert name not in view._esm
+    assert "</style" not in view._css
+
+
+def test_hello_is_answered(view):
+    shown = view()
+    shown.set_state({"hello": 17})
+    assert shown.welcome == 17

@@ -1,0 +1,301 @@
+"""The page on which one SMC run follows a few controls, and the presets that it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as ipw
+
+from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.experiments.execute import start_spec
+from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.models.loading import load_language_model
+from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.smc.replay import ReplaySession
+from tsmc_widgets.widgets.controls import (
+    PROMPTS,
+    REVIEW,
+    STORY,
+    Note,
+    SettingsBox,
+    dress,
+    ess_slider,
+    group,
+    menu,
+    particles,
+    proposal,
+    scheme,
+    seed_field,
+    show_only,
+    slider,
+    text,
+)
+from tsmc_widgets.widgets.run_page import RunPage, explain_dead
+from tsmc_widgets.widgets.session import Progress, no_progress_bars
+from tsmc_widgets.widgets.settings import NEXT_TOKENS, Judges, RunSettings
+
+NOTHING_ASKED = {"contains": "", "avoids": "", "stars": 0, "hostility": "any", "num_particles": 64}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "five-star reviews": {"prompt": REVIEW, "stars": 5, "star_beta": 8.0},
+    "one star, nothing broken": {
+        "prompt": REVIEW, "stars": 1, "star_beta": 5.0, "avoids": "broke, broken"
+    },
+    "stories with a castle": {"prompt": STORY, "contains": "castle"},
+    "hostile stories (rare)": {
+        "prompt": STORY, "hostility": "threshold", "hostility_at_least": 0.0, "num_particles": 256
+    },
+}  # fmt: skip
+"""What the menu of examples asks for, beside ``NOTHING_ASKED``; the sampler stays as it is."""
+
+
+class Controls(SettingsBox):
+    """Controls whose values are a ``RunSettings``.
+
+    Args:
+        settings: what they show at first.
+        judges: potentials without a classifier get no control.
+        changed: called with the new settings after each change.
+    """
+
+    def __init__(
+        self, settings: RunSettings, judges: Judges, changed: Callable[[RunSettings], None]
+    ) -> None:
+        fields = _fields(settings)
+        stars = ("stars", "star_beta") if judges.stars is not None else ()
+        hostility = ("hostility", "hostility_at_least", "hostility_beta")
+        hostility = hostility if judges.hostility is not None else ()
+        # It says "my own" once a control was moved away from an example.
+        self.example = menu(
+            "example",
+            "Sets the prompt and the potential",
+            find_example(settings),
+            [("my own", ""), *((name, name) for name in EXAMPLES)],
+        )
+        self.example.layout.display = None if stars and hostility else "none"
+        asked = ("prompt", "num_steps", "num_particles", "seed")
+        how = ("twist", "proposal", "resampler", "ess_threshold")
+        phi = ("contains", "avoids", *stars, *hostility)
+        groups = [
+            group("Text", [self.example, *(fields[name] for name in asked)], grow=1.4),
+            group("Potential φ: which texts", [fields[name] for name in phi]),
+            group("Sampler", [fields[name] for name in how]),
+        ]
+        super().__init__(settings, fields, groups, changed)
+        self.example.observe(self._take_example, "value")
+
+    def _take_example(self, change: Any) -> None:
+        name = change["new"]
+        if name and name != find_example(self.settings):
+            self.set(**NOTHING_ASKED | EXAMPLES[name])
+
+    def _show_what_matters(self) -> None:
+        now = self.settings
+        shown = {
+            "star_beta": now.stars != 0,
+            "hostility_at_least": now.hostility == "threshold",
+            "hostility_beta": now.hostility == "tempered",
+        }
+        show_only(self.fields, shown)
+        self.fields["proposal"].disabled = now.twist == "none"
+        self.example.value = find_example(now)
+
+
+def find_example(settings: RunSettings) -> str:
+    """The example that these settings show; empty for none."""
+    for name, example in EXAMPLES.items():
+        asked = NOTHING_ASKED | example
+        # How many particles look at it is no part of what is asked.
+        asked.pop("num_particles")
+        if all(getattr(settings, field) == value for field, value in asked.items()):
+            return name
+    return ""
+
+
+def _fields(now: RunSettings) -> dict[str, Any]:
+    stars = [("any", 0), *((f"{n} star{'s' * (n > 1)}", n) for n in range(1, 6))]
+    hostility = [("any", "any"), ("score at least η", "threshold"), ("tempered by β", "tempered")]
+    twists = [
+        ("none: ψ = 1", "none"),
+        ("look-ahead", "look-ahead"),
+        ("look-ahead reversed (bad)", "reversed"),
+    ]
+    prompt, steps = {"value": now.prompt, "options": PROMPTS}, {"min": 1, "max": 64}
+    hints = {
+        "prompt": "The text that every particle starts from",
+        "stars": "Reviews that a classifier gives this many stars",
+        "star_beta": "p(stars | text) to this power: 0 asks nothing, 10 insists",
+        "hostility": "What a classifier's hostility score must be",
+        "eta": "phi is 1 at this score and above, else 0",
+        "beta": "phi = exp(beta score) above zero; below it phi = p(calm)^-beta",
+        "twist": "None waits for phi at the last step; look-ahead asks it about the text so far",
+        "ess": "Resample when the effective sample size is below this share of K; 0 never",
+    }
+    eta, beta = now.hostility_at_least, now.hostility_beta
+    return {
+        "prompt": dress(ipw.Combobox, "prompt", hints["prompt"], **prompt, continuous_update=False),
+        "num_steps": dress(
+            ipw.IntSlider, "tokens T", "Tokens to write", value=now.num_steps, **steps
+        ),
+        "num_particles": particles(now.num_particles),
+        "seed": seed_field(now.seed),
+        "contains": text("contains", "Each of these words must occur", now.contains, "word, word"),
+        "avoids": text("avoids", "None of these words may occur", now.avoids, "word, word"),
+        "stars": menu("stars", hints["stars"], now.stars, stars),
+        "star_beta": slider("stars β", hints["star_beta"], now.star_beta, 0.0, 10.0, 0.5, ".1f"),
+        "hostility": menu("hostility", hints["hostility"], now.hostility, hostility),
+        "hostility_at_least": slider("score ≥ η", hints["eta"], eta, -8.0, 8.0, 0.5, ".1f"),
+        "hostility_beta": slider("hostility β", hints["beta"], beta, -5.0, 5.0, 0.25),
+        "twist": menu("twist ψ", hints["twist"], now.twist, twists),
+        "proposal": proposal(now.proposal, "twist-induced"),
+        "resampler": scheme("resampling", now.resampler),
+        "ess_threshold": ess_slider(hints["ess"], now.ess_threshold),
+    }
+
+
+_CASTLE = NOTHING_ASKED | {
+    "prompt": STORY, "contains": "castle", "num_steps": 20, "seed": 0,
+    "resampler": "systematic", "ess_threshold": 0.5,
+}  # fmt: skip
+_ONE_STAR = NOTHING_ASKED | {
+    "prompt": REVIEW, "stars": 1, "star_beta": 10.0, "num_steps": 24, "seed": 0,
+    "twist": "look-ahead", "proposal": "base", "resampler": "systematic",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One lesson.
+
+    Attributes:
+        values: what the controls are set to, fields of ``RunSettings``.
+        text: what there is to see, in a sentence or two.
+    """
+
+    values: dict[str, Any]
+    text: str
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run that it shows."""
+        return RunSettings(**self.values).spec
+
+
+PRESETS: dict[str, Preset] = {
+    "Late evidence": Preset(
+        _CASTLE | {"twist": "none", "proposal": "base"},
+        "Every text must have a castle, and nothing says so before the last step: the ESS stays "
+        "at 64, nothing is resampled, and then all weight falls on the few texts that happen to "
+        "have one.",
+    ),
+    "A good twist": Preset(
+        _CASTLE | {"twist": "look-ahead", "proposal": "twist-induced"},
+        "The same texts with a twist that estimates at each step who may still reach a castle: "
+        "evidence arrives early, resampling copies the promising, and nearly all 64 texts count "
+        "at the end.",
+    ),
+    "Why SIS fails": Preset(
+        _ONE_STAR | {"ess_threshold": 0.0},
+        "Weights multiply from step to step and nothing is resampled: most of the 64 particles "
+        "carry no weight long before the end, and are computed for nothing.",
+    ),
+    "What resampling costs": Preset(
+        _ONE_STAR | {"ess_threshold": 1.0, "resampler": "multinomial"},
+        "Resampling at every step keeps the ESS high, but families die out by chance: look at the "
+        "surviving ancestors, and follow the pale lines that end.",
+    ),
+    "A bad twist": Preset(
+        _ONE_STAR | {"ess_threshold": 0.5, "twist": "reversed"},
+        "This twist prefers what φ dislikes: resampling copies the wrong families, and when φ "
+        "itself enters at the last step nearly all weight is gone. The mean of Ẑ over many "
+        "runs would still be right; one run is useless.",
+    ),
+}
+
+
+class PresetBar(ipw.VBox):
+    """A button for each lesson, and what it shows.
+
+    Args:
+        choose: called with the lesson whose button is pressed.
+    """
+
+    def __init__(self, choose: Callable[[Preset], None]) -> None:
+        self.text = Note("", tag="p", margin="0")
+        self.buttons: dict[str, ipw.Button] = {}
+        self._specs = {name: preset.spec for name, preset in PRESETS.items()}
+        layout = {"width": "auto", "margin": "1px 4px 1px 2px"}
+        for name, preset in PRESETS.items():
+            button = ipw.Button(description=name, tooltip=preset.text, layout=layout)
+            button.on_click(lambda _, preset=preset: choose(preset))
+            self.buttons[name] = button
+        label = ipw.Label("Lessons", style={"font_weight": "600"})
+        row = ipw.Box([label, *self.buttons.values()], layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.text], layout={"padding": "4px 0 0 14px", "width": "100%"})
+
+    def show(self, spec: RunSpec) -> None:
+        """Mark the lesson that shows this run, where there is one."""
+        found = [name for name, own in self._specs.items() if own == spec]
+        for name, button in self.buttons.items():
+            button.button_style = "info" if name in found else ""
+        self.text.say(PRESETS[found[0]].text if found else "")
+
+
+class WatchSMC(RunPage):
+    """Watch SMC at work: move a control and the run starts again; pause, step, rewind, look.
+
+    Shown as the last line of a cell. The run is computed in a background thread, so the kernel
+    stays free; ``session``, ``trace`` and ``target`` are at hand in the next cell. ``Workbench`` is
+    its larger sibling.
+
+    Args:
+        lm: a language model, or a name that ``load_language_model`` takes.
+        judges: the classifiers behind the controls of stars and hostility; those that ship, if
+            None.
+        **settings: where the controls start, see ``RunSettings``.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel | str = "storybook",
+        *,
+        judges: Judges | None = None,
+        **settings: Any,
+    ) -> None:
+        with no_progress_bars():
+            self.lm = load_language_model(lm) if isinstance(lm, str) else lm
+            self.judges = (Judges() if judges is None else judges).loaded()
+        super().__init__()
+        self.controls = Controls(RunSettings(**settings), self.judges, self.start)
+        self.presets = PresetBar(lambda preset: self.controls.set(**preset.values))
+        judged = self.judges.stars is not None and self.judges.hostility is not None
+        self.presets.layout.display = None if judged else "none"
+        self.children = [self.presets, self.controls, self.bench]
+        self.start(self.controls.settings, rest=0.0)
+
+    @property
+    def settings(self) -> RunSettings:
+        """What the controls say."""
+        return self.controls.settings
+
+    def set(self, **settings: Any) -> None:
+        """Move controls from code: ``watch.set(star_beta=4.0, num_particles=128)``."""
+        self.controls.set(**settings)
+
+    def start(self, settings: RunSettings, rest: float | int | None = None) -> None:
+        """Start this run in place of the one in progress."""
+        spec = settings.spec
+        self.presets.show(spec)
+
+        def make() -> ReplaySession:
+            target = settings.target(self.lm, self.judges)
+            return start_spec(spec, target=target, top_k=NEXT_TOKENS, dead_runs="raise")
+
+        self.launch(spec, make, rest=rest)
+
+    def explain(self, progress: Progress) -> str:
+        """What stopped the run, and for dead particles what may help."""
+        if isinstance(progress.error, AllParticlesDeadError) and progress.trace is not None:
+            return explain_dead(progress.trace, self._asked)
+        return super().explain(progress)
