@@ -16,12 +16,32 @@ from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.description import describe_problem, formula_of
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import Note
-from tsmc_widgets.widgets.formula import words_of
-from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.run_panels import RunPanels
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+
+
+def words_of(spec: RunSpec) -> dict[str, Any]:
+    """What a spec says, in the words of the controls: name and value."""
+    described = describe_problem(spec.problem)
+    words: dict[str, Any] = {
+        "model": spec.lm or described["model"],
+        "prompt": described["prompt"],
+        "T": described["num_steps"],
+        "EOS": described.get("eos", "ignore"),
+        "φ": formula_of(described).removeprefix("log φ(s) = "),
+        "twist ψ": {"shipped": f"shipped for {spec.problem_name}", "saved": spec.twist}.get(
+            spec.method, spec.method
+        ),
+    }
+    induced = spec.method != "none" and spec.proposal != "base"
+    words["ψ power"] = spec.twist_power
+    words["proposal q"] = "twist-induced" if induced else "base"
+    words["resampling"] = spec.resampler
+    words["rule"] = {"ess": f"ESS < {spec.ess_threshold:g} K"}.get(spec.rule[0], spec.rule[0])
+    return words | {"K": spec.num_particles[0], "R": spec.num_runs, "seed": spec.seed}
 
 
 @dataclass(frozen=True, slots=True)
