@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -42,7 +42,8 @@ USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
   lab [...]     open JupyterLab on the first notebook (more arguments go to JupyterLab)
   app [...]     serve the workbench as a page of its own, for this machine only
                 (more arguments go to Voila: --theme=dark, --port=8866, --no-browser)
-  test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too)
+  test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too,
+                -n0 runs them in one process)
   check         check format, lint, types and the order of imports
   bench NAME    run benchmarks/NAME.py
   setup         only make the environment
@@ -333,6 +334,12 @@ def bench(python: Path, arguments: list[str]) -> int:
     return hand_over([str(python), "-m", f"benchmarks.{arguments[0]}", *arguments[1:]])
 
 
+def test_command(python: Path, arguments: Sequence[str], cores: int) -> list[str]:
+    """Command that runs the tests, whole files in parallel unless `-n` says otherwise."""
+    parallel = [] if any(each.startswith("-n") for each in arguments) else [f"-n{min(cores, 4)}"]
+    return [str(python), "-m", "pytest", *parallel, *arguments]
+
+
 def main(argv: list[str]) -> int:
     """Run a command line; the exit status."""
     command, *arguments = argv or ["help"]
@@ -351,7 +358,7 @@ def main(argv: list[str]) -> int:
         return hand_over(app_command(python, APP_NOTEBOOK, arguments))
     if command == "test":
         ensure_chromium()
-        return hand_over([str(python), "-m", "pytest", *arguments])
+        return hand_over(test_command(python, arguments, os.cpu_count() or 1))
     if command == "check":
         return check(python)
     if command == "bench":

@@ -6,7 +6,10 @@ jaxtyping shapes. The hook must stand before the package's first import, hence h
 
 import os
 
-# Read by torch when it is first imported, and inherited by the kernels that tests start.
+# Read by torch when it is first imported, and inherited by the kernels that tests start. Processes
+# that share the cores have one thread each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 # No test may depend on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

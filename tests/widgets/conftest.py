@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tsmc_widgets.widgets.pages import NUM_PAGES
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.record import NUM_PAGES
 from tsmc_widgets.widgets.session import leave_a_core
 from view_support import RESTED, SEND, draw_after
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tsmc_widgets.widgets.compare_runs import CompareSettings, menu
-from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.front_end import CompareView
 
 pytestmark = pytest.mark.browser
 

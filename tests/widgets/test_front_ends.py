@@ -4,10 +4,8 @@ import re
 
 import pytest
 
-from tsmc_widgets.widgets.compare_view import CompareView
-from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.run_panels import RunPanels
-from tsmc_widgets.widgets.train_view import TrainView
+from tsmc_widgets.widgets.front_end import CompareView, TrainView
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 
 pytestmark = pytest.mark.parametrize("view", [ParticleView, RunPanels, TrainView, CompareView])
 DANGEROUS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "</script")

@@ -11,8 +11,8 @@ from smc.toys import chain, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
-from tsmc_widgets.widgets.pages import NUM_PAGES, unpack
-from tsmc_widgets.widgets.run_panels import RunPanels
+from tsmc_widgets.widgets.particle_view import RunPanels
+from tsmc_widgets.widgets.record import NUM_PAGES, unpack
 
 SETTINGS = {"num_particles": 16, "num_runs": 5, "seed": 4}
 

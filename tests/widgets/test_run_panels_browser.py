@@ -11,7 +11,7 @@ from widgets.conftest import WORDS, traits_of
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.widgets.run_panels import RunPanels
+from tsmc_widgets.widgets.particle_view import RunPanels
 from view_support import SEND
 
 pytestmark = pytest.mark.browser

@@ -9,7 +9,7 @@ from tsmc_widgets.experiments.spec import METHODS as COMPARED
 from tsmc_widgets.experiments.spec import TEXT_METHODS
 from tsmc_widgets.learning.objectives import METHODS as LEARNED
 from tsmc_widgets.twists.storage import load_twist
-from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.front_end import CompareView
 from tsmc_widgets.widgets.session import error_text
 from tsmc_widgets.widgets.train_page import TrainControls, TrainSession
 from tsmc_widgets.widgets.training_run import (

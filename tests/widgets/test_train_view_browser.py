@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from tsmc_widgets.widgets.train_view import TrainView
+from tsmc_widgets.widgets.front_end import TrainView
 
 pytestmark = pytest.mark.browser
 

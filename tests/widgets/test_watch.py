@@ -14,14 +14,16 @@ from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.targets.description import parse_potential
+from tsmc_widgets.widgets.controls import split_words
 from tsmc_widgets.widgets.run_page import Pinned, compare, explain_dead
-from tsmc_widgets.widgets.settings import Judges, RunSettings, split_words
 from tsmc_widgets.widgets.watch import (
     EXAMPLES,
     NOTHING_ASKED,
     PRESETS,
     Controls,
+    Judges,
     PresetBar,
+    RunSettings,
     WatchSMC,
 )
 

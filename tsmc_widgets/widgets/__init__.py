@@ -2,14 +2,11 @@
 
 from tsmc_widgets.widgets.compare_page import CompareSession
 from tsmc_widgets.widgets.compare_runs import CompareSettings
-from tsmc_widgets.widgets.compare_view import CompareView
-from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.run_panels import RunPanels
-from tsmc_widgets.widgets.settings import Judges, RunSettings
+from tsmc_widgets.widgets.front_end import CompareView, TrainView
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.train_page import TrainSession
-from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.training_run import TrainSettings
-from tsmc_widgets.widgets.watch import WatchSMC
+from tsmc_widgets.widgets.watch import Judges, RunSettings, WatchSMC
 from tsmc_widgets.widgets.workbench import Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState
 

@@ -23,7 +23,7 @@ from tsmc_widgets.widgets.compare_record import (
     encode_plan,
 )
 from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, Steps, menu
-from tsmc_widgets.widgets.compare_view import CompareView
+from tsmc_widgets.widgets.front_end import CompareView
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
 RESULTS_SECONDS = 1.0

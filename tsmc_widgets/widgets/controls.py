@@ -201,3 +201,8 @@ class SettingsBox(ipw.Box):
 
     def _show_what_matters(self) -> None:
         """Disable or put away the controls that would do nothing now."""
+
+
+def split_words(text: str) -> list[str]:
+    """The words and phrases between the commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -12,7 +12,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.targets.functions import importable, register_function
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.settings import split_words
+from tsmc_widgets.widgets.controls import split_words
 
 Part = Mapping[str, Any]
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"

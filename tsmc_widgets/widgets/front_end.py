@@ -11,7 +11,7 @@ import anywidget
 import traitlets
 
 from tsmc_widgets.errors import check_one_of, message_of
-from tsmc_widgets.widgets.pages import PageTraits
+from tsmc_widgets.widgets.record import PageTraits
 
 _HERE = Path(__file__).parent
 _IMPORT = {
@@ -137,3 +137,64 @@ class RunView(FrontEnd, PageTraits):
     def _show_run(self, change: Any) -> None:
         if self._shown and change["new"] != self.header.get("run"):
             self._put(self._shown, change["new"], None)
+
+
+class CodeButton(anywidget.AnyWidget):
+    """Copies ``text`` to the clipboard; shows it where the browser does not let it.
+
+    Attributes:
+        text: any text.
+    """
+
+    _esm = join_modules("js/code_button.js")
+    _css = join_modules("workbench.css")
+
+    text = traitlets.Unicode("").tag(sync=True)
+
+
+class TrainView(FrontEnd):
+    """Shows what Python puts into its traits, and says in ``ask`` what was pressed.
+
+    Attributes:
+        header: what is trained.
+        curves: loss, ESS and bounds of every method.
+        looks: comparison with the optimal twist, and texts, of the last evaluations.
+        status: ``state``, ``text``, ``error``, ``stale`` and ``note`` of the training.
+        folder: where Save writes.
+        ask: the last press: ``act`` and a counter ``n``.
+    """
+
+    _esm = join_modules("js/train_view.js")
+    _css = join_modules("train_view.css")
+
+    header = traitlets.Dict().tag(sync=True)
+    curves = traitlets.Dict().tag(sync=True)
+    looks = traitlets.Dict().tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+    folder = traitlets.Unicode("my_twist").tag(sync=True)
+    ask = traitlets.Dict().tag(sync=True)
+
+
+class CompareView(FrontEnd):
+    """Shows what Python puts into its traits, and says in ``ask`` what was pressed.
+
+    Attributes:
+        menu: what can be chosen.
+        settings: what is chosen; changed by both sides.
+        plan: how each run stands.
+        results: what was measured, by problem.
+        status: ``state``, ``text``, ``error``, counts, what is running, ``left`` in seconds.
+        stem: where exports are written.
+        ask: the last press: ``act`` and a counter ``n``.
+    """
+
+    _esm = join_modules("js/compare_view.js")
+    _css = join_modules("compare_view.css")
+
+    menu = traitlets.Dict().tag(sync=True)
+    settings = traitlets.Dict().tag(sync=True)
+    plan = traitlets.List().tag(sync=True)
+    results = traitlets.Dict().tag(sync=True)
+    status = traitlets.Dict().tag(sync=True)
+    stem = traitlets.Unicode("comparison").tag(sync=True)
+    ask = traitlets.Dict().tag(sync=True)

@@ -2,15 +2,214 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+import traitlets
 
-from tsmc_widgets.widgets.pages import NUM_PAGES, Pages, array, pad, unpack
+from tsmc_widgets import numerics
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
+from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
+from tsmc_widgets.smc.genealogy import paths, relative_variance
+
+NUM_PAGES = 16
+"""Pages of a run. A live run sends its newest page again and again, the full ones once."""
+
+PageTraits = type(
+    "PageTraits",
+    (traitlets.HasTraits,),
+    {f"page{i}": traitlets.Bytes(b"").tag(sync=True) for i in range(NUM_PAGES)},
+)
+"""The pages as traits of a widget."""
+
+_TINY = np.finfo(np.float32).smallest_subnormal
+
+
+class Words:
+    """Places of tokens in one list of texts that only grows.
+
+    Attributes:
+        texts: text of each place.
+        ids: token id of each place.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.ids: list[int] = []
+        self._places = np.full(0, -1, dtype=np.int64)
+
+    def place(self, tokens: np.ndarray, texts: Any) -> np.ndarray:
+        """The places of tokens; unknown ones are added with what ``texts`` says of them."""
+        seen = np.unique(tokens)
+        missing = int(seen[-1]) + 1 - len(self._places) if seen.size else 0
+        if missing > 0:
+            self._places = np.concatenate([self._places, np.full(missing, -1)])
+        new = seen[self._places[seen] < 0]
+        self._places[new] = len(self.texts) + np.arange(len(new))
+        self.texts += [texts[int(token)] for token in new]
+        self.ids += new.tolist()
+        return _small(self._places[tokens])
+
+    def find(self, token: int | None) -> int:
+        """The place of one token; -1 where it has not occurred."""
+        known = token is not None and 0 <= token < len(self._places)
+        return int(self._places[token]) if known else -1
+
+
+class Pages:
+    """The pages of one run, which may still grow.
+
+    Args:
+        run: which of the trace's runs.
+        size: steps of a page.
+        number: tells the view which pages belong together.
+    """
+
+    def __init__(self, run: int, size: int, number: int) -> None:
+        self.run, self.size, self.number = run, size, number
+        self.steps = 0
+        self.words = Words()
+        self.pages: list[bytes] = []
+        self._known: list[int] = []
+        self._errors: list[float] = []
+
+    def extend(self, trace: Any) -> None:
+        """Encode the steps that are new; those before must be the same as last time."""
+        while len(self._errors) < trace.steps_done:
+            self._errors.append(_standard_error(trace, self.run, len(self._errors) + 1))
+        first_page = self.steps // self.size
+        for page in range(first_page, -(-trace.steps_done // self.size)):
+            steps = slice(page * self.size, min((page + 1) * self.size, trace.steps_done))
+            del self.pages[page:], self._known[page + 1 :]
+            if len(self._known) == page:
+                self._known.append(len(self.words.texts))
+            self.pages.append(self._encode(trace, steps, self._known[page]))
+        self.steps = trace.steps_done
+
+    def _encode(self, trace: Any, steps: slice, known: int) -> bytes:
+        columns = self._population(trace, steps) | _token_columns(trace, self.run, steps)
+        columns["tokens"] = self.words.place(columns["tokens"], trace.token_texts)
+        if trace.tables:
+            tables = _tables(trace, self.run, steps)
+            tables["table_tokens"] = self.words.place(tables["table_tokens"], trace.token_texts)
+            columns |= tables
+        facts = {
+            "id": self.number,
+            "first": steps.start,
+            "steps": steps.stop - steps.start,
+            "known": known,
+            "texts": self.words.texts[known:],
+            "table_width": int(trace.tables[0].tokens.shape[1]) if trace.tables else 0,
+        }
+        return pack(facts, columns)
+
+    def _population(self, trace: Any, steps: slice) -> dict[str, np.ndarray]:
+        """What every view of a run needs of some steps."""
+
+        def column(name: str) -> np.ndarray:
+            return array(getattr(trace.columns, name)[self.run])[steps]
+
+        log_weights = column("log_weights")
+        weights = numerics.normalise(torch.from_numpy(np.array(log_weights))).numpy()
+        # A weight too small for float32 must not look dead.
+        weights = np.where(np.isneginf(log_weights), 0.0, np.maximum(weights, _TINY))
+        return {
+            "ancestors": _small(column("ancestors")),
+            "weights": weights.astype(np.float32),
+            "resampled": column("resampled").astype(np.uint8),
+            "ess": column("ess").astype(np.float64),
+            "log_z": column("log_z").astype(np.float64),
+            "log_z_error": np.array(self._errors[steps]),
+        }
+
+
+def array(column: Any) -> np.ndarray:
+    """A column as numpy; it may be a tensor on any device."""
+    return column.detach().cpu().numpy() if isinstance(column, torch.Tensor) else np.asarray(column)
+
+
+def _small(places: np.ndarray) -> np.ndarray:
+    """Whole numbers in the smallest type that holds them."""
+    return places.astype(np.uint16 if places.max(initial=0) < 2**16 else np.uint32)
+
+
+def _token_columns(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
+    """Tokens and their log-probabilities, step-major, in the smallest types that show them."""
+    columns = {"tokens": array(trace.columns.tokens[run])[steps]}
+    for name in ("log_increment", "log_psi", "log_p", "log_q"):
+        columns[name] = array(getattr(trace.columns, name)[run])[steps].astype(np.float32)
+    return columns
+
+
+def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
+    """Tables of next tokens, one step after the other, of the prefixes that this run has."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for table in trace.tables[steps]:
+        used, rows = np.unique(array(table.rows)[run], return_inverse=True)
+        found = {"table_rows": _small(rows.reshape(-1)), "table_sizes": np.uint32([len(used)])}
+        for name in ("tokens", "log_p", "log_q", "log_psi"):
+            values = array(getattr(table, name))[used]
+            found[f"table_{name}"] = values if name == "tokens" else values.astype(np.float32)
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    joined = {name: np.concatenate(values) for name, values in parts.items()}
+    joined["table_rows"] = _small(joined["table_rows"])
+    return joined
+
+
+def _standard_error(trace: Any, run: int, t: int) -> float:
+    """Standard error of the running log Z_hat after step t, from this run's genealogy alone.
+
+    NaN where it says nothing: all particles share one ancestor, or slot 0 was given.
+    """
+    if trace.info.conditional:
+        return float("nan")
+    ancestors = torch.as_tensor(trace.columns.ancestors[run : run + 1, :t])
+    resampled = torch.as_tensor(trace.columns.resampled[run : run + 1, :t])
+    weights = numerics.normalise(torch.as_tensor(trace.columns.log_weights[run : run + 1, t - 1]))
+    variance = float(relative_variance(ancestors, resampled, weights, since=1))
+    # Zero variance may come out a rounding error below zero.
+    return max(variance, 0.0) ** 0.5 if -1e-9 < variance < 1.0 else float("nan")
+
+
+def pack(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> bytes:
+    """Length of a JSON text, the text, and all columns, each at a multiple of 8 after it."""
+    entries: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
+    offset = 0
+    for name, column in columns.items():
+        chunk = np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes()
+        entries.append(
+            {"name": name, "dtype": column.dtype.name, "offset": offset, "length": column.size}
+        )
+        chunks.append(chunk + bytes(-len(chunk) % 8))
+        offset += len(chunks[-1])
+    text = json.dumps(facts | {"columns": entries}).encode()
+    text += b" " * (-(len(text) + 4) % 8)
+    return b"".join([len(text).to_bytes(4, "little"), text, *chunks])
+
+
+def unpack(page: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What ``pack`` was given."""
+    start = 4 + int.from_bytes(page[:4], "little")
+    facts = json.loads(page[4:start])
+    columns: dict[str, np.ndarray] = {}
+    for entry in facts.pop("columns"):
+        kind = np.dtype(entry["dtype"]).newbyteorder("<")
+        columns[entry["name"]] = np.frombuffer(page, kind, entry["length"], start + entry["offset"])
+    return facts, columns
+
+
+def pad(pages: Sequence[bytes]) -> tuple[bytes, ...]:
+    """As many pages as the view has, the last ones empty."""
+    return (*pages, *[b""] * (NUM_PAGES - len(pages)))
+
 
 MAX_SAMPLES = 60
 """Different final texts that are sent; the heaviest come first."""
@@ -167,3 +366,172 @@ def _facts(info: Any) -> Iterable[str]:
 def _spaced(name: str) -> str:
     """The name of a class of twists in plain letters: LookAheadTwist is look-ahead."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Twist")).lower() or name
+
+
+@dataclass(frozen=True, slots=True)
+class PanelEncoded(Encoded):
+    """A record in the form of the panels' traits; ``samples`` is empty before T."""
+
+    samples: bytes
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """By the names of the traits, the header first."""
+        return {**super(PanelEncoded, self).traits, "samples": self.samples}
+
+
+class PanelPages(Pages):
+    """Pages without tokens, but with log Z_hat of every run and what they say together."""
+
+    def __init__(self, run: int, size: int, number: int) -> None:
+        super().__init__(run, size, number)
+        self._pooled: list[tuple[float, float, float]] = []
+
+    def _encode(self, trace: Any, steps: slice, known: int) -> bytes:
+        every = torch.from_numpy(np.asarray(array(trace.columns.log_z), dtype=np.float64))
+        while len(self._pooled) < steps.stop:
+            self._pooled.append(_pool(trace, every[:, len(self._pooled)]))
+        pooled, low, high = np.array(self._pooled[steps]).T
+        columns = self._population(trace, steps)
+        columns["every_log_z"] = every[:, steps].T.reshape(-1).numpy()
+        columns |= {"pooled": pooled, "pooled_low": low, "pooled_high": high}
+        facts = {"id": self.number, "first": steps.start, "steps": steps.stop - steps.start}
+        return pack(facts, columns)
+
+
+class PanelRecorder(Recorder):
+    """Encodes runs for the panels; of one that has grown since the last call, only what is new."""
+
+    pages_type = PanelPages
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._factors: tuple[Any, list[dict[str, Any]]] = (None, [])
+
+    def encode(
+        self,
+        trace: Any,
+        *,
+        exact_log_z: float | int | None = None,
+        bracket: Any = None,
+        run: int = 0,
+        target: Any = None,
+        run_id: int | None = None,
+    ) -> PanelEncoded:
+        """One run of a trace, and log Z_hat of all, as header, samples and pages.
+
+        Args:
+            trace: an ``SMCTrace``, finished or not.
+            exact_log_z: log Z in nats where it is known.
+            bracket: a certified bracket of log Z: anything with ``lower`` and ``upper``, or a pair
+                of numbers, in nats.
+            run: which of the trace's runs.
+            target: the ``Target`` that was sampled; with it the factors of phi are looked at once
+                the run is finished.
+            run_id: equal numbers say that this is the run of the last call, grown; None is
+                another run.
+        """
+        ends = None if bracket is None else bracket_ends(bracket)
+        header, pages = self._begin(trace, exact_log_z, run, "", run_id)
+        done = trace.steps_done == trace.num_steps
+        header |= {
+            "bracket": None if ends is None else [number(end) for end in ends],
+            "ends": trace.info.eos_token_id is not None,
+            "conditional": bool(trace.info.conditional),
+            "one_target": _one_target(trace),
+            "factors": self._breakdown(trace, target, run) if done and target is not None else [],
+        }
+        samples = final_samples(trace, run, self._count) if done else b""
+        return PanelEncoded(header, pad(pages.pages), samples)
+
+    def _breakdown(self, trace: Any, target: Any, run: int) -> list[dict[str, Any]]:
+        key = (trace, target, run)
+        if self._factors[0] is None or any(
+            a is not b for a, b in zip(self._factors[0], key, strict=True)
+        ):
+            shares = factor_breakdown(trace, target, run=run)
+            self._factors = (key, [_portable(share) for share in shares])
+        return self._factors[1]
+
+
+def bracket_ends(bracket: Any) -> tuple[float, float]:
+    """Lower and upper end of a bracket, in nats; ValueError for anything that is none."""
+    try:
+        if hasattr(bracket, "lower"):
+            ends = (float(bracket.lower), float(bracket.upper))
+        else:
+            ends = tuple(map(float, bracket))
+    except (TypeError, ValueError, AttributeError):
+        ends = ()
+    if len(ends) != 2 or not ends[0] <= ends[1]:
+        raise ValueError(
+            "bracket must have a lower and an upper end in nats, the lower one first: a result of "
+            f"bracket_log_z, or a pair of numbers; got {bracket!r}."
+        )
+    return ends
+
+
+def final_samples(trace: Any, run: int, identity: int) -> bytes:
+    """The distinct final texts of one run, heaviest first, with their numbers in float64.
+
+    Particles with equal tokens stand together: their weights add up.
+    """
+    ancestors = torch.as_tensor(array(trace.columns.ancestors)[run : run + 1])
+    ancestors = ancestors.to(torch.int64)
+
+    def along(name: str) -> np.ndarray:
+        values = torch.as_tensor(array(getattr(trace.columns, name))[run : run + 1])
+        return paths(ancestors, values)[0].numpy()
+
+    tokens = along("tokens")
+    _, first, group = np.unique(tokens, axis=0, return_index=True, return_inverse=True)
+    last = np.array(array(trace.columns.log_weights)[run, -1], dtype=np.float64)
+    weights = numerics.normalise(torch.from_numpy(last)).numpy()
+    weight = np.bincount(group.reshape(-1), weights, minlength=len(first))
+    order = np.lexsort((first, -weight))
+    slots = first[order]
+    texts = trace.final_texts[run]
+    # At T the column of log psi holds log phi.
+    log_phi = array(trace.columns.log_psi)[run, -1]
+    columns = {
+        "weight": weight[order],
+        "log_phi": np.asarray(log_phi, dtype=np.float64)[slots],
+        "log_p0": along("log_p").astype(np.float64).sum(1)[slots],
+        "copies": np.bincount(group.reshape(-1))[order].astype(np.uint32),
+        "slot": slots.astype(np.uint32),
+        "ended": _ended(tokens, trace.info.eos_token_id)[slots].astype(np.uint32),
+    }
+    return pack({"id": identity, "texts": [texts[slot] for slot in slots]}, columns)
+
+
+def _ended(tokens: np.ndarray, eos: int | None) -> np.ndarray:
+    """Step at which each text ended by EOS; 0 where it did not."""
+    if eos is None:
+        return np.zeros(len(tokens), dtype=np.int64)
+    ends = tokens == eos
+    return np.where(ends.any(1), ends.argmax(1) + 1, 0)
+
+
+def _pool(trace: Any, log_z: torch.Tensor) -> tuple[float, float, float]:
+    """Pooled estimate over runs with its 95 % interval; NaN where runs have no common target."""
+    if not _one_target(trace):
+        return (math.nan, math.nan, math.nan)
+    pooled = PooledOverRuns.of(log_z, reciprocal=bool(trace.info.conditional))
+    low, high = pooled.interval()
+    known = math.isfinite(low) and math.isfinite(high)
+    return (pooled.value, low, high) if known else (pooled.value, math.nan, math.nan)
+
+
+def _one_target(trace: Any) -> bool:
+    """Whether all runs estimate one log Z: not where each has an observation of its own."""
+    observed = getattr(trace.info, "observed", None)
+    return observed is None or all(each == observed[0] for each in observed)
+
+
+def _portable(share: FactorShare) -> dict[str, Any]:
+    return {
+        "name": share.name,
+        "mean_log_phi": number(share.mean_log_phi),
+        "killed": number(share.killed),
+        "killed_alone": number(share.killed_alone),
+    }

@@ -19,8 +19,7 @@ from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import Note
-from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.run_panels import RunPanels
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
 

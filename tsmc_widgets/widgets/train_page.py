@@ -17,6 +17,7 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
 from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes
+from tsmc_widgets.widgets.front_end import TrainView
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 from tsmc_widgets.widgets.train_record import (
     encode_curves,
@@ -24,7 +25,6 @@ from tsmc_widgets.widgets.train_record import (
     encode_looks,
     positives_of,
 )
-from tsmc_widgets.widgets.train_view import TrainView
 from tsmc_widgets.widgets.training_run import (
     FORMS,
     LEAST_RATE,

@@ -20,16 +20,15 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.code_button import CodeButton
 from tsmc_widgets.widgets.controls import Note, classed
+from tsmc_widgets.widgets.front_end import CodeButton
+from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
-from tsmc_widgets.widgets.run_panels import RunPanels
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
-from tsmc_widgets.widgets.settings import NEXT_TOKENS, RunSettings
 from tsmc_widgets.widgets.train_page import TrainSession
-from tsmc_widgets.widgets.watch import PresetBar
+from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal, replay_words
 
 
