@@ -26,7 +26,7 @@ class FactorShare:
         name: the factor in words.
         mean_log_phi: mean of log phi_i under the final weights, which estimates its mean under
             sigma, in nats; NaN where all weights are 0.
-        killed: share of the weight that reaches step T, before phi is weighed, of sequences with
+        killed: share of the weight that reaches step T, before phi enters, of sequences with
             phi_i = 0. Without a twist it estimates p0's mass of such sequences. NaN where no weight
             reaches step T.
         killed_alone: the same, of sequences that no other factor rules out.
@@ -97,7 +97,7 @@ def break_down(
 
 
 def _arriving(trace: SMCTrace) -> Float64[Tensor, " particles"]:
-    """Log weights at step T with its token drawn and phi not yet weighed: p0 psi_{T-1}."""
+    """Log weights at step T with its token drawn before phi enters: p0 psi_{T-1}."""
     columns = trace.columns
     before = torch.zeros_like(columns.log_weights[0, -1])
     if trace.num_steps > 1 and not bool(columns.resampled[0, -1]):

@@ -64,7 +64,7 @@ CONDITIONAL_RUNS = 2**40
 SELF_NORMALISED = ("ctl", "nvi")
 # Losses that read no phi where samples of sigma are exact or weighted already.
 NO_PHI = ("ctl", "sixo", "dpg")
-# Observations whose texts are weighed for the record where no loss asks for it.
+# Observations whose sequences are weighted for the record where no loss asks for it.
 RECORDED = 4
 
 
@@ -207,8 +207,8 @@ class ManyObservations:
                 run=run,
                 observed=joint.observed,
             )
-        weighed = self.observations if self.reads_phi else RECORDED
-        batch = with_phi(self.target, batch, weighed)
+        weighted = self.observations if self.reads_phi else RECORDED
+        batch = with_phi(self.target, batch, weighted)
         if self.positives is None:
             return batch, None
         if isinstance(self.positives, WeightedPositives):
@@ -341,7 +341,7 @@ def many_observations(
     )
 
 
-# Texts for each observation, or a few more, where nobody says how many observations there are.
+# Texts for each observation, or a few more, where their number is not given.
 PARTICLES = 2
 
 

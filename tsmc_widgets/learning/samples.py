@@ -110,7 +110,7 @@ class Samples:
 
     @property
     def log_weights_by_group(self) -> Float64[Tensor, "groups size"]:
-        """Log weights of each group in a row, those of groups that were weighed.
+        """Log weights of each group in a row, those of groups that were weighted.
 
         Groups must be of one size.
         """

@@ -78,7 +78,7 @@ class BaseProposal:
 
 @dataclass(frozen=True, slots=True)
 class Base(BaseProposal):
-    """q = p0: particles are drawn from the base model and weighed afterwards."""
+    """q = p0: particles are drawn from the base model and weighted afterwards."""
 
     def prefill(
         self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None

@@ -1,4 +1,4 @@
-"""Evaluation that trusts nobody: shapes, NaN and +inf refused with the text that caused them."""
+"""Checked evaluation of potentials: shapes, NaN and +inf refused with the text that caused them."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def roads() -> TabularLM:
 
 @lru_cache(maxsize=1)
 def mine() -> TabularLM:
-    """A mine in which glitter pays at once and mostly ends in mud, which nobody leaves."""
+    """A mine in which glitter pays at once and mostly ends in mud, which is absorbing."""
     return TabularLM.markov(
         [0.9, 0.1, 0.0],
         [[0.85, 0.15, 0.0], [0.0, 0.05, 0.95], [0.0, 0.0, 1.0]],

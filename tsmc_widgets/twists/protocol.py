@@ -59,7 +59,7 @@ class TrainableTwist(Twist, Protocol):
     Attributes:
         link: "log" where log psi is what the network gives, "sigmoid" where it is the log-sigmoid
             of that (psi <= 1, for FUDGE).
-        method: who trained it ("ctl", "rl", ...); None where nobody did.
+        method: who trained it ("ctl", "rl", ...); None if untrained.
     """
 
     link: str
@@ -96,7 +96,7 @@ class BaseTwist:
     ``as_twist`` wherever the package takes a twist.
 
     Attributes:
-        method: who trained it ("ctl", "rl", ...); None where nobody did.
+        method: who trained it ("ctl", "rl", ...); None if untrained.
         link: "log", or "sigmoid" where psi <= 1.
         proposal_only: whether psi is known only up to a function of the prefix, so that it cannot
             weigh particles.

@@ -26,7 +26,7 @@ class TrainableModule(BaseTwist, nn.Module):
     Attributes:
         lm: the base model; no part of the module tree, so that the state_dict is the twist's own.
         link: "log" or "sigmoid".
-        method: who trained it; None where nobody did.
+        method: who trained it; None if untrained.
         options: keyword arguments that make another of the same form.
         card: contents of ``twist.json`` where the twist was loaded; else None.
     """

@@ -33,7 +33,7 @@ SHIP = "ship:"
 TRAINED = "trained"
 _NOTES = {
     "none": "ψ = 1: φ enters at the last step and nowhere before.",
-    "look-ahead": "Estimated from φ, nothing is learned: unbiased, quick where φ is words.",
+    "look-ahead": "Estimated from φ, nothing is learned: Ẑ stays unbiased; quick where φ is words.",
     "optimal": "ψ* by enumeration: with the twist-induced proposal every run gives log Z.",
     "saved": "A folder that save_twist wrote, or TrainSession.",
 }

@@ -152,7 +152,7 @@ def replay_words(
 
     Args:
         reweighed: whether the record was re-weighted.
-        why_not: what stood against it; empty where nobody asked.
+        why_not: what stood against it; empty if no replay was asked for.
         before: the run before, in words; None for none.
         now: this run, in words.
     """
