@@ -43,7 +43,7 @@ def test_notebook_runs_without_a_person(tmp_path):
 def live_part(tmp_path):
     """The widget's cell on the toy, with more updates than a test waits for."""
     toy = [
-        ("1-star reviews", "two days of rain (toy)"),
+        ("one-star-review", "rainy-week"),
         ("num_updates=120", "num_updates=2000"),
     ]
     return first_live_cell(NOTEBOOK, tmp_path, replace=toy)

@@ -44,7 +44,7 @@ def look(method):
 
 def state(*methods, **status):
     header = {
-        "problem": "1-star reviews", "form": "MLP head", "methods": list(methods),
+        "problem": "one-star-review", "form": "MLP head", "methods": list(methods),
         "batch_size": 100, "learning_rate": 0.001, "seed": 0, "bound_particles": 1,
         "exact": False, "held_out": 40, "num_runs": 160, "num_texts": 64, "every": 20,
         "prompt": "I bought this", "target": "p(1 star | text)", "num_steps": 10,
