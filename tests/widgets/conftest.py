@@ -104,6 +104,7 @@ def build_trace(
             rule=f"ESS < {threshold:g} K",
             ess_threshold=threshold,
             conditional=False,
+            observed=None,
             seed=seed,
             eos_token_id=None,
         ),

@@ -524,7 +524,7 @@ def _pool(trace: Any, log_z: torch.Tensor) -> tuple[float, float, float]:
 
 def _one_target(trace: Any) -> bool:
     """Whether all runs estimate one log Z: not where each has an observation of its own."""
-    observed = getattr(trace.info, "observed", None)
+    observed = trace.info.observed
     return observed is None or all(each == observed[0] for each in observed)
 
 
