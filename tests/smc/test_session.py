@@ -126,11 +126,13 @@ class Interrupter:
         self.place = None
 
     def __call__(self, frame, event, arg):
-        if "tsmc_widgets" not in frame.f_code.co_filename:
+        # Files of the package alone: the runtime type checks of tests are no code of its own, and
+        # nine lines of ten are theirs.
+        source = "session.py" if self.operations else ".py"
+        place = frame.f_code.co_filename
+        if "tsmc_widgets" not in place or not place.endswith(source):
             return None
         if self.operations:
-            if not frame.f_code.co_filename.endswith("session.py"):
-                return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == ("opcode" if self.operations else "line"):
             self.left -= 1
@@ -173,21 +175,21 @@ def interrupted(make, *, every, operations=False):
 class TestInterrupts:
     @pytest.mark.parametrize("name", SESSIONS)
     def test_between_lines(self, name):
-        assert interrupted(SESSIONS[name], every=67) > 20
+        assert interrupted(SESSIONS[name], every=37) > 20
 
     def test_between_lines_with_a_cache(self, lm):
-        assert interrupted(lambda: lm_session(lm), every=97) > 20
+        assert interrupted(lambda: lm_session(lm), every=73) > 20
 
     @pytest.mark.slow
     @pytest.mark.timeout(1800)
     @pytest.mark.parametrize("name", SESSIONS)
     def test_between_any_two_lines(self, name):
-        assert interrupted(SESSIONS[name], every=1) > 1000
+        assert interrupted(SESSIONS[name], every=1) > 800
 
     @pytest.mark.slow
     @pytest.mark.timeout(1800)
     def test_between_any_two_lines_with_a_cache(self, lm):
-        assert interrupted(lambda: lm_session(lm), every=1) > 1000
+        assert interrupted(lambda: lm_session(lm), every=1) > 800
 
     def test_between_any_two_operations_of_the_session(self):
         assert interrupted(table_session, every=3, operations=True) > 50
