@@ -6,7 +6,7 @@ import pytest
 import torch
 from models.checkpoints import make_checkpoint
 from scipy import stats
-from smc.toys import chain, eos_target, table_target
+from smc.toys import chain, counted_reads, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import BudgetError
@@ -180,13 +180,7 @@ class TestRefused:
     def test_a_large_vocabulary_is_told_before_the_model_reads(self, tmp_path, monkeypatch):
         lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
         target = tw.Target(lm, tw.Constant(), prompt="once", num_steps=4)
-        read = []
-        advance = type(lm).advance
-        monkeypatch.setattr(
-            type(lm),
-            "advance",
-            lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
-        )
+        read = counted_reads(monkeypatch, lm)
         with pytest.raises(BudgetError, match="at step 3 of 4"):
             tw.exact(target, max_sequences=10_000)
         assert read == [lm.vocab_size]
