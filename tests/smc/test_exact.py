@@ -10,7 +10,7 @@ from smc.toys import chain, counted_reads, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import BudgetError
-from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle, Oracle
+from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
 
 POTENTIALS = {
     "contains": lambda: tw.ContainsToken("c"),
@@ -88,11 +88,6 @@ class TestAgreement:
         assert isinstance(oracle, EnumeratedOracle)
         _, _, z = brute_force(target)
         assert oracle.log_z == pytest.approx(math.log(z), abs=1e-12)
-
-    @pytest.mark.parametrize("make", [pattern_target, None], ids=["chain", "table"])
-    def test_both_are_oracles(self, make):
-        target = make("contains") if make else table_target(3, 4, seed=2)
-        assert isinstance(tw.exact(target), Oracle)
 
 
 class TestAnyLength:
