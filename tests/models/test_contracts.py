@@ -30,15 +30,6 @@ def test_other_dtypes_keep_the_contract(dtype, gpt2):
     check_language_model(lm, tolerance=1e-9 if dtype == torch.float64 else 0.2)
 
 
-def test_tabular_models_keep_the_contract():
-    chain = TabularLM.markov(
-        torch.tensor([0.5, 0.5, 0]), torch.tensor([[0.2, 0.8, 0], [0.5, 0, 0.5], [0, 0, 1]])
-    )
-    check_language_model(chain, tolerance=1e-10)
-    check_language_model(chain, prompt_length=0, tolerance=1e-10)
-    check_language_model(TabularLM.random(3, 6, seed=0), prompt_length=2, num_steps=4)
-
-
 def test_a_context_too_short_for_the_check_is_told(gpt2):
     with pytest.raises(AssertionError, match=r"reads 40 tokens .* holds 32"):
         check_language_model(load_language_model(gpt2), num_steps=37)

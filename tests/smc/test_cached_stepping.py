@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from models.checkpoints import ARCHITECTURES, make_checkpoint
+from smc.toys import counted_reads
 
 import tsmc_widgets as tw
 
@@ -84,13 +85,7 @@ def test_a_state_without_its_caches_goes_on_the_same(gpt2, rule):
 
 
 def test_the_model_reads_each_distinct_prefix_once(gpt2, monkeypatch):
-    read = []
-    advance = type(gpt2).advance
-    monkeypatch.setattr(
-        type(gpt2),
-        "advance",
-        lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
-    )
+    read = counted_reads(monkeypatch, gpt2)
     trace = tw.run_smc(make_target(gpt2), num_particles=20, num_runs=3, seed=1)
     flat = trace.columns.tokens
     assert read == trace.columns.distinct[1:].tolist()

@@ -20,54 +20,41 @@ from tsmc_widgets.twists import TableTwist
 
 RULES = [EveryNSteps(1), EveryNSteps(2), ESSBelow(0.7), ESSBelow(1.0), Never()]
 SCHEMES = ["multinomial", "residual", "stratified", "systematic"]
+PROPOSALS = {
+    "base": Base(),
+    "twist": TwistInduced(),
+    "other twist": TwistInduced(TableTwist.random(2, 3, seed=8)),
+    "model": ModelProposal(TabularLM.random(2, 3, seed=9)),
+}
+HOW = {"num_particles": 2, "twist": TableTwist.random(2, 3, seed=2)}
 
 
-def proposals(num_steps):
-    return {
-        "base": Base(),
-        "twist": TwistInduced(),
-        "other twist": TwistInduced(TableTwist.random(2, num_steps, seed=8)),
-        "model": ModelProposal(TabularLM.random(2, num_steps, seed=9)),
-    }
+def z_of(target):
+    return math.exp(EnumeratedOracle(target).log_z)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["base", "twist", "other twist", "model"])
+@pytest.mark.parametrize("name", PROPOSALS)
 def test_forward_smc_is_unbiased(name, scheme, rule):
     target = table_target(2, 3, seed=1)
-    z = expected_z(
-        target,
-        num_particles=2,
-        resampler=scheme,
-        rule=rule,
-        twist=TableTwist.random(2, 3, seed=2),
-        proposal=proposals(3)[name],
-    )
-    assert z == pytest.approx(math.exp(EnumeratedOracle(target).log_z), rel=1e-12)
+    z = expected_z(target, resampler=scheme, rule=rule, proposal=PROPOSALS[name], **HOW)
+    assert z == pytest.approx(z_of(target), rel=1e-12)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_forward_smc_is_unbiased_where_phi_is_often_zero(scheme):
     target = table_target(2, 3, seed=3, zeros=0.5)
-    twist = TableTwist.random(2, 3, seed=2)
-    z = expected_z(target, num_particles=2, resampler=scheme, twist=twist)
-    assert z == pytest.approx(math.exp(EnumeratedOracle(target).log_z), rel=1e-12)
+    z = expected_z(target, resampler=scheme, **HOW)
+    assert z == pytest.approx(z_of(target), rel=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
-@pytest.mark.parametrize("name", ["base", "twist", "other twist", "model"])
+@pytest.mark.parametrize("name", PROPOSALS)
 def test_conditional_smc_has_the_reciprocal_identity(name, rule):
     target = table_target(2, 3, seed=1)
     oracle = EnumeratedOracle(target)
-    inverse = expected_inverse_z(
-        target,
-        oracle,
-        num_particles=2,
-        rule=rule,
-        twist=TableTwist.random(2, 3, seed=2),
-        proposal=proposals(3)[name],
-    )
+    inverse = expected_inverse_z(target, oracle, rule=rule, proposal=PROPOSALS[name], **HOW)
     assert inverse == pytest.approx(math.exp(-oracle.log_z), rel=1e-12)
 
 
@@ -75,11 +62,10 @@ def test_reciprocal_identity_counts_only_forward_runs_that_live():
     """Where phi may be zero the identity is E[1/Z_hat] = P(forward Z_hat > 0) / Z."""
     target = table_target(2, 3, seed=3, zeros=0.5)
     oracle = EnumeratedOracle(target)
-    twist = TableTwist.random(2, 3, seed=2)
-    chance, state, _ = enumerate_runs(target, num_particles=2, twist=twist)
+    chance, state, _ = enumerate_runs(target, **HOW)
     alive = float(chance[state.log_z > -math.inf].sum())
     assert 0.1 < alive < 0.95
-    inverse = expected_inverse_z(target, oracle, num_particles=2, twist=twist)
+    inverse = expected_inverse_z(target, oracle, **HOW)
     assert inverse == pytest.approx(alive * math.exp(-oracle.log_z), rel=1e-12)
 
 
@@ -102,8 +88,6 @@ def test_weighted_samples_are_properly_weighted(scheme):
     """E[Z_hat sum_k W_k f(s^k)] = Z E_sigma[f] for every f: here for each sequence's indicator."""
     target = table_target(2, 3, seed=4, zeros=0.2)
     oracle = EnumeratedOracle(target)
-    found = expected_measure(
-        target, num_particles=2, resampler=scheme, twist=TableTwist.random(2, 3, seed=2)
-    )
+    found = expected_measure(target, resampler=scheme, **HOW)
     expected = oracle.log_sigma.exp() * math.exp(oracle.log_z)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)

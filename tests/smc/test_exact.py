@@ -6,11 +6,11 @@ import pytest
 import torch
 from models.checkpoints import make_checkpoint
 from scipy import stats
-from smc.toys import chain, eos_target, table_target
+from smc.toys import chain, counted_reads, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import BudgetError
-from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle, Oracle
+from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
 
 POTENTIALS = {
     "contains": lambda: tw.ContainsToken("c"),
@@ -88,11 +88,6 @@ class TestAgreement:
         assert isinstance(oracle, EnumeratedOracle)
         _, _, z = brute_force(target)
         assert oracle.log_z == pytest.approx(math.log(z), abs=1e-12)
-
-    @pytest.mark.parametrize("make", [pattern_target, None], ids=["chain", "table"])
-    def test_both_are_oracles(self, make):
-        target = make("contains") if make else table_target(3, 4, seed=2)
-        assert isinstance(tw.exact(target), Oracle)
 
 
 class TestAnyLength:
@@ -180,13 +175,7 @@ class TestRefused:
     def test_a_large_vocabulary_is_told_before_the_model_reads(self, tmp_path, monkeypatch):
         lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
         target = tw.Target(lm, tw.Constant(), prompt="once", num_steps=4)
-        read = []
-        advance = type(lm).advance
-        monkeypatch.setattr(
-            type(lm),
-            "advance",
-            lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
-        )
+        read = counted_reads(monkeypatch, lm)
         with pytest.raises(BudgetError, match="at step 3 of 4"):
             tw.exact(target, max_sequences=10_000)
         assert read == [lm.vocab_size]

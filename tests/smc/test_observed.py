@@ -161,7 +161,8 @@ def test_a_wider_observation():
 
 class TestRefused:
     def test_nothing_observed(self, target):
-        with pytest.raises(ValueError, match="or give observed=, one for each run"):
+        message = r"waits for an observation: sample target\.cond.*or give observed=, one for each"
+        with pytest.raises(ValueError, match=message):
             tw.run_smc(target, num_particles=2)
 
     def test_nothing_to_observe(self):

@@ -60,6 +60,11 @@ CONDITIONAL_BUGS = {
 }
 
 
+TARGET = table_target(2, 3, seed=1)
+ORACLE = EnumeratedOracle(TARGET)
+HOW = {"num_particles": 2, "twist": TableTwist.random(2, 3, seed=2)}
+
+
 def forward_error(sampler):
     """Largest error of E[Z_hat W 1[s]] over sequences, and of their sum E[Z_hat], both in Z.
 
@@ -68,47 +73,17 @@ def forward_error(sampler):
     """
     errors = []
     for resampler in ("multinomial", "systematic"):
-        target = table_target(2, 3, seed=1)
-        oracle = EnumeratedOracle(target)
         found = expected_measure(
-            target,
-            num_particles=2,
-            rule=ESSBelow(1.0),
-            resampler=resampler,
-            twist=TableTwist.random(2, 3, seed=2),
-            sampler=sampler,
+            TARGET, rule=ESSBelow(1.0), resampler=resampler, sampler=sampler, **HOW
         )
-        gaps = found * math.exp(-oracle.log_z) - oracle.log_sigma.exp()
+        gaps = found * math.exp(-ORACLE.log_z) - ORACLE.log_sigma.exp()
         errors += [float(gaps.abs().max()), abs(float(gaps.sum()))]
     return max(errors)
 
 
 def conditional_error(sampler):
-    target = table_target(2, 3, seed=1)
-    oracle = EnumeratedOracle(target)
-    inverse = expected_inverse_z(
-        target,
-        oracle,
-        num_particles=2,
-        twist=TableTwist.random(2, 3, seed=2),
-        sampler=sampler,
-    )
-    return abs(inverse * math.exp(oracle.log_z) - 1)
-
-
-def test_the_true_sampler_passes():
-    assert forward_error(true_sampler) < 1e-12
-    assert conditional_error(true_sampler) < 1e-12
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_forward_identity_catches(bug):
-    assert forward_error(planted(true_sampler, *BUGS[bug])) > 1e-4
-
-
-@pytest.mark.parametrize("bug", CONDITIONAL_BUGS)
-def test_reciprocal_identity_catches(bug):
-    assert conditional_error(planted(true_sampler, *CONDITIONAL_BUGS[bug])) > 1e-4
+    inverse = expected_inverse_z(TARGET, ORACLE, sampler=sampler, **HOW)
+    return abs(inverse * math.exp(ORACLE.log_z) - 1)
 
 
 def ending_error(sampler):
@@ -128,21 +103,30 @@ ENDING_BUGS = {
 }
 
 
-def test_texts_that_end_are_weighed_right():
-    assert ending_error(true_sampler) < 1e-12
+# Name: the error that shows them, the bugs.
+IDENTITIES = {
+    "forward": (forward_error, BUGS),
+    "conditional": (conditional_error, CONDITIONAL_BUGS),
+    "ending texts": (ending_error, ENDING_BUGS),
+}
 
 
-@pytest.mark.parametrize("bug", ENDING_BUGS)
-def test_ending_texts_catch(bug):
-    assert ending_error(planted(true_sampler, *ENDING_BUGS[bug])) > 1e-4
+@pytest.mark.parametrize("identity", IDENTITIES)
+def test_the_true_sampler_passes(identity):
+    assert IDENTITIES[identity][0](true_sampler) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("identity", "bug"), [(name, bug) for name, (_, bugs) in IDENTITIES.items() for bug in bugs]
+)
+def test_each_planted_bug_is_caught(identity, bug):
+    error, bugs = IDENTITIES[identity]
+    assert error(planted(true_sampler, *bugs[bug])) > 1e-4
 
 
 def weights_follow_increments(sampler):
     """Whether the weights on record are those since the last resampling, up to T."""
-    target = table_target(2, 3, seed=1)
-    _, state, record = enumerate_runs(
-        target, num_particles=2, twist=TableTwist.random(2, 3, seed=2), sampler=sampler
-    )
+    _, state, record = enumerate_runs(TARGET, sampler=sampler, **HOW)
     return torch.allclose(state.log_weights, record.log_increment, rtol=0, atol=1e-12)
 
 

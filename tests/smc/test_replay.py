@@ -1,12 +1,12 @@
 """A re-weighted record is the fresh run to the byte, and each condition for it is needed."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smc.toys import TablePhi, chain
+from smc.toys import TablePhi, chain, differing
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
@@ -40,24 +40,6 @@ def recorded(over, **how):
 
 def config_of(over, **how):
     return tw.start_smc(over, **START | how).config
-
-
-def differing(a, b):
-    """Everything in which two traces differ."""
-    found = [
-        f.name
-        for f in fields(a.columns)
-        if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
-    ]
-    for name in ("rows", "tokens", "log_p", "log_q", "log_psi"):
-        pairs = zip(a.tables, b.tables, strict=True)
-        if not all(torch.equal(getattr(x, name), getattr(y, name)) for x, y in pairs):
-            found.append(f"tables.{name}")
-    if a.info != b.info:
-        found.append("info")
-    if list(a.final_texts) != list(b.final_texts):
-        found.append("final_texts")
-    return found
 
 
 HOWS = {

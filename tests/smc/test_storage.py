@@ -9,7 +9,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from smc.toys import eos_target, table_target
+from smc.toys import differing, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import TraceFormatError
@@ -37,18 +37,13 @@ def path(trace, tmp_path):
 
 def test_everything_comes_back(trace, path):
     loaded = tw.SMCTrace.load(path)
+    assert differing(loaded, trace) == []
     for f in fields(trace.columns):
-        found, expected = getattr(loaded.columns, f.name), getattr(trace.columns, f.name)
-        assert found.dtype == expected.dtype
-        assert torch.equal(found, expected), f.name
-    assert loaded.info == trace.info
+        assert getattr(loaded.columns, f.name).dtype == getattr(trace.columns, f.name).dtype
     assert loaded.texts() == trace.texts()
     assert dict(loaded.token_texts) == dict(trace.token_texts)
     assert loaded.to_frame().equals(trace.to_frame())
     assert len(loaded.tables) == 4
-    for found, expected in zip(loaded.tables, trace.tables, strict=True):
-        for f in fields(expected):
-            assert torch.equal(getattr(found, f.name), getattr(expected, f.name))
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -122,11 +117,12 @@ class TestRefused:
         with pytest.raises(FileNotFoundError):
             tw.SMCTrace.load(tmp_path)
 
-    def test_another_zip_and_another_npz(self, tmp_path):
+    def test_other_archives(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             archive.writestr("header", "{}")
         np.savez(tmp_path / "b.npz", tokens=np.zeros(3))
-        for name in ("a.zip", "b.npz"):
+        np.save(tmp_path / "c.npy", np.zeros(3))
+        for name in ("a.zip", "b.npz", "c.npy"):
             with pytest.raises(TraceFormatError):
                 tw.SMCTrace.load(tmp_path / name)
 
@@ -143,51 +139,35 @@ class TestRefused:
             tw.SMCTrace.load(tmp_path / "bomb.npz")
         assert not (tmp_path / "boom").exists()
 
-    def rewrite(self, path, change):
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"version": storage.VERSION + 1}, r"format 2; .* up to format 1: update"),
+            ({"version": "1"}, "not a trace"),
+            *[
+                ({part: None}, "lacks a part")
+                for part in ("tokens", "log_z", "table_1_log_q", "info", "final_texts")
+            ],
+            ({"tokens": np.zeros((3, 4, 4), dtype=np.int64)}, "columns of different shapes"),
+            *[
+                ({"header": header}, "not a trace")
+                for header in ([], 3, "x", None, {}, {"format": storage.FORMAT})
+            ],
+        ],
+        ids=str,
+    )
+    def test_a_part_that_is_changed_or_missing(self, change, message, path):
         with np.load(path) as archive:
             arrays = dict(archive)
-        header = json.loads(arrays.pop("header").tobytes())
-        change(header, arrays)
-        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+        header = json.loads(arrays["header"].tobytes())
+        for name, value in change.items():
+            part = header if name in header else arrays
+            part[name] = value
+            if value is None and name != "header":
+                del part[name]
+        written = change.get("header", header)
+        arrays["header"] = np.frombuffer(json.dumps(written).encode(), dtype=np.uint8)
         with path.open("wb") as file:
             np.savez(file, **arrays)
-
-    def test_a_newer_format(self, path):
-        self.rewrite(path, lambda header, arrays: header.update(version=storage.VERSION + 1))
-        with pytest.raises(TraceFormatError, match=r"format 2; .* up to format 1: update"):
-            tw.SMCTrace.load(path)
-
-    def test_a_single_array(self, tmp_path):
-        np.save(tmp_path / "a.npy", np.zeros(3))
-        with pytest.raises(TraceFormatError):
-            tw.SMCTrace.load(tmp_path / "a.npy")
-
-    @pytest.mark.parametrize("header", [[], 3, "x", None, {}, {"format": storage.FORMAT}])
-    def test_a_header_that_is_none(self, header, path):
-        with np.load(path) as archive:
-            arrays = dict(archive)
-        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with path.open("wb") as file:
-            np.savez(file, **arrays)
-        with pytest.raises(TraceFormatError, match="not a trace"):
-            tw.SMCTrace.load(path)
-
-    def test_a_version_that_is_no_number(self, path):
-        self.rewrite(path, lambda header, arrays: header.update(version="1"))
-        with pytest.raises(TraceFormatError, match="not a trace"):
-            tw.SMCTrace.load(path)
-
-    @pytest.mark.parametrize("part", ["tokens", "log_z", "table_1_log_q", "info", "final_texts"])
-    def test_a_missing_part(self, part, path):
-        def drop(header, arrays):
-            header.pop(part, None)
-            arrays.pop(part, None)
-
-        self.rewrite(path, drop)
-        with pytest.raises(TraceFormatError, match="lacks a part"):
-            tw.SMCTrace.load(path)
-
-    def test_columns_that_do_not_fit(self, path):
-        self.rewrite(path, lambda _, arrays: arrays.update(tokens=arrays["tokens"][:, :-1]))
-        with pytest.raises(TraceFormatError, match="columns of different shapes"):
+        with pytest.raises(TraceFormatError, match=message):
             tw.SMCTrace.load(path)

@@ -1,5 +1,7 @@
 """Small targets on which everything is known."""
 
+from dataclasses import fields
+
 import torch
 
 import tsmc_widgets as tw
@@ -49,6 +51,35 @@ def eos_target(num_steps=4, *, potential=None):
     return tw.Target(
         chain(eos="c"), potential or weigh, prompt="ab", num_steps=num_steps, eos="absorb"
     )
+
+
+def differing(a, b):
+    """Names of everything in which two traces differ: columns to the byte, tables, info, texts."""
+    found = [
+        f.name
+        for f in fields(a.columns)
+        if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
+    ]
+    for name in ("rows", "tokens", "log_p", "log_q", "log_psi"):
+        pairs = zip(a.tables, b.tables, strict=True)
+        if not all(torch.equal(getattr(x, name), getattr(y, name)) for x, y in pairs):
+            found.append(f"tables.{name}")
+    if a.info != b.info:
+        found.append("info")
+    if [list(texts) for texts in a.final_texts] != [list(texts) for texts in b.final_texts]:
+        found.append("final_texts")
+    return found
+
+
+def counted_reads(monkeypatch, lm):
+    """Rows of each call of ``advance`` from now on, filled in as the model is asked."""
+    read, advance = [], type(lm).advance
+    monkeypatch.setattr(
+        type(lm),
+        "advance",
+        lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
+    )
+    return read
 
 
 def z_score(values, expected):
