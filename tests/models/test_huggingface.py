@@ -16,6 +16,7 @@ from models.checkpoints import (
 
 from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, UnsupportedModelError
 from tsmc_widgets.models import HuggingFaceLM
+from tsmc_widgets.models.huggingface import _inputs_of
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{{ 'once' }}"
 
@@ -130,6 +131,15 @@ def test_an_interrupted_pass_leaves_the_carry_as_it_was(lm, monkeypatch):
         lm.advance(ids[:, 4], carry)
     handle.remove()
     assert torch.equal(lm.advance(ids[:, 3], carry).log_probs, expected)
+
+
+def test_a_hook_that_an_interrupt_left_behind_goes_with_the_next_pass(lm):
+    head = lm.model.get_output_embeddings()
+    left = _inputs_of(head)
+    seen = left.__enter__()
+    lm.prefill(tokens(1, 3))
+    assert not head._forward_pre_hooks
+    assert not seen
 
 
 def gradients(lm, log_prob):

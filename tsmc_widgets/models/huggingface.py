@@ -266,21 +266,36 @@ def _wide(values: Tensor) -> torch.dtype:
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
+class _InputCollector:
+    """A forward pre-hook that keeps what one thread feeds to a module."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.seen: list[Tensor] = []
+
+    def __call__(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == self.thread:
+            self.seen.append(inputs[0])
+
+
 @contextmanager
 def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
     """Collect what this thread feeds to a module."""
-    seen: list[Tensor] = []
-    thread = threading.get_ident()
-
-    def see(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if threading.get_ident() == thread:
-            seen.append(inputs[0])
-
-    handle = module.register_forward_pre_hook(see)
+    collector = _InputCollector()
+    # An interrupt between two lines here can leave a hook behind, so the next pass removes it.
+    _remove_collectors(module)
     try:
-        yield seen
+        module.register_forward_pre_hook(collector)
+        yield collector.seen
     finally:
-        handle.remove()
+        _remove_collectors(module)
+
+
+def _remove_collectors(module: torch.nn.Module) -> None:
+    hooks = module._forward_pre_hooks
+    for key, hook in list(hooks.items()):
+        if isinstance(hook, _InputCollector) and hook.thread == threading.get_ident():
+            hooks.pop(key, None)
 
 
 def _skip_padding_check(model: PreTrainedModel) -> None:
