@@ -24,6 +24,7 @@ from tsmc_widgets.twists.protocol import (
     Twist,
     TwistStep,
     as_twist,
+    of_other,
 )
 
 FLOOR = -12.0
@@ -185,21 +186,13 @@ class TemperedTwist(BaseTwist):
         beta: any finite power.
     """
 
+    method, proposal_only = of_other("twist", "method", "proposal_only")
+
     def __init__(self, twist: Twist, beta: float | int) -> None:
         if not math.isfinite(beta):
             raise ValueError(f"beta must be a finite number; got {beta!r}.")
         self.twist = as_twist(twist)
         self.beta = float(beta)
-
-    @property
-    def proposal_only(self) -> bool:
-        """Whether the other twist, and so this one, cannot weigh."""
-        return self.twist.proposal_only
-
-    @property
-    def method(self) -> str | None:
-        """Who trained the other twist."""
-        return self.twist.method
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""
