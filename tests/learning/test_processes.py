@@ -92,9 +92,6 @@ def both_halves(kind):
     trainer = make_case(kind)
     # Each process remembers its own batches.
     sources = [make_case(kind).positives, make_case(kind).positives]
-    if kind in ("ctl", "replayed"):
-        for source in sources:
-            source.stride = 2
     silent = []
     for update in range(4):
         with trainer._average.set_aside(update):
@@ -109,8 +106,8 @@ def both_descend(trainer, sources):
     recipe, drawn, halves, silent = RECIPES[trainer.twist.method], [], [], []
     for rank in range(2):
         trainer._share.rank, trainer._share.count = rank, 2
-        trainer._positives = sources[rank]
-        drawn.append(trainer._draw())
+        trainer._batches.positives, trainer._batches.stride = sources[rank], 2
+        drawn.append(trainer._batches.draw(trainer._address))
     if recipe.fixes_level and not trainer.history:
         levels = [numerics.logmeanexp(batch.log_weights) for batch, _ in drawn]
         assert trainer.twist.start_at(float(sum(levels)) / 2)
