@@ -14,7 +14,7 @@ from learning.cases import make_case
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError
 from tsmc_widgets.learning.objectives import RECIPES
-from tsmc_widgets.learning.processes import MultiProcess
+from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.samples import score
 
 accelerate = pytest.importorskip("accelerate")
@@ -164,7 +164,7 @@ class TestRefused:
 
     def test_another_device(self, accelerator):
         with pytest.raises(ValueError, match=r"load it with device=accelerator\.device"):
-            MultiProcess(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
+            Processes(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
 
     def test_few_digits(self, accelerator, monkeypatch):
         monkeypatch.setattr(type(accelerator), "mixed_precision", property(lambda self: "bf16"))

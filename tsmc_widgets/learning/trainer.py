@@ -33,7 +33,7 @@ from tsmc_widgets.learning.objectives import (
 )
 from tsmc_widgets.learning.policy import PolicySteps, PPOSettings
 from tsmc_widgets.learning.positives import Positives, ReplayedPositives, WeightedPositives
-from tsmc_widgets.learning.processes import share
+from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
 from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.targets.target import Target
@@ -187,7 +187,7 @@ class TwistTrainer:
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={ppo!r} needs method='ppo'; got {method!r}.")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
-        self._share = share(accelerator)
+        self._share = Processes(accelerator)
         self._batches = make_batches(
             target,
             twist,

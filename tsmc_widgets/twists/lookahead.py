@@ -93,7 +93,8 @@ class LookAheadTwist(SteppedTwist):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta in self._texts:
             # Class probabilities of short prefixes are overconfident: small weights at first.
-            weight = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
+            early = isinstance(part, ClassProbability)
+            weight = 0.5 * depth / self.target.num_steps if early else 1.0
             total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
         return total
 
@@ -103,10 +104,6 @@ class LookAheadTwist(SteppedTwist):
             missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
             return (-missed).clamp(min=FLOOR)
         return part.log_phi(tokens).double().clamp(min=FLOOR)
-
-
-def _is_probability(part: Potential) -> bool:
-    return isinstance(part, ClassProbability)
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:
