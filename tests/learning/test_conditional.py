@@ -100,20 +100,25 @@ SOURCES = {
 }
 
 
+def make_many(world, twist, count, particles, positives=None, *, from_base=False, seed=0):
+    return ManyObservations(
+        target=world.target,
+        twist=twist,
+        num_texts=count * particles,
+        observations=count,
+        positives=positives,
+        from_base=from_base,
+        seed=seed,
+    )
+
+
 def gradient_z(world, name):
     """Largest z-score of the sampled gradient of an update against the enumerated one."""
     loss, positives, particles = SOURCES[name]
     twist = ConditionalTables(seed=5, link="sigmoid" if name == "fudge" else "log")
     expected = flat_gradient(twist, world.expected(twist, lambda scored: loss(scored, scored)))
-    many = ManyObservations(
-        world.target,
-        twist,
-        observations=60,
-        particles=particles,
-        positives=positives,
-        from_base=name in ("sixo", "fudge", "cd"),
-        seed=1,
-    )
+    from_base = name in ("sixo", "fudge", "cd")
+    many = make_many(world, twist, 60, particles, positives, from_base=from_base, seed=1)
     found = []
     for address in range(DRAWS):
         batch, at_sigma = many.draw(address)
@@ -201,15 +206,7 @@ class TestGroups:
 
     def test_a_group_of_one_is_refused_where_weights_are_normalised(self, world):
         twist = ConditionalTables(seed=5)
-        many = ManyObservations(
-            world.target,
-            twist,
-            observations=5,
-            particles=1,
-            positives=JointPositives(),
-            from_base=False,
-            seed=0,
-        )
+        many = make_many(world, twist, 5, 1, JointPositives())
         batch, at_sigma = (score(world.target, twist, part) for part in many.draw(0))
         for loss in (
             lambda: ctl_loss(at_sigma, batch),
@@ -234,16 +231,7 @@ class TestDraws:
         assert not torch.equal(JointStream(world.target, 4).take(0, 60).tokens, whole.tokens)
 
     def test_each_update_has_observations_of_its_own(self, world):
-        twist = ConditionalTables()
-        many = ManyObservations(
-            world.target,
-            twist,
-            observations=8,
-            particles=3,
-            positives=JointPositives(),
-            from_base=False,
-            seed=0,
-        )
+        many = make_many(world, ConditionalTables(), 8, 3, JointPositives())
         first, at_sigma = many.draw(0)
         assert torch.equal(first.observed[::3], at_sigma.observed)
         assert first.group.tolist() == [o for o in range(8) for _ in range(3)]

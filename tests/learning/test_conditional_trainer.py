@@ -57,8 +57,8 @@ class TestLearning:
     @pytest.mark.parametrize(("size", "observations"), [(64, 32), (9, 3), (5, 1)])
     def test_each_observation_has_two_texts_or_a_few_more(self, world, size, observations):
         trainer = make_trainer(target=world.target, batch_size=size, observations=None)
-        assert trainer._many.observations == observations
-        assert trainer._many.particles * observations == size
+        assert trainer._batches.observations == observations
+        assert trainer._batches.particles * observations == size
         trainer.update()
 
     def test_an_update_says_what_it_saw(self, world):
@@ -72,8 +72,8 @@ class TestLearning:
 
     def test_each_observation_gets_as_many_texts(self, world):
         trainer = make_trainer(target=world.target, observations=None, batch_size=40)
-        batch, at_sigma = trainer._draw()
-        assert len(at_sigma) == trainer._many.observations == 20
+        batch, at_sigma = trainer._batches.draw(0)
+        assert len(at_sigma) == trainer._batches.observations == 20
         assert batch.group.bincount().tolist() == [2] * 20
 
 

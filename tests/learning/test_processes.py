@@ -14,7 +14,7 @@ from learning.cases import make_case
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import CheckpointError, NoSignalError
 from tsmc_widgets.learning.objectives import RECIPES
-from tsmc_widgets.learning.processes import MultiProcess
+from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.samples import score
 
 accelerate = pytest.importorskip("accelerate")
@@ -92,9 +92,6 @@ def both_halves(kind):
     trainer = make_case(kind)
     # Each process remembers its own batches.
     sources = [make_case(kind).positives, make_case(kind).positives]
-    if kind in ("ctl", "replayed"):
-        for source in sources:
-            source.stride = 2
     silent = []
     for update in range(4):
         with trainer._average.set_aside(update):
@@ -109,8 +106,8 @@ def both_descend(trainer, sources):
     recipe, drawn, halves, silent = RECIPES[trainer.twist.method], [], [], []
     for rank in range(2):
         trainer._share.rank, trainer._share.count = rank, 2
-        trainer._positives = sources[rank]
-        drawn.append(trainer._draw())
+        trainer._batches.positives, trainer._batches.stride = sources[rank], 2
+        drawn.append(trainer._batches.draw(trainer._address))
     if recipe.fixes_level and not trainer.history:
         levels = [numerics.logmeanexp(batch.log_weights) for batch, _ in drawn]
         assert trainer.twist.start_at(float(sum(levels)) / 2)
@@ -167,7 +164,7 @@ class TestRefused:
 
     def test_another_device(self, accelerator):
         with pytest.raises(ValueError, match=r"load it with device=accelerator\.device"):
-            MultiProcess(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
+            Processes(accelerator).place(torch.nn.Linear(1, 1), torch.device("cuda", 1))
 
     def test_few_digits(self, accelerator, monkeypatch):
         monkeypatch.setattr(type(accelerator), "mixed_precision", property(lambda self: "bf16"))

@@ -82,9 +82,9 @@ class TestLearning:
 
     def test_it_learns_from_no_noise_that_runs_have(self):
         trainer = make_trainer(batch_size=8)
-        drawn = [trainer._draw()[0].tokens]
+        drawn, _ = trainer._batches.draw(0)
         found = tw.run_smc(trainer.target, num_particles=8, rule="never", seed=0)
-        assert not torch.equal(found.paths("tokens").reshape(8, -1), drawn[0])
+        assert not torch.equal(found.paths("tokens").reshape(8, -1), drawn.tokens)
 
     def test_a_gradient_that_is_not_finite_is_told_and_changes_nothing(self):
         target = table_target(3, 3, seed=21)

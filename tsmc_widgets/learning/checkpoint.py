@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
@@ -130,30 +129,26 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
     }
 
 
+# Sources that a checkpoint holds whole, by the tensor that only they have.
+STORED = {"exact": ExactPool, "replay": ReplayedPositives}
+
+
 def source_of(positives: Any) -> str | None:
     """What a source must be for the same training to go on; "kept" where the file holds it."""
-    if isinstance(positives, ExactPool | ReplayedPositives):
+    if isinstance(positives, tuple(STORED.values())):
         return "kept"
     return None if positives is None else repr(positives).split(" at 0x")[0]
 
 
 def pool_of(positives: Any) -> dict[str, Tensor]:
-    """The tensors of a source that remembers, off its device; nothing for others."""
-    found: dict[str, Tensor] = {}
-    if isinstance(positives, ExactPool):
-        numbers = torch.tensor([positives.seed])
-        found = {"tokens": positives.tokens, "log_phi": positives.log_phi, "exact": numbers}
-    if isinstance(positives, ReplayedPositives):
-        found = positives.tensors()
+    """The tensors of a source that is stored, off its device; nothing for others."""
+    found = positives.tensors() if isinstance(positives, tuple(STORED.values())) else {}
     return {name: value.cpu() for name, value in found.items()}
 
 
 def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None:
-    """The pool whose tensors ``pool_of`` gave; None where there was none."""
-    if "exact" in tensors:
-        device = target.prompt_tokens.device
-        tokens, log_phi = tensors["tokens"].to(device), tensors["log_phi"].to(device)
-        return ExactPool(tokens, log_phi, int(tensors["exact"][0]))
-    if "replay" in tensors:
-        return ReplayedPositives.from_tensors(target, tensors)
+    """The source whose tensors ``pool_of`` gave; None where there was none."""
+    for name, kind in STORED.items():
+        if name in tensors:
+            return kind.from_tensors(target, tensors)
     return None

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.learning.objectives import draws_from_base, reads_positives
-from tsmc_widgets.learning.positives import Positives, WeightedPositives
+from tsmc_widgets.learning.positives import (
+    PlainBatches,
+    Positives,
+    ReplayedPositives,
+    WeightedPositives,
+)
 from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import run_conditional_smc
@@ -151,39 +156,24 @@ class RetainedPositives:
         return f"conditional SMC, {self.num_particles} particles"
 
 
-class ManyObservations:
+@dataclass(kw_only=True)
+class ManyObservations(PlainBatches):
     """What an update of a conditional twist learns from: many o, a group of texts for each.
 
-    Args:
-        target: conditional, with a potential that is p(o | s) itself.
-        twist: conditional too.
-        observations: how many o an update draws.
-        particles: texts of the batch for each of them.
-        positives: where samples of sigma(. | o) come from; None where the method reads none.
-        from_base: whether the batch is of p0: each text is then one that was drawn with another
-            o, so that one draw serves many observations (the many-rollout form).
+    The potential is p(o | s) itself. With ``from_base`` each text of the batch is one that was
+    drawn with another o, so that one draw serves many observations (the many-rollout form).
+
+    Attributes:
         reads_phi: whether the loss reads log phi. Where it does not, phi is computed for the first
             observations alone, for the record, and is NaN elsewhere.
-        seed: of all noise.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        twist: Any,
-        *,
-        observations: int,
-        particles: int,
-        positives: ConditionalPositives | WeightedPositives | None,
-        from_base: bool,
-        reads_phi: bool = True,
-        seed: int,
-    ) -> None:
-        self.target, self.twist = target, twist
-        self.observations, self.particles = observations, particles
-        self.positives, self.from_base = positives, from_base
-        self.reads_phi, self.seed = reads_phi, seed
-        self._stream = JointStream(target, seed)
+    reads_phi: bool = True
+
+    def __post_init__(self) -> None:
+        """Start the sequence of joint draws."""
+        target = self.target
+        self._stream = JointStream(target, self.seed)
         self._unweighed = Target(
             target.lm,
             Unweighed().bind(target.context),
@@ -191,6 +181,11 @@ class ManyObservations:
             num_steps=target.num_steps,
             eos="absorb" if target.absorbs_eos else "ignore",
         )
+
+    @property
+    def particles(self) -> int:
+        """Texts of the batch for each observation."""
+        return self.num_texts // self.observations
 
     def draw(self, address: int) -> tuple[Samples, Samples | None]:
         """The batch and the samples of sigma of the update with this address."""
@@ -276,7 +271,7 @@ def rolled_out(target: Target, joint: JointSamples, texts: int) -> Samples:
     )
 
 
-def many_observations(
+def make_batches(
     target: Target,
     twist: Any,
     *,
@@ -285,8 +280,9 @@ def many_observations(
     observations: int | None,
     positives: Positives | ConditionalPositives | None,
     seed: int,
-) -> ManyObservations | None:
-    """How a conditional target's updates are drawn; None for other targets, once checked.
+    stride: int,
+) -> PlainBatches:
+    """How updates are drawn: under many observations where the target waits for them.
 
     Args:
         target: what the twist is for.
@@ -294,17 +290,22 @@ def many_observations(
         weights: of losses by name.
         batch_size: texts of an update.
         observations: how many share them; None gives each ``PARTICLES``, or a few more.
-        positives: where samples of sigma come from; None is ``JointPositives``.
+        positives: where samples of sigma come from; None is ``JointPositives`` for many
+            observations, else ``ReplayedPositives``.
         seed: of all noise.
+        stride: addresses from one update to the next, for sources that count updates.
 
     Raises:
         TypeError: a twist or positives of the wrong kind.
         ValueError: numbers that do not fit each other or the method.
     """
-    what = target.potential.describe()
+    what, from_base = target.potential.describe(), draws_from_base(weights)
+    batches = {"target": target, "twist": twist, "num_texts": batch_size, "from_base": from_base}
+    batches |= {"seed": seed, "stride": stride}
     if not target.is_conditional:
         _check_plain(what, twist, observations, positives)
-        return None
+        source = ReplayedPositives(target, seed) if positives is None else positives
+        return PlainBatches(positives=source if reads_positives(weights) else None, **batches)
     if not as_twist(twist).is_conditional:
         raise TypeError(
             f"{what} waits for an observation, and {type(twist).__name__} takes none: use "
@@ -326,18 +327,13 @@ def many_observations(
     if observations is None:
         few = range(max(1, batch_size // PARTICLES), 0, -1)
         observations = next(each for each in few if batch_size % each == 0)
-    from_base = draws_from_base(weights)
     _check_numbers(weights, batch_size, observations, positives, from_base)
     source = JointPositives() if positives is None else positives
     return ManyObservations(
-        target,
-        twist,
-        observations=observations,
-        particles=batch_size // observations,
         positives=source if reads_positives(weights) else None,
-        from_base=from_base,
+        observations=observations,
         reads_phi=isinstance(source, WeightedPositives) or not {*weights} <= {*NO_PHI},
-        seed=seed,
+        **batches,
     )
 
 

@@ -1,10 +1,10 @@
-"""Where a loss takes its samples of sigma from: an exact pool, or the batch itself by weight."""
+"""Batches, and where a loss takes its samples of sigma from: an exact pool, or past batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_number
-from tsmc_widgets.learning.samples import Samples, draw_samples
-from tsmc_widgets.smc.proposals import Base
+from tsmc_widgets.learning.samples import PoolReader, Samples, draw_samples
+from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.targets.target import Target
 
@@ -104,6 +104,18 @@ class ExactPool:
     def describe(self) -> str:
         """The source in a few words."""
         return f"{len(self)} exact samples"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Settings and contents, for a file."""
+        seed = torch.tensor([self.seed])
+        return {"tokens": self.tokens, "log_phi": self.log_phi, "exact": seed}
+
+    @classmethod
+    def from_tensors(cls, target: Target, tensors: Mapping[str, Tensor]) -> ExactPool:
+        """The pool whose ``tensors`` these are."""
+        device = target.prompt_tokens.device
+        tokens, log_phi = tensors["tokens"].to(device), tensors["log_phi"].to(device)
+        return cls(tokens, log_phi, int(tensors["exact"][0]))
 
     def _order(self, round_: int) -> Int[Tensor, " n"]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + round_) % 2**63)
@@ -293,6 +305,54 @@ class ReplayedPositives:
             )
             start += count
         return positives
+
+
+@dataclass(kw_only=True)
+class PlainBatches:
+    """What an update learns from: texts weighted for sigma, and samples of sigma.
+
+    Attributes:
+        target: what the twist is for.
+        twist: proposes the texts.
+        num_texts: of an update.
+        positives: where samples of sigma come from; None where the method reads none.
+        from_base: whether the texts are of p0, whatever the twist.
+        seed: of all noise.
+        stride: addresses from one update to the next, for sources that count updates.
+        observations: how many o share the texts of an update; None where nothing is observed.
+    """
+
+    target: Target
+    twist: Any
+    num_texts: int
+    positives: Any
+    from_base: bool
+    seed: int
+    stride: int = 1
+    observations: int | None = None
+
+    def __post_init__(self) -> None:
+        """Read no pool yet."""
+        self._reader = PoolReader(self.target)
+
+    def draw(self, address: int) -> tuple[Samples, Samples | None]:
+        """The batch and the samples of sigma of the update with this address."""
+        batch = draw_samples(
+            self.target,
+            num_particles=self.num_texts,
+            proposal=Base() if self.from_base else TwistInduced(self.twist),
+            seed=self.seed,
+            run=address,
+        )
+        source = self.positives
+        if source is None:
+            return batch, None
+        if isinstance(source, ReplayedPositives):
+            source.stride = self.stride
+        at_sigma = source.draw(address, self.num_texts, batch)
+        if at_sigma.places is not None:
+            at_sigma = self._reader.answers(at_sigma, source.tokens)
+        return batch, at_sigma
 
 
 def _concatenate(parts: list[Samples]) -> Samples:

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 Shared = TypeVar("Shared")
 
 
-class SingleProcess:
-    """One process: nothing is shared.
+class Processes:
+    """The processes of an ``accelerate.Accelerator``, or this one alone where there is none.
+
+    Noise is keyed by address: process r of P takes the runs whose address is r modulo P. Weights
+    are normalised within each process and gradients averaged over those with a signal, so that P
+    processes learn what one would from a batch of P groups.
 
     Attributes:
         rank: of this process.
@@ -24,49 +28,11 @@ class SingleProcess:
 
     rank, count, is_main = 0, 1, True
 
-    def place(self, modules: nn.Module, device: torch.device) -> None:
-        """Leave the modules where they are."""
-
-    def prepare(self, optimiser: Any) -> Any:
-        """The optimiser itself."""
-        return optimiser
-
-    def average_gradients(
-        self, parameters: Iterable[nn.Parameter], *, signal: bool, finite: bool
-    ) -> tuple[bool, bool]:
-        """Whether there is a gradient, and whether it is finite."""
-        return signal, finite
-
-    def mean(self, value: float) -> float:
-        """The value itself."""
-        return value
-
-    def merge(self, update: Any) -> Any:
-        """The update itself."""
-        return update
-
-    def gather(self, value: Shared) -> list[Shared]:
-        """The values of all processes, by rank."""
-        return [value]
-
-    def from_main(self, make: Any) -> Any:
-        """What ``make()`` gives."""
-        return make()
-
-    def wait(self) -> None:
-        """No-op."""
-
-
-class MultiProcess(SingleProcess):
-    """The processes of an ``accelerate.Accelerator``.
-
-    Noise is keyed by address: process r of P takes the runs whose address is r modulo P. Weights
-    are normalised within each process and gradients averaged over those with a signal, so that P
-    processes learn what one would from a batch of P groups.
-    """
-
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Any = None) -> None:
         """Take an accelerator, whose mixed precision must be off: weights need all their digits."""
+        self.accelerator = accelerator
+        if accelerator is None:
+            return
         names = ("process_index", "num_processes", "is_main_process", "device", "reduce")
         missing = [name for name in names if not hasattr(accelerator, name)]
         if missing:
@@ -80,7 +46,6 @@ class MultiProcess(SingleProcess):
                 f"mixed_precision must be 'no', as log weights need all their digits; got "
                 f"{precision!r}. If the base model must be small, load it in half precision."
             )
-        self.accelerator = accelerator
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
         self.is_main = accelerator.is_main_process
 
@@ -90,6 +55,8 @@ class MultiProcess(SingleProcess):
         Raises:
             ValueError: the base model is on another device.
         """
+        if self.accelerator is None:
+            return
         ours = self.accelerator.device
         if (device.type, device.index or 0) != (ours.type, ours.index or 0):
             raise ValueError(
@@ -105,7 +72,7 @@ class MultiProcess(SingleProcess):
 
     def prepare(self, optimiser: Any) -> Any:
         """The optimiser, placed and wrapped by accelerate."""
-        return self.accelerator.prepare(optimiser)
+        return optimiser if self.accelerator is None else self.accelerator.prepare(optimiser)
 
     def average_gradients(
         self, parameters: Iterable[nn.Parameter], *, signal: bool, finite: bool
@@ -133,6 +100,8 @@ class MultiProcess(SingleProcess):
 
     def mean(self, value: float) -> float:
         """Mean over processes."""
+        if self.accelerator is None:
+            return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self._sum(tensor)) / self.count
 
@@ -155,19 +124,24 @@ class MultiProcess(SingleProcess):
 
     def gather(self, value: Shared) -> list[Shared]:
         """The values of all processes, by rank."""
+        if self.accelerator is None:
+            return [value]
         from accelerate.utils import gather_object
 
         return gather_object([value])
 
     def from_main(self, make: Any) -> Any:
         """What ``make()`` gives on the main process."""
+        if self.accelerator is None:
+            return make()
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([make() if self.is_main else None])[0]
 
     def wait(self) -> None:
         """Wait until every process is here."""
-        self.accelerator.wait_for_everyone()
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
@@ -178,11 +152,6 @@ class MultiProcess(SingleProcess):
         parts = (self._sum(flat) / num_with_signal).split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad.copy_(part.reshape(parameter.shape))
-
-
-def share(accelerator: Any) -> SingleProcess:
-    """How training is shared: not at all without an accelerator."""
-    return SingleProcess() if accelerator is None else MultiProcess(accelerator)
 
 
 def _mean(values: Iterable[float]) -> float:

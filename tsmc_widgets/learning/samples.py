@@ -16,6 +16,7 @@ from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 
 # Log weights this near to zero are those of equally weighted draws, rounded.
@@ -261,8 +262,7 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
     if target.absorbs_eos:
-        ends = samples.tokens == target.eos_token_id
-        live = ends.cumsum(1) - ends.long() == 0
+        live = ~after_eos(samples.tokens, target.eos_token_id)
         last = (live.sum(1, keepdim=True) - 1).expand_as(live)
         steps = torch.arange(live.shape[1], device=live.device)
         log_psi = log_psi.gather(1, torch.minimum(steps, last))

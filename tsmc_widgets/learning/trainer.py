@@ -25,20 +25,17 @@ from tsmc_widgets.learning.checkpoint import (
     source_of,
     write_checkpoint,
 )
-from tsmc_widgets.learning.conditional import ConditionalPositives, many_observations
+from tsmc_widgets.learning.conditional import ConditionalPositives, make_batches
 from tsmc_widgets.learning.objectives import (
     RECIPES,
-    draws_from_base,
-    reads_positives,
     resolve_method,
     weighted_sum,
 )
 from tsmc_widgets.learning.policy import PolicySteps, PPOSettings
 from tsmc_widgets.learning.positives import Positives, ReplayedPositives, WeightedPositives
-from tsmc_widgets.learning.processes import share
+from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
-from tsmc_widgets.learning.samples import PoolReader, Samples, draw_samples, score
-from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
 
@@ -190,9 +187,8 @@ class TwistTrainer:
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={ppo!r} needs method='ppo'; got {method!r}.")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
-        self._positives = positives
-        self._reader = PoolReader(target)
-        self._many = many_observations(
+        self._share = Processes(accelerator)
+        self._batches = make_batches(
             target,
             twist,
             weights=self.weights,
@@ -200,10 +196,10 @@ class TwistTrainer:
             observations=observations,
             positives=positives,
             seed=seed,
+            stride=self._share.count,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
-        self._share = share(accelerator)
         self._share.place(self._modules, target.prompt_tokens.device)
         self._optimiser = self._share.prepare(
             torch.optim.Adam(self._modules.parameters(), lr=rate.at(0))
@@ -223,14 +219,8 @@ class TwistTrainer:
 
     @property
     def positives(self) -> Positives | ConditionalPositives | None:
-        """The source of samples of sigma."""
-        if self._many is not None:
-            return self._many.positives
-        if self._positives is None and reads_positives(self.weights):
-            self._positives = ReplayedPositives(self.target, self.seed)
-        if isinstance(self._positives, ReplayedPositives):
-            self._positives.stride = self._share.count
-        return self._positives if reads_positives(self.weights) else None
+        """The source of samples of sigma; None where the method reads none."""
+        return self._batches.positives
 
     def updates(
         self,
@@ -286,13 +276,12 @@ class TwistTrainer:
 
     def state(self) -> dict[str, Any]:
         """A copy of all that changes: parameters, average, optimiser, history, replayed batches."""
-        source = self._positives
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "learning": self._average.next(),
             "history": list(self.history),
-            "batches": source.batches() if isinstance(source, ReplayedPositives) else {},
+            "batches": self._remembered(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -326,20 +315,23 @@ class TwistTrainer:
                 stays as it was.
         """
         state, pool = read_checkpoint(Path(path), self._arguments(), self._share.rank)
-        kept, source = self.state(), self._positives
+        kept, source = self.state(), self.positives
         try:
             state["history"] = [Update(**update) for update in state["history"]]
-            self._positives = pool_from(self.target, pool) or source
-            held = self._positives
-            state["batches"] = held.batches() if isinstance(held, ReplayedPositives) else {}
-            self.load_state(state)
+            self._batches.positives = pool_from(self.target, pool) or source
+            self.load_state(state | {"batches": self._remembered()})
         except Exception as error:
-            self._positives = source
+            self._batches.positives = source
             self.load_state(kept)
             raise CheckpointError(
                 f"{str(path)!r} does not fit this trainer: {error} Make the trainer and its twist "
                 "with the same arguments."
             ) from error
+
+    def _remembered(self) -> Mapping[int, Samples]:
+        """Past batches, where the source of samples of sigma keeps them."""
+        source = self.positives
+        return source.batches() if isinstance(source, ReplayedPositives) else {}
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -352,7 +344,7 @@ class TwistTrainer:
             "eos": "absorb" if self.target.absorbs_eos else "ignore",
             "positives": source_of(self.positives),
             "batch_size": self.batch_size,
-            "observations": None if self._many is None else self._many.observations,
+            "observations": self._batches.observations,
             "learning_rate": repr(self.learning_rate),
             "averaging": self._average.decay,
             "max_gradient_norm": self.max_gradient_norm,
@@ -366,28 +358,9 @@ class TwistTrainer:
         """Of this process's draws for the next update."""
         return self.done * self._share.count + self._share.rank
 
-    def _draw(self) -> tuple[Samples, Samples | None]:
-        """This update's texts, weighted for sigma, and its samples of sigma."""
-        if self._many is not None:
-            return self._many.draw(self._address)
-        batch = draw_samples(
-            self.target,
-            num_particles=self.batch_size,
-            proposal=Base() if draws_from_base(self.weights) else TwistInduced(self.twist),
-            seed=self.seed,
-            run=self._address,
-        )
-        source = self.positives
-        if source is None:
-            return batch, None
-        positives = source.draw(self._address, self.batch_size, batch)
-        if positives.places is not None:
-            positives = self._reader.answers(positives, source.tokens)
-        return batch, positives
-
     def _take(self) -> Update:
         start = time.perf_counter()
-        batch, positives = self._draw()
+        batch, positives = self._batches.draw(self._address)
         if all(update.skipped for update in self.history):
             set_level(self.twist, batch, self.weights, self._share.mean)
         try:

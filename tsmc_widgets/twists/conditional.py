@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.twists.bodies import OwnBodyTwist, OwnStates, bare_copy
-from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
+from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep, of_other
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
@@ -111,57 +110,21 @@ class TokenEncoder:
         return torch.stack(codes)[rows]
 
 
-@dataclass(frozen=True, slots=True)
-class CodesCarry:
-    """Codes of the rows' observations, and the carry of the hidden states."""
-
-    code: Float[Tensor, "batch code"]
-    states: Carry | None
-
-    def select(self, rows: Int[Tensor, " picked"]) -> CodesCarry:
-        """Carry of the given rows."""
-        states = None if self.states is None else self.states.select(rows)
-        return CodesCarry(self.code[rows], states)
-
-    def reserve(self, rows: int, tokens: int) -> CodesCarry:
-        """Carry whose successors make room for as many rows and tokens."""
-        if self.states is None:
-            return self
-        return CodesCarry(self.code, self.states.reserve(rows, tokens))
-
-
-class ConditionedTwist(BaseTwist):
+class ConditionedTwist(OnePassTwist):
     """A conditional twist under one observation: steps like any twist, learns with its owner.
 
     Attributes:
         twist: the conditional twist, whose parameters it reads.
         observed: o, a class index or token ids.
+        lm: the base model.
     """
+
+    lm, link, method, proposal_only = of_other("twist", "lm", "link", "method", "proposal_only")
 
     def __init__(self, twist: ConditionalTwist, observed: Int[Tensor, "1 observed"]) -> None:
         """Take what ``twist.condition`` parsed; refuses an observation that cannot be."""
         self.twist, self.observed = twist, observed[0]
         twist.encoder.encode(observed)
-
-    @property
-    def lm(self) -> LanguageModel:
-        """The base model."""
-        return self.twist.lm
-
-    @property
-    def link(self) -> str:
-        """The conditional twist's link."""
-        return self.twist.link
-
-    @property
-    def method(self) -> str | None:
-        """Who trained the conditional twist."""
-        return self.twist.method
-
-    @property
-    def proposal_only(self) -> bool:
-        """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
-        return self.twist.proposal_only
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The conditional twist's parameters."""
@@ -185,29 +148,15 @@ class ConditionedTwist(BaseTwist):
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps vocab"]:
         """Log psi_t(s_{<t}, ., o) for t = 1..T, with gradients to the conditional twist alone."""
-        self._check_free(observed)
-        return self.twist.log_psi_next(tokens, prompt_length, base, self._rows(tokens))
-
-    def log_psi(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        prompt_length: int,
-        base: TeacherForced | None = None,
-        observed: Int[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi_t along the tokens after the prompt."""
-        self._check_free(observed)
-        return self.twist.log_psi(tokens, prompt_length, base, self._rows(tokens))
-
-    def _rows(self, tokens: Tensor) -> Int[Tensor, "batch observed"]:
-        return self.observed.expand(len(tokens), -1)
-
-    def _check_free(self, observed: Tensor | None) -> None:
         if observed is not None:
             raise ValueError(
                 "this twist stands under one observation already: leave observed out, or give it "
                 "to the conditional twist itself."
             )
+        return self.twist.log_psi_next(tokens, prompt_length, base, self._rows(tokens))
+
+    def _rows(self, tokens: Tensor) -> Int[Tensor, "batch observed"]:
+        return self.observed.expand(len(tokens), -1)
 
 
 class ConditionalTwist(NeuralTwist):
@@ -271,67 +220,6 @@ class ConditionalTwist(NeuralTwist):
     ) -> ConditionedTwist:
         """The twist of one observation: a class index, or token ids (or a text of as many)."""
         return ConditionedTwist(self, self.encoder.parse(observed))
-
-    @torch.no_grad()
-    def prefill(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        lm_step: LMStep,
-        observed: Int[Tensor, "batch ..."] | None = None,
-    ) -> TwistStep:
-        """Read the prompts, each under its own observation, which the carry keeps.
-
-        Raises:
-            ValueError: nothing is observed, so that there is no psi.
-        """
-        if observed is None:
-            raise self._unconditioned(
-                "condition(observed) gives a twist that steps, and observed, one for each row, "
-                "makes this one step (observed= of run_smc, one for each run)"
-            )
-        code = self.encoder.encode(observed)
-        hidden, carry = self._states.prefill(tokens, lm_step)
-        return TwistStep(self.value_given(hidden, code), CodesCarry(code, carry))
-
-    @torch.no_grad()
-    def advance(
-        self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
-    ) -> TwistStep:
-        """Read one more token for each row; ``carry`` stays valid and unchanged."""
-        if not isinstance(carry, CodesCarry):
-            raise self._unconditioned("start with prefill(tokens, lm_step, observed)")
-        hidden, after = self._states.advance(tokens, carry.states, lm_step)
-        return TwistStep(self.value_given(hidden, carry.code), CodesCarry(carry.code, after))
-
-    def log_psi_next(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        prompt_length: int,
-        base: TeacherForced | None = None,
-        observed: Int[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch steps vocab"]:
-        """Log psi_t(s_{<t}, ., o) of each row under its own o, with gradients to the twist alone.
-
-        Args:
-            tokens: prompts and the T tokens after them.
-            prompt_length: tokens of the prompt.
-            base: the base model's ``teacher_force(tokens, prompt_length)``, or None.
-            observed: class indices (batch,) or (batch, 1), or token ids (batch, c).
-        """
-        if observed is None:
-            raise self._unconditioned("give observed, one for each row")
-        states = self._states.teacher_force(tokens, prompt_length, base)
-        return self.value_given(states, self.encoder.encode(observed).unsqueeze(1))
-
-    def value_given(
-        self, states: Float[Tensor, "*rows width"], code: Float[Tensor, "... code"]
-    ) -> Float[Tensor, "*rows vocab"]:
-        """Log psi of states under codes, which broadcast over them."""
-        code = code.to(states.dtype).expand(*states.shape[:-1], -1)
-        return self._value(torch.cat([states, code], dim=-1))
-
-    def _unconditioned(self, remedy: str) -> ValueError:
-        return ValueError(f"{type(self).__name__} depends on an observation: {remedy}.")
 
     def _shared(self) -> Iterable[Any]:
         return [*super()._shared(), self.encoder]

@@ -24,6 +24,7 @@ from tsmc_widgets.twists.protocol import (
     Twist,
     TwistStep,
     as_twist,
+    of_other,
 )
 
 FLOOR = -12.0
@@ -92,7 +93,8 @@ class LookAheadTwist(SteppedTwist):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta in self._texts:
             # Class probabilities of short prefixes are overconfident: small weights at first.
-            weight = 0.5 * depth / self.target.num_steps if _is_probability(part) else 1.0
+            early = isinstance(part, ClassProbability)
+            weight = 0.5 * depth / self.target.num_steps if early else 1.0
             total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
         return total
 
@@ -102,10 +104,6 @@ class LookAheadTwist(SteppedTwist):
             missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
             return (-missed).clamp(min=FLOOR)
         return part.log_phi(tokens).double().clamp(min=FLOOR)
-
-
-def _is_probability(part: Potential) -> bool:
-    return isinstance(part, ClassProbability)
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:
@@ -185,21 +183,13 @@ class TemperedTwist(BaseTwist):
         beta: any finite power.
     """
 
+    method, proposal_only = of_other("twist", "method", "proposal_only")
+
     def __init__(self, twist: Twist, beta: float | int) -> None:
         if not math.isfinite(beta):
             raise ValueError(f"beta must be a finite number; got {beta!r}.")
         self.twist = as_twist(twist)
         self.beta = float(beta)
-
-    @property
-    def proposal_only(self) -> bool:
-        """Whether the other twist, and so this one, cannot weigh."""
-        return self.twist.proposal_only
-
-    @property
-    def method(self) -> str | None:
-        """Who trained the other twist."""
-        return self.twist.method
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,7 +54,7 @@ class TrainableTwist(Twist, Protocol):
 
     Conditional forms also have ``condition(observed)``, which gives the twist of one observation,
     and their ``prefill`` takes each row's ``observed`` as a third argument, which the carry keeps;
-    others have no such method or argument.
+    others have no such method and take no observation.
 
     Attributes:
         link: "log" where log psi is what the network gives, "sigmoid" where it is the log-sigmoid
@@ -185,8 +185,31 @@ class SteppedTwist(BaseTwist):
         return replace(step, log_psi_next=step.log_psi_next.to(lm_step.log_probs.device))
 
 
-def _of_inner(name: str) -> property:
-    return property(lambda self: getattr(self.inner, name, getattr(BaseTwist, name)))
+class OnePassTwist(BaseTwist):
+    """A twist with ``TrainableTwist``'s ``log_psi_next``, which says every other value of psi."""
+
+    log_psi_next: Callable[..., Float[Tensor, "batch steps vocab"]]
+
+    def log_psi(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        base: TeacherForced | None = None,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt: ``log_psi_next`` of the tokens there are."""
+        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
+        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
+
+
+def of_other(attribute: str, *names: str) -> Iterator[property]:
+    """Properties that are those of the twist in an attribute, or ``BaseTwist``'s defaults."""
+
+    def read(name: str) -> property:
+        default = getattr(BaseTwist, name, None)
+        return property(lambda self: getattr(getattr(self, attribute), name, default))
+
+    return map(read, names)
 
 
 @dataclass(frozen=True)
@@ -195,8 +218,8 @@ class AdaptedTwist(BaseTwist):
 
     inner: Any
 
-    method, link, proposal_only = map(_of_inner, ("method", "link", "proposal_only"))
-    encoder, options = map(_of_inner, ("encoder", "options"))
+    method, link, proposal_only = of_other("inner", "method", "link", "proposal_only")
+    encoder, options = of_other("inner", "encoder", "options")
 
     @property
     def form(self) -> str:

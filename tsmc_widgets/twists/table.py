@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import BudgetError, check_integer
 from tsmc_widgets.models.protocol import LanguageModel, TeacherForced
-from tsmc_widgets.twists.protocol import SteppedTwist
+from tsmc_widgets.twists.protocol import OnePassTwist, SteppedTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 _MOST_ENTRIES = 2**24
@@ -133,7 +133,7 @@ class TableHeadTwist(_PrefixTables, TrainableModule):
         )
 
     # The one that refuses an observation.
-    log_psi = TrainableModule.log_psi
+    log_psi = OnePassTwist.log_psi
 
     def log_psi_next(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
-from tsmc_widgets.twists.protocol import BaseTwist, TwistStep
+from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep
 
 LINKS = ("log", "sigmoid")
 PROPOSAL_ONLY = ("dpg", "ppo")
 """Methods that leave log psi free up to a function of the prefix."""
 
 
-class TrainableModule(BaseTwist, nn.Module):
+class TrainableModule(OnePassTwist, nn.Module):
     """A twist that learns; subclasses step it and give ``log_psi_next``.
 
     Attributes:
@@ -47,35 +48,6 @@ class TrainableModule(BaseTwist, nn.Module):
     def proposal_only(self) -> bool:
         """Whether psi is known only up to a function of the prefix, so that it cannot weigh."""
         return self.method in PROPOSAL_ONLY
-
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts; conditional forms take each row's observation besides."""
-        raise NotImplementedError
-
-    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
-        """Read one more token for each row."""
-        raise NotImplementedError
-
-    def log_psi_next(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        prompt_length: int,
-        base: TeacherForced | None = None,
-        observed: Int[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch steps vocab"]:
-        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone."""
-        raise NotImplementedError
-
-    def log_psi(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        prompt_length: int,
-        base: TeacherForced | None = None,
-        observed: Int[Tensor, "batch ..."] | None = None,
-    ) -> Float[Tensor, "batch steps"]:
-        """Log psi_t along the tokens after the prompt: ``log_psi_next`` of the tokens there are."""
-        log_psi_next = self.log_psi_next(tokens, prompt_length, base, observed)
-        return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
     def _linked(self, raw: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
         return nn.functional.logsigmoid(raw) if self.link == "sigmoid" else raw
@@ -157,8 +129,30 @@ class BaseStates:
         return base.hidden.detach()
 
 
+@dataclass(frozen=True, slots=True)
+class CodesCarry:
+    """Codes of the rows' observations, and the carry of the hidden states."""
+
+    code: Float[Tensor, "batch code"]
+    states: Carry | None
+
+    def select(self, rows: Int[Tensor, " picked"]) -> CodesCarry:
+        """Carry of the given rows."""
+        states = None if self.states is None else self.states.select(rows)
+        return CodesCarry(self.code[rows], states)
+
+    def reserve(self, rows: int, tokens: int) -> CodesCarry:
+        """Carry whose successors make room for as many rows and tokens."""
+        if self.states is None:
+            return self
+        return CodesCarry(self.code, self.states.reserve(rows, tokens))
+
+
 class NeuralTwist(TrainableModule):
-    """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1."""
+    """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1.
+
+    The head of a conditional form also reads the code that ``encoder`` makes of each row's o.
+    """
 
     def __init__(
         self,
@@ -174,18 +168,37 @@ class NeuralTwist(TrainableModule):
         self.head = head
 
     @torch.no_grad()
-    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
-        """Read the prompts and whatever has been generated after them."""
+    def prefill(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        lm_step: LMStep,
+        observed: Int[Tensor, "batch ..."] | None = None,
+    ) -> TwistStep:
+        """Read the prompts and whatever has been generated after them.
+
+        Raises:
+            ValueError: a conditional form without an observation for each row, or another with.
+        """
+        code = self._encode(
+            observed,
+            "condition(observed) gives a twist that steps, and observed, one for each row, "
+            "makes this one step (observed= of run_smc, one for each run)",
+        )
         hidden, carry = self._states.prefill(tokens, lm_step)
-        return TwistStep(self._value(hidden), carry)
+        return self._answer(hidden, code, carry)
 
     @torch.no_grad()
     def advance(
         self, tokens: Int[Tensor, " batch"], carry: Carry | None, lm_step: LMStep
     ) -> TwistStep:
         """Read one more token for each row; ``carry`` stays valid and unchanged."""
+        code = None
+        if self.is_conditional:
+            if not isinstance(carry, CodesCarry):
+                raise self._unconditioned("start with prefill(tokens, lm_step, observed)")
+            code, carry = carry.code, carry.states
         hidden, carry = self._states.advance(tokens, carry, lm_step)
-        return TwistStep(self._value(hidden), carry)
+        return self._answer(hidden, code, carry)
 
     def log_psi_next(
         self,
@@ -194,15 +207,42 @@ class NeuralTwist(TrainableModule):
         base: TeacherForced | None = None,
         observed: Int[Tensor, "batch ..."] | None = None,
     ) -> Float[Tensor, "batch steps vocab"]:
-        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone."""
-        self._check_unconditional(observed)
-        return self._value(self._states.teacher_force(tokens, prompt_length, base))
+        """Log psi_t(s_{<t}, .) for t = 1..T in one pass, with gradients to the twist alone.
+
+        ``observed``, for conditional forms: class indices (batch,) or (batch, 1), or token ids
+        (batch, c). The rest as in ``TrainableTwist``.
+        """
+        code = self._encode(observed, "give observed, one for each row")
+        states = self._states.teacher_force(tokens, prompt_length, base)
+        return self._value(states, None if code is None else code.unsqueeze(1))
+
+    def _encode(self, observed: Tensor | None, remedy: str) -> Float[Tensor, "batch code"] | None:
+        """Codes of the rows' observations; None for forms that depend on none."""
+        if not self.is_conditional:
+            self._check_unconditional(observed)
+            return None
+        if observed is None:
+            raise self._unconditioned(remedy)
+        return self.encoder.encode(observed)
+
+    def _unconditioned(self, remedy: str) -> ValueError:
+        return ValueError(f"{type(self).__name__} depends on an observation: {remedy}.")
+
+    def _answer(self, hidden: Tensor, code: Tensor | None, carry: Carry | None) -> TwistStep:
+        after = carry if code is None else CodesCarry(code, carry)
+        return TwistStep(self._value(hidden, code), after)
 
     def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
         last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
         return [last.bias], [last.weight]
 
-    def _value(self, states: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
+    def _value(
+        self, states: Float[Tensor, "*rows width"], code: Float[Tensor, "... code"] | None
+    ) -> Float[Tensor, "*rows vocab"]:
+        """Log psi of states, each with the code that broadcasts over it."""
+        if code is not None:
+            code = code.to(states.dtype).expand(*states.shape[:-1], -1)
+            states = torch.cat([states, code], dim=-1)
         return self._linked(self.head(states.to(next(self.head.parameters()).dtype)))
 
 
