@@ -130,7 +130,7 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
 
 
 # Sources that a checkpoint holds whole, by the tensor that only they have.
-STORED = {"exact": ExactPool, "replay": ReplayedPositives}
+STORED: dict[str, Any] = {"exact": ExactPool, "replay": ReplayedPositives}
 
 
 def source_of(positives: Any) -> str | None:
