@@ -142,7 +142,7 @@ def source_of(positives: Any) -> str | None:
 
 def pool_of(positives: Any) -> dict[str, Tensor]:
     """The tensors of a source that is stored, off its device; nothing for others."""
-    found = positives.tensors() if isinstance(positives, tuple(STORED.values())) else {}
+    found = positives.tensors() if source_of(positives) == "kept" else {}
     return {name: value.cpu() for name, value in found.items()}
 
 
