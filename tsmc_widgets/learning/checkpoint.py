@@ -130,7 +130,7 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str
 
 
 # Sources that a checkpoint holds whole, by the tensor that only they have.
-STORED = {"exact": ExactPool, "replay": ReplayedPositives}
+STORED: dict[str, Any] = {"exact": ExactPool, "replay": ReplayedPositives}
 
 
 def source_of(positives: Any) -> str | None:
@@ -142,7 +142,7 @@ def source_of(positives: Any) -> str | None:
 
 def pool_of(positives: Any) -> dict[str, Tensor]:
     """The tensors of a source that is stored, off its device; nothing for others."""
-    found = positives.tensors() if isinstance(positives, tuple(STORED.values())) else {}
+    found = positives.tensors() if source_of(positives) == "kept" else {}
     return {name: value.cpu() for name, value in found.items()}
 
 

@@ -214,7 +214,7 @@ class NeuralTwist(TrainableModule):
         """
         code = self._encode(observed, "give observed, one for each row")
         states = self._states.teacher_force(tokens, prompt_length, base)
-        return self._value(states, None if code is None else code.unsqueeze(1))
+        return self.value_given(states, None if code is None else code.unsqueeze(1))
 
     def _encode(self, observed: Tensor | None, remedy: str) -> Float[Tensor, "batch code"] | None:
         """Codes of the rows' observations; None for forms that depend on none."""
@@ -230,16 +230,16 @@ class NeuralTwist(TrainableModule):
 
     def _answer(self, hidden: Tensor, code: Tensor | None, carry: Carry | None) -> TwistStep:
         after = carry if code is None else CodesCarry(code, carry)
-        return TwistStep(self._value(hidden, code), after)
+        return TwistStep(self.value_given(hidden, code), after)
 
     def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
         last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
         return [last.bias], [last.weight]
 
-    def _value(
+    def value_given(
         self, states: Float[Tensor, "*rows width"], code: Float[Tensor, "... code"] | None
     ) -> Float[Tensor, "*rows vocab"]:
-        """Log psi of states, each with the code that broadcasts over it."""
+        """Log psi of states under codes, which broadcast over them, or under none."""
         if code is not None:
             code = code.to(states.dtype).expand(*states.shape[:-1], -1)
             states = torch.cat([states, code], dim=-1)
