@@ -224,9 +224,12 @@ def test_sums_are_exact(logs):
 UNTOUCHED = ("ends[:, eos] = True", "ends[:, eos] = True")
 BUGS = {
     "what was split off stays in the rest": ("self.log_mass[rows, tokens] = -math.inf", "pass"),
-    "certain endings summed again": ("seen & (low == high)", "seen & (low > high)"),
+    "certain endings summed again": (
+        "seen & (self.low == self.high)",
+        "seen & (self.low > self.high)",
+    ),
     "the rest forgotten": ("if mass > -math.inf:", "if False:"),
-    "the rest bounded by its mass squared": (
+    "bounded by the mass squared": (
         "self.log_mass + self.high, self.log_mass)",
         "self.log_mass * 2, self.log_mass)",
     ),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
@@ -59,31 +59,24 @@ class _Beam:
             return
         log_p, score = self._next()
         if self.target.absorbs_eos:
-            self._end(log_p, t)
-            log_p[:, self.target.eos_token_id] = -math.inf
-            score[:, self.target.eos_token_id] = -math.inf
-        rows, tokens = self._best(score, self.width)
-        self._follow(rows, tokens, log_p)
+            eos = self.target.eos_token_id
+            self._end(log_p[:, eos].clone(), t)
+            log_p[:, eos] = score[:, eos] = -math.inf
+        rows, tokens = self._follow(log_p, score, self.width)
         if not len(rows):
             return
-        device = self.tokens.device
-        pairs = Distinct(
-            parents=rows.to(device),
-            tokens=tokens.to(device),
-            first=torch.arange(len(rows), device=device),
-            inverse=torch.arange(len(rows), device=device),
-        )
+        each = torch.arange(len(rows), device=rows.device)
+        pairs = Distinct(parents=rows, tokens=tokens, first=each, inverse=each)
         self.steps = advance_steps(self.target, Base(), self.twist, self.steps, pairs, self.tokens)
         self.read += len(rows)
 
     def _finish(self) -> tuple[Tensor, Tensor, Tensor]:
         if len(self.tokens):
             log_p, score = self._next()
-            offer = self.target.log_phi_next
+            count, offer = self.width * SPARE, self.target.log_phi_next
             if offer is not None:
-                score = log_p + offer(self.tokens).cpu()
-            rows, tokens = self._best(score, self.width * (1 if offer is not None else SPARE))
-            self._follow(rows, tokens, log_p)
+                count, score = self.width, log_p + offer(self.tokens).cpu()
+            self._follow(log_p, score, count)
             self.ended.append((self.tokens, self.log_p, self.target.log_phi(self.tokens).cpu()))
         texts, log_p, log_phi = (torch.cat(parts) for parts in zip(*self.ended, strict=True))
         total = log_p + log_phi
@@ -98,31 +91,27 @@ class _Beam:
             return log_p, log_p.clone()
         return log_p, log_p + self.steps.twist.log_psi_next.double().cpu()
 
-    def _best(
-        self, score: Float64[Tensor, "n vocab"], count: int
+    def _follow(
+        self, log_p: Float64[Tensor, "n vocab"], score: Float64[Tensor, "n vocab"], count: int
     ) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+        """Keep the best continuations; the prefixes and the tokens that they are made of."""
         flat = score.reshape(-1)
         best = flat.topk(min(count, len(flat))).indices
-        alive: Bool[Tensor, " k"] = flat[best] > -math.inf
-        best = best[alive].sort().values
-        return best // score.shape[1], best % score.shape[1]
-
-    def _follow(self, rows: Tensor, tokens: Tensor, log_p: Float64[Tensor, "n vocab"]) -> None:
-        device = self.tokens.device
-        begun = self.tokens[rows.to(device)]
-        self.tokens = torch.cat([begun, tokens.unsqueeze(1).to(device)], dim=1)
+        best = best[flat[best] > -math.inf].sort().values
+        rows, tokens = best // score.shape[1], best % score.shape[1]
         self.log_p = log_p[rows, tokens]
+        rows, tokens = rows.to(self.tokens.device), tokens.to(self.tokens.device)
+        self.tokens = torch.cat([self.tokens[rows], tokens.unsqueeze(1)], dim=1)
+        return rows, tokens
 
-    def _end(self, log_p: Float64[Tensor, "n vocab"], t: int) -> None:
-        """Put aside the sequences that end here."""
-        eos = self.target.eos_token_id
-        chance = log_p[:, eos].clone()
-        possible = (chance > -math.inf).nonzero().squeeze(1)
+    def _end(self, log_p: Float64[Tensor, " n"], t: int) -> None:
+        """Put aside the sequences that end at step t."""
+        possible = (log_p > -math.inf).nonzero().squeeze(1)
         begun = self.tokens[possible.to(self.tokens.device)]
-        padding = self.target.num_steps - t + 1
-        texts = torch.nn.functional.pad(begun, (0, padding), value=eos)
+        padding = (0, self.target.num_steps - t + 1)
+        texts = torch.nn.functional.pad(begun, padding, value=self.target.eos_token_id)
         if len(texts):
-            self.ended.append((texts, chance[possible], self.target.log_phi(texts).cpu()))
+            self.ended.append((texts, log_p[possible], self.target.log_phi(texts).cpu()))
 
 
 @dataclass(frozen=True, slots=True)

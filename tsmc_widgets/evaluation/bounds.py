@@ -212,7 +212,7 @@ def runs_at_once(target: Target, num_particles: int, max_rows: int | None) -> in
 def _rules(
     rule: Any, ess_threshold: float | None, proposal: Any, *, tabulated: bool
 ) -> list[ResampleRule]:
-    if rule is None and ess_threshold is None and follows_proposal_only(proposal):
+    if rule is None and ess_threshold is None and as_proposal(proposal).proposal_only:
         return [resolve_rule("never", None)]
     if _is_several(rule):
         return [resolve_rule(one, None) for one in rule]
@@ -222,11 +222,6 @@ def _rules(
             for one in RULES
         ]
     return [resolve_rule(rule, ess_threshold)]
-
-
-def follows_proposal_only(proposal: Any) -> bool:
-    """Whether a proposal follows a twist of its own that must not weigh, so never resample."""
-    return as_proposal(proposal).proposal_only
 
 
 def read_samples(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,18 +77,8 @@ def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
     return bounds
 
 
-def constant_bounds(log_phi_max: float, vocab_size: int) -> PhiBounds:
-    """The same for every sequence: phi = 0 below and ``log_phi_max`` above."""
-
-    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
-        low = torch.full((len(prefixes), vocab_size), -math.inf, dtype=torch.float64)
-        return low, torch.full_like(low, log_phi_max)
-
-    return bounds
-
-
-def scaled_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
-    """Bounds of a product of powers: each factor's, times its power, added up."""
+def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
+    """Bounds of a product of powers: those of each factor times its power, added up."""
 
     def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         low, high = 0.0, 0.0
@@ -117,11 +108,11 @@ def phi_bounds(target: Target) -> PhiBounds:
             return automaton_bounds(automaton, target.num_steps, eos)
         if potential.log_phi_bounds is not None:
             return own_bounds(potential, vocab)
+        parts = [(factor, 1.0) for factor in potential.factors()]
         if isinstance(potential, Power):
-            return scaled_sum([(of(potential.part), potential.beta)])
-        factors = potential.factors()
-        if len(factors) > 1:
-            return scaled_sum([(of(factor), 1.0) for factor in factors])
+            parts = [(potential.part, potential.beta)]
+        if len(parts) > 1 or isinstance(potential, Power):
+            return weighted_sum([(of(part), beta) for part, beta in parts])
         bound = check_bound(f"log_phi_max of {potential.describe()}", potential.log_phi_max)
         if bound is None:
             raise PotentialError(
@@ -129,7 +120,8 @@ def phi_bounds(target: Target) -> PhiBounds:
                 f"{potential.describe()}: give log_phi_max (or reward_max) to the part that has "
                 "none."
             )
-        return constant_bounds(bound, vocab)
+        ends = torch.tensor([-math.inf, bound], dtype=torch.float64).reshape(2, 1, 1)
+        return lambda prefixes: tuple(ends.expand(2, len(prefixes), vocab))
 
     return of(target.potential)
 
@@ -158,7 +150,7 @@ def log_of_units(count: int) -> float:
     return math.log(count) + LOG_UNIT if count > 0 else -math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A prefix, less the next tokens that have become nodes of their own.
 
@@ -167,13 +159,13 @@ class Node:
     certain about its continuations has been summed up.
     """
 
-    tokens: tuple[int, ...]
-    log_mass: float
-    taken: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
+    log_mass: float = 0.0
+    taken: tuple[int, ...] = ()
     low: int
     high: int
     mass: int
-    rank: float
+    rank: float = 0.0
     seen: bool = False
 
 
@@ -181,10 +173,10 @@ class Node:
 class Totals:
     """Sums over closed sequences and waiting prefixes, in exact units, and counts."""
 
-    closed: int
     low: int
     high: int
     mass: int
+    closed: int = 0
     texts: int = 0
     prefixes_read: int = 0
     tokens_spent: int = 0
@@ -192,56 +184,51 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Prefixes that were read, what came of them, and the totals after."""
+    """Prefixes that were read, what came of them by number, and the totals after."""
 
     read: tuple[int, ...]
-    children: tuple[Node, ...]
-    first: int
+    children: dict[int, Node]
     totals: Totals
 
 
+@dataclass
 class Expansion:
-    """The continuations of some prefixes of one length, sorted into closed, split off and rest."""
+    """The continuations of some prefixes of one length, sorted into closed, split off and rest.
 
-    def __init__(
-        self,
-        group: list[Node],
-        prefixes: Int[Tensor, "n t"],
-        log_mass: Float64[Tensor, "n vocab"],
-        low: Float64[Tensor, "n vocab"],
-        high: Float64[Tensor, "n vocab"],
-        *,
-        target: Target,
-        scale: float,
-        fanout: int,
-        cutoff: float,
-    ) -> None:
-        """Take over what was read.
+    Attributes:
+        group: the prefixes.
+        prefixes: their tokens.
+        log_mass: log p0 of each continuation that is still part of its prefix.
+        low: bounds on log phi of each continuation.
+        high: the same from above.
+        target: whose Z.
+        scale: log phi that counts as 1.
+        fanout: continuations of a prefix that become nodes at most.
+        cutoff: rank below which a continuation stays in the rest.
+    """
 
-        Args:
-            group: the prefixes.
-            prefixes: their tokens.
-            log_mass: log p0 of each continuation that is still part of its prefix; changed here.
-            low: bounds on log phi of each continuation.
-            high: the same from above.
-            target: whose Z.
-            scale: log phi that counts as 1.
-            fanout: continuations of a prefix that become nodes at most.
-            cutoff: rank below which a continuation stays in the rest.
-        """
-        self.group, self.prefixes, self.target = group, prefixes, target
-        self.low, self.high, self.cutoff = low, high, cutoff
-        self.scale, self.fanout = scale, fanout
-        self.eos = target.eos_token_id if target.absorbs_eos else None
+    group: list[Node]
+    prefixes: Int[Tensor, "n t"]
+    log_mass: Float64[Tensor, "n vocab"]
+    low: Float64[Tensor, "n vocab"]
+    high: Float64[Tensor, "n vocab"]
+    target: Target
+    scale: float
+    fanout: int
+    cutoff: float
+
+    def __post_init__(self) -> None:
+        """Take out what has been summed up before."""
         self.closed, self.texts = 0, 0
-        self.length = prefixes.shape[1] + 1
-        self.fresh: list[list[int]] = [[] for _ in group]
-        seen = torch.tensor([node.seen for node in group]).unsqueeze(1)
-        self.log_mass = torch.where(seen & (low == high), -math.inf, log_mass)
+        self.length = self.prefixes.shape[1] + 1
+        self.fresh: list[list[int]] = [[] for _ in self.group]
+        seen = torch.tensor([node.seen for node in self.group]).unsqueeze(1)
+        self.log_mass = torch.where(seen & (self.low == self.high), -math.inf, self.log_mass)
 
     def close_texts(self) -> None:
         """Compute phi where a sequence ends with its next token."""
-        target, eos = self.target, self.eos
+        target = self.target
+        eos = target.eos_token_id if target.absorbs_eos else None
         ends = torch.zeros(self.log_mass.shape, dtype=torch.bool)
         if self.length == target.num_steps:
             if target.log_phi_next is not None:
@@ -257,10 +244,8 @@ class Expansion:
             return
         device = self.prefixes.device
         texts = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
-        texts = torch.cat(texts, dim=1)
         padding = target.num_steps - self.length
-        if padding:
-            texts = torch.nn.functional.pad(texts, (0, padding), value=eos)
+        texts = torch.nn.functional.pad(torch.cat(texts, dim=1), (0, padding), value=eos)
         values = torch.full(self.log_mass.shape, math.nan, dtype=torch.float64)
         values[rows, tokens] = target.log_phi(texts).cpu()
         self._know(~values.isnan(), values)
@@ -281,42 +266,33 @@ class Expansion:
         nodes = []
         if self.length < self.target.num_steps:
             rows, tokens = self._heaviest(self.log_mass > -math.inf)
-            mass = self.log_mass[rows, tokens]
-            low, high = mass + self.low[rows, tokens], mass + self.high[rows, tokens]
-            found = zip(*(part.tolist() for part in (rows, tokens, mass, low, high)), strict=True)
-            for row, token, log_mass, lower, upper in found:
+            sums = (part[rows, tokens].tolist() for part in self._parts())
+            found = zip(rows.tolist(), tokens.tolist(), *sums, strict=True)
+            for row, token, low, high, mass in found:
                 begun = (*self.group[row].tokens, token)
-                nodes.append(self._node(begun, log_mass, (), lower, upper, log_mass))
+                nodes.append(self._node(low, high, mass, tokens=begun, log_mass=mass))
                 self.fresh[row].append(token)
             self.log_mass[rows, tokens] = -math.inf
-        parts = (self.log_mass + self.low, self.log_mass + self.high, self.log_mass)
-        sums = zip(*(torch.logsumexp(part, dim=1).tolist() for part in parts), strict=True)
+        sums = zip(*(part.logsumexp(dim=1).tolist() for part in self._parts()), strict=True)
         for node, fresh, (low, high, mass) in zip(self.group, self.fresh, sums, strict=True):
             if mass > -math.inf:
-                rest = self._node(
-                    node.tokens, node.log_mass, (*node.taken, *fresh), low, high, mass
-                )
-                nodes.append(replace(rest, seen=True))
+                taken = (*node.taken, *fresh)
+                about = {"tokens": node.tokens, "log_mass": node.log_mass, "taken": taken}
+                nodes.append(self._node(low, high, mass, seen=True, **about))
         return nodes
 
-    def _node(
-        self,
-        tokens: tuple[int, ...],
-        log_mass: float,
-        taken: tuple[int, ...],
-        low: float,
-        high: float,
-        mass: float,
-    ) -> Node:
+    def _parts(self) -> tuple[Float64[Tensor, "n vocab"], ...]:
+        """Bounds on log p0 phi of each continuation, and its log p0."""
+        return (self.log_mass + self.low, self.log_mass + self.high, self.log_mass)
+
+    def _node(self, low: float, high: float, mass: float, **about: Any) -> Node:
         low, high = low - self.scale, high - self.scale
         return Node(
-            tokens=tokens,
-            log_mass=log_mass,
-            taken=taken,
             low=units(low),
             high=units(high, up=True),
             mass=units(mass),
             rank=high + math.log1p(-min(1 - 1e-12, math.exp(min(0.0, low - high)))),
+            **about,
         )
 
     def _know(self, where: Bool[Tensor, "n vocab"], values: Float64[Tensor, "n vocab"]) -> None:
@@ -386,13 +362,12 @@ class BracketSearch:
         self._bounds = phi_bounds(target)
         self.margin = 0.0
         self._scale, low, high = self._root_bounds()
-        root = Node((), 0.0, (), units(low), units(high), units(0.0), 0.0)
+        root = Node(low=units(low), high=units(high), mass=units(0.0))
+        self._numbers = itertools.count(1)
         self._frontier: dict[int, Node] = {0: root}
-        self._heap: list[tuple[float, int]] = [(0.0, 0)]
-        self._numbers = 1
-        self._totals = Totals(0, root.low, root.high, root.mass)
+        self._heap: list[tuple[float, int]] | None = None
+        self._totals = Totals(root.low, root.high, root.mass)
         self._pending: Change | None = None
-        self._heap_is_whole = True
 
     @property
     def bracket(self) -> Bracket:
@@ -414,9 +389,14 @@ class BracketSearch:
     def step(self, *, most_tokens: int | None = None) -> Bracket:
         """Read one batch of prefixes, of at most so many tokens; the same bracket if none fits."""
         self._commit()
-        numbers = self._best(most_tokens)
-        if numbers:
-            self._pending = self._expand(numbers)
+        # The heap is lost where this is cut short, and built again from the frontier.
+        heap, self._heap = self._heap, None
+        if heap is None:
+            heap = [(-node.rank, number) for number, node in self._frontier.items()]
+            heapq.heapify(heap)
+        numbers = self._pop_best(heap, most_tokens)
+        change = self._expand(numbers) if numbers else None
+        self._pending, self._heap = change, heap
         return self.bracket
 
     def run(
@@ -456,24 +436,14 @@ class BracketSearch:
     def _cost(self, node: Node) -> int:
         return max(1, len(self.target.prompt_tokens) + len(node.tokens))
 
-    def _best(self, most_tokens: int | None) -> list[int]:
-        if not self._heap_is_whole:
-            self._heap = [(-node.rank, number) for number, node in self._frontier.items()]
-            heapq.heapify(self._heap)
-        self._heap_is_whole = False
+    def _pop_best(self, heap: list[tuple[float, int]], most_tokens: int | None) -> list[int]:
         chosen: list[int] = []
         spent = 0
-        while self._heap and len(chosen) < self.batch_size:
-            _, number = self._heap[0]
-            # After an interrupt a number may stand in the heap twice.
-            if number in self._frontier and number not in chosen:
-                spent += self._cost(self._frontier[number])
-                if most_tokens is not None and spent > most_tokens:
-                    break
-                chosen.append(number)
-            heapq.heappop(self._heap)
-        if not chosen:
-            self._heap_is_whole = True
+        while heap and len(chosen) < self.batch_size:
+            spent += self._cost(self._frontier[heap[0][1]])
+            if most_tokens is not None and spent > most_tokens:
+                break
+            chosen.append(heapq.heappop(heap)[1])
         return chosen
 
     @torch.no_grad()
@@ -513,7 +483,7 @@ class BracketSearch:
             prefixes_read=now.prefixes_read + len(nodes),
             tokens_spent=now.tokens_spent + sum(self._cost(node) for node in nodes),
         )
-        return Change(tuple(numbers), tuple(children), self._numbers, totals)
+        return Change(tuple(numbers), dict(zip(self._numbers, children, strict=False)), totals)
 
     def _tokens(self, group: list[Node]) -> Int[Tensor, "n t"]:
         device = self.target.prompt_tokens.device
@@ -537,19 +507,15 @@ class BracketSearch:
         change = self._pending
         if change is None:
             return
-        self._heap_is_whole = False
-        for offset, node in enumerate(change.children):
-            self._frontier[change.first + offset] = node
+        heap, self._heap = self._heap, None
+        self._frontier.update(change.children)
         for number in change.read:
             self._frontier.pop(number, None)
-        self._numbers = change.first + len(change.children)
         self._totals = change.totals
-        for offset, node in enumerate(change.children):
-            heapq.heappush(self._heap, (-node.rank, change.first + offset))
-        # Last of all, so that what was cut short before is done again and a heap cut short is
-        # built again.
-        self._pending = None
-        self._heap_is_whole = True
+        for number, node in change.children.items() if heap is not None else ():
+            heapq.heappush(heap, (-node.rank, number))
+        # Last of all, so that what was cut short before is done again.
+        self._pending, self._heap = None, heap
 
 
 def bracket_log_z(

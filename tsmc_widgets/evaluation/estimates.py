@@ -464,7 +464,12 @@ class LogZ(Estimate):
         if isinstance(given, BoundsTable):
             given = given.tightest()
         if isinstance(given, LogZBounds):
-            return cls._of_bounds(given)
+            if given.exact is not None:
+                return cls(given.exact, "exact, from the table of bounds")
+            if not math.isfinite(given.gap):
+                raise ValueError(_ONE_SIDE)
+            what = "bounds" if given.upper_kind != "estimate" else "a bound and an estimate"
+            return cls._middle(given.lower, given.upper, f"{what}, K = {given.num_particles:,}")
         if isinstance(given, ExactSamples):
             error, draws = given.log_z_standard_error, given.proposed
             source = f"mean of phi over {draws:,} draws from p0"
@@ -491,21 +496,14 @@ class LogZ(Estimate):
         lower, upper = bounds.pooled_lower, bounds.pooled_upper
         if lower is None or upper is None:
             raise ValueError(_ONE_SIDE)
-        error, freedom = welch(lower, upper, weight=0.5)
-        source = f"midpoint of pooled estimates, K = {bounds.num_particles:,}"
-        slack = max(0.0, upper.value - lower.value) / 2
-        return cls((lower.value + upper.value) / 2, source, error, freedom, slack)
+        return cls._middle(lower, upper, f"pooled estimates, K = {bounds.num_particles:,}")
 
     @classmethod
-    def _of_bounds(cls, bounds: LogZBounds) -> LogZ:
-        if bounds.exact is not None:
-            return cls(bounds.exact, "exact, from the table of bounds")
-        if bounds.upper is None or not math.isfinite(bounds.gap):
-            raise ValueError(_ONE_SIDE)
-        above = "bounds" if bounds.upper_kind != "estimate" else "a bound and an estimate"
-        error, freedom = welch(bounds.lower, bounds.upper, weight=0.5)
-        source = f"midpoint of {above}, K = {bounds.num_particles:,}"
-        return cls(bounds.midpoint, source, error, freedom, max(0.0, bounds.gap) / 2)
+    def _middle(cls, lower: Estimate, upper: Estimate, what: str) -> LogZ:
+        error, freedom = welch(lower, upper, weight=0.5)
+        slack = max(0.0, upper.value - lower.value) / 2
+        middle = (lower.value + upper.value) / 2
+        return cls(middle, f"midpoint of {what}", error, freedom, slack)
 
 
 _ONE_SIDE = (

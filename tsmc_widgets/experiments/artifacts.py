@@ -13,7 +13,7 @@ import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -189,43 +189,36 @@ def _draw(spec: RunSpec, n: int, seed: int) -> dict[str, Any]:
     except BudgetError as error:
         found = error.samples
     if isinstance(found, JointSamples):
-        numbers = {"tokens": found.tokens.tolist(), "observed": found.observed.tolist()}
-        return {"kind": "joint", "source": "joint draws", **numbers}
+        return _described("joint", "joint draws", found)
     drawn, count = f"{found.proposed:,} draws", len(found.tokens)
     if count < 2:
         return {"kind": "none", "source": f"none: {drawn} from p0 gave {count}"}
     return _described("rejection", f"rejection, {count:,} from {drawn}", found)
 
 
-def _described(kind: str, source: str, found: ExactSamples) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "source": source,
-        "tokens": found.tokens.tolist(),
-        "log_phi": found.log_phi.tolist(),
-        "proposed": found.proposed,
-        "accepted": found.accepted,
-        "log_z": found.log_z,
-        "error": found.log_z_standard_error,
-    }
+FIELDS = {
+    JointSamples: ("tokens", "observed"),
+    ExactSamples: ("tokens", "log_phi", "proposed", "accepted", "log_z", "error"),
+}
+"""What files call the fields of samples, in their order."""
+
+
+def _described(kind: str, source: str, found: ExactSamples | JointSamples) -> dict[str, Any]:
+    values = (getattr(found, field.name) for field in fields(found))
+    plain = (value.tolist() if isinstance(value, Tensor) else value for value in values)
+    return {"kind": kind, "source": source, **dict(zip(FIELDS[type(found)], plain, strict=True))}
 
 
 def _samples(found: dict[str, Any], spec: RunSpec) -> ExactSamples | JointSamples | None:
     if found["kind"] == "none":
         return None
-    device = spec.device or None
-    tokens = torch.tensor(found["tokens"], dtype=torch.int64, device=device)
-    if found["kind"] == "joint":
-        observed = torch.tensor(found["observed"], dtype=torch.int64, device=device)
-        return JointSamples(tokens, observed)
-    return ExactSamples(
-        tokens,
-        torch.tensor(found["log_phi"], dtype=torch.float64, device=device),
-        found["proposed"],
-        found["accepted"],
-        found["log_z"],
-        found["error"],
-    )
+    made = JointSamples if found["kind"] == "joint" else ExactSamples
+    values = [found[name] for name in FIELDS[made]]
+    for at, name in enumerate(FIELDS[made]):
+        if isinstance(values[at], list):
+            dtype = torch.float64 if name == "log_phi" else torch.int64
+            values[at] = torch.tensor(values[at], dtype=dtype, device=spec.device or None)
+    return made(*values)
 
 
 def twist_of(spec: RunSpec, target: Target, folder: Path | None) -> Any:

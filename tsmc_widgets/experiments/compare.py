@@ -345,20 +345,19 @@ class Comparison:
         budget: int | Training = 200,
         **settings: Any,
     ) -> None:
-        self.methods = _several(methods)
-        for method in self.methods:
+        methods = _several(methods)
+        for method in methods:
             check_one_of("method", method, [m for m in METHODS if m != "saved"])
         if isinstance(seeds, int):
             check_integer("seeds", seeds)
             seeds = range(seeds)
-        self.seeds = tuple(dict.fromkeys(seeds))
         if not isinstance(budget, Training):
             budget = Training(num_updates=budget)
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
-        if set(self.methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
+        if set(methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
             settings["measures"] = (*_several(settings["measures"]), "texts")
         of_texts = settings | {"measures": ("texts",)}
-        self.specs = [
+        specs = [
             RunSpec(
                 problem=problem,
                 method=method,
@@ -366,21 +365,24 @@ class Comparison:
                 seed=seed,
                 **(of_texts if method in TEXT_METHODS else settings),
             )
-            for seed in self.seeds
-            for method in self.methods
+            for seed in dict.fromkeys(seeds)
+            for method in methods
             for problem in _several(problems)
         ]
-        self.table = ResultTable()
+        self._hold(specs)
 
     @classmethod
     def of(cls, specs: Iterable[RunSpec]) -> Comparison:
         """A comparison of these specs, such as methods that differ from problem to problem."""
         self = cls.__new__(cls)
-        self.specs = list(specs)
+        self._hold(list(specs))
+        return self
+
+    def _hold(self, specs: list[RunSpec]) -> None:
+        self.specs = specs
         self.methods = list(dict.fromkeys(spec.method for spec in self.specs))
         self.seeds = tuple(dict.fromkeys(spec.seed for spec in self.specs))
         self.table = ResultTable()
-        return self
 
     def run(
         self, executor: Executor | None = None, folder: str | Path | None = None

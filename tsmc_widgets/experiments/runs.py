@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -129,24 +130,18 @@ class RunStream(Iterator[RunResult]):
         self._cancelled = False
         self._finished: queue.SimpleQueue[RunResult | BaseException] = queue.SimpleQueue()
         self._todo: list[RunSpec] = []
-        self._found: list[RunResult] = []
         for spec in specs:
             known = None if store is None else store.read(spec)
             if known is None:
                 self._todo.append(spec)
             else:
-                self._found.append(known)
-        self._open = 0
+                self._finished.put(known)
+        self._open = len(specs) - len(self._todo)
         self._futures: list[Future] = []
         self._lost: list[str] = []
-        self._lock = threading.Lock()
-        if executor is not None:
-            self._submit()
-
-    def _submit(self) -> None:
-        for spec in self._todo:
+        for spec in self._todo if executor is not None else ():
             try:
-                future = self._executor.submit(work, spec.to_json(), self._shared)
+                future = executor.submit(work, spec.to_json(), self._shared)
             except RuntimeError as error:
                 # An executor that broke while work was handed to it takes no more.
                 if not self._futures:
@@ -155,8 +150,7 @@ class RunStream(Iterator[RunResult]):
                 break
             self._open += 1
             self._futures.append(future)
-        for spec, future in zip(self._todo, self._futures, strict=False):
-            future.add_done_callback(lambda future, spec=spec: self._note(spec, future))
+            future.add_done_callback(partial(self._note, spec))
 
     def _note(self, spec: RunSpec, future: Future) -> None:
         """Store what a worker sent, as soon as it comes and whether or not it is asked for."""
@@ -212,11 +206,7 @@ class RunStream(Iterator[RunResult]):
         return result
 
     def _next(self, seconds: float) -> RunResult:
-        if self._found:
-            return self._found.pop(0)
-        if self._executor is None:
-            if not self._todo:
-                raise StopIteration
+        if self._executor is None and self._todo and not self._open:
             spec = self._todo[0]
             result = self._keep(spec, work(spec.to_json(), self._shared))
             self._todo.pop(0)

@@ -57,11 +57,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check every number."""
-        for name, least in (("num_updates", 1), ("batch_size", 2), ("max_draws", 1)):
-            _integer(self, name, least)
-        _integer(self, "seed", 0)
-        _integer(self, "observations", 0)
-        _integer(self, "pool", 0)
+        _integers(self, num_updates=1, batch_size=2, max_draws=1, seed=0, observations=0, pool=0)
         if not isinstance(self.form, str):
             raise TypeError(f"form must be the name of a form of twist; got {self.form!r}.")
         rate = self.learning_rate
@@ -142,10 +138,7 @@ class RunSpec:
         for size in self.num_particles:
             check_integer("num_particles", size)
         object.__setattr__(self, "num_particles", tuple(int(k) for k in self.num_particles))
-        for name, least in (("num_runs", 1), ("num_samples", 2), ("max_draws", 1)):
-            _integer(self, name, least)
-        _integer(self, "seed", 0)
-        _integer(self, "num_exact", 0)
+        _integers(self, num_runs=1, num_samples=2, max_draws=1, seed=0, num_exact=0)
         object.__setattr__(self, "ess_threshold", ESSBelow(float(self.ess_threshold)).threshold)
         for name in ("lm", "classifier", "device", "twist", "twist_sha256"):
             value = getattr(self, name)
@@ -325,9 +318,10 @@ def _known(kind: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
     return given
 
 
-def _integer(holder: Any, name: str, least: int) -> None:
-    check_integer(name, getattr(holder, name), at_least=least)
-    object.__setattr__(holder, name, int(getattr(holder, name)))
+def _integers(holder: Any, **least: int) -> None:
+    for name, at_least in least.items():
+        check_integer(name, getattr(holder, name), at_least=at_least)
+        object.__setattr__(holder, name, int(getattr(holder, name)))
 
 
 def _several(spec: RunSpec, name: str) -> None:
