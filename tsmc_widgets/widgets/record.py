@@ -321,12 +321,22 @@ class Recorder:
         return self._factors[1]
 
 
-def number(value: Any) -> float | str:
-    """A number that JSON can hold; JavaScript's ``Number`` reads it back."""
+def number(value: Any, digits: int = 17) -> float | str:
+    """A number that JSON can hold; JavaScript's ``Number`` reads it back. 17 digits are all."""
     value = float(value)
     if math.isfinite(value):
-        return value
+        return float(f"{value:.{digits}g}")
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def known(value: float | int | None, digits: int = 6) -> float | str | None:
+    """A short number for JSON; None where it is missing or NaN."""
+    return None if value is None or math.isnan(value) else number(value, digits)
+
+
+def finite(value: float | int, digits: int = 5) -> float | None:
+    """A short number for JSON; None where it is not finite."""
+    return number(value, digits) if math.isfinite(value) else None
 
 
 def _runs(trace: Any) -> list[float | str]:
