@@ -3,11 +3,16 @@
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.record import encode
+from tsmc_widgets.widgets.record import Recorder
 
 
 def pages_of(view):
     return [getattr(view, f"page{i}") for i in range(16)]
+
+
+def sent(trace, **options):
+    encoded = Recorder().encode(trace, **options)
+    return [encoded[f"page{i}"] for i in range(16)]
 
 
 def same(pages, others):
@@ -21,7 +26,7 @@ def test_everything_is_there_from_the_start(make_trace):
     state = view.get_state()
     assert state["header"]["target"] == "φ is mine"
     assert state["header"]["exact_log_z"] == -2.0
-    assert same(pages_of(view), encode(trace).pages)
+    assert same(pages_of(view), sent(trace))
 
 
 def test_update_sends_header_and_new_pages_together(make_trace):

@@ -16,22 +16,29 @@ from tsmc_widgets.widgets.record import (
     MAX_SAMPLES,
     NUM_PAGES,
     Recorder,
-    encode,
     number,
     pack,
     unpack,
 )
 
 
+def encode(trace, **options):
+    return Recorder().encode(trace, **options)
+
+
+def pages_of(encoded):
+    return [encoded[f"page{i}"] for i in range(NUM_PAGES)]
+
+
 def column(encoded, name):
     """A column of all pages together."""
-    return np.concatenate([unpack(page)[1][name] for page in encoded.pages if page])
+    return np.concatenate([unpack(page)[1][name] for page in pages_of(encoded) if page])
 
 
 def words(encoded):
     """All texts, in their places."""
     found = {}
-    for page in filter(None, encoded.pages):
+    for page in filter(None, pages_of(encoded)):
         facts = unpack(page)[0]
         found |= dict(enumerate(facts["texts"], facts["known"]))
     return found
@@ -55,7 +62,7 @@ def test_pages_come_back():
 def test_columns_survive_the_way_to_the_browser(make_trace, steps):
     trace = make_trace(K=7, T=steps, dead_at=[1])
     encoded = encode(trace, exact_log_z=-1.25)
-    assert len(encoded.pages) == NUM_PAGES
+    assert list(encoded) == ["header", *(f"page{i}" for i in range(NUM_PAGES))]
     np.testing.assert_array_equal(column(encoded, "ancestors"), trace.columns.ancestors.ravel())
     np.testing.assert_array_equal(column(encoded, "log_z"), trace.columns.log_z.ravel())
     for name in ("log_increment", "log_psi", "log_p", "log_q"):
@@ -68,7 +75,7 @@ def test_columns_survive_the_way_to_the_browser(make_trace, steps):
     weights = column(encoded, "weights").reshape(steps, 7)
     np.testing.assert_allclose(weights.sum(1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(weights == 0, np.isneginf(trace.columns.log_weights[0]))
-    assert encoded.header["exact_log_z"] == -1.25
+    assert encoded["header"]["exact_log_z"] == -1.25
 
 
 def test_a_run_that_grows_sends_what_is_new(make_trace):
@@ -83,23 +90,25 @@ def test_a_run_that_grows_sends_what_is_new(make_trace):
     ]
     sent = 0
     for before, after in pairwise(grown):
-        new = [page for old, page in zip(before.pages, after.pages, strict=True) if old != page]
+        new = [
+            page for old, page in zip(pages_of(before), pages_of(after), strict=True) if old != page
+        ]
         assert len(new) == 1
         sent += len(new[0])
-    assert sent < 4 * sum(map(len, whole.pages))
+    assert sent < 4 * sum(map(len, pages_of(whole)))
 
 
 def test_another_run_shares_no_page(make_trace):
     recorder = Recorder()
     first = recorder.encode(make_trace(K=8, T=16), run_id=1)
     second = recorder.encode(make_trace(K=8, T=16), run_id=2)
-    assert first.header["id"] != second.header["id"]
-    for page, other in zip(first.pages, second.pages, strict=True):
-        assert unpack(page)[0]["id"] == first.header["id"]
-        assert unpack(other)[0]["id"] == second.header["id"]
+    assert first["header"]["id"] != second["header"]["id"]
+    for page, other in zip(pages_of(first), pages_of(second), strict=True):
+        assert unpack(page)[0]["id"] == first["header"]["id"]
+        assert unpack(other)[0]["id"] == second["header"]["id"]
     shorter = recorder.encode(make_trace(K=8, T=16, done=3), run_id=2)
-    assert shorter.header["id"] not in (first.header["id"], second.header["id"])
-    unnamed = [recorder.encode(make_trace(K=8, T=16)).header["id"] for _ in range(2)]
+    assert shorter["header"]["id"] not in (first["header"]["id"], second["header"]["id"])
+    unnamed = [recorder.encode(make_trace(K=8, T=16))["header"]["id"] for _ in range(2)]
     assert unnamed[0] != unnamed[1]
 
 
@@ -107,7 +116,7 @@ def test_one_run_of_several(make_trace):
     trace = make_trace(K=3, T=2, num_runs=4)
     encoded = encode(trace, run=2)
     np.testing.assert_array_equal(column(encoded, "ess"), trace.columns.ess[2])
-    assert encoded.header["runs"] == trace.columns.log_z[:, -1].tolist()
+    assert encoded["header"]["runs"] == trace.columns.log_z[:, -1].tolist()
     with pytest.raises(ValueError, match=r"run must be one of 0\.\.3; got 4"):
         encode(trace, run=4)
 
@@ -123,7 +132,7 @@ def test_samples_join_equal_texts_and_come_heaviest_first(make_trace):
     trace.columns.log_weights[:] = np.log([[[0.1, 0.3, 0.4, 0.2]]])
     trace.columns.log_psi[0, 0] = [-3.0, -1.0, -np.inf, -1.0]
     trace.final_texts = [["b", "a", "c", "a"]]
-    samples = encode(trace).header["samples"]
+    samples = encode(trace)["header"]["samples"]
     assert [sample["text"] for sample in samples] == ["a", "c", "b"]
     assert [sample["copies"] for sample in samples] == [2, 1, 1]
     assert [sample["slot"] for sample in samples] == [1, 2, 0]
@@ -132,18 +141,18 @@ def test_samples_join_equal_texts_and_come_heaviest_first(make_trace):
 
 
 def test_samples_are_few_and_only_of_finished_runs(make_trace):
-    assert len(encode(make_trace(K=200, T=30)).header["samples"]) == MAX_SAMPLES
-    assert encode(make_trace(K=200, T=30, done=29)).header["samples"] == []
+    assert len(encode(make_trace(K=200, T=30))["header"]["samples"]) == MAX_SAMPLES
+    assert encode(make_trace(K=200, T=30, done=29))["header"]["samples"] == []
 
 
 def test_threshold_zero_is_told_as_no_resampling(make_trace):
-    assert "no resampling" in encode(make_trace(K=3, T=2, threshold=0.0)).header["facts"]
+    assert "no resampling" in encode(make_trace(K=3, T=2, threshold=0.0))["header"]["facts"]
 
 
 def test_nothing_recorded_yet(make_trace):
     encoded = encode(make_trace(K=3, T=2, done=0))
-    assert encoded.header["steps_done"] == 0
-    assert encoded.pages == (b"",) * NUM_PAGES
+    assert encoded["header"]["steps_done"] == 0
+    assert pages_of(encoded) == [b""] * NUM_PAGES
 
 
 def test_numbers_that_json_lacks():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from tsmc_widgets.evaluation.estimates import t_interval
 from tsmc_widgets.experiments.compare import Comparison, OverSeeds, over_seeds, place_of
 from tsmc_widgets.experiments.runs import RunResult
+from tsmc_widgets.widgets.record import known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ def encode_problem(results: Sequence[RunResult], seeds: Sequence[int]) -> dict[s
     """Everything measured on one problem."""
     exact = next((r["exact"] for result in results for r in result.rows if r["exact"]), None)
     return {
-        "exact": number(exact),
+        "exact": known(exact),
         "cells": cells(results, seeds),
         "profiles": profiles(results),
         "histograms": histograms(results),
@@ -83,35 +84,39 @@ def _cell(entry: OverSeeds, row: dict[str, Any]) -> list[Any]:
     low, high = entry.interval if count > 1 else (row["low"], row["high"])
     return [
         entry.method, entry.rule, entry.place.quantity, entry.place.num_particles,
-        row["kind"] or "estimate", number(entry.mean), number(low), number(high), count, entry.best,
+        row["kind"] or "estimate", known(entry.mean), known(low), known(high), count, entry.best,
         "seeds" if count > 1 else "runs",
     ]  # fmt: skip
+
+
+def _rows(
+    results: Iterable[RunResult], *quantities: str
+) -> Iterator[tuple[tuple[str, str, int], dict[str, Any]]]:
+    """Rows of some quantities, each with its (method, rule, K)."""
+    for result in results:
+        for row in result.rows:
+            if row["quantity"] in quantities:
+                yield (result.spec.method, row["rule"], row["num_particles"]), row
 
 
 def profiles(results: Iterable[RunResult]) -> list[list[Any]]:
     """[method, rule, K, quantity, means]: step by step, over all runs of all seeds."""
     found: dict[tuple, list[list[float]]] = {}
-    for result in results:
-        for row in result.rows:
-            if row["quantity"] in PROFILES:
-                key = (result.spec.method, row["rule"], row["num_particles"], row["quantity"])
-                runs = found.setdefault(key, [])
-                if row["step"] == 1:
-                    runs.append([])
-                runs[-1].append(row["value"])
+    for key, row in _rows(results, *PROFILES):
+        runs = found.setdefault((*key, row["quantity"]), [])
+        if row["step"] == 1:
+            runs.append([])
+        runs[-1].append(row["value"])
     return [
-        [*key, [number(value, 3) for value in np.mean(runs, axis=0)]] for key, runs in found.items()
+        [*key, [known(value, 3) for value in np.mean(runs, axis=0)]] for key, runs in found.items()
     ]
 
 
 def single_runs(results: Iterable[RunResult]) -> dict[tuple[str, str, int], list[float]]:
     """Log Z_hat of every run of every seed, by (method, rule, K)."""
     found: dict[tuple[str, str, int], list[float]] = {}
-    for result in results:
-        for row in result.rows:
-            if row["quantity"] == SINGLE_RUNS:
-                key = (result.spec.method, row["rule"], row["num_particles"])
-                found.setdefault(key, []).append(row["value"])
+    for key, row in _rows(results, SINGLE_RUNS):
+        found.setdefault(key, []).append(row["value"])
     return found
 
 
@@ -131,7 +136,7 @@ def histograms(results: Iterable[RunResult]) -> list[list[Any]]:
             [m, np.histogram(v[np.isfinite(v)], edges)[0].tolist(), int((~np.isfinite(v)).sum())]
             for m, v in mine.items()
         ]
-        found.append([rule, size, number(low, 9), number(width, 9), rows])
+        found.append([rule, size, known(low, 9), known(width, 9), rows])
     return found
 
 
@@ -187,15 +192,6 @@ def encode_failures(comparison: Comparison) -> list[list[str]]:
         [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", message]
         for (who, message), seeds in found.items()
     ]
-
-
-def number(value: float | int | None, digits: int = 6) -> float | str | None:
-    """A short number that JSON can hold: infinite ones as texts, NaN as None."""
-    if value is None or math.isnan(value):
-        return None
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return float(f"{value:.{digits}g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,9 +261,9 @@ def _runs_frame(frames: Frames) -> pd.DataFrame:
     import pandas as pd
 
     exact = frames.means["exact"].dropna()
-    known = exact.iloc[0] if len(exact) else None
+    log_z = exact.iloc[0] if len(exact) else None
     rows = [
-        (method, rule, value, known)
+        (method, rule, value, log_z)
         for (method, rule, size), values in single_runs(frames.results).items()
         if size == frames.largest
         for value in values
@@ -280,11 +276,10 @@ def _profile_frame(frames: Frames) -> pd.DataFrame:
     import pandas as pd
 
     found: dict[tuple, list[dict[str, Any]]] = {}
-    for result in frames.results:
-        for row in result.rows:
-            if row["quantity"] in PROFILES and row["num_particles"] == frames.largest:
-                key = (result.spec.method, row["rule"], row["quantity"], row["step"])
-                found.setdefault(key, []).append(row)
+    for (method, rule, size), row in _rows(frames.results, *PROFILES):
+        if size == frames.largest:
+            key = (method, rule, row["quantity"], row["step"])
+            found.setdefault(key, []).append(row)
     records = []
     for (method, rule, quantity, step), rows in found.items():
         mean = sum(row["value"] for row in rows) / len(rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -140,7 +141,22 @@ def group(title: str, children: Sequence[ipw.Widget], *, grow: float = 1.0) -> i
     return ipw.VBox([heading, *children], layout=layout)
 
 
-class SettingsBox(ipw.Box):
+class Quiet:
+    """Controls whose changes by the page itself are told from those of a person."""
+
+    _quiet = False
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Change controls without being called back."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+
+class SettingsBox(Quiet, ipw.Box):
     """Groups of controls, side by side where there is room; their values are a dataclass.
 
     Args:
@@ -159,7 +175,6 @@ class SettingsBox(ipw.Box):
     ) -> None:
         self.settings, self.fields = settings, fields
         self._changed = changed
-        self._many = False
         layout = {"flex_flow": "row wrap", "width": "100%", "padding": "4px 0 4px 14px"}
         super().__init__(groups, layout=layout)
         self._show_what_matters()
@@ -180,15 +195,12 @@ class SettingsBox(ipw.Box):
         return replace(self.settings, **values)
 
     def _note(self, values: dict[str, Any]) -> None:
-        if not self._many:
+        if not self._quiet:
             self._take(self._follow(values))
 
     def _take(self, settings: Any) -> None:
-        self._many = True
-        try:
+        with self._quietly():
             self._put(settings)
-        finally:
-            self._many = False
         before, self.settings = self.settings, settings
         self._show_what_matters()
         if settings != before:

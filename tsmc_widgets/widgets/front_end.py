@@ -113,7 +113,7 @@ class RunView(FrontEnd, PageTraits):
         self._shown = shown if shown["trace"] is not None else {}
         # All of it at once: what a front end hears while it starts may be lost.
         if self._shown:
-            state |= recorder.encode(run=run, **shown).traits
+            state |= recorder.encode(run=run, **shown)
         super().__init__(run=run, **state)
 
     @property
@@ -125,7 +125,7 @@ class RunView(FrontEnd, PageTraits):
         """Show this instead; run None is the one on show, where the trace has it."""
         if run is None:
             run = self.run if self.run < shown["trace"].num_runs else 0
-        traits = self._recorder.encode(run=run, run_id=run_id, **shown).traits
+        traits = self._recorder.encode(run=run, run_id=run_id, **shown)
         self._shown = shown
         with self.hold_sync():
             # The header first: whoever hears of the new run must find it there already.

@@ -10,7 +10,7 @@ import traitlets
 
 from tsmc_widgets.widgets.front_end import RunView, join_modules
 from tsmc_widgets.widgets.offline import Part, write_page
-from tsmc_widgets.widgets.record import PanelRecorder, Recorder, encode
+from tsmc_widgets.widgets.record import Recorder
 
 MAX_RUNS_OFFLINE = 32
 
@@ -106,7 +106,7 @@ class ParticleView(RunView):
             **state: further traits, such as ``group``.
         """
         runs = runs_offline(self.trace, run)
-        encoded = {each: encode(run=each, **self._shown).traits for each in runs}
+        encoded = {each: Recorder().encode(run=each, **self._shown) for each in runs}
         return Part(self._esm, self._css, encoded, state)
 
 
@@ -156,7 +156,7 @@ class RunPanels(RunView):
         group: str = "",
     ) -> None:
         shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
-        super().__init__(PanelRecorder(), shown, run, group=group)
+        super().__init__(Recorder(panels=True), shown, run, group=group)
 
     def update(
         self,
@@ -200,9 +200,9 @@ class RunPanels(RunView):
         if view is not None and view.trace is not self.trace:
             raise ValueError("the view shows another trace than the panels: give both the same.")
         group = "page" if view is not None else ""
-        recorder = PanelRecorder()
+        recorder = Recorder(panels=True)
         runs = {
-            run: recorder.encode(run=run, **self._shown).traits
+            run: recorder.encode(run=run, **self._shown)
             for run in runs_offline(self.trace, self.run)
         }
         parts = [Part(self._esm, self._css, runs, {"group": group})]

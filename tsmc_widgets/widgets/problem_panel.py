@@ -10,7 +10,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.targets.description import TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import PROMPTS, dress
+from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
 MODELS = ("storybook", *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
@@ -18,7 +18,7 @@ _LONGEST = 64
 _OWN = "my own"
 
 
-class ProblemPanel:
+class ProblemPanel(Quiet):
     """Controls whose values are a problem: its name, or a description where something was changed.
 
     Args:
@@ -33,7 +33,6 @@ class ProblemPanel:
 
     def __init__(self, problem: str | dict[str, Any], changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._quiet = False
         self._base = problem if isinstance(problem, str) else problem["name"]
         described = describe_problem(problem)
         self._form = described.get("form")
@@ -79,8 +78,7 @@ class ProblemPanel:
         described = describe_problem(problem)
         self._base = described["name"].removesuffix(", changed")
         self._form = described.get("form")
-        self._quiet = True
-        try:
+        with self._quietly():
             values = {"eos": "ignore"} | described
             for name in ("model", "prompt", "num_steps", "eos"):
                 field = self.fields[name]
@@ -88,8 +86,6 @@ class ProblemPanel:
                     field.max = max(field.max, values[name])
                 field.value = values[name]
             self.editor.set(described["potential"])
-        finally:
-            self._quiet = False
         self._settle()
 
     def _choose(self, change: Any) -> None:
@@ -108,9 +104,8 @@ class ProblemPanel:
         """Name the problem in the menu, or say that it is one's own."""
         problem = self.problem
         name = problem if isinstance(problem, str) else problem["name"]
-        quiet, self._quiet = self._quiet, True
-        self.fields["problem"].value = name if name in PROBLEMS else ""
-        self._quiet = quiet
+        with self._quietly():
+            self.fields["problem"].value = name if name in PROBLEMS else ""
         text = PROBLEMS[name].teaches if name in PROBLEMS else ""
         if not text and self._base in PROBLEMS:
             text = f"Changed from {self._base}."

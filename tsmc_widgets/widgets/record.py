@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -69,15 +68,17 @@ class Pages:
         run: which of the trace's runs.
         size: steps of a page.
         number: tells the view which pages belong together.
+        panels: whether they hold log Z_hat of all runs in place of tokens.
     """
 
-    def __init__(self, run: int, size: int, number: int) -> None:
-        self.run, self.size, self.number = run, size, number
+    def __init__(self, run: int, size: int, number: int, panels: bool) -> None:
+        self.run, self.size, self.number, self.panels = run, size, number, panels
         self.steps = 0
         self.words = Words()
         self.pages: list[bytes] = []
         self._known: list[int] = []
         self._errors: list[float] = []
+        self._pooled: list[tuple[float, float, float]] = []
 
     def extend(self, trace: Any) -> None:
         """Encode the steps that are new; those before must be the same as last time."""
@@ -93,16 +94,16 @@ class Pages:
         self.steps = trace.steps_done
 
     def _encode(self, trace: Any, steps: slice, known: int) -> bytes:
-        columns = self._population(trace, steps) | _token_columns(trace, self.run, steps)
-        columns["tokens"] = self.words.place(columns["tokens"], trace.token_texts)
+        facts = {"id": self.number, "first": steps.start, "steps": steps.stop - steps.start}
+        columns = self._population(trace, steps)
+        if self.panels:
+            return pack(facts, columns | self._estimates(trace, steps))
+        columns |= _token_columns(trace, self.run, steps)
         if trace.tables:
-            tables = _tables(trace, self.run, steps)
-            tables["table_tokens"] = self.words.place(tables["table_tokens"], trace.token_texts)
-            columns |= tables
-        facts = {
-            "id": self.number,
-            "first": steps.start,
-            "steps": steps.stop - steps.start,
+            columns |= _tables(trace, self.run, steps)
+        for name in ("tokens", "table_tokens") if trace.tables else ("tokens",):
+            columns[name] = self.words.place(columns[name], trace.token_texts)
+        facts |= {
             "known": known,
             "texts": self.words.texts[known:],
             "table_width": int(trace.tables[0].tokens.shape[1]) if trace.tables else 0,
@@ -126,6 +127,19 @@ class Pages:
             "ess": column("ess").astype(np.float64),
             "log_z": column("log_z").astype(np.float64),
             "log_z_error": np.array(self._errors[steps]),
+        }
+
+    def _estimates(self, trace: Any, steps: slice) -> dict[str, np.ndarray]:
+        """Log Z_hat of every run at some steps, and what they say together."""
+        every = torch.from_numpy(np.asarray(array(trace.columns.log_z), dtype=np.float64))
+        while len(self._pooled) < steps.stop:
+            self._pooled.append(_pool(trace, every[:, len(self._pooled)]))
+        pooled, low, high = np.array(self._pooled[steps]).T
+        return {
+            "every_log_z": every[:, steps].T.reshape(-1).numpy(),
+            "pooled": pooled,
+            "pooled_low": low,
+            "pooled_high": high,
         }
 
 
@@ -206,75 +220,54 @@ def unpack(page: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return facts, columns
 
 
-def pad(pages: Sequence[bytes]) -> tuple[bytes, ...]:
-    """As many pages as the view has, the last ones empty."""
-    return (*pages, *[b""] * (NUM_PAGES - len(pages)))
-
-
 MAX_SAMPLES = 60
 """Different final texts that are sent; the heaviest come first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A record in the form of the view's traits."""
-
-    header: dict[str, Any]
-    pages: tuple[bytes, ...]
-
-    @property
-    def traits(self) -> dict[str, Any]:
-        """By the names of the traits, the header first."""
-        return {"header": self.header, **{f"page{i}": page for i, page in enumerate(self.pages)}}
-
-
 class Recorder:
-    """Encodes runs; of one that has grown since the last call, only what is new."""
+    """Encodes runs for a view; of one that has grown since the last call, only what is new.
 
-    pages_type = Pages
-    """What encodes the columns."""
+    Args:
+        panels: whether ``RunPanels`` is the view, and not ``ParticleView``.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, panels: bool = False) -> None:
+        self._panels = panels
         self._key: tuple | None = None
         self._pages: Pages | None = None
         self._count = 0
+        self._factors: tuple[Any, list[dict[str, Any]]] = ((None, None, None), [])
 
     def encode(
         self,
         trace: Any,
         *,
         exact_log_z: float | int | None = None,
+        bracket: Any = None,
         run: int = 0,
-        target: str = "",
+        target: Any = None,
         run_id: int | None = None,
-    ) -> Encoded:
-        """One run of a trace as header and pages.
+    ) -> dict[str, Any]:
+        """One run of a trace as the view's traits, the header first; no samples before T.
 
         Args:
             trace: an ``SMCTrace``, finished or not.
             exact_log_z: log Z in nats where it is known.
+            bracket: for the panels, a certified bracket of log Z: anything with ``lower`` and
+                ``upper``, or a pair of numbers, in nats.
             run: which of the trace's runs.
-            target: what stands beside the prompt; phi in words where it is empty.
+            target: what stands beside the prompt; phi in words where it is empty. For the panels,
+                the ``Target`` that was sampled: with it the factors of phi are looked at once the
+                run is finished.
             run_id: equal numbers say that this is the run of the last call, grown; None is
                 another run.
         """
-        header, pages = self._begin(trace, exact_log_z, run, target, run_id)
-        header |= {
-            "facts": list(_facts(trace.info)),
-            "has_twist": trace.info.twist is not None,
-            "eos": pages.words.find(trace.info.eos_token_id),
-        }
-        return Encoded(header | _samples(trace, run, pages), pad(pages.pages))
-
-    def _begin(
-        self, trace: Any, exact_log_z: float | int | None, run: int, target: str, run_id: int | None
-    ) -> tuple[dict[str, Any], Pages]:
-        """What the header of every view of a run holds, and the pages, grown."""
         count = int(trace.num_runs)
         if not 0 <= run < count:
             raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
-        pages = self._pages_of(trace, run, run_id)
-        pages.extend(trace)
+        ends = None if bracket is None else [number(end) for end in bracket_ends(bracket)]
+        pages = self._grow(trace, run, run_id)
+        words = "" if self._panels else target
         header = {
             "id": self._count,
             "num_particles": int(trace.num_particles),
@@ -284,34 +277,66 @@ class Recorder:
             "run": run,
             "runs": _runs(trace),
             "prompt": str(trace.prompt),
-            "target": target or f"φ = {trace.info.potential}",
+            "target": words or f"φ = {trace.info.potential}",
             "ess_threshold": trace.info.ess_threshold,
             "exact_log_z": None if exact_log_z is None else number(exact_log_z),
         }
-        return header, pages
+        traits = {"header": header}
+        for i in range(NUM_PAGES):
+            traits[f"page{i}"] = pages.pages[i] if i < len(pages.pages) else b""
+        done = trace.steps_done == trace.num_steps
+        if not self._panels:
+            header |= {
+                "facts": list(_facts(trace.info)),
+                "has_twist": trace.info.twist is not None,
+                "eos": pages.words.find(trace.info.eos_token_id),
+            } | _samples(trace, run, pages)
+            return traits
+        header |= {
+            "bracket": ends,
+            "ends": trace.info.eos_token_id is not None,
+            "conditional": bool(trace.info.conditional),
+            "one_target": _one_target(trace),
+            "factors": self._breakdown(trace, target, run) if done and target is not None else [],
+        }
+        return traits | {"samples": final_samples(trace, run, self._count) if done else b""}
 
-    def _pages_of(self, trace: Any, run: int, run_id: int | None) -> Pages:
+    def _grow(self, trace: Any, run: int, run_id: int | None) -> Pages:
+        """The pages of a run, new ones unless it is that of the last call, grown."""
         key = (run_id, run, trace.num_particles, trace.num_steps)
         grown = self._pages is not None and self._pages.steps <= trace.steps_done
         if run_id is None or self._key != key or not grown:
             self._count += 1
             self._key = key
             size = max(1, math.ceil(trace.num_steps / NUM_PAGES))
-            self._pages = self.pages_type(run, size, self._count)
+            self._pages = Pages(run, size, self._count, self._panels)
+        self._pages.extend(trace)
         return self._pages
 
+    def _breakdown(self, trace: Any, target: Any, run: int) -> list[dict[str, Any]]:
+        key = (trace, target, run)
+        if any(a is not b for a, b in zip(self._factors[0], key, strict=True)):
+            shares = factor_breakdown(trace, target, run=run)
+            self._factors = (key, [_portable(share) for share in shares])
+        return self._factors[1]
 
-def encode(trace: Any, **options: Any) -> Encoded:
-    """One run of a trace, as ``Recorder.encode`` gives it."""
-    return Recorder().encode(trace, **options)
 
-
-def number(value: Any) -> float | str:
-    """A number that JSON can hold; JavaScript's ``Number`` reads it back."""
+def number(value: Any, digits: int = 17) -> float | str:
+    """A number that JSON can hold; JavaScript's ``Number`` reads it back. 17 digits are all."""
     value = float(value)
     if math.isfinite(value):
-        return value
+        return float(f"{value:.{digits}g}")
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def known(value: float | int | None, digits: int = 6) -> float | str | None:
+    """A short number for JSON; None where it is missing or NaN."""
+    return None if value is None or math.isnan(value) else number(value, digits)
+
+
+def finite(value: float | int, digits: int = 5) -> float | None:
+    """A short number for JSON; None where it is not finite."""
+    return number(value, digits) if math.isfinite(value) else None
 
 
 def _runs(trace: Any) -> list[float | str]:
@@ -323,19 +348,16 @@ def _runs(trace: Any) -> list[float | str]:
 
 def _samples(trace: Any, run: int, pages: Pages) -> dict[str, Any]:
     """The heaviest final texts of a finished run, equal ones together."""
+    if trace.steps_done < trace.num_steps:
+        return {"samples": [], "num_texts": 0}
     found: dict[str, list[int]] = {}
-    if trace.steps_done == trace.num_steps:
-        for slot, text in enumerate(trace.final_texts[run]):
-            found.setdefault(text, []).append(slot)
-    weights = (
-        unpack(pages.pages[-1])[1]["weights"].reshape(-1, trace.num_particles)[-1]
-        if (found)
-        else np.zeros(0)
-    )
+    for slot, text in enumerate(trace.final_texts[run]):
+        found.setdefault(text, []).append(slot)
+    weights = unpack(pages.pages[-1])[1]["weights"].reshape(-1, trace.num_particles)[-1]
     share = {text: float(weights[slots].sum(dtype=np.float64)) for text, slots in found.items()}
     heaviest = sorted(found, key=lambda text: (-share[text], found[text][0]))[:MAX_SAMPLES]
     # At T the column of log psi holds log phi.
-    log_phi = array(trace.columns.log_psi[run])[-1] if found else np.zeros(0)
+    log_phi = array(trace.columns.log_psi[run])[-1]
     samples = [
         {
             "text": text,
@@ -366,92 +388,6 @@ def _facts(info: Any) -> Iterable[str]:
 def _spaced(name: str) -> str:
     """The name of a class of twists in plain letters: LookAheadTwist is look-ahead."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Twist")).lower() or name
-
-
-@dataclass(frozen=True, slots=True)
-class PanelEncoded(Encoded):
-    """A record in the form of the panels' traits; ``samples`` is empty before T."""
-
-    samples: bytes
-
-    @property
-    def traits(self) -> dict[str, Any]:
-        """By the names of the traits, the header first."""
-        return {**super(PanelEncoded, self).traits, "samples": self.samples}
-
-
-class PanelPages(Pages):
-    """Pages without tokens, but with log Z_hat of every run and what they say together."""
-
-    def __init__(self, run: int, size: int, number: int) -> None:
-        super().__init__(run, size, number)
-        self._pooled: list[tuple[float, float, float]] = []
-
-    def _encode(self, trace: Any, steps: slice, known: int) -> bytes:
-        every = torch.from_numpy(np.asarray(array(trace.columns.log_z), dtype=np.float64))
-        while len(self._pooled) < steps.stop:
-            self._pooled.append(_pool(trace, every[:, len(self._pooled)]))
-        pooled, low, high = np.array(self._pooled[steps]).T
-        columns = self._population(trace, steps)
-        columns["every_log_z"] = every[:, steps].T.reshape(-1).numpy()
-        columns |= {"pooled": pooled, "pooled_low": low, "pooled_high": high}
-        facts = {"id": self.number, "first": steps.start, "steps": steps.stop - steps.start}
-        return pack(facts, columns)
-
-
-class PanelRecorder(Recorder):
-    """Encodes runs for the panels; of one that has grown since the last call, only what is new."""
-
-    pages_type = PanelPages
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._factors: tuple[Any, list[dict[str, Any]]] = (None, [])
-
-    def encode(
-        self,
-        trace: Any,
-        *,
-        exact_log_z: float | int | None = None,
-        bracket: Any = None,
-        run: int = 0,
-        target: Any = None,
-        run_id: int | None = None,
-    ) -> PanelEncoded:
-        """One run of a trace, and log Z_hat of all, as header, samples and pages.
-
-        Args:
-            trace: an ``SMCTrace``, finished or not.
-            exact_log_z: log Z in nats where it is known.
-            bracket: a certified bracket of log Z: anything with ``lower`` and ``upper``, or a pair
-                of numbers, in nats.
-            run: which of the trace's runs.
-            target: the ``Target`` that was sampled; with it the factors of phi are looked at once
-                the run is finished.
-            run_id: equal numbers say that this is the run of the last call, grown; None is
-                another run.
-        """
-        ends = None if bracket is None else bracket_ends(bracket)
-        header, pages = self._begin(trace, exact_log_z, run, "", run_id)
-        done = trace.steps_done == trace.num_steps
-        header |= {
-            "bracket": None if ends is None else [number(end) for end in ends],
-            "ends": trace.info.eos_token_id is not None,
-            "conditional": bool(trace.info.conditional),
-            "one_target": _one_target(trace),
-            "factors": self._breakdown(trace, target, run) if done and target is not None else [],
-        }
-        samples = final_samples(trace, run, self._count) if done else b""
-        return PanelEncoded(header, pad(pages.pages), samples)
-
-    def _breakdown(self, trace: Any, target: Any, run: int) -> list[dict[str, Any]]:
-        key = (trace, target, run)
-        if self._factors[0] is None or any(
-            a is not b for a, b in zip(self._factors[0], key, strict=True)
-        ):
-            shares = factor_breakdown(trace, target, run=run)
-            self._factors = (key, [_portable(share) for share in shares])
-        return self._factors[1]
 
 
 def bracket_ends(bracket: Any) -> tuple[float, float]:
@@ -529,9 +465,5 @@ def _one_target(trace: Any) -> bool:
 
 
 def _portable(share: FactorShare) -> dict[str, Any]:
-    return {
-        "name": share.name,
-        "mean_log_phi": number(share.mean_log_phi),
-        "killed": number(share.killed),
-        "killed_alone": number(share.killed_alone),
-    }
+    names = ("mean_log_phi", "killed", "killed_alone")
+    return {"name": share.name} | {name: number(getattr(share, name)) for name in names}

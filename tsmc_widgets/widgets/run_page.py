@@ -18,7 +18,7 @@ from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.widgets.controls import Note
+from tsmc_widgets.widgets.controls import Note, Quiet
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
@@ -133,7 +133,7 @@ _NOT_YET = "Pin a run as A, then change anything: both are shown side by side, o
 _HALF = {"flex": "1 1 480px", "min_width": "0", "width": "auto"}
 
 
-class Bench(ipw.VBox):
+class Bench(Quiet, ipw.VBox):
     """The live view, a button that pins its run, and the pinned run beside it.
 
     Args:
@@ -164,7 +164,6 @@ class Bench(ipw.VBox):
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
         self.side = _side(view, panels)
         self._views = ipw.Box([self.side], layout=layout)
-        self._quiet = False
         self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
         layout = {"flex_flow": "row wrap", "align_items": "center", "padding": "0 0 4px 14px"}
         self.row = ipw.Box([self.button, self.sentence], layout=layout)
@@ -230,10 +229,9 @@ class Bench(ipw.VBox):
                 widget.group = f"bench {self.model_id}"
 
     def _set_button(self, *, on: bool) -> None:
-        self._quiet = True
-        self.button.value = on
+        with self._quietly():
+            self.button.value = on
         self.button.description = "Put A away" if on else "Pin this run as A"
-        self._quiet = False
 
 
 def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:

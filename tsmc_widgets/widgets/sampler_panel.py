@@ -11,6 +11,7 @@ from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
     Note,
+    Quiet,
     ess_slider,
     menu,
     particles,
@@ -39,7 +40,7 @@ _NOTES = {
 }
 
 
-class SamplerPanel:
+class SamplerPanel(Quiet):
     """Controls of how to sample; ``values`` are fields of a ``RunSpec``.
 
     Args:
@@ -58,7 +59,6 @@ class SamplerPanel:
         trained: Callable[[], str] | None = None,
     ) -> None:
         self._changed, self._trained = changed, trained
-        self._quiet = False
         self.fields = _fields(spec)
         self.note = Note()
         self.set(spec, described)
@@ -106,15 +106,12 @@ class SamplerPanel:
             "rule": spec.rule[0],
             "num_particles": spec.num_particles[0],
         }
-        self._quiet = True
-        try:
+        with self._quietly():
             self.fields["twist"].options = self._options(described, twist)
             self.fields["twist"].value = twist
             for name, value in values.items():
                 if name != "proposal" or spec.method != "none":
                     put(self.fields[name], value)
-        finally:
-            self._quiet = False
         self.show_what_matters()
 
     def fit(self, described: Mapping[str, Any]) -> None:
@@ -122,9 +119,9 @@ class SamplerPanel:
         field = self.fields["twist"]
         options = self._options(described, field.value)
         if list(field.options) != options:
-            self._quiet, now = True, field.value
-            field.options = options
-            field.value, self._quiet = now, False
+            with self._quietly():
+                now, field.options = field.value, options
+                field.value = now
 
     def show_what_matters(self, only_proposes: bool = False) -> None:
         """Controls that would do nothing are disabled or away, and a note says why."""

@@ -9,6 +9,7 @@ from typing import Any
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.learning.trainer import weighted_sum
 from tsmc_widgets.models.protocol import readable
+from tsmc_widgets.widgets.record import finite
 from tsmc_widgets.widgets.training_run import (
     EVERY,
     NUM_RUNS,
@@ -22,18 +23,13 @@ MOST_POINTS = 400
 """Points of a curve that are sent; longer ones are averaged in pieces."""
 
 
-def number(value: float | int, digits: int = 5) -> float | None:
-    """A number that JSON can hold, short; None where it is not finite."""
-    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
-
-
 def thin(points: Sequence[tuple[int, float | int]]) -> list[list[float | None]]:
     """Points [x, y] of a curve, means of pieces where there are too many."""
     size = math.ceil(len(points) / MOST_POINTS) or 1
     pieces = [points[i : i + size] for i in range(0, len(points), size)]
     return [
-        [number(sum(x for x, _ in piece) / len(piece)),
-         number(sum(y for _, y in piece) / len(piece))]
+        [finite(sum(x for x, _ in piece) / len(piece)),
+         finite(sum(y for _, y in piece) / len(piece))]
         for piece in pieces
     ]  # fmt: skip
 
@@ -70,7 +66,7 @@ def encode_curves(training: TrainingRun) -> dict[str, Any]:
     }
     if training.log_z is not None:
         value, error = training.log_z
-        curves["log_z"] = [number(value), number(error)]
+        curves["log_z"] = [finite(value), finite(error)]
     return curves
 
 
@@ -112,14 +108,14 @@ def _curves(run: MethodRun) -> dict[str, Any]:
 def _bounds(done: int, bounds: LogZBounds) -> list[Any]:
     error = bounds.gap_standard_error
     return [
-        done, *_mean(bounds.lower), *_mean(bounds.upper), number(bounds.gap), number(error)
+        done, *_mean(bounds.lower), *_mean(bounds.upper), finite(bounds.gap), finite(error)
     ]  # fmt: skip
 
 
 def _mean(mean: MeanOverRuns) -> list[float | None]:
     """Mean and both ends of its 95 % interval."""
     low, high = mean.interval()
-    return [number(mean.mean), number(low), number(high)]
+    return [finite(mean.mean), finite(low), finite(high)]
 
 
 def _looks(run: MethodRun) -> dict[str, Any]:
@@ -128,9 +124,9 @@ def _looks(run: MethodRun) -> dict[str, Any]:
         scatter = run.scatter
         columns = ("step", "optimal", "error", "learned")
         rows = zip(*(scatter[name].tolist() for name in columns), strict=True)
-        looks["points"] = [[number(value, 4) for value in row] for row in rows]
-        looks["correlation"] = number(scatter["correlation"])
-        looks["interval"] = [number(end) for end in scatter["interval"]]
+        looks["points"] = [[finite(value, 4) for value in row] for row in rows]
+        looks["correlation"] = finite(scatter["correlation"])
+        looks["interval"] = [finite(end) for end in scatter["interval"]]
     if run.samples is not None:
         looks["samples"] = _samples(run.samples)
         looks["at"] = run.bounds[-1][0] if run.bounds else 0
@@ -140,6 +136,6 @@ def _looks(run: MethodRun) -> dict[str, Any]:
 def _samples(samples: dict[str, Any]) -> dict[str, Any]:
     mean = samples["mean_phi"]
     return {
-        "texts": [[text, number(value, 4)] for text, value in samples["texts"]],
-        "mean_phi": [number(mean.mean, 3), number(mean.standard_error, 3)],
+        "texts": [[text, finite(value, 4)] for text, value in samples["texts"]],
+        "mean_phi": [finite(mean.mean, 3), finite(mean.standard_error, 3)],
     }

@@ -254,7 +254,7 @@ def find_example(settings: RunSettings) -> str:
 
 
 def _fields(now: RunSettings) -> dict[str, Any]:
-    stars = [("any", 0), *((f"{n} star{'s' * (n > 1)}", n) for n in range(1, 6))]
+    stars = [("any", 0), *((name, n) for n, name in enumerate(_STARS, 1))]
     hostility = [("any", "any"), ("score at least η", "threshold"), ("tempered by β", "tempered")]
     twists = [
         ("none: ψ = 1", "none"),
