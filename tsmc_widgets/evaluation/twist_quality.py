@@ -255,10 +255,8 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
         weights = numerics.normalise(before)
         alive = weights.sum(1) > 0
         spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
-        mean = MeanOverRuns.of(spread) if len(spread) else MeanOverRuns(math.nan, math.nan, 0)
-        cost = float(relative.mean()) if len(relative) else math.nan
-        columns_of_t = {"relative_variance": cost, "num_runs": len(spread)}
-        records.append({"t": t + 1} | mean.row("variance") | columns_of_t)
+        more = {"relative_variance": float(relative.mean()), "num_runs": len(spread)}
+        records.append({"t": t + 1} | MeanOverRuns.of(spread).row("variance") | more)
     return frame_of(records)
 
 
