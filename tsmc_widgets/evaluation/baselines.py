@@ -78,11 +78,11 @@ class _Beam:
                 count, score = self.width, log_p + offer(self.tokens).cpu()
             self._follow(log_p, score, count)
             self.ended.append((self.tokens, self.log_p, self.target.log_phi(self.tokens).cpu()))
-        texts, log_p, log_phi = (torch.cat(parts) for parts in zip(*self.ended, strict=True))
+        tokens, log_p, log_phi = (torch.cat(parts) for parts in zip(*self.ended, strict=True))
         total = log_p + log_phi
         best = total.argsort(descending=True, stable=True)[: self.width]
         best = best[total[best] > -math.inf]
-        return texts[best.to(texts.device)], log_p[best], log_phi[best]
+        return tokens[best.to(tokens.device)], log_p[best], log_phi[best]
 
     def _next(self) -> tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]:
         """Log p0 of every continuation, and what it is chosen by."""
@@ -109,9 +109,9 @@ class _Beam:
         possible = (log_p > -math.inf).nonzero().squeeze(1)
         begun = self.tokens[possible.to(self.tokens.device)]
         padding = (0, self.target.num_steps - t + 1)
-        texts = torch.nn.functional.pad(begun, padding, value=self.target.eos_token_id)
-        if len(texts):
-            self.ended.append((texts, log_p[possible], self.target.log_phi(texts).cpu()))
+        whole = torch.nn.functional.pad(begun, padding, value=self.target.eos_token_id)
+        if len(whole):
+            self.ended.append((whole, log_p[possible], self.target.log_phi(whole).cpu()))
 
 
 @dataclass(frozen=True, slots=True)

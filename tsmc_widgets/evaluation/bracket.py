@@ -225,7 +225,7 @@ class Expansion:
         seen = torch.tensor([node.seen for node in self.group]).unsqueeze(1)
         self.log_mass = torch.where(seen & (self.low == self.high), -math.inf, self.log_mass)
 
-    def close_texts(self) -> None:
+    def close_ended(self) -> None:
         """Compute phi where a sequence ends with its next token."""
         target = self.target
         eos = target.eos_token_id if target.absorbs_eos else None
@@ -243,11 +243,11 @@ class Expansion:
         if not len(rows):
             return
         device = self.prefixes.device
-        texts = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
+        whole = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
         padding = target.num_steps - self.length
-        texts = torch.nn.functional.pad(torch.cat(texts, dim=1), (0, padding), value=eos)
+        whole = torch.nn.functional.pad(torch.cat(whole, dim=1), (0, padding), value=eos)
         values = torch.full(self.log_mass.shape, math.nan, dtype=torch.float64)
-        values[rows, tokens] = target.log_phi(texts).cpu()
+        values[rows, tokens] = target.log_phi(whole).cpu()
         self._know(~values.isnan(), values)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.fresh[row].append(token)
@@ -468,7 +468,7 @@ class BracketSearch:
                 fanout=self.fanout,
                 cutoff=least + math.log(MIN_SHARE),
             )
-            part.close_texts()
+            part.close_ended()
             part.close_certain()
             closed += part.closed
             texts += part.texts

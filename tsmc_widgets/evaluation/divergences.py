@@ -184,7 +184,7 @@ def score_sequences(
         steps = advance_steps(
             target, sampler.proposal, sampler.twist, steps, pairs, tokens[:, : t + 1]
         )
-        # Texts that have ended point at a row that exists, whatever became of their own.
+        # Sequences that have ended point at a row that exists, whatever became of their own.
         rows = torch.zeros_like(rows).index_put((members,), pairs.inverse)
     if observed is None:
         log_phi = target.log_phi(tokens)
@@ -253,9 +253,9 @@ def kl_divergences(
     if tokens is not None:
         parts = []
         for at in range(0, len(tokens), size):
-            texts = tokens[at : at + size]
-            parts.append(score_sequences(target, texts, sampler, observed=given(at)))
-            parts[-1].require_possible(target, texts)
+            some = tokens[at : at + size]
+            parts.append(score_sequences(target, some, sampler, observed=given(at)))
+            parts[-1].require_possible(target, some)
         log_weights = Scores.joined(parts).log_weight
     if observed is not None:
         values, known = _log_z_of_each(log_z, count)

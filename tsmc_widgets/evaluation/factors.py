@@ -65,9 +65,9 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
             f"is {described!r} over {target.num_steps}: give the target that was sampled."
         )
     one = trace.run(run)
-    texts = paths(one.columns.ancestors, one.columns.tokens)[0]
+    tokens = paths(one.columns.ancestors, one.columns.tokens)[0]
     factors = target.potential.factors()
-    log_phi = torch.stack([_log_phi(factor, texts, target, one) for factor in factors], dim=1)
+    log_phi = torch.stack([_log_phi(factor, tokens, target, one) for factor in factors], dim=1)
     log_weights = one.columns.log_weights[0, -1]
     return break_down(
         [factor.describe() for factor in factors], log_phi, log_weights, _arriving(one)
@@ -106,9 +106,9 @@ def _arriving(trace: SMCTrace) -> Float64[Tensor, " particles"]:
 
 
 def _log_phi(
-    factor: Potential, texts: Int[Tensor, "particles steps"], target: Target, trace: SMCTrace
+    factor: Potential, tokens: Int[Tensor, "particles steps"], target: Target, trace: SMCTrace
 ) -> Float64[Tensor, " particles"]:
-    distinct, rows = torch.unique(texts, dim=0, return_inverse=True)
+    distinct, rows = torch.unique(tokens, dim=0, return_inverse=True)
     on_device = distinct.to(target.prompt_tokens.device)
     if target.is_conditional:
         observed = torch.tensor(trace.info.observed, device=on_device.device)

@@ -57,7 +57,7 @@ class Prefixes:
         enumerated: whether these are all prefixes there are, so that nothing is sampled.
     """
 
-    tokens: Int[Tensor, "texts steps"]
+    tokens: Int[Tensor, "n steps"]
     row: Int[Tensor, " prefixes"]
     step: Int[Tensor, " prefixes"]
     log_psi: Float64[Tensor, " prefixes"]
@@ -142,8 +142,8 @@ def fisher(correlation: float, count: int) -> tuple[float, float]:
 
 
 def families(
-    tokens: Int[Tensor, "texts steps"], t: int
-) -> tuple[Int[Tensor, " texts"], Int[Tensor, " prefixes"]]:
+    tokens: Int[Tensor, "n steps"], t: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " prefixes"]]:
     """Number of each row's prefix of length t, and the first row of each distinct prefix."""
     # A leading column of zeros makes a family of the empty prefix, too.
     begun = torch.nn.functional.pad(tokens[:, :t], (1, 0))
@@ -255,10 +255,8 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
         weights = numerics.normalise(before)
         alive = weights.sum(1) > 0
         spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
-        mean = MeanOverRuns.of(spread) if len(spread) else MeanOverRuns(math.nan, math.nan, 0)
-        cost = float(relative.mean()) if len(relative) else math.nan
-        columns_of_t = {"relative_variance": cost, "num_runs": len(spread)}
-        records.append({"t": t + 1} | mean.row("variance") | columns_of_t)
+        more = {"relative_variance": float(relative.mean()), "num_runs": len(spread)}
+        records.append({"t": t + 1} | MeanOverRuns.of(spread).row("variance") | more)
     return frame_of(records)
 
 

@@ -138,7 +138,7 @@ class HeldOut:
 
     @property
     def tokens(self) -> Int[Tensor, "n steps"] | None:
-        """The texts; None where there are none."""
+        """The sequences; None where there are none."""
         return None if self.samples is None else self.samples.tokens
 
 

@@ -327,7 +327,7 @@ class Comparison:
         seeds: how many, or which; each seeds a training and the runs that measure it.
         num_particles: one or more K for the bounds.
         budget: what every learning method may spend: updates, or a ``Training`` of which all but
-            the seed counts. The same texts for each update, the same pool of exact samples.
+            the seed counts. Batch size and pool of exact samples are the same for all.
         **settings: further fields of each ``RunSpec``, such as num_runs, num_exact or measures.
 
     Attributes:

@@ -120,13 +120,7 @@ class ResultTable:
         """One row for each spec that failed: what it was, and why."""
         columns = [*SPEC_COLUMNS, "error", "message", "traceback", "key"]
         records = [
-            _about(result)
-            | {
-                "error": result.error["type"],
-                "message": result.error["message"],
-                "traceback": result.error["traceback"],
-                "key": result.spec.key,
-            }
+            _about(result) | result.error | {"error": result.error["type"], "key": result.spec.key}
             for result in sorted(self.failures.values(), key=_order)
         ]
         return frame_of(records, columns)

@@ -198,21 +198,21 @@ class RunStream(Iterator[RunResult]):
         Raises:
             StopIteration: there are no more.
         """
-        try:
-            result = self._next(seconds)
-        except queue.Empty:
-            return None
-        self.done += 1
+        result = self._next(seconds)
+        self.done += result is not None
         return result
 
-    def _next(self, seconds: float) -> RunResult:
+    def _next(self, seconds: float) -> RunResult | None:
         if self._executor is None and self._todo and not self._open:
             spec = self._todo[0]
             result = self._keep(spec, work(spec.to_json(), self._shared))
             self._todo.pop(0)
             return result
         while self._open:
-            answer = self._finished.get(timeout=seconds)
+            try:
+                answer = self._finished.get(timeout=seconds)
+            except queue.Empty:
+                return None
             self._open -= 1
             if isinstance(answer, RunResult):
                 return answer
@@ -474,14 +474,11 @@ def _work(link: Any) -> None:
             answer = (True, fn(*args, **kwargs))
         except Exception as error:  # noqa: BLE001 - raised where the task was given
             answer = (False, error)
+        # A pipe whose owner is gone raises OSError; the next task then ends the loop.
         with contextlib.suppress(OSError):
-            _send(link, answer)
-
-
-def _send(link: Any, answer: tuple[bool, Any]) -> None:
-    try:
-        link.send(answer)
-    except OSError:
-        raise
-    except Exception as error:  # noqa: BLE001 - what cannot be pickled
-        link.send((False, TypeError(f"the result cannot be sent back: {error}")))
+            try:
+                link.send(answer)
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - what cannot be pickled
+                link.send((False, TypeError(f"the result cannot be sent back: {error}")))

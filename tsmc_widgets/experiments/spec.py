@@ -36,7 +36,7 @@ class Training:
     Attributes:
         form: of the twist, a name of ``twists.forms``; "" is the one recommended for the problem.
         num_updates: how many.
-        batch_size: texts drawn for each update, and positives read.
+        batch_size: sequences drawn for each update, and positives read.
         learning_rate: of Adam; 0 is the form's usual one.
         seed: of all noise of the training.
         observations: of a conditional target, for each update; 0 is the usual number.
@@ -89,7 +89,7 @@ class RunSpec:
         num_particles: one or more K.
         num_runs: forward runs for each K and rule.
         num_exact: exact samples for upper bounds and KL(sigma||q); 0 does without.
-        num_samples: texts drawn from q for the KL divergences.
+        num_samples: sequences drawn from q for the KL divergences.
         max_draws: draws from p0 that the exact samples may take; fewer samples are used if it ends.
         seed: of the runs and of the exact samples.
         measures: any of "bounds", "kl", "profiles", "runs" for log Z_hat of every forward run, and
