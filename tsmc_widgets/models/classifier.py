@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import UnsupportedModelError, check_integer
 from tsmc_widgets.models.checkpoint import load_checkpoint
+from tsmc_widgets.models.precision import float32_arithmetic
 
 _PASS_BYTES = 2**28
 
@@ -81,7 +82,8 @@ class TextClassifier:
         encoded = self._encode(texts)
         for chunk in self._chunks(encoded):
             ids, mask = self._pad([encoded[at] for at in chunk])
-            answers[chunk] = self.model(input_ids=ids, attention_mask=mask).logits.float()
+            with float32_arithmetic(self.model):
+                answers[chunk] = self.model(input_ids=ids, attention_mask=mask).logits.float()
         return answers
 
     def _chunks(self, encoded: Sequence[Sequence[int]]) -> Iterator[list[int]]:
