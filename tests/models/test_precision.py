@@ -9,6 +9,7 @@ from models.checkpoints import ARCHITECTURES, CLASSIFIERS, make_checkpoint, make
 import tsmc_widgets as tw
 from tsmc_widgets.models import HuggingFaceLM, load_classifier, storybook
 from tsmc_widgets.models.classifier import TextClassifier
+from tsmc_widgets.twists import MLPHeadTwist
 
 HALF = [torch.float16, torch.bfloat16]
 PROMPT = "Once upon a time"
@@ -43,31 +44,29 @@ def test_logits_of_a_classifier_are_those_of_a_float32_copy(architecture, dtype,
     assert classifier.model.dtype == dtype
 
 
-class TestOneLogP0:
-    """What is recorded in stepping, and what reads the same sequences again as a whole."""
+@pytest.fixture(scope="module", params=HALF, ids=str)
+def target(request):
+    lm = HuggingFaceLM.from_pretrained(storybook.path("lm"), dtype=request.param)
+    return tw.Target(lm, tw.Continuation(" happy"), prompt=PROMPT, num_steps=8)
 
-    @pytest.fixture(scope="class", params=HALF, ids=str)
-    def target(self, request):
-        lm = HuggingFaceLM.from_pretrained(storybook.path("lm"), dtype=request.param)
-        return tw.Target(lm, tw.Continuation(" happy"), prompt=PROMPT, num_steps=8)
 
-    def test_one_particle_gives_f_and_g(self, target):
-        twist = tw.HeadTwist(target.lm, head="mlp", seed=0)
-        with torch.no_grad():
-            for parameter in twist.parameters():
-                parameter.add_(0.05)
-        settings = {"num_particles": 1, "twist": twist, "proposal": tw.TwistInduced()}
-        below = tw.run_smc(target, num_runs=64, seed=0, **settings)
-        f_q = target.log_sigma_tilde(below.tokens[:, 0]) - below.paths("log_q").sum(-1)[:, 0]
-        torch.testing.assert_close(below.log_z, f_q, rtol=0, atol=1e-4)
-        drawn = below.tokens[:, 0]
-        above = tw.run_conditional_smc(target, retained=drawn, **settings)
-        g_q = target.log_sigma_tilde(drawn) - above.paths("log_q").sum(-1)[:, 0]
-        torch.testing.assert_close(above.log_z, g_q, rtol=0, atol=1e-4)
+def test_one_particle_gives_f_and_g(target):
+    twist = MLPHeadTwist(target.lm, seed=0)
+    with torch.no_grad():
+        for parameter in twist.parameters():
+            parameter.add_(0.05)
+    settings = {"num_particles": 1, "twist": twist, "proposal": tw.TwistInduced()}
+    below = tw.run_smc(target, num_runs=64, seed=0, **settings)
+    drawn = below.tokens[:, 0]
+    above = tw.run_conditional_smc(target, retained=drawn, **settings)
+    for trace in (below, above):
+        whole = target.log_sigma_tilde(drawn) - trace.paths("log_q").sum(-1)[:, 0]
+        torch.testing.assert_close(trace.log_z, whole, rtol=0, atol=1e-4)
 
-    def test_a_proposal_equal_to_p0_has_no_divergence(self, target):
-        trace = tw.run_smc(target, num_particles=64, rule="never", seed=1)
-        drawn, log_q = trace.tokens.reshape(-1, 8), trace.paths("log_q").sum(-1).reshape(-1)
-        torch.testing.assert_close(target.log_p(drawn), log_q, rtol=0, atol=1e-4)
-        alone = torch.cat([target.log_p(row.unsqueeze(0)) for row in drawn[:8]])
-        torch.testing.assert_close(alone, log_q[:8], rtol=0, atol=1e-4)
+
+def test_a_proposal_equal_to_p0_has_no_divergence(target):
+    trace = tw.run_smc(target, num_particles=64, rule="never", seed=1)
+    drawn, log_q = trace.tokens.reshape(-1, 8), trace.paths("log_q").sum(-1).reshape(-1)
+    torch.testing.assert_close(target.log_p(drawn), log_q, rtol=0, atol=1e-4)
+    alone = torch.cat([target.log_p(row.unsqueeze(0)) for row in drawn[:8]])
+    torch.testing.assert_close(alone, log_q[:8], rtol=0, atol=1e-4)

@@ -31,7 +31,8 @@ class HuggingFaceLM(TokenizerText):
 
     Log-probs and hidden states are float32 (float64 for a float64 model). A float16 or bfloat16
     model saves the memory of its parameters only: its arithmetic is float32 too, so that log p0 of
-    a sequence does not depend on what is read with it. ``hidden`` is what the output embedding reads: the last state after the final norm.
+    a sequence does not depend on what is read with it. ``hidden`` is what the output embedding
+    reads: the last state after the final norm.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
@@ -90,8 +91,8 @@ class HuggingFaceLM(TokenizerText):
         Args:
             name_or_folder: what transformers' ``from_pretrained`` takes.
             device: where to put the model; None is the CPU.
-            dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
-                and the checkpoint's own elsewhere.
+            dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the
+                CPU and the checkpoint's own elsewhere.
             max_rows: as for the class.
         """
         model, tokenizer = load_checkpoint(

@@ -241,13 +241,13 @@ class SteppingCase:
         self.advance(token, self.advance(other, carry).carry)
         selected = self.advance(other[rows], carry.select(rows)).carry
         self.advance(token[rows], selected.select(rows.sort()[1]))
-        for value, copy in zip(before, kept, strict=True):
-            require(torch.equal(value, copy), "later calls wrote into an answer given before.")
-        for value, copy in zip(answers(), kept, strict=True):
+        for value, clone in zip(before, kept, strict=True):
+            require(torch.equal(value, clone), "later calls wrote into an answer given before.")
+        for value, clone in zip(answers(), kept, strict=True):
             require(
-                torch.equal(value, copy),
+                torch.equal(value, clone),
                 "advance or select changed an older carry: it answers differently by "
-                f"{largest_gap(value, copy):.3g}.",
+                f"{largest_gap(value, clone):.3g}.",
             )
 
 
