@@ -9,6 +9,7 @@ from models.checkpoints import ARCHITECTURES, CLASSIFIERS, make_checkpoint, make
 import tsmc_widgets as tw
 from tsmc_widgets.models import HuggingFaceLM, load_classifier, storybook
 from tsmc_widgets.models.classifier import TextClassifier
+from tsmc_widgets.models.precision import float32_arithmetic
 from tsmc_widgets.twists import MLPHeadTwist
 
 HALF = [torch.float16, torch.bfloat16]
@@ -70,3 +71,10 @@ def test_a_proposal_equal_to_p0_has_no_divergence(target):
     torch.testing.assert_close(target.log_p(drawn), log_q, rtol=0, atol=1e-4)
     alone = torch.cat([target.log_p(row.unsqueeze(0)) for row in drawn[:8]])
     torch.testing.assert_close(alone, log_q[:8], rtol=0, atol=1e-4)
+
+
+def test_a_cast_to_the_parameters_dtype_rounds_nothing(target):
+    third = torch.tensor(1 / 3)
+    with float32_arithmetic(target.lm.model):
+        assert torch.equal(third.to(target.lm.model.dtype), third)
+    assert not torch.equal(third.to(target.lm.model.dtype), third)
