@@ -30,9 +30,9 @@ class HuggingFaceLM(TokenizerText):
     """A causal language model and its tokenizer as p0: full softmax, temperature 1, eval mode.
 
     Log-probs and hidden states are float32 (float64 for a float64 model). A float16 or bfloat16
-    model saves the memory of its parameters only: its arithmetic is float32 too, so that log p0 of
-    a sequence does not depend on what is read with it. ``hidden`` is what the output embedding
-    reads: the last state after the final norm.
+    model saves the memory of its parameters and no time: its arithmetic is float32 too, so that log
+    p0 of a sequence does not depend on what is read with it. ``hidden`` is what the output
+    embedding reads: the last state after the final norm.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
