@@ -1,12 +1,15 @@
 """The main notebook as an app: Voila serves it, and the particle view works in it."""
 
+import http.client
+import os
+from importlib.util import module_from_spec, spec_from_file_location
+from types import SimpleNamespace
+
 import nbformat
 import pytest
 
 import dev
-from browser_support import voila_app
-
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+from browser_support import TOKEN, voila_app
 
 VIEW = "document.querySelector('.pv')"
 
@@ -22,13 +25,52 @@ def live_part(tmp_path):
     return tmp_path / path.name
 
 
+KERNEL = "/api/kernels/01234567-0123-0123-0123-0123456789ab"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Port of the app on an empty notebook."""
+    home = tmp_path_factory.mktemp("app")
+    nbformat.write(nbformat.v4.new_notebook(), home / "empty.ipynb")
+    with voila_app(home, home / "empty.ipynb") as url:
+        yield int(url.rpartition(":")[2])
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "status"),
+    [
+        ("/", "127.0.0.1", 302),  # to the page that asks for the token
+        ("/?token=another", "127.0.0.1", 302),
+        (KERNEL, "127.0.0.1", 403),
+        (f"{KERNEL}/channels", "127.0.0.1", 403),
+        (KERNEL.replace("api/kernels", "voila/execution"), "127.0.0.1", 403),
+        (f"{KERNEL}?token={TOKEN}", "127.0.0.1", 404),  # let in: there is no such kernel
+        (f"{KERNEL}?token={TOKEN}", "localhost", 404),
+        (f"{KERNEL}?token={TOKEN}", "rebound.example", 403),
+        (f"{KERNEL}/channels?token={TOKEN}", "rebound.example", 403),
+        (f"/?token={TOKEN}", "rebound.example", 403),
+    ],
+)
+def test_app_asks_for_its_token_and_answers_to_no_foreign_name(served, path, host, status):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="}  # fmt: skip
+    socket = "channels" in path or "execution" in path
+    there = http.client.HTTPConnection("127.0.0.1", served, timeout=30)
+    there.request("GET", path, headers={"Host": host, **(upgrade if socket else {})})
+    assert there.getresponse().status == status
+    there.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
 def test_a_person_scrubs_the_app(page, tmp_path, live_part):
     """The page itself fails the test where anything is asked of another machine."""
     home = tmp_path / "home"
     home.mkdir()
     with voila_app(home, live_part) as url:
         page.set_default_timeout(120_000)
-        page.goto(url)
+        page.goto(f"{url}/?token={TOKEN}")
         page.wait_for_selector(".pv-status[data-state='done']")
         assert page.locator(".jp-InputArea-editor:visible").count() == 0
         last = page.evaluate(f"{VIEW}._stats.steps")
@@ -38,3 +80,19 @@ def test_a_person_scrubs_the_app(page, tmp_path, live_part):
             page.wait_for_function(f"{VIEW}._stats.t === {step}")
         assert page.locator(".pv-lost").first.is_hidden()
         page.close()
+
+
+def test_browser_is_handed_the_token_by_a_private_file(monkeypatch, tmp_path):
+    pages = []
+    monkeypatch.setattr("webbrowser.open", lambda uri, **_: pages.append(uri))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = spec_from_file_location("serve", dev.ROOT / dev.APP_SERVER)
+    serve = module_from_spec(found)
+    found.loader.exec_module(serve)
+    app = serve.App(port=1234, ip="127.0.0.1")
+    app.identity_provider = SimpleNamespace(token=TOKEN)
+    app.launch_browser()
+    (page,) = tmp_path.iterdir()
+    assert pages == [page.as_uri()]
+    assert f"http://127.0.0.1:1234/?token={TOKEN}" in page.read_text()
+    assert os.name == "nt" or page.stat().st_mode & 0o077 == 0
