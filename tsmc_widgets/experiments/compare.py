@@ -285,8 +285,10 @@ def _labels(places: Sequence[Place]) -> list[str]:
 
 
 def no_formula(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """Text that no spreadsheet takes for a formula; a number stays one."""
+    number = re.fullmatch(r"[+-][\d.]+(e[+-]?\d+)?", text, re.IGNORECASE)
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not number
+    return f"'{text}" if formula else text
 
 
 def _pipe(text: str) -> str:
