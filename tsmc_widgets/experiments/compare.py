@@ -304,10 +304,17 @@ def page(tables: Iterable[str]) -> str:
         "tabular-nums;text-align:right}th:first-child,td:first-child{text-align:left}"
     )
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        f'{BEGINS["html"]}<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
         f"<style>{style}</style></head><body>{''.join(tables)}</body></html>\n"
     )
 
+
+BEGINS = {
+    "csv": "problem,method,quantity,side,rule,",
+    "tex": "% tsmc_widgets comparison",
+    "html": "<!doctype html><!-- tsmc_widgets comparison -->",
+}
+"""The first characters of what ``Comparison.export`` writes."""
 
 TITLES = {
     "KL(q||σ)": "KL(q||σ), nats",
@@ -495,9 +502,10 @@ class Comparison:
             frame = self.to_frame()
             for column in frame.select_dtypes(exclude="number"):
                 frame[column] = [no_formula(v) if isinstance(v, str) else v for v in frame[column]]
-            text = frame.to_csv(index=False)
+            text = frame.to_csv(index=False, lineterminator="\n")
         elif kind == "tex":
-            text = "\n".join(self.to_latex(quantity) for quantity in self.quantities)
+            tables = [self.to_latex(quantity) for quantity in self.quantities]
+            text = "\n".join([BEGINS["tex"], *tables])
         else:
             text = page(self.to_html(quantity) for quantity in self.quantities)
         _written(text, path)

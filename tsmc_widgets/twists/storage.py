@@ -132,6 +132,8 @@ def shipped_folder(name: str | Path) -> Path | None:
 
 
 FORMAT = "tsmc_widgets.Twist"
+BEGINS = f'{{\n "format": "{FORMAT}"'
+"""The first characters of a card."""
 VERSION = 2
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import check_one_of, message_of
-from tsmc_widgets.experiments.compare import Comparison
+from tsmc_widgets.experiments.compare import BEGINS, Comparison
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.files import page_path
 from tsmc_widgets.widgets.compare_record import (
     FIGURES,
     CompareRecord,
@@ -185,7 +186,7 @@ class CompareSession(LivePage):
             path: the file; None is the name that stands in the view.
         """
         check_one_of("kind", kind, ("csv", "tex", "html"))
-        path = Path(path or f"{self.view.stem}.{kind}")
+        path = Path(path or page_path(f"{self.view.stem}.{kind}", begins=BEGINS[kind]))
         comparison = self.comparison
         if not comparison.quantities:
             raise ValueError("Nothing to write yet: no method has all its seeds on any problem.")
