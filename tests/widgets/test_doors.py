@@ -51,7 +51,7 @@ def press(page, act):
 
 def test_the_workbench_saves_and_loads_in_its_folder(opened, folder):
     page = opened(Workbench, "rainy-week", num_particles=4)
-    for name, message in [("../page.json", "notebook&#x27;s folder"), ("notes.csv", "another name")]:
+    for name, message in [("../page.json", "s folder only"), ("notes.csv", "another name")]:
         page.file.path.value = name
         page.file.buttons["save"].click()
         assert message in page.file.message.value
