@@ -86,6 +86,15 @@ def message_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def as_exception(error: BaseException) -> Exception:
+    """The error itself, or one that says that code raised ``SystemExit`` or its like."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__} was raised: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
 def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     allowed = tuple(allowed)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -372,3 +373,27 @@ def test_wrong_arguments_are_told(tmp_path):
         tw.map_runs(toys(1), None, tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="give the one that map_runs"):
         tw.ResultTable(tmp_path / "nowhere")
+
+
+def leave(text):
+    raise SystemExit("by the user's code")
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path, pool):
+    tw.register_function(leave)
+    part = {"kind": "TextFunction", "function": "leave"}
+    problem = {**tw.targets.description.describe_problem("rainy-week"), "potential": part}
+    specs = [toy(problem), toy(seed=1)]
+    executor = None if pool is None else pool(1)
+    first, second = sorted(tw.map_runs(specs, executor, tmp_path), key=lambda r: r.error is None)
+    assert "raised SystemExit: by the user's code" in first.error["message"]
+    assert second.error is None
+
+
+def test_a_worker_process_outlives_code_that_ends_it():
+    pool = runs.CancellablePool(1)
+    with pytest.raises(RuntimeError, match="SystemExit was raised: 3"):
+        pool.submit(sys.exit, 3).result(60)
+    assert pool.submit(max, 1, 2).result(60) == 2
+    pool.shutdown()

@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TsmcError, check_integer
+from tsmc_widgets.errors import TsmcError, as_exception, check_integer
 from tsmc_widgets.experiments.artifacts import DamagedFileError, loads, read_file, write_file
 from tsmc_widgets.experiments.execute import Row, work
 from tsmc_widgets.experiments.spec import RunSpec
@@ -472,8 +472,8 @@ def _work(link: Any) -> None:
             return
         try:
             answer = (True, fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - raised where the task was given
-            answer = (False, error)
+        except BaseException as error:  # noqa: BLE001 - raised where the task was given
+            answer = (False, as_exception(error))
         # A pipe whose owner is gone raises OSError; the next task then ends the loop.
         with contextlib.suppress(OSError):
             try:

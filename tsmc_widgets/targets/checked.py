@@ -79,20 +79,23 @@ def call_checked(
     name: str,
     show_row: ShowRow,
 ) -> Any:
-    """Call other people's code without gradients; what it raises becomes a PotentialError."""
+    """Call other people's code without gradients; what it raises becomes a PotentialError.
+
+    ``SystemExit`` and its like too, which would end a thread in silence; not an interrupt.
+    """
     try:
         with torch.no_grad():
             return function(tokens)
-    except TsmcError:
+    except (TsmcError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         rows = tokens.shape[0]
         where = show_row(tokens[0]) if rows else "no rows at all"
         others = f" (the first of {rows} rows)" if rows > 1 else ""
         raise raised_error(name, error, f"{where}{others}", tokens.shape[1]) from error
 
 
-def raised_error(name: str, error: Exception, where: str, step: int | None) -> PotentialError:
+def raised_error(name: str, error: BaseException, where: str, step: int | None) -> PotentialError:
     """The error for code that raised ``error`` on ``where`` after ``step`` tokens."""
     at = "" if step is None else f" at step {step}"
     return PotentialError(f"{name} raised {type(error).__name__}: {error}{at} on {where}.")
