@@ -1,5 +1,8 @@
 """What comes from a front end stays in the notebook's folder, and never ends a page."""
 
+import math
+import random
+
 import pytest
 
 from tsmc_widgets.experiments.runs import map_runs
@@ -101,3 +104,86 @@ def test_a_comparison_is_exported_in_the_folder(opened, folder):
     page.view.stem = "table"
     for kind in ("csv", "tex", "html"):
         assert press(page, kind) == press(page, kind) == ""
+
+
+ODD = (None, True, -1, 10**12, 1e308, math.nan, "", "x" * 300, "../x", [], [[]], {}, {"a": {}})
+
+
+def messages(names, count=500):
+    """Malformed messages from a front end, and some that only look like it."""
+    rng = random.Random(0)
+
+    def value(depth=0):
+        if depth < 2 and rng.random() < 0.3:
+            keys = ("act", "n", "problems", "num_particles", "seeds", "methods", "rules", "x")
+            return {key: value(depth + 1) for key in rng.sample(keys, 3)}
+        return rng.choice(ODD)
+
+    for _ in range(count):
+        state = {rng.choice([*names, "unknown"]): value() for _ in range(rng.randint(1, 3))}
+        data = {"method": "update", "state": state, "buffer_paths": []}
+        broken = rng.random()
+        if broken < 0.2:
+            data[rng.choice([*data])] = value()
+        yield {"content": {"data": rng.choice(ODD) if broken > 0.9 else data}, "buffers": []}
+    yield {}
+    yield None
+
+
+def send(widget, **state):
+    widget._handle_msg({"content": {"data": {"method": "update", "state": state}}, "buffers": []})
+
+
+def fuzz(widget):
+    """Send what is malformed; what Python alone sets must stay as it is."""
+    own = set(widget.keys) - {*widget._takes, "status", "welcome"}
+    before = {name: getattr(widget, name) for name in own}
+    for message in messages(widget.keys):
+        widget._handle_msg(message)
+    assert {name: getattr(widget, name) for name in own} == before
+    send(widget, hello=7)
+    if widget.has_trait("hello"):
+        assert widget.welcome == 7
+
+
+def test_malformed_messages_are_answered_and_the_page_goes_on(opened):
+    bench = opened(Workbench, "rainy-week", num_particles=4)
+    for widget in (bench.view, bench.panels, bench.code_button):
+        fuzz(widget)
+    send(bench.view, run=5)
+    assert "run must be one of 0 to 0; got 5" in bench.view.status["error"]
+    bench.set(num_particles=8)
+    assert bench.wait(SECONDS)
+    assert bench.view.status["state"] == "done"
+    assert bench.view.status["error"] == ""
+
+
+def test_malformed_messages_to_the_training(opened):
+    page = opened(TrainSession, "rainy-week", num_updates=1, batch_size=10)
+    fuzz(page.view)
+    send(page.view, ask=[])
+    assert "ask" in page.view.status["error"]
+    send(page.view, ask={"act": {}, "n": 1})
+    assert "act must be one of" in page.view.status["error"]
+    assert page.train(1, timeout=SECONDS)
+
+
+def test_malformed_messages_to_the_comparison(opened):
+    page = opened(CompareSession, "rainy-week", ("none",), folder=None, workers=1, **SMALL)
+    fuzz(page.view)
+    stands = page.settings
+    path_of_another = {"name": "x", "model": "/x", "prompt": "x", "num_steps": 1,
+                       "potential": {"kind": "Constant"}}  # fmt: skip
+    for change, message in [
+        ({"num_particles": [10**12]}, "num_particles must be at most 4096"),
+        ({"seeds": 10**6}, "seeds must be at most 100"),
+        ({"problems": [path_of_another]}, "problem must be one of"),
+        ({"seeds": 0}, "seeds must be an integer"),
+        ({"unknown": 1}, "the setting must be one of"),
+    ]:
+        send(page.view, settings={**stands.to_dict(), **change})
+        assert message in page.view.status["error"]
+        assert page.settings == stands
+        assert page.view.settings == stands.to_dict()
+    send(page.view, settings={**stands.to_dict(), "seeds": 2})
+    assert page.settings.seeds == 2

@@ -239,7 +239,9 @@ class CompareSession(LivePage):
         if change["new"] == self._settings.to_dict():
             return
         try:
-            self._take(CompareSettings.from_dict(change["new"]))
+            asked = CompareSettings.from_dict(change["new"])
+            asked.check_page(self._settings)
+            self._take(asked)
         except Exception as error:  # noqa: BLE001 - shown beside the controls
             self._refusal = message_of(error)
             self.view.settings = self._settings.to_dict()
