@@ -2,6 +2,7 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -104,6 +105,18 @@ def test_a_comparison_is_exported_in_the_folder(opened, folder):
     page.view.stem = "table"
     for kind in ("csv", "tex", "html"):
         assert press(page, kind) == press(page, kind) == ""
+
+
+def test_a_comparison_shows_what_it_cannot_store(opened, folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tsmc_widgets.experiments.runs.ResultFolder.write", full)
+    with ThreadPoolExecutor(1) as lent:
+        page = opened(CompareSession, "rainy-week", ("none",), folder="r", executor=lent, **SMALL)
+        with pytest.warns(RuntimeWarning, match="could not be stored"):
+            assert len(page.run(SECONDS).table) == 1
+    assert "No space left on device" in page.view.status["error"]
 
 
 ODD = (None, True, -1, 10**12, 1e308, math.nan, "", "x" * 300, "../x", [], [[]], {}, {"a": {}})

@@ -269,6 +269,7 @@ class CompareSession(LivePage):
     def _status(self, progress: Progress) -> dict[str, Any]:
         runs, comparison = self.runs, self.comparison
         left = runs.expected_seconds()
+        unstored = runs.unstored and f"Not stored, and lost with this page: {runs.unstored}"
         return {
             "state": self.state,
             "done": len(comparison.table.results),
@@ -278,7 +279,9 @@ class CompareSession(LivePage):
             "workers": runs.pool.size,
             "drops": runs.pool.can_stop,
             "folder": "" if runs.folder is None else str(runs.folder),
-            "error": self._refusal or error_text(progress.error, "What was done stays."),
+            "error": self._refusal
+            or error_text(progress.error, "What was done stays.")
+            or unstored,
             "failures": encode_failures(comparison),
             "note": self._note,
         }

@@ -245,6 +245,7 @@ class ComparisonRuns:
     Attributes:
         comparison: specs and results; a new one after each ``take``.
         stopping: "pausing" or "cancelling" once what is computed was to end; empty else.
+        unstored: why some result is in memory alone; empty else.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class ComparisonRuns:
         self.comparison = Comparison.of([])
         self.folder = folder
         self.pool = CancellablePool(workers, executor)
-        self.stopping = ""
+        self.stopping = self.unstored = ""
         self._known: dict[str, RunResult] = {}
         self._lock = threading.RLock()
         self._stream: RunStream | None = None
@@ -363,6 +364,7 @@ class ComparisonRuns:
 
     def _add(self, comparison: Comparison, result: RunResult) -> None:
         with self._lock:
+            self.unstored = result.unstored or self.unstored
             if result.error is None:
                 self._known[result.spec.key] = result
             comparison.table.add(result)
