@@ -41,6 +41,10 @@ class PotentialError(TsmcError, ValueError):
     """A potential raised, or returned NaN, +inf or a wrong shape."""
 
 
+class ModelOutputError(TsmcError, ValueError):
+    """A model, twist or proposal gave NaN or +inf, or no next token any probability."""
+
+
 class ContextLengthError(TsmcError, ValueError):
     """Prompt and generated tokens together do not fit the model's context."""
 

@@ -139,6 +139,14 @@ def load_checkpoint(
     return model.to(place), tokenizer
 
 
+def training_part(model: torch.nn.Module) -> str | None:
+    """The first part of a model that is in training mode, in words; None in eval mode."""
+    for name, part in model.named_modules():
+        if part.training:
+            return f"The model's part {name!r}" if name else "The model"
+    return None
+
+
 def _not_found(source: str, error: OSError) -> str:
     if Path(source).is_dir():
         return f"The folder {source!r} is no complete checkpoint: {error}"
