@@ -277,3 +277,13 @@ def test_arrays_are_numbers_of_any_kind(dtype):
     assert found.tolist() == list(range(8, -1, -1))
     each = target(TextFunction(lambda texts: [np.array(0.5) for _ in texts], takes="texts"))
     assert bool((each.log_phi(TOKENS) == 0.5).all())
+
+
+def test_code_that_ends_the_program_is_an_error_with_its_text():
+    def leave(text):
+        if text == "acb":
+            raise SystemExit("enough")
+        return 0.0
+
+    with pytest.raises(PotentialError, match=r"raised SystemExit: enough at step 2 on .*'acb'"):
+        target(TextFunction(leave)).log_phi(TOKENS)

@@ -141,9 +141,12 @@ def load_checkpoint(
 
 def training_part(model: torch.nn.Module) -> str | None:
     """The first part of a model that is in training mode, in words; None in eval mode."""
-    for name, part in model.named_modules():
+    parts = [model]
+    for part in parts:  # grows while it is read: named_modules costs each step ten times as much
         if part.training:
+            name = next(name for name, each in model.named_modules() if each is part)
             return f"The model's part {name!r}" if name else "The model"
+        parts += filter(None, part._modules.values())
     return None
 
 

