@@ -1,12 +1,17 @@
 """The main notebook as an app: Voila serves it, and the particle view works in it."""
 
+import asyncio
 import http.client
+import json
 import os
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
 import nbformat
 import pytest
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
 
 import dev
 from browser_support import TOKEN, voila_app
@@ -60,6 +65,34 @@ def test_app_asks_for_its_token_and_answers_to_no_foreign_name(served, path, hos
     there.request("GET", path, headers={"Host": host, **(upgrade if socket else {})})
     assert there.getresponse().status == status
     there.close()
+
+
+def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
+    def message(kind, **content):
+        header = {"msg_id": kind, "msg_type": kind, "session": "visitor", "username": "visitor",
+                  "version": "5.3", "date": "2026-01-01T00:00:00Z"}  # fmt: skip
+        return json.dumps({"header": header, "parent_header": {}, "metadata": {},
+                           "content": content, "channel": "shell", "buffers": []})  # fmt: skip
+
+    async def visit():
+        page = await AsyncHTTPClient().fetch(
+            f"http://127.0.0.1:{served}/?token={TOKEN}", request_timeout=60
+        )
+        kernel = re.search(r'kernel_?id"?:\s*"([\w-]{36})', page.body.decode(), re.IGNORECASE)[1]
+        link = await websocket_connect(
+            f"ws://127.0.0.1:{served}/api/kernels/{kernel}/channels?token={TOKEN}"
+        )
+        code = f"open({str(tmp_path / 'ran')!r}, 'w').close()"
+        await link.write_message(message("execute_request", code=code, silent=False))
+        await link.write_message(message("kernel_info_request"))
+        answer = ""
+        while "kernel_info_reply" not in answer:
+            answer = str(await asyncio.wait_for(link.read_message(), 30))
+            assert "execute_reply" not in answer
+        link.close()
+
+    asyncio.run(visit())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
