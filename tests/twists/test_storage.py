@@ -101,6 +101,17 @@ def test_weights_that_are_not_finite_are_not_saved(gpt2, tmp_path):
         tw.save_twist(twist, tmp_path / "twist", dtype=torch.int8)
 
 
+def test_weights_that_are_not_finite_are_not_loaded(gpt2, tmp_path, monkeypatch):
+    twist = tw.LinearHeadTwist(gpt2)
+    with torch.no_grad():
+        twist.head.bias[3] = torch.nan
+    monkeypatch.setattr("torch.isfinite", lambda values: torch.ones_like(values, dtype=torch.bool))
+    tw.save_twist(twist, tmp_path / "twist")
+    monkeypatch.undo()
+    with pytest.raises(TwistFormatError, match=r"head.bias of the twist in .* are not finite"):
+        tw.load_twist(tmp_path / "twist", gpt2)
+
+
 def test_a_second_save_replaces_the_first(gpt2, tmp_path):
     tw.save_twist(stir(tw.MLPHeadTwist(gpt2)), tmp_path)
     twist = stir(tw.LinearHeadTwist(gpt2), seed=2)

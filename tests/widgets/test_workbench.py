@@ -161,11 +161,12 @@ class TestFiles:
         )
         again.close()
 
-    def test_buttons_save_and_load(self, workbenches, tmp_path):
+    def test_buttons_save_and_load(self, workbenches, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         workbench = workbenches(SPECS["named"])
         path, said = workbench.file.path, workbench.file.message
         save, load = workbench.file.buttons.values()
-        path.value = str(tmp_path / "page.json")
+        path.value = "page.json"
         save.click()
         assert "saved to" in said.value
         workbench.set(seed=9)
@@ -174,7 +175,7 @@ class TestFiles:
         settle(workbench)
         assert workbench.spec == SPECS["named"]
         assert workbench.bench.pinned is None
-        path.value = str(tmp_path / "<b>.json")
+        path.value = "<b>.json"
         load.click()
         assert "There is no file" in said.value
         assert "<b>" not in said.value
@@ -192,7 +193,8 @@ class TestFiles:
         with pytest.raises(ValueError, match=message):
             Workbench.load(tmp_path / "page.json")
 
-    def test_a_file_can_not_call_functions_by_itself(self, workbenches, tmp_path):
+    def test_a_file_can_not_call_functions_by_itself(self, workbenches, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         part = {"kind": "TextFunction", "function": "os:system"}
         state = WorkbenchState(
             spec=tw.RunSpec(problem={**EDITED, "potential": [part]}, num_particles=4, num_runs=1)
@@ -202,7 +204,7 @@ class TestFiles:
         with pytest.raises(ValueError, match="JSON alone cannot bring back"):
             Workbench.load(path)
         workbench = workbenches("rainy-week")
-        workbench.file.path.value = str(path)
+        workbench.file.path.value = path.name
         workbench.file.buttons["load"].click()
         assert "not registered here" in workbench.file.message.value
         shown = workbenches(state)

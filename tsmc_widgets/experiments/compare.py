@@ -285,8 +285,10 @@ def _labels(places: Sequence[Place]) -> list[str]:
 
 
 def no_formula(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """Text that no spreadsheet takes for a formula; a number stays one."""
+    number = re.fullmatch(r"[+-][\d.]+(e[+-]?\d+)?", text, re.IGNORECASE)
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not number
+    return f"'{text}" if formula else text
 
 
 def _pipe(text: str) -> str:
@@ -302,10 +304,17 @@ def page(tables: Iterable[str]) -> str:
         "tabular-nums;text-align:right}th:first-child,td:first-child{text-align:left}"
     )
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        f'{BEGINS["html"]}<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
         f"<style>{style}</style></head><body>{''.join(tables)}</body></html>\n"
     )
 
+
+BEGINS = {
+    "csv": "problem,method,quantity,side,rule,",
+    "tex": "% tsmc_widgets comparison",
+    "html": "<!doctype html><!-- tsmc_widgets comparison -->",
+}
+"""The first characters of what ``Comparison.export`` writes."""
 
 TITLES = {
     "KL(q||σ)": "KL(q||σ), nats",
@@ -493,9 +502,10 @@ class Comparison:
             frame = self.to_frame()
             for column in frame.select_dtypes(exclude="number"):
                 frame[column] = [no_formula(v) if isinstance(v, str) else v for v in frame[column]]
-            text = frame.to_csv(index=False)
+            text = frame.to_csv(index=False, lineterminator="\n")
         elif kind == "tex":
-            text = "\n".join(self.to_latex(quantity) for quantity in self.quantities)
+            tables = [self.to_latex(quantity) for quantity in self.quantities]
+            text = "\n".join([BEGINS["tex"], *tables])
         else:
             text = page(self.to_html(quantity) for quantity in self.quantities)
         _written(text, path)

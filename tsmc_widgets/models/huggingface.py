@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
-from tsmc_widgets.models.checkpoint import load_checkpoint
+from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
 from tsmc_widgets.models.precision import float32_arithmetic
 from tsmc_widgets.models.protocol import LMStep, TeacherForced
 from tsmc_widgets.models.text import TokenizerText
@@ -253,9 +253,10 @@ class HuggingFaceLM(TokenizerText):
         return logits, seen[0].to(_wide(seen[0])) if seen else None
 
     def _check_mode(self) -> None:
-        if self.model.training:
+        part = training_part(self.model)
+        if part is not None:
             raise RuntimeError(
-                "The model is in training mode, where dropout changes p0: call lm.model.eval()."
+                f"{part} is in training mode, where dropout changes p0: call lm.model.eval()."
             )
 
 

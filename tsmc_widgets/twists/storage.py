@@ -132,6 +132,8 @@ def shipped_folder(name: str | Path) -> Path | None:
 
 
 FORMAT = "tsmc_widgets.Twist"
+BEGINS = f'{{\n "format": "{FORMAT}"'
+"""The first characters of a card."""
 VERSION = 2
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
@@ -215,6 +217,12 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     card = _read_card(folder)
     check_fingerprint(lm, card["base_model"], str(folder))
     weights = _read_weights(folder, card["weights_sha256"])
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise TwistFormatError(
+                f"the weights {name} of the twist in {str(folder)!r} are not finite: its training "
+                "diverged; take one that was saved before."
+            )
     try:
         twist = FORMS[card["form"]](lm, **card["options"])
         if card["version"] < 2:

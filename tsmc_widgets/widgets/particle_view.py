@@ -41,6 +41,7 @@ class ParticleView(RunView):
 
     _esm = join_modules("js/particle_view.js")
     _css = join_modules("particle_view.css")
+    _takes = ("hello", "step", "run", "hold", "more")
 
     status = traitlets.Dict().tag(sync=True)
     strips = traitlets.Bool(True).tag(sync=True)

@@ -157,11 +157,16 @@ function exported({ text, weight, particles, log_phi, log_p0, ended_at }) {
   return { text, weight, particles, log_phi, log_p0, ended_at };
 }
 
-/** Every text between quotation marks, its own doubled (RFC 4180). @param {Sample[]} samples */
+/**
+ * Every text between quotation marks, its own doubled (RFC 4180), and after an apostrophe where a
+ * spreadsheet would take it for a formula.
+ * @param {Sample[]} samples
+ */
 function samplesAsCsv(samples) {
   const names = ["text", "weight", "particles", "log_phi", "log_p0", "ended_at"];
+  const inert = (/** @type {string} */ text) => (/^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
   const cell = (/** @type {any} */ value) =>
-    typeof value === "string" ? `"${value.replaceAll('"', '""')}"` : String(value ?? "");
+    typeof value === "string" ? `"${inert(value).replaceAll('"', '""')}"` : String(value ?? "");
   const rows = samples.map((sample) => Object.values(exported(sample)).map(cell).join(","));
   return `${[names.join(","), ...rows].join("\r\n")}\r\n`;
 }
