@@ -24,16 +24,12 @@ export function letScrub(strips, record, onScrub, signal) {
 
 /** ESS at every step, with its threshold and resampling. */
 export class EssStrip extends Strip {
-  constructor() {
-    super(
-      "Effective sample size (ESS)",
-      "ess",
-      "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
-        "the step after the ESS fell below the dashed threshold.",
-    );
-  }
+  static about = [
+    "Effective sample size (ESS)", "ess",
+    "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
+      "the step after the ESS fell below the dashed threshold.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { K, T, header } = record;
     const threshold = header.ess_threshold;
@@ -53,11 +49,8 @@ export class EssStrip extends Strip {
 
 /** Weights at the step on show, largest first. */
 export class WeightsStrip extends Strip {
-  constructor() {
-    super("Weights, sorted", "weights", "Normalised weights of the particles, largest first: they sum to 1.");
-  }
+  static about = ["Weights, sorted", "weights", "Normalised weights of the particles, largest first: they sum to 1."];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { K } = record;
     const weights = record.sortedWeights(t);
@@ -80,12 +73,11 @@ export class WeightsStrip extends Strip {
 
 /** Ancestors of each step that have descendants at the step on show. */
 export class AncestorsStrip extends Strip {
-  constructor() {
-    const meaning = "How many of the K tokens drawn at each step have a descendant at the step on show.";
-    super("Surviving ancestors", "ancestors", meaning);
-  }
+  static about = [
+    "Surviving ancestors", "ancestors",
+    "How many of the K tokens drawn at each step have a descendant at the step on show.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme, genealogy }) {
     const { K, T } = record;
     const { survivors } = genealogy;
@@ -102,29 +94,25 @@ export class AncestorsStrip extends Strip {
 
 /** One run's log Z hat with its standard error. */
 export class RunLogZStrip extends Strip {
-  constructor() {
-    super(
-      "Running log Ẑ (estimate)",
-      "logz",
-      "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
-        "from this run's ancestors alone; unknown once all particles share one first ancestor.",
-    );
-  }
+  static about = [
+    "Running log Ẑ (estimate)", "logz",
+    "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
+      "from this run's ancestors alone; unknown once all particles share one first ancestor.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { T, exactLogZ } = record;
     const values = [0, ...record.logZ.subarray(0, record.steps)];
     const rows = errorRows(values, record);
     const finite = rows.flatMap(([, ...ends]) => ends).filter(Number.isFinite);
-    if (isKnown(exactLogZ)) finite.push(exactLogZ);
+    if (Number.isFinite(exactLogZ)) finite.push(exactLogZ);
     let [low, high] = [Math.min(...finite), Math.max(...finite)];
     if (high - low < 0.1) [low, high] = [low - 0.05, high + 0.05];
     const digits = high - low < 1 ? 2 : 1;
     const ticks = /** @type {[number, string][]} */ ([low, high].map((v) => [v, number(v, digits)]));
     const margin = 0.08 * (high - low);
     const plot = this.axes(theme, [0, T], [low - margin, high + margin], stepTicks(T), ticks);
-    if (isKnown(exactLogZ)) {
+    if (Number.isFinite(exactLogZ)) {
       const above = exactLogZ > (low + high) / 2;
       level(plot, exactLogZ, `exact ${number(exactLogZ)}`, theme.text, above);
     }
@@ -145,9 +133,4 @@ export function errorRows(values, record) {
     const error = t === 0 ? 0 : record.logZError[t - 1] || 0;
     return [t, value - error, value + error];
   });
-}
-
-/** @param {number | null} value */
-export function isKnown(value) {
-  return value !== null && Number.isFinite(value);
 }

@@ -72,7 +72,6 @@ export function readPage(data) {
  * holds step s + 1, and step 0 is the prompt alone. Arrays are step-major: `s * K + k`, `s * R + r`.
  */
 export class RunRecord {
-  /** @param {any} header */
   constructor(header) {
     this.id = header.id;
     this.K = header.num_particles;
@@ -119,7 +118,6 @@ export class RunRecord {
     return record;
   }
 
-  /** @param {any} header */
   use(header) {
     this.header = header;
     const exact = header.exact_log_z;
@@ -142,7 +140,6 @@ export class RunRecord {
     for (let s = first; s < first + steps; s++) this._derive(s);
   }
 
-  /** @param {any} facts @param {any} columns */
   _readTables({ first, steps, table_width: width }, columns) {
     if (!width) return;
     let at = 0;
