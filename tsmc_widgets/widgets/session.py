@@ -106,6 +106,11 @@ class LiveSession:
         """Whether a newer run waits."""
         return self._job is not None
 
+    @property
+    def stopping(self) -> bool:
+        """Whether work on the present run is no longer wanted: cancelled, closed or overtaken."""
+        return self.overtaken or self._cancelled
+
     def read(self, act: Callable[[], Any]) -> Any:
         """Call ``act`` between two steps, so that the record does not change meanwhile."""
         with self._record:

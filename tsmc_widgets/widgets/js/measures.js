@@ -92,12 +92,12 @@ export class AncestorsStrip extends Strip {
   }
 }
 
-/** One run's log Z hat with its standard error. */
+/** One run's log Z hat, and how far others lie apart. */
 export class RunLogZStrip extends Strip {
   static about = [
     "Running log Ẑ (estimate)", "logz",
-    "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
-      "from this run's ancestors alone; unknown once all particles share one first ancestor.",
+    "One run's estimate of the log of the mean of φ. Band: one standard deviation over runs that differ " +
+      "in noise alone, which are taken once this run is done. Their mean is on average a lower bound on log Z.",
   ];
 
   draw({ record, t, theme }) {
@@ -118,19 +118,30 @@ export class RunLogZStrip extends Strip {
     }
     drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
     curve(plot, values, t, theme.blue);
-    const own = t === 0 ? 0 : record.logZError[t - 1];
-    const error = Number.isFinite(own) ? ` ± ${number(own)} s.e.` : ", s.e. unknown";
-    this.say(`${number(values[t])} nats${Number.isFinite(values[t]) ? error : ""}`);
+    this.say(`${number(values[t])} nats${spreadInWords(record, t)}`);
   }
 }
 
+/** How far runs on other noise lie apart after step t, and at T their mean with its interval. @param {any} record @param {number} t */
+export function spreadInWords(record, t) {
+  const others = record.header.replicates;
+  if (!others || t === 0) return "";
+  const died = others.dead ? `, ${others.dead} of ${others.runs} runs died` : "";
+  const [mean, low, high] = [others.mean, others.low, others.high].map(Number);
+  if (t === record.T && Number.isFinite(low) && Number.isFinite(high)) {
+    return `; mean of ${others.runs} runs ${number(mean)}, 95 % ${number(low)} to ${number(high)}`;
+  }
+  const spread = record.logZSpread(t);
+  return Number.isFinite(spread) ? ` ± ${number(spread)} (s.d. over ${others.runs} runs)` : died;
+}
+
 /**
- * A run's estimates with one standard error less and more, as rows of a band.
+ * A run's estimates with one standard deviation over runs less and more, as rows of a band.
  * @param {number[]} values at steps 0, 1, .. @param {any} record
  */
 export function errorRows(values, record) {
   return values.map((value, t) => {
-    const error = t === 0 ? 0 : record.logZError[t - 1] || 0;
-    return [t, value - error, value + error];
+    const spread = record.logZSpread(t) || 0;
+    return [t, value - spread, value + spread];
   });
 }

@@ -36,7 +36,6 @@ const COLUMNS = {
   resampled: ["resampled", Uint8Array, ""],
   ess: ["ess", Float64Array, ""],
   logZ: ["log_z", Float64Array, ""],
-  logZError: ["log_z_error", Float64Array, ""],
   everyLogZ: ["every_log_z", Float64Array, "R"],
   pooled: ["pooled", Float64Array, ""],
   pooledLow: ["pooled_low", Float64Array, ""],
@@ -196,6 +195,11 @@ export class RunRecord {
     values.sort().reverse();
     this._sorted = { t, values };
     return values;
+  }
+
+  /** Standard deviation of log Z hat over runs after step t; NaN where one run is all there is. @param {number} t */
+  logZSpread(t) {
+    return t === 0 ? 0 : (this.header.replicates?.spread[t - 1] ?? NaN);
   }
 
   /** Log Z hat of a run after step t. @param {number} t @param {number} r */

@@ -1,7 +1,7 @@
 /** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
 
 import { clamp, css, h, number, percent, plural } from "./dom.js";
-import { errorRows } from "./measures.js";
+import { errorRows, spreadInWords } from "./measures.js";
 import {
   BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, curve, dot, drawBand, drawPath, fill, label, level, line, niceTicks,
   stepTicks,
@@ -143,9 +143,7 @@ function logZInWords(record, t) {
   const { R, header } = record;
   const own = record.logZOf(t, header.run);
   if (R === 1) {
-    const error = t === 0 ? 0 : record.logZError[t - 1];
-    if (!Number.isFinite(own)) return `estimate ${number(own)} nats`;
-    return `estimate ${number(own)}${Number.isFinite(error) ? ` ± ${number(error)} s.e. nats` : " nats, s.e. unknown"}`;
+    return `estimate ${number(own)} nats${spreadInWords(record, t)}`;
   }
   const mine = `run ${header.run + 1}: ${number(own)} nats`;
   if (!header.one_target) return `${mine}; every run has an observation, and so a log Z, of its own`;
@@ -201,8 +199,8 @@ export class SpreadPlot extends Strip {
   _ends(record, t) {
     if (t === 0) return [0, 0];
     if (record.R > 1) return [record.pooledLow[t - 1], record.pooledHigh[t - 1]];
-    const [value, error] = [record.logZ[t - 1], record.logZError[t - 1]];
-    return [value - error, value + error];
+    const [value, spread] = [record.logZ[t - 1], record.logZSpread(t)];
+    return [value - spread, value + spread];
   }
 
   /** @param {any} plot @param {any} record @param {number[]} xs @param {Theme} theme */
@@ -254,8 +252,10 @@ export class SpreadPlot extends Strip {
   /** @param {any} record @param {number} t @param {number[]} finite */
   _words(record, t, finite) {
     const { R, T, header, exactLogZ } = record;
-    const bar = t > 0 && Number.isFinite(record.logZError[t - 1]) ? ", ± 1 s.e." : "";
-    if (R === 1) return `one run${bar}: more runs show how far they differ`;
+    if (R === 1) {
+      const others = header.replicates;
+      return others ? `this run ± s.d. over ${others.runs} runs on other noise` : "one run: more show how far they differ";
+    }
     if (finite.length === 0) return "log Ẑ = −∞ in all runs";
     const mean = finite.reduce((a, b) => a + b, 0) / finite.length;
     const squares = finite.reduce((sum, value) => sum + (value - mean) ** 2, 0);
