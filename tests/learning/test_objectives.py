@@ -378,7 +378,7 @@ class TestRefused:
             rl_loss(score(world.target, ParameterTable(3, 3), samples))
 
     def test_fudge_reads_probabilities(self, world):
-        with pytest.raises(ValueError, match="needs phi <= 1"):
+        with pytest.raises(ValueError, match="needs log phi <= 0; got 2"):
             fudge_loss(world.scored(ParameterTable(3, 3)))
 
     def test_fudge_needs_the_sigmoid(self, unit_world):
