@@ -445,11 +445,12 @@ class TwistTrainer:
         if self._faint < FAINT_STEPS or self.warning:
             return
         self.warning = (
-            f"gradients of {'+'.join(self.weights)} vanish: no parameter's exceeds {largest:.2g} at "
-            f"update {self.done + 1}, below Adam's eps of {eps:g}, as at the {FAINT_STEPS - 1} steps "
-            f"before it, so that little is learned. Unless the twist is optimal already, its psi is "
-            f"not of the scale of phi (its level is {as_twist(self.twist).level:.4g} nats): train a "
-            "fresh twist, which starts at the mean of phi, raise the loss's weight, or use ctl."
+            f"gradients of {'+'.join(self.weights)} vanish: no parameter's exceeds {largest:.2g} "
+            f"at update {self.done + 1}, below Adam's eps of {eps:g}, as at the "
+            f"{FAINT_STEPS - 1} steps before it, so that little is learned. Unless the twist is "
+            "optimal already, its psi is not of the scale of phi (its level is "
+            f"{as_twist(self.twist).level:.4g} nats): train a fresh twist, which starts at the "
+            "mean of phi, raise the loss's weight, or use ctl."
         )
         warnings.warn(self.warning, stacklevel=2)
 
