@@ -70,7 +70,7 @@ def nvi_loss(samples: Scored) -> Float64[Tensor, ""]:
     return -(_average(at_next, samples.log_psi) - _average(at_twist, samples.log_psi)).mean()
 
 
-def rl_loss(samples: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
+def rl_loss(samples: Scored, *, at_sigma: bool = False, decay: float = 0.0) -> Float64[Tensor, ""]:
     """Path consistency: (log psi_t - log sum_v p0 psi_{t+1})^2, log phi at the end (section 4.2).
 
     Any samples that reach everywhere do: those of q, of sigma, or the sum of both losses.
@@ -80,6 +80,9 @@ def rl_loss(samples: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
     Args:
         samples: the texts.
         at_sigma: whether each counts by its weight for sigma; else all count alike.
+        decay: lambda in [0, 1] of targets over several steps: the errors of later steps are added
+            to the target, times lambda for each step between. All are 0 for the optimum alone. 0 is
+            the paper's loss, whose targets take T updates to say at step 1 what phi is.
 
     Raises:
         NoSignalError: no text has phi > 0.
@@ -91,6 +94,8 @@ def rl_loss(samples: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
     ends = _ends(samples)
     goal = torch.where(ends, log_phi.unsqueeze(1), following)
     gaps = torch.where(samples.live, samples.log_psi - goal, 0.0)
+    if decay:
+        gaps = gaps + decay * _discounted(gaps.detach(), decay)
     if not at_sigma:
         return (gaps**2).sum() / samples.live.sum()
     weights = samples.weights_for_sigma()
@@ -240,6 +245,15 @@ def _average(
     return torch.where(weights > 0, weights * values, 0.0).sum(0)
 
 
+def _discounted(gaps: Float64[Tensor, "n steps"], decay: float) -> Float64[Tensor, "n steps"]:
+    """Sum of later gaps at each step, times ``decay`` for each step between."""
+    total, columns = torch.zeros_like(gaps[:, 0]), []
+    for gap in reversed(gaps.unbind(1)):
+        columns.append(total)
+        total = gap + decay * total
+    return torch.stack(columns[::-1], dim=1)
+
+
 def _ends(samples: Scored) -> Tensor:
     """Last live position of each text."""
     live = samples.live
@@ -270,11 +284,16 @@ class Recipe:
     reads_phi: bool = False
 
 
+RL_DECAY = 0.9
+"""Lambda of path consistency. At 0, the paper's, 40 updates teach one-star reviews nothing."""
+
 RECIPES: dict[str, Recipe] = {
     "ctl": Recipe(ctl_loss, needs_positives=True),
-    "rl": Recipe(lambda _, batch: rl_loss(batch), reads_phi=True),
+    "rl": Recipe(lambda _, batch: rl_loss(batch, decay=RL_DECAY), reads_phi=True),
     "rl_sigma": Recipe(
-        lambda positives, batch: (rl_loss(positives, at_sigma=True) + rl_loss(batch)) / 2,
+        lambda positives, batch: (
+            (rl_loss(positives, at_sigma=True, decay=RL_DECAY) + rl_loss(batch, decay=RL_DECAY)) / 2
+        ),
         needs_positives=True,
         positives_with_p0=True,
         reads_phi=True,
