@@ -127,7 +127,9 @@ def search(chosen: dict[str, Part], folder: Path, sequences: int) -> None:
     for method in METHODS[1:]:
         for part in chosen.values():
             searched = read_rates(folder)
-            if method not in part.methods or method in searched.get(part.problem, {}):
+            # A part that ranks no methods keeps the usual rate.
+            ranked = part.methods == METHODS
+            if not ranked or method in searched.get(part.problem, {}):
                 continue
             problem = tw.load_problem(part.problem)
             found = search_settings(
