@@ -285,11 +285,19 @@ class Recipe:
 
 
 RL_DECAY = 0.9
-"""Lambda of path consistency. At 0, the paper's, 40 updates teach one-star reviews nothing."""
+"""Lambda of path consistency where nothing is observed. At 0, the paper's, 40 updates teach one-star
+reviews nothing; under observations log phi differs by tens of nats, and such sums of errors diverge.
+"""
+
+
+def _rl(batch: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
+    decay = RL_DECAY if batch.samples.observed is None else 0.0
+    return rl_loss(batch, at_sigma=at_sigma, decay=decay)
+
 
 RECIPES: dict[str, Recipe] = {
     "ctl": Recipe(ctl_loss, needs_positives=True),
-    "rl": Recipe(lambda _, batch: rl_loss(batch, decay=RL_DECAY), reads_phi=True),
+    "rl": Recipe(lambda _, batch: _rl(batch), reads_phi=True),
     "rl_sigma": Recipe(
         lambda positives, batch: (
             (rl_loss(positives, at_sigma=True, decay=RL_DECAY) + rl_loss(batch, decay=RL_DECAY)) / 2
