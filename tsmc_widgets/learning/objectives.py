@@ -285,9 +285,8 @@ class Recipe:
 
 
 RL_DECAY = 0.9
-"""Lambda of path consistency where nothing is observed. At 0, the paper's, 40 updates teach one-star
-reviews nothing; under observations log phi differs by tens of nats, and such sums of errors diverge.
-"""
+"""Lambda of path consistency where nothing is observed. At 0, the paper's, 40 updates brought
+one-star reviews no nearer to sigma; on infilling 15/10 it is 0.9 that led away from it."""
 
 
 def _rl(batch: Scored, *, at_sigma: bool = False) -> Float64[Tensor, ""]:
@@ -299,9 +298,7 @@ RECIPES: dict[str, Recipe] = {
     "ctl": Recipe(ctl_loss, needs_positives=True),
     "rl": Recipe(lambda _, batch: _rl(batch), reads_phi=True),
     "rl_sigma": Recipe(
-        lambda positives, batch: (
-            (rl_loss(positives, at_sigma=True, decay=RL_DECAY) + rl_loss(batch, decay=RL_DECAY)) / 2
-        ),
+        lambda positives, batch: (_rl(positives, at_sigma=True) + _rl(batch)) / 2,
         needs_positives=True,
         positives_with_p0=True,
         reads_phi=True,
