@@ -207,7 +207,7 @@ DAMAGES = {
     "card no text": (lambda f: (f / "twist.json").write_bytes(b"\xff\xfe"), "does not describe"),
     "card a list": (lambda f: (f / "twist.json").write_text("[1]"), "does not describe a twist"),
     "foreign": (lambda f: edited(f, format="other"), "does not describe a twist"),
-    "newer": (lambda f: edited(f, version=3), "format 3; this version .* up to format 2.* update"),
+    "newer": (lambda f: edited(f, version=4), "format 4; this version .* up to format 3.* update"),
     "new form": (lambda f: edited(f, form="CubicTwist"), "is a CubicTwist .* update"),
     "no model": (lambda f: edited(f, base_model=None), "lacks base_model"),
     "no options": (lambda f: edited(f, options=[]), "lacks options"),

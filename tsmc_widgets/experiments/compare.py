@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -337,6 +338,7 @@ class Comparison:
         num_particles: one or more K for the bounds.
         budget: what every learning method may spend: updates, or a ``Training`` of which all but
             the seed counts. Batch size and pool of exact samples are the same for all.
+        learning_rates: of methods that have one of their own, in place of the budget's.
         **settings: further fields of each ``RunSpec``, such as num_runs, num_exact or measures.
 
     Attributes:
@@ -352,6 +354,7 @@ class Comparison:
         seeds: int | Iterable[int] = 5,
         num_particles: int | Sequence[int] = (1, 4, 16),
         budget: int | Training = 200,
+        learning_rates: Mapping[str, float] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
         methods = _several(methods)
@@ -362,6 +365,11 @@ class Comparison:
             seeds = range(seeds)
         if not isinstance(budget, Training):
             budget = Training(num_updates=budget)
+        plans = {
+            method: replace(budget, learning_rate=learning_rates.get(method, budget.learning_rate))
+            for method in methods
+            if method in LEARNING_METHODS
+        }
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
         if set(methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
             settings["measures"] = (*_several(settings["measures"]), "texts")
@@ -370,7 +378,7 @@ class Comparison:
             RunSpec(
                 problem=problem,
                 method=method,
-                training=replace(budget, seed=seed) if method in LEARNING_METHODS else None,
+                training=replace(plans[method], seed=seed) if method in plans else None,
                 seed=seed,
                 **(of_texts if method in TEXT_METHODS else settings),
             )

@@ -359,4 +359,5 @@ def describe(training: TrainingRun, progress: Progress) -> str:
     source = positives_of(first)
     parts.append("reads no positives" if source is None else f"positives: {source}")
     parts.append(f"{sum(run.trainer.skipped for run in training.runs)} skipped")
+    parts += [run.trainer.warning for run in training.runs if run.trainer.warning]
     return " · ".join(parts)
