@@ -97,3 +97,75 @@ def test_sums_of_unequal_parts():
         intervals.append(t_interval(parts[0].mean + parts[1].mean, *welch(*parts)))
     spread = math.sqrt(0.95 * 0.05 / 4000)
     assert abs(share(intervals, 0.0) - 0.95) < 4.5 * spread
+
+
+@pytest.mark.parametrize("name", ["p0", "p0 phi squared"])
+def test_divergence_from_sigma_where_rejection_gives_both_parts(target, oracle, name):
+    """G and log Z rest on the same draws: their covariance is what the interval lives by."""
+    if name == "p0":
+        log_q, sampler = oracle.log_p, Sampler.of(None, None)
+    else:
+        log_q = oracle.log_p + 2 * oracle.log_phi
+        log_q = log_q - torch.logsumexp(log_q, 0)
+        squared = tw.Target(target.lm, target.potential**2, prompt="", num_steps=3)
+        sampler = Sampler.of(None, tw.exact(squared).optimal_twist())
+    truth = divergences(oracle, log_q)[1]
+    bounded = tw.TokenFunction(target.potential.log_phi, log_phi_max=float(oracle.log_phi.max()))
+    target = tw.Target(target.lm, bounded, prompt="", num_steps=3)
+    intervals = []
+    for repeat in range(REPEATS):
+        found = target.exact_samples(100, seed=repeat, progress=False)
+        g = score_sequences(target, found.tokens, sampler).log_weight
+        parts = (MeanOverRuns.of(g), LogZ.of(found))
+        intervals.append(kl_estimate(SIGMA_Q, *parts, estimator="", shared=g).interval())
+    assert 0.92 <= share(intervals, truth) <= 0.98
+
+
+def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle):
+    """The upper bound and G read the same exact samples."""
+    tokens = oracle.sample(REPEATS * RUNS, seed=4)
+    bounds = bounds_of_all(target, oracle, 2)
+    g = score_sequences(target, tokens, Sampler.of(None, None)).log_weight
+    errors, values = [], []
+    for at in range(REPEATS):
+        rows = slice(at * RUNS, (at + 1) * RUNS)
+        some = LogZBounds.of(bounds.lower_log_z[rows], bounds.upper_log_z[rows], num_particles=2)
+        parts = (MeanOverRuns.of(g[rows]), LogZ.of(some))
+        found = kl_estimate(SIGMA_Q, *parts, estimator="", shared=g[rows])
+        values.append(found.value)
+        errors.append(found.standard_error**2)
+    # A variance of 500 normal values is known to 6 %.
+    ratio = torch.tensor(errors).mean() / torch.tensor(values).var()
+    assert abs(float(ratio) - 1) < 4.5 * math.sqrt(2 / REPEATS)
+
+
+@pytest.mark.parametrize("num_runs", [1, 5, 20])
+def test_certified_bounds(target, oracle, num_runs):
+    """They hold log Z at 95 % at least, also with one particle and one run."""
+    bounds = bounds_of_all(target, oracle, 1)
+    ends = [
+        LogZBounds.of(low, high, num_particles=1).certified()
+        for low, high in zip(
+            bounds.lower_log_z.split(num_runs), bounds.upper_log_z.split(num_runs), strict=True
+        )
+    ]
+    assert share(ends, oracle.log_z) >= 0.95
+    assert all(low < high for low, high in ends)
+
+
+def test_certified_bounds_where_runs_die():
+    """Half of the runs are dead: the others still say something, and it is true."""
+    log_z = torch.tensor([-math.inf, 0.0] * 10, dtype=torch.float64)
+    low, high = LogZBounds.of(log_z, None, num_particles=1).certified()
+    assert low == pytest.approx(math.log(0.5) - math.log(80))
+    assert high == math.inf
+
+
+def test_runs_that_agree_do_not_prove_what_none_has_shown():
+    """Log Z_hat is 0, and -1 in one run of fifty: twenty runs mostly agree, and are not certain."""
+    generator = torch.Generator().manual_seed(0)
+    rare = -(torch.rand(4000, 20, generator=generator) < 0.02).double()
+    intervals = [MeanOverRuns.of(row).interval() for row in rare]
+    assert share(intervals, -0.02) >= 0.9
+    agreed = MeanOverRuns.of(torch.zeros(20, dtype=torch.float64)).interval()
+    assert agreed == pytest.approx((-math.log(40) / 20, math.log(40) / 20))

@@ -8,8 +8,16 @@ from evaluation.enumerated import divergences, log_q_of_all, near, other_model, 
 from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import LogZ, LogZBounds, kl_divergences, log_z_bounds
+from tsmc_widgets.evaluation import (
+    LogZ,
+    LogZBounds,
+    MeanOverRuns,
+    kl_divergences,
+    log_z_bounds,
+    run_baseline,
+)
 from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
+from tsmc_widgets.evaluation.estimates import Q_SIGMA, kl_estimate, tail_shape
 from tsmc_widgets.twists import TableTwist
 
 COUNT = 20_000
@@ -235,3 +243,36 @@ def test_what_is_no_log_z_is_refused(target, oracle):
         kl_divergences(dead, exact_samples=every.tokens, log_z=every)
     with pytest.raises(ValueError, match="num_samples"):
         kl_divergences(target, num_samples=1, log_z=0.0)
+
+
+def test_agreement_is_no_proof(target):
+    """One text in a thousand has phi = 0: a hundred of p0 do not show that KL(q||sigma) is +inf."""
+    lm = tw.TabularLM.markov([0.999, 0.001], [[0.5, 0.5], [0.5, 0.5]], symbols="ab")
+    rare = tw.Target(lm, tw.AvoidsToken("b"), prompt="", num_steps=1)
+    found = kl_divergences(rare, num_samples=100, log_z=0.0, seed=2).q_sigma
+    assert found.value == 0
+    assert found.interval()[1] == pytest.approx(math.log(40) / 100)
+    assert "All 100 samples agree" in found.remark
+    assert "+inf" in found.remark
+
+
+def test_a_heavy_tail_is_named(target):
+    """A Cauchy variable has no variance; a normal one has."""
+    generator = torch.Generator().manual_seed(0)
+    normal, other = torch.randn(2, 2000, generator=generator, dtype=torch.float64)
+    for values, said in ((normal, False), (normal / other, True)):
+        parts = (MeanOverRuns.of(values + 5),)
+        found = kl_estimate(Q_SIGMA, *parts, estimator="", k_hat=tail_shape(values))
+        assert ("heavy tail" in found.remark) == said
+
+
+def test_all_draws_accepted_is_no_certainty():
+    lm = tw.TabularLM.markov([0.999, 0.001], [[0.5, 0.5], [0.5, 0.5]], symbols="ab")
+    rare = tw.Target(lm, tw.AvoidsToken("b"), prompt="", num_steps=1)
+    found = rare.exact_samples(200, seed=1, progress=False)
+    assert found.accepted == found.proposed == 200
+    low, _ = LogZ.of(found).interval()
+    assert low == pytest.approx(-math.log(40) / 200)
+    run = run_baseline("rejection", rare, num_samples=200, seed=1)
+    assert math.isnan(run.log_z_standard_error)
+    assert "all draws agree" in run.note

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer, check_one_of
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns, frame_of
+from tsmc_widgets.evaluation.estimates import LogZ, MeanOverRuns, PooledOverRuns, frame_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
@@ -217,6 +217,10 @@ def rejection(
     except BudgetError as error:
         found = error.samples
         note = f"{found.accepted} of {num_samples} found in {max_draws:,} draws"
+    log_z = LogZ.of(found)
+    if log_z.unseen:
+        low, high = log_z.interval()
+        note = f"{note}; all draws agree: log Z is {low:.3g} to {high:.3g} (95 %)".lstrip("; ")
     return _run(
         target,
         start,
@@ -225,7 +229,7 @@ def rejection(
         tokens=found.tokens,
         log_phi=found.log_phi,
         log_z=found.log_z,
-        log_z_standard_error=found.log_z_standard_error,
+        log_z_standard_error=math.nan if log_z.unseen else log_z.standard_error,
         log_z_kind="estimate",
         forward_tokens=_drawn_tokens(target, found.proposed),
         note=note,

@@ -23,6 +23,7 @@ from tsmc_widgets.evaluation.estimates import (
     LogZ,
     MeanOverRuns,
     kl_estimate,
+    tail_shape,
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import run_smc
@@ -304,15 +305,19 @@ def _both_ways(
     for key, (name, plus, minus, what, dead) in terms.items():
         if plus is None or minus is None:
             continue
-        within = None
+        about: dict[str, Any] = {"num_dead": dead}
         if paired:
             what += ", within each observation"
+            averaged = [plus - minus]
+            about["log_z"] = None if key == "symmetrised" else known
             parts = [MeanOverRuns.of(plus - minus)]
-            within = None if key == "symmetrised" else known
         else:
             what += ", from approximate samples" * (approximate and plus is g)
+            averaged = [x for x in (plus, minus) if not isinstance(x, LogZ)]
+            about["shared"] = plus if plus is g else None
             parts = [x if isinstance(x, LogZ) else MeanOverRuns.of(x) for x in (plus, minus)]
-        found[key] = kl_estimate(name, *parts, estimator=what, num_dead=dead, log_z=within)
+        about["k_hat"] = max(map(tail_shape, averaged), key=lambda k: -math.inf if k != k else k)
+        found[key] = kl_estimate(name, *parts, estimator=what, **about)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,12 +16,17 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import import_extra
 from tsmc_widgets.smc.exact import Oracle
+from tsmc_widgets.smc.trace import pareto_k
 from tsmc_widgets.targets.exact_samples import ExactSamples
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EVERYWHERE = (-math.inf, math.inf)
+AGREE = 1e-7
+"""Values that differ by less, in nats, agree: rounding alone makes so much."""
+HEAVY = 0.5
+"""Pareto k from which on what is averaged has no variance, so that its mean has no t-interval."""
 
 
 def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFrame:
@@ -32,8 +38,9 @@ def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFr
 class Estimate:
     """A number with its error: its interval, and the columns of a table that hold both.
 
-    Subclasses have ``value``, ``standard_error``, ``freedom`` (degrees of freedom of that error)
-    and ``slack``: how far the truth may lie from ``value`` were there no sampling error.
+    Subclasses have ``value``, ``standard_error``, ``freedom`` (degrees of freedom of that error),
+    ``slack``: how far the truth may lie from ``value`` were there no sampling error, and
+    ``unseen``: 1 / n where n draws that agree say nothing of their spread, 0 elsewhere.
     """
 
     __slots__ = ()
@@ -41,13 +48,20 @@ class Estimate:
     standard_error: float
     freedom: float | int
     slack: float
+    unseen: float
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's t interval, widened by ``slack`` on both sides; the value where it is exact."""
+        """Student's t interval, widened on both sides; the value where it is exact.
+
+        It is widened by ``slack``, and by log(2 / (1 - confidence)) / n where n draws agree: rarer
+        values may have that probability, unseen; as much holds each end of what the draws certify
+        for log Z (``LogZBounds.certified``).
+        """
         low = high = self.value
         if self.standard_error != 0:
             low, high = t_interval(self.value, self.standard_error, self.freedom, confidence)
-        return (low - self.slack, high + self.slack)
+        reach = self.slack + self.unseen * math.log(2 / (1 - confidence))
+        return (low - reach, high + reach)
 
     def row(self, name: str = "value") -> dict[str, float]:
         """The value under ``name``, with standard_error, low and high (95 %)."""
@@ -79,6 +93,11 @@ class MeanOverRuns(Estimate):
         if count < 2 or not math.isfinite(mean):
             return cls(mean, math.nan, count)
         return cls(mean, float(values.std()) / math.sqrt(count), count)
+
+    @property
+    def unseen(self) -> float:  # type: ignore[override]
+        """1 / n where all values agree."""
+        return _unseen(self.standard_error * math.sqrt(self.num_runs), self.num_runs)
 
     @property
     def value(self) -> float:
@@ -133,6 +152,15 @@ class PooledOverRuns(Estimate):
         """Degrees of freedom; see the class for how well the interval covers."""
         return max(1.0, self.effective_runs - 1)
 
+    @property
+    def unseen(self) -> float:  # type: ignore[override]
+        """1 / n where all values agree."""
+        return _unseen(self.standard_error * math.sqrt(self.num_runs), self.num_runs)
+
+
+def _unseen(deviation: float, count: int) -> float:
+    return 1.0 / count if deviation < AGREE else 0.0
+
 
 def _all_but_one(logs: Float64[Tensor, " runs"]) -> Float64[Tensor, " runs"]:
     """Log sum of all weights but each one, from both ends, so that nothing is subtracted."""
@@ -171,8 +199,8 @@ def welch(*parts: Estimate, weight: float = 1.0) -> tuple[float, float]:
 
 COLUMNS = (
     "num_particles", "method", "rule", "side", "kind", "mean", "standard_error", "low", "high",
-    "pooled", "pooled_standard_error", "pooled_low", "pooled_high", "effective_runs", "num_runs",
-    "exact",
+    "pooled", "pooled_standard_error", "pooled_low", "pooled_high", "effective_runs", "certified",
+    "num_runs", "exact",
 )  # fmt: skip
 GAP_COLUMNS = (
     "num_particles", "method", "rule", "kind", "gap", "standard_error", "low", "high",
@@ -237,6 +265,22 @@ class LogZBounds:
             upper_log_z=upper_log_z,
         )
 
+    def certified(self, confidence: float = 0.95) -> tuple[float, float]:
+        """An interval that holds log Z with this probability at least, whatever the tails (nats).
+
+        Markov's inequality for unbiased estimates: the product of n independent Z_hat / Z has mean
+        1, so mean log Z_hat exceeds log Z by log(1 / delta) / n with probability delta at most; so
+        does their mean, by log(1 / delta), which holds where runs have died. Conditional runs give
+        the other end, as E[1 / Z_hat] <= 1 / Z. Open where there is no such bound.
+        """
+        delta = (1 - confidence) / 2
+        low = self.lower.mean - math.log(2 / delta) / self.lower.num_runs
+        if self.pooled_lower is not None:
+            low = max(low, self.pooled_lower.value - math.log(2 / delta))
+        if self.upper is None or self.upper_kind == "estimate":
+            return (low, math.inf)
+        return (low, self.upper.mean + math.log(1 / delta) / self.upper.num_runs)
+
     @property
     def gap(self) -> float:
         """Upper minus lower, in nats: bounds the symmetrised KL of one SMC draw and sigma."""
@@ -252,7 +296,9 @@ class LogZBounds:
     def gap_interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Welch's t interval of the gap; it may reach below 0, where the gap itself cannot be."""
         sides = [self.lower] if self.upper is None else [self.lower, self.upper]
-        return t_interval(self.gap, *welch(*sides), confidence)
+        low, high = t_interval(self.gap, *welch(*sides), confidence)
+        reach = sum(side.unseen for side in sides) * math.log(2 / (1 - confidence))
+        return (low - reach, high + reach)
 
     def gap_row(self, name: str = "value") -> dict[str, float]:
         """The gap as a row of a table, as ``Estimate.row``."""
@@ -322,14 +368,16 @@ class BoundsTable(Sequence):
 
         ``low`` and ``high`` are the ends of the 95 % t-interval of ``mean``; ``pooled`` is the
         tighter estimate with its own error and interval; ``effective_runs`` says how many runs it
-        rests on; ``kind`` is "bound" or, for samples that are not exact, "estimate".
+        rests on; ``certified`` is the end of ``LogZBounds.certified`` on this side; ``kind`` is
+        "bound" or, for samples that are not exact, "estimate".
         """
         records = []
         for row in self.rows:
+            certified = dict(zip(("lower", "upper"), row.certified(), strict=True))
             for side, mean, pooled, _ in row.sides():
                 kind = "bound" if side == "lower" else row.upper_kind or "bound"
                 record = row.about() | {"side": side, "kind": kind} | mean.row("mean")
-                record |= {"num_runs": mean.num_runs}
+                record |= {"num_runs": mean.num_runs, "certified": certified[side]}
                 if pooled is not None:
                     record |= {f"pooled_{name}": value for name, value in pooled.row().items()}
                     record |= {"pooled": pooled.value, "effective_runs": pooled.effective_runs}
@@ -433,6 +481,9 @@ class LogZ(Estimate):
         freedom: degrees of freedom of that error.
         slack: how far log Z may lie from ``value`` were there no sampling error: half of the gap
             between two bounds; 0 where none.
+        unseen: 1 / n where n draws agree, so that their error is not known.
+        influence: how much each exact sample moves ``value``, times their number: what a mean over
+            the same samples varies with. None where log Z does not rest on exact samples.
     """
 
     value: float
@@ -440,6 +491,8 @@ class LogZ(Estimate):
     standard_error: float = 0.0
     freedom: float | int = math.inf
     slack: float = 0.0
+    unseen: float = 0.0
+    influence: Float64[Tensor, " samples"] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, given: Any) -> LogZ:
@@ -469,11 +522,21 @@ class LogZ(Estimate):
             if not math.isfinite(given.gap):
                 raise ValueError(_ONE_SIDE)
             what = "bounds" if given.upper_kind != "estimate" else "a bound and an estimate"
-            return cls._middle(given.lower, given.upper, f"{what}, K = {given.num_particles:,}")
+            source = f"{what}, K = {given.num_particles:,}"
+            return cls._middle(given.lower, given.upper, source, given.upper_log_z)
         if isinstance(given, ExactSamples):
             error, draws = given.log_z_standard_error, given.proposed
             source = f"mean of phi over {draws:,} draws from p0"
-            return cls(given.log_z, source, error, max(1, draws - 1))
+            # Of the draws that made log Z, the accepted ones are the samples.
+            share = (given.log_phi - given.log_z).exp() * (len(given.tokens) / max(1, draws))
+            return cls(
+                given.log_z,
+                source,
+                error,
+                max(1, draws - 1),
+                unseen=_unseen(error * math.sqrt(draws), draws),
+                influence=share.cpu(),
+            )
         if isinstance(given, Bracket):
             middle, half = (given.lower + given.upper) / 2, given.width / 2
             if not math.isfinite(half):
@@ -496,14 +559,24 @@ class LogZ(Estimate):
         lower, upper = bounds.pooled_lower, bounds.pooled_upper
         if lower is None or upper is None:
             raise ValueError(_ONE_SIDE)
-        return cls._middle(lower, upper, f"pooled estimates, K = {bounds.num_particles:,}")
+        influence = bounds.upper_log_z
+        if influence is not None:
+            influence = -(upper.value - influence).exp()
+        source = f"pooled estimates, K = {bounds.num_particles:,}"
+        return cls._middle(lower, upper, source, influence)
 
     @classmethod
-    def _middle(cls, lower: Estimate, upper: Estimate, what: str) -> LogZ:
+    def _middle(cls, lower: Estimate, upper: Estimate, what: str, influence: Tensor | None) -> LogZ:
         error, freedom = welch(lower, upper, weight=0.5)
-        slack = max(0.0, upper.value - lower.value) / 2
-        middle = (lower.value + upper.value) / 2
-        return cls(middle, f"midpoint of {what}", error, freedom, slack)
+        return cls(
+            (lower.value + upper.value) / 2,
+            f"midpoint of {what}",
+            error,
+            freedom,
+            slack=max(0.0, upper.value - lower.value) / 2,
+            unseen=(lower.unseen + upper.unseen) / 2,
+            influence=None if influence is None else influence / 2,
+        )
 
 
 _ONE_SIDE = (
@@ -529,6 +602,8 @@ class KLEstimate(Estimate):
         estimator: what was averaged, in words.
         log_z: the log Z used; None where it cancels.
         num_dead: samples that prove the divergence infinite.
+        unseen: sum of 1 / n over means whose n draws agree.
+        k_hat: Pareto k of the heavier tail of what was averaged; NaN where it is not known.
     """
 
     divergence: str
@@ -540,6 +615,8 @@ class KLEstimate(Estimate):
     estimator: str
     log_z: LogZ | None = None
     num_dead: int = 0
+    unseen: float = 0.0
+    k_hat: float = field(default=math.nan, compare=False)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Student's t interval, widened by ``slack``; both ends +inf where proved infinite."""
@@ -566,6 +643,17 @@ class KLEstimate(Estimate):
             return "Negative, as no KL is: its error is larger than it is; read the interval."
         if (low, high) == EVERYWHERE and self.num_samples < 2:
             return "One sample has no interval."
+        if self.k_hat > HEAVY:
+            return (
+                f"A few samples decide it: what is averaged has a heavy tail (Pareto k = "
+                f"{self.k_hat:.2f}, above {HEAVY}), so the truth may lie far outside the interval."
+            )
+        if self.unseen and self.divergence == Q_SIGMA:
+            return (
+                f"All {self.num_samples:,} samples agree. Were q to write sequences of phi = 0 as "
+                f"rarely as {math.log(40) / self.num_samples:.2g}, none may have been seen, and "
+                "the divergence would be +inf."
+            )
         return ""
 
 
@@ -627,15 +715,24 @@ def kl_estimate(
     estimator: str,
     num_dead: int = 0,
     log_z: LogZ | None = None,
+    shared: Float64[Tensor, " samples"] | None = None,
+    k_hat: float = math.nan,
 ) -> KLEstimate:
-    """A mean, or the difference of two independent parts; one dead sample proves it infinite.
+    """A mean, or the difference of two parts; one dead sample proves it infinite.
 
-    ``log_z`` is what was subtracted within a mean; a part that is a log Z is found by itself.
+    ``log_z`` is what was subtracted within a mean; a part that is a log Z is found by itself. Parts
+    are independent, unless ``shared`` holds the values whose mean ``plus`` is and ``minus`` is a
+    log Z that rests on the same samples: then their covariance is taken off.
     """
     parts = [plus] if minus is None else [plus, minus]
     value, error, freedom = plus.value, plus.standard_error, max(1, plus.freedom)
     if minus is not None:
         value, (error, freedom) = plus.value - minus.value, welch(plus, minus)
+        influence = minus.influence if isinstance(minus, LogZ) else None
+        if shared is not None and influence is not None and len(shared) == len(influence) > 1:
+            centred = (shared - shared.mean()) * (influence - influence.mean())
+            covariance = float(centred.sum()) / (len(shared) - 1) / len(shared)
+            error = math.sqrt(max(0.0, error**2 - 2 * covariance))
     log_z = next((part for part in parts if isinstance(part, LogZ)), log_z)
     return KLEstimate(
         divergence=divergence,
@@ -647,4 +744,19 @@ def kl_estimate(
         estimator=estimator,
         log_z=log_z,
         num_dead=num_dead,
+        unseen=sum(part.unseen for part in parts),
+        k_hat=k_hat,
     )
+
+
+def tail_shape(values: Float64[Tensor, " n"]) -> float:
+    """Pareto k of the distances of values from their median (Vehtari et al. 2024).
+
+    A mean has a variance below 0.5 and none above. NaN for fewer than 25 values, for values that
+    agree or are infinite, and where arviz-stats is not installed.
+    """
+    if find_spec("arviz_stats") is None or not bool(torch.isfinite(values).all()):
+        return math.nan
+    array_stats = import_extra("arviz_stats.base", "lab", "a Pareto k").array_stats
+    distances = (values - values.median()).abs()
+    return pareto_k(array_stats, distances.clamp(min=AGREE).log())

@@ -393,7 +393,7 @@ class SMCTrace:
         particles, or equal or dead weights.
         """
         array_stats = import_extra("arviz_stats.base", "lab", "SMCTrace.k_hat").array_stats
-        values = [_pareto_k(array_stats, row) for row in self._last("log_weights")]
+        values = [pareto_k(array_stats, row) for row in self._last("log_weights")]
         return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
 
     def to_frame(self) -> pd.DataFrame:
@@ -529,12 +529,17 @@ class _FinalTexts(Sequence[Sequence[str]]):
         return self._columns.tokens.shape[0]
 
 
-def _pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> float:
+def pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> float:
+    """Pareto k of the tail of weights (PSIS); NaN for fewer than 25 or equal ones."""
     alive = log_weights[torch.isfinite(log_weights)]
     if log_weights.shape[0] < 25 or alive.numel() < 2 or float(alive.max() - alive.min()) < 1e-9:
         return math.nan
     # A zero weight enters as the smallest positive double would.
     filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)
     # psislw takes log likelihoods, whose reciprocals are the weights of leave-one-out.
-    with np.errstate(all="ignore"):
-        return float(array_stats.psislw(-filled.numpy())[1])
+    try:
+        with np.errstate(all="ignore"):
+            return float(array_stats.psislw(-filled.numpy())[1])
+    except ValueError:
+        # All weights of the tail are equal.
+        return math.nan
