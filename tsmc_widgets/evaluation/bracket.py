@@ -346,8 +346,8 @@ class BracketSearch:
 
     Prefixes are read best first: those whose part of Z is most uncertain, p0's mass times what phi
     may be at most. Sequences that end are summed up; prefixes that wait are bounded above (and
-    below, where the potential knows) by ``phi_bounds``. Sums are of integers, so that nothing drifts
-    in a long search; the ends allow for what float64 rounds off each summand.
+    below, where the potential knows) by ``phi_bounds``. Sums are of integers, so that nothing
+    drifts in a long search; the ends allow for what float64 rounds off each summand.
     """
 
     def __init__(self, target: Target, *, batch_size: int = 64, fanout: int = 64) -> None:
