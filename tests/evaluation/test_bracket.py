@@ -3,19 +3,21 @@
 import math
 import random
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planting import planted
+from scipy.special import logsumexp
 from smc.toys import TablePhi, chain, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import PotentialError
 from tsmc_widgets.evaluation import BracketSearch, LogZ, bracket_log_z
 from tsmc_widgets.evaluation import bracket as bracket_module
-from tsmc_widgets.evaluation.bracket import BITS, log_of_units, phi_bounds, units
+from tsmc_widgets.evaluation.bracket import BITS, CLOSED_BITS, log_of_units, phi_bounds, units
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets import Potential
 
@@ -215,10 +217,60 @@ def test_it_is_a_log_z_for_divergences():
 def test_sums_are_exact(logs):
     parts = [units(value) for value in logs]
     assert sum(parts) - sum(parts[1:]) == parts[0]
-    total = math.fsum(math.exp(value) for value in logs)
-    assert log_of_units(sum(parts)) == pytest.approx(math.log(total), abs=1e-9)
+    assert log_of_units(sum(parts)) == pytest.approx(logsumexp(logs), abs=1e-9)
     assert units(0.0) == 1 << BITS
     assert (units(-5000.0), units(-5000.0, up=True), units(-math.inf, up=True)) == (0, 1, 0)
+
+
+@given(st.lists(st.floats(-80_000, 0), min_size=1, max_size=20))
+def test_closed_sums_have_no_floor(logs):
+    total = sum(units(value, bits=CLOSED_BITS) for value in logs)
+    assert log_of_units(total, CLOSED_BITS) == pytest.approx(logsumexp(logs), rel=1e-14, abs=1e-14)
+
+
+@pytest.mark.parametrize("below", [-100.0, -750.0, -5000.0])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_phi_far_below_its_bound(below, shift):
+    target = bounded_table(3, 3, seed=2, zeros=0.3)
+    target.potential.log_table += shift + below
+    target.potential.log_phi_max = shift
+    last, _ = all_brackets(target, batch_size=2, fanout=2)
+    assert last.width < 1e-13 * (1000 + abs(below) + 2 * shift)
+
+
+def test_phi_below_the_smallest_unit_leaves_an_open_bracket():
+    target = bounded_table(3, 2, seed=2)
+    target.potential.log_table -= 1e5
+    target.potential.log_phi_max = 0.0
+    bracket = bracket_log_z(target)
+    assert bracket.lower == -math.inf
+    assert tw.exact(target).log_z < bracket.upper < -9e4
+
+
+def test_a_high_power_of_a_class():
+    class Unlikely:
+        labels = ("no", "yes")
+
+        def logits(self, texts):
+            return torch.tensor([[8.1 + 0.1 * text.count("a"), 0.0] for text in texts])
+
+    phi = tw.ClassProbability(Unlikely(), label=1) ** 100
+    target = tw.Target(chain(), phi, prompt="a", num_steps=3)
+    last, log_z = all_brackets(target, batch_size=4, fanout=2)
+    assert log_z < -800
+    assert last.width < 1e-9
+
+
+def test_the_ends_allow_for_the_rounding_of_sums():
+    """The exact mean of phi, from its float64 logs by rational arithmetic, lies between them."""
+    for seed in range(40):
+        target = bounded_table(3, 2, seed=seed)
+        target.potential.log_table -= 600
+        bracket = bracket_log_z(target)
+        rows = target.log_sigma_tilde(EnumeratedOracle(target).tokens).tolist()
+        with localcontext(prec=60):
+            log_z = sum(Decimal(row).exp() for row in rows).ln()
+            assert Decimal(bracket.lower) <= log_z <= Decimal(bracket.upper)
 
 
 UNTOUCHED = ("ends[:, eos] = True", "ends[:, eos] = True")

@@ -127,27 +127,29 @@ def phi_bounds(target: Target) -> PhiBounds:
 
 
 BITS = 1100
-LOG_UNIT = -BITS * math.log(2.0)
+CLOSED_BITS = 1 << 17
+"""Bits of the unit of waiting prefixes, one number for each, and of the sum of what is closed.
+
+Closed sequences are told from zero down to about 90,000 nats below the bound on phi.
+"""
+LOG_2 = math.log(2.0)
 
 
-def units(log_value: float, *, up: bool = False) -> int:
-    """exp(log_value) in units: the nearest double's value exactly; never 0 if ``up``.
-
-    Values that underflow count as one unit if ``up`` and as none otherwise.
-    """
+def units(log_value: float, *, bits: int = BITS, up: bool = False) -> int:
+    """exp(log_value) in units of 2**-bits, rounded down, or ``up`` where it is not zero."""
     if log_value == -math.inf:
         return 0
-    above, below = math.exp(min(log_value, 700.0)).as_integer_ratio()
-    whole = (above << BITS) // below
-    return max(1, whole) if up else whole
+    power = math.floor(log_value / LOG_2)
+    digits, shift = int(math.exp(log_value - power * LOG_2) * 2**53), bits + power - 53
+    return (digits << shift if shift >= 0 else digits >> -shift) + up
 
 
-def log_of_units(count: int) -> float:
-    """Log of a number of units, to the last digit wherever a double can hold the number."""
-    share = count / (1 << BITS)
-    if share > 1e-300:
-        return math.log(share)
-    return math.log(count) + LOG_UNIT if count > 0 else -math.inf
+def log_of_units(count: int, bits: int = BITS) -> float:
+    """Log of a number of units, to the last digits however small it is."""
+    if not count:
+        return -math.inf
+    length = count.bit_length()
+    return math.log(count / (1 << length)) + (length - bits) * LOG_2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +173,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over closed sequences and waiting prefixes, in exact units, and counts."""
+    """Sums over closed sequences and waiting prefixes, in exact units, and counts.
+
+    ``closed`` is rounded down, by less than one of its finer units in each of ``roundings``.
+    """
 
     low: int
     high: int
     mass: int
     closed: int = 0
+    roundings: int = 0
     texts: int = 0
     prefixes_read: int = 0
     tokens_spent: int = 0
@@ -219,7 +225,7 @@ class Expansion:
 
     def __post_init__(self) -> None:
         """Take out what has been summed up before."""
-        self.closed, self.texts = 0, 0
+        self.closed, self.roundings, self.texts = 0, 0, 0
         self.length = self.prefixes.shape[1] + 1
         self.fresh: list[list[int]] = [[] for _ in self.group]
         seen = torch.tensor([node.seen for node in self.group]).unsqueeze(1)
@@ -258,7 +264,9 @@ class Expansion:
         sums = torch.logsumexp(
             torch.where(certain, self.log_mass + self.low, -math.inf), dim=1
         ).tolist()
-        self.closed += sum(units(value - self.scale) for value in sums)
+        found = [value - self.scale for value in sums if value > -math.inf]
+        self.closed += sum(units(value, bits=CLOSED_BITS) for value in found)
+        self.roundings += len(found)
         self.log_mass = torch.where(certain, -math.inf, self.log_mass)
 
     def split(self) -> list[Node]:
@@ -338,8 +346,8 @@ class BracketSearch:
 
     Prefixes are read best first: those whose part of Z is most uncertain, p0's mass times what phi
     may be at most. Sequences that end are summed up; prefixes that wait are bounded above (and
-    below, where the potential knows) by ``phi_bounds``. Sums are exact, so that nothing drifts in a
-    long search.
+    below, where the potential knows) by ``phi_bounds``. Sums are of integers, so that nothing
+    drifts in a long search; the ends allow for what float64 rounds off each summand.
     """
 
     def __init__(self, target: Target, *, batch_size: int = 64, fanout: int = 64) -> None:
@@ -374,9 +382,13 @@ class BracketSearch:
         """What is known so far."""
         self._commit()
         totals, margin = self._totals, self.margin
+        finer, closed = CLOSED_BITS - BITS, totals.closed
+        lower = log_of_units(closed + (totals.low << finer), CLOSED_BITS) + self._scale
+        closed += totals.roundings
+        upper = log_of_units(closed + (totals.high << finer), CLOSED_BITS) + self._scale
         return Bracket(
-            lower=log_of_units(totals.closed + totals.low) + self._scale - margin,
-            upper=log_of_units(totals.closed + totals.high) + self._scale + margin,
+            lower=lower - margin - self._slack(lower),
+            upper=upper + margin + self._slack(upper),
             undecided=math.exp(log_of_units(totals.mass)),
             texts=totals.texts,
             prefixes_read=totals.prefixes_read,
@@ -433,6 +445,13 @@ class BracketSearch:
             return 0.0, -math.inf, -math.inf
         return scale, float(low.min()) - scale, 0.0
 
+    def _slack(self, end: float) -> float:
+        """What float64 may round off an end: T sums of logs of its size, and a sum over tokens."""
+        if end == -math.inf:
+            return 0.0
+        size = 1 + abs(end) + abs(self._scale)
+        return (64 + self.target.num_steps) * torch.finfo(torch.float64).eps * size
+
     def _cost(self, node: Node) -> int:
         return max(1, len(self.target.prompt_tokens) + len(node.tokens))
 
@@ -455,7 +474,7 @@ class BracketSearch:
         for node in nodes:
             by_length.setdefault(len(node.tokens), []).append(node)
         children: list[Node] = []
-        closed, texts = 0, 0
+        closed, roundings, texts = 0, 0, 0
         for group in by_length.values():
             prefixes = self._tokens(group)
             part = Expansion(
@@ -471,11 +490,13 @@ class BracketSearch:
             part.close_ended()
             part.close_certain()
             closed += part.closed
+            roundings += part.roundings
             texts += part.texts
             children += part.split()
         now = self._totals
         totals = Totals(
             closed=now.closed + closed,
+            roundings=now.roundings + roundings,
             low=now.low + sum(n.low for n in children) - sum(n.low for n in nodes),
             high=now.high + sum(n.high for n in children) - sum(n.high for n in nodes),
             mass=now.mass + sum(n.mass for n in children) - sum(n.mass for n in nodes),

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
+from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import ConditionalPotential, Potential
@@ -339,12 +340,12 @@ class ExactDraws:
     @property
     def log_z(self) -> tuple[float, float]:
         """Log of the mean of phi over all draws, and its standard error, in nats."""
-        means = np.exp([block.log_z for block in self.blocks])
-        errors = means * np.nan_to_num([block.log_z_standard_error for block in self.blocks])
-        total = means.sum()
-        if not total > 0:
+        log_means = torch.tensor([block.log_z for block in self.blocks], dtype=torch.float64)
+        if not (log_means > -math.inf).any():
             return -math.inf, math.nan
-        return math.log(total / len(means)), float(np.sqrt((errors**2).sum()) / total)
+        shares = normalise(log_means)
+        errors = np.nan_to_num([block.log_z_standard_error for block in self.blocks])
+        return float(logmeanexp(log_means)), float(np.linalg.norm(shares.numpy() * errors))
 
     def extend(self) -> None:
         """Look at one more block of texts of p0.
