@@ -84,13 +84,14 @@ def test_texts_that_end_early_count_where_they_end(threshold, twisted):
         ess_threshold=threshold, seed=5, dead_runs="keep",
     )  # fmt: skip
     length = 1 + (oracle.tokens[:, :-1] != target.eos_token_id).cumprod(1).sum(1)
-    log_psi = LastToken.log_psi_of[oracle.tokens.gather(1, (length - 2).clamp(min=0)[:, None])[:, 0]]
-    mass = (oracle.log_p + torch.where((length > 1) & torch.tensor(twisted), log_psi, 0.0)).exp()
+    before = oracle.tokens.gather(1, (length - 2).clamp(min=0).unsqueeze(1)).squeeze(1)
+    log_psi = torch.where(length > 1, LastToken.log_psi_of[before], 0.0)
+    mass = (oracle.log_p + twisted * log_psi).exp()
     found = [arrivals(trace.run(run), target) for run in range(trace.num_runs)]
     for factor in target.potential.factors():
         zero = torch.isneginf(factor.log_phi(oracle.tokens))
         early = zero & (length < target.num_steps)
-        assert 0.05 < float(oracle.log_p[early].exp().sum())
+        assert float(oracle.log_p[early].exp().sum()) > 0.05
         sums = torch.stack([w[torch.isneginf(factor.log_phi(s))].exp().sum() for s, w in found])
         assert abs(z_score(sums, float(mass[zero].sum()))) < 4.5
     if threshold == 0.0 and not twisted:
