@@ -197,6 +197,14 @@ def test_samples_are_downloaded_whole_without_a_network(visit, trace):
     ]
 
 
+def test_no_sample_is_a_formula_in_a_spreadsheet(visit):
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["=A1", "-1.5"], separator="")
+    target = tw.Target(lm, tw.Constant(), prompt="=A1", num_steps=1)
+    text, _ = downloaded(visit(tw.run_smc(target, num_particles=32)), "CSV")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    assert {row["text"] for row in rows} == {"'=A1", "-1.5"}
+
+
 def test_the_table_is_sorted_by_any_column(open_panels, trace):
     page = open_panels(RunPanels(trace))
     shown = page.locator('.rp-samples td[data-key="log_p0"]')
