@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from smc.observed import infilling
-from smc.toys import chain, z_score
+from smc.toys import chain, eos_target, z_score
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
-from tsmc_widgets.evaluation.factors import break_down
+from tsmc_widgets.evaluation.factors import arrivals, break_down
+from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.twists.protocol import TwistStep
 
 WORTH = torch.tensor([0.3, -0.8, 0.5], dtype=torch.float64)
@@ -70,6 +71,35 @@ def test_killed_shares_estimate_the_mass_of_p0(threshold, twisted):
         assert found.std() > 0 or expected == 0
         if expected:
             assert abs(z_score(found, expected)) < 4.5
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("twisted", [False, True])
+def test_texts_that_end_early_count_where_they_end(threshold, twisted):
+    """Each text at its end has p0 psi_{t-1}, whether or not phi then rules it out."""
+    target = eos_target(potential=tw.ContainsToken("b") * tw.AvoidsToken("a"))
+    oracle, twist = EnumeratedOracle(target), LastToken() if twisted else None
+    trace = tw.run_smc(
+        target, twist=twist, proposal=tw.Base(), num_particles=8, num_runs=600,
+        ess_threshold=threshold, seed=5, dead_runs="keep",
+    )  # fmt: skip
+    length = 1 + (oracle.tokens[:, :-1] != target.eos_token_id).cumprod(1).sum(1)
+    before = oracle.tokens.gather(1, (length - 2).clamp(min=0).unsqueeze(1)).squeeze(1)
+    log_psi = torch.where(length > 1, LastToken.log_psi_of[before], 0.0)
+    mass = (oracle.log_p + twisted * log_psi).exp()
+    found = [arrivals(trace.run(run), target) for run in range(trace.num_runs)]
+    for factor in target.potential.factors():
+        zero = torch.isneginf(factor.log_phi(oracle.tokens))
+        early = zero & (length < target.num_steps)
+        assert float(oracle.log_p[early].exp().sum()) > 0.05
+        sums = torch.stack([w[torch.isneginf(factor.log_phi(s))].exp().sum() for s, w in found])
+        assert abs(z_score(sums, float(mass[zero].sum()))) < 4.5
+    if threshold == 0.0 and not twisted:
+        # All texts keep the weight 1 / K, so that the shares are unbiased too.
+        every = [tw.factor_breakdown(trace, target, run=run) for run in range(trace.num_runs)]
+        killed = torch.tensor([shares[0].killed for shares in every], dtype=torch.float64)
+        lacks_b = (oracle.tokens != 1).all(1)
+        assert abs(z_score(killed, float(mass[lacks_b].sum()))) < 4.5
 
 
 def arrived(trace):

@@ -95,6 +95,48 @@ def test_statistics_are_those_of_the_books(target):
     assert right.rmse < 1e-12
 
 
+class Patched:
+    """A twist with another value of log psi at all prefixes that end with one token."""
+
+    def __init__(self, twist, token, value):
+        self.twist, self.token, self.value = twist, token, value
+
+    def log_psi(self, tokens, prompt_length):
+        here = tokens[:, prompt_length:] == self.token
+        return torch.where(here, self.value, self.twist.log_psi(tokens, prompt_length))
+
+
+def test_zeros_of_both_agree_and_zeros_of_one_are_counted():
+    target = table_target(3, 4, seed=11, zeros=0.8)
+    oracle, prefixes = all_prefixes(target)
+    zero = torch.isneginf(prefixes.log_psi)
+    last = prefixes.tokens[prefixes.row, prefixes.step - 1]
+    assert 0 < int(zero.sum()) < prefixes.size
+    assert f"{int(zero.sum())} of them with ψ* = 0" in prefixes.note
+    right = compare_log_psi(target, oracle.optimal_twist(), prefixes)
+    assert right.rmse == 0
+    assert right.correlation == pytest.approx(1, abs=1e-12)
+    assert (right.rank_correlation, right.slope) == (pytest.approx(1), pytest.approx(1))
+    assert (right.both_zero, right.one_zero) == (int(zero.sum()), 0)
+    assert (right.frame["error"] == 0).all()
+    drawn = prefixes.compare(target, oracle.optimal_twist())
+    assert drawn["correlation"] == pytest.approx(1, abs=1e-12)
+    assert len(drawn["optimal"]) == len(drawn["step"]) == len(drawn["error"]) == int((~zero).sum())
+
+    lost = compare_log_psi(target, Patched(oracle.optimal_twist(), 0, -math.inf), prefixes)
+    assert (lost.both_zero, lost.one_zero) == (int(zero.sum()), int((~zero & (last == 0)).sum()))
+    assert lost.rmse == pytest.approx(0, abs=1e-12)
+    assert lost.worst(lost.one_zero)["error"].eq(-math.inf).all()
+    assert f"{lost.both_zero} where both are 0, {lost.one_zero} where one is" in lost.note
+    blind = compare_log_psi(target, TableTwist.random(3, 4, seed=5), prefixes)
+    assert (blind.both_zero, blind.one_zero) == (0, int(zero.sum()))
+    assert 0 < blind.rmse < math.inf
+    none = table_target(3, 4, seed=11, zeros=1.0)
+    empty = compare_log_psi(none, TableTwist.random(3, 4, seed=5), all_prefixes(none)[1])
+    assert (empty.both_zero, empty.one_zero) == (0, prefixes.size)
+    assert math.isnan(empty.rmse)
+
+
 def test_bootstrap_intervals_hold_what_all_prefixes_say(target):
     """Prefixes drawn at random from all: 95 % intervals hold the statistic of all of them."""
     _, everything = all_prefixes(target)

@@ -90,14 +90,17 @@ def test_the_mean_counts_dead_runs_as_zero(rule):
     assert z_score(alive.exp(), math.exp(log_z)) > 4.5
 
 
-def test_a_dead_conditional_run_is_an_error():
-    """No bound is left where the twist gives weight zero to an exact sample."""
+@pytest.mark.parametrize("dead_runs", [None, "keep"])
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_a_twist_that_is_zero_on_an_exact_sample_is_an_error(size, dead_runs):
+    """No bound is left, whether or not other particles live on."""
     target = tw.Target(chain(), tw.Constant(), prompt="", num_steps=3)
-    twist = TableTwist([torch.full((3,) * t, -math.inf, dtype=torch.float64) for t in (1, 2, 3)])
-    with pytest.raises(AllParticlesDeadError, match="potential or twist are -inf"):
-        tw.run_conditional_smc(
-            target, retained=[[0, 1, 2], [1, 1, 1]], num_particles=2, twist=twist
-        )
+    twist = TableTwist([torch.zeros((3,) * t, dtype=torch.float64) for t in (1, 2, 3)])
+    twist.log_tables[1][1, 2] = -math.inf
+    how = {"num_particles": size, "twist": twist, "proposal": tw.Base(), "dead_runs": dead_runs}
+    tw.run_conditional_smc(target, retained=[[0, 1, 2], [1, 1, 1]], **how)
+    with pytest.raises(ValueError, match="step 2 of run 1, 'bc': conditional SMC bounds"):
+        tw.run_conditional_smc(target, retained=[[0, 1, 2], [1, 2, 1]], **how)
 
 
 def test_all_may_die():

@@ -70,6 +70,42 @@ def test_reciprocal_identity_counts_only_forward_runs_that_live():
 
 
 @pytest.mark.parametrize("proposal", [Base(), TwistInduced()], ids=["base", "twist"])
+def test_a_twist_may_be_zero_where_sigma_is(proposal):
+    target = table_target(2, 3, seed=5, zeros=0.6)
+    oracle = EnumeratedOracle(target)
+    how = {"num_particles": 2, "twist": oracle.optimal_twist(), "proposal": proposal}
+    chance, state, _ = enumerate_runs(target, **how)
+    alive = float(chance[state.log_z > -math.inf].sum())
+    assert (alive < 0.95) == (proposal == Base())
+    inverse = expected_inverse_z(target, oracle, **how)
+    assert inverse == pytest.approx(alive * math.exp(-oracle.log_z), rel=1e-12)
+
+
+def test_a_twist_that_is_zero_where_sigma_is_not_bounds_only_what_it_allows():
+    """Z times sigma's mass of texts with psi > 0 takes the place of Z, on both sides."""
+    target = table_target(2, 2, seed=1)
+    oracle = EnumeratedOracle(target)
+    twist = TableTwist([torch.tensor([-math.inf, 0.0]).double(), torch.zeros(2, 2).double()])
+    how = {"num_particles": 2, "twist": twist, "proposal": Base()}
+    with pytest.raises(ValueError, match="on the retained path at step 1 of run"):
+        expected_inverse_z(target, oracle, **how)
+    allowed = oracle.tokens[:, 0] == 1
+    mass = float(oracle.log_sigma[allowed].exp().sum())
+    chance, state, _ = enumerate_runs(target, **how)
+    alive = float(chance[state.log_z > -math.inf].sum())
+    assert float((chance * state.log_z.exp()).sum()) == pytest.approx(mass * z_of(target))
+    chance, state, _ = enumerate_runs(
+        target,
+        retained=oracle.tokens[allowed],
+        retained_chance=oracle.log_sigma[allowed].exp() / mass,
+        **how,
+    )
+    inverse = float((chance * (-state.log_z).exp()).sum())
+    assert inverse == pytest.approx(alive / (mass * z_of(target)), rel=1e-12)
+    assert inverse * z_of(target) > 1.01
+
+
+@pytest.mark.parametrize("proposal", [Base(), TwistInduced()], ids=["base", "twist"])
 def test_both_identities_hold_with_an_absorbing_eos(proposal):
     target = eos_target(num_steps=2)
     oracle = EnumeratedOracle(target)

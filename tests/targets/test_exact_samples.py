@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare, nbinom
 from targets.toys import Stars, Tone, every, letters
 
 from tsmc_widgets.errors import BudgetError, PotentialError
@@ -25,6 +25,7 @@ from tsmc_widgets.targets import (
     joint_samples,
     rejection_samples,
 )
+from tsmc_widgets.targets.exact_samples import _Search
 from tsmc_widgets.targets.sampling import base_samples
 
 T = 3
@@ -259,14 +260,60 @@ def test_standard_errors_are_the_spread_over_seeds(ending, beta):
         assert abs(((value - truth) / error).mean()) < 4.5 / math.sqrt(RUNS)
 
 
-def test_the_bias_of_stopping_is_as_small_as_it_says():
+def bias_of_stopping(n, rate):
+    """Relative bias of the acceptance rate and bias of log Z where phi is 0 or 1, by exact sums."""
+    target = Target(letters(), ContainsToken("a"), prompt="a", num_steps=T)
+    search, bias, log_bias = _Search(target, 0.0, torch.Generator()), 0.0, 0.0
+    live = {(0, 0): 1.0}
+    while live:
+        after = {}
+        for (accepted, proposed), chance in live.items():
+            search.accepted, search.proposed = accepted, proposed
+            size = search.batch_size(n)
+            more = np.arange(size + 1)
+            mass, done = chance * binom.pmf(more, size, rate), more >= n - accepted
+            ratio = (accepted + more[done]) / (proposed + size) / rate
+            bias += float(mass[done] @ (ratio - 1))
+            log_bias += float(mass[done] @ np.log(ratio))
+            for found, part in zip(more[~done].tolist(), mass[~done].tolist(), strict=True):
+                if part > 1e-10:
+                    key = (accepted + found, proposed + size)
+                    after[key] = after.get(key, 0.0) + part
+        live = after
+    return bias, log_bias
+
+
+@pytest.mark.parametrize("n", [2, 5, 20])
+def test_without_batches_the_bias_of_stopping_is_as_large_as_it_says(n):
+    """Draws until the n-th success are negative binomial; the smaller the rate, the more bias."""
+    most = 0.5 / n + 1 / (12 * n**2)
+    rate = 1e-3
+    draws = np.arange(n, int(60 * n / rate))
+    mass = nbinom.pmf(draws - n, n, rate)
+    assert 0.98 / (n - 1) < mass @ (n / draws) / rate - 1 < 1 / (n - 1)
+    assert 0.99 < mass @ np.log(n / draws / rate) / most < 1.001
+
+
+@pytest.mark.parametrize("n", [2, 8, 20, 40, 60])
+def test_the_bias_of_stopping_is_as_small_as_it_says(n):
+    for rate in (0.1, 0.3, n / 64, 0.7, 0.9):
+        bias, log_bias = bias_of_stopping(n, rate)
+        assert -1e-6 < bias < 1 / (n - 1)
+        assert abs(log_bias) < 0.64 / n
+
+
+def test_a_full_first_batch_has_the_largest_bias():
+    assert bias_of_stopping(40, 40 / 64)[1] > 0.63 / 40
+
+
+def test_the_sums_are_those_of_real_searches():
     n = 8
     found, log_z, rate = many_runs(n)
     value, rates = columns(found, "log_z", "acceptance_rate")
     excess, error = rates.mean() / rate - 1, rates.std() / rate / math.sqrt(RUNS)
-    assert -4.5 * error < excess < 1 / n + 4.5 * error
+    assert abs(excess - bias_of_stopping(n, rate)[0]) < 4.5 * error
     bias, error = value.mean() - log_z, value.std() / math.sqrt(RUNS)
-    assert abs(bias) < 0.5 / n + 4.5 * error
+    assert abs(bias) < 0.64 / n + 4.5 * error
 
 
 def test_a_search_that_the_budget_ends_is_unbiased():

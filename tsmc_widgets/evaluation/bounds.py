@@ -89,6 +89,8 @@ def log_z_bounds(
 ) -> LogZBounds | ConditionalLogZBounds | BoundsTable:
     """Bound log Z from below by forward runs and from above by conditional ones.
 
+    The upper bound needs q and psi_t > 0 on every prefix of every text that sigma allows.
+
     Where the potential waits for an observation o, ``exact_samples`` must be joint samples, and
     log Z(o) is bounded for the o of each: by one forward and one conditional run.
 
@@ -122,7 +124,7 @@ def log_z_bounds(
         ``BoundsTable``.
 
     Raises:
-        ValueError: samples of the wrong kind or shape, or with phi = 0.
+        ValueError: samples of the wrong kind or shape, with phi = 0, or on which psi_t or q is 0.
     """
     samples, observed, kind = read_samples(target, exact_samples, approximate_samples)
     if observed is None:

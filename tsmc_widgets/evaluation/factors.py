@@ -26,10 +26,11 @@ class FactorShare:
         name: the factor in words.
         mean_log_phi: mean of log phi_i under the final weights, which estimates its mean under
             sigma, in nats; NaN where all weights are 0.
-        killed: share of the weight that reaches step T, before phi enters, of sequences with
-            phi_i = 0. Without a twist it estimates p0's mass of such sequences. NaN where no weight
-            reaches step T.
-        killed_alone: the same, of sequences that no other factor rules out.
+        killed: share of the weight that texts have as they end (at T, or t < T at an absorbing
+            EOS), before phi enters, of texts with phi_i = 0. Without a twist it estimates p0's mass
+            of such texts; with one their mass under p0 psi_{t-1}. NaN where no weight reaches an
+            end.
+        killed_alone: the same, of texts that no other factor rules out.
     """
 
     name: str
@@ -65,12 +66,17 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
             f"is {described!r} over {target.num_steps}: give the target that was sampled."
         )
     one = trace.run(run)
-    tokens = paths(one.columns.ancestors, one.columns.tokens)[0]
+    final = paths(one.columns.ancestors, one.columns.tokens)[0]
+    ended, arriving = arrivals(one, target)
+    tokens = torch.cat([final, ended])
     factors = target.potential.factors()
     log_phi = torch.stack([_log_phi(factor, tokens, target, one) for factor in factors], dim=1)
-    log_weights = one.columns.log_weights[0, -1]
+    log_weights, size = one.columns.log_weights[0, -1], len(final)
     return break_down(
-        [factor.describe() for factor in factors], log_phi, log_weights, _arriving(one)
+        [factor.describe() for factor in factors],
+        log_phi,
+        torch.nn.functional.pad(log_weights, (0, len(ended)), value=-math.inf),
+        torch.nn.functional.pad(arriving, (size, 0), value=-math.inf),
     )
 
 
@@ -96,13 +102,32 @@ def break_down(
     return shares
 
 
-def _arriving(trace: SMCTrace) -> Float64[Tensor, " particles"]:
-    """Log weights at step T with its token drawn before phi enters: p0 psi_{T-1}."""
-    columns = trace.columns
-    before = torch.zeros_like(columns.log_weights[0, -1])
-    if trace.num_steps > 1 and not bool(columns.resampled[0, -1]):
-        before = columns.log_weights[0, -2]
-    return before + columns.log_p[0, -1] - columns.log_q[0, -1]
+def arrivals(
+    trace: SMCTrace, target: Target
+) -> tuple[Int[Tensor, "ends steps"], Float64[Tensor, " ends"]]:
+    """Texts of one run at the steps at which they end, and their log weights before phi enters.
+
+    The weights of those that end at step t estimate p0 psi_{t-1}. Phi may rule a text out at its
+    end, and the next resampling drops it, so those that end before T are no longer there at T.
+    """
+    columns, size = trace.columns, trace.num_particles
+    log_weights = torch.full((size,), -math.log(size), dtype=torch.float64)
+    texts, arriving = [], []
+    for t in range(1, trace.num_steps + 1):
+        if t > 1:
+            log_weights = numerics.normalise(columns.log_weights[0, t - 2]).log()
+            log_weights = log_weights + columns.log_z[0, t - 2]
+        if bool(columns.resampled[0, t - 1]):
+            log_weights = (columns.log_z[0, t - 2] - math.log(size)).expand(size)
+        tokens = paths(columns.ancestors[:, :t], columns.tokens[:, :t])[0]
+        ends = torch.full((size,), t == trace.num_steps)
+        if target.absorbs_eos:
+            ends |= tokens[:, -1] == target.eos_token_id
+            ends &= (tokens[:, :-1] != target.eos_token_id).all(1)
+        padding = (0, trace.num_steps - t)
+        texts.append(torch.nn.functional.pad(tokens[ends], padding, value=target.eos_token_id or 0))
+        arriving.append((log_weights + columns.log_p[0, t - 1] - columns.log_q[0, t - 1])[ends])
+    return torch.cat(texts), torch.cat(arriving)
 
 
 def _log_phi(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from scipy import stats
 from torch import Tensor
 
@@ -84,9 +84,13 @@ class Prefixes:
         return log_psi[self.row.cpu(), self.step.cpu() - 1]
 
     def centred(self, target: Target, twist: Any) -> tuple[np.ndarray, np.ndarray]:
-        """A twist's log psi and the optimal one, each with the mean of each t taken off."""
-        learned = centre(self.learned(target, twist), self.step.cpu())
-        return learned.numpy(), centre(self.log_psi, self.step).cpu().numpy()
+        """A twist's log psi and the optimal one, each with the mean of each t taken off.
+
+        The means are over prefixes at which neither is -inf.
+        """
+        learned, optimal, step = self.learned(target, twist), self.log_psi.cpu(), self.step.cpu()
+        finite = ~(torch.isneginf(learned) | torch.isneginf(optimal))
+        return centre(learned, step, finite).numpy(), centre(optimal, step, finite).numpy()
 
     def texts(self, target: Target) -> list[str]:
         """Each prefix as text, without the prompt."""
@@ -94,18 +98,23 @@ class Prefixes:
         return [target.labels(self.tokens[row : row + 1, :step])[0] for row, step in rows]
 
     def compare(self, target: Target, twist: Any) -> dict[str, Any]:
-        """Both log psi with the mean of each t taken off, their correlation and its interval."""
+        """Both log psi with the mean of each t taken off, their correlation and its interval.
+
+        Prefixes at which one of them is -inf are left out.
+        """
         learned, optimal = self.centred(target, twist)
+        finite = ~(np.isneginf(learned) | np.isneginf(optimal))
+        learned, optimal = learned[finite], optimal[finite]
         correlation = math.nan
-        if learned.std() > 1e-9 and optimal.std() > 1e-9:
+        if finite.any() and learned.std() > 1e-9 and optimal.std() > 1e-9:
             correlation = float(np.corrcoef(learned, optimal)[0, 1])
         return {
             "learned": learned,
             "optimal": optimal,
-            "error": self.error.cpu().numpy(),
-            "step": self.step.cpu().numpy(),
+            "error": self.error.cpu().numpy()[finite],
+            "step": self.step.cpu().numpy()[finite],
             "correlation": correlation,
-            "interval": fisher(correlation, self.size),
+            "interval": fisher(correlation, len(learned)),
         }
 
 
@@ -123,12 +132,14 @@ def _log_psi(
 
 
 def centre(
-    values: Float64[Tensor, " prefixes"], step: Int[Tensor, " prefixes"]
+    values: Float64[Tensor, " prefixes"],
+    step: Int[Tensor, " prefixes"],
+    finite: Bool[Tensor, " prefixes"],
 ) -> Float64[Tensor, " prefixes"]:
     """Values with the mean of each t taken off: twists are only defined up to one constant a t."""
     result = values.clone()
-    for t in step.unique():
-        result[step == t] -= values[step == t].mean()
+    for t in step[finite].unique():
+        result[step == t] -= values[(step == t) & finite].mean()
     return result
 
 
@@ -168,7 +179,8 @@ def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
         steps.append(torch.full_like(first, t))
     row, step = torch.cat(rows), torch.cat(steps)
     log_psi = optimal[row, step - 1].double()
-    note = f"exact, all {len(row)} prefixes"
+    zeros = int(torch.isneginf(log_psi).sum())
+    note = f"exact, all {len(row)} prefixes" + (f", {zeros} of them with ψ* = 0" if zeros else "")
     return oracle, Prefixes(
         tokens, row, step, log_psi, torch.zeros_like(log_psi), note, enumerated=True
     )
@@ -440,9 +452,11 @@ Numbers = np.ndarray | np.floating
 class PsiComparison:
     """A twist's log psi beside the optimal one, each with the mean of every t taken off.
 
+    Means and statistics are over the prefixes at which neither is -inf.
+
     Attributes:
         frame: one row a prefix: t, text, learned, optimal, optimal_error, error (learned less
-            optimal), all but t and text in nats.
+            optimal; 0 where both are -inf), all but t and text in nats.
         slope: of learned on optimal (least squares); 1 is right, 0 knows nothing.
         correlation: Pearson's.
         rank_correlation: Spearman's.
@@ -451,7 +465,9 @@ class PsiComparison:
             value itself where the prefixes are all there are.
         reliability: share of the optimal values' variance that is not error of rollouts; the slope
             is biased towards 0, and the rmse upwards, by what is missing to 1.
-        note: where the optimal values come from.
+        note: where the optimal values come from, and what is left out.
+        both_zero: prefixes at which both twists are zero.
+        one_zero: prefixes at which only one of them is: a disagreement that no statistic counts.
     """
 
     frame: pd.DataFrame
@@ -462,6 +478,8 @@ class PsiComparison:
     intervals: dict[str, tuple[float, float]]
     reliability: float
     note: str
+    both_zero: int = 0
+    one_zero: int = 0
 
     def worst(self, count: int = 10) -> pd.DataFrame:
         """The prefixes at which the twist is most wrong, worst first."""
@@ -498,6 +516,8 @@ def compare_log_psi(
             "seed=...) on every place first."
         )
     learned, optimal = prefixes.centred(target, twist)
+    psi_zero, optimal_zero = np.isneginf(learned), np.isneginf(optimal)
+    finite, both = ~(psi_zero | optimal_zero), psi_zero & optimal_zero
     error = prefixes.error.cpu().numpy()
     frame = frame_of(
         {
@@ -506,22 +526,27 @@ def compare_log_psi(
             "learned": learned,
             "optimal": optimal,
             "optimal_error": error,
-            "error": learned - optimal,
+            "error": np.where(both, 0.0, learned - np.where(both, 0.0, optimal)),
         }
     )
-    values = {name: float(f(learned, optimal)) for name, f in STATISTICS.items()}
-    if prefixes.enumerated:
+    learned, optimal, error = learned[finite], optimal[finite], error[finite]
+    values = dict.fromkeys(STATISTICS, math.nan)
+    if finite.any():
+        values = {name: float(f(learned, optimal)) for name, f in STATISTICS.items()}
+    if prefixes.enumerated or not finite.any():
         intervals = {name: (value, value) for name, value in values.items()}
     else:
         intervals = bootstrap(learned, optimal, seed)
-    spread = float(optimal.var())
-    noise = float((error**2).mean())
+    spread = float(optimal.var()) if finite.any() else 0.0
+    counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
+    left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
     return PsiComparison(
         frame=frame,
         **values,
         intervals=intervals,
-        reliability=max(0.0, 1 - noise / spread) if spread > 0 else math.nan,
-        note=prefixes.note,
+        reliability=max(0.0, 1 - float((error**2).mean()) / spread) if spread > 0 else math.nan,
+        note=prefixes.note + ("" if finite.all() else left_out),
+        **counts,
     )
 
 

@@ -130,8 +130,10 @@ def run_conditional_smc(
 ) -> SMCTrace:
     """SMC with one exact sample of sigma in slot 0: the mean of log_z is an upper bound on log Z.
 
-    E[exp(-log_z)] = 1/Z where weights are positive. Where a potential or twist may be zero it is
-    the chance that a forward run survives, over Z, and the bound still holds.
+    The bound needs q and psi_t to be positive on every prefix of every text that sigma allows. Then
+    E[exp(-log_z)] = P(a forward run survives) / Z, which is 1/Z where no weight can be zero. A
+    twist or q that is zero on some of sigma's texts bounds nothing: samples that meet a zero are
+    refused, and those that do not bound only Z times sigma's mass of such texts.
 
     Args:
         target: what to sample.
@@ -149,6 +151,9 @@ def run_conditional_smc(
 
     Returns:
         The trace of as many runs as there are retained samples.
+
+    Raises:
+        ValueError: a sample of the wrong shape, with phi = 0, or on which psi_t or q is zero.
     """
     observed = options.pop("observed", None)
     if isinstance(retained, JointSamples) and observed is None:

@@ -60,6 +60,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     Raises:
         AllParticlesDeadError: all weights of a run are zero and ``config.dead_runs`` is "raise";
             ``error.record`` holds the step.
+        ValueError: q or psi is zero on the retained path of conditional SMC.
     """
     t, final = state.t + 1, state.t + 1 == target.num_steps
     if t > target.num_steps:
@@ -262,7 +263,12 @@ def _observed(config: SMCConfig, particles: Int[Tensor, " n"]) -> Int[Tensor, "n
 
 
 def check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
-    """Raise ``AllParticlesDeadError`` where a run has died and the config keeps none."""
+    """Raise ``AllParticlesDeadError`` where a run has died and the config keeps none.
+
+    Raises:
+        ValueError: the retained path of conditional SMC has weight zero, whatever the config keeps.
+    """
+    _check_retained(record, target, config)
     dead = (record.ess == 0).nonzero()
     if config.dead_runs != "raise" or dead.shape[0] == 0:
         return
@@ -276,3 +282,16 @@ def check_alive(record: StepRecord, target: Target, config: SMCConfig) -> None:
     )
     error.record = record
     raise error
+
+
+def _check_retained(record: StepRecord, target: Target, config: SMCConfig) -> None:
+    lost = (record.log_weights[:, 0] == -math.inf).nonzero()
+    if config.retained is None or lost.shape[0] == 0:
+        return
+    run, t = int(lost[0, 0]), record.t
+    text = target.labels(config.retained[run : run + 1, :t])[0]
+    raise ValueError(
+        f"p0, twist or potential is 0 on the retained path at step {t} of run {run}, {text!r}: "
+        "conditional SMC bounds log Z only where psi_t > 0 on every prefix of every text that "
+        "sigma allows. Give a twist that is positive there."
+    )

@@ -32,8 +32,8 @@ class SMCConfig:
         top_k: how many next tokens each step records for every distinct prefix; 0 records none.
         dead_runs: what to do when all weights of a run are zero. "raise" stops; "keep" goes on
             with the other runs and gives log Z_hat = -inf for this one; "warn" does too and warns
-            once at the end. None is "warn" for several runs, "raise" for one and for conditional
-            SMC, where a retained sample of weight zero leaves no bound.
+            once at the end. None is "warn" for several runs and "raise" for one. In conditional SMC
+            none can die: a retained sample of weight zero is an error.
     """
 
     num_particles: int
@@ -55,8 +55,7 @@ class SMCConfig:
         check_integer("top_k", self.top_k, at_least=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
         if self.dead_runs is None:
-            alone = self.num_runs == 1 or self.retained is not None
-            object.__setattr__(self, "dead_runs", "raise" if alone else "warn")
+            object.__setattr__(self, "dead_runs", "raise" if self.num_runs == 1 else "warn")
         check_one_of("dead_runs", self.dead_runs, ("raise", "keep", "warn"))
         object.__setattr__(self, "twist", as_twist(self.twist))
         object.__setattr__(self, "proposal", as_proposal(self.proposal))
