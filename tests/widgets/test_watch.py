@@ -1,6 +1,5 @@
 """Controls, presets, runs and two runs side by side, without a browser."""
 
-import math
 import re
 import threading
 from dataclasses import asdict
@@ -105,16 +104,6 @@ def test_unknown_choices_are_refused(values):
 def test_word_that_cannot_be_written_is_named(lm):
     with pytest.raises(UnknownTokenError, match="No text can contain “zebra”"):
         RunSettings(contains="zebra", stars=0).target(lm, JUDGES)
-
-
-@pytest.mark.parametrize("twist", ["none", "look-ahead"])
-@pytest.mark.parametrize("proposal", ["base", "twist-induced"])
-def test_every_sampler_runs(lm, twist, proposal):
-    settings = RunSettings(
-        prompt="a", num_steps=5, num_particles=8, twist=twist, proposal=proposal, contains="b"
-    )
-    trace = start_spec(settings.spec, target=settings.target(lm, JUDGES)).run()
-    assert math.isfinite(trace.log_z)
 
 
 @pytest.fixture
