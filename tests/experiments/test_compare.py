@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scipy import stats
@@ -92,12 +91,6 @@ def test_a_folder_is_gone_on_with(small):
     again = compared(4, small[1], watch=lambda comparison: seen.append(comparison.done))
     assert seen == list(range(1, 33))
     assert sum(result.stored for result in again.table.results.values()) == 24
-
-
-def test_threads_fill_the_same_table(small, tmp_path):
-    with ThreadPoolExecutor(2) as executor:
-        other = compared(3, tmp_path, executor=executor)
-    assert other.to_frame().equals(small[0].to_frame())
 
 
 def test_only_separate_intervals_are_best():

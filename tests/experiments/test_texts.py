@@ -42,22 +42,12 @@ def test_every_rule_and_k_has_its_rows():
     assert {rule for _, rule in rows} == {"never", "every step"}
 
 
-def test_a_twist_that_only_proposes_gives_texts_too():
-    plan = tw.Training(num_updates=2, batch_size=10, pool=20)
-    rows = rows_of("dpg", training=plan)
-    assert {rule for _, rule in rows} == {"never"}
-
-
 def test_budgets_that_end_are_remarked():
     rows = rows_of("rejection", problem="rare-event", max_draws=50, num_particles=40)
     assert "of 40 found in 50 draws" in rows["mean log φ of texts", None]["remark"]
 
 
-def test_methods_of_texts_measure_nothing_else():
-    with pytest.raises(ValueError, match=r"'beam' gives texts and no weights"):
-        tw.RunSpec(problem="eos", method="beam")
-    with pytest.raises(ValueError, match="'beam' has no twist"):
-        tw.RunSpec(problem="eos", method="beam", measures="texts", proposal="twist")
+def test_texts_of_targets_that_wait_are_not_measured():
     with pytest.raises(ValueError, match="measured of targets that wait for none"):
         rows_of("none", problem="one-token-infilling")
 

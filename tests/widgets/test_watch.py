@@ -45,6 +45,13 @@ def dead_end():
     return TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
 
 
+@pytest.fixture
+def dead(dead_end):
+    """A run on it that asks for b."""
+    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
+    return tw.run_smc(target, num_particles=4, dead_runs="keep")
+
+
 class Stars:
     """A classifier that counts the letter a."""
 
@@ -220,9 +227,7 @@ def test_controls_without_effect_are_out_of_the_way(lm):
         ({"proposal": "twist-induced"}, "take more particles"),
     ],
 )
-def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(dead_end, settings, first):
-    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
-    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(dead, settings, first):
     assert f"Try to {first}" in explain_dead(dead, RunSettings(**settings).spec)
 
 
@@ -315,9 +320,7 @@ def test_the_sentence_has_the_numbers_of_both_runs(watch):
     assert f"ESS at the end {float(a.trace.ess[-1]):.1f} of 16" in said
 
 
-def test_dead_runs_are_compared_too(dead_end):
-    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
-    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+def test_dead_runs_are_compared_too(dead):
     run = Pinned(dead, RunSettings().spec, 0.0)
     said = compare(run, run)
     assert "log Ẑ −∞ → −∞" in said
