@@ -322,7 +322,8 @@ class TestWords:
         "values",
         [
             {"twist": "reversed"},
-            {"contains": "castle, old", "avoids": "a, b", "stars": 0, "twist": "none"},
+            {"contains": "castle, old", "avoids": "a, b", "stars": 0},
+            {"stars": 0, "twist": "none", "proposal": "twist-induced"},
             {"hostility": "tempered", "hostility_beta": -2.0, "proposal": "twist-induced"},
             {"hostility": "tempered", "hostility_beta": 0.5, "stars": 0, "star_beta": 1.0},
             {"hostility": "threshold", "hostility_at_least": -6.0, "ess_threshold": 1.0},
