@@ -26,6 +26,7 @@ STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
 APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
+APP_SERVER = "notebooks/voila/serve.py"
 EXTRAS = "lab,hf,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
@@ -40,8 +41,9 @@ OVERRIDES = {
 USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
 
   lab [...]     open JupyterLab on the first notebook (more arguments go to JupyterLab)
-  app [...]     serve the workbench as a page of its own, for this machine only
-                (more arguments go to Voila: --theme=dark, --port=8866, --no-browser)
+  app [...]     serve the workbench as a page of its own, on this machine and to whoever has the
+                token in its address (more arguments go to Voila: --theme=dark, --port=8866,
+                --no-browser, and the address is then on the terminal)
   test [...]    run the tests (more arguments go to pytest; -m "" runs the slow ones too,
                 -n0 runs them in one process)
   check         check format, lint, types and the order of imports
@@ -137,13 +139,13 @@ def lab_command(python: Path, arguments: Iterable[str], *, root_user: bool) -> l
 
 
 def app_command(python: Path, notebook: str | Path, arguments: Iterable[str]) -> list[str]:
-    """Command that serves a notebook by Voila, on loopback only; cells appear as they finish."""
+    """Command that serves a notebook, on loopback and by a token; cells appear as they finish."""
     options = [
         "--Voila.ip=127.0.0.1",
         "--VoilaConfiguration.template=workbench",
         "--VoilaConfiguration.progressive_rendering=True",
     ]
-    return [str(python), "-m", "voila", str(notebook), *options, *arguments]
+    return [str(python), str(ROOT / APP_SERVER), str(notebook), *options, *arguments]
 
 
 def app_path(environ: Mapping[str, str]) -> str:
@@ -354,7 +356,7 @@ def main(argv: list[str]) -> int:
         return hand_over(lab_command(python, arguments, root_user=is_root()))
     if command == "app":
         os.environ["JUPYTER_PATH"] = app_path(os.environ)
-        say("Serving the app on this machine only; press Ctrl-C here to end it.")
+        say("Serving the app on this machine; its address has a token. Press Ctrl-C to end it.")
         return hand_over(app_command(python, APP_NOTEBOOK, arguments))
     if command == "test":
         ensure_chromium()

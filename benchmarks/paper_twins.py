@@ -1,33 +1,45 @@
 """The paper's comparison of methods, on the twins of its experiments that ship with the package.
 
+    python benchmarks/paper_twins.py --search
     python benchmarks/paper_twins.py [--quick] [--folder FOLDER] [--tables FOLDER] [--workers N]
 
 Five seeds of every method on the twins of toxicity, sentiment and both infilling experiments: KL
 divergences both ways (paper, tables 2 to 4), and bounds on log Z against K under a rare threshold
-(figure 3). Every method has the same updates, batch size and source of positives. Runs are kept in
-FOLDER: call it again after an interrupt, and only what is missing is computed. Tables
-go to another folder, as CSV and Markdown; the third notebook shows them.
+(figure 3). Every method has the same updates, batch size and source of positives, and a constant
+learning rate of its own: ``--search`` finds it among ``RATES`` by successive halving on the gap
+between the bounds, with another seed than those of the table, and writes every trial to
+paper_twins_rates.json. A method that was not searched on a problem takes the form's usual rate.
+Runs are kept in FOLDER: call it again after an interrupt, and only what is missing is computed.
+Tables go to another folder, as CSV and Markdown; the third notebook shows them.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 from scipy import stats
 
 import tsmc_widgets as tw
+from training.search import search_settings
 from tsmc_widgets.experiments.compare import OverSeeds
+from tsmc_widgets.files import write_atomically
+from tsmc_widgets.learning import ConstantRate
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("none", "ctl", "rl", "sixo", "fudge", "dpg", "ppo", "nvi", "cd")
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+SEARCH_SEED = 1000
 KLS = ("KL(q||σ)", "KL(σ||q)")
 
 # Means over five seeds as the paper gives them: KL(q || sigma), KL(sigma || q).
@@ -60,10 +72,16 @@ class Part:
     budget: tw.Training
     settings: dict
 
-    def comparison(self, seeds: int) -> tw.Comparison:
-        """What is to be run."""
+    def comparison(self, seeds: int, searched: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """What is to be run, each method with the rate that was found for it on this problem."""
+        found = searched.get(self.problem, {})
         return tw.Comparison(
-            self.problem, self.methods, seeds=seeds, budget=self.budget, **self.settings
+            self.problem,
+            self.methods,
+            seeds=seeds,
+            budget=self.budget,
+            learning_rates={method: each["rate"] for method, each in found.items()},
+            **self.settings,
         )
 
 
@@ -96,6 +114,44 @@ def _small(part: Part) -> Part:
         settings["num_particles"] = (4,)
     budget = replace(part.budget, num_updates=2, pool=10, max_draws=10_000)
     return Part(part.problem, part.methods, budget, settings)
+
+
+def read_rates(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was searched so far, by problem and method."""
+    path = folder / "paper_twins_rates.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def search(chosen: dict[str, Part], folder: Path, sequences: int) -> None:
+    """Search the rate of every method on every problem that has none yet; each is kept at once."""
+    for method in METHODS[1:]:
+        for part in chosen.values():
+            searched = read_rates(folder)
+            # A part that ranks no methods keeps the usual rate.
+            ranked = part.methods == METHODS
+            if not ranked or method in searched.get(part.problem, {}):
+                continue
+            problem = tw.load_problem(part.problem)
+            found = search_settings(
+                problem.target(),
+                method=method,
+                form=problem.form,
+                learning_rates=[ConstantRate(rate) for rate in RATES],
+                first_sequences=sequences,
+                num_held_out=100,
+                seed=SEARCH_SEED,
+            )
+            trials = [
+                {"rate": t.learning_rate.rate, "round": t.round, "updates": t.updates,
+                 "sequences": t.updates * t.batch_size, "gap": t.gap, "interval": t.interval}
+                for t in found.trials
+            ]  # fmt: skip
+            own = {"rate": found.best.learning_rate.rate, "untrained": found.start.mean}
+            searched.setdefault(part.problem, {})[method] = own | {"trials": trials}
+            folder.mkdir(parents=True, exist_ok=True)
+            with write_atomically(folder / "paper_twins_rates.json") as whole:
+                whole.write_text(json.dumps(searched, indent=1) + "\n")
+            print(f"{part.problem} {method}\n{found}", flush=True)
 
 
 def run(comparisons: dict[str, tw.Comparison], folder: Path, workers: int) -> None:
@@ -173,6 +229,14 @@ def ranking(comparisons: dict[str, tw.Comparison]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def rates_used(comparison: tw.Comparison) -> str:
+    """The rate of each method, in words."""
+    rates = {s.method: s.training.learning_rate for s in comparison.specs if s.learns}
+    return ", ".join(
+        f"{name} {rate:g}" if rate else f"{name} the form's" for name, rate in rates.items()
+    )
+
+
 def write_tables(comparisons: dict[str, tw.Comparison], folder: Path, seeds: int) -> str:
     """Write CSV for the notebook and Markdown for people; the latter is given back."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,9 +252,10 @@ def write_tables(comparisons: dict[str, tw.Comparison], folder: Path, seeds: int
         text += [
             f"## {name}: {comparison.specs[0].problem_name}",
             f"{plan.num_updates} updates of {plan.batch_size} texts. {comparison!r}"[:-1] + ".",
+            f"Learning rates: {rates_used(comparison)}.",
             "",
         ]
-        text[-2] = text[-2].replace("<Comparison: ", "Runs: ")
+        text[-3] = text[-3].replace("<Comparison: ", "Runs: ")
         for quantity in wanted:
             text += [comparison.grid(quantity).title, "", comparison.to_markdown(quantity)]
     whole = "\n".join(text) + "\n" + ranking(comparisons)
@@ -210,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--only", nargs="*", default=None, help=", ".join(parts(quick=True)))
+    parser.add_argument("--search", action="store_true", help="find rates, and run nothing else")
+    parser.add_argument("--sequences", type=int, default=2000, help="of the search's first round")
     options = parser.parse_args(arguments)
     seeds = options.seeds or (2 if options.quick else 5)
     chosen = parts(quick=options.quick)
@@ -218,7 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if unknown:
             parser.error(f"no experiment {unknown[0]!r}; there are {', '.join(chosen)}.")
         chosen = {name: part for name, part in chosen.items() if name in options.only}
-    comparisons = {name: part.comparison(seeds) for name, part in chosen.items()}
+    if options.search:
+        search(chosen, options.tables, options.sequences)
+        return
+    searched = read_rates(options.tables)
+    comparisons = {name: part.comparison(seeds, searched) for name, part in chosen.items()}
     start = time.perf_counter()
     try:
         run(comparisons, options.folder, options.workers)

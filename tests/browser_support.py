@@ -32,6 +32,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 ]
+TOKEN = "token-of-the-tests"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 NOTEBOOK_SHOWN = "name => jupyterapp.shell.currentWidget?.context?.path === name"
 KERNEL_IDLE = """() => {
@@ -189,7 +190,7 @@ def jupyter_lab(home, notebook_dir):
 
 @contextmanager
 def voila_app(home, notebook):
-    """Serve a notebook as `dev.py app` does; gives its address, without a final slash.
+    """Serve a notebook as `dev.py app` does, with ``TOKEN``; gives its address, without a slash.
 
     Args:
         home: An empty folder for settings, kernels' files and the log.
@@ -201,6 +202,7 @@ def voila_app(home, notebook):
     command = dev.app_command(Path(sys.executable), notebook, options)
     environment = lab_environment(home)
     environment["JUPYTER_PATH"] = dev.app_path(environment)
+    environment["JUPYTER_TOKEN"] = TOKEN
     with served(url, command, environment, home / "voila.log"):
         yield url
 

@@ -1,8 +1,10 @@
 """Files and folders appear whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import page_path, write_atomically
 
 
 def test_a_file_is_replaced_at_the_end(tmp_path):
@@ -43,3 +45,26 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
     with pytest.raises(OSError, match="folder"), write_atomically(tmp_path / "folder") as part:
         part.write_text("file")
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "inside"]
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "../x", "a/../../x", "/x", "link/x"])
+def test_a_page_stays_in_the_notebooks_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="inside the notebook's folder only"):
+        page_path(name)
+
+
+def test_a_page_writes_over_nothing_but_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").write_text("page: 1")
+    (tmp_path / "notes").write_text("notes")
+    (tmp_path / "folder").mkdir()
+    assert str(page_path("own", begins="page:")) == "own"
+    assert str(page_path("sub/new", begins="page:")) == str(Path("sub/new"))
+    for other in ("notes", "folder"):
+        with pytest.raises(FileExistsError, match="give another name"):
+            page_path(other, begins="page:")
+        page_path(other)

@@ -41,6 +41,10 @@ class PotentialError(TsmcError, ValueError):
     """A potential raised, or returned NaN, +inf or a wrong shape."""
 
 
+class ModelOutputError(TsmcError, ValueError):
+    """A model, twist or proposal gave NaN or +inf, or no next token any probability."""
+
+
 class ContextLengthError(TsmcError, ValueError):
     """Prompt and generated tokens together do not fit the model's context."""
 
@@ -84,6 +88,15 @@ class MissingExtraError(TsmcError, ImportError):
 def message_of(error: BaseException) -> str:
     """What an error says, or its name where it says nothing."""
     return str(error) or type(error).__name__
+
+
+def as_exception(error: BaseException) -> Exception:
+    """The error itself, or one that says that code raised ``SystemExit`` or its like."""
+    if isinstance(error, Exception):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__} was raised: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and those that a page may touch."""
 
 import contextlib
 import shutil
@@ -24,3 +24,29 @@ def write_atomically(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise
+
+
+def page_path(name: str | Path, *, begins: str = "") -> Path:
+    """Where a name that was given on a page leads: inside the notebook's folder.
+
+    Args:
+        name: of a file or folder.
+        begins: how files that the page writes begin, where it is to write one; "" to read.
+
+    Raises:
+        ValueError: the name is empty or leads out of the folder.
+        FileExistsError: another file is there.
+    """
+    here = Path.cwd().resolve()
+    path = (here / name).resolve()
+    if not str(name).strip() or path == here or not path.is_relative_to(here):
+        raise ValueError(
+            f"a page reads and writes inside the notebook's folder only; got {str(name)!r}. Other "
+            "places are given in Python."
+        )
+    ours = path.is_file() and path.read_bytes().startswith(begins.encode())
+    if begins and path.exists() and not ours:
+        raise FileExistsError(
+            f"{str(name)!r} is there already and was not written by such a page: give another name."
+        )
+    return Path(name)

@@ -50,6 +50,13 @@ def ess(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     return torch.where(alive, 1.0 / torch.where(alive, squares, 1.0), 0.0).clamp(max=float(size))
 
 
+def log_of_neg_log1mexp(log_p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Log of -log(1 - exp(log_p)) for log_p < 0: log_p itself far below 0."""
+    tiny = log_p < -20.0
+    near = torch.where(tiny, -1.0, log_p.clamp(max=-1e-12))
+    return torch.where(tiny, log_p + log_p.exp() / 2, torch.log(-log1mexp(near)))
+
+
 def log1mexp(log_p: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Log of 1 - exp(log_p) for log_p <= 0, accurate at both ends (Maechler 2012)."""
     near_zero = log_p > -math.log(2.0)

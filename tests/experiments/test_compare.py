@@ -3,12 +3,21 @@
 import csv
 import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scipy import stats
 
 import tsmc_widgets as tw
-from tsmc_widgets.experiments.compare import Grid, OverSeeds, Place, cell_text, latex, mark_best
+from tsmc_widgets.experiments.compare import (
+    Grid,
+    OverSeeds,
+    Place,
+    cell_text,
+    latex,
+    mark_best,
+    no_formula,
+)
 from tsmc_widgets.figures import bounds_figure, gap_figure, kl_forest_figure
 
 SMALL = {"num_particles": (1, 4), "num_runs": 20, "num_exact": 20, "num_samples": 60}
@@ -91,6 +100,12 @@ def test_a_folder_is_gone_on_with(small):
     again = compared(4, small[1], watch=lambda comparison: seen.append(comparison.done))
     assert seen == list(range(1, 33))
     assert sum(result.stored for result in again.table.results.values()) == 24
+
+
+def test_threads_fill_the_same_table(small, tmp_path):
+    with ThreadPoolExecutor(2) as executor:
+        other = compared(3, tmp_path, executor=executor)
+    assert other.to_frame().equals(small[0].to_frame())
 
 
 def test_only_separate_intervals_are_best():
@@ -267,3 +282,24 @@ def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path):
     comparison.table.add(tw.experiments.runs.RunResult(spec, [row]))
     comparison.export("csv", tmp_path / "t.csv")
     assert "'=HYPERLINK(1)" in (tmp_path / "t.csv").read_text(encoding="utf-8")
+    for text in ("=1", "+A1", "-A1", "@SUM(A1)", "\t=1", "-1+A1"):
+        assert no_formula(text) == f"'{text}"
+    for text in ("-1.5", "+2e-3", "1", "a-b", ""):
+        assert no_formula(text) == text
+
+
+@pytest.mark.parametrize("kind", ["csv", "latex", "html", "markdown", "export"])
+def test_a_failed_write_leaves_the_table_of_before(small, tmp_path, monkeypatch, kind):
+    (tmp_path / "table").write_text("before")
+
+    def full(path, text, **_):
+        path.write_bytes(text.encode()[:5])
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    act = {"export": lambda path: small[0].export("csv", path)}.get(
+        kind, lambda path: getattr(small[0], f"to_{kind}")("gap", path)
+    )
+    with pytest.raises(OSError, match="no space left"):
+        act(tmp_path / "table")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("table", b"before")]

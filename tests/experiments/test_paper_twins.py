@@ -51,6 +51,28 @@ def test_every_method_has_the_same_budget_on_the_right_twin():
     assert set(paper_twins.PUBLISHED) < {p.problem for p in paper_twins.parts(quick=True).values()}
 
 
+def test_each_method_trains_at_the_rate_that_was_found_for_it():
+    part = paper_twins.parts(quick=False)["sentiment"]
+    found = {"one-star-review": {"rl": {"rate": 0.01}}, "hostile-story": {"ctl": {"rate": 0.5}}}
+    rates = {
+        s.method: s.training.learning_rate for s in part.comparison(2, found).specs if s.learns
+    }
+    assert rates.pop("rl") == 0.01
+    assert set(rates.values()) == {0.0}
+
+
+def test_a_search_is_kept_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_twins, "METHODS", ("none", "ctl"))
+    monkeypatch.setattr(paper_twins, "RATES", (0.003, 0.01))
+    part = paper_twins.Part("infilling-2-1", ("none", "ctl"), tw.Training(num_updates=1), {})
+    paper_twins.search({"short": part}, tmp_path, 100)
+    found = paper_twins.read_rates(tmp_path)["infilling-2-1"]["ctl"]
+    assert [trial["sequences"] for trial in found["trials"]] == [100, 100, 200]
+    assert found["rate"] == found["trials"][-1]["rate"]
+    monkeypatch.setattr(paper_twins, "search_settings", None)
+    paper_twins.search({"short": part}, tmp_path, 100)
+
+
 def test_unknown_experiments_are_told(capsys):
     with pytest.raises(SystemExit):
         paper_twins.main(["--only", "tocixity"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -261,15 +262,6 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
     assert [result.stored for result in tw.map_runs(specs, None, tmp_path)] == [True, False, False]
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
-    def full(self, result):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(ResultFolder, "write", full)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(OSError, match="No space left"):
-        list(tw.map_runs(toys(1), executor, tmp_path))
-
-
 @pytest.mark.parametrize(
     "harm",
     [
@@ -368,3 +360,58 @@ def test_wrong_arguments_are_told(tmp_path):
         tw.map_runs(toys(1), None, tmp_path / "file")
     with pytest.raises(FileNotFoundError, match="give the one that map_runs"):
         tw.ResultTable(tmp_path / "nowhere")
+
+
+def leave(text):
+    raise SystemExit("by the user's code")
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path, pool):
+    tw.register_function(leave)
+    part = {"kind": "TextFunction", "function": "leave"}
+    problem = {**tw.targets.description.describe_problem("rainy-week"), "potential": part}
+    specs = [toy(problem), toy(seed=1)]
+    executor = None if pool is None else pool(1)
+    first, second = sorted(tw.map_runs(specs, executor, tmp_path), key=lambda r: r.error is None)
+    assert "raised SystemExit: by the user's code" in first.error["message"]
+    assert second.error is None
+
+
+def test_a_worker_process_outlives_code_that_ends_it():
+    pool = runs.CancellablePool(1)
+    with pytest.raises(RuntimeError, match="SystemExit was raised: 3"):
+        pool.submit(sys.exit, 3).result(60)
+    assert pool.submit(max, 1, 2).result(60) == 2
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_what_cannot_be_stored_is_handed_back_and_the_others_go_on(tmp_path, monkeypatch, pool):
+    write = ResultFolder.write
+
+    def full(self, result):
+        if result.spec.seed == 0:
+            raise OSError(28, "No space left on device")
+        write(self, result)
+
+    monkeypatch.setattr(ResultFolder, "write", full)
+    executor = None if pool is None else pool(1)
+    with pytest.warns(RuntimeWarning, match="seed 0 could not be stored .*No space left"):
+        results = {r.spec.seed: r for r in tw.map_runs(toys(3), executor, tmp_path)}
+    assert [bool(results[seed].unstored) for seed in range(3)] == [True, False, False]
+    assert results[0].rows == tw.execute(toy(seed=0))
+    assert len(tw.ResultTable(tmp_path)) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_run(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr(runs, "work", lambda *_: pytest.fail("something was run"))
+    with pytest.raises(PermissionError):
+        tw.map_runs(toys(2), None, tmp_path)
+    monkeypatch.undo()
+    tw.map_runs([], None, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -42,6 +42,11 @@ def test_every_rule_and_k_has_its_rows():
     assert {rule for _, rule in rows} == {"never", "every step"}
 
 
+def test_a_twist_that_only_proposes_gives_texts_too():
+    rows = rows_of("dpg", training=tw.Training(num_updates=2, batch_size=10, pool=20))
+    assert {rule for _, rule in rows} == {"never"}
+
+
 def test_budgets_that_end_are_remarked():
     rows = rows_of("rejection", problem="rare-event", max_draws=50, num_particles=40)
     assert "of 40 found in 50 draws" in rows["mean log φ of texts", None]["remark"]

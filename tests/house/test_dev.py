@@ -129,7 +129,7 @@ def test_lab_opens_the_notebook_on_loopback():
 
 def test_app_is_served_on_loopback_only():
     command = dev.app_command(Path("python"), "a.ipynb", ["--no-browser"])
-    assert command[1:4] == ["-m", "voila", "a.ipynb"]
+    assert command[1:3] == [str(ROOT / dev.APP_SERVER), "a.ipynb"]
     assert "--Voila.ip=127.0.0.1" in command
     assert command[-1] == "--no-browser"
 
@@ -141,7 +141,7 @@ def test_app_keeps_the_users_jupyter_path():
 
 
 def test_notebooks_and_benchmarks_are_there():
-    for name in (dev.NOTEBOOK, dev.APP_NOTEBOOK):
+    for name in (dev.NOTEBOOK, dev.APP_NOTEBOOK, dev.APP_SERVER):
         assert (ROOT / name).is_file()
     with pytest.raises(dev.SetupError, match=r"house.*sweep"):
         dev.bench(Path("python"), ["nothing"])

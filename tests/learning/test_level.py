@@ -1,91 +1,216 @@
-"""Losses that say how large psi is start a fresh twist at the mean of phi; q stays p0."""
+"""Losses that read phi read it at a scale of its own: a constant factor of phi changes nothing."""
 
+import functools
 import math
+import warnings
 
 import pytest
 import torch
-from learning.tables import unit_target
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learning.tables import Everything, unit_target
+from learning.trainers import parameters
 from smc.observed import ConditionalTables, infilling
 from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets import numerics
-from tsmc_widgets.learning.objectives import RECIPES
+from tsmc_widgets.errors import NoSignalError
+from tsmc_widgets.learning.objectives import RECIPES, cd_loss, floored, fudge_loss, link_for
+from tsmc_widgets.learning.positives import ExactPool, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.rates import MIN_COMPLEMENT, set_level
 from tsmc_widgets.learning.samples import draw_samples
-from tsmc_widgets.learning.trainer import TwistTrainer
-from tsmc_widgets.twists import TableHeadTwist
+from tsmc_widgets.learning.trainer import FAINT_STEPS, TwistTrainer
+from tsmc_widgets.twists import TableHeadTwist, load_twist, save_twist
+
+SCALES = [0.0, math.log(1e-4), -20.0, -300.0]
+
+
+def shifted(constant, *, bounded=True):
+    """The toy with another constant in log phi; its bound is moved too, or stays where it was."""
+    target = unit_target()
+    target.potential.log_table += constant
+    target.potential.log_phi_max = constant if bounded else 0.0
+    return target
 
 
 def batch_of(target, size=64):
     return draw_samples(target, num_particles=size, proposal=tw.Base(), seed=3, run=0)
 
 
-def values(twist):
-    return torch.cat([table.reshape(-1) for table in twist.log_tables]).detach()
+def fresh(target, method="rl"):
+    return TableHeadTwist(target.lm, num_steps=target.num_steps, link=link_for(method))
 
 
-@pytest.mark.parametrize("method", RECIPES)
-def test_only_losses_that_fix_the_level_set_it(method):
-    target = unit_target()
-    batch = batch_of(target)
-    twist = TableHeadTwist(target.lm, num_steps=3)
-    level = set_level(twist, batch, [method])
-    expected = float(numerics.logmeanexp(batch.log_phi)) if RECIPES[method].fixes_level else 0.0
-    assert (level is not None) == RECIPES[method].fixes_level
-    torch.testing.assert_close(values(twist), torch.full_like(values(twist), expected))
+def sources(target):
+    tokens = Everything(target).oracle.sample(40, 5)
+    return {
+        "replayed": ReplayedPositives(target, start=64, keep=3),
+        "one batch": WeightedPositives(),
+        "exact": ExactPool(tokens, target.log_phi(tokens)),
+    }
 
 
-def test_a_twist_that_has_learned_stays():
-    target = unit_target()
-    twist = TableHeadTwist(target.lm, num_steps=3)
-    with torch.no_grad():
-        twist.log_tables[1][2, 0] = 0.25
-    assert set_level(twist, batch_of(target), ["rl"]) is None
-    assert values(twist).sum() == 0.25
+def trained(target, method, source="replayed", updates=8):
+    trainer = TwistTrainer(
+        target,
+        fresh(target, method),
+        method=method,
+        batch_size=24,
+        learning_rate=0.05,
+        positives=sources(target)[source],
+    )
+    list(trainer.updates(updates))
+    return trainer
 
 
-def test_without_a_hit_psi_stays_1():
-    target = tw.Target(chain(), tw.MatchesRegex("c{4}"), prompt="a", num_steps=4)
-    batch = batch_of(target, size=2)
-    assert not batch.has_hits
-    twist = TableHeadTwist(target.lm, num_steps=4, prompt_length=1)
-    assert set_level(twist, batch, ["rl"]) is None
-    assert not bool(values(twist).any())
+@functools.cache
+def untouched(method, source):
+    return trained(shifted(0.0), method, source)
 
 
-def test_the_sigmoid_stays_below_1():
-    target = tw.Target(chain(), tw.Constant(0.0), prompt="a", num_steps=2)
-    twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1, link="sigmoid")
-    assert set_level(twist, batch_of(target), ["fudge"]) == -MIN_COMPLEMENT
-    log_psi = twist.log_psi(torch.zeros(1, 3, dtype=torch.int64), 1)
-    torch.testing.assert_close(log_psi, torch.full_like(log_psi, -MIN_COMPLEMENT))
+def log_psi(trainer):
+    return Everything(trainer.target).scored(trainer.twist).log_psi.detach()
 
 
-def test_processes_agree_on_one_level():
-    """Each gives its number and hears the mean; one of two has found nothing."""
-    target = unit_target()
-    alone = set_level(TableHeadTwist(target.lm, num_steps=3), batch_of(target), ["rl"])
-    heard = iter([0.5, alone / 2])
-    twist = TableHeadTwist(target.lm, num_steps=3)
-    assert math.isclose(set_level(twist, batch_of(target), ["rl"], lambda _: next(heard)), alone)
+class TestScale:
+    @pytest.mark.parametrize("source", ["replayed", "one batch", "exact"])
+    @pytest.mark.parametrize("method", RECIPES)
+    @settings(max_examples=3, deadline=None)
+    @given(constant=st.floats(-1e4, 1e4))
+    def test_a_constant_in_log_phi_changes_the_level_alone(self, method, source, constant):
+        found, plain = trained(shifted(constant), method, source), untouched(method, source)
+        # Path consistency starts where its gradients are rounding, which Adam divides by itself.
+        near = {"rtol": 0, "atol": 1e-3 if "rl" in method else 1e-7}
+        torch.testing.assert_close(parameters(found), parameters(plain), **near)
+        moved = constant if RECIPES[method].reads_phi else 0.0
+        assert found.twist.level - plain.twist.level == pytest.approx(moved, abs=1e-9)
+        torch.testing.assert_close(log_psi(found), log_psi(plain) + moved, **near)
+
+    @pytest.mark.parametrize("constant", [*SCALES, -1e4])
+    @pytest.mark.parametrize("method", ["cd", "fudge", "rl"])
+    def test_learning_at_any_scale_below_the_bound(self, method, constant):
+        """FUDGE's bound stays 1, as for infilling, whose phi is far below it."""
+        trainer = trained(shifted(constant, bounded=False), method, updates=100)
+        world = Everything(trainer.target)
+        before = float((world.log_psi_star - world.log_z).abs().mean())
+        after = float((log_psi(trainer) - world.log_psi_star).abs().mean())
+        assert after < before / 2
+        assert not trainer.warning
+
+    @pytest.mark.parametrize("constant", SCALES)
+    @pytest.mark.parametrize("loss", [cd_loss, fudge_loss])
+    def test_the_slope_is_0_at_the_optimal_twist_alone(self, loss, constant):
+        target = shifted(constant, bounded=False)
+        world = Everything(target)
+        twist = fresh(target, "fudge" if loss is fudge_loss else "cd")
+        twist.start_at(min(world.log_z, -0.1))
+        with torch.no_grad():
+            for t, table in enumerate(twist.log_tables):
+                raw = world.log_psi_star[:, t] - twist.level
+                if twist.link == "sigmoid":
+                    raw = world.log_psi_star[:, t] - numerics.log1mexp(world.log_psi_star[:, t])
+                    raw -= twist.level - float(
+                        numerics.log1mexp(torch.tensor(twist.level, dtype=torch.float64))
+                    )
+                rows = world.tokens[:, : t + 1] @ (3 ** torch.arange(t, -1, -1))
+                table.view(-1)[rows] = raw
+        found = world.scored(twist).log_psi.detach()
+        assert float((found - world.log_psi_star).abs().max()) < 1e-9
+
+        def slope():
+            found = torch.autograd.grad(loss(world.scored(twist)), list(twist.parameters()))
+            return max(float(each.abs().max()) for each in found)
+
+        assert slope() < 1e-12
+        with torch.no_grad():
+            twist.log_tables[1][0] += 0.1
+        assert slope() > 1e-5
+
+    def test_observations_share_one_level(self):
+        target, twist = infilling(), ConditionalTables(seed=2)
+        trainer = TwistTrainer(target, twist, method="rl", batch_size=24, observations=6)
+        assert math.isfinite(trainer.update().losses["rl"])
+
+    def test_the_floor_moves_with_the_level(self):
+        log_phi = torch.tensor([-math.inf, -40.0, 0.0, 3.0]).double()
+        for constant in (-300.0, 300.0):
+            found = floored(log_phi + constant, constant)
+            assert torch.equal(found, floored(log_phi) + constant)
 
 
-def test_the_trainer_sets_it_before_the_first_step():
-    target = unit_target()
-    twist = TableHeadTwist(target.lm, num_steps=3)
-    trainer = TwistTrainer(target, twist, method="rl", batch_size=64, learning_rate=1e-6)
-    first = trainer.update()
-    assert first.log_z < -0.5
-    assert abs(float(values(twist).mean()) - first.log_z) < 0.11 * abs(first.log_z)
-    before = trainer.update().losses["rl"]
-    plain = TableHeadTwist(target.lm, num_steps=3)
-    plain.log_tables[0].data.fill_(1e-9)
-    other = TwistTrainer(target, plain, method="rl", batch_size=64, learning_rate=1e-6)
-    assert before < other.update().losses["rl"] / 2
+class TestVanishing:
+    @pytest.mark.filterwarnings("default")
+    def test_gradients_that_vanish_are_told_once(self):
+        target = shifted(-30.0)
+        twist = fresh(target, "cd")
+        with torch.no_grad():
+            for table in twist.log_tables:
+                table -= 30.0
+        trainer = TwistTrainer(target, twist, method="cd", batch_size=24)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            list(trainer.updates(FAINT_STEPS - 1))
+            assert not told
+            list(trainer.updates(30))
+        assert [str(each.message) for each in told] == [trainer.warning]
+        assert "gradients of cd vanish" in trainer.warning
+        assert f"at update {FAINT_STEPS}, below Adam's eps of 1e-08" in trainer.warning
+        assert trainer.skipped == 0
 
 
-def test_conditional_twists_take_the_mean_over_observations():
-    target, twist = infilling(), ConditionalTables(seed=2)
-    trainer = TwistTrainer(target, twist, method="rl", batch_size=24, observations=6)
-    assert math.isfinite(trainer.update().losses["rl"])
+class TestSetting:
+    @pytest.mark.parametrize("method", RECIPES)
+    def test_only_losses_that_read_phi_set_it(self, method):
+        target = unit_target()
+        batch, twist = batch_of(target), fresh(target)
+        set_level(twist, batch, [method])
+        expected = float(numerics.logmeanexp(batch.log_phi)) if RECIPES[method].reads_phi else 0.0
+        assert twist.level == expected
+        tokens = torch.zeros(1, 3, dtype=torch.int64)
+        assert twist.log_psi(tokens, 0)[0].tolist() == [expected] * 3
+
+    def test_a_twist_that_has_learned_stays(self):
+        target = unit_target()
+        twist = fresh(target)
+        with torch.no_grad():
+            twist.log_tables[1][2, 0] = 0.25
+        set_level(twist, batch_of(target), ["rl"])
+        assert twist.level == 0.0
+
+    @pytest.mark.parametrize("method", ["rl", "cd", "fudge"])
+    def test_without_a_hit_nothing_is_learned(self, method):
+        target = tw.Target(chain(), tw.MatchesRegex("c{4}"), prompt="a", num_steps=4)
+        batch = batch_of(target, size=2)
+        assert not batch.has_hits
+        twist = TableHeadTwist(target.lm, num_steps=4, prompt_length=1, link=link_for(method))
+        level = twist.level
+        with pytest.raises(NoSignalError, match="scale of phi is not known"):
+            set_level(twist, batch, [method])
+        trainer = TwistTrainer(target, twist, method=method, batch_size=2, seed=3)
+        assert trainer.update().skipped
+        assert twist.is_fresh
+        assert twist.level == level
+
+    def test_the_sigmoid_stays_below_its_bound(self):
+        target = tw.Target(chain(), tw.Constant(2.0), prompt="a", num_steps=2)
+        twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1, link="sigmoid")
+        set_level(twist, batch_of(target), ["fudge"], log_bound=2.0)
+        assert (twist.level, twist.log_bound) == (2.0 - MIN_COMPLEMENT, 2.0)
+        found = twist.log_psi(torch.zeros(1, 3, dtype=torch.int64), 1)
+        torch.testing.assert_close(found, torch.full_like(found, twist.level))
+
+    def test_processes_agree_on_one_level(self):
+        """Each gives its number and hears the mean; one of two has found nothing."""
+        target = unit_target()
+        alone, other = fresh(target), fresh(target)
+        set_level(alone, batch_of(target), ["rl"])
+        heard = iter([0.5, alone.level / 2])
+        set_level(other, batch_of(target), ["rl"], average=lambda _: next(heard))
+        assert other.level == pytest.approx(alone.level)
+
+    def test_it_is_saved(self, tmp_path):
+        trainer = trained(shifted(-1e4), "fudge")
+        folder = save_twist(trainer.twist, tmp_path / "twist", dtype=torch.float16)
+        loaded = load_twist(folder, trainer.target.lm)
+        assert (loaded.level, loaded.log_bound) == (trainer.twist.level, -1e4)

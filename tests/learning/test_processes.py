@@ -108,9 +108,9 @@ def both_descend(trainer, sources):
         trainer._share.rank, trainer._share.count = rank, 2
         trainer._batches.positives, trainer._batches.stride = sources[rank], 2
         drawn.append(trainer._batches.draw(trainer._address))
-    if recipe.fixes_level and not trainer.history:
+    if recipe.reads_phi and not trainer.history:
         levels = [numerics.logmeanexp(batch.log_weights) for batch, _ in drawn]
-        assert trainer.twist.start_at(float(sum(levels)) / 2)
+        trainer.twist.start_at(float(sum(levels)) / 2)
     for rank, (batch, positives) in enumerate(drawn):
         at_batch = score(trainer.target, trainer.twist, batch)
         at_sigma = at_batch

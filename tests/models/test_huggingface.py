@@ -283,6 +283,14 @@ class TestRefused:
         with pytest.raises(RuntimeError, match=r"training mode.*eval\(\)"):
             lm.prefill(tokens(1, 3))
 
+    def test_a_part_in_training_mode(self, lm):
+        lm.model.transformer.h[1].mlp.dropout.train()
+        for read in (lm.prefill, lambda rows: lm.log_prob(rows, 1)):
+            with pytest.raises(
+                RuntimeError, match=r"part 'transformer\.h\.1\.mlp\.dropout' is in tr"
+            ):
+                read(tokens(1, 3))
+
     def test_an_empty_prompt(self, lm):
         with pytest.raises(ValueError, match=r"empty prompt.*prompt=\[lm.bos_token_id\]"):
             lm.prefill(torch.empty(1, 0, dtype=torch.int64))

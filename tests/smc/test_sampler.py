@@ -183,16 +183,18 @@ class TestStatistics:
         )
         assert abs(z_score((-trace.log_z).exp(), math.exp(-oracle.log_z))) < 4.5
 
-    def test_variance_from_one_genealogy_is_unbiased(self):
+    @pytest.mark.parametrize("eos", [False, True], ids=["fixed", "eos"])
+    @pytest.mark.parametrize("rule", RULES, ids=rule_name)
+    def test_variance_from_one_genealogy_is_unbiased(self, rule, eos):
         """E[Z_hat**2 V] = Var(Z_hat) (Lee and Whiteley 2018, theorem 1)."""
-        target = table_target(3, 4, seed=11)
+        target = eos_target() if eos else table_target(3, 4, seed=11)
         trace = tw.run_smc(
             target,
             num_particles=6,
             num_runs=self.RUNS,
-            twist=TableTwist.random(3, 4, seed=12),
+            twist=TableTwist.random(3, 6, seed=12),
             resampler="multinomial",
-            rule="always",
+            rule=rule,
             seed=5,
         )
         z_hat = trace.log_z.exp()

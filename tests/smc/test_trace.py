@@ -20,6 +20,7 @@ def runs():
         num_particles=6,
         num_runs=4,
         twist=TableTwist.random(3, 5, seed=12),
+        resampler="multinomial",
         rule="always",
         seed=1,
     )
@@ -101,14 +102,32 @@ class TestGenealogy:
         # The variance of 400 normal values is known to 7 %.
         assert abs(float(alone.mean()) / spread - 1) < 4.5 * math.sqrt(2 / 399)
 
+    @pytest.mark.parametrize("resampler", ["systematic", "stratified", "residual"])
+    def test_one_run_cannot_tell_the_variance_under_dependent_ancestors(self, resampler):
+        """There Z_hat**2 V is not Var(Z_hat) on average: under systematic ones it is negative."""
+        target = table_target(3, 5, seed=11)
+        trace = tw.run_smc(target, num_particles=6, resampler=resampler, rule="always")
+        with pytest.raises(ValueError, match=f"under {resampler} resampling.*num_runs=8"):
+            trace.log_z_variance()
+        unresampled = tw.run_smc(target, num_particles=6, resampler=resampler, rule="never")
+        assert math.isfinite(unresampled.log_z_variance())
+
+    def test_one_conditional_run_cannot_tell_the_variance(self):
+        target = table_target(3, 5, seed=11)
+        sample = tw.exact(target).sample(1, seed=1)
+        trace = tw.run_conditional_smc(target, retained=sample, num_particles=4)
+        with pytest.raises(ValueError, match="under conditional SMC"):
+            trace.log_z_variance()
+
     def test_a_dead_run_has_no_variance(self):
         phi = tw.ContainsToken("c") * tw.AvoidsToken("c")
         target = tw.Target(chain(), phi, prompt="", num_steps=3)
-        trace = tw.run_smc(target, num_particles=5, dead_runs="keep")
+        trace = tw.run_smc(target, num_particles=5, dead_runs="keep", resampler="multinomial")
         assert math.isnan(trace.log_z_variance())
 
     def test_variance_needs_a_step_and_two_particles(self):
-        session = tw.start_smc(table_target(3, 5, seed=11), num_particles=1)
+        target = table_target(3, 5, seed=11)
+        session = tw.start_smc(target, num_particles=1, resampler="multinomial")
         with pytest.raises(ValueError, match="no step has been recorded"):
             session.trace.log_z_variance()
         session.step()

@@ -236,3 +236,54 @@ def test_long_texts_are_cut_in_the_message():
         Target(lm, phi, prompt="a" * 5000, num_steps=1).log_phi(torch.tensor([[1]]))
     assert len(str(e.value)) < 1000
     assert " ... " in str(e.value)
+
+
+class Scribbles(Potential):
+    """Gives 1 where the text ends in b, and writes into what it was given."""
+
+    def log_phi(self, tokens):
+        value = (tokens[:, -1] == 1).double()
+        tokens.zero_()
+        return value
+
+    def log_phi_given(self, tokens, observed):
+        observed.zero_()
+        return self.log_phi(tokens)
+
+    def log_phi_next(self, tokens):
+        value = tokens[:, -1:].double().expand(-1, 3)
+        tokens.zero_()
+        return value
+
+
+def test_a_factor_that_writes_into_its_tokens_changes_no_other():
+    ends = TokenFunction(lambda rows: (rows[:, -1] == 1).double())
+    expected = 2 * ends.function(TOKENS)
+    given, seen = TOKENS.clone(), torch.ones(len(TOKENS), 1, dtype=torch.int64)
+    for phi in (Scribbles() * ends, ends * Scribbles(), Scribbles() * Scribbles()):
+        assert torch.equal(target(phi).log_phi(given), expected)
+        assert torch.equal(target(phi).log_phi_given(given, seen), expected)
+    next_of = target(Scribbles() * Scribbles()).log_phi_next
+    assert torch.equal(next_of(given[:, :1]), 2 * TOKENS[:, :1].double().expand(-1, 3))
+    assert torch.equal(given, TOKENS)
+    assert bool((seen == 1).all())
+
+
+@pytest.mark.parametrize("dtype", [np.float64, ">f8", np.float32, object, np.longdouble, np.int64])
+def test_arrays_are_numbers_of_any_kind(dtype):
+    values = np.arange(9, dtype=np.float64)[::-1].astype(dtype)
+    values.setflags(write=False)
+    found = target(TokenFunction(lambda rows: values)).log_phi(TOKENS)
+    assert found.tolist() == list(range(8, -1, -1))
+    each = target(TextFunction(lambda texts: [np.array(0.5) for _ in texts], takes="texts"))
+    assert bool((each.log_phi(TOKENS) == 0.5).all())
+
+
+def test_code_that_ends_the_program_is_an_error_with_its_text():
+    def leave(text):
+        if text == "acb":
+            raise SystemExit("enough")
+        return 0.0
+
+    with pytest.raises(PotentialError, match=r"raised SystemExit: enough at step 2 on .*'acb'"):
+        target(TextFunction(leave)).log_phi(TOKENS)

@@ -1,13 +1,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from targets.toys import every, letters, words
 
 from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, UnsupportedModelError
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets import AvoidsToken, ContainsToken, Continuation, Target
+from tsmc_widgets.targets import AvoidsToken, Constant, ContainsToken, Continuation, Target
 
 
 def test_log_sigma_tilde_is_log_p0_plus_log_phi():
@@ -190,3 +191,17 @@ def test_wrong_types_have_clear_errors_and_transformers_stays_unloaded():
     # In a process of its own: under pytest the annotations are checked before our own checks.
     done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, ">i4"])
+def test_a_prompt_may_be_an_array_of_ids(dtype):
+    given = Target(letters(), Constant(), prompt=np.array([0, 2], dtype=dtype), num_steps=2)
+    assert given.prompt_tokens.tolist() == [0, 2]
+    with pytest.raises(ValueError, match="a tensor or array of integers, one axis"):
+        Target(letters(), Constant(), prompt=np.array([0.0]), num_steps=2)
+
+
+@pytest.mark.parametrize("prompt", [b"\x00", bytearray(b"\x00"), memoryview(b"\x00")])
+def test_bytes_are_no_prompt(prompt):
+    with pytest.raises(TypeError, match=r"prompt must be text.*got (bytes|bytearray|memoryview)"):
+        Target(letters(), Constant(), prompt=prompt, num_steps=2)

@@ -1,9 +1,14 @@
+import math
 import re
+import threading
 
+import interegular
 import pytest
 import torch
 from targets.toys import every, letters, words
 
+import tsmc_widgets as tw
+from tsmc_widgets.errors import BudgetError, PotentialError
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets import AvoidsWord, ContainsWord, MatchesRegex, Target
 
@@ -98,3 +103,51 @@ def test_errors():
     with pytest.raises(ValueError, match="put it in a Target"):
         ContainsWord("cat").log_phi(every(3, 2))
     assert letters() is not None
+
+
+def test_a_pattern_that_takes_for_ever_is_told_and_holds_no_lock(monkeypatch):
+    monkeypatch.setattr("tsmc_widgets.targets.words.MATCH_SECONDS", 0.5)
+    ticks, done = [], threading.Event()
+
+    def tick():
+        while not done.wait(0.01):
+            ticks.append(1)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    with pytest.raises(
+        PotentialError, match=r"matches /\^\(a\|aa\)\+\$/ took over 0.5 s on the text"
+    ):
+        MatchesRegex("^(a|aa)+$").log_phi_of_texts(["a" * 60 + "!"])
+    done.set()
+    thread.join()
+    assert len(ticks) > 10
+
+
+def test_counts_that_memory_cannot_hold_are_refused():
+    with pytest.raises(ValueError, match="repeats a piece 1000000000000 times, and 100000 are"):
+        MatchesRegex("(((a{1000}){1000}){1000}){1000,}")
+
+
+def test_a_natural_pattern_on_a_story():
+    story = "Once upon a time there was a girl named Lily who loved to play outside with her dog!"
+    assert holds(MatchesRegex("^([a-zA-Z]+ ?)+$"), [story, story[:-1]]) == [False, True]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ["a[ab]{40}$", "a{100000}", "((a|b){1,3000}){1,3000}"])
+def test_an_automaton_of_too_many_states_is_not_built(pattern):
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["a", "b"], separator="")
+    target = Target(lm, MatchesRegex(pattern), prompt="", num_steps=30)
+    assert target.potential.automaton() is None
+    with pytest.raises(BudgetError, match="has no automaton, or one of more states"):
+        tw.exact(target)
+    few = Target(lm, MatchesRegex("a[ab]{3}$"), prompt="", num_steps=30)
+    assert tw.exact(few).log_z == pytest.approx(-math.log(2))
+
+
+def test_other_users_of_the_library_have_no_budget(monkeypatch):
+    monkeypatch.setattr("tsmc_widgets.targets.words.STEP_LIMIT", 10)
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["a", "b"], separator="")
+    assert Target(lm, MatchesRegex("abab"), prompt="", num_steps=3).potential.automaton() is None
+    assert interegular.parse_pattern("abab").to_fsm().accepts("abab")

@@ -59,18 +59,30 @@ def test_a_new_sigmoid_twist_is_psi_one_half(make, gpt2):
 @pytest.mark.parametrize("link", ["log", "sigmoid"])
 def test_a_new_twist_may_start_at_another_constant(make, gpt2, link):
     twist, tokens = make(gpt2, link=link), random_texts(gpt2)
-    assert twist.start_at(-4.5)
+    assert twist.is_fresh
+    twist.start_at(-4.5)
     log_psi = twist.log_psi_next(tokens, PROMPT_LENGTH)
     torch.testing.assert_close(log_psi, torch.full_like(log_psi, -4.5), rtol=0, atol=1e-5)
     lm_step = gpt2.prefill(tokens)
     log_q = TwistInduced().prefill(tokens, lm_step, twist.prefill(tokens, lm_step)).log_q_next
     torch.testing.assert_close(log_q, lm_step.log_probs, rtol=0, atol=1e-5)
-    assert not twist.start_at(-2.0)
-    assert not stir(make(gpt2, link=link)).start_at(-2.0)
+    assert not stir(make(gpt2, link=link)).is_fresh
+
+
+def test_the_sigmoid_has_a_bound_however_far_from_its_level(make, gpt2):
+    """At any level psi is near exp(raw) far below the bound, and stays below it."""
+    tokens = random_texts(gpt2)
+    raw = stir(make(gpt2)).log_psi_next(tokens, PROMPT_LENGTH).double()
+    twist = stir(make(gpt2, link="sigmoid"))
+    twist.start_at(-1e4, 7.0)
+    found = twist.log_psi_next(tokens, PROMPT_LENGTH)
+    torch.testing.assert_close(found, raw - 1e4, rtol=0, atol=1e-11)
+    twist.start_at(6.9, 7.0)
+    assert bool((twist.log_psi_next(tokens, PROMPT_LENGTH) < 7.0).all())
 
 
 def test_a_sigmoid_can_not_start_at_1(make, gpt2):
-    with pytest.raises(ValueError, match=r"must be < 0; got 0\.0"):
+    with pytest.raises(ValueError, match=r"must be < 0\.0; got 0\.0"):
         make(gpt2, link="sigmoid").start_at(0.0)
 
 
@@ -232,7 +244,7 @@ def test_bodies_need_a_transformer(make):
 def test_a_linear_head_is_w_h_plus_b_of_the_state_before_the_token(gpt2):
     tokens = torch.tensor([[5, 6, 7, 4], [8, 9, 3, 3]])
     twist = stir(tw.LinearHeadTwist(gpt2), head=1.0)
-    assert set(twist.state_dict()) == {"head.weight", "head.bias"}
+    assert set(twist.state_dict()) == {"head.weight", "head.bias", "constants"}
     hidden = gpt2.prefill(tokens[:, :2]).hidden
     expected = hidden @ twist.head.weight.T + twist.head.bias
     found = twist.log_psi(tokens, 2)[:, 0]

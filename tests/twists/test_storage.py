@@ -101,6 +101,17 @@ def test_weights_that_are_not_finite_are_not_saved(gpt2, tmp_path):
         tw.save_twist(twist, tmp_path / "twist", dtype=torch.int8)
 
 
+def test_weights_that_are_not_finite_are_not_loaded(gpt2, tmp_path, monkeypatch):
+    twist = tw.LinearHeadTwist(gpt2)
+    with torch.no_grad():
+        twist.head.bias[3] = torch.nan
+    monkeypatch.setattr("torch.isfinite", lambda values: torch.ones_like(values, dtype=torch.bool))
+    tw.save_twist(twist, tmp_path / "twist")
+    monkeypatch.undo()
+    with pytest.raises(TwistFormatError, match=r"head.bias of the twist in .* are not finite"):
+        tw.load_twist(tmp_path / "twist", gpt2)
+
+
 def test_a_second_save_replaces_the_first(gpt2, tmp_path):
     tw.save_twist(stir(tw.MLPHeadTwist(gpt2)), tmp_path)
     twist = stir(tw.LinearHeadTwist(gpt2), seed=2)
@@ -196,7 +207,7 @@ DAMAGES = {
     "card no text": (lambda f: (f / "twist.json").write_bytes(b"\xff\xfe"), "does not describe"),
     "card a list": (lambda f: (f / "twist.json").write_text("[1]"), "does not describe a twist"),
     "foreign": (lambda f: edited(f, format="other"), "does not describe a twist"),
-    "newer": (lambda f: edited(f, version=3), "format 3; this version .* up to format 2.* update"),
+    "newer": (lambda f: edited(f, version=4), "format 4; this version .* up to format 3.* update"),
     "new form": (lambda f: edited(f, form="CubicTwist"), "is a CubicTwist .* update"),
     "no model": (lambda f: edited(f, base_model=None), "lacks base_model"),
     "no options": (lambda f: edited(f, options=[]), "lacks options"),

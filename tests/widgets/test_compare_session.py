@@ -227,12 +227,13 @@ def test_every_figure_is_drawn_of_what_is_done(make, seeds):
         session.figure("pie")
 
 
-def test_exports_hold_every_number(make, tmp_path):
+def test_exports_hold_every_number(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     session = make()
     press(session, "csv")
     assert "Nothing to write yet" in session.view.status["error"]
     session.run(SECONDS)
-    session.view.stem = str(tmp_path / "out" / "table")
+    session.view.stem = "out/table"
     for kind in ("csv", "tex", "html"):
         press(session, kind)
     assert session.view.status["error"] == ""

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
@@ -24,15 +25,19 @@ def test_opens_at_the_last_step_with_every_number_named(open_trace):
 
 def test_log_z_says_how_sure_it_is(open_view, make_trace):
     trace = make_trace(K=4, T=3, threshold=0.0)
-    trace.columns.ancestors[0, 2] = 1
-    trace.columns.resampled[0, 2] = True
     page = open_view(ParticleView(trace))
     said = page.locator(".pv-strip-logz .pv-strip-value")
-    assert said.inner_text().endswith("nats, s.e. unknown")
+    assert re.fullmatch(r"−?\d\.\d\d nats", said.inner_text())
+    shifts = np.array([[0.0], [0.5], [-0.5]])
+    page = open_view(ParticleView(trace, replicates=trace.columns.log_z + shifts))
+    said = page.locator(".pv-strip-logz .pv-strip-value")
+    number = r"−?\d\.\d\d"
+    mean = rf"{number} nats; mean of 3 runs {number}, 95 % {number} to {number}"
+    assert re.fullmatch(mean, said.inner_text())
     page.locator(".pv-scroller").focus()
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 2)
-    assert re.fullmatch(r"−?\d\.\d\d nats ± \d\.\d\d s\.e\.", said.inner_text())
+    assert re.fullmatch(rf"{number} nats ± 0\.50 \(s\.d\. over 3 runs\)", said.inner_text())
 
 
 def test_scroll_bars_follow_the_notebook_and_not_the_system(open_trace, page):

@@ -1,5 +1,6 @@
 """What is sent to the browser is what the trace says."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_run_that_grows_sends_what_is_new(make_trace):
     grown = [recorder.encode(make_trace(K=8, T=64, done=done), run_id=3) for done in range(65)]
     whole = encode(make_trace(K=8, T=64))
     texts, all_texts = words(grown[-1]), words(whole)
-    for name in ("ancestors", "weights", "log_psi", "ess", "log_z_error"):
+    for name in ("ancestors", "weights", "log_psi", "ess", "log_z"):
         np.testing.assert_array_equal(column(grown[-1], name), column(whole, name))
     assert [texts[i] for i in column(grown[-1], "tokens")] == [
         all_texts[i] for i in column(whole, "tokens")
@@ -160,22 +161,30 @@ def test_numbers_that_json_lacks():
     assert values == [1.5, "Infinity", "-Infinity", "NaN"]
 
 
-def test_standard_error_is_that_of_the_trace(chain):
-    trace = run_smc(chain, num_particles=32, seed=0)
-    errors = column(encode(trace), "log_z_error")
-    assert errors.shape == (4,)
-    assert errors[-1] == pytest.approx(trace.log_z_variance() ** 0.5)
-    assert (errors[:3] == 0).all()
-    one = run_smc(chain, num_particles=1, seed=1)
-    assert np.isnan(column(encode(one), "log_z_error")).all()
+def test_one_run_tells_no_error_and_several_tell_their_spread(chain):
+    assert encode(run_smc(chain, num_particles=32))["header"]["replicates"] is None
+    trace = run_smc(chain, num_particles=32, num_runs=8)
+    found = encode(trace)["header"]["replicates"]
+    every = trace.columns.log_z.numpy()
+    mean, error = every[:, -1].mean(), every[:, -1].std(ddof=1) / 8**0.5
+    reach = 2.3646242515927853 * error  # 97.5 % point of Student's t with 7 degrees of freedom
+    assert found["spread"] == pytest.approx(every.std(0, ddof=1), rel=1e-4)
+    ends = [found[name] for name in ("mean", "low", "high")]
+    assert ends == pytest.approx([mean, mean - reach, mean + reach], abs=1e-12)
+    assert (found["runs"], found["dead"]) == (8, 0)
 
 
-def test_no_standard_error_once_all_share_an_ancestor(make_trace):
-    trace = make_trace(K=4, T=3, threshold=0.0)
-    trace.columns.ancestors[0, 2] = 1
-    trace.columns.resampled[0, 2] = True
-    errors = column(encode(trace), "log_z_error")
-    np.testing.assert_array_equal(np.isnan(errors), [False, False, True])
+def test_replicates_stand_beside_one_run(chain):
+    one, eight = (run_smc(chain, num_particles=32, num_runs=R) for R in (1, 8))
+    apart = encode(one, replicates=eight.columns.log_z)["header"]
+    assert apart["replicates"] == encode(eight)["header"]["replicates"]
+
+
+def test_dead_runs_have_no_spread(chain):
+    every = torch.tensor([[-0.5, -1.0], [-0.5, -math.inf]], dtype=torch.float64)
+    found = encode(run_smc(chain, num_particles=4), replicates=every)["header"]["replicates"]
+    assert (found["dead"], found["spread"]) == (1, [0.0, None])
+    assert [found[name] for name in ("mean", "low", "high")] == ["-Infinity"] * 2 + ["Infinity"]
 
 
 @pytest.mark.parametrize("run", [0, 1])

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from widgets.conftest import EVIL, WORDS, traits_of
 
 import tsmc_widgets as tw
+from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.particle_view import RunPanels
 from view_support import SEND
 
@@ -172,6 +173,14 @@ def test_samples_are_downloaded_whole_without_a_network(visit_both, evil_trace):
     assert [float(each["log_phi"]) for each in saved["samples"]] == [
         float(row["log_phi"]) for row in rows
     ]
+
+
+def test_no_sample_is_a_formula_in_a_spreadsheet(visit_both):
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["=A1", "-1.5"], separator="")
+    target = tw.Target(lm, tw.Constant(), prompt="=A1", num_steps=1)
+    text, _ = downloaded(visit_both(tw.run_smc(target, num_particles=32)), "CSV")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    assert {row["text"] for row in rows} == {"'=A1", "-1.5"}
 
 
 def test_the_table_is_sorted_by_any_column(open_panels, evil_trace):

@@ -192,3 +192,29 @@ def test_wait_returns_after_the_pause_was_told():
     assert live.wait(20)
     permits.release(9)
     live.close()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_code_that_ends_the_program_ends_its_run_alone(live, told, kind):
+    class Ends(Session):
+        def step(self):
+            raise kind("by the user's code")
+
+    live.submit(Ends)
+    assert live.wait(5)
+    assert told[-1].state == "failed"
+    assert f"{kind.__name__} was raised: by the user's code" in str(told[-1].error)
+    live.submit(Session)
+    assert live.wait(5)
+    assert told[-1].state == "done"
+
+
+def test_a_page_that_ends_the_program_does_not_end_the_run():
+    def publish(_):
+        raise SystemExit
+
+    live = LiveSession(publish, rest=0.0)
+    live.submit(lambda: Session(2))
+    assert live.wait(5)
+    assert live.progress.state == "done"
+    live.close()

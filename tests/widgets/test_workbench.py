@@ -12,6 +12,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
+from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
 from tsmc_widgets.widgets.workbench import Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
@@ -149,11 +150,12 @@ class TestFiles:
         )
         again.close()
 
-    def test_buttons_save_and_load(self, workbenches, tmp_path):
+    def test_buttons_save_and_load(self, workbenches, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         workbench = workbenches(SPECS["named"])
         path, said = workbench.file.path, workbench.file.message
         save, load = workbench.file.buttons.values()
-        path.value = str(tmp_path / "page.json")
+        path.value = "page.json"
         save.click()
         assert "saved to" in said.value
         workbench.set(seed=9)
@@ -162,7 +164,7 @@ class TestFiles:
         settle(workbench)
         assert workbench.spec == SPECS["named"]
         assert workbench.bench.pinned is None
-        path.value = str(tmp_path / "<b>.json")
+        path.value = "<b>.json"
         load.click()
         assert "There is no file" in said.value
         assert "<b>" not in said.value
@@ -180,7 +182,8 @@ class TestFiles:
         with pytest.raises(ValueError, match=message):
             Workbench.load(tmp_path / "page.json")
 
-    def test_a_file_can_not_call_functions_by_itself(self, workbenches, tmp_path):
+    def test_a_file_can_not_call_functions_by_itself(self, workbenches, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
         part = {"kind": "TextFunction", "function": "os:system"}
         state = WorkbenchState(
             spec=tw.RunSpec(problem={**EDITED, "potential": [part]}, num_particles=4, num_runs=1)
@@ -190,7 +193,7 @@ class TestFiles:
         with pytest.raises(ValueError, match="JSON alone cannot bring back"):
             Workbench.load(path)
         workbench = workbenches("rainy-week")
-        workbench.file.path.value = str(path)
+        workbench.file.path.value = path.name
         workbench.file.buttons["load"].click()
         assert "not registered here" in workbench.file.message.value
         shown = workbenches(state)
@@ -281,10 +284,13 @@ class TestSideBySide:
         settle(workbench)
         said = words(workbench.bench.sentence).replace("−", "-")
         a, b = workbench.bench.pinned.trace, workbench.trace
-        mean = re.search(r"log Ẑ (\S+) ± (\S+) s\.e\. \(mean of 4\) → (\S+)", said)
-        assert float(mean[1]) == pytest.approx(float(a.log_z.mean()), abs=0.006)
-        assert float(mean[2]) == pytest.approx(float(a.log_z.std()) / 2, abs=0.006)
-        assert float(mean[3]) == pytest.approx(float(b.log_z.mean()), abs=0.006)
+        text = r"mean (\S+), 95 % (\S+) to (\S+), from 4 runs"
+        shown = re.search(rf"log Ẑ {text} → {text}", said).groups()
+        for i, trace in enumerate((a, b)):
+            mean, error = float(trace.log_z.mean()), float(trace.log_z.std()) / 2
+            reach = 3.182446305 * error  # 97.5 % point of Student's t with 3 degrees of freedom
+            found = [float(number) for number in shown[3 * i : 3 * i + 3]]
+            assert found == pytest.approx([mean, mean - reach, mean + reach], abs=0.0051)
         allowed = [int(torch.isfinite(t.log_phi).sum()) for t in (a, b)]
         assert f"accepted by φ {allowed[0]} of 64 → {allowed[1]} of 64 texts" in said
         ess = [float(t.ess[:, -1].mean()) for t in (a, b)]
@@ -304,6 +310,25 @@ class TestSideBySide:
         workbench.unpin()
         assert workbench.view.group == workbench.panels.group != ""
         assert bench.pinned_panels is None
+
+    @pytest.mark.parametrize("name", ["eos", "star-review-conditional"])
+    def test_one_run_is_given_an_error_by_seven_more(self, workbenches, name):
+        workbench = workbenches(name, num_particles=16, num_runs=1, seed=5)
+        eight = start_spec(workbench.spec)
+        observed = eight.config.observed
+        eight = tw.run_smc(
+            eight.target,
+            num_particles=16,
+            num_runs=8,
+            twist=eight.config.twist,
+            proposal=eight.config.proposal,
+            observed=None if observed is None else observed.expand(8, -1),
+            seed=5,
+        )
+        assert workbench.view.header["replicates"]["runs"] == 8
+        expected = replicate_facts(eight)
+        assert workbench.view.header["replicates"] == expected
+        assert workbench.panels.header["replicates"] == expected
 
 
 class TestWords:

@@ -129,15 +129,6 @@ class TestPotential:
         row.fields["json"].value = '{"kind": "Constant"}'
         assert editor.error == ""
 
-    def test_a_function_that_a_person_types_is_looked_up(self, editor):
-        row = editor.add({"kind": "TextFunction", "function": ""})
-        row.fields["function"].value = "math:nothing"
-        assert "names nothing" in editor.error
-        row.fields["function"].value = "math:sqrt"
-        assert editor.error == ""
-        assert tw.find_function("math:sqrt")(4) == 2
-        assert term_of(row.part) == "sqrt(s)"
-
     def test_showing_a_function_calls_and_imports_nothing(self):
         part = {"kind": "TextFunction", "function": "no_such_module_of_mine:f"}
         assert PotentialEditor([part], lambda: None).parts == [part]

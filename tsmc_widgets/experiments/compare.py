@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -285,8 +286,10 @@ def _labels(places: Sequence[Place]) -> list[str]:
 
 
 def no_formula(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """Text that no spreadsheet takes for a formula; a number stays one."""
+    number = re.fullmatch(r"[+-][\d.]+(e[+-]?\d+)?", text, re.IGNORECASE)
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not number
+    return f"'{text}" if formula else text
 
 
 def _pipe(text: str) -> str:
@@ -302,10 +305,17 @@ def page(tables: Iterable[str]) -> str:
         "tabular-nums;text-align:right}th:first-child,td:first-child{text-align:left}"
     )
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        f'{BEGINS["html"]}<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
         f"<style>{style}</style></head><body>{''.join(tables)}</body></html>\n"
     )
 
+
+BEGINS = {
+    "csv": "problem,method,quantity,side,rule,",
+    "tex": "% tsmc_widgets comparison",
+    "html": "<!doctype html><!-- tsmc_widgets comparison -->",
+}
+"""The first characters of what ``Comparison.export`` writes."""
 
 TITLES = {
     "KL(q||σ)": "KL(q||σ), nats",
@@ -328,6 +338,7 @@ class Comparison:
         num_particles: one or more K for the bounds.
         budget: what every learning method may spend: updates, or a ``Training`` of which all but
             the seed counts. Batch size and pool of exact samples are the same for all.
+        learning_rates: of methods that have one of their own, in place of the budget's.
         **settings: further fields of each ``RunSpec``, such as num_runs, num_exact or measures.
 
     Attributes:
@@ -343,6 +354,7 @@ class Comparison:
         seeds: int | Iterable[int] = 5,
         num_particles: int | Sequence[int] = (1, 4, 16),
         budget: int | Training = 200,
+        learning_rates: Mapping[str, float] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
         methods = _several(methods)
@@ -353,6 +365,11 @@ class Comparison:
             seeds = range(seeds)
         if not isinstance(budget, Training):
             budget = Training(num_updates=budget)
+        plans = {
+            method: replace(budget, learning_rate=learning_rates.get(method, budget.learning_rate))
+            for method in methods
+            if method in LEARNING_METHODS
+        }
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
         if set(methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
             settings["measures"] = (*_several(settings["measures"]), "texts")
@@ -361,7 +378,7 @@ class Comparison:
             RunSpec(
                 problem=problem,
                 method=method,
-                training=replace(budget, seed=seed) if method in LEARNING_METHODS else None,
+                training=replace(plans[method], seed=seed) if method in plans else None,
                 seed=seed,
                 **(of_texts if method in TEXT_METHODS else settings),
             )
@@ -493,9 +510,10 @@ class Comparison:
             frame = self.to_frame()
             for column in frame.select_dtypes(exclude="number"):
                 frame[column] = [no_formula(v) if isinstance(v, str) else v for v in frame[column]]
-            text = frame.to_csv(index=False)
+            text = frame.to_csv(index=False, lineterminator="\n")
         elif kind == "tex":
-            text = "\n".join(self.to_latex(quantity) for quantity in self.quantities)
+            tables = [self.to_latex(quantity) for quantity in self.quantities]
+            text = "\n".join([BEGINS["tex"], *tables])
         else:
             text = page(self.to_html(quantity) for quantity in self.quantities)
         _written(text, path)

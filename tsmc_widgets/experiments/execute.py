@@ -289,7 +289,9 @@ def work(spec_json: str, shared: str | None) -> dict[str, Any]:
     try:
         rows = execute(RunSpec.from_json(spec_json), shared=shared)
         answer["rows"] = dumps(rows)
-    except Exception as error:  # noqa: BLE001 - one bad spec must not end the others
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - one bad spec must not end the others
         answer["error"] = {
             "type": type(error).__name__,
             "message": str(error),

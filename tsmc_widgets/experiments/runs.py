@@ -6,23 +6,29 @@ import contextlib
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TsmcError, check_integer
+from tsmc_widgets.errors import TsmcError, as_exception, check_integer
 from tsmc_widgets.experiments.artifacts import DamagedFileError, loads, read_file, write_file
 from tsmc_widgets.experiments.execute import Row, work
 from tsmc_widgets.experiments.spec import RunSpec
 
 LOST = ("BrokenExecutor", "KilledWorker", "CommClosedError", "FutureCancelledError")
 """Errors that say that a worker or its cluster is gone, by name: Dask is not imported for them."""
+
+
+PROBE_BYTES = 2**16
+"""About as large as a result."""
 
 
 class SpecError(TsmcError, RuntimeError):
@@ -45,6 +51,7 @@ class RunResult:
         error: type, message and traceback of a failure; None where there was none.
         seconds: that the work took.
         stored: whether it was found in the folder and not computed now.
+        unstored: why it could not be kept in the folder: a full disk, say. Empty where it was.
     """
 
     spec: RunSpec
@@ -52,6 +59,7 @@ class RunResult:
     error: dict[str, str] | None = None
     seconds: float = 0.0
     stored: bool = field(default=False, compare=False)
+    unstored: str = field(default="", compare=False)
 
     def raise_error(self) -> RunResult:
         """The result itself; ``SpecError`` where the spec failed."""
@@ -76,6 +84,16 @@ class ResultFolder:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"folder must be a folder; {str(folder)!r} is a file.")
+
+    def check_writable(self) -> None:
+        """Make the folder and write a file there.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as probe:
+            probe.write(b"x" * PROBE_BYTES)
 
     def path(self, spec: RunSpec, kind: str = "") -> Path:
         """Where the result of a spec stands, or its "error" or "time"."""
@@ -162,8 +180,11 @@ class RunStream(Iterator[RunResult]):
     def _keep(self, spec: RunSpec, answer: dict[str, Any]) -> RunResult:
         rows = loads(answer["rows"]) if "rows" in answer else []
         result = RunResult(spec, rows, answer.get("error"), answer["seconds"])
-        if self._store is not None:
-            self._store.write(result)
+        try:
+            if self._store is not None:
+                self._store.write(result)
+        except OSError as error:
+            return replace(result, unstored=f"{type(error).__name__}: {error}")
         return result
 
     def cancel(self) -> int:
@@ -200,6 +221,14 @@ class RunStream(Iterator[RunResult]):
         """
         result = self._next(seconds)
         self.done += result is not None
+        if result is not None and result.unstored:
+            warnings.warn(
+                f"The result of {result.spec.problem_name}, method {result.spec.method}, seed "
+                f"{result.spec.seed} could not be stored ({result.unstored}). It is handed back, "
+                "and lost with this process: keep its rows.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return result
 
     def _next(self, seconds: float) -> RunResult | None:
@@ -274,7 +303,7 @@ def map_runs(
     store = None if folder is None else ResultFolder(folder)
     if store is not None:
         # Fails at once, before anything is computed, where the folder cannot be written to.
-        store.folder.mkdir(parents=True, exist_ok=True)
+        store.check_writable()
     if shared is None and folder is not None:
         shared = Path(folder) / "shared"
     where = None if shared is None else Path(shared).absolute()
@@ -472,8 +501,8 @@ def _work(link: Any) -> None:
             return
         try:
             answer = (True, fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - raised where the task was given
-            answer = (False, error)
+        except BaseException as error:  # noqa: BLE001 - raised where the task was given
+            answer = (False, as_exception(error))
         # A pipe whose owner is gone raises OSError; the next task then ends the loop.
         with contextlib.suppress(OSError):
             try:

@@ -16,7 +16,7 @@ from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositi
 from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"
-VERSION = 3
+VERSION = 4
 
 
 def write_checkpoint(

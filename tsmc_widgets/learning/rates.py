@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_number
+from tsmc_widgets.errors import NoSignalError, check_integer, check_number
 from tsmc_widgets.learning.objectives import RECIPES
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.twists.protocol import as_twist
@@ -89,41 +89,46 @@ def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
 
 
 MIN_COMPLEMENT = 0.01
-"""Smallest 1 - psi, about, at which a twist with psi < 1 starts."""
+"""Smallest 1 - psi / bound, about, at which a twist with a bound starts."""
 
 
 def set_level(
     twist: Any,
     batch: Samples,
     methods: Iterable[str],
+    *,
+    log_bound: float | None = None,
     average: Callable[[float], float] = float,
-) -> float | None:
+) -> None:
     """Start a fresh twist at the mean of phi in its first batch; q stays p0.
 
-    From psi = 1 a regression on phi would first lower psi at the sequences of the batch, and so
-    raise all others relative to them.
+    Losses that read phi take this as its scale. From psi = 1 they would first move psi at the
+    sequences of the batch, relative to all others.
 
     Args:
         twist: one that has learned something stays as it is.
         batch: texts of p0, weighted by phi.
-        methods: names of losses; nothing is done where none of them fixes the level.
+        methods: names of losses; nothing is done where none of them reads phi.
+        log_bound: of phi, in nats, for a twist with the sigmoid link; None for phi <= 1.
         average: of a number over processes that share the training.
 
-    Returns:
-        The level in nats; None where psi stays as it is, as without a text of phi > 0.
+    Raises:
+        NoSignalError: no text of any process has phi > 0, so that its scale is not known yet.
     """
-    if not any(RECIPES[name].fixes_level for name in methods):
-        return None
+    twist = as_twist(twist)
+    if not (twist.is_fresh and any(RECIPES[name].reads_phi for name in methods)):
+        return
     levels = numerics.logmeanexp(batch.log_weights_by_group)
     levels = levels[levels.isfinite()]
     share = average(float(len(levels) > 0))
     if share == 0:
-        return None
+        raise NoSignalError("no text so far has phi > 0, so that the scale of phi is not known.")
     level = average(float(levels.mean()) if len(levels) else 0.0) / share
-    twist = as_twist(twist)
     if twist.link == "sigmoid":
-        level = min(level, -MIN_COMPLEMENT)
-    return level if twist.start_at(level) else None
+        bound = 0.0 if log_bound is None else log_bound
+        twist.start_at(min(level, bound - MIN_COMPLEMENT), bound)
+    else:
+        twist.start_at(level)
 
 
 DEFAULT_AVERAGING = 0.96

@@ -18,6 +18,7 @@ from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import as_twist
 
 # Log weights this near to zero are those of equally weighted draws, rounded.
 EQUAL = 1e-3
@@ -142,6 +143,8 @@ class Scored:
         log_psi: log psi_t(s_{1:t}), with gradients.
         log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end; NaN
             where p0 was not asked for.
+        level: of the twist, in nats: losses that read phi read it in units of exp(level).
+        log_bound: of the twist, in nats.
     """
 
     samples: Samples
@@ -149,6 +152,8 @@ class Scored:
     log_p: Float64[Tensor, "n steps"]
     log_psi: Float64[Tensor, "n steps"]
     log_norm: Float64[Tensor, "n steps"]
+    level: float = 0.0
+    log_bound: float = 0.0
 
     @property
     def log_q_psi(self) -> Float64[Tensor, "n steps"]:
@@ -272,6 +277,8 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         log_p=torch.where(live, log_p, 0.0),
         log_psi=log_psi,
         log_norm=torch.where(live, log_norm, 0.0),
+        level=as_twist(twist).level,
+        log_bound=as_twist(twist).log_bound,
     )
 
 

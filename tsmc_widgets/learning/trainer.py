@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,6 +128,10 @@ def progress_bar(
         yield show
 
 
+FAINT_STEPS = 10
+"""Steps in a row with gradients below Adam's eps after which a training warns."""
+
+
 class TwistTrainer:
     """Trains a twist for a target; ``for update in trainer.updates(n)`` is the whole use.
 
@@ -134,7 +139,8 @@ class TwistTrainer:
         target: what the twist is for. Where it waits for an observation the twist must be a
             conditional form: each update draws observations of its own and learns from all.
         twist: a ``TrainableTwist``; its parameters are changed in place. A fresh one starts at a
-            constant psi: 1, or the mean of phi in the first batch for losses that regress on phi.
+            constant psi, its ``level``: 1, or the mean of phi in the first batch for losses that
+            read phi, which learn in units of it.
         method: one of ``METHODS``, or a mapping of losses to weights for another sum.
         batch_size: texts drawn for each update, and positives read.
         learning_rate: of Adam without weight decay: a number, which is constant, a
@@ -156,6 +162,7 @@ class TwistTrainer:
     Attributes:
         history: every update so far.
         skipped: how many updates found no signal.
+        warning: what is wrong with the training, such as gradients that vanish; "" for nothing.
     """
 
     def __init__(
@@ -184,6 +191,7 @@ class TwistTrainer:
         self.batch_size, self.seed = batch_size, seed
         self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
         self.history: list[Update] = []
+        self.warning, self._faint = "", 0
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={ppo!r} needs method='ppo'; got {method!r}.")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
@@ -361,9 +369,9 @@ class TwistTrainer:
     def _take(self) -> Update:
         start = time.perf_counter()
         batch, positives = self._batches.draw(self._address)
-        if all(update.skipped for update in self.history):
-            set_level(self.twist, batch, self.weights, self._share.mean)
         try:
+            if all(update.skipped for update in self.history):
+                self._set_level(batch)
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
             # Other processes may have a signal, so this one takes part in the step too.
@@ -383,6 +391,10 @@ class TwistTrainer:
             **policy,
         )
         return self._share.merge(update)
+
+    def _set_level(self, batch: Samples) -> None:
+        bound = self.target.potential.log_phi_max
+        set_level(self.twist, batch, self.weights, log_bound=bound, average=self._share.mean)
 
     def _descend(
         self, batch: Samples, positives: Samples | None
@@ -419,12 +431,32 @@ class TwistTrainer:
         norm = float(nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm))
         if not math.isfinite(norm):
             raise self._diverged("gradient's length", norm)
+        self._watch(max(float(p.grad.abs().max()) for p in self._learning()))
         self._optimiser.step()
         return norm
+
+    def _learning(self) -> Iterator[nn.Parameter]:
+        return (p for p in self._modules.parameters() if p.grad is not None)
+
+    def _watch(self, largest: float) -> None:
+        """Warn once where gradients are so small that Adam's eps swallows them."""
+        eps = self._optimiser.param_groups[0]["eps"]
+        self._faint = self._faint + 1 if largest < eps else 0
+        if self._faint < FAINT_STEPS or self.warning:
+            return
+        self.warning = (
+            f"gradients of {'+'.join(self.weights)} vanish: no parameter's exceeds {largest:.2g} "
+            f"at update {self.done + 1}, below Adam's eps of {eps:g}, as at the "
+            f"{FAINT_STEPS - 1} steps before it, so that little is learned. Unless the twist is "
+            "optimal already, its psi is not of the scale of phi (its level is "
+            f"{as_twist(self.twist).level:.4g} nats): train a fresh twist, which starts at the "
+            "mean of phi, raise the loss's weight, or use ctl."
+        )
+        warnings.warn(self.warning, stacklevel=2)
 
     def _diverged(self, what: str, value: float) -> FloatingPointError:
         return FloatingPointError(
             f"the {what} is {value} at update {self.done + 1}: lower the learning rate (now "
             f"{self.learning_rate}), or look for a potential that is +inf or, for a loss that "
-            "regresses on phi, very large."
+            "regresses on phi, far above the twist's psi."
         )

@@ -97,6 +97,8 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint, by the name of a transformers ``AutoModel`` class.
 
+    Code that a checkpoint brings is never run, nor asked about.
+
     Raises:
         FileNotFoundError: there is no such checkpoint here, and none could be fetched.
         UnsupportedModelError: the checkpoint is of another kind, or lacks weights.
@@ -112,12 +114,18 @@ def load_checkpoint(
     try:
         with _quiet(transformers, Path(source).is_dir()):
             model, info = getattr(transformers, auto_class).from_pretrained(
-                source, dtype=dtype, output_loading_info=True
+                source, dtype=dtype, output_loading_info=True, trust_remote_code=False
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise FileNotFoundError(_not_found(source, error)) from error
     except (ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModelError(
+                f"{source!r} is a model with code of its own, which is never run from here. If "
+                "you trust it, load it with transformers yourself, and give model and tokenizer "
+                "to tsmc_widgets.models.HuggingFaceLM or TextClassifier."
+            ) from error
         raise UnsupportedModelError(
             f"transformers cannot load {source!r} with {auto_class}: {error}"
         ) from error
@@ -129,6 +137,17 @@ def load_checkpoint(
             f"was saved from a class of {auto_class}."
         )
     return model.to(place), tokenizer
+
+
+def training_part(model: torch.nn.Module) -> str | None:
+    """The first part of a model that is in training mode, in words; None in eval mode."""
+    parts = [model]
+    for part in parts:  # grows while it is read: named_modules costs each step ten times as much
+        if part.training:
+            name = next(name for name, each in model.named_modules() if each is part)
+            return f"The model's part {name!r}" if name else "The model"
+        parts += filter(None, part._modules.values())
+    return None
 
 
 def _not_found(source: str, error: OSError) -> str:

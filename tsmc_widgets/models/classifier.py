@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import UnsupportedModelError, check_integer
-from tsmc_widgets.models.checkpoint import load_checkpoint
+from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
+from tsmc_widgets.models.precision import float32_arithmetic
 
 _PASS_BYTES = 2**28
 
@@ -73,15 +74,17 @@ class TextClassifier:
     @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> Float[Tensor, "texts labels"]:
         """Logits of each text, in float32 on the model's device."""
-        if self.model.training:
-            raise RuntimeError("The classifier is in training mode: call its model.eval().")
+        part = training_part(self.model)
+        if part is not None:
+            raise RuntimeError(f"{part} is in training mode: call the classifier's model.eval().")
         answers = torch.empty(len(texts), self.num_labels, device=self.device)
         if not texts:
             return answers
         encoded = self._encode(texts)
         for chunk in self._chunks(encoded):
             ids, mask = self._pad([encoded[at] for at in chunk])
-            answers[chunk] = self.model(input_ids=ids, attention_mask=mask).logits.float()
+            with float32_arithmetic(self.model):
+                answers[chunk] = self.model(input_ids=ids, attention_mask=mask).logits.float()
         return answers
 
     def _chunks(self, encoded: Sequence[Sequence[int]]) -> Iterator[list[int]]:

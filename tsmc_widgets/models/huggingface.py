@@ -17,7 +17,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
-from tsmc_widgets.models.checkpoint import load_checkpoint
+from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
+from tsmc_widgets.models.precision import float32_arithmetic
 from tsmc_widgets.models.protocol import LMStep, TeacherForced
 from tsmc_widgets.models.text import TokenizerText
 
@@ -28,8 +29,10 @@ _PASS_BYTES = 2**28
 class HuggingFaceLM(TokenizerText):
     """A causal language model and its tokenizer as p0: full softmax, temperature 1, eval mode.
 
-    Log-probs and hidden states are float32 whatever the model's dtype (float64 for a float64
-    model). ``hidden`` is what the output embedding reads: the last state after the final norm.
+    Log-probs and hidden states are float32 (float64 for a float64 model). A float16 or bfloat16
+    model saves the memory of its parameters and no time: its arithmetic is float32 too, so that log
+    p0 of a sequence does not depend on what is read with it. ``hidden`` is what the output
+    embedding reads: the last state after the final norm.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
@@ -88,7 +91,8 @@ class HuggingFaceLM(TokenizerText):
         Args:
             name_or_folder: what transformers' ``from_pretrained`` takes.
             device: where to put the model; None is the CPU.
-            dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
+            dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the
+                CPU and the checkpoint's own elsewhere.
             max_rows: as for the class.
         """
         model, tokenizer = load_checkpoint(
@@ -244,14 +248,15 @@ class HuggingFaceLM(TokenizerText):
         """Logits of at least the last ``keep`` positions and the states that they come from."""
         if self._trims_logits:
             options["logits_to_keep"] = keep
-        with _inputs_of(self._head) as seen:
+        with _inputs_of(self._head) as seen, float32_arithmetic(self.model):
             logits = self.model(input_ids=tokens, **options).logits
         return logits, seen[0].to(_wide(seen[0])) if seen else None
 
     def _check_mode(self) -> None:
-        if self.model.training:
+        part = training_part(self.model)
+        if part is not None:
             raise RuntimeError(
-                "The model is in training mode, where dropout changes p0: call lm.model.eval()."
+                f"{part} is in training mode, where dropout changes p0: call lm.model.eval()."
             )
 
 

@@ -39,7 +39,8 @@ def load_language_model(
     Args:
         name_or_folder: "storybook" (ships with the package), a transformers name or a folder.
         device: where to put the model; None is the CPU.
-        dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
+        dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
+            and the checkpoint's own elsewhere.
         max_rows: rows that one forward pass reads at most; see ``HuggingFaceLM``.
     """
     source = _resolve(name_or_folder)
@@ -62,7 +63,8 @@ def load_classifier(
         name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package), a
             transformers name or a folder.
         device: where to put the model; None is the CPU.
-        dtype: of the parameters; None is float32 on the CPU and the checkpoint's own elsewhere.
+        dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
+            and the checkpoint's own elsewhere.
         max_tokens: tokens that one forward pass reads at most; see ``TextClassifier``.
     """
     source = _resolve(name_or_folder)

@@ -80,11 +80,20 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
         BudgetError: the target has more sequences than that and no automaton.
     """
     check_integer("max_sequences", max_sequences)
-    if isinstance(target.lm, TabularLM) and target.lm.is_markov:
+    markov = isinstance(target.lm, TabularLM) and target.lm.is_markov
+    if markov:
         automaton = target.potential.automaton()
         if automaton is not None:
             return ChainOracle(target, automaton)
-    return EnumeratedOracle(target, max_sequences=max_sequences)
+    try:
+        return EnumeratedOracle(target, max_sequences=max_sequences)
+    except BudgetError as error:
+        if not markov:
+            raise
+        raise BudgetError(
+            f"{error} This one, {target.potential.describe()}, has no automaton, or one of more "
+            "states than are built."
+        ) from error
 
 
 _Level = tuple[Int[Tensor, "prefixes vocab"], Float[Tensor, "prefixes vocab"]]

@@ -59,8 +59,8 @@ def relative_variance(
     One minus the weight that pairs of different families (descendants of one slot at ``since``)
     hold, times K/(K-1) for the draws and for each later resampling (Lee and Whiteley 2018, eq. 9,
     with the resampling steps of an adaptive rule). With ``since`` = 1, Z_hat**2 times this is an
-    unbiased estimate of Var(Z_hat) under multinomial resampling. It can be negative, and is NaN for
-    one particle.
+    unbiased estimate of Var(Z_hat) under multinomial resampling, and under that alone: systematic
+    ancestors make it negative on average. It can be negative, and is NaN for one particle.
     """
     size = ancestors.shape[2]
     families = slots_at(ancestors, since)

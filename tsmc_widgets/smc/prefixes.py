@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
 from tsmc_widgets.smc.proposals import ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
+from tsmc_widgets.targets.checked import check_answer
 from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
 
 _DRAW_CELLS = 2**24
@@ -145,7 +147,17 @@ def prefill_steps(
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
     extra = {"observed": observed} if proposal.is_conditional else {}
     proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
-    return PrefixSteps(lm_step, twist_step, proposal_step)
+    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, lambda: prefixes)
+
+
+def _checked(steps: PrefixSteps, target: Any, prefixes: Callable[[], Tensor]) -> PrefixSteps:
+    """The answers, or ModelOutputError that says who gave NaN or +inf after which text."""
+    show = target.context.show_row
+    check_answer(steps.lm.log_probs, "The base model", prefixes, show)
+    if steps.twist is not None:
+        check_answer(steps.twist.log_psi_next, "The twist", prefixes, show, weighs=True)
+    check_answer(steps.proposal.log_q_next, "The proposal", prefixes, show)
+    return steps
 
 
 def advance_steps(
@@ -165,11 +177,15 @@ def advance_steps(
     twist_step = None
     if twist is not None:
         twist_step = twist.advance(pairs.tokens, select(steps.twist.carry), lm_step)
-    twist_step = _last_step_twist(target, proposal, twist_step, lambda: paths[pairs.first])
+
+    def prefixes() -> Tensor:
+        return paths[pairs.first]
+
+    twist_step = _last_step_twist(target, proposal, twist_step, prefixes)
     proposal_step = proposal.advance(
         pairs.tokens, select(steps.proposal.carry), lm_step, twist_step
     )
-    return PrefixSteps(lm_step, twist_step, proposal_step)
+    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, prefixes)
 
 
 def next_token_table(

@@ -355,13 +355,28 @@ class SMCTrace:
     def log_z_variance(self, *, lag: int | None = None) -> float | Float[Tensor, " runs"]:
         """Variance of log Z_hat as each run alone estimates it (delta method; may be negative).
 
+        It holds where ancestors are independent draws: under multinomial resampling, or none. The
+        other schemes spread ancestors more evenly, and a single run does not know by how much.
+
         Args:
             lag: None follows each family from the first step (Lee and Whiteley 2018): times
-                Z_hat**2 it is unbiased for Var(Z_hat) under multinomial resampling, and near 1 it
-                only says that all particles share an ancestor. A number of steps (Olsson and Douc
-                2019) is stable for long runs. It leaves out what a step does later than that,
-                which may be much where a weak twist leaves the decision to phi at T.
+                Z_hat**2 it is unbiased for Var(Z_hat), and near 1 it only says that all particles
+                share an ancestor. A number of steps (Olsson and Douc 2019) is stable for long
+                runs. It leaves out what a step does later than that, which may be much where a
+                weak twist leaves the decision to phi at T.
+
+        Raises:
+            ValueError: another resampling scheme, or conditional SMC, whose slot 0 is given.
         """
+        info = self.info
+        independent = info.resampler == "multinomial" or info.rule == "never"
+        if info.conditional or not (independent or info.ess_threshold == 0):
+            what = "conditional SMC" if info.conditional else f"{info.resampler} resampling"
+            raise ValueError(
+                f"one run cannot tell the variance of log Z_hat under {what}, only under "
+                "multinomial resampling or none: run several, num_runs=8 say, and take "
+                "trace.log_z.std()."
+            )
         if not self.steps_done:
             raise ValueError("no step has been recorded yet: run at least one.")
         weights = numerics.normalise(self.columns.log_weights)

@@ -7,11 +7,12 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, TsmcError
+from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError
 
 ShowRow = Callable[[Tensor], str]
 """Says what a row of tokens is, in words: ``the text 'a b c'``."""
@@ -79,20 +80,24 @@ def call_checked(
     name: str,
     show_row: ShowRow,
 ) -> Any:
-    """Call other people's code without gradients; what it raises becomes a PotentialError."""
+    """Call other people's code without gradients; what it raises becomes a PotentialError.
+
+    ``SystemExit`` and its like too, which would end a thread in silence; not an interrupt. It gets
+    tokens of its own: what it writes there is nobody else's.
+    """
     try:
         with torch.no_grad():
-            return function(tokens)
-    except TsmcError:
+            return function(tokens.clone())
+    except (TsmcError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         rows = tokens.shape[0]
         where = show_row(tokens[0]) if rows else "no rows at all"
         others = f" (the first of {rows} rows)" if rows > 1 else ""
         raise raised_error(name, error, f"{where}{others}", tokens.shape[1]) from error
 
 
-def raised_error(name: str, error: Exception, where: str, step: int | None) -> PotentialError:
+def raised_error(name: str, error: BaseException, where: str, step: int | None) -> PotentialError:
     """The error for code that raised ``error`` on ``where`` after ``step`` tokens."""
     at = "" if step is None else f" at step {step}"
     return PotentialError(f"{name} raised {type(error).__name__}: {error}{at} on {where}.")
@@ -123,10 +128,48 @@ def as_log_phi(
     return tensor
 
 
+def check_answer(
+    values: Float[Tensor, "batch n"],
+    who: str,
+    tokens: Callable[[], Int[Tensor, "batch t"]],
+    show_row: ShowRow,
+    *,
+    weighs: bool = False,
+) -> None:
+    """Raise ModelOutputError where a model or twist gave what nothing can be drawn or weighed by.
+
+    Args:
+        values: log probabilities of all V next tokens, or log psi.
+        who: gave them, in words that begin a sentence.
+        tokens: gives the generated tokens that each row was read after.
+        show_row: says what a row of tokens is.
+        weighs: whether these are log psi, which may be -inf for all of V.
+    """
+    top = values.amax(-1)  # NaN where there is one
+    good = top < math.inf if weighs else torch.isfinite(top)
+    if bool(good.all()):
+        return
+    row = int((~good).nonzero()[0, 0])
+    after, given = tokens()[row], values[row]
+    what = next(name for name, there in (
+        ("NaN", given.isnan()), ("+inf", given == math.inf), ("-inf for all tokens", ~good[row]),
+    ) if bool(there.any()))  # fmt: skip
+    raise ModelOutputError(
+        f"{who} gave {what} at step {len(after) + 1}, after {show_row(after)}. Look for weights "
+        "that are not finite, or a number format that is too narrow."
+    )
+
+
 def as_numbers(values: Any) -> Tensor:
     """Tensors as they are, without gradients; all else in float64, as Python counts, or bool."""
     if isinstance(values, Tensor):
         return values.detach()
+    if isinstance(values, list | tuple) and any(isinstance(each, np.ndarray) for each in values):
+        values = np.asarray(values)
+    if isinstance(values, np.ndarray):
+        plain = values.dtype.kind in "bc"
+        # A copy: arrays may be read-only, backwards, of another byte order, or of objects.
+        return torch.tensor(values if plain else values.astype(np.float64))
     tensor = torch.as_tensor(values)
     if tensor.dtype == torch.bool or tensor.is_complex():
         return tensor

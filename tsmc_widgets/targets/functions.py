@@ -173,6 +173,8 @@ _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 def register_function(function: Callable[..., Any] | str, *, name: str = "") -> str:
     """Let descriptions name a function that gives log phi of a text, in nats.
 
+    Nothing else brings a name to a function: no page, file, spec or worker imports by name.
+
     Args:
         function: any function, or where to import one from, as ``"module:function"``.
         name: what descriptions call it; that text, or the function's own name, if empty. The same
@@ -197,10 +199,13 @@ def find_function(name: str) -> Callable[..., Any]:
     Raises:
         ValueError: there is none; says how to bring it back.
     """
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"function must be the name of a registered function; got {name!r}, and there are "
+            f"{', '.join(registered_functions()) or 'none: run tw.register_function first'}."
+        )
     if name in _REGISTERED:
         return _REGISTERED[name]
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"function must be the name of a registered function; got {name!r}.")
     how = (
         f"tw.register_function({name!r}), if you trust it"
         if _PATH.fullmatch(name)
@@ -210,6 +215,11 @@ def find_function(name: str) -> Callable[..., Any]:
         f"The description names the Python function {name!r}, which JSON alone cannot bring back "
         f"and which is not registered here: run {how}."
     )
+
+
+def registered_functions() -> tuple[str, ...]:
+    """Names that descriptions may give to functions, in the order of their registration."""
+    return tuple(_REGISTERED)
 
 
 def importable(name: str) -> bool:

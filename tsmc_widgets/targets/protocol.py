@@ -355,7 +355,7 @@ class Composed(BoundOnly, kind=False):
         if None in offers:
             return None
         return lambda tokens: self._combined(
-            [as_numbers(offer(tokens)).double() for offer in offers]
+            [as_numbers(offer(tokens.clone())).double() for offer in offers]
         )
 
     @cached_property
@@ -386,7 +386,10 @@ class Composed(BoundOnly, kind=False):
     ) -> Float[Tensor, " batch"]:
         """Log phi of the parts combined, each row under its own observation."""
         return self._combined(
-            [as_numbers(p.log_phi_given(tokens, observed)).double() for p in self.parts]
+            [
+                as_numbers(part.log_phi_given(tokens.clone(), observed.clone())).double()
+                for part in self.parts
+            ]
         )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import ModelOutputError
 from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.targets.checked import check_answer, show_tokens
 
 PIECE = 2**25
 """Tables of log-probabilities have at most about so many numbers at a time."""
@@ -54,6 +58,10 @@ def log_p_suffix(
     with torch.no_grad():
         for piece in tokens.split(rows) if len(tokens) else ():
             log_p = lm.log_prob(piece.to(device), start).double().to(tokens.device)
+            if len(bad := log_p.isnan().nonzero()):
+                row, at = bad[0].tolist()
+                before = show_tokens(piece[row, prompt_length : start + at])
+                raise ModelOutputError(f"The base model gave NaN for the token after {before}.")
             if eos_token_id is not None:
                 ended = after_eos(piece[:, prompt_length:], eos_token_id)[
                     :, start - prompt_length :
@@ -75,6 +83,10 @@ def draw(probs: Float64[Tensor, "batch n"], generator: torch.Generator) -> Int[T
     return torch.multinomial(probs, 1, generator=generator).squeeze(-1)
 
 
+def _so_far(tokens: Tensor, live: Tensor, t: int) -> Int[Tensor, "live t"]:
+    return tokens[live, :t]
+
+
 def _sample_piece(
     lm: LanguageModel,
     prompt_tokens: Int[Tensor, " length"],
@@ -93,6 +105,9 @@ def _sample_piece(
         # The prompt is read once: at first every text stands on row 0 of the carry.
         rows = torch.zeros_like(live)
         for t in range(num_steps):
+            check_answer(
+                log_probs, "The base model", partial(_so_far, tokens, live, t), show_tokens
+            )
             chosen = draw(log_probs.double().exp(), generator)
             tokens[live, t] = chosen
             if eos_token_id is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -30,7 +31,7 @@ from tsmc_widgets.targets.exact_samples import (
 from tsmc_widgets.targets.protocol import Potential, as_potential
 from tsmc_widgets.targets.sampling import log_p_suffix
 
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor | np.ndarray
 """Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
 
 
@@ -233,23 +234,26 @@ def require_unconditional(target: Target, remedy: str) -> None:
 
 def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
     """Token ids of a prompt given as text, token ids or chat messages."""
+    if isinstance(prompt, np.ndarray):
+        prompt = torch.tensor(prompt.astype(np.int64) if prompt.dtype.kind in "iu" else prompt)
     if isinstance(prompt, str):
         ids = list(getattr(lm, "encode_prompt", lm.encode)(prompt))
     elif isinstance(prompt, Tensor):
         if prompt.ndim != 1 or prompt.is_floating_point() or prompt.dtype == torch.bool:
             raise ValueError(
-                "A prompt of token ids must be a tensor of integers with one axis; got shape "
+                "A prompt of token ids must be a tensor or array of integers, one axis; got shape "
                 f"{tuple(prompt.shape)}, {prompt.dtype}."
             )
         ids = prompt.tolist()
     elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         ids = _chat_ids(lm, prompt)
-    elif isinstance(prompt, Sequence):
+    elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
         ids = list(prompt)
     else:
         raise TypeError(
-            "prompt must be text, a list or tensor of token ids, or a list of chat messages; "
-            f"got {type(prompt).__name__}."
+            "prompt must be text, a list, tensor or array of token ids, or a list of chat "
+            f"messages; got {type(prompt).__name__}."
+            + (" Decode it to text first." if isinstance(prompt, bytes | bytearray) else "")
         )
     for token in ids:
         if isinstance(token, bool) or not hasattr(token, "__index__"):

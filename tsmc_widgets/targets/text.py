@@ -96,12 +96,12 @@ class TextPotential(BoundOnly, kind=False):
         try:
             with torch.no_grad():
                 values = self.log_phi_of_texts(texts)
-        except TsmcError:
+        except (TsmcError, KeyboardInterrupt):
             raise
         except FailedOnText as failure:
             cause = failure.__cause__
             raise raised_error(name, cause, show_text(failure.text), step) from cause
-        except Exception as error:
+        except BaseException as error:
             others = f" (the first of {len(texts)} texts)" if len(texts) > 1 else ""
             raise raised_error(name, error, f"{show_text(texts[0])}{others}", step) from error
         return as_log_phi(
@@ -115,6 +115,8 @@ def each_text(function: Callable[[str], Any], texts: Sequence[str]) -> list[Any]
     for text in texts:
         try:
             values.append(function(text))
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise FailedOnText(text) from error
     return values

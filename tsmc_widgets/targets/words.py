@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import cache, cached_property
 from typing import Any, Literal
 
+import regex
 import torch
 from jaxtyping import Float64
 from torch import Tensor, tensor
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import PotentialError, check_one_of
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets.automata import TokenAutomaton
+from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton
+from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, scope_of
 from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
@@ -23,6 +27,12 @@ from tsmc_widgets.targets.text import Scope, TextPotential
 
 ANYTHING = "(?s:.)*"
 TRIALS = 500
+MATCH_SECONDS = 1.0
+"""For one pattern on one text: (a|aa)+$ takes time that doubles with each letter."""
+MOST_COPIES = 100_000
+"""Of repeated pieces, all minimum counts of a pattern multiplied."""
+STEP_LIMIT = 1_000_000
+"""Members of states followed while a pattern is made deterministic, whose states may be 2^n."""
 
 
 def search_pattern(pattern: str) -> str | None:
@@ -64,19 +74,20 @@ def word_pattern(words: Sequence[str], *, case: str) -> str:
 
 
 def text_automaton(
-    pattern: str, regex: re.Pattern[str], context: Context, *, scope: str, wanted: bool
+    pattern: str, finds: Callable[[str], bool], context: Context, *, scope: str, wanted: bool
 ) -> TokenAutomaton | None:
-    """Automaton over a model's tokens of "``regex`` finds something (or nothing) in the text".
+    """Automaton over a model's tokens of "something (or nothing) is found in the text".
 
     Args:
-        pattern: matches whole texts in which the regex finds something.
-        regex: the same in Python's words, with which the automaton must agree.
+        pattern: matches whole texts in which something is found.
+        finds: the same of one text, with which the automaton must agree.
         context: the target; its model's tokens must have fixed texts.
         scope: "full" or "continuation".
         wanted: whether phi = 1 where something is found, or where nothing is.
 
     Returns:
-        None where the model's tokens have no fixed texts or the pattern has no automaton.
+        None where the model's tokens have no fixed texts or the pattern has no automaton, or one
+        of too many states.
     """
     lm = context.lm
     if not isinstance(lm, TabularLM):
@@ -85,7 +96,7 @@ def text_automaton(
     prompt = lm.decode(context.prompt_tokens.unsqueeze(0))[0]
     characters = sorted(set("".join(lm.symbols) + lm.separator + prompt))
     # The two libraries' character classes are the same in ASCII only.
-    if machine is None or max(characters) > "\x7f" or not _agrees(machine, regex, characters):
+    if machine is None or max(characters) > "\x7f" or not _agrees(machine, finds, characters):
         return None
     start = machine.read(machine.initial, prompt) if scope == "full" else machine.initial
     first = (start, prompt != "")
@@ -104,6 +115,8 @@ def text_automaton(
                 numbers[following] = len(numbers)
                 queue.append(following)
             row.append(numbers[following])
+        if len(numbers) > STATE_LIMIT:
+            return None
         rows.append(row)
     found = torch.tensor([machine.accepts(state) for state, _ in queue], device=lm.device)
     return TokenAutomaton(
@@ -133,14 +146,64 @@ def _character_machine(pattern: str) -> _Machine | None:
     from interegular import parse_pattern
     from interegular.patterns import InvalidSyntax, Unsupported
 
+    _count_steps()
+    budget = _STEPS_LEFT.set([STEP_LIMIT])
     try:
         return _Machine(parse_pattern(pattern).to_fsm())
-    except (InvalidSyntax, Unsupported):
+    except (InvalidSyntax, Unsupported, _TooManySteps):
         return None
+    finally:
+        _STEPS_LEFT.reset(budget)
 
 
-def _agrees(machine: _Machine, regex: re.Pattern[str], characters: Sequence[str]) -> bool:
-    """Whether machine and regex say the same on short texts and on random longer ones.
+_STEPS_LEFT: ContextVar[list[int] | None] = ContextVar("steps_left", default=None)
+
+
+class _TooManySteps(Exception):
+    """The automaton would have too many states."""
+
+
+@cache
+def _count_steps() -> None:
+    """Give interegular a budget, which it lacks; others in this process use it as before."""
+    from interegular import fsm
+
+    plain = fsm.crawl
+
+    def crawl(alphabet: Any, initial: Any, final: Any, follow: Any) -> Any:
+        """States in the order in which the library finds them, which searches a list for each."""
+        left = _STEPS_LEFT.get()
+        if left is None:
+            return plain(alphabet, initial, final, follow)
+        numbers, states, rows = {_hashable(initial): 0}, [initial], {}
+        for at, state in enumerate(states):  # grows while it is read
+            rows[at] = {}
+            for transition in alphabet.by_transition:
+                left[0] -= len(state)
+                if left[0] < 0:
+                    raise _TooManySteps
+                try:
+                    following = follow(state, transition)
+                except fsm.OblivionError:
+                    continue
+                rows[at][transition] = numbers.setdefault(_hashable(following), len(states))
+                if len(numbers) > len(states):
+                    states.append(following)
+        finals = {at for at, state in enumerate(states) if final(state)}
+        return fsm.FSM(
+            alphabet=alphabet, states=range(len(states)), initial=0, finals=finals, map=rows,
+            __no_validation__=True,
+        )  # fmt: skip
+
+    fsm.crawl = crawl
+
+
+def _hashable(state: Any) -> Any:
+    return frozenset(state.items() if isinstance(state, dict) else state)
+
+
+def _agrees(machine: _Machine, finds: Callable[[str], bool], characters: Sequence[str]) -> bool:
+    """Whether machine and expression say the same on short texts and on random longer ones.
 
     They know different syntax at the edges, and an oracle must not be silently wrong.
     """
@@ -154,7 +217,7 @@ def _agrees(machine: _Machine, regex: re.Pattern[str], characters: Sequence[str]
         "".join(generator.choices(characters, k=generator.randint(1, 12))) for _ in range(TRIALS)
     )
     return all(
-        machine.accepts(machine.read(machine.initial, text)) == (regex.search(text) is not None)
+        machine.accepts(machine.read(machine.initial, text)) == finds(text)
         for text in itertools.chain(short, longer)
     )
 
@@ -168,12 +231,28 @@ class TextIndicator(TextPotential, AutomatonPotential, kind=False):
     log_phi_max = 0.0
     _wanted = True
 
-    _regex: re.Pattern[str]
+    _regex: regex.Pattern[str]
+
+    def finds(self, text: str) -> bool:
+        """Whether the pattern is found in a text.
+
+        Raises:
+            PotentialError: it takes too long.
+        """
+        try:
+            # It holds no lock of the interpreter's, so that a page stays alive meanwhile.
+            found = self._regex.search(text, timeout=MATCH_SECONDS)
+        except TimeoutError as error:
+            raise PotentialError(
+                f"{self.describe()} took over {MATCH_SECONDS:g} s on {show_text(text)}: a piece "
+                "that can match one text in many ways, as in (a|aa)+ or (a+)+, takes time that "
+                "doubles with each letter. Write it so that it can match in one way."
+            ) from error
+        return found is not None
 
     def log_phi_of_texts(self, texts: Sequence[str]) -> Float64[Tensor, " texts"]:
         """0 where the text is as wanted, -inf elsewhere."""
-        found = [self._regex.search(text) is not None for text in texts]
-        return log_indicator(tensor([hit == self._wanted for hit in found]))
+        return log_indicator(tensor([self.finds(text) == self._wanted for text in texts]))
 
     @cached_property
     def _automaton(self) -> TokenAutomaton | None:
@@ -181,7 +260,7 @@ class TextIndicator(TextPotential, AutomatonPotential, kind=False):
         if pattern is None:
             return None
         return text_automaton(
-            pattern, self._regex, self.context, scope=self.scope, wanted=self._wanted
+            pattern, self.finds, self.context, scope=self.scope, wanted=self._wanted
         )
 
     def _whole_text_pattern(self) -> str | None:
@@ -201,9 +280,8 @@ class _Words(TextIndicator, kind=False):
         self.words = words
         self.case = case
         bare = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words)
-        self._regex = re.compile(
-            rf"(?<!\w)(?:{bare})(?!\w)", re.IGNORECASE if case == "ignore" else 0
-        )
+        flags = regex.V0 | (regex.IGNORECASE if case == "ignore" else 0)
+        self._regex = regex.compile(rf"(?<!\w)(?:{bare})(?!\w)", flags)
 
     def _whole_text_pattern(self) -> str | None:
         return word_pattern(self.words, case=self.case)
@@ -269,12 +347,21 @@ class MatchesRegex(TextIndicator):
     def __init__(self, pattern: str, *, scope: Scope = "continuation") -> None:
         super().__init__(scope=scope)
         try:
-            self._regex = re.compile(pattern)
-        except re.error as error:
+            self._regex = self._compiled(pattern)
+        except (re.error, regex.error) as error:
             raise ValueError(
                 f"pattern must be a regular expression of Python's re; got {pattern!r}: {error}."
             ) from error
         self.pattern = pattern
+
+    @staticmethod
+    def _compiled(pattern: str) -> regex.Pattern[str]:
+        """The pattern as ``regex`` reads it, which writes out what is repeated."""
+        re.compile(pattern)  # What regex knows beyond it is no pattern here.
+        copies = math.prod(max(1, int(least)) for least in re.findall(r"\{(\d+)[,}]", pattern))
+        if copies > MOST_COPIES:
+            raise re.error(f"it repeats a piece {copies} times, and {MOST_COPIES} are allowed")
+        return regex.compile(pattern, regex.V0)
 
     def _whole_text_pattern(self) -> str | None:
         return search_pattern(self.pattern)

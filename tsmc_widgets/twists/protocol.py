@@ -104,6 +104,10 @@ class BaseTwist:
             then takes each row's as a third argument.
         encoder: makes the code of an observation, for conditional forms; None for others.
         options: keyword arguments that make another of the same form; None where unknown.
+        level: log psi before anything was learned, in nats: the scale of phi in losses that read
+            it.
+        log_bound: log of what psi stays below, in nats, for the sigmoid link.
+        is_fresh: whether it has learned nothing, so that ``start_at`` may set its level.
     """
 
     method: str | None = None
@@ -112,15 +116,18 @@ class BaseTwist:
     is_conditional: bool = False
     encoder: Any = None
     options: Any = None
+    level: float = 0.0
+    log_bound: float = 0.0
+    is_fresh: bool = False
 
     @property
     def form(self) -> str:
         """Name of its class."""
         return type(self).__name__
 
-    def start_at(self, log_psi: float) -> bool:
-        """Make a fresh twist's psi another constant, in nats; False where it stays as it is."""
-        return False
+    def start_at(self, log_psi: float, log_bound: float = 0.0) -> None:
+        """Set ``level`` and, for the sigmoid link, ``log_bound``, both in nats."""
+        raise NotImplementedError
 
 
 class SteppedTwist(BaseTwist):
@@ -219,7 +226,8 @@ class AdaptedTwist(BaseTwist):
     inner: Any
 
     method, link, proposal_only = of_other("inner", "method", "link", "proposal_only")
-    encoder, options = of_other("inner", "encoder", "options")
+    encoder, options, level = of_other("inner", "encoder", "options", "level")
+    log_bound, is_fresh = of_other("inner", "log_bound", "is_fresh")
 
     @property
     def form(self) -> str:
@@ -231,9 +239,9 @@ class AdaptedTwist(BaseTwist):
         """Whether it has the method ``condition``."""
         return callable(getattr(self.inner, "condition", None))
 
-    def start_at(self, log_psi: float) -> bool:
-        """As the user's twist does, if it can."""
-        return getattr(self.inner, "start_at", super().start_at)(log_psi)
+    def start_at(self, log_psi: float, log_bound: float = 0.0) -> None:
+        """As the user's twist does."""
+        self.inner.start_at(log_psi, log_bound)
 
     def __getattr__(self, name: str) -> Any:
         """Methods of the user's twist."""

@@ -132,7 +132,9 @@ def shipped_folder(name: str | Path) -> Path | None:
 
 
 FORMAT = "tsmc_widgets.Twist"
-VERSION = 2
+BEGINS = f'{{\n "format": "{FORMAT}"'
+"""The first characters of a card."""
+VERSION = 3
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
 FORMS = {form.kind.__name__: form.kind for form in TWIST_FORMS.values()}
@@ -215,10 +217,18 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     card = _read_card(folder)
     check_fingerprint(lm, card["base_model"], str(folder))
     weights = _read_weights(folder, card["weights_sha256"])
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
+            raise TwistFormatError(
+                f"the weights {name} of the twist in {str(folder)!r} are not finite: its training "
+                "diverged; take one that was saved before."
+            )
     try:
         twist = FORMS[card["form"]](lm, **card["options"])
         if card["version"] < 2:
             _lengthen_codes(twist, weights)
+        if card["version"] < 3:
+            weights["constants"] = twist.constants
         twist.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         raise TwistFormatError(
@@ -243,7 +253,7 @@ def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Ten
     weights = {}
     for name, value in twist.state_dict().items():
         kept = value.detach().cpu().contiguous()
-        if dtype is not None and kept.is_floating_point():
+        if dtype is not None and kept.is_floating_point() and name != "constants":
             kept = kept.to(dtype)
         if not bool(torch.isfinite(kept).all()):
             raise ValueError(

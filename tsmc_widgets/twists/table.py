@@ -152,8 +152,8 @@ class TableHeadTwist(_PrefixTables, TrainableModule):
         steps = self._walk(tokens, prompt_length)
         return torch.stack([step.log_psi_next for step in steps], dim=1)
 
-    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
-        return list(self.log_tables), []
+    def _last_layer(self) -> list[Tensor]:
+        return list(self.log_tables)
 
     def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
         return self._linked(super()._value(carry))

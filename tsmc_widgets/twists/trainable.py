@@ -30,6 +30,8 @@ class TrainableModule(OnePassTwist, nn.Module):
         method: who trained it; None if untrained.
         options: keyword arguments that make another of the same form.
         card: contents of ``twist.json`` where the twist was loaded; else None.
+        level: log psi before anything was learned, in nats; 0, or log 1/2 for the sigmoid.
+        log_bound: log of what psi stays below, in nats, for the sigmoid link.
     """
 
     def __init__(
@@ -43,6 +45,19 @@ class TrainableModule(OnePassTwist, nn.Module):
         self.method: str | None = None
         self.options = {**(options or {}), "link": link}
         self.card: dict[str, Any] | None = None
+        # In float64 and no part of any bias, as float32 near 1e4 resolves 1e-3 nats.
+        usual = torch.tensor([0.0 if link == "log" else -math.log(2.0), 0.0], dtype=torch.float64)
+        self.register_buffer("constants", usual.to(lm.device))
+
+    @property
+    def level(self) -> float:
+        """Log psi before anything was learned."""
+        return float(self.constants[0])
+
+    @property
+    def log_bound(self) -> float:
+        """Log of what psi stays below, for the sigmoid link."""
+        return float(self.constants[1])
 
     @property
     def proposal_only(self) -> bool:
@@ -50,37 +65,41 @@ class TrainableModule(OnePassTwist, nn.Module):
         return self.method in PROPOSAL_ONLY
 
     def _linked(self, raw: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:
-        return nn.functional.logsigmoid(raw) if self.link == "sigmoid" else raw
+        level, bound = self.constants.tolist()
+        if self.link == "log":
+            return raw.double() + level if level else raw
+        below = level - bound
+        if below == -math.log(2.0):
+            logit, raw = 0.0, raw.double() if bound else raw
+        else:
+            logit, raw = below - math.log(-math.expm1(below)), raw.double()
+        return nn.functional.logsigmoid(raw + logit) + bound
 
-    @torch.no_grad()
-    def start_at(self, log_psi: float) -> bool:
-        """Set psi of a fresh twist to another constant: q stays p0.
+    @property
+    def is_fresh(self) -> bool:
+        """Whether raw values are 0 at every prefix."""
+        return not any(bool(parameter.any()) for parameter in self._last_layer())
+
+    def start_at(self, log_psi: float, log_bound: float = 0.0) -> None:
+        """Set psi of a twist that has learned nothing to another constant: q stays p0.
 
         A loss that determines the scale of psi, and not only its proportions, would otherwise
-        first lower psi at the prefixes that it sees, relative to all others.
+        first move psi at the prefixes that it sees, relative to all others, and have gradients of
+        phi's scale, which Adam's eps may swallow.
 
         Args:
-            log_psi: the constant in nats; below 0 for the sigmoid link.
-
-        Returns:
-            Whether the twist was fresh; one that has learned stays as it is.
+            log_psi: the constant in nats; below ``log_bound`` for the sigmoid link.
+            log_bound: of the sigmoid link, in nats.
         """
-        raw = log_psi
-        if self.link == "sigmoid":
-            if log_psi >= 0:
-                raise ValueError(
-                    f"the sigmoid link has psi < 1: log_psi must be < 0; got {log_psi!r}."
-                )
-            raw = log_psi - math.log(-math.expm1(log_psi))
-        added, zero = self._last_layer()
-        if any(bool(parameter.any()) for parameter in (*added, *zero)):
-            return False
-        for parameter in added:
-            parameter.fill_(raw)
-        return True
+        if self.link == "sigmoid" and log_psi >= log_bound:
+            raise ValueError(
+                f"the sigmoid link has psi < {math.exp(log_bound):.4g}: log_psi must be < "
+                f"{log_bound!r}; got {log_psi!r}."
+            )
+        self.constants.copy_(torch.tensor([log_psi, log_bound], dtype=torch.float64))
 
-    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Parameters that are added to raw values, and those besides that are zero at first."""
+    def _last_layer(self) -> list[Tensor]:
+        """Parameters that are zero where raw values are."""
         raise NotImplementedError
 
     def _check_unconditional(self, observed: Tensor | None) -> None:
@@ -232,9 +251,9 @@ class NeuralTwist(TrainableModule):
         after = carry if code is None else CodesCarry(code, carry)
         return TwistStep(self.value_given(hidden, code), after)
 
-    def _last_layer(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _last_layer(self) -> list[Tensor]:
         last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
-        return [last.bias], [last.weight]
+        return [last.bias, last.weight]
 
     def value_given(
         self, states: Float[Tensor, "*rows width"], code: Float[Tensor, "... code"] | None

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import check_one_of, message_of
-from tsmc_widgets.experiments.compare import Comparison
+from tsmc_widgets.experiments.compare import BEGINS, Comparison
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.files import page_path
 from tsmc_widgets.widgets.compare_record import (
     FIGURES,
     CompareRecord,
@@ -185,7 +186,7 @@ class CompareSession(LivePage):
             path: the file; None is the name that stands in the view.
         """
         check_one_of("kind", kind, ("csv", "tex", "html"))
-        path = Path(path or f"{self.view.stem}.{kind}")
+        path = Path(path or page_path(f"{self.view.stem}.{kind}", begins=BEGINS[kind]))
         comparison = self.comparison
         if not comparison.quantities:
             raise ValueError("Nothing to write yet: no method has all its seeds on any problem.")
@@ -238,7 +239,9 @@ class CompareSession(LivePage):
         if change["new"] == self._settings.to_dict():
             return
         try:
-            self._take(CompareSettings.from_dict(change["new"]))
+            asked = CompareSettings.from_dict(change["new"])
+            asked.check_page(self._settings)
+            self._take(asked)
         except Exception as error:  # noqa: BLE001 - shown beside the controls
             self._refusal = message_of(error)
             self.view.settings = self._settings.to_dict()
@@ -266,6 +269,7 @@ class CompareSession(LivePage):
     def _status(self, progress: Progress) -> dict[str, Any]:
         runs, comparison = self.runs, self.comparison
         left = runs.expected_seconds()
+        unstored = runs.unstored and f"Not stored, and lost with this page: {runs.unstored}"
         return {
             "state": self.state,
             "done": len(comparison.table.results),
@@ -275,7 +279,9 @@ class CompareSession(LivePage):
             "workers": runs.pool.size,
             "drops": runs.pool.can_stop,
             "folder": "" if runs.folder is None else str(runs.folder),
-            "error": self._refusal or error_text(progress.error, "What was done stays."),
+            "error": self._refusal
+            or error_text(progress.error, "What was done stays.")
+            or unstored,
             "failures": encode_failures(comparison),
             "note": self._note,
         }

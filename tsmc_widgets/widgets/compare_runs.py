@@ -33,6 +33,9 @@ METHODS = tuple(name for name in ALL_METHODS if name != "saved")
 MEASURES = ("bounds", "kl", "profiles", "runs")
 _COUNTS = {"seeds": 1, "num_runs": 2, "num_exact": 0, "num_samples": 2, "num_updates": 1,
            "batch_size": 2}  # fmt: skip
+_MOST = {"num_particles": 4096, "seeds": 100, "num_runs": 10_000, "num_exact": 10_000,
+         "num_samples": 100_000, "num_updates": 100_000, "batch_size": 10_000}  # fmt: skip
+"""What a page may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,23 @@ class CompareSettings:
         for name in given:
             check_one_of("the setting", name, known)
         return cls(**given)
+
+    def check_page(self, now: CompareSettings) -> None:
+        """Raise ValueError for what a page does not ask for: more than it could show, new problems.
+
+        Args:
+            now: the settings that stand, as large as Python made them.
+        """
+        known = [*PROBLEMS, *now.problems]
+        for problem in self.problems:
+            check_one_of("problem", problem, known)
+        for name, most in _MOST.items():
+            values = getattr(self, name), getattr(now, name)
+            asked, stands = (max(v) if isinstance(v, tuple) else v for v in values)
+            if asked > max(most, stands):
+                raise ValueError(
+                    f"{name} must be at most {most} on a page; got {asked}. Python takes more."
+                )
 
     def _spec(self, problem: Any, method: str, seed: int) -> RunSpec:
         texts = bool(set(self.methods) & set(TEXT_METHODS))
@@ -225,6 +245,7 @@ class ComparisonRuns:
     Attributes:
         comparison: specs and results; a new one after each ``take``.
         stopping: "pausing" or "cancelling" once what is computed was to end; empty else.
+        unstored: why some result is in memory alone; empty else.
     """
 
     def __init__(
@@ -236,7 +257,7 @@ class ComparisonRuns:
         self.comparison = Comparison.of([])
         self.folder = folder
         self.pool = CancellablePool(workers, executor)
-        self.stopping = ""
+        self.stopping = self.unstored = ""
         self._known: dict[str, RunResult] = {}
         self._lock = threading.RLock()
         self._stream: RunStream | None = None
@@ -343,6 +364,7 @@ class ComparisonRuns:
 
     def _add(self, comparison: Comparison, result: RunResult) -> None:
         with self._lock:
+            self.unstored = result.unstored or self.unstored
             if result.error is None:
                 self._known[result.spec.key] = result
             comparison.table.add(result)

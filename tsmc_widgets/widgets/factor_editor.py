@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.targets.functions import importable, register_function
+from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import split_words
 
@@ -53,7 +53,6 @@ class FactorKind:
             each control sets its own arguments if None.
         hidden: names of controls that do nothing for a description.
         note: what a person should know, under the controls.
-        apply: called with a description that a person has just made, before it is used.
     """
 
     title: str
@@ -63,7 +62,6 @@ class FactorKind:
     read: Callable[[Part, Mapping[str, Any]], Part] | None = None
     hidden: Callable[[Part], tuple[str, ...]] = lambda _: ()
     note: str = ""
-    apply: Callable[[Part], None] = lambda _: None
 
     def matches(self, part: Part) -> bool:
         """Whether the controls can show a description."""
@@ -231,10 +229,13 @@ def _bounds_of(value: tuple[int, int]) -> Part:
     return {"at_least": low, "at_most": None if high == _ANY_LENGTH else high}
 
 
-def _register(part: Part) -> None:
-    # Typed by the person at the page, whose machine it is; files are never trusted so.
-    if importable(part["function"]):
-        register_function(part["function"])
+def _functions(part: Part) -> ipw.Dropdown:
+    # Chosen and never typed: whoever reaches the page must not name what is imported.
+    names = dict.fromkeys(["", *registered_functions(), part["function"]])
+    return _control(
+        ipw.Dropdown, "function", "Gives log φ of a text, in nats",
+        options=[(name or "choose …", name) for name in names], value=part["function"],
+    )  # fmt: skip
 
 
 def _object(text: str) -> Part:
@@ -293,14 +294,8 @@ KINDS: tuple[FactorKind, ...] = (
     FactorKind(
         title="a Python function",
         start={"kind": "TextFunction", "function": ""},
-        controls=(
-            _text(
-                "function", "function", "Gives log φ of a text, in nats",
-                changes=lambda text: {"function": text.strip()}, placeholder="module:function",
-            ),
-        ),
-        note="module:function, or a name given to tw.register_function.",
-        apply=_register,
+        controls=(Control("function", _functions),),
+        note="One that the notebook gave to tw.register_function, or as functions= to the page.",
     ),
     _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
     _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
@@ -395,9 +390,7 @@ class FactorRow(ipw.VBox):
         now = {name: field.value for name, field in self.fields.items()}
         self.error = ""
         try:
-            part = self.kind.described(self.part, now)
-            self.kind.apply(part)
-            self.part = dict(part)
+            self.part = dict(self.kind.described(self.part, now))
         except ValueError as error:
             self.error = str(error)
         self._settle()

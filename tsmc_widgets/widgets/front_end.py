@@ -10,7 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.errors import check_one_of, message_of
+from tsmc_widgets.errors import check_integer, check_one_of, message_of
 from tsmc_widgets.widgets.record import PageTraits
 
 _HERE = Path(__file__).parent
@@ -82,8 +82,47 @@ def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) 
     return ""
 
 
-class FrontEnd(anywidget.AnyWidget):
+class GuardedWidget(anywidget.AnyWidget):
+    """A widget whose page sets the traits that are its own, to values that they may have.
+
+    Anything else that it sends changes nothing, and is answered with an error where there is a
+    ``status`` to show it in.
+    """
+
+    _takes: tuple[str, ...] = ()
+    """Traits that the page may set."""
+
+    def _handle_msg(self, msg: Any) -> None:
+        data = msg.get("content", {}).get("data") if isinstance(msg, Mapping) else None
+        state = data.get("state", {}) if isinstance(data, Mapping) else None
+        if not isinstance(state, Mapping) or not isinstance(data.get("method"), str):
+            self._refuse(f"the page sent a message that is none: {str(data)[:80]}")
+            return
+        super()._handle_msg(msg)
+
+    def set_state(self, sync_data: Mapping[str, Any]) -> None:
+        """Take what the page sends."""
+        try:
+            for name in sync_data:
+                check_one_of("what a page sets", name, self._takes)
+            self._check_state(sync_data)
+            super().set_state(sync_data)
+        except Exception as error:  # noqa: BLE001 - answered on the page
+            self._refuse(message_of(error))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise ValueError for values that fit their trait and not this widget."""
+
+    def _refuse(self, problem: str) -> None:
+        if self.has_trait("status"):
+            self.status = {**self.status, "error": problem}
+        self.send_state(list(self._takes))
+
+
+class FrontEnd(GuardedWidget):
     """A view whose page can tell whether Python is there: it says a word, and hears it back."""
+
+    _takes = ("hello",)
 
     hello = traitlets.Int(0).tag(sync=True)
     welcome = traitlets.Int(0).tag(sync=True)
@@ -103,6 +142,8 @@ class RunView(FrontEnd, PageTraits):
         group: views of one group, if it is not empty, move together.
     """
 
+    _takes = ("hello", "step", "run")
+
     header = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     run = traitlets.Int(0).tag(sync=True)
@@ -120,6 +161,15 @@ class RunView(FrontEnd, PageTraits):
     def trace(self) -> Any:
         """The trace on show; None before there is one."""
         return self._shown.get("trace")
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        if "step" in state:
+            check_integer("step", state["step"], at_least=0)
+        if "run" in state:
+            count = 1 if self.trace is None else self.trace.num_runs
+            check_integer("run", state["run"], at_least=0)
+            if state["run"] >= count:
+                raise ValueError(f"run must be one of 0 to {count - 1}; got {state['run']}.")
 
     def _put(self, shown: dict[str, Any], run: int | None, run_id: int | None) -> None:
         """Show this instead; run None is the one on show, where the trace has it."""
@@ -139,7 +189,7 @@ class RunView(FrontEnd, PageTraits):
             self._put(self._shown, change["new"], None)
 
 
-class CodeButton(anywidget.AnyWidget):
+class CodeButton(GuardedWidget):
     """Copies ``text`` to the clipboard; shows it where the browser does not let it.
 
     Attributes:
@@ -166,6 +216,7 @@ class TrainView(FrontEnd):
 
     _esm = join_modules("js/train_view.js")
     _css = join_modules("train_view.css")
+    _takes = ("hello", "folder", "ask")
 
     header = traitlets.Dict().tag(sync=True)
     curves = traitlets.Dict().tag(sync=True)
@@ -190,6 +241,7 @@ class CompareView(FrontEnd):
 
     _esm = join_modules("js/compare_view.js")
     _css = join_modules("compare_view.css")
+    _takes = ("hello", "settings", "stem", "ask")
 
     menu = traitlets.Dict().tag(sync=True)
     settings = traitlets.Dict().tag(sync=True)

@@ -25,6 +25,8 @@ class ParticleView(RunView):
         trace: an ``SMCTrace``, finished or not; None shows one later, by ``update``. One recorded
             with ``top_k=8`` shows what else each particle could have written.
         exact_log_z: log Z in nats, drawn as a line where it is known.
+        replicates: log Z_hat (runs, steps) of runs on other noise, this one among them: the error
+            of one run; None takes the trace's own runs, where they are several.
         run: which of the trace's runs; the view has a menu of all.
         target: what stands beside the prompt; phi in words where it is empty.
 
@@ -41,6 +43,7 @@ class ParticleView(RunView):
 
     _esm = join_modules("js/particle_view.js")
     _css = join_modules("particle_view.css")
+    _takes = ("hello", "step", "run", "hold", "more")
 
     status = traitlets.Dict().tag(sync=True)
     strips = traitlets.Bool(True).tag(sync=True)
@@ -52,17 +55,19 @@ class ParticleView(RunView):
         trace: Any = None,
         *,
         exact_log_z: float | int | None = None,
+        replicates: Any = None,
         run: int = 0,
         target: str = "",
     ) -> None:
         shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-        super().__init__(Recorder(), shown, run)
+        super().__init__(Recorder(), shown | {"replicates": replicates}, run)
 
     def update(
         self,
         trace: Any,
         *,
         exact_log_z: float | int | None = None,
+        replicates: Any = None,
         run: int | None = None,
         target: str = "",
         run_id: int | None = None,
@@ -72,13 +77,14 @@ class ParticleView(RunView):
         Args:
             trace: an ``SMCTrace``, finished or not.
             exact_log_z: log Z in nats where it is known.
+            replicates: as for the view itself.
             run: which of the trace's runs; the one on show if None, where there is one of it.
             target: what stands beside the prompt.
             run_id: the same number again says that this is the same run, grown: then only new
                 steps are sent.
         """
         shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-        self._put(shown, run, run_id)
+        self._put(shown | {"replicates": replicates}, run, run_id)
 
     def to_html(self, path: str | Path, *, title: str = "") -> Path:
         """Write one file that shows the run on any machine, without kernel and network.
@@ -130,6 +136,7 @@ class RunPanels(RunView):
         trace: an ``SMCTrace``, finished or not; None shows one later, by ``update``.
         exact_log_z: log Z in nats where it is known.
         bracket: a certified bracket of log Z, as ``bracket_log_z`` gives it, or a pair in nats.
+        replicates: log Z_hat (runs, steps) of runs on other noise, as for ``ParticleView``.
         target: the ``Target`` that was sampled; with it each factor of phi is looked at.
         run: which of the trace's runs.
         group: views of one group, if it is not empty, move together.
@@ -151,11 +158,13 @@ class RunPanels(RunView):
         *,
         exact_log_z: float | int | None = None,
         bracket: Any = None,
+        replicates: Any = None,
         target: Any = None,
         run: int = 0,
         group: str = "",
     ) -> None:
         shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
+        shown["replicates"] = replicates
         super().__init__(Recorder(panels=True), shown, run, group=group)
 
     def update(
@@ -164,6 +173,7 @@ class RunPanels(RunView):
         *,
         exact_log_z: float | int | None = None,
         bracket: Any = None,
+        replicates: Any = None,
         target: Any = None,
         run: int | None = None,
         run_id: int | None = None,
@@ -174,13 +184,14 @@ class RunPanels(RunView):
             trace: an ``SMCTrace``, finished or not.
             exact_log_z: log Z in nats where it is known.
             bracket: a certified bracket of log Z, or a pair in nats.
+            replicates: as for the panels themselves.
             target: the ``Target`` that was sampled.
             run: which of the trace's runs; the one on show if None, where there is one of it.
             run_id: the same number again says that this is the same run, grown: then only new
                 steps are sent.
         """
         shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
-        self._put(shown, run, run_id)
+        self._put(shown | {"replicates": replicates}, run, run_id)
 
     def to_html(
         self, path: str | Path, *, view: ParticleView | None = None, title: str = ""

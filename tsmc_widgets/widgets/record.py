@@ -13,9 +13,9 @@ import torch
 import traitlets
 
 from tsmc_widgets import numerics
-from tsmc_widgets.evaluation.estimates import PooledOverRuns
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
-from tsmc_widgets.smc.genealogy import paths, relative_variance
+from tsmc_widgets.smc.genealogy import paths
 
 NUM_PAGES = 16
 """Pages of a run. A live run sends its newest page again and again, the full ones once."""
@@ -77,13 +77,10 @@ class Pages:
         self.words = Words()
         self.pages: list[bytes] = []
         self._known: list[int] = []
-        self._errors: list[float] = []
         self._pooled: list[tuple[float, float, float]] = []
 
     def extend(self, trace: Any) -> None:
         """Encode the steps that are new; those before must be the same as last time."""
-        while len(self._errors) < trace.steps_done:
-            self._errors.append(_standard_error(trace, self.run, len(self._errors) + 1))
         first_page = self.steps // self.size
         for page in range(first_page, -(-trace.steps_done // self.size)):
             steps = slice(page * self.size, min((page + 1) * self.size, trace.steps_done))
@@ -126,7 +123,6 @@ class Pages:
             "resampled": column("resampled").astype(np.uint8),
             "ess": column("ess").astype(np.float64),
             "log_z": column("log_z").astype(np.float64),
-            "log_z_error": np.array(self._errors[steps]),
         }
 
     def _estimates(self, trace: Any, steps: slice) -> dict[str, np.ndarray]:
@@ -177,19 +173,28 @@ def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
     return joined
 
 
-def _standard_error(trace: Any, run: int, t: int) -> float:
-    """Standard error of the running log Z_hat after step t, from this run's genealogy alone.
+def replicate_facts(trace: Any, replicates: Any = None) -> dict[str, Any] | None:
+    """How log Z_hat varies over runs on other noise; None where there is one run only.
 
-    NaN where it says nothing: all particles share one ancestor, or slot 0 was given.
+    ``spread`` holds the standard deviation over runs after each step, null where a run has died;
+    ``mean``, ``low`` and ``high`` are the mean of the last log Z_hat, a lower bound on log Z on
+    average, and its 95 % t-interval.
     """
-    if trace.info.conditional:
-        return float("nan")
-    ancestors = torch.as_tensor(trace.columns.ancestors[run : run + 1, :t])
-    resampled = torch.as_tensor(trace.columns.resampled[run : run + 1, :t])
-    weights = numerics.normalise(torch.as_tensor(trace.columns.log_weights[run : run + 1, t - 1]))
-    variance = float(relative_variance(ancestors, resampled, weights, since=1))
-    # Zero variance may come out a rounding error below zero.
-    return max(variance, 0.0) ** 0.5 if -1e-9 < variance < 1.0 else float("nan")
+    every = array(trace.columns.log_z if replicates is None else replicates).astype(np.float64)
+    if len(every) < 2 or not every.shape[1] or not _one_target(trace):
+        return None
+    mean = MeanOverRuns.of(torch.from_numpy(every[:, -1].copy()))
+    low, high = mean.interval()
+    with np.errstate(invalid="ignore"):
+        spread = every.std(0, ddof=1)
+    return {
+        "runs": len(every),
+        "dead": int(np.isneginf(every[:, -1]).sum()),
+        "spread": [finite(value) for value in spread],
+        "mean": number(mean.mean),
+        "low": number(low),
+        "high": number(high),
+    }
 
 
 def pack(facts: dict[str, Any], columns: dict[str, np.ndarray]) -> bytes:
@@ -244,6 +249,7 @@ class Recorder:
         *,
         exact_log_z: float | int | None = None,
         bracket: Any = None,
+        replicates: Any = None,
         run: int = 0,
         target: Any = None,
         run_id: int | None = None,
@@ -255,6 +261,8 @@ class Recorder:
             exact_log_z: log Z in nats where it is known.
             bracket: for the panels, a certified bracket of log Z: anything with ``lower`` and
                 ``upper``, or a pair of numbers, in nats.
+            replicates: log Z_hat (runs, steps) of runs on other noise, this one among them, whose
+                spread is its error; None takes the trace's own runs, where they are several.
             run: which of the trace's runs.
             target: what stands beside the prompt; phi in words where it is empty. For the panels,
                 the ``Target`` that was sampled: with it the factors of phi are looked at once the
@@ -280,6 +288,7 @@ class Recorder:
             "target": words or f"φ = {trace.info.potential}",
             "ess_threshold": trace.info.ess_threshold,
             "exact_log_z": None if exact_log_z is None else number(exact_log_z),
+            "replicates": replicate_facts(trace, replicates),
         }
         traits = {"header": header}
         for i in range(NUM_PAGES):

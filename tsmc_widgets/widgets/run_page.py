@@ -9,17 +9,22 @@ from typing import Any
 
 import ipywidgets as ipw
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from tsmc_widgets.errors import BudgetError, TsmcError
+from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
+from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import Note, Quiet
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
+from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 
 
@@ -34,6 +39,7 @@ class Pinned:
         target: what was sampled, where that is at hand.
         exact_log_z: log Z in nats where it is known.
         bracket: a certified bracket of it, where one is known and narrow.
+        replicates: log Z_hat (runs, steps) of this run and of more on other noise, or None.
     """
 
     trace: SMCTrace
@@ -42,6 +48,7 @@ class Pinned:
     target: Target | None = None
     exact_log_z: float | None = None
     bracket: Bracket | None = None
+    replicates: Float64[Tensor, "runs steps"] | None = None
 
     @property
     def log_z(self) -> float:
@@ -51,18 +58,15 @@ class Pinned:
 
     @property
     def estimate(self) -> str:
-        """Log Z_hat with its standard error, where that is known."""
-        trace = self.trace
-        if trace.num_runs > 1:
-            spread = float(trace.log_z.std()) / math.sqrt(trace.num_runs)
-            error = f" ± {spread:.2f} s.e." if math.isfinite(spread) else ""
-            return f"{_number(self.log_z)}{error} (mean of {trace.num_runs})"
-        if trace.info.conditional or not trace.steps_done:
-            return _number(trace.log_z)
-        variance = trace.log_z_variance()
-        known = -1e-9 < variance < 1.0
-        error = f" ± {math.sqrt(max(variance, 0.0)):.2f} s.e." if known else ""
-        return _number(trace.log_z) + error
+        """Log Z_hat, and the mean over runs with its 95 % interval where there are several."""
+        found = replicate_facts(self.trace, self.replicates)
+        if found is None:
+            return _number(self.log_z)
+        low, high = float(found["low"]), float(found["high"])
+        known = math.isfinite(low) and math.isfinite(high)
+        ends = f", 95 % {_number(low)} to {_number(high)}" if known else ""
+        mean = f"mean {_number(float(found['mean']))}{ends}, from {found['runs']} runs"
+        return mean if self.trace.num_runs > 1 else f"{_number(self.log_z)} ({mean})"
 
     @property
     def ess(self) -> str:
@@ -180,15 +184,12 @@ class Bench(Quiet, ipw.VBox):
             return
         self._put_away()
         self.pinned = run
-        self.pinned_view = ParticleView(run.trace, exact_log_z=run.exact_log_z, run=self.view.run)
+        shown = {"exact_log_z": run.exact_log_z, "replicates": run.replicates}
+        self.pinned_view = ParticleView(run.trace, run=self.view.run, **shown)
         if self.panels is not None:
             self.pinned_view.strips = False
             self.pinned_panels = RunPanels(
-                run.trace,
-                exact_log_z=run.exact_log_z,
-                bracket=run.bracket,
-                target=run.target,
-                run=self.view.run,
+                run.trace, bracket=run.bracket, target=run.target, run=self.view.run, **shown
             )
         self.pinned_view.status = {"state": "done", "text": f"A, pinned: {run.seconds:.1f} s"}
         self._tie()
@@ -287,6 +288,47 @@ def narrow_bracket(target: Target, overtaken: Callable[[], bool]) -> Bracket | N
         # No bound on phi is known, the target waits for an observation, or a newer run waits.
         return None
     return found if found.width <= NARROW else None
+
+
+REPLICATES = 8
+"""Runs whose spread is the error of one run's log Z_hat: that on show and seven more."""
+PATIENCE = 10.0
+"""Seconds that the seven may take."""
+
+
+def replicate_log_z(
+    session: Any, seconds: float, stopping: Callable[[], bool]
+) -> Float64[Tensor, "runs steps"] | None:
+    """Log Z_hat after each step of a finished run and of seven more that differ in noise alone.
+
+    They are runs 1 to 7 of what ``num_runs=8`` would have made. None where the session holds
+    several runs or a retained sample, where seven more would take too long, and when stopped.
+
+    Args:
+        session: the finished ``SMCSession``.
+        seconds: how long it took.
+        stopping: whether to give up, asked before every step.
+    """
+    config, noise = session.config, session.config.noise
+    if config.num_runs > 1 or config.retained is not None or not hasattr(noise, "first_run"):
+        return None
+    if seconds * (REPLICATES - 1) > PATIENCE:
+        return None
+    every = [session.trace.columns.log_z]
+    chunk = runs_at_once(session.target, config.num_particles, None)
+    for start in range(1, REPLICATES, chunk):
+        count = min(chunk, REPLICATES - start)
+        changed: dict[str, Any] = {"num_runs": count, "top_k": 0, "dead_runs": "keep"}
+        changed["noise"] = replace(noise, num_runs=count, first_run=noise.first_run + start)
+        if config.observed is not None:
+            changed["observed"] = config.observed.expand(count, -1)
+        more = SMCSession(session.target, replace(config, **changed))
+        while not more.done:
+            if stopping():
+                return None
+            more.step()
+        every.append(more.trace.columns.log_z)
+    return torch.cat(every)
 
 
 REST = 0.03
@@ -388,15 +430,29 @@ class RunPage(LivePage):
             self._kept = Pinned(trace, self._asked, progress.seconds, self.target, known)
             self.bench.compare(self._kept)
         self.shown(progress)
-        if self.panels is None or trace is None:
+        if self.panels is not None and trace is not None:
+            shown = {"target": self.target, "run_id": progress.run_id}
+            self.panels.update(trace, exact_log_z=known, **shown)
+        if done:
+            self._add_errors(progress)
+
+    def _add_errors(self, progress: Progress) -> None:
+        """Look for what tells how far log Z_hat may be off, and show it: replicates, a bracket."""
+        kept, stopping = self._kept, lambda: self.live.stopping
+        replicates = replicate_log_z(self.session, progress.seconds, stopping)
+        known = {"exact_log_z": kept.exact_log_z, "replicates": replicates}
+        if replicates is not None:
+            self._kept = kept = replace(kept, replicates=replicates)
+            self.view.update(kept.trace, run_id=progress.run_id, **known)
+            self.bench.compare(kept)
+        if self.panels is None:
             return
-        shown = {"exact_log_z": known, "target": self.target, "run_id": progress.run_id}
-        self.panels.update(trace, **shown)
-        if done and known is None:
-            bracket = narrow_bracket(self.target, lambda: self.live.overtaken)
-            if bracket is not None:
-                self.panels.update(trace, bracket=bracket, **shown)
-                self._kept = replace(self._kept, bracket=bracket)
+        if kept.exact_log_z is None:
+            known["bracket"] = narrow_bracket(self.target, stopping)
+            self._kept = replace(kept, bracket=known["bracket"])
+        if any(value is not None for value in known.values()):
+            shown = {"target": self.target, "run_id": progress.run_id}
+            self.panels.update(kept.trace, **shown, **known)
 
     def _show_status(self, progress: Progress) -> None:
         self.view.status = {

@@ -18,7 +18,7 @@ from weakref import WeakSet
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import message_of
+from tsmc_widgets.errors import as_exception, message_of
 from tsmc_widgets.widgets.front_end import FrontEnd, run_action
 
 PUBLISH_SECONDS = 0.1
@@ -105,6 +105,11 @@ class LiveSession:
     def overtaken(self) -> bool:
         """Whether a newer run waits."""
         return self._job is not None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether work on the present run is no longer wanted: cancelled, closed or overtaken."""
+        return self.overtaken or self._cancelled
 
     def read(self, act: Callable[[], Any]) -> Any:
         """Call ``act`` between two steps, so that the record does not change meanwhile."""
@@ -211,8 +216,9 @@ class LiveSession:
                 with self._record:
                     session.step()
                 self._advance("running", clock)
-        except Exception as error:  # noqa: BLE001 - shown on the page
-            self._advance("failed", clock, error)
+        # SystemExit from code of others must not end the thread, which is all that runs anything.
+        except BaseException as error:  # noqa: BLE001 - shown on the page
+            self._advance("failed", clock, as_exception(error))
         else:
             self._advance("done" if session.done else "cancelled")
 
@@ -250,8 +256,8 @@ class LiveSession:
             return None
         try:
             return self.trace
-        except Exception as error:  # noqa: BLE001 - the state is published without a record
-            self.publish_error = error
+        except BaseException as error:  # noqa: BLE001 - the state is published without a record
+            self.publish_error = as_exception(error)
             return None
 
     def _report(self) -> None:
@@ -259,8 +265,8 @@ class LiveSession:
         begun = time.monotonic()
         try:
             self._publish(replace(self.progress, trace=self._newest_trace()))
-        except Exception as error:  # noqa: BLE001 - kept for whoever asks
-            self.publish_error = error
+        except BaseException as error:  # noqa: BLE001 - kept for whoever asks
+            self.publish_error = as_exception(error)
         self._published_state = self.progress.state
         # A slow front end gets fewer reports, so that it never slows the run by more than half.
         self._published = max(begun, 2 * time.monotonic() - begun - PUBLISH_SECONDS)
@@ -356,7 +362,7 @@ class LivePage(ipw.VBox):
         """Show the state of the run; called from the thread."""
         try:
             self._show(progress)
-        except Exception as error:
+        except BaseException as error:
             problem = f"The {self._subject} goes on, but cannot be shown: {error!r}"
             shown = {"state": "failed", "text": "not shown", "error": problem}
             self.view.status = {**self.view.status, **shown}

@@ -12,9 +12,10 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import LogZBounds
+from tsmc_widgets.files import page_path
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.twists.storage import save_twist
+from tsmc_widgets.twists.storage import BEGINS, CARD, WEIGHTS, save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
 from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes
 from tsmc_widgets.widgets.front_end import TrainView
@@ -288,19 +289,23 @@ class TrainSession(LivePage):
         Args:
             folder: None takes what stands in the view.
         """
-        path = Path(folder or self.view.folder)
         trainers = self.trainers
         if not trainers:
             raise ValueError("There is no twist to save yet: press Start first.")
+        path = Path(folder or self.view.folder)
+        places = {m: path if len(trainers) == 1 else path / m for m in trainers}
+        for place in () if folder else places.values():
+            page_path(place / CARD, begins=BEGINS)
+            if not (place / CARD).exists():
+                page_path(place / WEIGHTS, begins=BEGINS)
 
         def write() -> None:
             for method, trainer in trainers.items():
-                place = path if len(trainers) == 1 else path / method
                 history = [
                     {"number": u.number, "losses": u.losses, "ess": u.ess, "log_z": u.log_z}
                     for u in trainer.history
                 ]
-                save_twist(trainer.twist, place, target=self.target, history=history)
+                save_twist(trainer.twist, places[method], target=self.target, history=history)
 
         self.live.read(write)
         self._note = f"saved to {path}"
@@ -354,4 +359,5 @@ def describe(training: TrainingRun, progress: Progress) -> str:
     source = positives_of(first)
     parts.append("reads no positives" if source is None else f"positives: {source}")
     parts.append(f"{sum(run.trainer.skipped for run in training.runs)} skipped")
+    parts += [run.trainer.warning for run in training.runs if run.trainer.warning]
     return " · ".join(parts)

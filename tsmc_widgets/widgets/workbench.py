@@ -15,6 +15,7 @@ from tsmc_widgets.errors import message_of
 from tsmc_widgets.experiments.code import code_of, words_of
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.files import page_path
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import formula_of, parse_problem
@@ -29,7 +30,13 @@ from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
 from tsmc_widgets.widgets.train_page import TrainSession
 from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
-from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal, replay_words
+from tsmc_widgets.widgets.workbench_state import (
+    BEGINS,
+    WorkbenchState,
+    normal,
+    places_of,
+    replay_words,
+)
 
 
 def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
@@ -131,6 +138,7 @@ class Workbench(RunPage):
         self._recording: Recording | None = None
         self._before: dict[str, Any] | None = None
         self._then: RunSpec | None = None
+        self._given: set[str] = set()
         self.presets = PresetBar(lambda preset: self.show(preset.spec))
         self.problem = ProblemPanel(state.spec.problem, self._moved)
         self.sampler = SamplerPanel(
@@ -150,7 +158,10 @@ class Workbench(RunPage):
             layout={"width": "auto"},
         )
         self.code_button = CodeButton()
-        self.file = FileRow(save=lambda path: f"saved to {self.save(path)}", load=self._load)
+        self.file = FileRow(
+            save=lambda path: f"saved to {self.save(page_path(path, begins=BEGINS))}",
+            load=self._load,
+        )
         self.bench.add_tools([self.code_button, self.file, self.replay])
         self.bench.row.add_class("tw-bar")
         phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
@@ -254,6 +265,7 @@ class Workbench(RunPage):
 
     def _display(self, spec: RunSpec) -> None:
         """Set every control."""
+        self._given |= places_of(spec)
         self.problem.set(spec.problem)
         self.sampler.set(spec, self.problem.described)
         self._spec = spec
@@ -275,7 +287,14 @@ class Workbench(RunPage):
             raise ValueError(self.problem.editor.error)
         problem = self.problem.problem
         name = problem if isinstance(problem, str) else problem["name"]
-        return normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
+        spec = normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
+        self._check_places(spec)
+        return spec
+
+    def _check_places(self, spec: RunSpec) -> None:
+        """Raise ValueError where the page asks for what is outside of the notebook's folder."""
+        for place in places_of(spec) - self._given:
+            page_path(place)
 
     def _begin(self, spec: RunSpec, rest: float | None = None) -> None:
         self._spec = spec
@@ -304,8 +323,10 @@ class Workbench(RunPage):
 
     def _load(self, path: str) -> str:
         """Show what was saved in a file; gives what to say."""
-        state = WorkbenchState.read(path)
+        state = WorkbenchState.read(page_path(path))
         state.check_functions()
+        for spec in filter(None, (state.spec, state.pinned)):
+            self._check_places(spec)
         self.unpin()
         self._restore(state)
         return f"loaded from {path}"
@@ -320,6 +341,7 @@ class Workbench(RunPage):
     def _take_trained(self) -> None:
         """Keep the twist of the training as it stands, and choose that."""
         folder = snapshot(self.train, self.folder)
+        self._given.add(str(folder))
         values = {"method": "saved", "twist": folder, "twist_sha256": ""}
         self.sampler.set(self._spec.with_(**values), self.problem.described)
 

@@ -11,12 +11,14 @@ from typing import Any
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
 from tsmc_widgets.files import write_atomically
-from tsmc_widgets.targets.description import describe_problem, named_functions
+from tsmc_widgets.targets.description import describe_problem, every_part, named_functions
 from tsmc_widgets.targets.functions import find_function
 from tsmc_widgets.targets.problems import PROBLEMS
 
 FORMAT = "tsmc_widgets.Workbench"
 VERSION = 1
+BEGINS = f'{{\n "format": "{FORMAT}"'
+"""The first characters of a saved page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,16 @@ def normal(spec: RunSpec) -> RunSpec:
         num_particles=spec.num_particles[:1],
         twist_power=1.0 if spec.method == "none" else spec.twist_power,
     )
+
+
+def places_of(spec: RunSpec) -> set[str]:
+    """Names and folders that a run reads: of its twist, its model and its classifiers."""
+    places = {spec.twist, spec.lm, spec.classifier}
+    if isinstance(spec.problem, Mapping):
+        places.add(spec.problem["model"])
+        parts = every_part(spec.problem)
+        places |= {part[name] for part in parts for name in ("model", "reward") if name in part}
+    return {str(place) for place in places if place}
 
 
 def replay_words(

@@ -44,11 +44,19 @@ class Chips {
     this.chips = [];
   }
 
-  /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices */
-  offer(choices) {
+  /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices @param {string[]} taken names @param {boolean} locked */
+  show(choices, taken, locked) {
     const names = choices.map(({ name }) => name).join("\n");
-    if (this.names === names) return;
+    if (this.names !== names) this._offer(choices);
     this.names = names;
+    for (const { name, input } of this.chips) {
+      input.checked = taken.includes(name);
+      input.disabled = locked;
+    }
+  }
+
+  /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices */
+  _offer(choices) {
     this.chips = choices.map(({ value, name, label, tip }) => {
       const input = h("input", { type: "checkbox", value: name });
       const chip = h("label", { class: "cm-chip", title: tip ?? "" }, input, h("span", {}, label ?? name));
@@ -60,14 +68,6 @@ class Chips {
 
   taken() {
     return this.chips.filter(({ input }) => input.checked).map(({ value }) => value);
-  }
-
-  /** @param {string[]} names @param {boolean} locked */
-  show(names, locked) {
-    for (const { name, input } of this.chips) {
-      input.checked = names.includes(name);
-      input.disabled = locked;
-    }
   }
 }
 
@@ -123,19 +123,19 @@ export class CompareControls {
     if (!menu.problems) return;
     for (const [group, chips] of Object.entries(this.problems)) {
       const mine = menu.problems.filter((/** @type {any} */ p) => p.group === group);
-      chips.offer(mine.map((p) => ({ ...p, tip: `${p.summary}\n${p.teaches}` })));
-      chips.show(settings.problems.map((/** @type {any} */ p) => p.name ?? p), locked);
+      const choices = mine.map((/** @type {any} */ p) => ({ ...p, tip: `${p.summary}\n${p.teaches}` }));
+      chips.show(choices, settings.problems.map((/** @type {any} */ p) => p.name ?? p), locked);
       chips.el.hidden = mine.length === 0;
     }
     for (const [group, chips] of Object.entries(this.methods)) {
       const mine = menu.methods.filter((/** @type {any} */ m) => m.group === group);
-      chips.offer(mine.map(({ name }) => ({ value: name, name, label: methodName(name), tip: METHOD_TIPS[name] })));
-      chips.show(settings.methods, locked);
+      const choices = mine.map(({ name }) => ({ value: name, name, label: methodName(name), tip: METHOD_TIPS[name] }));
+      chips.show(choices, settings.methods, locked);
     }
-    this.sizes.offer(sorted(USUAL_SIZES, settings.num_particles).map((size) => ({ value: size, name: String(size) })));
-    this.sizes.show(settings.num_particles.map(String), locked);
-    this.rules.offer(Object.entries(RULE_NAMES).map(([name, label]) => ({ value: name, name, label })));
-    this.rules.show(settings.rules, locked);
+    const sizes = sorted(USUAL_SIZES, settings.num_particles).map((size) => ({ value: size, name: String(size) }));
+    this.sizes.show(sizes, settings.num_particles.map(String), locked);
+    const rules = Object.entries(RULE_NAMES).map(([name, label]) => ({ value: name, name, label }));
+    this.rules.show(rules, settings.rules, locked);
     for (const [name, menu] of this.menus) {
       const values = sorted(MENUS[name][1], [settings[name]]).map(String);
       menu.offer(values.map((value) => [value, value]));

@@ -3,7 +3,7 @@
 import { QUANTITIES_SHOWN, explained } from "./compare_tables.js";
 import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
 import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
-import { BOTTOM, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf } from "./plot.js";
+import { BOTTOM, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
 
 const NEAR = 14;
 const ROW = 24;
@@ -40,12 +40,23 @@ class Hover {
 
 /** What all plots have: a strip, numbers under the pointer, and a note. */
 export class Plot extends Strip {
-  /** @param {string} title @param {string} name @param {AbortSignal} signal @param {string} [note] */
-  constructor(title, name, signal, note = "") {
-    super(title, name);
+  /** @param {AbortSignal} signal @param {string[]} [about] title, name for the class, and the note */
+  constructor(signal, [title, name, note = ""] = new.target.about) {
+    super([title, name]);
     this.hover = new Hover(this, signal);
     this.note = h("p", { class: "pv-note" }, note);
     this.el.append(this.note);
+  }
+
+  /** A marker, and what the pointer finds there. @param {any} plot @param {any} style @param {number} x @param {number} y @param {any} look @param {string} text */
+  mark(plot, style, x, y, look, text) {
+    drawMarker(plot, style, x, y, look);
+    this.hover.add(x, y, text);
+  }
+
+  /** The measured cells of a method for each K. @param {any} view @param {string} method @param {string} quantity */
+  bySize({ data, sizes, rule }, method, quantity) {
+    return sizes.map((/** @type {number} */ k) => data.find(method, quantity, k, rule)).filter(finite);
   }
 
   /** New axes, without the numbers that were under the pointer. @type {Strip["axes"]} */
@@ -68,12 +79,10 @@ export class Plot extends Strip {
   }
 }
 
-/** @param {any} cell */
 function finite(cell) {
   return cell && Number.isFinite(cell.mean);
 }
 
-/** @param {any} cell */
 function ends(cell) {
   return Number.isFinite(cell.low) && Number.isFinite(cell.high) ? [cell.low, cell.high] : [cell.mean, cell.mean];
 }
@@ -92,16 +101,12 @@ function sizeRange(sizes) {
 
 /** Lower and upper bounds against K, with log Z where it is exact. */
 export class BoundsByK extends Plot {
-  constructor(/** @type {AbortSignal} */ signal) {
-    super("Bounds on log Z, nats", "bounds", signal, "▼ lower, ▲ upper; shades: 95 % t-intervals.");
-  }
+  static about = ["Bounds on log Z, nats", "bounds", "▼ lower, ▲ upper; shades: 95 % t-intervals."];
 
-  /** @param {any} view */
   draw(view) {
-    const { data, sizes, rule, theme } = view;
-    const sides = ["lower", "upper"];
+    const { data, sizes, theme } = view;
     const rows = this.drawn(view).flatMap((method) =>
-      sides.map((side) => ({ method, side, cells: sizes.map((/** @type {number} */ k) => data.find(method, side, k, rule)).filter(finite) })),
+      ["lower", "upper"].map((side) => ({ method, side, cells: this.bySize(view, method, side) })),
     );
     const middle = rows.flatMap(({ cells }) => cells.map((cell) => cell.mean));
     const some = rangeOf([...middle, data.exact], 0.25);
@@ -116,7 +121,6 @@ export class BoundsByK extends Plot {
     this.say(this._words(rows, data));
   }
 
-  /** @param {any} plot @param {any} row @param {any} view */
   _band(plot, { method, cells }, view) {
     const { chosen, theme } = view;
     const band = cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), ...ends(cell)]);
@@ -124,14 +128,14 @@ export class BoundsByK extends Plot {
     drawBand(plot, band, styleOf(method, theme).colour, alpha);
   }
 
-  /** @param {any} plot @param {any} row @param {any} view */
   _line(plot, { method, side, cells }, view) {
     const style = this.style(method, view);
     drawPath(plot, cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), cell.mean]), style, view.chosen === method ? 2.4 : 1.7);
     for (const cell of cells) {
       const [x, y] = [plot.x(Math.log2(cell.size)), plot.y(cell.mean)];
-      drawMarker(plot, { ...style, marker: side === "lower" ? "down" : "up" }, x, y, { r: 3.5, hollow: side === "upper" });
-      this.hover.add(x, y, `${methodName(method)}, K = ${cell.size}\n${side} ${explained(cell, view.total)}`);
+      const upper = side === "upper";
+      this.mark(plot, { ...style, marker: upper ? "up" : "down" }, x, y, { r: 3.5, hollow: upper },
+        `${methodName(method)}, K = ${cell.size}\n${side} ${explained(cell, view.total)}`);
     }
   }
 
@@ -143,7 +147,6 @@ export class BoundsByK extends Plot {
     label(plot, `exact ${number(value, 3)}`, at, y(value) - 5, theme.text, "center");
   }
 
-  /** @param {any[]} rows @param {any} data */
   _words(rows, data) {
     const endless = rows.filter(({ method, side }) => data.cells.some((/** @type {any} */ c) => c.method === method && c.quantity === side && !Number.isFinite(c.mean)));
     const dead = [...new Set(endless.map(({ method }) => methodName(method)))];
@@ -154,17 +157,17 @@ export class BoundsByK extends Plot {
 
 /** Upper minus lower bound against K, both axes logarithmic. */
 export class GapByK extends Plot {
-  constructor(/** @type {AbortSignal} */ signal) {
-    super("Gap, nats (log scale)", "gap", signal, "Bounds KL(q‖σ) + KL(σ‖q) of one SMC draw; equals it at K = 1. Bars: 95 %.");
-  }
+  static about = [
+    "Gap, nats (log scale)", "gap",
+    "Bounds KL(q‖σ) + KL(σ‖q) of one SMC draw; equals it at K = 1. Bars: 95 %.",
+  ];
 
-  /** @param {any} view */
   draw(view) {
-    const { data, sizes, rule, theme } = view;
+    const { sizes, theme } = view;
     const rows = this.drawn(view).map((method, i, all) => ({
       method,
       dodge: (i - (all.length - 1) / 2) * 0.05,
-      cells: sizes.map((/** @type {number} */ k) => data.find(method, "gap", k, rule)).filter(finite),
+      cells: this.bySize(view, method, "gap"),
     }));
     const means = rows.flatMap(({ cells }) => cells.map((cell) => cell.mean)).filter((mean) => mean > 1e-9);
     const floor = means.length ? Math.min(...means) / 2.5 : 0.01;
@@ -187,8 +190,8 @@ export class GapByK extends Plot {
   _cell(plot, cell, style, dodge, up, view) {
     const [x, y] = [plot.x(Math.log2(cell.size) + dodge), plot.y(up(cell.mean))];
     line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]), css(style.colour, 0.8), 1.2);
-    drawMarker(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) });
-    this.hover.add(x, y, `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
+    this.mark(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) },
+      `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
   }
 }
 
@@ -217,11 +220,11 @@ export function clipped({ context, width, height }, act) {
 
 /** Both divergences, a row a method. */
 export class Forest extends Plot {
-  constructor(/** @type {AbortSignal} */ signal) {
-    super("Divergences of q and σ, nats", "forest", signal, "● KL(σ‖q): what q misses. ○ KL(q‖σ): what q writes and σ does not. Bars: 95 %.");
-  }
+  static about = [
+    "Divergences of q and σ, nats", "forest",
+    "● KL(σ‖q): what q misses. ○ KL(q‖σ): what q writes and σ does not. Bars: 95 %.",
+  ];
 
-  /** @param {any} view */
   draw(view) {
     const { data, theme, methods } = view;
     const both = [["KL(σ||q)", 0.33, false], ["KL(q||σ)", 0.67, true]];
@@ -242,10 +245,9 @@ export class Forest extends Plot {
     shown.forEach((/** @type {string} */ method, /** @type {number} */ i) => {
       const top = 6 + i * (ROW + 6);
       const style = this.style(method, view);
-      context.textAlign = "right";
       context.textBaseline = "middle";
-      context.fillStyle = css(view.chosen === method || !view.chosen ? theme.text : theme.muted);
-      context.fillText(methodName(method), left - 12, top + (ROW + 6) / 2);
+      const strong = view.chosen === method || !view.chosen;
+      word(context, methodName(method), left - 12, top + (ROW + 6) / 2, css(strong ? theme.text : theme.muted), "right");
       for (const [name, at, hollow] of both) {
         this._cell(plot, data.find(method, name, 0, ""), style, top + at * (ROW + 6), hollow, view);
       }
@@ -257,12 +259,10 @@ export class Forest extends Plot {
   /** @param {any} plot @param {[number, string][]} ticks @param {Theme} theme */
   _axis({ context, x, height }, ticks, theme) {
     context.font = `11px ${theme.font}`;
-    context.textAlign = "center";
-    context.fillStyle = css(theme.muted);
     for (const [value, name] of ticks) {
       const at = Math.round(x(value)) + 0.5;
       line(context, [[at, 4], [at, height - BOTTOM]], css(Math.abs(value) < 1e-12 ? theme.muted : theme.grid));
-      context.fillText(name, at, height - 3);
+      word(context, name, at, height - 3, css(theme.muted), "center");
     }
   }
 
@@ -271,25 +271,23 @@ export class Forest extends Plot {
     if (!cell) return;
     const { context, x, width } = plot;
     if (!Number.isFinite(cell.mean)) {
-      context.fillStyle = css(style.colour);
-      context.textAlign = "right";
-      context.fillText(`${hollow ? "○" : "●"} ∞ ▷`, width - 4, y);
+      word(context, `${hollow ? "○" : "●"} ∞ ▷`, width - 4, y, css(style.colour), "right");
       this.hover.add(width - 14, y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]}: infinite for certain`);
       return;
     }
     line(context, ends(cell).map((end) => [clamp(x(end), 92, width - 8), y]), css(style.colour), 2);
-    drawMarker(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow });
-    this.hover.add(x(cell.mean), y, `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
+    this.mark(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow },
+      `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
   }
 }
 
 /** Mean log phi of what q writes, against how far q has gone from p0. */
 export class Reward extends Plot {
-  constructor(/** @type {AbortSignal} */ signal) {
-    super("↑ mean log φ of q, nats, against KL(q‖p₀), nats →", "reward", signal, "What leaving p₀ buys. Bars: 95 %.");
-  }
+  static about = [
+    "↑ mean log φ of q, nats, against KL(q‖p₀), nats →", "reward",
+    "What leaving p₀ buys. Bars: 95 %.",
+  ];
 
-  /** @param {any} view */
   draw(view) {
     const { data, theme } = view;
     const points = this.drawn(view)
@@ -308,8 +306,8 @@ export class Reward extends Plot {
         const [x, y] = [plot.x(kl.mean), plot.y(reward.mean)];
         line(plot.context, ends(kl).map((end) => [plot.x(end), y]), css(style.colour, 0.8), 1.2);
         line(plot.context, ends(reward).map((end) => [x, plot.y(end)]), css(style.colour, 0.8), 1.2);
-        drawMarker(plot, style, x, y, { r: 4.5 });
-        this.hover.add(x, y, `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
+        this.mark(plot, style, x, y, { r: 4.5 },
+          `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
       }
     });
     const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);

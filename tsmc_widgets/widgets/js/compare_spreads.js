@@ -2,18 +2,17 @@
 
 import { Plot, clipped } from "./compare_plots.js";
 import { css, number, percent } from "./dom.js";
-import { drawMarker, methodName } from "./methods.js";
-import { BOTTOM, DASHED, TOP, drawPath, fill, label, line, niceTicks, rangeOf } from "./plot.js";
+import { methodName } from "./methods.js";
+import { BOTTOM, DASHED, SHARE_TICKS, TOP, drawPath, fill, label, line, niceTicks, rangeOf, stepTicks } from "./plot.js";
 
 /** A share of K, step by step. */
 export class Profile extends Plot {
-  /** @param {string} title @param {string} quantity @param {AbortSignal} signal */
-  constructor(title, quantity, signal) {
-    super(title, quantity.startsWith("ESS") ? "ess" : "ancestors", signal);
+  /** @param {AbortSignal} signal @param {string[]} about title and name @param {string} quantity */
+  constructor(signal, about, quantity) {
+    super(signal, about);
     this.quantity = quantity;
   }
 
-  /** @param {any} view */
   draw(view) {
     const { data, size, rule, theme } = view;
     const rows = this.drawn(view).map((method) => {
@@ -21,15 +20,13 @@ export class Profile extends Plot {
       return [method, (mine.find((row) => row[1] === rule) ?? mine[0])?.[4] ?? []];
     });
     const steps = Math.max(1, ...rows.map(([, values]) => values.length));
-    const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], profileTicks(steps), ticks);
+    const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], stepTicks(steps, 1), SHARE_TICKS);
     for (const [method, values] of rows) {
       const style = this.style(method, view);
       drawPath(plot, values.map((/** @type {number} */ v, /** @type {number} */ i) => [i + 1, v]), style, view.chosen === method ? 2.4 : 1.7);
       values.forEach((/** @type {number} */ v, /** @type {number} */ i) => {
-        const [x, y] = [plot.x(i + 1), plot.y(v)];
-        drawMarker(plot, style, x, y, { r: 2 });
-        this.hover.add(x, y, `${methodName(method)}, step ${i + 1}\n${percent(v)} of K = ${size}`);
+        const text = `${methodName(method)}, step ${i + 1}\n${percent(v)} of K = ${size}`;
+        this.mark(plot, style, plot.x(i + 1), plot.y(v), { r: 2 }, text);
       });
     }
     const some = rows.some(([, values]) => values.length);
@@ -37,19 +34,10 @@ export class Profile extends Plot {
   }
 }
 
-/** @param {number} steps @returns {[number, string][]} */
-function profileTicks(steps) {
-  const ticks = steps < 4 ? [1, steps] : [1, Math.round((steps + 1) / 2), steps];
-  return [...new Set(ticks)].map((t) => [t, t === steps ? `step ${t}` : String(t)]);
-}
-
 /** How log Z_hat spreads over runs. */
 export class Spread extends Plot {
-  constructor(/** @type {AbortSignal} */ signal) {
-    super("log Ẑ of single runs, nats", "spread", signal, "Share of the runs in each bin.");
-  }
+  static about = ["log Ẑ of single runs, nats", "spread", "Share of the runs in each bin."];
 
-  /** @param {any} view */
   draw(view) {
     const { data, size, rule, theme, methods } = view;
     const mine = data.histograms.filter((/** @type {any[]} */ row) => row[1] === size);

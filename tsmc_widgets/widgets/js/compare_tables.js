@@ -2,7 +2,7 @@
 
 import { h, number, plural } from "./dom.js";
 import { STYLES, key, methodName } from "./methods.js";
-import { Menu } from "./panels.js";
+import { Menu, NumberTable } from "./panels.js";
 
 export const QUANTITIES_SHOWN = {
   "KL(σ||q)": ["KL(σ‖q)", "What q misses: mean of log σ/q over exact samples, nats. Low is good."],
@@ -16,11 +16,12 @@ export const QUANTITIES_SHOWN = {
   "mean log φ of texts": ["mean log φ of K texts", "Of the texts that the method gives, weighted, nats."],
   "forward tokens": ["tokens read", "By the base model, for K texts."],
 };
+/** @param {string} label */
+const tableOf = (label) => ({ class: "cm-table", role: "region", "aria-label": label, tabindex: "0" });
 const MARKS = { w: ["○", "waiting"], r: ["◐", "running"], d: ["●", "done"], f: ["✕", "failed"] };
 
 /** What was measured on a problem, to be asked for by name. */
 export class Measured {
-  /** @param {any} data */
   constructor(data) {
     this.exact = data?.exact ?? null;
     this.profiles = data?.profiles ?? [];
@@ -29,7 +30,6 @@ export class Measured {
     this.index = new Map(this.cells.map((cell) => [this._key(cell), cell]));
   }
 
-  /** @param {any} cell */
   _key({ method, rule, quantity, size }) {
     return [method, rule, quantity, size].join("\n");
   }
@@ -52,7 +52,6 @@ export class Measured {
   }
 }
 
-/** @param {any[]} row */
 function toCell([method, rule, quantity, size, kind, mean, low, high, seeds, best, over]) {
   const ends = [mean, low, high].map((value) => (value === null ? NaN : Number(value)));
   return { method, rule, quantity, size, kind, mean: ends[0], low: ends[1], high: ends[2], seeds, best, over };
@@ -101,54 +100,16 @@ function cellContent(found, plan, total) {
   return { sign: [text, found.kind, found.best, partial, open && letters].join(), nodes, title: explained(found, total) };
 }
 
-/** A table whose nodes stay where they are while its numbers change. */
-class NumberTable {
-  /** @param {string} label */
-  constructor(label) {
-    this.head = h("tr");
-    this.body = h("tbody");
-    this.el = h("div", { class: "cm-table", role: "region", "aria-label": label, tabindex: "0" },
-      h("table", {}, h("thead", {}, this.head), this.body));
-    /** @type {any[][]} */
-    this.cells = [];
-  }
-
-  /**
-   * @param {string} names changes when rows or columns do
-   * @param {() => Node[]} heads @param {() => Node[]} starts first cell of each row
-   * @param {any[][]} contents
-   */
-  show(names, heads, starts, contents) {
-    if (this.names !== names) {
-      this.names = names;
-      this.head.replaceChildren(...heads().map((node) => h("th", { scope: "col" }, node)));
-      this.cells = contents.map((row) => row.map(() => ({ node: h("td"), sign: null })));
-      const rows = starts().map((node, i) => h("tr", {}, h("th", { scope: "row" }, node), ...this.cells[i].map(({ node: cell }) => cell)));
-      this.body.replaceChildren(...rows);
-    }
-    contents.forEach((row, i) =>
-      row.forEach(({ sign, nodes, title = "" }, j) => {
-        const cell = this.cells[i][j];
-        if (cell.sign === sign && cell.title === title) return;
-        Object.assign(cell, { sign, title });
-        cell.node.title = title;
-        cell.node.replaceChildren(...nodes);
-      }),
-    );
-  }
-}
-
 /** Every method on every problem: one number each, or how its seeds stand. */
 export class Overview {
   /** @param {() => void} changed @param {AbortSignal} signal */
   constructor(changed, signal) {
     this.quantity = new Menu("number", changed, signal);
-    this.table = new NumberTable("All problems");
+    this.table = new NumberTable(tableOf("All problems"));
     this.el = h("section", { class: "cm-overview" },
       h("div", { class: "cm-heading" }, h("h4", {}, "All problems"), this.quantity.el), this.table.el);
   }
 
-  /** @param {any} view */
   show({ problems, methods, measured, plan, size, rule, total }) {
     this.el.hidden = problems.length < 2;
     const known = new Set(problems.flatMap((name) => measured[name].values("quantity")));
@@ -169,7 +130,7 @@ export class Overview {
 export class Details {
   /** @param {(method: string) => void} choose @param {AbortSignal} signal */
   constructor(choose, signal) {
-    this.table = new NumberTable("The problem on show");
+    this.table = new NumberTable(tableOf("The problem on show"));
     this.el = this.table.el;
     this.buttons = new Map();
     this.table.body.addEventListener("click", (event) => {
@@ -178,7 +139,6 @@ export class Details {
     }, { signal });
   }
 
-  /** @param {any} view */
   show({ problem, methods, data, plan, size, rule, total, theme, chosen }) {
     const known = new Set(data.values("quantity"));
     const texts = known.has("mean log φ of texts");

@@ -4,8 +4,8 @@ import { CompareControls } from "./compare_controls.js";
 import { BoundsByK, Forest, GapByK, Reward } from "./compare_plots.js";
 import { Profile, Spread } from "./compare_spreads.js";
 import { Details, Measured, Overview, withInterval } from "./compare_tables.js";
-import { View, handshake, host } from "./contact.js";
-import { h, number, plural } from "./dom.js";
+import { View, host } from "./contact.js";
+import { h, number, plural, write } from "./dom.js";
 import { ActionBar, Menu, Status } from "./panels.js";
 
 /** Seconds in words. @param {number} seconds */
@@ -32,7 +32,6 @@ class CompareBar extends ActionBar {
     this.progress = h("div", { class: "cm-progress", role: "progressbar", "aria-valuemin": "0", "aria-label": "Runs done" }, this.fill);
   }
 
-  /** @param {any} status */
   show({ state = "idle", done = 0, total = 0, note = "" }) {
     const going = state === "running";
     const ending = state === "pausing" || state === "cancelling";
@@ -42,7 +41,7 @@ class CompareBar extends ActionBar {
     this.main.disabled = ending || (!going && done >= total);
     this.cancel.disabled = !(going || state === "pausing");
     for (const node of this.exports) node.disabled = done === 0;
-    if (this.note.textContent !== note) this.note.textContent = note;
+    write(this.note, note);
     this.progress.setAttribute("aria-valuemax", String(total));
     this.progress.setAttribute("aria-valuenow", String(done));
     this.fill.style.width = `${total ? (100 * done) / total : 0}%`;
@@ -83,12 +82,13 @@ class CompareView extends View {
     this.ruleMenu = new Menu("resampled", again, signal);
     this.details = new Details((method) => ((this.chosen = this.chosen === method ? "" : method), again()), signal);
     this.plots = [new BoundsByK(signal), new GapByK(signal), new Forest(signal), new Reward(signal),
-      new Profile("Effective sample size", "ESS / K", signal), new Profile("Surviving ancestors", "surviving ancestors / K", signal), new Spread(signal)];
+      new Profile(signal, ["Effective sample size", "ess"], "ESS / K"),
+      new Profile(signal, ["Surviving ancestors", "ancestors"], "surviving ancestors / K"), new Spread(signal)];
     this._build(el);
     this._listen();
     this._read();
     this.retheme();
-    handshake(model, this.status.lost, ["change:status", "change:results"], signal);
+    this._greet(this.status.lost, ["status", "results"]);
   }
 
   /** @param {HTMLElement} el */
@@ -106,9 +106,9 @@ class CompareView extends View {
   }
 
   _listen() {
-    for (const name of ["menu", "settings", "plan", "status", "stem"]) this._on(name, () => this.schedule());
-    this._on("status", () => (this.heard = performance.now()));
-    this._on("results", () => (this._read(), this.schedule()));
+    this._on(["menu", "settings", "plan", "status", "stem"], () => this.schedule());
+    this._on(["status"], () => (this.heard = performance.now()));
+    this._on(["results"], () => (this._read(), this.schedule()));
     const clock = setInterval(() => this._tick(), 1000);
     this.signal.addEventListener("abort", () => clearInterval(clock));
   }

@@ -7,43 +7,6 @@ const CONTACT_MS = 5000;
 const TOGETHER = "tsmc-views-move-together";
 const THEME_ATTRIBUTES = ["class", "style", "data-jp-theme-name", "data-vscode-theme-kind"];
 
-/**
- * A front end that starts too late hears nothing, without an error: so ask for an answer.
- * @param {any} model
- * @param {HTMLElement} lost shown while there is none
- * @param {string[]} signs events that show that Python speaks, as a run's thread does even while
- *   the kernel is busy with another cell
- * @param {AbortSignal} signal
- */
-export function handshake(model, lost, signs, signal) {
-  const token = Math.floor(Math.random() * 1e9) + 1;
-  const heard = () => {
-    lost.hidden = true;
-    clearTimeout(timer);
-  };
-  const answered = () => model.get("welcome") === token && heard();
-  const timer = setTimeout(() => (lost.hidden = false), CONTACT_MS);
-  const acts = [["change:welcome", answered], ...signs.map((name) => [name, heard])];
-  for (const [name, act] of acts) model.on(name, act);
-  signal.addEventListener("abort", () => {
-    clearTimeout(timer);
-    for (const [name, act] of acts) model.off(name, act);
-  });
-  model.set("hello", token);
-  model.save_changes();
-}
-
-/**
- * Set what has changed and send it; a view without a kernel goes on without an answer.
- * @param {any} model @param {Record<string, any>} values
- */
-function tellPython(model, values) {
-  const changed = Object.entries(values).filter(([name, value]) => model.get(name) !== value);
-  if (changed.length === 0) return;
-  for (const [name, value] of changed) model.set(name, value);
-  model.save_changes();
-}
-
 /** @param {() => void} changed @param {AbortSignal} signal */
 function watchThemes(changed, signal) {
   const themes = new MutationObserver(changed);
@@ -131,10 +94,11 @@ export class View {
     signal.addEventListener("abort", () => cancelAnimationFrame(this.frame ?? 0));
   }
 
-  /** @param {string} name of a trait @param {() => void} act */
-  _on(name, act) {
-    this.model.on(`change:${name}`, act);
-    this.signal.addEventListener("abort", () => this.model.off(`change:${name}`, act));
+  /** @param {string[]} names of traits @param {() => void} act */
+  _on(names, act) {
+    const events = names.map((name) => `change:${name}`);
+    for (const event of events) this.model.on(event, act);
+    this.signal.addEventListener("abort", () => events.forEach((event) => this.model.off(event, act)));
   }
 
   /** All traits of an update are set before any is read. @param {() => void} act */
@@ -142,9 +106,33 @@ export class View {
     queueMicrotask(() => this.signal.aborted || act());
   }
 
-  /** @param {Record<string, any>} values */
+  /**
+   * A front end that starts too late hears nothing, without an error: so ask for an answer.
+   * @param {HTMLElement} lost shown while there is none
+   * @param {string[]} signs traits that show that Python speaks, as a run's thread does even while
+   *   the kernel is busy with another cell
+   */
+  _greet(lost, signs) {
+    const token = Math.floor(Math.random() * 1e9) + 1;
+    const timer = setTimeout(() => (lost.hidden = false), CONTACT_MS);
+    const heard = () => {
+      lost.hidden = true;
+      clearTimeout(timer);
+    };
+    this._on(["welcome"], () => this.model.get("welcome") === token && heard());
+    this._on(signs, heard);
+    this.signal.addEventListener("abort", () => clearTimeout(timer));
+    this._ask({ hello: token });
+  }
+
+  /**
+   * Set what has changed and send it; a view without a kernel goes on without an answer.
+   * @param {Record<string, any>} values
+   */
   _ask(values) {
-    tellPython(this.model, values);
+    const changed = Object.entries(values).filter(([name, value]) => this.model.get(name) !== value);
+    for (const [name, value] of changed) this.model.set(name, value);
+    if (changed.length) this.model.save_changes();
   }
 
   /** Tell Python which button was pressed. @param {string} act */

@@ -1,7 +1,6 @@
 /** @file Elements, icons, numbers and colours. Nothing here knows of particles. */
 
 
-export const SVG = "http://www.w3.org/2000/svg";
 const FOCUSABLE = new Set(["button", "select", "input"]);
 
 /**
@@ -45,6 +44,26 @@ export function table(titles, body, attributes = {}) {
   return h("table", attributes, h("thead", {}, h("tr", {}, ...cells)), body);
 }
 
+/** Set an element's text where it is another: what stays is not read out again. @param {Node} node @param {string} text */
+export function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/**
+ * An SVG that only adorns, with paths.
+ * @param {string} box @param {Record<string, string>[]} paths attributes of each
+ */
+export function svg(box, paths) {
+  const make = (/** @type {string} */ tag, /** @type {Record<string, string>} */ attributes) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  };
+  const drawn = make("svg", { viewBox: box, "aria-hidden": "true" });
+  drawn.append(...paths.map((path) => make("path", path)));
+  return drawn;
+}
+
 /** A bar that is filled in part. @param {number} part in [0, 1] @param {string} [kind] a class of the filled part */
 export function meter(part, kind = "") {
   const filled = h("span", { class: `pv-filled ${kind}`.trim() });
@@ -70,13 +89,7 @@ const ICONS = {
 
 /** @param {keyof typeof ICONS} name */
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 16 16");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", ICONS[name]);
-  svg.append(path);
-  return svg;
+  return svg("0 0 16 16", [{ d: ICONS[name] }]);
 }
 
 /** A token as a cell shows it: blanks that would not be seen become marks. @param {string} text */

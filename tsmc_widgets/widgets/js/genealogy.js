@@ -53,11 +53,6 @@ export function family(record, { step, slot }, t) {
   return marks;
 }
 
-/** @param {number} K */
-function slotsInOrder(K) {
-  return Uint32Array.from({ length: K }, (_, k) => k);
-}
-
 /**
  * The rows at step t: which slot stands in each row of a column. With "lineage" every column has
  * an order of its own, in which families stay together; else all columns share one.
@@ -66,9 +61,9 @@ function slotsInOrder(K) {
 export function arrange(record, t, sort) {
   const key = `${t} ${sort}`;
   if (record._order && record._order.key === key) return record._order;
-  const { K, T, families, places } = record;
+  const { K, families, places } = record;
   const own = sort === "lineage" && t > 0;
-  const rows = slotsInOrder(K);
+  const rows = Uint32Array.from({ length: K }, (_, k) => k);
   if (sort === "weight" && t > 0) {
     const weights = record.weights.subarray((t - 1) * K, t * K);
     rows.sort((a, b) => weights[b] - weights[a] || a - b);
@@ -83,7 +78,6 @@ export function arrange(record, t, sort) {
     ranks: (s) => (own ? places.subarray(s * K, (s + 1) * K) : ranks),
     /** Slots at the shown step in the order of the rows. */
     rows: own ? families.subarray((t - 1) * K, t * K) : rows,
-    steps: T,
   };
   return record._order;
 }

@@ -2,7 +2,7 @@
 
 import { SIZES, clamp, css, fitCanvas, h, measure, percent } from "./dom.js";
 import { Columns, HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
-import { fill } from "./plot.js";
+import { fill, rect, word } from "./plot.js";
 import { ENDED, ENDS } from "./record.js";
 import { drawCopies, drawRibbons } from "./ribbons.js";
 import { TextRows } from "./rows.js";
@@ -64,7 +64,6 @@ export class TokenGrid {
     return { width: width || 600, height: height || 440 };
   }
 
-  /** @param {any} view */
   measure(view) {
     const { record, theme, layout } = view;
     const { columns } = this;
@@ -126,8 +125,7 @@ export class TokenGrid {
     this.y = (/** @type {number} */ row) => HEADER_HEIGHT + row * ROW_HEIGHT - sight.top;
     this.x = (/** @type {number} */ s) => HEAD_WIDTH + this.columns.left(s) - sight.left;
     context.textBaseline = "middle";
-    context.fillStyle = css(theme.background);
-    context.fillRect(0, 0, width, height);
+    rect(context, 0, 0, width, height, css(theme.background));
     this._now(context, view, height);
     this._ribbons(context, view, height);
     this._cells(context, view);
@@ -138,8 +136,7 @@ export class TokenGrid {
   /** A band behind the shown step. @param {CanvasRenderingContext2D} context @param {any} view @param {number} height */
   _now(context, { t, theme }, height) {
     if (t === 0) return;
-    context.fillStyle = css(theme.text, 0.07);
-    context.fillRect(this.x(t - 1) - 2, 0, this.columns.width(t - 1) + 4, height);
+    rect(context, this.x(t - 1) - 2, 0, this.columns.width(t - 1) + 4, height, css(theme.text, 0.07));
   }
 
   /** @param {CanvasRenderingContext2D} context @param {any} view @param {number} height */
@@ -153,8 +150,7 @@ export class TokenGrid {
         drawRibbons(context, view, s, box);
         drawCopies(context, view, s, { left, from: sight.first, to: sight.last, y: this.y });
       } else {
-        context.fillStyle = css(theme.orange, 0.8);
-        for (let y = HEADER_HEIGHT; y < height; y += 5) context.fillRect(left + 0.5, y, 1.5, 2.5);
+        for (let y = HEADER_HEIGHT; y < height; y += 5) rect(context, left + 0.5, y, 1.5, 2.5, css(theme.orange, 0.8));
       }
     }
   }
@@ -183,13 +179,11 @@ export class TokenGrid {
           texts[2].push(["·", x + width / 2 - 2, y]);
           continue;
         }
-        context.fillStyle = (pale ? palette.faint : palette.cell)[indices[at]];
-        context.fillRect(x, y + 1, width, ROW_HEIGHT - 2);
+        rect(context, x, y + 1, width, ROW_HEIGHT - 2, (pale ? palette.faint : palette.cell)[indices[at]]);
         const word = ended === ENDS ? "∎" : columns.fit(record, s, record.tokens[at]);
         texts[pale ? 1 : 0].push([word, x + 3, y]);
         if (indices[at] === DEAD) {
-          context.fillStyle = css(theme.muted);
-          context.fillRect(x + 2, y + ROW_HEIGHT / 2, width - 4, 1);
+          rect(context, x + 2, y + ROW_HEIGHT / 2, width - 4, 1, css(theme.muted));
         }
         if (marks?.[at]) chosen.rect(x + 0.5, y + 1.5, width - 1, ROW_HEIGHT - 3);
       }
@@ -228,39 +222,29 @@ export class TokenGrid {
     const { record, t, sight, order, theme, related } = view;
     const { K } = record;
     const full = Math.min(1, 4 / K);
-    context.fillStyle = css(theme.background);
-    context.fillRect(0, 0, HEAD_WIDTH, height);
+    rect(context, 0, 0, HEAD_WIDTH, height, css(theme.background));
     const average = BAR_LEFT + (BAR_WIDTH / K / full);
     for (let row = sight.first; row < sight.last; row++) {
       const slot = order.rows[row];
       const [y, weight] = [this.y(row), record.weight(t, slot)];
       if (related?.[slot]) {
-        context.fillStyle = css(theme.lineage, 0.22);
-        context.fillRect(0, y, HEAD_WIDTH - 1, ROW_HEIGHT);
+        rect(context, 0, y, HEAD_WIDTH - 1, ROW_HEIGHT, css(theme.lineage, 0.22));
       }
-      context.fillStyle = css(theme.text, 0.06);
-      context.fillRect(BAR_LEFT, y + 6, BAR_WIDTH, 10);
-      context.fillStyle = css(theme.blue);
-      context.fillRect(BAR_LEFT, y + 6, BAR_WIDTH * Math.min(1, weight / full), 10);
-      context.fillStyle = css(weight === 0 ? theme.muted : theme.text);
-      context.textAlign = "right";
-      context.fillText(percent(weight), HEAD_WIDTH - 8, y + ROW_HEIGHT / 2 + 0.5);
-      context.fillStyle = css(theme.muted);
-      context.fillText(String(slot), BAR_LEFT - 8, y + ROW_HEIGHT / 2 + 0.5);
+      rect(context, BAR_LEFT, y + 6, BAR_WIDTH, 10, css(theme.text, 0.06));
+      rect(context, BAR_LEFT, y + 6, BAR_WIDTH * Math.min(1, weight / full), 10, css(theme.blue));
+      word(context, percent(weight), HEAD_WIDTH - 8, y + ROW_HEIGHT / 2 + 0.5, css(weight === 0 ? theme.muted : theme.text), "right");
+      word(context, String(slot), BAR_LEFT - 8, y + ROW_HEIGHT / 2 + 0.5, css(theme.muted), "right");
     }
-    context.fillStyle = css(theme.text, 0.4);
-    if (K > 1) context.fillRect(Math.round(average), HEADER_HEIGHT, 1, (sight.last - sight.first) * ROW_HEIGHT);
-    context.fillStyle = css(theme.grid);
-    context.fillRect(HEAD_WIDTH - 1, 0, 1, height);
+    const tall = (sight.last - sight.first) * ROW_HEIGHT;
+    if (K > 1) rect(context, Math.round(average), HEADER_HEIGHT, 1, tall, css(theme.text, 0.4));
+    rect(context, HEAD_WIDTH - 1, 0, 1, height, css(theme.grid));
   }
 
   /** Numbers of the steps, and where particles were resampled. @param {CanvasRenderingContext2D} context @param {any} view @param {number} width */
   _header(context, view, width) {
     const { record, t, sight, theme, layout } = view;
-    context.fillStyle = css(theme.background);
-    context.fillRect(0, 0, width, HEADER_HEIGHT - 1);
-    context.fillStyle = css(theme.grid);
-    context.fillRect(0, HEADER_HEIGHT - 1, width, 1);
+    rect(context, 0, 0, width, HEADER_HEIGHT - 1, css(theme.background));
+    rect(context, 0, HEADER_HEIGHT - 1, width, 1, css(theme.grid));
     const middle = HEADER_HEIGHT / 2;
     context.textAlign = "left";
     for (let s = sight.from; s < Math.min(record.T, sight.to); s++) {
@@ -276,13 +260,9 @@ export class TokenGrid {
       const corners = [[at - half, middle - half], [at + half, middle - half], [at, middle + half]];
       fill(context, corners, css(theme.orange));
     }
-    context.fillStyle = css(theme.background);
-    context.fillRect(0, 0, HEAD_WIDTH - 1, HEADER_HEIGHT - 1);
+    rect(context, 0, 0, HEAD_WIDTH - 1, HEADER_HEIGHT - 1, css(theme.background));
     context.font = `11px ${theme.font}`;
-    context.fillStyle = css(theme.muted);
-    context.textAlign = "right";
-    context.fillText("slot", BAR_LEFT - 8, middle);
-    context.textAlign = "left";
-    context.fillText(t > 0 ? `weight at step ${t}` : "weight", BAR_LEFT, middle);
+    word(context, "slot", BAR_LEFT - 8, middle, css(theme.muted), "right");
+    word(context, t > 0 ? `weight at step ${t}` : "weight", BAR_LEFT, middle, css(theme.muted), "left");
   }
 }

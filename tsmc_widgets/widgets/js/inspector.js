@@ -1,6 +1,6 @@
 /** @file One token under the lens: what else could have been written, and what the choice cost. */
 
-import { h, number, percent } from "./dom.js";
+import { h, number, percent, table } from "./dom.js";
 import { lineage } from "./genealogy.js";
 import { ENDED, ENDS, GOING } from "./record.js";
 
@@ -13,9 +13,8 @@ export class Inspector {
     this.hint = h("p", { class: "pv-note pv-hint" });
     this.rows = h("tbody");
     this.caption = h("caption", { class: "pv-note" });
-    const titles = [["token", ""], ["p₀", "p0"], ["ψ", "psi"], ["q", "q"]];
-    const head = titles.map(([text, name]) => h("th", { scope: "col", class: `pv-col-${name}` }, text));
-    this.table = h("table", { class: "pv-next" }, this.caption, h("thead", {}, h("tr", {}, ...head)), this.rows);
+    this.table = table(["token", "p₀", ["ψ", { class: "pv-col-psi" }], "q"], this.rows, { class: "pv-next" });
+    this.table.prepend(this.caption);
     this.sum = h("table", { class: "pv-sum" });
     this.el = h(
       "section",
@@ -87,7 +86,7 @@ export class Inspector {
     this.table.classList.toggle("pv-no-twist", !twisted);
     const rows = lines.map(({ token, logP, logQ, logPsi }) => {
       const mark = token === chosen;
-      const row = h(
+      return h(
         "tr",
         mark ? { class: "pv-chosen", "aria-current": "true" } : {},
         h("th", { scope: "row" }, mark ? h("span", { class: "pv-arrow", title: "the token drawn" }, "▸") : "",
@@ -96,7 +95,6 @@ export class Inspector {
         share("psi", Number.isFinite(highest) ? Math.exp(logPsi - highest) : NaN, number(logPsi), true),
         share("q", Math.exp(logQ), number(logQ)),
       );
-      return row;
     });
     this.rows.replaceChildren(...rows);
   }
@@ -168,7 +166,7 @@ function share(name, part, log, relative = false) {
   const fill = h("span", { class: `pv-fill pv-fill-${name}` });
   fill.style.width = `${(100 * (part || 0)).toFixed(1)}%`;
   const text = Number.isNaN(part) ? "–" : relative ? log : percent(part);
-  const cell = h("td", { class: `pv-col-${name}` }, h("span", { class: "pv-track" }, fill), h("span", { class: "pv-share" }, text));
+  const cell = h("td", name === "psi" ? { class: "pv-col-psi" } : {}, h("span", { class: "pv-track" }, fill), h("span", { class: "pv-share" }, text));
   cell.title = `log ${{ p0: "p₀", psi: "ψ", q: "q" }[name]} = ${log}`;
   return cell;
 }

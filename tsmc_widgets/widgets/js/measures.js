@@ -24,16 +24,12 @@ export function letScrub(strips, record, onScrub, signal) {
 
 /** ESS at every step, with its threshold and resampling. */
 export class EssStrip extends Strip {
-  constructor() {
-    super(
-      "Effective sample size (ESS)",
-      "ess",
-      "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
-        "the step after the ESS fell below the dashed threshold.",
-    );
-  }
+  static about = [
+    "Effective sample size (ESS)", "ess",
+    "How many equally weighted particles the population is worth. ▼ marks resampling, which begins " +
+      "the step after the ESS fell below the dashed threshold.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { K, T, header } = record;
     const threshold = header.ess_threshold;
@@ -53,11 +49,8 @@ export class EssStrip extends Strip {
 
 /** Weights at the step on show, largest first. */
 export class WeightsStrip extends Strip {
-  constructor() {
-    super("Weights, sorted", "weights", "Normalised weights of the particles, largest first: they sum to 1.");
-  }
+  static about = ["Weights, sorted", "weights", "Normalised weights of the particles, largest first: they sum to 1."];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { K } = record;
     const weights = record.sortedWeights(t);
@@ -80,12 +73,11 @@ export class WeightsStrip extends Strip {
 
 /** Ancestors of each step that have descendants at the step on show. */
 export class AncestorsStrip extends Strip {
-  constructor() {
-    const meaning = "How many of the K tokens drawn at each step have a descendant at the step on show.";
-    super("Surviving ancestors", "ancestors", meaning);
-  }
+  static about = [
+    "Surviving ancestors", "ancestors",
+    "How many of the K tokens drawn at each step have a descendant at the step on show.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme, genealogy }) {
     const { K, T } = record;
     const { survivors } = genealogy;
@@ -100,54 +92,56 @@ export class AncestorsStrip extends Strip {
   }
 }
 
-/** One run's log Z hat with its standard error. */
+/** One run's log Z hat, and how far others lie apart. */
 export class RunLogZStrip extends Strip {
-  constructor() {
-    super(
-      "Running log Ẑ (estimate)",
-      "logz",
-      "One run's estimate of the log of the mean of φ. Band and s.e.: one standard error, estimated " +
-        "from this run's ancestors alone; unknown once all particles share one first ancestor.",
-    );
-  }
+  static about = [
+    "Running log Ẑ (estimate)", "logz",
+    "One run's estimate of the log of the mean of φ. Band: one standard deviation over runs that differ " +
+      "in noise alone, which are taken once this run is done. Their mean is on average a lower bound on log Z.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { T, exactLogZ } = record;
     const values = [0, ...record.logZ.subarray(0, record.steps)];
     const rows = errorRows(values, record);
     const finite = rows.flatMap(([, ...ends]) => ends).filter(Number.isFinite);
-    if (isKnown(exactLogZ)) finite.push(exactLogZ);
+    if (Number.isFinite(exactLogZ)) finite.push(exactLogZ);
     let [low, high] = [Math.min(...finite), Math.max(...finite)];
     if (high - low < 0.1) [low, high] = [low - 0.05, high + 0.05];
     const digits = high - low < 1 ? 2 : 1;
     const ticks = /** @type {[number, string][]} */ ([low, high].map((v) => [v, number(v, digits)]));
     const margin = 0.08 * (high - low);
     const plot = this.axes(theme, [0, T], [low - margin, high + margin], stepTicks(T), ticks);
-    if (isKnown(exactLogZ)) {
+    if (Number.isFinite(exactLogZ)) {
       const above = exactLogZ > (low + high) / 2;
       level(plot, exactLogZ, `exact ${number(exactLogZ)}`, theme.text, above);
     }
     drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
     curve(plot, values, t, theme.blue);
-    const own = t === 0 ? 0 : record.logZError[t - 1];
-    const error = Number.isFinite(own) ? ` ± ${number(own)} s.e.` : ", s.e. unknown";
-    this.say(`${number(values[t])} nats${Number.isFinite(values[t]) ? error : ""}`);
+    this.say(`${number(values[t])} nats${spreadInWords(record, t)}`);
   }
 }
 
+/** How far runs on other noise lie apart after step t, and at T their mean with its interval. @param {any} record @param {number} t */
+export function spreadInWords(record, t) {
+  const others = record.header.replicates;
+  if (!others || t === 0) return "";
+  const died = others.dead ? `, ${others.dead} of ${others.runs} runs died` : "";
+  const [mean, low, high] = [others.mean, others.low, others.high].map(Number);
+  if (t === record.T && Number.isFinite(low) && Number.isFinite(high)) {
+    return `; mean of ${others.runs} runs ${number(mean)}, 95 % ${number(low)} to ${number(high)}`;
+  }
+  const spread = record.logZSpread(t);
+  return Number.isFinite(spread) ? ` ± ${number(spread)} (s.d. over ${others.runs} runs)` : died;
+}
+
 /**
- * A run's estimates with one standard error less and more, as rows of a band.
+ * A run's estimates with one standard deviation over runs less and more, as rows of a band.
  * @param {number[]} values at steps 0, 1, .. @param {any} record
  */
 export function errorRows(values, record) {
   return values.map((value, t) => {
-    const error = t === 0 ? 0 : record.logZError[t - 1] || 0;
-    return [t, value - error, value + error];
+    const spread = record.logZSpread(t) || 0;
+    return [t, value - spread, value + spread];
   });
-}
-
-/** @param {number | null} value */
-export function isKnown(value) {
-  return value !== null && Number.isFinite(value);
 }

@@ -1,6 +1,6 @@
 /** @file How each method is named and drawn, in every view. */
 
-import { SVG, css } from "./dom.js";
+import { css, svg } from "./dom.js";
 
 /**
  * How each method is drawn: Okabe-Ito colours for light and dark themes, a dash and a marker, so
@@ -88,21 +88,14 @@ export function drawMarker({ context, halo }, { colour, marker }, at, up, look =
 
 /** A short line as a method is drawn. @param {string} method @param {Theme} theme */
 export function key(method, theme) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 40 14");
-  svg.setAttribute("class", "tl-key");
-  svg.setAttribute("aria-hidden", "true");
   const { colour, dash, marker } = styleOf(method, theme);
-  const add = (/** @type {string} */ d, /** @type {Record<string, string>} */ more) => {
-    const path = document.createElementNS(SVG, "path");
-    const all = { d, stroke: css(colour), "stroke-width": "2", fill: "none", ...more };
-    for (const [name, value] of Object.entries(all)) path.setAttribute(name, value);
-    svg.append(path);
-  };
-  add("M0 7H40", { "stroke-dasharray": dash.join(" ") || "none" });
-  for (const stroke of markerStrokes(marker, 4)) {
-    const corners = stroke.map(([dx, dy]) => `${20 + dx} ${7 + dy}`).join("L");
-    add(`M${corners}`, { fill: stroke.length > 2 ? css(colour) : "none" });
-  }
-  return svg;
+  const stroke = { stroke: css(colour), "stroke-width": "2" };
+  const corners = (/** @type {number[][]} */ points) => points.map(([dx, dy]) => `${20 + dx} ${7 + dy}`).join("L");
+  const marks = markerStrokes(marker, 4).map((points) => (
+    { d: `M${corners(points)}`, ...stroke, fill: points.length > 2 ? css(colour) : "none" }
+  ));
+  const line = { d: "M0 7H40", ...stroke, fill: "none", "stroke-dasharray": dash.join(" ") || "none" };
+  const drawn = svg("0 0 40 14", [line, ...marks]);
+  drawn.setAttribute("class", "tl-key");
+  return drawn;
 }

@@ -1,6 +1,6 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
-import { button, h, icon, number, percent, plural, table } from "./dom.js";
+import { button, h, icon, number, percent, plural, table, write } from "./dom.js";
 
 /** A labelled menu that keeps its choice where it can. */
 export class Menu {
@@ -131,14 +131,49 @@ export class Status {
       "No contact with Python: wait if another cell is running, else run this cell again.";
   }
 
-  /** @param {any} status */
   show(status) {
     const { state = "", text = "", error = "" } = status || {};
     this.el.dataset.state = state;
     this.text.textContent = text;
     this.el.hidden = text === "";
-    if (this.alert.textContent !== error) this.alert.textContent = error;
+    write(this.alert, error);
     this.alert.hidden = error === "";
+  }
+}
+
+/** A table whose nodes stay where they are while its numbers change. */
+export class NumberTable {
+  /** @param {Record<string, string>} attributes */
+  constructor(attributes) {
+    this.head = h("tr");
+    this.body = h("tbody");
+    this.el = h("div", attributes, h("table", {}, h("thead", {}, this.head), this.body));
+    /** @type {any[][]} */
+    this.cells = [];
+  }
+
+  /**
+   * @param {string} names changes when rows or columns do
+   * @param {() => Node[]} heads @param {() => Node[]} starts first cell of each row
+   * @param {any[][]} contents
+   */
+  show(names, heads, starts, contents) {
+    if (this.names !== names) {
+      this.names = names;
+      this.head.replaceChildren(...heads().map((node) => h("th", { scope: "col" }, node)));
+      this.cells = contents.map((row) => row.map(() => ({ node: h("td"), sign: null })));
+      const rows = starts().map((node, i) => h("tr", {}, h("th", { scope: "row" }, node), ...this.cells[i].map(({ node: cell }) => cell)));
+      this.body.replaceChildren(...rows);
+    }
+    contents.forEach((row, i) =>
+      row.forEach(({ sign, nodes, title = "" }, j) => {
+        const cell = this.cells[i][j];
+        if (cell.sign === sign && cell.title === title) return;
+        Object.assign(cell, { sign, title });
+        cell.node.title = title;
+        cell.node.replaceChildren(...nodes);
+      }),
+    );
   }
 }
 

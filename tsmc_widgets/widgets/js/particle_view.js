@@ -1,7 +1,7 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
 import { host, runsOf } from "./contact.js";
-import { clamp, css, h, number, plural } from "./dom.js";
+import { clamp, css, h, number, plural, write } from "./dom.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { TokenGrid } from "./grid.js";
 import { Inspector } from "./inspector.js";
@@ -25,11 +25,7 @@ class ParticleView extends RunView {
     Object.assign(this.view, { ...choices, related: null, ...NOTHING_CHOSEN });
     this.population = new Population((step, slot) => this.select(step, slot), signal);
     this.grid = new TokenGrid(
-      {
-        pick: (s, row) => this._pick(s, row),
-        hover: (s, row) => this._hover(s, row),
-        redraw: () => this.schedule(),
-      },
+      { pick: (s, row) => this._pick(s, row), hover: (s, row) => this._hover(s, row), redraw: () => this.schedule() },
       signal,
     );
     this.ess = new EssStrip();
@@ -78,7 +74,7 @@ class ParticleView extends RunView {
     const menus = [this.layoutMenu, this.sortMenu, this.colourMenu].map(({ el: menuEl }) => menuEl);
     const toolbar = h("div", { class: "pv-toolbar" }, ...menus, this.legendPlace);
     const over = h("section", { class: "pv-over", "aria-label": "Population" });
-    over.append(this.transport.rail, this.population.el, this.ess.el);
+    over.append(this.transport.slider.rail, this.population.el, this.ess.el);
     const texts = h("section", { class: "pv-texts", "aria-label": "Particles" });
     texts.append(this.grid.el, this.legend.el, this.lineageNote);
     this.measures = h("section", { class: "pv-strips", "aria-label": "Measures of the run" });
@@ -106,9 +102,9 @@ class ParticleView extends RunView {
   }
 
   _listen() {
-    for (const name of ["status", "hold"]) this._on(name, () => this._showStatus());
-    this._on("strips", () => this._showStrips());
-    this.listen([], ["change:status", "change:header"]);
+    this._on(["status", "hold"], () => this._showStatus());
+    this._on(["strips"], () => this._showStrips());
+    this.listen([], ["status", "header"]);
   }
 
   load() {
@@ -301,9 +297,8 @@ class ParticleView extends RunView {
 
   /** The shown step, and the selected particle, in a sentence each. */
   _say() {
-    const [story, note] = [stepInWords(this.view.record, this.view.t), lineageInWords(this.view)];
-    if (this.told !== story) this.story.textContent = this.told = story;
-    if (this.noted !== note) this.lineageNote.textContent = this.noted = note;
+    write(this.story, stepInWords(this.view.record, this.view.t));
+    write(this.lineageNote, lineageInWords(this.view));
   }
 }
 

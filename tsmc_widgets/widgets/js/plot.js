@@ -11,10 +11,10 @@ export const DASHED = [5, 4];
 
 /** @typedef {ReturnType<Strip["axes"]>} Plot context, scales x and y, size, and colour behind labels */
 
-/** A title with the present value in words, and a canvas. */
+/** A title with the present value in words, and a canvas. A subclass says in `about` what it is. */
 export class Strip {
-  /** @param {string} title @param {string} name for the class @param {string} [meaning] for the tooltip */
-  constructor(title, name, meaning = "") {
+  /** @param {string[]} [about] title, name for the class, and what it means for the tooltip */
+  constructor([title, name, meaning = ""] = new.target.about) {
     this.value = h("span", { class: "pv-strip-value" });
     this.canvas = h("canvas", { role: "img" });
     const caption = h("figcaption", {}, h("span", { class: "pv-strip-title" }, title), this.value);
@@ -80,6 +80,19 @@ export function line(context, points, colour, width = 1, dash = []) {
   context.setLineDash([]);
 }
 
+/** @param {CanvasRenderingContext2D} context @param {number} x @param {number} y @param {number} width @param {number} height @param {string} colour */
+export function rect(context, x, y, width, height, colour) {
+  context.fillStyle = colour;
+  context.fillRect(x, y, width, height);
+}
+
+/** @param {CanvasRenderingContext2D} context @param {string} text @param {number} x @param {number} y @param {string} colour @param {CanvasTextAlign} align */
+export function word(context, text, x, y, colour, align) {
+  context.fillStyle = colour;
+  context.textAlign = align;
+  context.fillText(text, x, y);
+}
+
 /** A polygon. @param {CanvasRenderingContext2D} context @param {number[][]} corners @param {string} colour */
 export function fill(context, corners, colour) {
   context.fillStyle = colour;
@@ -105,15 +118,17 @@ export function label({ context, halo }, text, x, y, colour, align = "left") {
   context.textAlign = align;
   context.strokeStyle = css(halo);
   context.lineWidth = 4;
-  context.fillStyle = css(colour);
   context.strokeText(text, x, y);
-  context.fillText(text, x, y);
+  word(context, text, x, y, css(colour), align);
 }
 
-/** Ticks of the step axis. @param {number} T @returns {[number, string][]} */
-export function stepTicks(T) {
-  const ticks = T < 4 ? [0, T] : [0, Math.round(T / 2), T];
-  return ticks.map((t) => [t, t === T ? `step ${t}` : String(t)]);
+/** Ticks of an axis of shares. @type {[number, string][]} */
+export const SHARE_TICKS = [[0, "0 %"], [0.5, "50 %"], [1, "100 %"]];
+
+/** Ticks of the step axis. @param {number} T @param {number} [first] step @returns {[number, string][]} */
+export function stepTicks(T, first = 0) {
+  const ticks = T < 4 ? [first, T] : [first, Math.round((first + T) / 2), T];
+  return [...new Set(ticks)].map((t) => [t, t === T ? `step ${t}` : String(t)]);
 }
 
 /**
@@ -147,7 +162,7 @@ export function drawBand({ context, x, y }, rows, colour, alpha) {
   /** @type {number[][][]} */
   const parts = [[]];
   for (const row of rows) {
-    if (row.every((value) => value !== null && Number.isFinite(value))) parts.at(-1)?.push(/** @type {any} */ (row));
+    if (row.every(Number.isFinite)) parts.at(-1)?.push(/** @type {any} */ (row));
     else parts.push([]);
   }
   for (const part of parts) {
@@ -155,8 +170,7 @@ export function drawBand({ context, x, y }, rows, colour, alpha) {
     const below = part.map(([at, low]) => [x(at), y(low)]).toReversed();
     if (part.length > 1) fill(context, [...above, ...below], css(colour, alpha));
     if (rows.length > 1 || part.length === 0) continue;
-    context.fillStyle = css(colour, alpha);
-    context.fillRect(above[0][0] - 3, above[0][1], 6, below[0][1] - above[0][1]);
+    rect(context, above[0][0] - 3, above[0][1], 6, below[0][1] - above[0][1], css(colour, alpha));
   }
 }
 
@@ -205,7 +219,7 @@ export function niceTicks(low, high, count = 4) {
 
 /** A range with a margin. @param {(number | null)[]} values @param {number} [margin] share of the range @returns {[number, number]} */
 export function rangeOf(values, margin = 0.06) {
-  const known = /** @type {number[]} */ (values.filter((v) => v !== null && Number.isFinite(v)));
+  const known = /** @type {number[]} */ (values.filter(Number.isFinite));
   if (known.length === 0) return [0, 1];
   let [low, high] = [Math.min(...known), Math.max(...known)];
   if (high - low < 1e-3) [low, high] = [low - 0.05, high + 0.05];

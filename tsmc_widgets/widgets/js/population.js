@@ -1,7 +1,7 @@
 /** @file The whole population, some pixels for each particle and step, on the axis of the steps. */
 
 import { clamp, css, fitCanvas, h, mix } from "./dom.js";
-import { LEFT, RIGHT, dot, fill, line } from "./plot.js";
+import { LEFT, RIGHT, dot, fill, line, rect } from "./plot.js";
 import { CHOSEN, FAINT, LIVING, eachStrand } from "./ribbons.js";
 import { pack } from "./scales.js";
 
@@ -147,9 +147,8 @@ export class Population {
       const corners = [[x - half, AXIS_HEIGHT - 9], [x + half, AXIS_HEIGHT - 9], [x, AXIS_HEIGHT - 2]];
       fill(context, corners, css(theme.orange));
     }
-    context.fillStyle = css(theme.text);
-    const x = LEFT + t * pitch;
-    context.fillRect(clamp(x - 0.75, LEFT, width - RIGHT - 0.75), AXIS_HEIGHT - 4, 1.5, height);
+    const now = clamp(LEFT + t * pitch - 0.75, LEFT, width - RIGHT - 0.75);
+    rect(context, now, AXIS_HEIGHT - 4, 1.5, height, css(theme.text));
   }
 
   /** The selected particle's ancestors as a line. @param {CanvasRenderingContext2D} context @param {any} view @param {number} width @param {number} height */

@@ -36,7 +36,6 @@ const COLUMNS = {
   resampled: ["resampled", Uint8Array, ""],
   ess: ["ess", Float64Array, ""],
   logZ: ["log_z", Float64Array, ""],
-  logZError: ["log_z_error", Float64Array, ""],
   everyLogZ: ["every_log_z", Float64Array, "R"],
   pooled: ["pooled", Float64Array, ""],
   pooledLow: ["pooled_low", Float64Array, ""],
@@ -72,7 +71,6 @@ export function readPage(data) {
  * holds step s + 1, and step 0 is the prompt alone. Arrays are step-major: `s * K + k`, `s * R + r`.
  */
 export class RunRecord {
-  /** @param {any} header */
   constructor(header) {
     this.id = header.id;
     this.K = header.num_particles;
@@ -119,7 +117,6 @@ export class RunRecord {
     return record;
   }
 
-  /** @param {any} header */
   use(header) {
     this.header = header;
     const exact = header.exact_log_z;
@@ -142,7 +139,6 @@ export class RunRecord {
     for (let s = first; s < first + steps; s++) this._derive(s);
   }
 
-  /** @param {any} facts @param {any} columns */
   _readTables({ first, steps, table_width: width }, columns) {
     if (!width) return;
     let at = 0;
@@ -199,6 +195,11 @@ export class RunRecord {
     values.sort().reverse();
     this._sorted = { t, values };
     return values;
+  }
+
+  /** Standard deviation of log Z hat over runs after step t; NaN where one run is all there is. @param {number} t */
+  logZSpread(t) {
+    return t === 0 ? 0 : (this.header.replicates?.spread[t - 1] ?? NaN);
   }
 
   /** Log Z hat of a run after step t. @param {number} t @param {number} r */

@@ -53,12 +53,7 @@ export class TextRows {
   _row() {
     const slotText = document.createTextNode("");
     const weight = document.createTextNode("");
-    const head = h(
-      "span",
-      { class: "pv-head" },
-      h("span", { class: "pv-slot" }, slotText),
-      h("span", { class: "pv-weight" }, weight),
-    );
+    const head = h("span", { class: "pv-head" }, h("span", {}, slotText), h("span", { class: "pv-weight" }, weight));
     const line = h("span", { class: "pv-line" });
     const node = h("div", { class: "pv-row", role: "option" }, head, line);
     this.el.append(node);
@@ -95,13 +90,11 @@ export class TextRows {
   }
 
   /** @param {any} view @param {number} at @param {boolean} gone */
-  _kind({ record, marks, indices, layout, genealogy }, at, gone) {
+  _kind({ indices, layout, genealogy }, at, gone) {
     let kind = "pv-cell";
     if (gone) return kind;
     if (indices[at] === DEAD) kind += " pv-dead";
     if (layout === "slots" && genealogy.heirs[at] === 0) kind += " pv-extinct";
-    if (record.ending[at] === ENDS) kind += " pv-ends";
-    if (marks?.[at]) kind += " pv-related";
     return kind;
   }
 }

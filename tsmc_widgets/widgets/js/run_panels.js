@@ -1,12 +1,13 @@
 /** @file The panels of a run: their play head, what moves it, and one draw a frame. */
 
 import { host, runsOf } from "./contact.js";
-import { h } from "./dom.js";
+import { h, write } from "./dom.js";
 import { genealogy } from "./genealogy.js";
 import { AncestorsStrip, EssStrip, WeightsStrip, letScrub } from "./measures.js";
 import { LogZPlot, LorenzPlot, SpreadPlot } from "./run_plots.js";
 import { Factors, SampleTable, readSamples } from "./run_samples.js";
 import { REST_MS, RunView } from "./run_view.js";
+import { StepSlider } from "./transport.js";
 
 /** While the play head moves, values in words change no faster than they can be read. */
 const WORDS_MS = 90;
@@ -29,10 +30,10 @@ class RunPanels extends RunView {
 
   /** @param {HTMLElement} el */
   _build(el) {
-    this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
-    this.readout = h("output", { class: "pv-readout" });
+    this.slider = new StepSlider((t) => this.seek(t), () => this.settle(), this.signal);
+    const { readout, rail } = this.slider;
     this.bar = h("div", { class: "rp-bar-row", role: "group", "aria-label": "Step and run" });
-    this.bar.append(this.readout, h("span", { class: "rp-range" }, this.range), this.runs.el);
+    this.bar.append(readout, rail, this.runs.el);
     /** @type {(name: string, title: Node | string, strips: Strip[]) => any} */
     const row = (name, title, strips) =>
       h(
@@ -58,8 +59,6 @@ class RunPanels extends RunView {
     const { signal } = this;
     const scrub = (/** @type {number} */ t) => this._move(t);
     letScrub(this.overSteps, () => this.view.record, scrub, signal);
-    this.range.addEventListener("input", () => this.seek(Number(this.range.value)), { signal });
-    this.range.addEventListener("change", () => this.settle(), { signal });
     const sight = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) this.unseen.delete(target);
@@ -69,7 +68,7 @@ class RunPanels extends RunView {
     });
     for (const strip of this.strips) sight.observe(strip.el);
     signal.addEventListener("abort", () => sight.disconnect());
-    this.listen(["samples"], ["change:header"]);
+    this.listen(["samples"], ["header"]);
   }
 
   load() {
@@ -123,20 +122,9 @@ class RunPanels extends RunView {
     // What is out of sight and in words must be true when somebody reads it.
     if (!this.all) this.rest = setTimeout(() => this.redraw(), REST_MS);
     this.all = false;
-    this._say();
+    this.slider.show(t, record.T);
+    write(this.now, t === 0 ? "Before step 1" : `After step ${t}`);
     Object.assign(this.stats, { t, steps: record.steps, run: record.header.run });
-  }
-
-  _say() {
-    const { t, record } = this.view;
-    const place = `step ${t} of ${record.T}`;
-    if (this.placed === place) return;
-    this.placed = place;
-    this.readout.textContent = place;
-    this.now.textContent = t === 0 ? "Before step 1" : `After step ${t}`;
-    this.range.max = String(record.T);
-    this.range.value = String(t);
-    this.range.setAttribute("aria-valuetext", t === 0 ? `prompt, before step 1 of ${record.T}` : place);
   }
 }
 

@@ -1,7 +1,7 @@
 /** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
 
 import { clamp, css, h, number, percent, plural } from "./dom.js";
-import { errorRows, isKnown } from "./measures.js";
+import { errorRows, spreadInWords } from "./measures.js";
 import {
   BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, curve, dot, drawBand, drawPath, fill, label, level, line, niceTicks,
   stepTicks,
@@ -13,17 +13,17 @@ const TRUSTED_SPREAD = 0.4;
 
 /** Lines of every run's log Z hat, what they say together, and what is known of log Z. */
 export class LogZPlot extends Strip {
+  static about = [
+    "Running log Ẑ", "logz",
+    "After step T this estimates log Z. Before, it estimates the log of the mass of p₀ψ at that step.",
+  ];
+
   constructor() {
-    super(
-      "Running log Ẑ",
-      "logz",
-      "After step T this estimates log Z. Before, it estimates the log of the mass of p₀ψ at that step.",
-    );
+    super();
     this.key = new Key();
     this.el.append(this.key.el);
   }
 
-  /** @param {any} view */
   draw(view) {
     const { record, t, theme } = view;
     const { T, R, steps, exactLogZ, bracket } = record;
@@ -32,8 +32,9 @@ export class LogZPlot extends Strip {
     const [low, high] = widened([...record.range, ...rows.flatMap(([, ...ends]) => ends)], exactLogZ, bracket);
     const ticks = niceTicks(low, high, 4);
     const plot = this.axes(theme, [0, T], [low, high], stepTicks(T), ticks);
-    if (bracket) bracketBand(plot, bracket, [low, high], theme);
-    if (isKnown(exactLogZ)) level(plot, exactLogZ, "", theme.orange);
+    const across = (/** @type {number} */ end) => [LEFT, plot.width - RIGHT].map((x) => [x, plot.y(end)]);
+    if (bracket) bracketBand(plot, bracket, [low, high], theme, across);
+    if (Number.isFinite(exactLogZ)) level(plot, exactLogZ, "", theme.orange);
     if (R > 1) this._others(plot, record, t, theme);
     else drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
     if (R > 1 && record.header.one_target) this._pooled(plot, record, t, theme);
@@ -42,7 +43,7 @@ export class LogZPlot extends Strip {
       run: R > 1 ? "this run" : "",
       others: R > 1 ? plural(R - 1, "other run") : "",
       pooled: R > 1 && record.header.one_target ? `pooled, 95 % interval` : "",
-      exact: isKnown(exactLogZ) ? `exact log Z ${number(exactLogZ)}` : "",
+      exact: Number.isFinite(exactLogZ) ? `exact log Z ${number(exactLogZ)}` : "",
       bracket: bracket ? `certified bracket ${interval(bracket)}` : "",
     });
     this.say(logZInWords(record, t));
@@ -125,18 +126,16 @@ function widened(values, exact, bracket) {
 }
 
 /**
- * What lies between two certain ends, along the y axis.
+ * What lies between two certain ends of a range.
  * @param {any} plot @param {number[]} ends @param {number[]} shown @param {Theme} theme
+ * @param {(end: number) => number[][]} across the line at an end, from side to side
  */
-function bracketBand({ context, y, width }, ends, shown, theme) {
-  const [bottom, top] = ends.map((end) => y(clamp(end, shown[0], shown[1])));
-  context.fillStyle = css(theme.orange, 0.08);
-  context.fillRect(LEFT, top, width - LEFT - RIGHT, bottom - top);
-  ends.forEach((end, i) => {
-    if (end < shown[0] || end > shown[1]) return;
-    const at = i ? top : bottom;
-    line(context, [[LEFT, at], [width - RIGHT, at]], css(theme.orange, 0.7));
-  });
+function bracketBand({ context }, ends, shown, theme, across) {
+  const [low, high] = ends.map((end) => across(clamp(end, shown[0], shown[1])));
+  fill(context, [...low, ...high.toReversed()], css(theme.orange, 0.08));
+  for (const end of ends) {
+    if (end >= shown[0] && end <= shown[1]) line(context, across(end), css(theme.orange, 0.7));
+  }
 }
 
 /** @param {any} record @param {number} t */
@@ -144,9 +143,7 @@ function logZInWords(record, t) {
   const { R, header } = record;
   const own = record.logZOf(t, header.run);
   if (R === 1) {
-    const error = t === 0 ? 0 : record.logZError[t - 1];
-    if (!Number.isFinite(own)) return `estimate ${number(own)} nats`;
-    return `estimate ${number(own)}${Number.isFinite(error) ? ` ± ${number(error)} s.e. nats` : " nats, s.e. unknown"}`;
+    return `estimate ${number(own)} nats${spreadInWords(record, t)}`;
   }
   const mine = `run ${header.run + 1}: ${number(own)} nats`;
   if (!header.one_target) return `${mine}; every run has an observation, and so a log Z, of its own`;
@@ -176,15 +173,11 @@ class Key {
 
 /** Log Z hat of every run at the step on show, on a scale of its own. */
 export class SpreadPlot extends Strip {
-  constructor() {
-    super(
-      "log Ẑ at this step, run by run",
-      "spread",
-      "Each dot is one run. How far they lie apart is how much one run can be trusted.",
-    );
-  }
+  static about = [
+    "log Ẑ at this step, run by run", "spread",
+    "Each dot is one run. How far they lie apart is how much one run can be trusted.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { R, T, header, exactLogZ, bracket } = record;
     const values = [...record.allAt(t)];
@@ -192,7 +185,7 @@ export class SpreadPlot extends Strip {
     const ends = this._ends(record, t);
     const shown = [...finite, ...ends].filter(Number.isFinite);
     const xs = t === T ? widened(shown, exactLogZ, bracket) : widened(shown, null, null);
-    const ticks = shown.length || (t === T && isKnown(exactLogZ)) ? niceTicks(xs[0], xs[1], 4) : [];
+    const ticks = shown.length || (t === T && Number.isFinite(exactLogZ)) ? niceTicks(xs[0], xs[1], 4) : [];
     const plot = this.axes(theme, xs, [0, 1], ticks, []);
     const floor = Math.round(plot.height - BOTTOM) + 0.5;
     line(plot.context, [[LEFT, floor], [plot.width - RIGHT, floor]], css(theme.grid));
@@ -206,23 +199,15 @@ export class SpreadPlot extends Strip {
   _ends(record, t) {
     if (t === 0) return [0, 0];
     if (record.R > 1) return [record.pooledLow[t - 1], record.pooledHigh[t - 1]];
-    const [value, error] = [record.logZ[t - 1], record.logZError[t - 1]];
-    return [value - error, value + error];
+    const [value, spread] = [record.logZ[t - 1], record.logZSpread(t)];
+    return [value - spread, value + spread];
   }
 
   /** @param {any} plot @param {any} record @param {number[]} xs @param {Theme} theme */
-  _truth({ context, x, height }, { exactLogZ, bracket }, xs, theme) {
-    const floor = height - BOTTOM;
-    if (bracket) {
-      const [from, to] = bracket.map((/** @type {number} */ end) => x(clamp(end, xs[0], xs[1])));
-      context.fillStyle = css(theme.orange, 0.08);
-      context.fillRect(from, TOP - 6, Math.max(1, to - from), floor - TOP + 6);
-      for (const end of bracket.filter((/** @type {number} */ each) => each >= xs[0] && each <= xs[1])) {
-        line(context, [[x(end), TOP - 6], [x(end), floor]], css(theme.orange, 0.7));
-      }
-    }
-    if (!isKnown(exactLogZ)) return;
-    line(context, [[x(exactLogZ), TOP - 6], [x(exactLogZ), floor]], css(theme.orange), 1.5, DASHED);
+  _truth(plot, { exactLogZ, bracket }, xs, theme) {
+    const upright = (/** @type {number} */ at) => [TOP - 6, plot.height - BOTTOM].map((y) => [plot.x(at), y]);
+    if (bracket) bracketBand(plot, bracket, xs, theme, upright);
+    if (Number.isFinite(exactLogZ)) line(plot.context, upright(exactLogZ), css(theme.orange), 1.5, DASHED);
   }
 
   /** The pooled estimate, or the one run's, with its interval. @param {any} plot @param {number} pooled @param {number[]} ends @param {number} R @param {number} own @param {Theme} theme */
@@ -267,8 +252,10 @@ export class SpreadPlot extends Strip {
   /** @param {any} record @param {number} t @param {number[]} finite */
   _words(record, t, finite) {
     const { R, T, header, exactLogZ } = record;
-    const bar = t > 0 && Number.isFinite(record.logZError[t - 1]) ? ", ± 1 s.e." : "";
-    if (R === 1) return `one run${bar}: more runs show how far they differ`;
+    if (R === 1) {
+      const others = header.replicates;
+      return others ? `this run ± s.d. over ${others.runs} runs on other noise` : "one run: more show how far they differ";
+    }
     if (finite.length === 0) return "log Ẑ = −∞ in all runs";
     const mean = finite.reduce((a, b) => a + b, 0) / finite.length;
     const squares = finite.reduce((sum, value) => sum + (value - mean) ** 2, 0);
@@ -276,7 +263,7 @@ export class SpreadPlot extends Strip {
     const parts = [finite.length > 1 ? `s.d. ${number(deviation)} nats over ${finite.length} runs` : "one run is left"];
     if (finite.length < R) parts.push(`${R - finite.length} died (log Ẑ = −∞)`);
     if (!header.one_target) return parts.join("; ");
-    if (t === T && isKnown(exactLogZ) && Number.isFinite(record.pooled[t - 1])) {
+    if (t === T && Number.isFinite(exactLogZ) && Number.isFinite(record.pooled[t - 1])) {
       parts.push(`pooled − exact: ${number(record.pooled[t - 1] - exactLogZ)} nats`);
     }
     if (t > 0 && deviation > TRUSTED_SPREAD) parts.push("so wide a spread makes the interval too narrow");
@@ -286,15 +273,11 @@ export class SpreadPlot extends Strip {
 
 /** How unevenly the weight is spread: the share of the heaviest particles, one after the other. */
 export class LorenzPlot extends Strip {
-  constructor() {
-    super(
-      "Lorenz curve of the weights",
-      "lorenz",
-      "Share of the weight (up) that the heaviest particles hold (across). Equal weights lie on the dashed line.",
-    );
-  }
+  static about = [
+    "Lorenz curve of the weights", "lorenz",
+    "Share of the weight (up) that the heaviest particles hold (across). Equal weights lie on the dashed line.",
+  ];
 
-  /** @param {any} view */
   draw({ record, t, theme }) {
     const { K } = record;
     /** @type {[number, string][]} */

@@ -37,7 +37,6 @@ export class Factors {
     );
   }
 
-  /** @param {any[]} factors */
   show(factors) {
     this.el.hidden = factors.length === 0;
     const means = factors.map(({ mean_log_phi: mean }) => Number(mean));
@@ -152,18 +151,20 @@ export class SampleTable extends TextTable {
   }
 }
 
-/** @param {Sample} sample without what only this page knows */
-function exported({ text, weight, particles, log_phi, log_p0, ended_at }) {
-  return { text, weight, particles, log_phi, log_p0, ended_at };
-}
+/** What a download has of a sample; the rest only this page knows. */
+const EXPORTED = ["text", "weight", "particles", "log_phi", "log_p0", "ended_at"];
 
-/** Every text between quotation marks, its own doubled (RFC 4180). @param {Sample[]} samples */
+/**
+ * Every text between quotation marks, its own doubled (RFC 4180), and after an apostrophe where a
+ * spreadsheet would take it for a formula.
+ * @param {Sample[]} samples
+ */
 function samplesAsCsv(samples) {
-  const names = ["text", "weight", "particles", "log_phi", "log_p0", "ended_at"];
+  const inert = (/** @type {string} */ text) => (/^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
   const cell = (/** @type {any} */ value) =>
-    typeof value === "string" ? `"${value.replaceAll('"', '""')}"` : String(value ?? "");
-  const rows = samples.map((sample) => Object.values(exported(sample)).map(cell).join(","));
-  return `${[names.join(","), ...rows].join("\r\n")}\r\n`;
+    typeof value === "string" ? `"${inert(value).replaceAll('"', '""')}"` : String(value ?? "");
+  const rows = samples.map((sample) => EXPORTED.map((name) => cell(sample[name])).join(","));
+  return `${[EXPORTED.join(","), ...rows].join("\r\n")}\r\n`;
 }
 
 /** @param {any} header @param {Sample[]} samples */
@@ -173,7 +174,8 @@ function samplesAsJson(header, samples) {
   // JSON knows no infinity: as in the page's own data it is the word.
   const words = (/** @type {string} */ _, /** @type {any} */ value) =>
     typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
-  return `${JSON.stringify({ ...facts, samples: samples.map(exported) }, words, 1)}\n`;
+  const listed = samples.map((sample) => Object.fromEntries(EXPORTED.map((name) => [name, sample[name]])));
+  return `${JSON.stringify({ ...facts, samples: listed }, words, 1)}\n`;
 }
 
 /**

@@ -1,6 +1,6 @@
 /** @file What every view of a run shares: its record, its play head, its menu of runs, and its group. */
 
-import { Group, View, handshake } from "./contact.js";
+import { Group, View } from "./contact.js";
 import { clamp, h } from "./dom.js";
 import { RunMenu, Status } from "./panels.js";
 import { RunRecord } from "./record.js";
@@ -29,12 +29,12 @@ export class RunView extends View {
     this.empty = h("p", { class: "pv-empty" }, "Waiting for the first step …");
   }
 
-  /** @param {string[]} traits that the record comes in, beside header and pages @param {string[]} signs see `handshake` */
+  /** @param {string[]} traits that the record comes in, beside header and pages @param {string[]} signs see `_greet` */
   listen(traits, signs) {
     const { model, signal, root } = this;
     const load = () => this._later(() => this._read() && this.load());
-    for (const name of ["header", ...traits, ...PAGE_NAMES]) this._on(name, load);
-    this._on("step", () => this._later(() => this.seek(model.get("step"))));
+    this._on(["header", ...traits, ...PAGE_NAMES], load);
+    this._on(["step"], () => this._later(() => this.seek(model.get("step"))));
     const press = (/** @type {KeyboardEvent} */ event) => {
       if (event.altKey || event.ctrlKey || event.metaKey || !this.key(event)) return;
       event.preventDefault();
@@ -43,7 +43,7 @@ export class RunView extends View {
     root.addEventListener("keydown", press, { signal });
     signal.addEventListener("abort", () => clearTimeout(this.rest));
     if (this._read()) this.load();
-    if (!model.get("alone")) handshake(model, this.status.lost, signs, signal);
+    if (!model.get("alone")) this._greet(this.status.lost, signs);
   }
 
   /** Read the record again; whether anything has changed. */

@@ -2,7 +2,7 @@
 
 import { button, clamp, h, meter, number, percent, plural, table } from "./dom.js";
 import { key, methodName } from "./methods.js";
-import { ActionBar, readableText } from "./panels.js";
+import { ActionBar, NumberTable, readableText } from "./panels.js";
 
 /** Nats below log phi = 0 at which the bar of a text is empty. */
 const BAR_NATS = 8;
@@ -64,61 +64,50 @@ export class StaleNote {
   }
 }
 
+/** What the race tells of each method: titles, and what they mean. */
+const RACE_TITLES = [
+  ["method", ""],
+  ["updates", "Updates taken; skipped ones found no text with φ > 0"],
+  ["ESS", "Effective sample size as a share of the texts"],
+  ["lower bound", "Estimate of E[lower bound] in nats, with its 95 % t-interval"],
+  ["upper bound", "Estimate of E[upper bound] in nats, with its 95 % t-interval"],
+  ["gap", "Upper minus lower bound, in nats, ± one standard error"],
+  ["r", "Correlation of learned and optimal log ψ, means of each step removed"],
+  ["mean φ", "Mean of φ over texts of its own proposal, ± one standard error; an estimate"],
+];
+
 /** One row of numbers for each method; choosing a row chooses what the other panels show. */
 export class RaceTable {
   /** @param {(method: string) => void} choose @param {AbortSignal} signal */
   constructor(choose, signal) {
-    this.body = h("tbody");
-    const titles = [
-      ["method", ""],
-      ["updates", "Updates taken; skipped ones found no text with φ > 0"],
-      ["ESS", "Effective sample size as a share of the texts"],
-      ["lower bound", "Estimate of E[lower bound] in nats, with its 95 % t-interval"],
-      ["upper bound", "Estimate of E[upper bound] in nats, with its 95 % t-interval"],
-      ["gap", "Upper minus lower bound, in nats, ± one standard error"],
-      ["r", "Correlation of learned and optimal log ψ, means of each step removed"],
-      ["mean φ", "Mean of φ over texts of its own proposal, ± one standard error; an estimate"],
-    ];
-    const heads = titles.map(([title, tip]) => /** @type {any} */ ([title, { title: tip }]));
-    const labels = { role: "radiogroup", "aria-label": "Methods" };
-    this.el = h("div", { class: "tl-race pv-samples", ...labels }, table(heads, this.body));
+    this.table = new NumberTable({ class: "tl-race pv-samples", role: "radiogroup", "aria-label": "Methods" });
+    this.el = this.table.el;
     this.name = `tl${Math.random().toString(36).slice(2, 8)}`;
-    this.body.addEventListener("change", (event) => choose(event.target.value), { signal });
-    this.rows = new Map();
+    this.el.addEventListener("change", (event) => choose(event.target.value), { signal });
   }
 
   /** @param {any} view */
   show({ racers, chosen, looks, theme }) {
     const names = racers.map((racer) => racer.method).join() + theme.dark;
-    if (this.names !== names) this._rows(racers, theme);
-    this.names = names;
-    for (const racer of racers) {
-      const { cells, radio, row } = this.rows.get(racer.method);
-      radio.checked = racer === chosen;
+    const contents = racers.map((racer) => this._values(racer, looks).map((text) => ({ sign: text, nodes: [text] })));
+    const heads = () => RACE_TITLES.map(([title, tip]) => h("span", { title: tip }, title));
+    this.table.show(names, heads, () => racers.map((racer) => this._start(racer, racers.length, theme)), contents);
+    racers.forEach((racer, i) => {
+      const row = this.table.body.rows[i];
+      row.querySelector("input").checked = racer === chosen;
       row.classList.toggle("tl-chosen", racer === chosen && racers.length > 1);
-      const values = this._values(racer, looks);
-      cells.forEach((cell, i) => {
-        if (cell.textContent !== values[i]) cell.textContent = values[i];
-      });
-    }
+    });
   }
 
-  /** @param {any[]} racers @param {Theme} theme */
-  _rows(racers, theme) {
-    this.rows.clear();
-    for (const { method, proposal_only: only } of racers) {
-      const radio = h("input", { type: "radio", name: this.name, value: method });
-      radio.hidden = racers.length === 1;
-      const label = h("label", {}, radio, key(method, theme), h("b", {}, methodName(method)));
-      if (only) label.append(h("span", { class: "pv-note" }, " proposal only"));
-      const cells = Array.from({ length: 7 }, () => h("td"));
-      const row = h("tr", {}, h("td", {}, label), ...cells);
-      this.rows.set(method, { row, radio, cells });
-    }
-    this.body.replaceChildren(...[...this.rows.values()].map(({ row }) => row));
+  /** @param {any} racer @param {number} count of methods @param {Theme} theme */
+  _start({ method, proposal_only: only }, count, theme) {
+    const radio = h("input", { type: "radio", name: this.name, value: method });
+    radio.hidden = count === 1;
+    const label = h("label", {}, radio, key(method, theme), h("b", {}, methodName(method)));
+    if (only) label.append(h("span", { class: "pv-note" }, " proposal only"));
+    return label;
   }
 
-  /** @param {any} racer @param {any[]} looks */
   _values(racer, looks) {
     const last = racer.bounds.at(-1);
     const ess = racer.ess.at(-1);
@@ -155,7 +144,6 @@ export class BeforeAfter {
     return { heading, note, body, el };
   }
 
-  /** @param {any} view */
   show({ before, look, chosen, header }) {
     const texts = `the first of ${header.num_texts} texts`;
     this._fill(this.before, before, `mean φ ${this._mean(before)}; ${texts}`, header);
@@ -167,7 +155,6 @@ export class BeforeAfter {
     this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighted or resampled`, header);
   }
 
-  /** @param {any} samples */
   _mean(samples) {
     return samples ? `${number(samples.mean_phi[0], 3)} ± ${number(samples.mean_phi[1], 3)} s.e.` : "–";
   }

@@ -2,7 +2,9 @@
 
 import { css, number } from "./dom.js";
 import { drawMarker, methodName, styleOf } from "./methods.js";
-import { DASHED, LEFT, RIGHT, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf } from "./plot.js";
+import {
+  DASHED, LEFT, RIGHT, SHARE_TICKS, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word,
+} from "./plot.js";
 
 /** @param {number} goal @returns {[number, string][]} */
 function updateTicks(goal) {
@@ -14,12 +16,8 @@ const REMARKS = new Map([["ctl", " (up to a constant)"], ["nvi", " (need not fal
 
 /** Loss per update. With several methods each has a scale of its own. */
 export class LossPlot extends Strip {
-  constructor() {
-    const meaning = "What each update makes smaller. Losses of different methods do not compare.";
-    super("Loss", "loss", meaning);
-  }
+  static about = ["Loss", "loss", "What each update makes smaller. Losses of different methods do not compare."];
 
-  /** @param {any} view */
   draw({ racers, chosen, goal, theme }) {
     const own = racers.length > 1;
     const ranges = racers.map((racer) => rangeOf(racer.loss.map(([, value]) => value)));
@@ -40,19 +38,14 @@ export class LossPlot extends Strip {
 
 /** Effective sample size of each batch. */
 export class EssPlot extends Strip {
-  constructor() {
-    super(
-      "ESS of the batch",
-      "batch-ess",
-      "Effective sample size of the texts that the twist's proposal writes, weighted for the target, " +
-        "as a share of their number. 100 %: every text is worth the same.",
-    );
-  }
+  static about = [
+    "ESS of the batch", "batch-ess",
+    "Effective sample size of the texts that the twist's proposal writes, weighted for the target, " +
+      "as a share of their number. 100 %: every text is worth the same.",
+  ];
 
-  /** @param {any} view */
   draw({ racers, chosen, goal, theme, header }) {
-    const ticks = /** @type {[number, string][]} */ ([[0, "0 %"], [0.5, "50 %"], [1, "100 %"]]);
-    const plot = this.axes(theme, [0, goal], [0, 1], updateTicks(goal), ticks);
+    const plot = this.axes(theme, [0, goal], [0, 1], updateTicks(goal), SHARE_TICKS);
     for (const racer of racers) {
       const style = styleOf(racer.method, theme);
       drawPath(plot, racer.ess, style, racer === chosen ? 2 : 1.5);
@@ -67,11 +60,8 @@ export class EssPlot extends Strip {
 
 /** Lower and upper bounds on log Z, with intervals, and log Z where it is known. */
 export class BoundsPlot extends Strip {
-  constructor() {
-    super("Bounds on log Z", "bounds");
-  }
+  static about = ["Bounds on log Z", "bounds"];
 
-  /** @param {any} view */
   draw({ racers, chosen, goal, theme, header, logZ }) {
     const shown = racers.length > 1 ? [...racers.filter((r) => r !== chosen), chosen] : racers;
     const values = shown.flatMap(({ bounds }) => bounds.flatMap((row) => [row[1], row[4]]));
@@ -131,11 +121,8 @@ export class BoundsPlot extends Strip {
 
 /** Learned against optimal log psi, with the mean of each step removed from both. */
 export class ScatterPlot extends Strip {
-  constructor() {
-    super("Learned log ψ against the optimal one", "scatter");
-  }
+  static about = ["Learned log ψ against the optimal one", "scatter"];
 
-  /** @param {any} view */
   draw({ chosen, look, theme, note }) {
     const points = look?.points ?? [];
     const ends = points.flatMap(([, optimal, error, learned]) => [optimal - error, optimal + error, learned]);
@@ -144,11 +131,8 @@ export class ScatterPlot extends Strip {
     const plot = this.axes(theme, [low, high], [low, high], ticks, ticks);
     const { context, x, y, width } = plot;
     line(context, [[x(low), y(low)], [x(high), y(high)]], css(theme.muted), 1, DASHED);
-    context.fillStyle = css(theme.muted);
-    context.textAlign = "left";
-    context.fillText("↑ learned log ψ", LEFT + 6, TOP + 6);
-    context.textAlign = "right";
-    context.fillText("optimal log ψ* →", width - RIGHT - 4, y(low) - 6);
+    word(context, "↑ learned log ψ", LEFT + 6, TOP + 6, css(theme.muted), "left");
+    word(context, "optimal log ψ* →", width - RIGHT - 4, y(low) - 6, css(theme.muted), "right");
     const style = styleOf(chosen.method, theme);
     const few = points.length < 60;
     for (const [, optimal, error, learned] of points) {

@@ -1,7 +1,7 @@
 /** @file The view of a training: what is on show, and one draw a frame. */
 
-import { View, handshake, host } from "./contact.js";
-import { h } from "./dom.js";
+import { View, host } from "./contact.js";
+import { h, write } from "./dom.js";
 import { methodName } from "./methods.js";
 import { Heading, Status } from "./panels.js";
 import { BeforeAfter, RaceTable, StaleNote, TrainBar, trainingFacts } from "./train_panels.js";
@@ -25,7 +25,7 @@ class TrainView extends View {
     this._showStatus();
     this._showFolder();
     this.retheme();
-    handshake(model, this.status.lost, ["change:status", "change:curves"], signal);
+    this._greet(this.status.lost, ["status", "curves"]);
   }
 
   /** @param {HTMLElement} el */
@@ -47,9 +47,9 @@ class TrainView extends View {
   }
 
   _listen() {
-    for (const name of ["header", "curves", "looks"]) this._on(name, () => this.schedule());
-    this._on("status", () => this._showStatus());
-    this._on("folder", () => this._showFolder());
+    this._on(["header", "curves", "looks"], () => this.schedule());
+    this._on(["status"], () => this._showStatus());
+    this._on(["folder"], () => this._showFolder());
   }
 
   /** @param {string} act */
@@ -131,9 +131,7 @@ class TrainView extends View {
       : "";
     const bars = header.exact ? "." : "; bars: ± 1 s.e.";
     const scatter = `Nats, mean of each t removed. ψ*: ${note}${bars}${free}`;
-    [bounds, scatter].forEach((text, i) => {
-      if (this.notes[i].textContent !== text) this.notes[i].textContent = text;
-    });
+    [bounds, scatter].forEach((text, i) => write(this.notes[i], text));
   }
 }
 

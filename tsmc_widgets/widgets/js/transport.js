@@ -2,10 +2,33 @@
  * @file The transport bar: play head, buttons, keys. It moves a step; what is shown is not its business.
  */
 
-import { button, clamp, h, icon } from "./dom.js";
+import { button, clamp, h, icon, write } from "./dom.js";
 import { Menu } from "./panels.js";
 
 const SPEEDS = [1, 2, 4, 8, 16, 30];
+
+/** The step on show: a slider over all steps, and a readout. */
+export class StepSlider {
+  /** @param {(t: number) => void} seek @param {() => void} settled @param {AbortSignal} signal */
+  constructor(seek, settled, signal) {
+    this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
+    this.range.addEventListener("input", () => seek(Number(this.range.value)), { signal });
+    this.range.addEventListener("change", settled, { signal });
+    this.rail = h("div", { class: "pv-range" }, this.range);
+    this.readout = h("output", { class: "pv-readout" });
+  }
+
+  /** @param {number} t @param {number} T @param {string} [note] said with the step */
+  show(t, T, note = "") {
+    if (this.range.max !== String(T)) this.range.max = String(T);
+    if (this.range.value !== String(t)) this.range.value = String(t);
+    const place = `step ${t} of ${T}`;
+    const spoken = t === 0 ? `prompt, before step 1 of ${T}` : place;
+    const told = note ? `${spoken}, ${note}` : spoken;
+    if (this.told !== told) this.range.setAttribute("aria-valuetext", (this.told = told));
+    write(this.readout, place);
+  }
+}
 
 /** Play, pause, step, rewind and scrub over the recorded steps. */
 export class Transport {
@@ -30,11 +53,7 @@ export class Transport {
     const speed = { "aria-label": "Speed, steps a second" };
     this.speed = new Menu("speed", () => (this.rate = Number(this.speed.value)), signal, speed);
     this.speed.offer(SPEEDS.map((rate) => [String(rate), `${rate} / s`]), String(this.rate));
-    this.range = h("input", { type: "range", min: "0", step: "1", "aria-label": "Step shown" });
-    this.range.addEventListener("input", () => this.scrub(Number(this.range.value)), { signal });
-    this.range.addEventListener("change", () => on.settled(), { signal });
-    this.rail = h("div", { class: "pv-range" }, this.range);
-    this.readout = h("output", { class: "pv-readout" });
+    this.slider = new StepSlider((t) => this.scrub(t), () => on.settled(), signal);
     this.el = h(
       "div",
       { class: "pv-transport", role: "group", "aria-label": "Playback" },
@@ -46,7 +65,7 @@ export class Transport {
         this.playButton,
         control("step", "One step on (right arrow)", () => this.forward()),
       ),
-      this.readout,
+      this.slider.readout,
       this.speed.el,
     );
     signal.addEventListener("abort", () => this._stop());
@@ -59,13 +78,7 @@ export class Transport {
   update({ t, steps, T, complete, note }) {
     Object.assign(this, { t, steps, T, complete });
     this._show();
-    if (this.range.max !== String(T)) this.range.max = String(T);
-    if (this.range.value !== String(t)) this.range.value = String(t);
-    const place = `step ${t} of ${T}`;
-    const spoken = t === 0 ? `prompt, before step 1 of ${T}` : place;
-    const told = note ? `${spoken}, ${note}` : spoken;
-    if (this.told !== told) this.range.setAttribute("aria-valuetext", (this.told = told));
-    if (this.placed !== place) this.readout.textContent = this.placed = place;
+    this.slider.show(t, T, note);
   }
 
   /** Whether what is on show moves: played from the record, or followed as it is computed. */

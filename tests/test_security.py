@@ -1,0 +1,114 @@
+"""One test for each line of docs/security.md that is not about the app's server."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+from models.checkpoints import make_checkpoint
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import UnsupportedModelError
+from tsmc_widgets.experiments.execute import work
+from tsmc_widgets.models.loading import load_classifier, load_language_model
+from tsmc_widgets.targets.description import parse_potential
+from tsmc_widgets.widgets.factor_editor import PotentialEditor
+from tsmc_widgets.widgets.workbench_state import WorkbenchState
+
+STRANGER = "stranger_of_the_tests"
+FUNCTION = {"kind": "TextFunction", "function": f"{STRANGER}:f"}
+PROBLEM = {
+    "name": "named by a stranger",
+    "model": "table:rainy-week",
+    "prompt": "sun",
+    "num_steps": 2,
+    "potential": [FUNCTION],
+}
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Gives whether a module that lies on the path was imported."""
+    (tmp_path / f"{STRANGER}.py").write_text("def f(text):\n    return 0.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: STRANGER in sys.modules
+    sys.modules.pop(STRANGER, None)
+
+
+def test_a_visitor_names_no_function(stranger):
+    editor = PotentialEditor([{"kind": "TextFunction", "function": ""}], lambda: None)
+    with pytest.raises(Exception, match="Invalid selection"):
+        editor.rows[0].fields["function"].value = FUNCTION["function"]
+    row = editor.add({"kind": "Length", "at_least": 1})
+    whole = PotentialEditor([{"kind": "CountToken", "args": ["yes"], "at_least": 2}], lambda: None)
+    whole.rows[0].fields["json"].value = json.dumps(FUNCTION)
+    with pytest.raises(ValueError, match="not registered here"):
+        parse_potential(whole.parts)
+    assert row.error == ""
+    assert not stranger()
+
+
+def test_the_notebooks_functions_are_chosen_by_name():
+    tw.register_function(len, name="length of the tests")
+    row = PotentialEditor([{"kind": "TextFunction", "function": ""}], lambda: None).rows[0]
+    row.fields["function"].value = "length of the tests"
+    assert parse_potential([row.part]).describe() == "exp(length of the tests(text))"
+
+
+def test_a_file_names_no_function(stranger, tmp_path):
+    spec = tw.RunSpec(problem=PROBLEM, num_particles=2, num_runs=1)
+    page = WorkbenchState(spec=spec).save(tmp_path / "page.json")
+    with pytest.raises(ValueError, match=r"register_function\('stranger_of_the_tests:f'\), if"):
+        tw.Workbench.load(page)
+    with pytest.raises(ValueError, match="not registered here"):
+        tw.execute(tw.RunSpec.from_json(spec.to_json()))
+    assert not stranger()
+
+
+def test_a_worker_imports_nothing_by_name(stranger, tmp_path):
+    spec = tw.RunSpec(problem=PROBLEM, num_particles=2, num_runs=1, measures="runs")
+    answer = work(spec.to_json(), str(tmp_path / "shared"))
+    assert "not registered here" in answer["error"]["message"]
+    assert not stranger()
+
+
+def test_python_code_may_allow_a_function_of_a_file(stranger, tmp_path):
+    spec = tw.RunSpec(problem=PROBLEM, num_particles=2, num_runs=1)
+    page = WorkbenchState(spec=spec).save(tmp_path / "page.json")
+    tw.Workbench.load(page, functions=[FUNCTION["function"]]).close()
+    assert stranger()
+
+
+@pytest.mark.parametrize("load", [load_language_model, load_classifier])
+def test_a_model_folder_runs_no_code(tmp_path, monkeypatch, load):
+    folder = make_checkpoint("gpt2", tmp_path / "model")
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": own}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    with pytest.raises(UnsupportedModelError, match="code of its own, which is never run"):
+        load(folder)
+    assert not ran.exists()
+
+
+class Opens:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_pickled_weights_run_no_code(tmp_path):
+    folder = make_checkpoint("gpt2", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    ran = tmp_path / "ran"
+    torch.save({"lm_head.weight": Opens(ran)}, folder / "pytorch_model.bin")
+    with pytest.raises((UnsupportedModelError, FileNotFoundError, pickle.UnpicklingError)):
+        load_language_model(folder)
+    assert not ran.exists()
