@@ -5,6 +5,7 @@ jaxtyping shapes. The hook must stand before the package's first import, hence h
 """
 
 import os
+from functools import cache
 
 # Read by torch when it is first imported, and inherited by the kernels that tests start. Processes
 # that share the cores have one thread each.
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 # No test may depend on a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -24,3 +26,11 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("here")
 
 from browser_support import browser, chromium, open_notebook, page  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny transformers model with random weights, by the name of its architecture."""
+    from models.checkpoints import make_checkpoint
+
+    return cache(lambda name: make_checkpoint(name, tmp_path_factory.mktemp(name)))

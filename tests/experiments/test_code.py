@@ -1,9 +1,8 @@
 """The Python of a spec, executed, gives the very trace of the spec."""
 
-from dataclasses import fields
-
 import pytest
 import torch
+from smc.toys import differing
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.code import code_of
@@ -55,6 +54,17 @@ SPECS = {
         }
     },
     "another model": {"problem": "one-star-review", "lm": "storybook", "device": "cpu"},
+    "a text for an observation": {
+        "method": "shipped",
+        "problem": {
+            "name": "infilling-2-1", "model": "storybook", "num_steps": 2,
+            "prompt": "Once upon a time there was a",
+            "potential": {"kind": "Infilling", "num_tokens": 1, "observed": " girl"},
+        },
+    },
+    "a class for an observation": {
+        "problem": describe_problem("star-review-conditional"), "method": "shipped"
+    },
 }  # fmt: skip
 
 
@@ -70,23 +80,12 @@ def executed(spec, **options):
     return namespace["trace"]
 
 
-def differing(a, b):
-    return [
-        f.name
-        for f in fields(a.columns)
-        if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
-    ]
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_code_gives_every_column_to_the_byte(name):
     spec = tw.RunSpec(**{"num_particles": 12, "num_runs": 2, "seed": 3, **SPECS[name]})
     shown = start_spec(spec, top_k=2).run()
     again = executed(spec, top_k=2)
     assert differing(again, shown) == []
-    assert [t.tokens.tolist() for t in again.tables] == [t.tokens.tolist() for t in shown.tables]
-    assert again.info == shown.info
-    assert again.texts() == shown.texts()
 
 
 def test_one_that_only_proposes(tmp_path):
@@ -99,22 +98,6 @@ def test_one_that_only_proposes(tmp_path):
     spec = tw.RunSpec(
         problem="rainy-week", method="saved", twist=folder, num_particles=6, num_runs=1
     )
-    assert differing(executed(spec), start_spec(spec).run()) == []
-
-
-def test_a_twist_for_an_observation():
-    problem = {
-        "name": "infilling-2-1", "model": "storybook", "num_steps": 2,
-        "prompt": "Once upon a time there was a",
-        "potential": {"kind": "Infilling", "num_tokens": 1, "observed": " girl"},
-    }  # fmt: skip
-    spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
-    assert differing(executed(spec), start_spec(spec).run()) == []
-
-
-def test_a_class_for_an_observation():
-    problem = describe_problem("star-review-conditional")
-    spec = tw.RunSpec(problem=problem, method="shipped", num_particles=6, num_runs=1)
     assert differing(executed(spec), start_spec(spec).run()) == []
 
 

@@ -114,6 +114,8 @@ def test_only_separate_intervals_are_best():
     # Apart from one of the others is not enough.
     near, far = entry("b", 1.1, 1.2, 1.3), entry("c", 9.0, 9.1, 9.2)
     assert best(entry("a", 1.0, 1.1, 1.2), near, far) == []
+    # What is infinite loses.
+    assert best(entry("a", math.inf, math.inf), entry("b", 5.0, 5.1, 5.2)) == ["b"]
 
 
 def test_higher_lower_bounds_are_better():
@@ -142,10 +144,6 @@ def test_two_rules_of_one_method_compete():
         [entry("a", 1.0, 1.1, 1.2, rule="never"), entry("a", 5.0, 5.1, 5.2, rule="every step")]
     )
     assert [e.best for e in found] == [True, False]
-
-
-def test_what_is_infinite_loses():
-    assert best(entry("a", math.inf, math.inf), entry("b", 5.0, 5.1, 5.2)) == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +205,8 @@ def test_tables_are_written_to_files(small, tmp_path):
     assert "dpg, IWAE" in done.to_markdown("lower")
     assert "ctl, SMC" in done.to_markdown("lower")
     assert "over 3 seeds" in done.to_html("gap")
+    with pytest.raises(ValueError, match=r"quantity must be one of KL\(q"):
+        done.grid("kl")
 
 
 def test_failures_are_shown_and_the_others_compared():
@@ -251,11 +251,6 @@ def test_bad_requests_are_told(change, message):
     request = {"problems": "eos", "methods": "none", "seeds": 1, **change}
     with pytest.raises(ValueError, match=message):
         tw.compare(request.pop("problems"), request.pop("methods"), **request)
-
-
-def test_unknown_quantities_are_told(small):
-    with pytest.raises(ValueError, match=r"quantity must be one of KL\(q"):
-        small[0].grid("kl")
 
 
 def test_a_comparison_of_given_specs_exports_itself_whole(small, tmp_path):

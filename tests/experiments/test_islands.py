@@ -85,19 +85,6 @@ def test_what_can_not_be_split_is_told(changes, parts, message):
         tw.run_islands(spec(**changes), parts)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"island": (3, 3)}, "island must be one of 0 to 2; got 3"),
-        ({"island": (1,)}, "the i-th of M parts"),
-        ({"island": (0, 2), "measures": "bounds"}, "measures must be"),
-    ],
-)
-def test_islands_of_specs_are_checked(changes, message):
-    with pytest.raises(ValueError, match=message):
-        spec(**{"measures": "runs", **changes})
-
-
 def test_a_failed_island_is_told():
     with pytest.raises(SpecError, match="hidden state"):
         tw.run_islands(spec(method="ctl", training=tw.Training(form="MLP head")), 2)

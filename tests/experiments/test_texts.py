@@ -43,8 +43,7 @@ def test_every_rule_and_k_has_its_rows():
 
 
 def test_a_twist_that_only_proposes_gives_texts_too():
-    plan = tw.Training(num_updates=2, batch_size=10, pool=20)
-    rows = rows_of("dpg", training=plan)
+    rows = rows_of("dpg", training=tw.Training(num_updates=2, batch_size=10, pool=20))
     assert {rule for _, rule in rows} == {"never"}
 
 
@@ -53,11 +52,7 @@ def test_budgets_that_end_are_remarked():
     assert "of 40 found in 50 draws" in rows["mean log φ of texts", None]["remark"]
 
 
-def test_methods_of_texts_measure_nothing_else():
-    with pytest.raises(ValueError, match=r"'beam' gives texts and no weights"):
-        tw.RunSpec(problem="eos", method="beam")
-    with pytest.raises(ValueError, match="'beam' has no twist"):
-        tw.RunSpec(problem="eos", method="beam", measures="texts", proposal="twist")
+def test_texts_of_targets_that_wait_are_not_measured():
     with pytest.raises(ValueError, match="measured of targets that wait for none"):
         rows_of("none", problem="one-token-infilling")
 

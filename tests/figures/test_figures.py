@@ -204,14 +204,6 @@ def test_results_tables_are_read_too():
     assert len(kl_forest_figure(divergences, label="method").data)
 
 
-def test_two_values_at_one_place_are_refused():
-    frame = pd.concat([bounds_frame(("SMC",))] * 2)
-    with pytest.raises(ValueError, match="mean over seeds first"):
-        bounds_figure(frame)
-    with pytest.raises(ValueError, match="mean over seeds first"):
-        kl_forest_figure(pd.concat([kl_frame()] * 2), label="method")
-
-
 def test_gaps_below_zero_stand_on_the_floor():
     figure = gap_figure(gap_frame(lowest=-0.3))
     assert figure.data[0].y[2] == pytest.approx(0.02)
@@ -268,13 +260,19 @@ def test_tables_without_their_columns_are_refused(draw):
         draw(pd.DataFrame({"a": [1]}))
 
 
-def test_bad_words_are_refused():
-    with pytest.raises(ValueError, match="theme must be one of"):
-        bounds_figure(bounds_frame(), theme="sepia")
-    with pytest.raises(ValueError, match="estimate must be one of"):
-        bounds_figure(bounds_frame(), estimate="median")
-    with pytest.raises(ValueError, match="no rows"):
-        gap_figure(gap_frame().iloc[:0])
+@pytest.mark.parametrize(
+    ("draw", "frame", "options", "message"),
+    [
+        (bounds_figure, pd.concat([bounds_frame()] * 2), {}, "mean over seeds first"),
+        (kl_forest_figure, pd.concat([kl_frame()] * 2), {"label": "method"}, "mean over seeds fir"),
+        (bounds_figure, bounds_frame(), {"theme": "sepia"}, "theme must be one of"),
+        (bounds_figure, bounds_frame(), {"estimate": "median"}, "estimate must be one of"),
+        (gap_figure, gap_frame().iloc[:0], {}, "no rows"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, frame, options, message):
+    with pytest.raises(ValueError, match=message):
+        draw(frame, **options)
 
 
 @pytest.mark.browser

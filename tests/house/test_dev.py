@@ -147,29 +147,26 @@ def test_notebooks_and_benchmarks_are_there():
         dev.bench(Path("python"), ["nothing"])
 
 
-def test_first_set_up_makes_everything_and_the_second_nothing(project, done):
+@pytest.mark.parametrize(
+    ("choice", "recipe", "steps"),
+    [
+        ("cpu", "hash now", []),
+        ("cpu", "hash later", ["torch", "package"]),
+        ("default", "hash now", ["venv", "package"]),
+    ],
+    ids=["the same", "changed requirements keep the environment", "another torch"],
+)
+def test_first_set_up_makes_everything_and_the_second_what_changed(
+    project, done, monkeypatch, choice, recipe, steps
+):
     dev.set_up("cpu")
     assert done == ["venv", "torch", "package"]
     overrides = project / ".venv/share/jupyter/lab/settings/overrides.json"
     assert json.loads(overrides.read_text()) == dev.OVERRIDES
     done.clear()
-    dev.set_up("cpu")
-    assert done == []
-
-
-def test_changed_requirements_keep_the_environment(done, monkeypatch):
-    dev.set_up("cpu")
-    done.clear()
-    monkeypatch.setattr(dev, "recipe_hash", lambda: "hash later")
-    dev.set_up("cpu")
-    assert done == ["torch", "package"]
-
-
-def test_another_torch_makes_a_new_environment(done):
-    dev.set_up("cpu")
-    done.clear()
-    dev.set_up("default")
-    assert done == ["venv", "package"]
+    monkeypatch.setattr(dev, "recipe_hash", lambda: recipe)
+    dev.set_up(choice)
+    assert done == steps
 
 
 def test_interrupted_set_up_is_redone(done, monkeypatch):

@@ -11,7 +11,8 @@ import pytest
 import tsmc_widgets
 import tsmc_widgets.models
 
-HEAVY = {"IPython", "anywidget", "ipywidgets", "jupyterlab", "pandas", "plotly", "transformers"}
+HEAVY = {"IPython", "anywidget", "ipywidgets", "jupyterlab", "pandas", "plotly"}
+HEAVY |= {"tokenizers", "transformers"}
 LAZY = [tsmc_widgets, tsmc_widgets.models]
 
 
@@ -24,8 +25,16 @@ def stub_imports(package):
                 yield node.module, alias.name, alias.asname
 
 
-def test_import_loads_nothing_heavy():
-    code = "import sys, tsmc_widgets; print(*{name.split('.')[0] for name in sys.modules})"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tsmc_widgets",
+        "import tsmc_widgets.models, tsmc_widgets.testing",
+        "import tsmc_widgets.models.storybook as s; s.card()",
+    ],
+)
+def test_import_loads_nothing_heavy(code):
+    code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -52,12 +61,13 @@ def test_stubs_are_used_by_type_checkers():
         ("plotly", "bounds_figure", "lab"),
         ("anywidget", "Workbench", "lab"),
         ("transformers", "HuggingFaceLM", "hf"),
+        ("transformers", "models.HuggingFaceLM", "hf"),
     ],
 )
 def test_name_without_its_extra_says_how_to_install_it(package, name, extra):
     code = (
         f"import sys; sys.modules[{package!r}] = None\n"
-        "import tsmc_widgets as tw\n"
+        "import tsmc_widgets as tw, tsmc_widgets.models\n"
         f"try: tw.{name}\n"
         "except ImportError as error: print(type(error).__name__, error)"
     )
@@ -67,6 +77,7 @@ def test_name_without_its_extra_says_how_to_install_it(package, name, extra):
     assert f"'tsmc-widgets[{extra}]'" in told.stdout
 
 
-def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'tsmc_widgets' has no attribute 'Nothing'"):
-        _ = tsmc_widgets.Nothing
+@pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
+def test_unknown_name_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=f"'{package.__name__}' has no attribute 'Nothing'"):
+        _ = package.Nothing

@@ -6,7 +6,6 @@ import pytest
 import torch
 from learning.trainers import parameters, resumed
 from learning.worlds import EveryPair
-from models.checkpoints import make_checkpoint
 from smc.observed import ConditionalTables, infilling
 from smc.toys import table_target
 
@@ -151,8 +150,8 @@ class ThreeTones:
 
 @pytest.mark.parametrize("form", ["class, head", "tokens, body"])
 @pytest.mark.parametrize("method", ["ctl", "ppo"])
-def test_forms_on_a_transformers_model(form, method, tmp_path):
-    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+def test_forms_on_a_transformers_model(form, method, checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
     if form == "class, head":
         potential, twist = tw.ClassConditional(ThreeTones()), tw.ConditionalHeadTwist
         options = {"num_classes": 3}

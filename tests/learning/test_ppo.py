@@ -5,7 +5,6 @@ import torch
 from learning.tables import Everything, ParameterTable, full_target, unit_target
 from learning.trainers import make_trainer, parameters, resumed
 from learning.worlds import flat_gradient
-from models.checkpoints import make_checkpoint
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import AdaptiveKL, FixedKL, PPOSettings, TwistTrainer
@@ -93,8 +92,8 @@ class TestSteering:
         assert not torch.equal(parameters(one), parameters(other))
 
 
-def test_the_first_critic_does_not_depend_on_other_random_numbers(tmp_path):
-    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+def test_the_first_critic_does_not_depend_on_other_random_numbers(checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
     favoured = tw.TokenFunction(lambda tokens: -1.0 * (tokens % 3 == 0).sum(-1).double())
     target = tw.Target(lm, favoured, prompt="once upon", num_steps=3)
     found = []

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from models.checkpoints import make_checkpoint
 from smc.toys import chain
 
 import tsmc_widgets as tw
@@ -19,8 +18,8 @@ from tsmc_widgets.twists.bodies import BodyTwist
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory):
-    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("lm")))
+def target(checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
     return tw.Target(lm, tw.Constant(1.0), prompt=[1, 2], num_steps=4)
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from learning.tables import Everything, unit_target
 from learning.trainers import divergence, make_trainer, parameters
-from models.checkpoints import make_checkpoint
 from smc.toys import chain, table_target
 
 import tsmc_widgets as tw
@@ -235,8 +234,8 @@ class TestRefused:
         assert set(METHODS) == {*RECIPES, *SUMS, "ppo"}
 
 
-def test_a_head_on_a_transformers_model(tmp_path):
-    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+def test_a_head_on_a_transformers_model(checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
     favoured = tw.TokenFunction(
         lambda tokens: 1.5 * ((tokens % 3 == 0).sum(-1) - 6.0).double(), log_phi_max=0.0
     )

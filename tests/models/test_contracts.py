@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.checkpoints import ARCHITECTURES, WINDOW, make_checkpoint
+from models.checkpoints import ARCHITECTURES, WINDOW
 
 from tsmc_widgets.models import HuggingFaceLM, TabularLM, load_language_model
-from tsmc_widgets.models.protocol import LMStep, TeacherForced
+from tsmc_widgets.models.protocol import LMStep
 from tsmc_widgets.testing import check_language_model
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
+@pytest.fixture
+def gpt2(checkpoint):
+    return checkpoint("gpt2")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_keeps_the_contract(architecture, tmp_path):
-    lm = load_language_model(make_checkpoint(architecture, tmp_path))
+def test_every_architecture_keeps_the_contract(architecture, checkpoint):
+    lm = load_language_model(checkpoint(architecture))
     check_language_model(lm)
     check_language_model(lm, prompt_length=1, num_steps=4, batch=2, seed=1)
     check_language_model(lm, prompt_length=WINDOW + 3, num_steps=2 * WINDOW, batch=3, seed=2)
@@ -35,6 +35,16 @@ def test_a_context_too_short_for_the_check_is_told(gpt2):
         check_language_model(load_language_model(gpt2), num_steps=37)
 
 
+def answers(name, change):
+    """The method, with what it returns changed."""
+    return lambda self, *given, **more: change(getattr(HuggingFaceLM, name)(self, *given, **more))
+
+
+def reads(name, change):
+    """The method, with its tokens or its carry changed before."""
+    return lambda self, *given: getattr(HuggingFaceLM, name)(self, *change(*given))
+
+
 def write_in_place(self, tokens, carry):
     """The cache is lengthened where it stands, as a static cache would be."""
     step = HuggingFaceLM.advance(self, tokens, carry)
@@ -49,52 +59,24 @@ def overwrite_last_key(self, tokens, carry):
     return step
 
 
-def ignore_selection(self, tokens, carry):
+def ignore_selection(tokens, carry):
     if carry.rows is not None:
         carry = replace(carry, rows=torch.arange(len(carry.rows)) % carry.size)
-    return HuggingFaceLM.advance(self, tokens, carry)
+    return tokens, carry
 
 
-def sort_selection(self, tokens, carry):
-    if carry.rows is not None:
-        carry = replace(carry, rows=carry.rows.sort()[0])
-    return HuggingFaceLM.advance(self, tokens, carry)
+def sort_selection(tokens, carry):
+    return tokens, carry if carry.rows is None else replace(carry, rows=carry.rows.sort()[0])
 
 
-def unnormalised(self, tokens, carry):
-    step = HuggingFaceLM._read(self, tokens, carry)
-    return replace(step, log_probs=step.log_probs + 0.01)
-
-
-def half_precision(self, tokens, carry):
-    step = HuggingFaceLM._read(self, tokens, carry)
-    return replace(step, log_probs=step.log_probs.half())
-
-
-def temperature(self, tokens, carry):
-    step = HuggingFaceLM._read(self, tokens, carry)
+def temperature(step):
     return replace(step, log_probs=torch.log_softmax(step.log_probs / 0.9, -1))
 
 
-def temperature_everywhere(self, tokens, *, keep, **options):
-    logits, hidden = HuggingFaceLM._forward(self, tokens, keep=keep, **options)
-    return logits / 0.9, hidden
-
-
-def top_k(self, tokens, *, keep, **options):
-    logits, hidden = HuggingFaceLM._forward(self, tokens, keep=keep, **options)
+def top_k(found):
+    logits, hidden = found
     floor = logits.topk(20, dim=-1).values[..., -1:]
     return logits.masked_fill(logits < floor, -torch.inf), hidden
-
-
-def off_by_one(self, tokens, prompt_length):
-    forced = HuggingFaceLM.teacher_force(self, tokens, prompt_length)
-    return TeacherForced(forced.log_probs.roll(1, dims=1), forced.hidden)
-
-
-def hidden_off_by_one(self, tokens, prompt_length):
-    forced = HuggingFaceLM.teacher_force(self, tokens, prompt_length)
-    return TeacherForced(forced.log_probs, forced.hidden.roll(1, dims=1))
 
 
 def other_hidden(self, tokens, carry):
@@ -103,17 +85,7 @@ def other_hidden(self, tokens, carry):
     return step if carry is None else replace(step, hidden=step.hidden * 1.1)
 
 
-def without_gradient(self, tokens, prompt_length):
-    with torch.no_grad():
-        return HuggingFaceLM.teacher_force(self, tokens, prompt_length)
-
-
-def log_prob_of_other_token(self, tokens, prompt_length):
-    return HuggingFaceLM.log_prob(self, tokens.roll(1, dims=1), prompt_length)
-
-
-def batch_mean(self, tokens, carry):
-    step = HuggingFaceLM._read(self, tokens, carry)
+def batch_mean(step):
     mixed = torch.log_softmax(step.log_probs + 0.1 * step.log_probs.mean(0), -1)
     return LMStep(mixed, step.hidden, step.carry)
 
@@ -123,35 +95,59 @@ def lose_a_chunk(self, batch, length):
     return [chunks[0]] * len(chunks) if batch % len(chunks) == 0 else chunks
 
 
-def gradient_in_steps(self, tokens, carry):
-    with torch.enable_grad():
-        return HuggingFaceLM._read(self, tokens, carry)
+def rolled(name):
+    """One of what teacher_force answers, off by one place."""
+    return answers(
+        "teacher_force", lambda forced: replace(forced, **{name: getattr(forced, name).roll(1, 1)})
+    )
 
 
-BUGS = [
-    ("advance", write_in_place, "older carry"),
-    ("advance", overwrite_last_key, "must agree|older carry"),
-    ("advance", ignore_selection, "select"),
-    ("advance", sort_selection, "select"),
-    ("_read", unnormalised, "sum to 1"),
-    ("_read", half_precision, "float32 or float64"),
-    ("_read", temperature, "temperature 1"),
-    ("_forward", temperature_everywhere, "temperature 1"),
-    ("_forward", top_k, "full softmax"),
-    ("teacher_force", off_by_one, "teacher_force and stepping"),
-    ("teacher_force", hidden_off_by_one, "teacher_force and stepping"),
-    ("_read", other_hidden, r"prefill .*hidden"),
-    ("teacher_force", without_gradient, "keep gradients"),
-    ("log_prob", log_prob_of_other_token, "log_prob must be"),
-    ("_read", batch_mean, "softmax|alone"),
-    ("_chunks", lose_a_chunk, "max_rows"),
-    ("_read", gradient_in_steps, "must not carry a gradient"),
-]
+BUGS = {
+    "write_in_place": ("advance", write_in_place, "older carry"),
+    "overwrite_last_key": ("advance", overwrite_last_key, "must agree|older carry"),
+    "ignore_selection": ("advance", reads("advance", ignore_selection), "select"),
+    "sort_selection": ("advance", reads("advance", sort_selection), "select"),
+    "unnormalised": (
+        "_read",
+        answers("_read", lambda step: replace(step, log_probs=step.log_probs + 0.01)),
+        "sum to 1",
+    ),
+    "half_precision": (
+        "_read",
+        answers("_read", lambda step: replace(step, log_probs=step.log_probs.half())),
+        "float32 or float64",
+    ),
+    "temperature": ("_read", answers("_read", temperature), "temperature 1"),
+    "temperature_everywhere": (
+        "_forward",
+        answers("_forward", lambda found: (found[0] / 0.9, found[1])),
+        "temperature 1",
+    ),
+    "top_k": ("_forward", answers("_forward", top_k), "full softmax"),
+    "off_by_one": ("teacher_force", rolled("log_probs"), "teacher_force and stepping"),
+    "hidden_off_by_one": ("teacher_force", rolled("hidden"), "teacher_force and stepping"),
+    "other_hidden": ("_read", other_hidden, r"prefill .*hidden"),
+    "without_gradient": (
+        "teacher_force",
+        torch.no_grad()(HuggingFaceLM.teacher_force),
+        "keep gradients",
+    ),
+    "log_prob_of_other_token": (
+        "log_prob",
+        reads("log_prob", lambda tokens, length: (tokens.roll(1, dims=1), length)),
+        "log_prob must be",
+    ),
+    "batch_mean": ("_read", answers("_read", batch_mean), "softmax|alone"),
+    "lose_a_chunk": ("_chunks", lose_a_chunk, "max_rows"),
+    "gradient_in_steps": (
+        "_read",
+        torch.enable_grad()(HuggingFaceLM._read),
+        "must not carry a gradient",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("method", "bug", "message"), BUGS, ids=[bug.__name__ for _, bug, _ in BUGS]
-)
+@pytest.mark.parametrize(("method", "bug", "message"), BUGS.values(), ids=BUGS)
 def test_each_planted_bug_is_caught(method, bug, message, gpt2):
     broken = type("Broken", (HuggingFaceLM,), {method: bug})
     with pytest.raises(AssertionError, match=message):
@@ -161,9 +157,7 @@ def test_each_planted_bug_is_caught(method, bug, message, gpt2):
 def test_rows_that_see_each_other_are_caught_without_a_reference():
     class Mixed(TabularLM):
         def _step(self, index, length):
-            step = TabularLM._step(self, index, length)
-            mixed = torch.log_softmax(step.log_probs + 0.1 * step.log_probs.mean(0), -1)
-            return LMStep(mixed, None, step.carry)
+            return batch_mean(TabularLM._step(self, index, length))
 
     with pytest.raises(AssertionError, match="row read alone"):
         check_language_model(Mixed.random(3, 8, seed=0))

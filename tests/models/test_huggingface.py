@@ -21,14 +21,9 @@ from tsmc_widgets.models.huggingface import _inputs_of
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{{ 'once' }}"
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
-
-
 @pytest.fixture
-def lm(gpt2):
-    return HuggingFaceLM.from_pretrained(gpt2)
+def lm(checkpoint):
+    return HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
 
 
 @pytest.fixture
@@ -44,8 +39,8 @@ def tokens(batch, length, seed=0, vocab_size=60):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_cached_stepping_equals_the_bare_model_on_whole_prefixes(architecture, tmp_path):
-    lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path))
+def test_cached_stepping_equals_the_bare_model_on_whole_prefixes(architecture, checkpoint):
+    lm = HuggingFaceLM.from_pretrained(checkpoint(architecture))
     ids = tokens(6, 3 * WINDOW)
     generator = torch.Generator().manual_seed(1)
     step = lm.prefill(ids[:, :2])
@@ -62,10 +57,9 @@ def test_cached_stepping_equals_the_bare_model_on_whole_prefixes(architecture, t
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mistral", "gemma3"])
 @pytest.mark.parametrize("max_rows", [3, 5])
-def test_chunks_change_nothing_whatever_was_selected(architecture, max_rows, tmp_path):
-    folder = make_checkpoint(architecture, tmp_path)
-    whole = HuggingFaceLM.from_pretrained(folder)
-    parts = HuggingFaceLM.from_pretrained(folder, max_rows=max_rows)
+def test_chunks_change_nothing_whatever_was_selected(architecture, max_rows, checkpoint):
+    whole = HuggingFaceLM.from_pretrained(checkpoint(architecture))
+    parts = HuggingFaceLM.from_pretrained(checkpoint(architecture), max_rows=max_rows)
     ids = tokens(7, 3 * WINDOW)
     steps = [lm.prefill(ids[:, :3]) for lm in (whole, parts)]
     for at in range(3, ids.shape[1] - 1):
@@ -80,8 +74,8 @@ def test_chunks_change_nothing_whatever_was_selected(architecture, max_rows, tmp
         torch.testing.assert_close(steps[0].hidden, steps[1].hidden, atol=1e-5, rtol=0)
 
 
-def test_no_pass_reads_more_rows_than_allowed(gpt2, monkeypatch):
-    lm = HuggingFaceLM.from_pretrained(gpt2, max_rows=12)
+def test_no_pass_reads_more_rows_than_allowed(checkpoint, monkeypatch):
+    lm = HuggingFaceLM.from_pretrained(checkpoint("gpt2"), max_rows=12)
     seen = []
     forward = lm.model.forward
     monkeypatch.setattr(
@@ -151,8 +145,8 @@ def gradients(lm, log_prob):
 
 @pytest.mark.parametrize("max_rows", [None, 30])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_prompt_in_common_changes_nothing(architecture, max_rows, tmp_path, monkeypatch):
-    folder = make_checkpoint(architecture, tmp_path)
+def test_a_prompt_in_common_changes_nothing(architecture, max_rows, checkpoint, monkeypatch):
+    folder = checkpoint(architecture)
     lm = HuggingFaceLM.from_pretrained(folder, dtype=torch.float64, max_rows=max_rows)
     ids = tokens(5, 3 * WINDOW)
     ids[:, :6] = ids[0, :6]
@@ -180,8 +174,8 @@ def test_a_prompt_in_common_is_read_once(common, expected, lm):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_models_answer_in_float32(dtype, gpt2):
-    lm = HuggingFaceLM.from_pretrained(gpt2, dtype=dtype)
+def test_half_precision_models_answer_in_float32(dtype, checkpoint):
+    lm = HuggingFaceLM.from_pretrained(checkpoint("gpt2"), dtype=dtype)
     assert lm.model.dtype == dtype
     ids = tokens(2, 5)
     step = lm.prefill(ids)
@@ -313,8 +307,8 @@ class TestRefused:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "mistral", "gemma3", "gpt_neo"])
-def test_no_rows_have_no_answers(architecture, tmp_path):
-    lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path))
+def test_no_rows_have_no_answers(architecture, checkpoint):
+    lm = HuggingFaceLM.from_pretrained(checkpoint(architecture))
     ids = tokens(3, 2 * WINDOW)
     none, step = ids[:0], lm.prefill(ids[:, :-1])
     for empty in (

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import types
 
@@ -41,26 +40,10 @@ def lookups(monkeypatch):
     return asked
 
 
-def test_models_do_not_import_transformers():
-    code = (
-        "import sys, tsmc_widgets.models, tsmc_widgets.testing\n"
-        "assert 'transformers' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_without_transformers_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"transformers.*tsmc-widgets\[hf\]"):
         load_language_model(tmp_path)
-    monkeypatch.delitem(sys.modules, "tsmc_widgets.models.huggingface", raising=False)
-    import tsmc_widgets.models
-
-    monkeypatch.delitem(vars(tsmc_widgets.models), "HuggingFaceLM", raising=False)
-    with pytest.raises(MissingExtraError, match=r"HuggingFaceLM needs transformers"):
-        _ = tsmc_widgets.models.HuggingFaceLM
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = tsmc_widgets.models.Nothing
 
 
 def test_the_same_name_loads_once(tmp_path):

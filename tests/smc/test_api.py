@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from models.checkpoints import make_checkpoint
 from smc.toys import chain, eos_target, table_target
 
 import tsmc_widgets as tw
@@ -17,8 +16,8 @@ def target():
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2")))
+def lm(checkpoint):
+    return tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
 
 
 TARGETS = [

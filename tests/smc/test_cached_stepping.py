@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from models.checkpoints import ARCHITECTURES, make_checkpoint
+from models.checkpoints import ARCHITECTURES
 from smc.toys import counted_reads
 
 import tsmc_widgets as tw
@@ -27,14 +27,13 @@ def random_head(lm):
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    folder = make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2"))
-    return tw.load_language_model(folder)
+def gpt2(checkpoint):
+    return tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_records_are_what_whole_texts_give(architecture, tmp_path):
-    lm = tw.load_language_model(make_checkpoint(architecture, tmp_path))
+def test_records_are_what_whole_texts_give(architecture, checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint(architecture))
     target, twist = make_target(lm), random_head(lm)
     trace = tw.run_smc(
         target,

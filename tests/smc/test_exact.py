@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from models.checkpoints import make_checkpoint
 from scipy import stats
 from smc.toys import chain, counted_reads, eos_target, table_target
 
@@ -172,8 +171,8 @@ class TestRefused:
         with pytest.raises(BudgetError, match=match):
             tw.exact(table_target(3, 6, seed=0), max_sequences=100)
 
-    def test_a_large_vocabulary_is_told_before_the_model_reads(self, tmp_path, monkeypatch):
-        lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+    def test_a_large_vocabulary_is_told_before_the_model_reads(self, checkpoint, monkeypatch):
+        lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
         target = tw.Target(lm, tw.Constant(), prompt="once", num_steps=4)
         read = counted_reads(monkeypatch, lm)
         with pytest.raises(BudgetError, match="at step 3 of 4"):

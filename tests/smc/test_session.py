@@ -6,7 +6,6 @@ from dataclasses import fields
 
 import pytest
 import torch
-from models.checkpoints import make_checkpoint
 from smc.toys import TablePhi, chain, differing, eos_target, table_target
 
 import tsmc_widgets as tw
@@ -31,8 +30,8 @@ def eos_session(**settings):
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return tw.load_language_model(make_checkpoint("gpt2", tmp_path_factory.mktemp("gpt2")))
+def lm(checkpoint):
+    return tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
 
 
 def lm_session(lm):

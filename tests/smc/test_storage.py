@@ -40,7 +40,6 @@ def test_everything_comes_back(trace, path):
     assert differing(loaded, trace) == []
     for f in fields(trace.columns):
         assert getattr(loaded.columns, f.name).dtype == getattr(trace.columns, f.name).dtype
-    assert loaded.texts() == trace.texts()
     assert dict(loaded.token_texts) == dict(trace.token_texts)
     assert loaded.to_frame().equals(trace.to_frame())
     assert len(loaded.tables) == 4

@@ -53,13 +53,18 @@ def eos_target(num_steps=4, *, potential=None):
     )
 
 
-def differing(a, b):
-    """Names of everything in which two traces differ: columns to the byte, tables, info, texts."""
-    found = [
+def differing_columns(a, b):
+    """Names of the columns that are not the same to the byte in two traces."""
+    return [
         f.name
         for f in fields(a.columns)
         if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
     ]
+
+
+def differing(a, b):
+    """Names of everything in which two traces differ: columns to the byte, tables, info, texts."""
+    found = differing_columns(a, b)
     for name in ("rows", "tokens", "log_p", "log_q", "log_psi"):
         pairs = zip(a.tables, b.tables, strict=True)
         if not all(torch.equal(getattr(x, name), getattr(y, name)) for x, y in pairs):

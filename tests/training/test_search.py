@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from learning.tables import unit_target
-from models.checkpoints import make_checkpoint
 
 import tsmc_widgets as tw
 from training.search import search_settings
@@ -85,8 +84,8 @@ def test_a_training_that_breaks_down_is_last(monkeypatch):
     assert result.best.batch_size == 64
 
 
-def test_conditional_targets(tmp_path):
-    lm = tw.load_language_model(make_checkpoint("gpt2", tmp_path))
+def test_conditional_targets(checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
     target = tw.Target(lm, tw.Infilling(num_tokens=1), prompt="once upon", num_steps=2)
     result = search_settings(
         target,

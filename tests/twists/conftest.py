@@ -1,23 +1,7 @@
 import pytest
-from models.checkpoints import make_checkpoint
 from twists.forms import LMS
 
 from tsmc_widgets.models import HuggingFaceLM
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """Folder of a tiny transformers model with random weights, by the name of its architecture."""
-    folders = {}
-
-    def make(architecture):
-        if architecture not in folders:
-            folders[architecture] = make_checkpoint(
-                architecture, tmp_path_factory.mktemp(architecture)
-            )
-        return folders[architecture]
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import tsmc_widgets as tw
+from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.record import NUM_PAGES
 from tsmc_widgets.widgets.session import leave_a_core
@@ -23,6 +25,12 @@ WORDS = [
     "\n",
     "\t",
     " ",
+]
+
+EVIL = [
+    "</script><script>globalThis.hacked=1</script>",
+    '<img/src=x/onerror="hacked=1">',
+    "日本\n,b",
 ]
 
 FAKE_MODEL = """
@@ -237,6 +245,38 @@ def open_state(page):
         return page
 
     return show
+
+
+@pytest.fixture(scope="session")
+def evil_target():
+    """Every text in it tries to be HTML, the prompt and the potential's name as well."""
+    rows = [[0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.4, 0.4, 0.2]]
+    lm = TabularLM.markov([0.4, 0.3, 0.3], rows, symbols=EVIL, separator=" ")
+    potential = tw.AvoidsToken(EVIL[0]) * tw.ContainsToken(EVIL[1])
+    return tw.Target(lm, potential, prompt=EVIL[2], num_steps=4)
+
+
+@pytest.fixture(scope="session")
+def evil_trace(evil_target):
+    """Six runs of it, some of their particles dead."""
+    return tw.run_smc(evil_target, num_particles=32, num_runs=6, seed=2, dead_runs="keep", top_k=3)
+
+
+@pytest.fixture
+def visit(page, tmp_path):
+    """Function that writes a view, opens the file offline and lists the requests it made."""
+
+    def open_file(shown, **options):
+        requests = []
+        page.context.set_offline(True)
+        page.on("request", lambda request: requests.append(request.url))
+        path = shown.to_html(tmp_path / "run.html", **options)
+        page.goto(path.as_uri())
+        # The page's policy forbids what wait_for_function does: wait on what is to be seen.
+        page.locator(".pv-row").first.wait_for(state="attached")
+        return path, requests
+
+    return open_file
 
 
 @pytest.fixture

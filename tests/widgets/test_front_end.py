@@ -1,8 +1,14 @@
-"""How a widget's modules and style sheets become one text."""
+"""How a widget's modules and style sheets become one text, and what all these texts share."""
+
+import re
 
 import pytest
 
-from tsmc_widgets.widgets.front_end import join_modules
+from tsmc_widgets.widgets.front_end import CompareView, TrainView, join_modules
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
+
+VIEWS = pytest.mark.parametrize("view", [ParticleView, RunPanels, TrainView, CompareView])
+DANGEROUS = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "</script")
 
 
 @pytest.fixture
@@ -64,3 +70,19 @@ def test_style_sheets_are_joined_in_the_same_way(write):
 def test_what_cannot_be_joined_is_named(write, files, message):
     with pytest.raises(ImportError, match=message):
         join_modules(write(**files))
+
+
+@VIEWS
+def test_script_is_one_module_that_never_parses_text_as_html(view):
+    assert view._esm.count("export default") == 1
+    assert not re.findall(r"^(?:import|export (?!default)) .*", view._esm, flags=re.MULTILINE)
+    for name in DANGEROUS:
+        assert name not in view._esm
+    assert "</style" not in view._css
+
+
+@VIEWS
+def test_hello_is_answered(view):
+    shown = view()
+    shown.set_state({"hello": 17})
+    assert shown.welcome == 17

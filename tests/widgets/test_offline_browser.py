@@ -4,46 +4,9 @@ import re
 
 import pytest
 
-import tsmc_widgets as tw
-from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.particle_view import ParticleView
 
 pytestmark = pytest.mark.browser
-
-EVIL = [
-    "</script><script>globalThis.hacked=1</script>",
-    "<img/src=x/onerror=hacked=1>",
-    "naïve日本",
-]
-
-
-@pytest.fixture
-def evil_trace():
-    """A real run whose tokens, prompt and potential all try to be HTML."""
-    lm = TabularLM.markov(
-        [0.4, 0.3, 0.3],
-        [[0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.4, 0.4, 0.2]],
-        symbols=EVIL,
-        separator=" ",
-    )
-    target = tw.Target(lm, tw.AvoidsToken(EVIL[0]), prompt=EVIL[2], num_steps=6)
-    return tw.run_smc(target, num_particles=64, num_runs=3, top_k=3, seed=2)
-
-
-@pytest.fixture
-def visit(page, tmp_path):
-    """Function that writes a view, opens the file offline and lists the requests it made."""
-
-    def open_file(view, **options):
-        requests = []
-        page.context.set_offline(True)
-        page.on("request", lambda request: requests.append(request.url))
-        path = view.to_html(tmp_path / "run.html", **options)
-        page.goto(path.as_uri())
-        page.locator(".pv-row").first.wait_for(state="attached")
-        return path, requests
-
-    return open_file
 
 
 def at_step(page, text):

@@ -1,23 +1,13 @@
-"""The particle view's traits, without a browser."""
+"""The traits of the particle view and of the panels beside it, without a browser."""
 
+import numpy as np
 import pytest
 
-from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.record import Recorder
+import tsmc_widgets as tw
+from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
+from tsmc_widgets.widgets.record import NUM_PAGES, Recorder, unpack
 
-
-def pages_of(view):
-    return [getattr(view, f"page{i}") for i in range(16)]
-
-
-def sent(trace, **options):
-    encoded = Recorder().encode(trace, **options)
-    return [encoded[f"page{i}"] for i in range(16)]
-
-
-def same(pages, others):
-    """Whether all pages are equal; an assertion on bytes would take minutes to explain them."""
-    return all(page == other for page, other in zip(pages, others, strict=True))
+BOTH = pytest.mark.parametrize("kind", [ParticleView, RunPanels])
 
 
 def test_everything_is_there_from_the_start(make_trace):
@@ -26,29 +16,37 @@ def test_everything_is_there_from_the_start(make_trace):
     state = view.get_state()
     assert state["header"]["target"] == "φ is mine"
     assert state["header"]["exact_log_z"] == -2.0
-    assert same(pages_of(view), sent(trace))
+    encoded = Recorder().encode(trace)
+    # Of a truth value: an assertion on bytes would take minutes to explain them.
+    assert all(getattr(view, f"page{i}") == encoded[f"page{i}"] for i in range(NUM_PAGES))
 
 
-def test_update_sends_header_and_new_pages_together(make_trace):
-    view = ParticleView()
+@BOTH
+def test_update_sends_header_and_new_pages_together(make_trace, kind):
+    view = kind()
     view.update(make_trace(K=4, T=32, done=9), run_id=1)
     messages = []
     view.send_state = lambda key=None: messages.append(set(key)) if key else None
-    view.update(make_trace(K=4, T=32, done=10), run_id=1)
+    for _ in range(2):
+        view.update(make_trace(K=4, T=32, done=10), run_id=1)
     assert messages == [{"header", "page4"}]
-    view.update(make_trace(K=4, T=32, done=10), run_id=1)
-    assert len(messages) == 1
+    view.update(make_trace(K=4, T=32, done=32), run_id=1)
+    assert "page4" not in messages[-1]
+    assert ("samples" in messages[-1]) == (kind is RunPanels)
 
 
-def test_another_run_is_shown_when_the_front_end_asks(make_trace):
-    trace = make_trace(K=4, T=3, num_runs=3)
-    view = ParticleView(trace, run=1)
+@BOTH
+def test_another_run_is_shown_when_the_front_end_asks(make_trace, kind):
+    trace = make_trace(K=4, T=1, num_runs=3)
+    view = kind(trace, run=1)
     assert view.header["run"] == 1
     view.set_state({"run": 2})
-    assert view.header["run"] == 2
-    assert view.header["id"] == 2
-    view.update(make_trace(K=4, T=3))
+    assert (view.header["run"], view.header["id"]) == (2, 2)
+    assert np.array_equal(unpack(view.page0)[1]["log_z"], trace.columns.log_z[2])
+    view.update(make_trace(K=4, T=1))
     assert view.header["run"] == view.run == 0
+    # Encoded once: pages that were sent twice would come under two numbers.
+    assert view.header["id"] == 3
 
 
 def test_a_run_that_is_not_there_is_named(make_trace):
@@ -56,6 +54,10 @@ def test_a_run_that_is_not_there_is_named(make_trace):
         ParticleView(make_trace(K=4, T=3, num_runs=3), run=5)
 
 
-def test_nothing_to_write_is_said():
+@BOTH
+def test_a_page_is_of_one_trace(make_trace, tmp_path, kind):
     with pytest.raises(ValueError, match="no trace to write yet"):
-        ParticleView().to_html("never.html")
+        kind().to_html(tmp_path / "page.html")
+    view, other = tw.ParticleView(make_trace(K=4, T=3)), make_trace(K=4, T=3)
+    with pytest.raises(ValueError, match="give both the same"):
+        RunPanels(other).to_html(tmp_path / "page.html", view=view)

@@ -97,30 +97,6 @@ def test_factors_come_with_the_target_once_the_run_is_done(target):
     assert [each["killed"] for each in panels.header["factors"]] == [s.killed for s in shares]
 
 
-def test_a_run_that_grows_sends_its_last_page_only(make_trace):
-    panels = RunPanels()
-    panels.update(make_trace(K=4, T=32, done=9), run_id=1)
-    messages = []
-    panels.send_state = lambda key=None: messages.append(set(key)) if key else None
-    panels.update(make_trace(K=4, T=32, done=10), run_id=1)
-    assert messages == [{"header", "page4"}]
-    panels.update(make_trace(K=4, T=32, done=32), run_id=1)
-    assert "samples" in messages[-1]
-    assert "page4" not in messages[-1]
-
-
-def test_another_run_is_shown_when_the_front_end_asks(trace):
-    panels = RunPanels(trace, run=1)
-    panels.set_state({"run": 2})
-    assert panels.header["run"] == 2
-    assert panels.header["id"] == 2
-    assert np.array_equal(column(panels, "log_z"), trace.columns.log_z[2].numpy())
-    panels.update(trace.run(0))
-    assert panels.header["run"] == panels.run == 0
-    # Encoded once: pages that were sent twice would come under two numbers.
-    assert panels.header["id"] == 3
-
-
 @pytest.mark.parametrize("bracket", [(-3, -2.5), SimpleNamespace(lower=-3.0, upper=-2.5)])
 def test_a_bracket_has_two_ends(trace, bracket):
     assert RunPanels(trace, bracket=bracket).header["bracket"] == [-3.0, -2.5]
@@ -133,10 +109,3 @@ def test_anything_else_is_refused_and_what_was_shown_stays(trace, bracket):
     with pytest.raises(ValueError, match="the lower one first"):
         panels.update(trace, bracket=bracket)
     assert panels.header["bracket"] is None
-
-
-def test_a_page_is_of_one_trace(trace, tmp_path):
-    with pytest.raises(ValueError, match="no trace to write yet"):
-        RunPanels().to_html(tmp_path / "page.html")
-    with pytest.raises(ValueError, match="give both the same"):
-        RunPanels(trace).to_html(tmp_path / "page.html", view=tw.ParticleView(trace.run(0)))

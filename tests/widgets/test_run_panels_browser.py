@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from playwright.sync_api import expect
-from widgets.conftest import WORDS, traits_of
+from widgets.conftest import EVIL, WORDS, traits_of
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
@@ -16,38 +16,16 @@ from view_support import SEND
 
 pytestmark = pytest.mark.browser
 
-EVIL = ["<script>globalThis.hacked=1</script>", '<img/src=x/onerror="hacked=1">', "a\n,b"]
 DEAD = {"K": 8, "T": 5, "done": 3, "all_dead_at": 3}
 PARTICLES = ".pv:not(.rp)"
 
 
-@pytest.fixture(scope="module")
-def target():
-    """Every text in it tries to be HTML, the potential's name as well."""
-    rows = [[0.2, 0.4, 0.4], [0.4, 0.2, 0.4], [0.4, 0.4, 0.2]]
-    lm = TabularLM.markov([0.4, 0.3, 0.3], rows, symbols=EVIL, separator=" ")
-    potential = tw.AvoidsToken(EVIL[0]) * tw.ContainsToken(EVIL[1])
-    return tw.Target(lm, potential, prompt=EVIL[2], num_steps=4)
-
-
-@pytest.fixture(scope="module")
-def trace(target):
-    return tw.run_smc(target, num_particles=32, num_runs=6, seed=2, dead_runs="keep")
-
-
 @pytest.fixture
-def visit(page, tmp_path):
+def visit_both(visit, page):
     """Function that writes both views into a file and opens it offline."""
 
     def open_file(trace, **options):
-        requests = []
-        page.context.set_offline(True)
-        page.on("request", lambda request: requests.append(request.url))
-        view = tw.ParticleView(trace)
-        path = RunPanels(trace, **options).to_html(tmp_path / "run.html", view=view)
-        page.goto(path.as_uri())
-        # The page's policy forbids what wait_for_function does: wait on what is to be seen.
-        page.locator(".pv-row").first.wait_for(state="attached")
+        path, requests = visit(RunPanels(trace, **options), view=tw.ParticleView(trace))
         page.locator(".rp .pv-strip-ess .pv-strip-value", has_text="of").wait_for()
         assert requests == [path.as_uri()]
         return page
@@ -63,8 +41,8 @@ def said(page, name):
     return page.locator(f".rp .pv-strip-{name} .pv-strip-value")
 
 
-def test_play_heads_move_together_both_ways(visit, make_trace):
-    page = visit(make_trace(K=8, T=10))
+def test_play_heads_move_together_both_ways(visit_both, make_trace):
+    page = visit_both(make_trace(K=8, T=10))
     page.locator(".pv-scroller").focus()
     page.keyboard.press("Home")
     both_at(page, 0)
@@ -86,9 +64,9 @@ def test_play_heads_move_together_both_ways(visit, make_trace):
     both_at(page, 10)
 
 
-def test_both_show_the_run_that_is_picked(visit, make_trace):
+def test_both_show_the_run_that_is_picked(visit_both, make_trace):
     trace = make_trace(K=8, T=6, num_runs=4)
-    page = visit(trace)
+    page = visit_both(trace)
     first, last = page.get_by_label("Run shown").all()
     for chosen, other, run in [(last, first, 2), (first, last, 1)]:
         chosen.select_option(str(run))
@@ -100,36 +78,36 @@ def test_both_show_the_run_that_is_picked(visit, make_trace):
         expect(row.locator(".pv-cell").last).to_have_text(word.strip() or "␣")
 
 
-def test_what_the_panels_show_is_not_drawn_twice(visit, make_trace):
-    page = visit(make_trace(K=8, T=6))
+def test_what_the_panels_show_is_not_drawn_twice(visit_both, make_trace):
+    page = visit_both(make_trace(K=8, T=6))
     assert page.locator(f"{PARTICLES} .pv-strip:visible").count() == 0
     assert page.locator(f"{PARTICLES} .pv-samples:visible").count() == 0
     assert page.locator(".rp .pv-strip:visible").count() == 6
 
 
-def test_a_sample_is_found_in_the_particle_view(visit, trace):
-    page = visit(trace)
+def test_a_sample_is_found_in_the_particle_view(visit_both, evil_trace):
+    page = visit_both(evil_trace)
     page.locator(".rp-samples tbody tr").first.click()
     slot = page.locator(".rp-samples tbody tr").first.get_attribute("data-slot")
     expect(page.locator('.pv-row[aria-selected="true"]')).to_have_attribute("data-slot", slot)
 
 
-def test_every_number_says_what_it_is(open_panels, trace):
-    page = open_panels(RunPanels(trace, exact_log_z=-1.25, bracket=(-1.5, -1.125)))
+def test_every_number_says_what_it_is(open_panels, evil_trace):
+    page = open_panels(RunPanels(evil_trace, exact_log_z=-1.25, bracket=(-1.5, -1.125)))
     log_z = said(page, "logz").inner_text()
     assert log_z.startswith("pooled estimate ")
     assert ", 95 % [" in log_z
-    assert log_z.endswith(f"run 1: {minus(trace.log_z[0])} nats")
+    assert log_z.endswith(f"run 1: {minus(evil_trace.log_z[0])} nats")
     assert page.locator(".rp-key").inner_text().split("\n")[-2:] == [
         "exact log Z −1.25",
         "certified bracket [−1.50, −1.13]",
     ]
     assert "nats over 6 runs" in said(page, "spread").inner_text()
     assert "pooled − exact: " in said(page, "spread").inner_text()
-    assert said(page, "ess").inner_text().startswith(f"{float(trace.ess[0, -1]):.1f} of 32")
-    left = int(trace.surviving_ancestors()[0, 0])
+    assert said(page, "ess").inner_text().startswith(f"{float(evil_trace.ess[0, -1]):.1f} of 32")
+    left = int(evil_trace.surviving_ancestors()[0, 0])
     assert said(page, "ancestors").inner_text() == f"{left} of 32 first tokens left"
-    held = top_tenth(trace.weights[0])
+    held = top_tenth(evil_trace.weights[0])
     assert said(page, "lorenz").inner_text() == (
         f"the heaviest 10 % of particles hold {held:.0f} % of the weight"
     )
@@ -145,18 +123,18 @@ def top_tenth(weights):
     return 100 * float(largest[:3].sum() + 0.2 * largest[3])
 
 
-def test_texts_are_never_markup(visit, trace, target):
-    page = visit(trace, target=target)
+def test_texts_are_never_markup(visit_both, evil_trace, evil_target):
+    page = visit_both(evil_trace, target=evil_target)
     assert page.locator("main img, main script").count() == 0
     assert EVIL[1] in page.text_content(".rp-samples")
     assert f'avoids token "{EVIL[0]}"' in page.text_content(".rp-factors")
     assert page.evaluate("globalThis.hacked") is None
 
 
-def test_factors_say_what_they_end(open_panels, trace, target):
-    page = open_panels(RunPanels(trace, target=target))
+def test_factors_say_what_they_end(open_panels, evil_trace, evil_target):
+    page = open_panels(RunPanels(evil_trace, target=evil_target))
     rows = page.locator(".rp-factors tbody tr")
-    shares = tw.factor_breakdown(trace, target)
+    shares = tw.factor_breakdown(evil_trace, evil_target)
     assert rows.count() == 2
     for row, share in zip(rows.all(), shares, strict=True):
         mean, killed, alone = row.locator("td").all_inner_texts()
@@ -171,9 +149,9 @@ def downloaded(page, kind):
     return download.value.path().read_text("utf-8"), download.value.suggested_filename
 
 
-def test_samples_are_downloaded_whole_without_a_network(visit, trace):
-    page = visit(trace)
-    frame = trace.to_frame().query("run == 0")
+def test_samples_are_downloaded_whole_without_a_network(visit_both, evil_trace):
+    page = visit_both(evil_trace)
+    frame = evil_trace.to_frame().query("run == 0")
     text, name = downloaded(page, "CSV")
     assert name == "samples_run_1.csv"
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -197,16 +175,16 @@ def test_samples_are_downloaded_whole_without_a_network(visit, trace):
     ]
 
 
-def test_no_sample_is_a_formula_in_a_spreadsheet(visit):
+def test_no_sample_is_a_formula_in_a_spreadsheet(visit_both):
     lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["=A1", "-1.5"], separator="")
     target = tw.Target(lm, tw.Constant(), prompt="=A1", num_steps=1)
-    text, _ = downloaded(visit(tw.run_smc(target, num_particles=32)), "CSV")
+    text, _ = downloaded(visit_both(tw.run_smc(target, num_particles=32)), "CSV")
     rows = csv.DictReader(io.StringIO(text, newline=""))
     assert {row["text"] for row in rows} == {"'=A1", "-1.5"}
 
 
-def test_the_table_is_sorted_by_any_column(open_panels, trace):
-    page = open_panels(RunPanels(trace))
+def test_the_table_is_sorted_by_any_column(open_panels, evil_trace):
+    page = open_panels(RunPanels(evil_trace))
     shown = page.locator('.rp-samples td[data-key="log_p0"]')
     for direction in ("descending", "ascending"):
         page.get_by_role("button", name="log p₀").click()
@@ -308,8 +286,8 @@ def test_a_sample_of_other_runs_is_not_looked_for_here(open_view, make_trace):
     assert page.evaluate("root._view.selection.slot") == 3
 
 
-def test_styles_may_come_in_any_order(open_panels, page, trace, target):
-    open_panels(RunPanels(trace, target=target))
+def test_styles_may_come_in_any_order(open_panels, page, evil_trace, evil_target):
+    open_panels(RunPanels(evil_trace, target=evil_target))
     width = "root.querySelector('.rp-factors tbody th').offsetWidth"
     before = page.evaluate(width)
     page.add_style_tag(content=tw.ParticleView._css)

@@ -46,11 +46,12 @@ def live(told):
     assert live._thread is None or not live._thread.is_alive()
 
 
-def test_runs_to_the_end_and_always_tells_it(live, told):
-    live.submit(lambda: Session(5))
+def test_the_first_step_is_told_at_once_and_the_end_always(live, told):
+    live.submit(lambda: Session(50))
     assert live.wait(5)
-    assert (told[-1].state, told[-1].trace, told[-1].error) == ("done", 5, None)
-    assert live.trace == 5
+    assert [progress.trace for progress in told if progress.state == "running"][:2] == [None, 1]
+    assert (told[-1].state, told[-1].trace, told[-1].error) == ("done", 50, None)
+    assert live.trace == 50
 
 
 def test_reports_at_most_ten_times_a_second(live, told):
@@ -59,12 +60,6 @@ def test_reports_at_most_ten_times_a_second(live, told):
     assert live.wait(5)
     running = [progress for progress in told if progress.state == "running"]
     assert len(running) <= 3 + (time.monotonic() - begun) / PUBLISH_SECONDS
-
-
-def test_the_first_step_is_told_at_once(live, told):
-    live.submit(lambda: Session(50))
-    assert live.wait(5)
-    assert [progress.trace for progress in told if progress.state == "running"][:2] == [None, 1]
 
 
 def test_hold_release_and_single_steps(live, told):

@@ -1,6 +1,5 @@
 """Controls, presets, runs and two runs side by side, without a browser."""
 
-import math
 import re
 import threading
 from dataclasses import asdict
@@ -44,6 +43,13 @@ def lm():
 def dead_end():
     """A model that never writes b."""
     return TabularLM.markov([1.0, 0.0], [[1.0, 0.0], [1.0, 0.0]], symbols="ab", separator=" ")
+
+
+@pytest.fixture
+def dead(dead_end):
+    """A run on it that asks for b."""
+    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
+    return tw.run_smc(target, num_particles=4, dead_runs="keep")
 
 
 class Stars:
@@ -105,16 +111,6 @@ def test_unknown_choices_are_refused(values):
 def test_word_that_cannot_be_written_is_named(lm):
     with pytest.raises(UnknownTokenError, match="No text can contain “zebra”"):
         RunSettings(contains="zebra", stars=0).target(lm, JUDGES)
-
-
-@pytest.mark.parametrize("twist", ["none", "look-ahead"])
-@pytest.mark.parametrize("proposal", ["base", "twist-induced"])
-def test_every_sampler_runs(lm, twist, proposal):
-    settings = RunSettings(
-        prompt="a", num_steps=5, num_particles=8, twist=twist, proposal=proposal, contains="b"
-    )
-    trace = start_spec(settings.spec, target=settings.target(lm, JUDGES)).run()
-    assert math.isfinite(trace.log_z)
 
 
 @pytest.fixture
@@ -231,9 +227,7 @@ def test_controls_without_effect_are_out_of_the_way(lm):
         ({"proposal": "twist-induced"}, "take more particles"),
     ],
 )
-def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(dead_end, settings, first):
-    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
-    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+def test_dead_particles_come_with_a_remedy_that_is_not_yet_tried(dead, settings, first):
     assert f"Try to {first}" in explain_dead(dead, RunSettings(**settings).spec)
 
 
@@ -326,9 +320,7 @@ def test_the_sentence_has_the_numbers_of_both_runs(watch):
     assert f"ESS at the end {float(a.trace.ess[-1]):.1f} of 16" in said
 
 
-def test_dead_runs_are_compared_too(dead_end):
-    target = tw.Target(dead_end, tw.ContainsToken("b"), prompt="a", num_steps=3)
-    dead = tw.run_smc(target, num_particles=4, dead_runs="keep")
+def test_dead_runs_are_compared_too(dead):
     run = Pinned(dead, RunSettings().spec, 0.0)
     said = compare(run, run)
     assert "log Ẑ −∞ → −∞" in said

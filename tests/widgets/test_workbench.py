@@ -3,10 +3,10 @@
 import json
 import re
 from contextlib import suppress
-from dataclasses import fields
 
 import pytest
 import torch
+from smc.toys import differing_columns
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
@@ -67,14 +67,6 @@ def settle(workbench):
     assert workbench.live.publish_error is None
 
 
-def differing(a, b):
-    return [
-        f.name
-        for f in fields(a.columns)
-        if not torch.equal(getattr(a.columns, f.name), getattr(b.columns, f.name))
-    ]
-
-
 def run_of_code(workbench):
     namespace = {}
     exec(workbench.code, namespace)
@@ -87,25 +79,21 @@ def words(html):
 
 class TestSpec:
     @pytest.mark.parametrize("name", SPECS)
-    def test_is_what_was_given_and_what_is_run(self, workbenches, name):
+    def test_is_what_was_given_what_is_run_and_what_its_code_runs(self, workbenches, name):
         spec = SPECS[name]
         workbench = workbenches(spec)
         assert workbench.spec == normal(spec)
         assert tw.RunSpec.from_json(workbench.spec.to_json()) == workbench.spec
         assert workbench.view.status["state"] == "done"
-        assert differing(workbench.trace, start_spec(spec).run()) == []
+        assert differing_columns(workbench.trace, start_spec(spec).run()) == []
+        again = run_of_code(workbench)
+        assert differing_columns(again, workbench.trace) == []
+        assert again.info == workbench.trace.info
+        assert workbench.code_button.text == workbench.code
         # What the controls say is the same again, so that moving one changes that one alone.
         assert workbench._read() == workbench.spec
         workbench.sampler.fields["seed"].value = 11
         assert workbench.spec == normal(spec).with_(seed=11)
-
-    @pytest.mark.parametrize("name", SPECS)
-    def test_code_is_the_screen_to_the_byte(self, workbenches, name):
-        workbench = workbenches(SPECS[name])
-        again = run_of_code(workbench)
-        assert differing(again, workbench.trace) == []
-        assert again.info == workbench.trace.info
-        assert workbench.code_button.text == workbench.code
 
     def test_of_a_problem_by_name_and_in_place(self, workbenches):
         assert workbenches("rainy-week", seed=4).spec.seed == 4
@@ -153,8 +141,8 @@ class TestFiles:
         settle(again)
         assert again.state == workbench.state
         assert again.state.pinned == SPECS["in place"]
-        assert differing(again.trace, workbench.trace) == []
-        assert differing(again.bench.pinned.trace, pinned) == []
+        assert differing_columns(again.trace, workbench.trace) == []
+        assert differing_columns(again.bench.pinned.trace, pinned) == []
         assert again.view.run == again.view.header["run"] == 2
         assert WorkbenchState.from_json(again.state.to_json()) == again.state
         assert "φ “2 log 1[token “yes” in s]” → “2 log 1[token “no” in s]”" in words(
@@ -221,8 +209,8 @@ class TestFiles:
         assert one.trace.log_phi.max() > 0
         again = Workbench.load(one.save(tmp_path / "p.json"), functions=functions)
         settle(again)
-        assert differing(again.trace, one.trace) == []
-        assert differing(run_of_code(again), one.trace) == []
+        assert differing_columns(again.trace, one.trace) == []
+        assert differing_columns(run_of_code(again), one.trace) == []
         again.close()
 
 
@@ -234,13 +222,13 @@ class TestReplay:
         settle(workbench)
         assert workbench.session.reweighed
         assert words(workbench.replayed).startswith("Re-weighted the recorded run under the new φ")
-        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
-        assert differing(run_of_code(workbench), workbench.trace) == []
+        assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
+        assert differing_columns(run_of_code(workbench), workbench.trace) == []
         # And again, from what was re-weighted.
         workbench.problem.editor.menu.value = "contains tokens"
         settle(workbench)
         assert workbench.session.reweighed
-        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+        assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
 
     def test_a_twist_made_of_phi_is_run_again(self, workbenches):
         workbench = workbenches("rainy-week", method="look-ahead")
@@ -260,6 +248,12 @@ class TestReplay:
         workbench.set(seed=4)
         settle(workbench)
         assert words(workbench.replayed).strip() == "Run again on other noise"
+        # A person may want every run fresh.
+        workbench.replay.value = False
+        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
+        settle(workbench)
+        assert not workbench.session.reweighed
+        assert words(workbench.replayed).strip() == "Run again on the same noise"
 
     def test_texts_that_end_are_looked_at(self, workbenches):
         workbench = workbenches(EDITED, method="none", rule="always", num_particles=32)
@@ -267,15 +261,7 @@ class TestReplay:
         settle(workbench)
         assert not workbench.session.reweighed
         assert "other particles would be resampled" in words(workbench.replayed)
-        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
-
-    def test_a_person_may_want_every_run_fresh(self, workbenches):
-        workbench = workbenches("rainy-week", method="none")
-        workbench.replay.value = False
-        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
-        settle(workbench)
-        assert not workbench.session.reweighed
-        assert words(workbench.replayed).strip() == "Run again on the same noise"
+        assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
 
     def test_a_shipped_twist_stays_the_same_twist(self, workbenches):
         workbench = workbenches("one-star-review", method="shipped", num_particles=8)
@@ -287,7 +273,7 @@ class TestReplay:
         workbench.problem.editor.rows[0].fields["beta"].value = 3.0
         settle(workbench)
         assert workbench.session.reweighed
-        assert differing(workbench.trace, start_spec(workbench.spec).run()) == []
+        assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
 
 
 class TestSideBySide:
@@ -313,6 +299,8 @@ class TestSideBySide:
 
     def test_all_play_heads_are_tied(self, workbenches):
         workbench = workbenches("rainy-week")
+        exact = tw.exact(tw.load_problem("rainy-week").target()).log_z
+        assert workbench.view.header["exact_log_z"] == pytest.approx(exact)
         assert workbench.view.group == workbench.panels.group != ""
         assert not workbench.view.strips
         workbench.pin()
@@ -342,11 +330,6 @@ class TestSideBySide:
         assert workbench.view.header["replicates"] == expected
         assert workbench.panels.header["replicates"] == expected
 
-    def test_exact_log_z_of_toys(self, workbenches):
-        workbench = workbenches("deceptive-evidence")
-        expected = tw.exact(tw.load_problem("deceptive-evidence").target()).log_z
-        assert workbench.view.header["exact_log_z"] == pytest.approx(expected)
-
 
 class TestWords:
     def test_lessons_are_specs(self, workbenches):
@@ -364,7 +347,8 @@ class TestWords:
         "values",
         [
             {"twist": "reversed"},
-            {"contains": "castle, old", "avoids": "a, b", "stars": 0, "twist": "none"},
+            {"contains": "castle, old", "avoids": "a, b", "stars": 0},
+            {"stars": 0, "twist": "none", "proposal": "twist-induced"},
             {"hostility": "tempered", "hostility_beta": -2.0, "proposal": "twist-induced"},
             {"hostility": "tempered", "hostility_beta": 0.5, "stars": 0, "star_beta": 1.0},
             {"hostility": "threshold", "hostility_at_least": -6.0, "ess_threshold": 1.0},
@@ -377,7 +361,7 @@ class TestWords:
         assert session.target.potential.describe() == watch.target.potential.describe()
         with suppress(AllParticlesDeadError):
             session.run()
-        assert differing(watch.trace, session.trace) == []
+        assert differing_columns(watch.trace, session.trace) == []
         watch.close()
 
     def test_dead_runs_come_with_what_may_help(self, workbenches):
