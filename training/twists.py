@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import check_one_of
-from tsmc_widgets.evaluation.divergences import Divergences, kl_divergences
-from tsmc_widgets.evaluation.estimates import KLEstimate, LogZ
+from tsmc_widgets.evaluation.divergences import Divergences, KLEstimate, kl_divergences
+from tsmc_widgets.evaluation.estimates import LogZ
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.exact_samples import ExactDraws

@@ -15,8 +15,15 @@ from tsmc_widgets.evaluation import (
     PooledOverRuns,
     log_z_bounds,
 )
-from tsmc_widgets.evaluation.divergences import Sampler, draw_from, score_sequences
-from tsmc_widgets.evaluation.estimates import Q_SIGMA, SIGMA_Q, kl_estimate, t_interval, welch
+from tsmc_widgets.evaluation.divergences import (
+    Q_SIGMA,
+    SIGMA_Q,
+    Sampler,
+    draw_from,
+    kl_estimate,
+    score_sequences,
+)
+from tsmc_widgets.evaluation.estimates import t_interval, welch
 
 REPEATS, RUNS = 500, 40
 

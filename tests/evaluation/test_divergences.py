@@ -16,8 +16,13 @@ from tsmc_widgets.evaluation import (
     log_z_bounds,
     run_baseline,
 )
-from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
-from tsmc_widgets.evaluation.estimates import Q_SIGMA, kl_estimate, tail_shape
+from tsmc_widgets.evaluation.divergences import (
+    Q_SIGMA,
+    Sampler,
+    kl_estimate,
+    score_sequences,
+    tail_shape,
+)
 from tsmc_widgets.twists import TableTwist
 
 COUNT = 20_000

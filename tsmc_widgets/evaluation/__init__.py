@@ -3,11 +3,9 @@
 from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseline, summary_frame
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, log_z_bounds, log_z_bounds_given
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
-from tsmc_widgets.evaluation.divergences import kl_divergences
+from tsmc_widgets.evaluation.divergences import Divergences, KLEstimate, kl_divergences
 from tsmc_widgets.evaluation.estimates import (
     BoundsTable,
-    Divergences,
-    KLEstimate,
     LogZ,
     LogZBounds,
     MeanOverRuns,

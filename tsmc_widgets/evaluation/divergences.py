@@ -4,34 +4,214 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, import_extra
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, read_samples, runs_at_once
 from tsmc_widgets.evaluation.estimates import (
-    BOTH,
-    Q_BASE,
-    Q_SIGMA,
-    SIGMA_Q,
-    Divergences,
-    KLEstimate,
+    AGREE,
+    EVERYWHERE,
+    HEAVY,
+    Estimate,
     LogZ,
     MeanOverRuns,
-    kl_estimate,
-    tail_shape,
+    frame_of,
+    welch,
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.prefixes import advance_steps, distinct_pairs, prefill_steps
 from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, TwistInduced, as_proposal
+from tsmc_widgets.smc.trace import pareto_k
 from tsmc_widgets.targets.exact_samples import ExactSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Q_SIGMA, SIGMA_Q, BOTH, Q_BASE = "KL(q||σ)", "KL(σ||q)", "KL(q||σ) + KL(σ||q)", "KL(q||p0)"
+
+
+@dataclass(frozen=True, slots=True)
+class KLEstimate(Estimate):
+    """One divergence in nats: an estimate, never clipped, with its sources of error.
+
+    Attributes:
+        divergence: which one, "KL(q||σ)" say.
+        value: the estimate; it may come out negative; +inf where a sample proves it.
+        standard_error: of sampling, that of log Z included.
+        freedom: degrees of freedom of that error.
+        slack: what the bounds on log Z leave open to each side, sampling apart.
+        num_samples: sequences that the mean is over.
+        estimator: what was averaged, in words.
+        log_z: the log Z used; None where it cancels.
+        num_dead: samples that prove the divergence infinite.
+        unseen: sum of 1 / n over means whose n draws agree.
+        k_hat: Pareto k of the heavier tail of what was averaged; NaN where it is not known.
+    """
+
+    divergence: str
+    value: float
+    standard_error: float
+    freedom: float | int
+    slack: float
+    num_samples: int
+    estimator: str
+    log_z: LogZ | None = None
+    num_dead: int = 0
+    unseen: float = 0.0
+    k_hat: float = field(default=math.nan, compare=False)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Student's t interval, widened by ``slack``; both ends +inf where proved infinite."""
+        if self.value == math.inf:
+            return (math.inf, math.inf)
+        return Estimate.interval(self, confidence)
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know before quoting the number; "" where there is nothing."""
+        if self.value == math.inf:
+            share = f"{self.num_dead:,} of {self.num_samples:,}"
+            if self.divergence == SIGMA_Q:
+                return f"+inf for certain: q cannot write {share} exact samples of sigma."
+            return f"+inf for certain: {share} samples of q have phi = 0, which sigma never writes."
+        low, high = self.interval()
+        if high < 0:
+            where = "the samples" if self.log_z is None else f"log Z ({self.log_z.source})"
+            return (
+                f"Negative with its whole interval, as no KL can be: {where} must be wrong, or "
+                "there are too few samples to know their own spread."
+            )
+        if self.value < 0:
+            return "Negative, as no KL is: its error is larger than it is; read the interval."
+        if (low, high) == EVERYWHERE and self.num_samples < 2:
+            return "One sample has no interval."
+        if self.k_hat > HEAVY:
+            return (
+                f"A few samples decide it: what is averaged has a heavy tail (Pareto k = "
+                f"{self.k_hat:.2f}, above {HEAVY}), so the truth may lie far outside the interval."
+            )
+        if self.unseen and self.divergence == Q_SIGMA:
+            return (
+                f"All {self.num_samples:,} samples agree. Were q to write sequences of phi = 0 as "
+                f"rarely as {math.log(40) / self.num_samples:.2g}, none may have been seen, and "
+                "the divergence would be +inf."
+            )
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergences:
+    """What is known of a proposal q against sigma, each with its interval.
+
+    Attributes:
+        q_sigma: KL(q||sigma) = log Z - F_q; None without a log Z.
+        sigma_q: KL(sigma||q) = G_q - log Z; None without exact samples or log Z.
+        symmetrised: their sum G_q - F_q, in which log Z cancels; None without exact samples.
+        q_base: KL(q||p0).
+        f: F_q = E_q[log sigma~ - log q], the lower bound of one particle; -inf if a sample is dead.
+        g: G_q = E_sigma[log sigma~ - log q], the upper bound of one particle; None without samples.
+        log_phi: mean log phi of q's sequences, in nats.
+        log_z: log Z used; None where none was given.
+        proposal: q in a few words.
+        num_observations: of how many o this is the mean; None without observations.
+    """
+
+    q_sigma: KLEstimate | None
+    sigma_q: KLEstimate | None
+    symmetrised: KLEstimate | None
+    q_base: KLEstimate
+    f: MeanOverRuns
+    g: MeanOverRuns | None
+    log_phi: MeanOverRuns
+    log_z: LogZ | None
+    proposal: str
+    num_observations: int | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each divergence, in nats: value, error, 95 % interval, sources, remark."""
+        records = [
+            {"proposal": self.proposal, "divergence": kl.divergence}
+            | kl.row()
+            | {
+                "num_samples": kl.num_samples,
+                "estimator": kl.estimator,
+                "log_z": math.nan if kl.log_z is None else kl.log_z.value,
+                "log_z_source": "cancels" if kl.log_z is None else kl.log_z.source,
+                "remark": kl.remark,
+            }
+            for kl in self.all()
+        ]
+        return frame_of(records)
+
+    def all(self) -> list[KLEstimate]:
+        """The divergences that are known."""
+        every = (self.q_sigma, self.sigma_q, self.symmetrised, self.q_base)
+        return [kl for kl in every if kl is not None]
+
+
+def kl_estimate(
+    divergence: str,
+    plus: MeanOverRuns | LogZ,
+    minus: MeanOverRuns | LogZ | None = None,
+    *,
+    estimator: str,
+    num_dead: int = 0,
+    log_z: LogZ | None = None,
+    shared: Float64[Tensor, " samples"] | None = None,
+    k_hat: float = math.nan,
+) -> KLEstimate:
+    """A mean, or the difference of two parts; one dead sample proves it infinite.
+
+    ``log_z`` is what was subtracted within a mean; a part that is a log Z is found by itself. Parts
+    are independent, unless ``shared`` holds the values whose mean ``plus`` is and ``minus`` is a
+    log Z that rests on the same samples: then their covariance is taken off.
+    """
+    parts = [plus] if minus is None else [plus, minus]
+    value, error, freedom = plus.value, plus.standard_error, max(1, plus.freedom)
+    if minus is not None:
+        value, (error, freedom) = plus.value - minus.value, welch(plus, minus)
+        influence = minus.influence if isinstance(minus, LogZ) else None
+        if shared is not None and influence is not None and len(shared) == len(influence) > 1:
+            centred = (shared - shared.mean()) * (influence - influence.mean())
+            covariance = float(centred.sum()) / (len(shared) - 1) / len(shared)
+            error = math.sqrt(max(0.0, error**2 - 2 * covariance))
+    log_z = next((part for part in parts if isinstance(part, LogZ)), log_z)
+    return KLEstimate(
+        divergence=divergence,
+        value=math.inf if num_dead else value,
+        standard_error=math.nan if num_dead else error,
+        freedom=freedom,
+        slack=0.0 if log_z is None else log_z.slack,
+        num_samples=min(part.num_runs for part in parts if isinstance(part, MeanOverRuns)),
+        estimator=estimator,
+        log_z=log_z,
+        num_dead=num_dead,
+        unseen=sum(part.unseen for part in parts),
+        k_hat=k_hat,
+    )
+
+
+def tail_shape(values: Float64[Tensor, " n"]) -> float:
+    """Pareto k of the distances of values from their median (Vehtari et al. 2024).
+
+    A mean has a variance below 0.5 and none above. NaN for fewer than 25 values, for values that
+    agree or are infinite, and where arviz-stats is not installed.
+    """
+    if find_spec("arviz_stats") is None or not bool(torch.isfinite(values).all()):
+        return math.nan
+    array_stats = import_extra("arviz_stats.base", "lab", "a Pareto k").array_stats
+    distances = (values - values.median()).abs()
+    return pareto_k(array_stats, distances.clamp(min=AGREE).log())
 
 
 @dataclass(frozen=True, slots=True)
