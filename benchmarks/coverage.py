@@ -1,0 +1,84 @@
+"""How often 95 % intervals hold what they are intervals of: `python dev.py bench coverage`.
+
+Prints the table of docs/coverage.md: toys of 27 to 81 sequences, whose log Z and E[log Z_hat] are
+known, and problems of the storybook, whose E[log Z_hat] and log Z come from all runs together.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+import tsmc_widgets as tw
+from tsmc_widgets.evaluation import LogZBounds, MeanOverRuns, PooledOverRuns
+from tsmc_widgets.experiments.execute import start_spec
+
+TOYS = ("rainy-week", "late-evidence", "eos", "rare-event")
+STORIES = ("hostile-story", "one-star-review")
+SIZES = (5, 8, 20, 100)
+
+
+def log_z_hats(problem: str, method: str, num_particles: int, num_runs: int) -> torch.Tensor:
+    """Log Z_hat of runs with a page's defaults: systematic, below half of K."""
+    config = start_spec(
+        tw.RunSpec(problem=problem, method=method, num_particles=num_particles, num_runs=1)
+    ).config
+    parts = []
+    for first in range(0, num_runs, 500):
+        trace = tw.run_smc(
+            tw.load_problem(problem).target(),
+            num_particles=num_particles,
+            num_runs=min(500, num_runs - first),
+            first_run=first,
+            twist=config.twist,
+            proposal=config.proposal,
+            dead_runs="keep",
+        )
+        parts.append(trace.columns.log_z[:, -1])
+    return torch.cat(parts)
+
+
+def row(name: str, values: torch.Tensor, log_z: float, n: int) -> str:
+    """One line of the table: coverage of the intervals of n runs each."""
+    groups = values[: len(values) // n * n].reshape(-1, n)
+    mean = float(values.mean())
+    held = torch.zeros(3)
+    for group in groups:
+        ends = (
+            (MeanOverRuns.of(group).interval(), mean),
+            (PooledOverRuns.of(group).interval(), log_z),
+            (LogZBounds.of(group, None, num_particles=1).certified(), log_z),
+        )
+        held += torch.tensor([low <= truth <= high for (low, high), truth in ends])
+    shares = " | ".join(f"{100 * share:.0f} %" for share in held / len(groups))
+    spread = float(values[torch.isfinite(values)].std())
+    return f"| {name} | {spread:.2f} | {n} | {len(groups)} | {shares} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=4000, help="runs of each toy")
+    parser.add_argument("--story-runs", type=int, default=1600, help="runs of each story problem")
+    chosen = parser.parse_args()
+    print(
+        "| runs of | s.d. of log Z_hat | n | intervals | mean, t: E[log Z_hat] "
+        "| pooled, t: log Z | certified: log Z |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for problem in TOYS:
+        log_z = tw.exact(tw.load_problem(problem).target()).log_z
+        for method, size in (("none", 8), ("none", 64)):
+            values = log_z_hats(problem, method, size, chosen.runs)
+            for n in SIZES:
+                print(row(f"{problem}, p0, K = {size}", values, log_z, n), flush=True)
+    for problem in STORIES:
+        values = log_z_hats(problem, "shipped", 64, chosen.story_runs)
+        log_z = PooledOverRuns.of(values).value
+        for n in SIZES:
+            print(row(f"{problem}, shipped twist, K = 64", values, log_z, n), flush=True)
+
+
+if __name__ == "__main__":
+    main()
