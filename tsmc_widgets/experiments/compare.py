@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tsmc_widgets.errors import check_integer, check_one_of
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, frame_of, method_name
+from tsmc_widgets.evaluation.estimates import AGREE, MeanOverRuns, frame_of, method_name
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.runs import RunResult, map_runs
 from tsmc_widgets.experiments.spec import METHODS, TEXT_METHODS, RunSpec, Training
@@ -77,11 +77,13 @@ class OverSeeds:
     def interval(self) -> tuple[float, float]:
         """Student's 95 % t-interval over seeds; the whole line where there is no spread to see.
 
-        Values that agree to the last digit have an interval of no width, and infinite ones stay
-        where they are.
+        Values that agree but for rounding have an interval of no width, as what is computed and
+        not sampled has the same value for every seed; infinite ones stay where they are.
         """
-        if all(value == self.values[0] for value in self.values) and len(self.values) > 1:
-            return (self.values[0], self.values[0])
+        first = self.values[0]
+        same = (value == first or abs(value - first) < AGREE for value in self.values)
+        if len(self.values) > 1 and all(same):
+            return (self.mean, self.mean)
         values = torch.tensor(self.values, dtype=torch.float64)
         return MeanOverRuns.of(values).interval()
 
