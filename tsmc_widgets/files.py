@@ -44,9 +44,14 @@ def page_path(name: str | Path, *, begins: str = "") -> Path:
             f"a page reads and writes inside the notebook's folder only; got {str(name)!r}. Other "
             "places are given in Python."
         )
-    ours = path.is_file() and path.read_bytes().startswith(begins.encode())
-    if begins and path.exists() and not ours:
-        raise FileExistsError(
-            f"{str(name)!r} is there already and was not written by such a page: give another name."
-        )
+    if begins and path.exists():
+        first = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                first = file.read(len(begins.encode()))
+        if first != begins.encode():
+            raise FileExistsError(
+                f"{str(name)!r} is there already and was not written by such a page: give another "
+                "name."
+            )
     return Path(name)

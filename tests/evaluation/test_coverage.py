@@ -128,7 +128,8 @@ def test_divergence_from_sigma_where_rejection_gives_both_parts(target, oracle, 
     assert 0.92 <= share(intervals, truth) <= 0.98
 
 
-def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle):
+@pytest.mark.parametrize("read", [LogZ.of, LogZ.pooled], ids=["means", "pooled"])
+def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle, read):
     """The upper bound and G read the same exact samples."""
     tokens = oracle.sample(REPEATS * RUNS, seed=4)
     bounds = bounds_of_all(target, oracle, 2)
@@ -137,7 +138,7 @@ def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle):
     for at in range(REPEATS):
         rows = slice(at * RUNS, (at + 1) * RUNS)
         some = LogZBounds.of(bounds.lower_log_z[rows], bounds.upper_log_z[rows], num_particles=2)
-        parts = (MeanOverRuns.of(g[rows]), LogZ.of(some))
+        parts = (MeanOverRuns.of(g[rows]), read(some))
         found = kl_estimate(SIGMA_Q, *parts, estimator="", shared=g[rows])
         values.append(found.value)
         errors.append(found.standard_error**2)

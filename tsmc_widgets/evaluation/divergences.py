@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -488,15 +489,15 @@ def _both_ways(
         about: dict[str, Any] = {"num_dead": dead}
         if paired:
             what += ", within each observation"
-            averaged = [plus - minus]
             about["log_z"] = None if key == "symmetrised" else known
-            parts = [MeanOverRuns.of(plus - minus)]
+            sides = [plus - minus]
         else:
             what += ", from approximate samples" * (approximate and plus is g)
-            averaged = [x for x in (plus, minus) if not isinstance(x, LogZ)]
             about["shared"] = plus if plus is g else None
-            parts = [x if isinstance(x, LogZ) else MeanOverRuns.of(x) for x in (plus, minus)]
-        about["k_hat"] = max(map(tail_shape, averaged), key=lambda k: -math.inf if k != k else k)
+            sides = [plus, minus]
+        shapes = [tail_shape(x) for x in sides if not isinstance(x, LogZ)]
+        about["k_hat"] = float(np.fmax.reduce(shapes))  # NaN only where all are.
+        parts = [x if isinstance(x, LogZ) else MeanOverRuns.of(x) for x in sides]
         found[key] = kl_estimate(name, *parts, estimator=what, **about)
     return found
 

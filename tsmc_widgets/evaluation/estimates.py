@@ -58,7 +58,7 @@ class Estimate:
         low = high = self.value
         if self.standard_error != 0:
             low, high = t_interval(self.value, self.standard_error, self.freedom, confidence)
-        reach = self.slack + self.unseen * math.log(2 / (1 - confidence))
+        reach = self.slack + _reach(self.unseen, confidence)
         return (low - reach, high + reach)
 
     def row(self, name: str = "value") -> dict[str, float]:
@@ -68,8 +68,30 @@ class Estimate:
         return {name: self.value, **columns}
 
 
+def _unseen(deviation: float, count: int) -> float:
+    return 1.0 / count if deviation < AGREE else 0.0
+
+
+def _reach(unseen: float, confidence: float) -> float:
+    """Nats by which an interval is widened where draws agree."""
+    return unseen * math.log(2 / (1 - confidence))
+
+
+class OverRuns(Estimate):
+    """An estimate from independent runs, of which there are ``num_runs``."""
+
+    __slots__ = ()
+    num_runs: int
+    slack: ClassVar[float] = 0.0  # type: ignore[misc]
+
+    @property
+    def unseen(self) -> float:  # type: ignore[override]
+        """1 / n where all values agree."""
+        return _unseen(self.standard_error * math.sqrt(self.num_runs), self.num_runs)
+
+
 @dataclass(frozen=True, slots=True)
-class MeanOverRuns(Estimate):
+class MeanOverRuns(OverRuns):
     """A mean over independent runs.
 
     Its nominal 95 % t-interval, of 5 to 20 forward runs, covers E[log Z_hat] 92 to 99 % of the time
@@ -85,7 +107,6 @@ class MeanOverRuns(Estimate):
     mean: float
     standard_error: float
     num_runs: int
-    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, values: Float64[Tensor, " runs"]) -> MeanOverRuns:
@@ -95,11 +116,6 @@ class MeanOverRuns(Estimate):
         if count < 2 or not math.isfinite(mean):
             return cls(mean, math.nan, count)
         return cls(mean, float(values.std()) / math.sqrt(count), count)
-
-    @property
-    def unseen(self) -> float:  # type: ignore[override]
-        """1 / n where all values agree."""
-        return _unseen(self.standard_error * math.sqrt(self.num_runs), self.num_runs)
 
     @property
     def value(self) -> float:
@@ -113,7 +129,7 @@ class MeanOverRuns(Estimate):
 
 
 @dataclass(frozen=True, slots=True)
-class PooledOverRuns(Estimate):
+class PooledOverRuns(OverRuns):
     """Log of a mean over runs: as a bound it is tighter than the mean of logs, and consistent.
 
     Attributes:
@@ -133,7 +149,6 @@ class PooledOverRuns(Estimate):
     standard_error: float
     num_runs: int
     effective_runs: float
-    slack: ClassVar[float] = 0.0  # type: ignore[misc]
 
     @classmethod
     def of(cls, log_z: Float64[Tensor, " runs"], *, reciprocal: bool = False) -> PooledOverRuns:
@@ -152,15 +167,6 @@ class PooledOverRuns(Estimate):
     def freedom(self) -> float:
         """Degrees of freedom; see the class for how well the interval covers."""
         return max(1.0, self.effective_runs - 1)
-
-    @property
-    def unseen(self) -> float:  # type: ignore[override]
-        """1 / n where all values agree."""
-        return _unseen(self.standard_error * math.sqrt(self.num_runs), self.num_runs)
-
-
-def _unseen(deviation: float, count: int) -> float:
-    return 1.0 / count if deviation < AGREE else 0.0
 
 
 def _all_but_one(logs: Float64[Tensor, " runs"]) -> Float64[Tensor, " runs"]:
@@ -298,7 +304,7 @@ class LogZBounds:
         """Welch's t interval of the gap; it may reach below 0, where the gap itself cannot be."""
         sides = [self.lower] if self.upper is None else [self.lower, self.upper]
         low, high = t_interval(self.gap, *welch(*sides), confidence)
-        reach = sum(side.unseen for side in sides) * math.log(2 / (1 - confidence))
+        reach = _reach(sum(side.unseen for side in sides), confidence)
         return (low - reach, high + reach)
 
     def gap_row(self, name: str = "value") -> dict[str, float]:
@@ -306,11 +312,6 @@ class LogZBounds:
         low, high = self.gap_interval()
         columns = {"standard_error": self.gap_standard_error, "low": low, "high": high}
         return {name: self.gap, **columns}
-
-    @property
-    def midpoint(self) -> float:
-        """Middle of both means, in nats; NaN without an upper one."""
-        return math.nan if self.upper is None else (self.lower.mean + self.upper.mean) / 2
 
     def sides(
         self,

@@ -15,6 +15,7 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.context import part_log_phi
 from tsmc_widgets.targets.protocol import Potential
+from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 
 
@@ -113,7 +114,7 @@ def arrivals(
     columns, size = trace.columns, trace.num_particles
     log_weights = torch.full((size,), -math.log(size), dtype=torch.float64)
     texts, arriving = [], []
-    for t in range(1, trace.num_steps + 1):
+    for t in range(1 if target.absorbs_eos else trace.num_steps, trace.num_steps + 1):
         if t > 1:
             log_weights = numerics.normalise(columns.log_weights[0, t - 2]).log()
             log_weights = log_weights + columns.log_z[0, t - 2]
@@ -123,7 +124,7 @@ def arrivals(
         ends = torch.full((size,), t == trace.num_steps)
         if target.absorbs_eos:
             ends |= tokens[:, -1] == target.eos_token_id
-            ends &= (tokens[:, :-1] != target.eos_token_id).all(1)
+            ends &= ~after_eos(tokens, target.eos_token_id)[:, -1]
         padding = (0, trace.num_steps - t)
         texts.append(torch.nn.functional.pad(tokens[ends], padding, value=target.eos_token_id or 0))
         arriving.append((log_weights + columns.log_p[0, t - 1] - columns.log_q[0, t - 1])[ends])

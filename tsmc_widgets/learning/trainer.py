@@ -431,12 +431,10 @@ class TwistTrainer:
         norm = float(nn.utils.clip_grad_norm_(self._modules.parameters(), self.max_gradient_norm))
         if not math.isfinite(norm):
             raise self._diverged("gradient's length", norm)
-        self._watch(max(float(p.grad.abs().max()) for p in self._learning()))
+        gradients = [p.grad for p in self._modules.parameters() if p.grad is not None]
+        self._watch(float(nn.utils.get_total_norm(gradients, math.inf)))
         self._optimiser.step()
         return norm
-
-    def _learning(self) -> Iterator[nn.Parameter]:
-        return (p for p in self._modules.parameters() if p.grad is not None)
 
     def _watch(self, largest: float) -> None:
         """Warn once where gradients are so small that Adam's eps swallows them."""

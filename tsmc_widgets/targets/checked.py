@@ -150,10 +150,8 @@ def check_answer(
     if bool(good.all()):
         return
     row = int((~good).nonzero()[0, 0])
-    after, given = tokens()[row], values[row]
-    what = next(name for name, there in (
-        ("NaN", given.isnan()), ("+inf", given == math.inf), ("-inf for all tokens", ~good[row]),
-    ) if bool(there.any()))  # fmt: skip
+    after, worst = tokens()[row], float(top[row])
+    what = "NaN" if math.isnan(worst) else "+inf" if worst > 0 else "-inf for all tokens"
     raise ModelOutputError(
         f"{who} gave {what} at step {len(after) + 1}, after {show_row(after)}. Look for weights "
         "that are not finite, or a number format that is too narrow."
