@@ -311,6 +311,28 @@ class TestSideBySide:
         assert workbench.view.group == workbench.panels.group != ""
         assert bench.pinned_panels is None
 
+    def test_a_failure_of_the_seven_leaves_the_run(self, workbenches):
+        seen, known = set(), []
+
+        def picky(text):
+            seen.add(text)
+            if known and text not in known:
+                raise ValueError("never seen")
+            return -0.1 * len(text)
+
+        phi = {"kind": "TextFunction", "function": "picky"}
+        problem = {**EDITED, "eos": "ignore", "potential": [phi]}
+        spec = tw.RunSpec(problem=problem, num_particles=16, num_runs=1)
+        tw.register_function(picky)
+        start_spec(spec).run()
+        known += seen
+        workbench = workbenches(spec)
+        assert workbench.view.status["state"] == "done"
+        assert workbench.trace.done
+        assert workbench.view.header["replicates"] is None
+        assert "Seven more, for the error of log Ẑ, stopped" in workbench.view.status["error"]
+        assert "never seen" in workbench.view.status["error"]
+
     @pytest.mark.parametrize("name", ["eos", "star-review-conditional"])
     def test_one_run_is_given_an_error_by_seven_more(self, workbenches, name):
         workbench = workbenches(name, num_particles=16, num_runs=1, seed=5)

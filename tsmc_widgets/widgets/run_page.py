@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError, TsmcError
+from tsmc_widgets.errors import TsmcError
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
@@ -262,7 +262,8 @@ def exact_log_z(target: Target) -> float | None:
         return None
     try:
         return exact(target, max_sequences=budget).log_z
-    except BudgetError:
+    except TsmcError:
+        # Too many texts, or one that the run has not met and phi fails on.
         return None
 
 
@@ -439,7 +440,12 @@ class RunPage(LivePage):
     def _add_errors(self, progress: Progress) -> None:
         """Look for what tells how far log Z_hat may be off, and show it: replicates, a bracket."""
         kept, stopping = self._kept, lambda: self.live.stopping
-        replicates = replicate_log_z(self.session, progress.seconds, stopping)
+        replicates = bracket = None
+        try:
+            replicates = replicate_log_z(self.session, progress.seconds, stopping)
+        except Exception as error:  # noqa: BLE001 - the run itself is done, and stays on show
+            problem = f"This run is done. Seven more, for the error of log Ẑ, stopped: {error}"
+            self.view.status = {**self.view.status, "error": problem}
         known = {"exact_log_z": kept.exact_log_z, "replicates": replicates}
         if replicates is not None:
             self._kept = kept = replace(kept, replicates=replicates)
@@ -448,11 +454,11 @@ class RunPage(LivePage):
         if self.panels is None:
             return
         if kept.exact_log_z is None:
-            known["bracket"] = narrow_bracket(self.target, stopping)
-            self._kept = replace(kept, bracket=known["bracket"])
-        if any(value is not None for value in known.values()):
+            bracket = narrow_bracket(self.target, stopping)
+            self._kept = replace(kept, bracket=bracket)
+        if replicates is not None or bracket is not None:
             shown = {"target": self.target, "run_id": progress.run_id}
-            self.panels.update(kept.trace, **shown, **known)
+            self.panels.update(kept.trace, bracket=bracket, **shown, **known)
 
     def _show_status(self, progress: Progress) -> None:
         self.view.status = {
