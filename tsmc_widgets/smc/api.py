@@ -75,6 +75,9 @@ def run_smc(
 ) -> SMCTrace:
     """Sample sigma by twisted SMC; E[exp(log_z)] = Z, so the mean of log_z is a lower bound.
 
+    The equality takes q and psi_t > 0 on every prefix of every text that sigma allows; the bound
+    holds for any.
+
     Args:
         target: what to sample.
         num_particles: K.

@@ -291,7 +291,11 @@ class SMCTrace:
 
     @property
     def log_z(self) -> float | Float[Tensor, " runs"]:
-        """Log Z_hat after the last step, in nats; at T its exponential is unbiased for Z."""
+        """Log Z_hat after the last step, in nats; at T its exponential is unbiased for Z.
+
+        It takes q and psi_t > 0 on every prefix of every text that sigma allows: other texts are
+        never drawn, or lost, and Z_hat is too small on average by their share.
+        """
         zeros = torch.zeros(self.num_runs, dtype=torch.float64)
         values = self.columns.log_z[:, -1] if self.steps_done else zeros
         return float(values[0]) if self.num_runs == 1 else values

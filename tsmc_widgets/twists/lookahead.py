@@ -44,7 +44,7 @@ class LookAheadCarry:
 
 
 class LookAheadTwist(SteppedTwist):
-    """Heuristic psi_t from the factors of phi; Z_hat stays unbiased for any psi.
+    """Heuristic psi_t from the factors of phi; it is never 0, so that Z_hat stays unbiased.
 
     Factors about words look ahead: the probability that the rest of the sequence satisfies them if
     its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
@@ -175,8 +175,8 @@ def _log_backward(
 class TemperedTwist(BaseTwist):
     """psi ** beta of another twist: sharpened, flattened or inverted.
 
-    The estimate of Z stays unbiased for every beta, since phi stands for psi at T; a wrong beta
-    costs variance. Prefixes with psi = 0 keep psi = 0, for negative beta too.
+    Where psi > 0 the estimate of Z stays unbiased for every beta, since phi stands for psi at T; a
+    wrong beta costs variance. Prefixes with psi = 0 keep psi = 0, for negative beta too.
 
     Args:
         twist: the other twist.
