@@ -65,6 +65,10 @@ class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
 
+class MemoryLimitError(TsmcError, MemoryError):
+    """A run would, by estimate, take more memory than it is allowed; nothing was begun."""
+
+
 class NoSignalError(TsmcError, ValueError):
     """No text of a batch has positive weight, so that there is nothing to learn from."""
 

@@ -29,6 +29,10 @@ class ReservingCarry(Carry, Protocol):
         """Carry whose successors make room for that many rows and tokens."""
         ...
 
+    def most_bytes(self, rows: int, tokens: int) -> float:
+        """Memory that as many rows and tokens take at most while a model reads the last token."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LMStep:

@@ -23,7 +23,7 @@ from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
-_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed"}
+_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed", "memory_limit"}
 
 
 def start_smc(
@@ -90,9 +90,9 @@ def run_smc(
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise", "keep" or "warn"), as in ``SMCConfig``; and observed (runs, width),
-            where the target waits for an observation: one for each run, whose particles all run
-            under it. Proposal and twist may be conditional too.
+            dead_runs ("raise", "keep" or "warn") and memory_limit (bytes), as in ``SMCConfig``; and
+            observed (runs, width), where the target waits for an observation: one for each run,
+            whose particles all run under it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
@@ -101,6 +101,7 @@ def run_smc(
         AllParticlesDeadError: all weights of the one run are zero; of several runs those that
             die stay in the trace as log Z_hat = -inf, and a warning counts them. Any exception,
             Ctrl-C included, carries what was recorded as ``error.trace``.
+        MemoryLimitError: by estimate the batch does not fit the memory; nothing was begun.
     """
     session = start_smc(
         target,

@@ -166,6 +166,10 @@ class CodesCarry:
             return self
         return CodesCarry(self.code, self.states.reserve(rows, tokens))
 
+    def most_bytes(self, rows: int, tokens: int) -> float:
+        """Memory that as many rows and tokens take at most."""
+        return 0.0 if self.states is None else self.states.most_bytes(rows, tokens)
+
 
 class NeuralTwist(TrainableModule):
     """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1.

@@ -1,0 +1,167 @@
+"""A bound on the memory that a run may take, known before it begins; and what is free.
+
+Everything of size K, T and V is counted at its largest: as many distinct prefixes as particles,
+and the answers of one step, which are still held, beside those of the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from tsmc_widgets.errors import MemoryLimitError
+from tsmc_widgets.models.protocol import ReservingCarry
+from tsmc_widgets.smc.prefixes import PrefixSteps
+from tsmc_widgets.targets.target import Target
+
+Need = Mapping[str, float]
+"""Bytes, by what they are for."""
+
+SMALL = 2**26
+"""Runs below this are not held against what is free, which takes longer to find out."""
+PASS = 2**29
+"""Logits and log-probabilities of one forward pass, whose rows are bounded so."""
+TRAINING_TABLES = 8
+"""Answers for a batch, (texts, T, V), while they are stacked, scored and differentiated."""
+_RECORD = 150
+"""Of a particle at a step: seven numbers recorded, stacked to columns, and its paths."""
+_STATE = 400
+"""Of a particle: its noise, weights and places while a step is taken."""
+
+_ALLOWED: ContextVar[tuple[float | None, int]] = ContextVar("allowed", default=(None, 1))
+
+
+@contextmanager
+def allow_memory(limit: float | None = None, *, workers: int = 1) -> Iterator[None]:
+    """Let every run in the block take so many bytes, by estimate.
+
+    Args:
+        limit: None is half of what is free.
+        workers: processes that share this.
+    """
+    token = _ALLOWED.set((limit, workers))
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def row_bytes(target: Target, config: Any, steps: PrefixSteps | None) -> tuple[float, float]:
+    """Of a distinct prefix: its answers of all V next tokens at the peak, and its KV cache.
+
+    Args:
+        target: says V and T.
+        config: says which tables of V numbers there are: log p0, log psi, log q.
+        steps: the first answers, whose tensors say how large the others will be; None before.
+    """
+    tables, width, carried = 1, 4, 0.0
+    if config.twist is not None or config.proposal.twist is not None:
+        tables = 3
+    if steps is not None:
+        width = steps.lm.log_probs.element_size()
+        length = len(target.prompt_tokens) + target.num_steps - 1
+        carries = {id(part.carry): part.carry for part in (steps.lm, steps.twist, steps.proposal)
+                   if part is not None}  # fmt: skip
+        for carry in carries.values():
+            if isinstance(carry, ReservingCarry):
+                carried += carry.most_bytes(1, length)
+    return (2 * tables + 1) * width * target.lm.vocab_size, carried
+
+
+def of_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> Need:
+    """What the runs of a batch may take, KV caches left out before the first answers are there."""
+    size, steps_left = config.num_runs * config.num_particles, target.num_steps
+    groups = 1 if config.observed is None else config.num_runs
+    distinct = min(size, groups * target.lm.vocab_size ** (steps_left - 1))
+    answers, carried = row_bytes(target, config, steps)
+    records = size * (_RECORD * steps_left + _STATE)
+    return {
+        "log-probabilities": distinct * answers + min(PASS, distinct * answers),
+        "KV caches": distinct * carried,
+        "records": records + distinct * steps_left * min(config.top_k, 100) * 32,
+    }
+
+
+def of_training(target: Target, batch_size: int) -> Need:
+    """What an update may take beside the twist's own activations."""
+    cells = batch_size * target.num_steps * target.lm.vocab_size
+    return {"log-probabilities of a batch": TRAINING_TABLES * 4 * cells}
+
+
+def check(need: Need, device: torch.device, advice: str, limit: float | None = None) -> None:
+    """Raise MemoryLimitError where the need exceeds ``limit``, or else half of what is free."""
+    total = sum(need.values())
+    if total <= SMALL and limit is None:
+        return
+    given, workers = _ALLOWED.get()
+    most, why = given if limit is None else limit, "the limit that was given"
+    if most is None:
+        free = free_bytes(device)
+        most, why = free / 2, f"half of the {_shown(free)} that are free"
+    if workers > 1:
+        most, why = most / workers, f"{why}, shared by {workers} workers"
+    if total <= most:
+        return
+    parts = ", ".join(f"{_shown(size)} of {name}" for name, size in need.items() if size)
+    raise MemoryLimitError(
+        f"This may take {_shown(total)} of memory ({parts}), more than {_shown(most)}, {why}: "
+        f"lower {advice}, or allow more: memory_limit=BYTES of run_smc and RunSpec, "
+        "tw.allow_memory(BYTES) around anything else."
+    )
+
+
+def check_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> None:
+    """Raise MemoryLimitError where the runs of a batch may take more than they are allowed."""
+    advice = (
+        f"num_particles ({config.num_particles:,}), num_runs ({config.num_runs:,}), num_steps "
+        f"({target.num_steps:,})" + (f" or top_k ({config.top_k})" if config.top_k else "")
+    )
+    need = of_run(target, config, steps)
+    check(need, target.prompt_tokens.device, advice, config.memory_limit)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a process may still take there; less where its control group sets a limit."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    return int(min(psutil.virtual_memory().available, cgroup_free()))
+
+
+def cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Memory left to this process's control group, of version 1 or 2; infinite without a limit."""
+    free = math.inf
+    try:
+        paths = [line.split(":", 2)[1:] for line in own.read_text().splitlines()]
+    except OSError:
+        return free
+    for kinds, path in paths:
+        if kinds == "":
+            base, most, used, cache = root, "memory.max", "memory.current", "inactive_file "
+        elif "memory" in kinds.split(","):
+            base, most, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file "
+        else:
+            continue
+        inside = base / path.lstrip("/")
+        for folder in (base, *(each for each in (inside, *inside.parents) if base in each.parents)):
+            try:
+                left = int((folder / most).read_text()) - int((folder / used).read_text())
+                lines = (folder / "memory.stat").read_text().splitlines()
+                left += sum(int(line.split()[1]) for line in lines if line.startswith(cache))
+            except (OSError, ValueError):  # No such group here, or "max".
+                continue
+            free = min(free, left)
+    return free
+
+
+def _shown(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:,.3g} GB" if size >= 2**30 else f"{size / 2**20:,.3g} MB"
