@@ -3,12 +3,11 @@
 import dis
 import random
 import sys
-from functools import cache
 
 import pytest
 import torch
 from learning.trainers import make_trainer, parameters
-from smc.toys import differing, differing_columns, eos_target
+from smc.toys import differing, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts
@@ -106,7 +105,9 @@ def test_training(method, count):
             continue
         trainer = made[-1]
         if trainer.done < steps:
-            list(trainer.updates(steps - trainer.done, evaluate=lambda twist: twist.method, every=2))
+            list(
+                trainer.updates(steps - trainer.done, evaluate=lambda twist: twist.method, every=2)
+            )
         assert torch.equal(parameters(trainer), parameters(whole)), place
         assert learned(trainer) == learned(whole), place
 

@@ -22,6 +22,7 @@ from tsmc_widgets.evaluation.twist_quality import shares_of_particles
 from tsmc_widgets.experiments.artifacts import HeldOut, dumps, fresh_target, held_out, twist_of
 from tsmc_widgets.experiments.spec import MEASURES, TEXT_METHODS, RunSpec
 from tsmc_widgets.smc.api import run_smc, start_smc
+from tsmc_widgets.smc.memory import allow_memory
 from tsmc_widgets.smc.noise import AddressedNoise, SliceNoise
 from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
@@ -259,7 +260,7 @@ _THREADS = threading.Lock()
 _INSIDE: dict[str, int] = {"count": 0, "before": 1}
 
 
-def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
+def execute(spec: RunSpec, *, shared: str | Path | None = None, workers: int = 1) -> list[Row]:
     """Run a spec and measure what it asks for.
 
     Depends on the spec alone: models are loaded once for each process, exact samples and trained
@@ -270,24 +271,25 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
         spec: what to do.
         shared: folder in which exact samples and trained twists are kept, for other specs and
             other workers; None keeps them in memory.
+        workers: processes that share this machine's memory.
 
     Returns:
         One row for each number measured, with the columns ``COLUMNS``.
     """
     folder = None if shared is None else Path(shared)
-    with one_thread():
+    with one_thread(), allow_memory(spec.memory_limit, workers=workers):
         target = fresh_target(spec)
         held = held_out(spec, spec.num_exact, spec.seed, folder)
         twist = twist_of(spec, target, folder)
         return measure(spec, target, twist, held)
 
 
-def work(spec_json: str, shared: str | None) -> dict[str, Any]:
+def work(spec_json: str, shared: str | None, workers: int = 1) -> dict[str, Any]:
     """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out."""
     start = time.perf_counter()
     answer: dict[str, Any] = {}
     try:
-        rows = execute(RunSpec.from_json(spec_json), shared=shared)
+        rows = execute(RunSpec.from_json(spec_json), shared=shared, workers=workers)
         answer["rows"] = dumps(rows)
     except KeyboardInterrupt:
         raise
@@ -384,5 +386,6 @@ def start_spec(
         seed=spec.seed,
         top_k=top_k,
         dead_runs=dead_runs,
+        memory_limit=spec.memory_limit,
     )
     return ReplaySession(target, session.config, recording)

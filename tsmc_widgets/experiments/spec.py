@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TwistFormatError, check_integer, check_one_of
+from tsmc_widgets.errors import TwistFormatError, check_integer, check_number, check_one_of
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.targets.description import problem_reference
@@ -98,6 +98,8 @@ class RunSpec:
         lm: name or folder of a model in place of the problem's own; "" for its own.
         classifier: the same for the classifier.
         device: of the models; "" is the CPU.
+        memory_limit: bytes that a batch of runs, or a training, may take by estimate; None is half
+            of what is free. It changes no number, so it is no part of the key.
     """
 
     problem: Any
@@ -121,6 +123,7 @@ class RunSpec:
     lm: str | Path = ""
     classifier: str | Path = ""
     device: str = ""
+    memory_limit: float | int | None = field(default=None, compare=False)
     _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +149,8 @@ class RunSpec:
                 raise TypeError(f"{name} must be a name or a folder; got {value!r}.")
             object.__setattr__(self, name, str(value))
         object.__setattr__(self, "twist_power", _power(self.twist_power))
+        if self.memory_limit is not None:
+            check_number("memory_limit", self.memory_limit, "(0, inf]")
         _check_island(self)
         _settle_twist(self)
         object.__setattr__(self, "_text", _canonical(self))
@@ -304,7 +309,7 @@ def _unusual(holder: Any) -> dict[str, Any]:
     return {
         f.name: getattr(holder, f.name)
         for f in fields(holder)
-        if f.init and getattr(holder, f.name) != f.default
+        if f.init and f.compare and getattr(holder, f.name) != f.default
     }
 
 

@@ -108,7 +108,7 @@ class KVCarry:
         """Memory of the store, room to grow included."""
         return sum(part.nbytes for pair in self.store.layers if pair for part in pair)
 
-    def most_bytes(self, rows: int, tokens: int) -> float:
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
         """Memory of a store for as many rows and tokens, of its successor, and of attention.
 
         Attention repeats keys and values of one layer for the query heads that share them; about

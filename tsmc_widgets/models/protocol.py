@@ -29,7 +29,7 @@ class ReservingCarry(Carry, Protocol):
         """Carry whose successors make room for that many rows and tokens."""
         ...
 
-    def most_bytes(self, rows: int, tokens: int) -> float:
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
         """Memory that as many rows and tokens take at most while a model reads the last token."""
         ...
 

@@ -21,7 +21,7 @@ from tsmc_widgets.models.protocol import ReservingCarry
 from tsmc_widgets.smc.prefixes import PrefixSteps
 from tsmc_widgets.targets.target import Target
 
-Need = Mapping[str, float]
+Need = Mapping[str, float | int]
 """Bytes, by what they are for."""
 
 SMALL = 2**26
@@ -34,12 +34,14 @@ _RECORD = 150
 """Of a particle at a step: seven numbers recorded, stacked to columns, and its paths."""
 _STATE = 400
 """Of a particle: its noise, weights and places while a step is taken."""
+_TABLE_CELL = 32
+"""Of a next token that is recorded: itself and three numbers."""
 
-_ALLOWED: ContextVar[tuple[float | None, int]] = ContextVar("allowed", default=(None, 1))
+_ALLOWED: ContextVar[tuple[float | int | None, int]] = ContextVar("allowed", default=(None, 1))
 
 
 @contextmanager
-def allow_memory(limit: float | None = None, *, workers: int = 1) -> Iterator[None]:
+def allow_memory(limit: float | int | None = None, *, workers: int = 1) -> Iterator[None]:
     """Let every run in the block take so many bytes, by estimate.
 
     Args:
@@ -53,7 +55,9 @@ def allow_memory(limit: float | None = None, *, workers: int = 1) -> Iterator[No
         _ALLOWED.reset(token)
 
 
-def row_bytes(target: Target, config: Any, steps: PrefixSteps | None) -> tuple[float, float]:
+def row_bytes(
+    target: Target, config: Any, steps: PrefixSteps | None
+) -> tuple[float | int, float | int]:
     """Of a distinct prefix: its answers of all V next tokens at the peak, and its KV cache.
 
     Args:
@@ -77,15 +81,15 @@ def row_bytes(target: Target, config: Any, steps: PrefixSteps | None) -> tuple[f
 
 def of_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> Need:
     """What the runs of a batch may take, KV caches left out before the first answers are there."""
-    size, steps_left = config.num_runs * config.num_particles, target.num_steps
+    size, num_steps = config.num_runs * config.num_particles, target.num_steps
     groups = 1 if config.observed is None else config.num_runs
-    distinct = min(size, groups * target.lm.vocab_size ** (steps_left - 1))
+    rows = min(size, groups * target.lm.vocab_size ** (num_steps - 1))
     answers, carried = row_bytes(target, config, steps)
-    records = size * (_RECORD * steps_left + _STATE)
+    top_k = min(config.top_k, target.lm.vocab_size)
     return {
-        "log-probabilities": distinct * answers + min(PASS, distinct * answers),
-        "KV caches": distinct * carried,
-        "records": records + distinct * steps_left * min(config.top_k, 100) * 32,
+        "log-probabilities": rows * answers + min(PASS, rows * answers),
+        "KV caches": rows * carried,
+        "records": size * (_RECORD * num_steps + _STATE) + rows * num_steps * top_k * _TABLE_CELL,
     }
 
 
@@ -95,7 +99,7 @@ def of_training(target: Target, batch_size: int) -> Need:
     return {"log-probabilities of a batch": TRAINING_TABLES * 4 * cells}
 
 
-def check(need: Need, device: torch.device, advice: str, limit: float | None = None) -> None:
+def check(need: Need, device: torch.device, advice: str, limit: float | int | None = None) -> None:
     """Raise MemoryLimitError where the need exceeds ``limit``, or else half of what is free."""
     total = sum(need.values())
     if total <= SMALL and limit is None:
@@ -109,19 +113,20 @@ def check(need: Need, device: torch.device, advice: str, limit: float | None = N
         most, why = most / workers, f"{why}, shared by {workers} workers"
     if total <= most:
         return
-    parts = ", ".join(f"{_shown(size)} of {name}" for name, size in need.items() if size)
+    parts = ", ".join(f"{name} {_shown(size)}" for name, size in need.items() if size)
     raise MemoryLimitError(
-        f"This may take {_shown(total)} of memory ({parts}), more than {_shown(most)}, {why}: "
-        f"lower {advice}, or allow more: memory_limit=BYTES of run_smc and RunSpec, "
-        "tw.allow_memory(BYTES) around anything else."
+        f"This may take {_shown(total)} of memory ({parts}), and may take {_shown(most)}, {why}. "
+        f"Lower {advice} by a factor of {math.ceil(10 * total / most) / 10:,g} in all, or allow "
+        "more: memory_limit=BYTES of run_smc or RunSpec, tw.allow_memory(BYTES) around any call."
     )
 
 
 def check_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> None:
     """Raise MemoryLimitError where the runs of a batch may take more than they are allowed."""
     advice = (
-        f"num_particles ({config.num_particles:,}), num_runs ({config.num_runs:,}), num_steps "
-        f"({target.num_steps:,})" + (f" or top_k ({config.top_k})" if config.top_k else "")
+        f"num_particles ({config.num_particles:,}), num_runs ({config.num_runs:,})"
+        + (f", top_k ({config.top_k})" if config.top_k else "")
+        + f" or num_steps ({target.num_steps:,})"
     )
     need = of_run(target, config, steps)
     check(need, target.prompt_tokens.device, advice, config.memory_limit)
@@ -135,7 +140,9 @@ def free_bytes(device: torch.device) -> int:
     return int(min(psutil.virtual_memory().available, cgroup_free()))
 
 
-def cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+def cgroup_free(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float | int:
     """Memory left to this process's control group, of version 1 or 2; infinite without a limit."""
     free = math.inf
     try:
@@ -162,6 +169,6 @@ def cgroup_free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
     return free
 
 
-def _shown(size: float) -> str:
+def _shown(size: float | int) -> str:
     """Bytes for people."""
-    return f"{size / 2**30:,.3g} GB" if size >= 2**30 else f"{size / 2**20:,.3g} MB"
+    return f"{size / 2**30:,.1f} GB" if size >= 2**30 else f"{size / 2**20:,.1f} MB"

@@ -166,7 +166,7 @@ class CodesCarry:
             return self
         return CodesCarry(self.code, self.states.reserve(rows, tokens))
 
-    def most_bytes(self, rows: int, tokens: int) -> float:
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
         """Memory that as many rows and tokens take at most."""
         return 0.0 if self.states is None else self.states.most_bytes(rows, tokens)
 

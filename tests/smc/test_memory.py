@@ -1,0 +1,92 @@
+"""Runs that would not fit the memory are refused before they begin; lost memory loses no step."""
+
+import math
+
+import pytest
+import torch
+from learning.trainers import make_trainer
+from smc.toys import chain, differing, eos_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import MemoryLimitError
+from tsmc_widgets.evaluation import log_z_bounds
+from tsmc_widgets.evaluation.baselines import run_baseline
+from tsmc_widgets.smc import memory, trace
+
+HUGE = 10**12
+CALLS = {
+    "run": lambda target: tw.run_smc(target, num_particles=HUGE),
+    "runs": lambda target: tw.run_smc(target, num_particles=10**5, num_runs=10**7),
+    "conditional": lambda target: tw.run_conditional_smc(
+        target, retained=torch.tensor([[0, 1, 0, 1]]), num_particles=HUGE
+    ),
+    "bounds": lambda target: log_z_bounds(target, num_particles=HUGE, num_runs=2),
+    "oracle": lambda target: tw.exact(target).trace(HUGE),
+    "sampler": lambda target: run_baseline("p0, SIS", target, num_samples=HUGE),
+    "beam": lambda target: run_baseline("beam", target, num_samples=HUGE),
+    "training": lambda target: make_trainer(batch_size=HUGE),
+    "spec": lambda target: tw.execute(tw.RunSpec(problem="rainy-week", num_particles=HUGE)),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_too_much_is_refused(name):
+    with pytest.raises(MemoryLimitError, match=r"This may take [\d,.]+ GB .*Lower .* allow more"):
+        CALLS[name](eos_target(4))
+
+
+def test_limits_that_are_given():
+    def run(**options):
+        return tw.run_smc(eos_target(4), num_particles=5, **options)
+
+    with pytest.raises(MemoryLimitError, match="may take 0.0 MB, the limit that was given"):
+        run(memory_limit=1000)
+    with tw.allow_memory(1000), pytest.raises(MemoryLimitError):
+        tw.run_smc(eos_target(4), num_particles=10**5)
+    with tw.allow_memory(1000):
+        assert differing(run(memory_limit=math.inf), run()) == []
+    session = tw.start_smc(eos_target(4), num_particles=5, memory_limit=10**8)
+    whole = session.run()
+    session.rewind(2)
+    assert differing(session.run(), whole) == []
+    spec = tw.RunSpec(problem="rainy-week", memory_limit=5)
+    assert spec.key == spec.with_(memory_limit=None).key
+    assert tw.RunSpec.from_json(spec.to_json()).memory_limit == 5
+
+
+def test_what_a_control_group_leaves(tmp_path):
+    own, group = tmp_path / "own", tmp_path / "a" / "b"
+    group.mkdir(parents=True)
+    own.write_text("0::/a/b\n")
+    assert memory.cgroup_free(tmp_path, own) == math.inf
+    for folder, most in ((group, "max"), (group.parent, "1000")):
+        (folder / "memory.max").write_text(most)
+        (folder / "memory.current").write_text("900")
+        (folder / "memory.stat").write_text("file 700\ninactive_file 600\n")
+    assert memory.cgroup_free(tmp_path, own) == 700
+
+
+def test_memory_that_ends_within_a_run_costs_no_step(monkeypatch):
+    target = tw.Target(chain(), tw.ContainsToken("b"), prompt="a", num_steps=5)
+    whole = tw.run_smc(target, num_particles=4)
+    advance, stack, left = tw.TabularLM.advance, trace.TraceColumns.stack, [3]
+
+    def fails(lm, tokens, carry):
+        left[0] -= 1
+        if left[0] == 0:
+            raise MemoryError
+        return advance(lm, tokens, carry)
+
+    def no_room(records, shape):
+        raise MemoryError
+
+    monkeypatch.setattr(tw.TabularLM, "advance", fails)
+    monkeypatch.setattr(trace.TraceColumns, "stack", no_room)
+    with pytest.raises(MemoryError) as caught:
+        tw.run_smc(target, num_particles=4)
+    with pytest.raises(MemoryError):
+        caught.value.trace.columns.tokens  # noqa: B018
+    monkeypatch.setattr(trace.TraceColumns, "stack", stack)
+    found = caught.value.trace
+    assert found.steps_done == 2
+    assert torch.equal(found.columns.log_weights, whole.columns.log_weights[:, :2])
