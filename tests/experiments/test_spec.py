@@ -70,7 +70,7 @@ def test_every_field_changes_the_key():
         "lm": "x", "classifier": "y", "device": "", "twist_power": -0.5,
         "training": {**given["training"], "seed": 4},
     }  # fmt: skip
-    assert set(changes) | {"twist", "twist_sha256", "island"} == set(given)
+    assert set(changes) | {"twist", "twist_sha256", "island", "memory_limit"} == set(given)
     for name, value in changes.items():
         keys.add(tw.RunSpec.from_dict({**given, name: value}).key)
     assert len(keys) == 1 + len(changes)
