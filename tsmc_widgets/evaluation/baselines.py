@@ -86,10 +86,9 @@ class _Beam:
 
     def _next(self) -> tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]:
         """Log p0 of every continuation, and what it is chosen by."""
-        log_p = self.log_p.unsqueeze(1) + self.steps.lm.log_probs.double().cpu()
-        if self.twist is None:
-            return log_p, log_p.clone()
-        return log_p, log_p + self.steps.twist.log_psi_next.double().cpu()
+        log_p, log_psi = self.steps.whole()
+        log_p = self.log_p.unsqueeze(1) + log_p.double().cpu()
+        return log_p, log_p.clone() if log_psi is None else log_p + log_psi.double().cpu()
 
     def _follow(
         self, log_p: Float64[Tensor, "n vocab"], score: Float64[Tensor, "n vocab"], count: int

@@ -352,9 +352,9 @@ def score_sequences(
     )
     for t in range(target.num_steps):
         chosen = tokens[:, t]
-        log_p = log_p + torch.where(live, steps.lm.log_probs[rows, chosen].double(), 0.0)
-        q = steps.proposal.log_q_next[rows, chosen].double()
-        log_q = log_q + torch.where(live, q, 0.0)
+        read = steps.draw(rows, log_p, given=chosen)
+        log_p = log_p + torch.where(live, read.log_p, 0.0)
+        log_q = log_q + torch.where(live, read.log_q, 0.0)
         if eos is not None:
             live = live & (chosen != eos)
         members = live.nonzero().squeeze(1)

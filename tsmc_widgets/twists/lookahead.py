@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError
-from tsmc_widgets.models.protocol import LanguageModel, LMStep
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
@@ -206,7 +206,8 @@ class TemperedTwist(BaseTwist):
         return self._scale(self.twist.log_psi(tokens, prompt_length))
 
     def _tempered(self, step: TwistStep) -> TwistStep:
-        return TwistStep(self._scale(step.log_psi_next), step.carry)
+        log_psi = step.log_psi_next
+        return TwistStep(by_rows(self._scale, log_psi, width=log_psi.shape[1]), step.carry)
 
     def _scale(self, log_psi: Tensor) -> Tensor:
         return torch.where(log_psi == -math.inf, log_psi, self.beta * log_psi)
