@@ -69,10 +69,10 @@ class PrefixSteps:
 
     def draw(
         self,
-        rows: Int[Tensor, "runs particles"],
-        uniforms: Float[Tensor, "runs particles"],
+        rows: Int[Tensor, "*particles"],
+        uniforms: Float[Tensor, "*particles"],
         *,
-        given: Int[Tensor, "runs particles"] | None = None,
+        given: Int[Tensor, "*particles"] | None = None,
         top_k: int = 0,
     ) -> NextTokens:
         """Draw a next token from q for each particle, by inversion, and say what weighs it.
@@ -131,10 +131,10 @@ class NextTokens:
         table: the likeliest next tokens, where asked for.
     """
 
-    tokens: Int[Tensor, "runs particles"]
-    log_p: Float[Tensor, "runs particles"]
-    log_q: Float[Tensor, "runs particles"]
-    log_psi: Float[Tensor, "runs particles"]
+    tokens: Int[Tensor, "*particles"]
+    log_p: Float[Tensor, "*particles"]
+    log_q: Float[Tensor, "*particles"]
+    log_psi: Float[Tensor, "*particles"]
     table: NextTokenTable | None
 
 
