@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
+from damage import flipped
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts as resources
@@ -289,6 +290,17 @@ def test_damaged_files_are_seen_and_made_again(harm, tmp_path):
     assert path.read_text() == whole
     assert table.refresh() == 1
     assert (len(table), len(table.damaged)) == (1, 0)
+
+
+def test_a_flipped_bit_is_never_read_as_another_result(tmp_path):
+    value = {"rows": [{"value": -1.5, "remark": "φ"}]}
+    data = write_file(tmp_path / "whole", value).read_bytes()
+    for bit in range(8 * len(data)):
+        (tmp_path / "damaged").write_bytes(flipped(data, bit))
+        try:
+            assert read_file(tmp_path / "damaged") == value
+        except DamagedFileError:
+            continue
 
 
 def test_damaged_shared_files_are_made_again(tmp_path):
