@@ -140,6 +140,7 @@ def test_an_interrupted_save_leaves_the_old_twist_or_the_new_one(gpt2, tmp_path,
     for stop in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             tw.save_twist(twist, tmp_path)
+        assert len(calls) == stop
         calls.clear()
         assert same_weights(tw.load_twist(tmp_path, gpt2), old)
     monkeypatch.setattr(storage, "write_atomically", write)
