@@ -390,6 +390,47 @@ def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path,
     assert second.error is None
 
 
+def named(function, name="of the tests"):
+    tw.register_function(function, name=name)
+    part = {"kind": "TextFunction", "function": name}
+    return toy({**tw.targets.description.describe_problem("rainy-week"), "potential": part})
+
+
+def test_worker_processes_get_the_functions_that_a_spec_names(monkeypatch):
+    spec = named(len, "length of the tests")
+    (expected,) = tw.map_runs([spec])
+    pools = [runs.CancellablePool(1)]
+    pools.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+    for pool in pools:
+        (result,) = tw.map_runs([spec], pool)
+        assert dumps(result.raise_error().rows) == dumps(expected.rows)
+    own = named(lambda text: 0.0)
+    monkeypatch.setattr("tsmc_widgets.experiments.runs.work", lambda *_: pytest.fail("was run"))
+    for pool in pools:
+        with pytest.raises(ValueError, match=r"'of the tests' .* cannot be sent to worker"):
+            tw.map_runs([spec, own], pool)
+        pool.shutdown()
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as threads:
+        for pool in (None, threads, runs.CancellablePool(1, threads)):
+            (result,) = tw.map_runs([own], pool)
+            assert result.raise_error().rows
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_text_that_no_encoding_has_is_stored_and_comes_back(tmp_path, pool):
+    def fails(text):
+        raise ValueError("\ud800 is half a character")
+
+    spec, other = named(fails, "fails \udfff of the tests"), toy()
+    executor = None if pool is None else pool(1)
+    results = {r.spec.key: r for r in tw.map_runs([spec, other], executor, tmp_path)}
+    assert "\ud800 is half" in results[spec.key].error["message"]
+    assert results[other.key].error is None
+    stored = read_file(tmp_path / f"{spec.key}.error.json")
+    assert tw.RunSpec.from_dict(stored["spec"]) == spec
+
+
 def test_a_worker_process_outlives_code_that_ends_it():
     pool = runs.CancellablePool(1)
     with pytest.raises(RuntimeError, match="SystemExit was raised: 3"):
