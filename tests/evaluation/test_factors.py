@@ -167,11 +167,24 @@ def test_a_conditional_target_is_read_under_its_observation():
         assert share.mean_log_phi == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_wrong_target_and_a_run_on_its_way_are_refused():
-    target, other = make_target(SOFT), make_target(SOFT**2)
+def test_the_wrong_target_and_a_run_on_its_way_are_refused(tmp_path):
+    target = make_target(SOFT)
     trace = tw.run_smc(target, num_particles=4, seed=0)
-    with pytest.raises(ValueError, match="give the target that was sampled"):
-        tw.factor_breakdown(trace, other)
+    loaded = tw.SMCTrace.load(trace.save(tmp_path / "trace"))
+    random = tw.TabularLM.random(3, 9, seed=0)
+    for other, message in (
+        (make_target(SOFT**2), "potential"),
+        (tw.Target(chain(), SOFT, prompt="ab", num_steps=3), "number of steps 4"),
+        (tw.Target(chain(), SOFT, prompt="aa", num_steps=4), r"prompt \[0, 1\], .* has \[0, 0\]"),
+        (tw.Target(random, SOFT, prompt="ab", num_steps=4), "another model: .* other weights"),
+    ):
+        for each in (trace, loaded):
+            with pytest.raises(ValueError, match=f"of another target: {message}.*was sampled"):
+                tw.factor_breakdown(each, other)
+            with pytest.raises(ValueError, match="of another target"):
+                tw.RunPanels(each, target=other)
+    same = make_target(SOFT)
+    assert tw.factor_breakdown(loaded, same) == tw.factor_breakdown(trace, target)
     session = tw.start_smc(target, num_particles=4, seed=0)
     session.step()
     with pytest.raises(ValueError, match="stands at step 1 of 4"):

@@ -60,12 +60,7 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
             f"the run stands at step {trace.steps_done} of {trace.num_steps}: log phi is known of "
             "whole texts only, so let it reach its end."
         )
-    described = target.potential.describe()
-    if described != trace.info.potential or target.num_steps != trace.num_steps:
-        raise ValueError(
-            f"the trace is of {trace.info.potential!r} over {trace.num_steps} tokens, the target "
-            f"is {described!r} over {target.num_steps}: give the target that was sampled."
-        )
+    trace.check_target(target)
     one = trace.run(run)
     final = paths(one.columns.ancestors, one.columns.tokens)[0]
     ended, arriving = arrivals(one, target)

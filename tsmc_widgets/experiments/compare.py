@@ -598,5 +598,5 @@ def _several(value: Any) -> list[Any]:
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
         with write_atomically(Path(path)) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 import time
 import traceback
@@ -29,6 +30,7 @@ from tsmc_widgets.smc.resampling import ESSBelow, Never, ResampleRule, resolve_r
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.description import observation_of
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
+from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.targets.target import Target, require_unconditional
 
 Row = dict[str, Any]
@@ -282,11 +284,16 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
         return measure(spec, target, twist, held)
 
 
-def work(spec_json: str, shared: str | None) -> dict[str, Any]:
-    """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out."""
+def work(spec_json: str, shared: str | None, functions: bytes = b"") -> dict[str, Any]:
+    """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out.
+
+    ``functions``, if any, are those that the worker's owner registered, pickled by their names.
+    """
     start = time.perf_counter()
     answer: dict[str, Any] = {}
     try:
+        for name, function in pickle.loads(functions).items() if functions else ():
+            register_function(function, name=name)
         rows = execute(RunSpec.from_json(spec_json), shared=shared)
         answer["rows"] = dumps(rows)
     except KeyboardInterrupt:

@@ -306,8 +306,8 @@ def mlp_head(
     check_integer("width", width)
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for size in [inputs] + [width] * (depth - 1):
-        layer = nn.Linear(size, width, dtype=torch.float32)
+    for at in range(depth):
+        layer = nn.Linear(width if at else inputs, width, dtype=torch.float32)
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(layer.bias)
         layers += [layer.to(lm.device), nn.ReLU()]
