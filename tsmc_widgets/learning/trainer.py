@@ -242,7 +242,7 @@ class TwistTrainer:
         """Take ``n`` more updates, one for each item asked for.
 
         Leaving the loop pauses it. An error or an interrupt leaves the trainer as it was before
-        the update that it broke off.
+        the update that it broke off, in its evaluation too.
 
         Args:
             n: how many at most.
@@ -259,11 +259,7 @@ class TwistTrainer:
         shown = progress and self._share.is_main
         with progress_bar(n, shown=shown, weights=self.weights) as show:
             for _ in range(n):
-                update = self.update()
-                if evaluate is not None and update.number % every == 0:
-                    evaluation = self._share.from_main(lambda: evaluate(self.twist))
-                    update = replace(update, evaluation=evaluation)
-                    self.history[-1] = update
+                update = self._update(evaluate, every)
                 show(update)
                 yield update
                 gap = getattr(update.evaluation, "gap", math.nan)
@@ -272,11 +268,18 @@ class TwistTrainer:
 
     def update(self) -> Update:
         """Take one update."""
+        return self._update(None, 1)
+
+    def _update(self, evaluate: Callable[[Any], Any] | None, every: int) -> Update:
+        """Take one update with its evaluation, where that is due: both or neither."""
         kept = self.state()
         try:
             with self._average.set_aside(self.done):
                 update = self._take()
             self.history.append(update)
+            if evaluate is not None and update.number % every == 0:
+                evaluation = self._share.from_main(lambda: evaluate(self.twist))
+                self.history[-1] = update = replace(update, evaluation=evaluation)
         except BaseException:
             self.load_state(kept)
             raise

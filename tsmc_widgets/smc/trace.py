@@ -76,6 +76,32 @@ class TraceColumns:
         return cls(**columns, distinct=distinct)
 
 
+class _RecordedColumns(TraceColumns):
+    """Columns that are stacked when one is first read; the records stay until that succeeds."""
+
+    __slots__ = ("_source",)
+
+    @classmethod
+    def of(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
+        """Columns of the records of (R, K) = ``shape`` runs and particles."""
+        self = cls.__new__(cls)
+        object.__setattr__(self, "_source", (records, shape))
+        return self
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A column that is not there yet."""
+        names = [f.name for f in fields(TraceColumns)]
+        if name not in names:
+            raise AttributeError(name)
+        source = self._source  # None where another thread has just stacked them.
+        if source is not None:
+            stacked = TraceColumns.stack(*source)
+            for each in names:
+                object.__setattr__(self, each, getattr(stacked, each))
+            object.__setattr__(self, "_source", None)
+        return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
     """What a trace knows of how it came about: words and numbers only, so that it can be saved.
@@ -299,15 +325,18 @@ class SMCTrace:
 
     @classmethod
     def from_records(
-        cls, records: Sequence[StepRecord], target: Target, config: SMCConfig
+        cls,
+        records: Sequence[StepRecord],
+        target: Target,
+        config: SMCConfig,
+        info: TraceInfo | None = None,
     ) -> SMCTrace:
-        """Trace of the steps recorded so far."""
-        shape = (config.num_runs, config.num_particles)
-        columns = TraceColumns.stack(records, shape)
+        """Trace of the steps recorded so far; ``info`` is ``TraceInfo.of(target, config)``."""
+        columns = _RecordedColumns.of(records, (config.num_runs, config.num_particles))
         tables = [record.table for record in records] if config.top_k else []
         return cls(
             columns=columns,
-            info=TraceInfo.of(target, config),
+            info=TraceInfo.of(target, config) if info is None else info,
             token_texts=_TokenTexts(columns, target, tables),
             final_texts=_FinalTexts(columns, target),
             tables=tables,
