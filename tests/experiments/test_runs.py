@@ -83,6 +83,19 @@ def test_numbers_are_those_of_the_estimators(serial):
     assert (rows.exact == oracle.log_z).all()
 
 
+def test_bounds_under_observations_resample_as_the_spec_says():
+    found = []
+    for resampler in ("systematic", "multinomial"):
+        measures = {"measures": ("bounds", "kl"), "rule": "always", "resampler": resampler}
+        one = toy("one-token-infilling", **measures)
+        rows = [row for row in worker.execute(one) if row["num_particles"] in (4, None)]
+        found.append({(row["quantity"], row["side"]): row["value"] for row in rows})
+    usual, other = found
+    assert usual["log Z", "upper"] == other["log Z", "upper"]  # Always multinomial.
+    assert usual["log Z", "lower"] != other["log Z", "lower"]
+    assert usual["KL(q||σ)", None] != other["KL(q||σ)", None]
+
+
 def test_optimal_twist_closes_the_gap(serial):
     frame = tw.ResultTable(serial).to_frame()
     best = frame[(frame.method == "optimal") & (frame.quantity == "log Z")]

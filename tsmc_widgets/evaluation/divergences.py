@@ -449,10 +449,15 @@ def kl_divergences(
         drawn.log_weight, log_weights, values, known,
         paired=observed is not None, approximate=kind == "estimate",
     )  # fmt: skip
-    log_ratio = MeanOverRuns.of(drawn.log_q - drawn.log_p)
+    log_ratio = drawn.log_q - drawn.log_p
     return Divergences(
         **found,
-        q_base=kl_estimate(Q_BASE, log_ratio, estimator="mean of log q − log p0"),
+        q_base=kl_estimate(
+            Q_BASE,
+            MeanOverRuns.of(log_ratio),
+            estimator="mean of log q − log p0",
+            k_hat=tail_shape(log_ratio),
+        ),
         f=MeanOverRuns.of(drawn.log_weight),
         g=None if log_weights is None else MeanOverRuns.of(log_weights),
         log_phi=MeanOverRuns.of(drawn.log_phi),

@@ -103,11 +103,21 @@ def arrivals(
 ) -> tuple[Int[Tensor, "ends steps"], Float64[Tensor, " ends"]]:
     """Texts of one run at the steps at which they end, and their log weights before phi enters.
 
-    The weights of those that end at step t estimate p0 psi_{t-1}. Phi may rule a text out at its
-    end, and the next resampling drops it, so those that end before T are no longer there at T.
+    The weights of those that end at step t estimate p0 psi_{t-1}. For psi_0 the mean of psi_1 over
+    texts that go on is put, which is 1 without a twist, so that all weights move with the scale of
+    psi. Phi may rule a text out at its end, and the next resampling drops it, so those that end
+    before T are no longer there at T.
     """
     columns, size = trace.columns, trace.num_particles
-    log_weights = torch.full((size,), -math.log(size), dtype=torch.float64)
+    drawn = columns.log_p[0, 0] - columns.log_q[0, 0]
+    going = drawn.isfinite()
+    if target.absorbs_eos:
+        going &= columns.tokens[0, 0] != target.eos_token_id
+    level = 0.0
+    if trace.num_steps > 1 and bool(going.any()):
+        ahead = (drawn + columns.log_psi[0, 0])[going]
+        level = float(numerics.logsumexp(ahead) - numerics.logsumexp(drawn[going]))
+    log_weights = torch.full((size,), level - math.log(size), dtype=torch.float64)
     texts, arriving = [], []
     for t in range(1 if target.absorbs_eos else trace.num_steps, trace.num_steps + 1):
         if t > 1:

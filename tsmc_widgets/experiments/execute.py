@@ -122,9 +122,10 @@ class _Job:
         for size, rule, _ in self.cells():
             given = {"exact_samples": self.joint() if conditional else held.tokens}
             if not conditional:
-                given |= {"num_runs": spec.num_runs, "resampler": spec.resampler}
+                given |= {"num_runs": spec.num_runs}
                 given |= {"exact_log_z": None if held.oracle is None else held.oracle.log_z}
-            found = log_z_bounds(self.target, num_particles=size, rule=rule, **given, **self.how)
+            given |= {"rule": rule, "resampler": spec.resampler}
+            found = log_z_bounds(self.target, num_particles=size, **given, **self.how)
             yield from _bound_rows(found.bounds if conditional else found)
         if isinstance(held.samples, ExactSamples) and held.samples.log_z_standard_error > 0:
             found = LogZ.of(held.samples)
@@ -140,6 +141,7 @@ class _Job:
                 num_particles=size,
                 exact_samples=samples,
                 rule=self.setup.rules[0],
+                resampler=self.spec.resampler,
                 **self.how,
             )
         else:

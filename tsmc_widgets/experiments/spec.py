@@ -18,7 +18,7 @@ from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.targets.description import problem_reference
 from tsmc_widgets.twists.storage import shipped_folder, shipped_twists
 
-VERSION = 6
+VERSION = 7
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
 usual changes."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
@@ -262,7 +262,7 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
     log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
     if p0:
         log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
-        log_norm = torch.logsumexp(base.log_probs + log_psi_next, dim=-1).double()
+        log_norm = _log_norm(base.log_probs, log_psi_next)
     else:
         log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
@@ -280,6 +280,17 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         level=as_twist(twist).level,
         log_bound=as_twist(twist).log_bound,
     )
+
+
+def _log_norm(
+    log_probs: Float[Tensor, "n steps vocab"], log_psi_next: Float[Tensor, "n steps vocab"]
+) -> Float64[Tensor, "n steps"]:
+    """Log sum_v p0 psi_t, summed in float64; terms stay as narrow as they come."""
+    # A large log psi leaves few digits to a rounded sum, so its scale goes first, as in ``tilt``.
+    lowest = torch.finfo(log_psi_next.dtype).min
+    highest = log_psi_next.detach().amax(-1, keepdim=True).clamp(min=lowest)
+    terms = (log_psi_next - highest + log_probs).exp()
+    return highest.squeeze(-1).double() + terms.sum(-1, dtype=torch.float64).log()
 
 
 CHUNK = 100

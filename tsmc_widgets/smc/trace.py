@@ -644,10 +644,19 @@ class _FinalTexts(Sequence[Sequence[str]]):
         return self._columns.tokens.shape[0]
 
 
+EQUAL = 1e-7
+"""Log weights that differ by less count as equal."""
+
+
 def pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> float:
     """Pareto k of the tail of weights (PSIS); NaN for fewer than 25 or equal ones."""
     alive = log_weights[torch.isfinite(log_weights)]
-    if log_weights.shape[0] < 25 or alive.numel() < 2 or float(alive.max() - alive.min()) < 1e-9:
+    if log_weights.shape[0] < 25 or alive.numel() < 2:
+        return math.nan
+    # Equal weights differ by what rounding leaves of them, and the tail begins between two weights.
+    log_weights = ((log_weights - alive.max()) / EQUAL).round() * EQUAL
+    alive = log_weights[torch.isfinite(log_weights)]
+    if float(alive.min()) == 0:
         return math.nan
     # A zero weight enters as the smallest positive double would.
     filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)

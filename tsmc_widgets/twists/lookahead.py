@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError
@@ -28,7 +28,8 @@ from tsmc_widgets.twists.protocol import (
 )
 
 FLOOR = -12.0
-"""Lowest log psi of one factor: the heuristic must never rule out what phi may still allow."""
+"""Lowest log psi of one factor, from the level of its phi on: the heuristic must never rule out
+what phi may still allow. The level moves with phi, so that c phi gives c psi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,21 @@ class LookAheadTwist(SteppedTwist):
     its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
     look back: phi of the sequence before the newest token. A threshold is softened to one nat for
     each unit missed; a class probability is raised to the power t / 2T, as it says little of short
-    sequences.
+    sequences. No factor falls by more than 12 nats below its largest value, of a factor of
+    whole sequences that on some drawn from p0; where phi is 0 on all of these, it counts as 0 or
+    as not 0.
 
     Args:
         target: what psi is for; its potential is taken apart into factors.
-        num_texts: sequences drawn from p0 for the frequencies, where a factor looks ahead.
+        num_texts: sequences drawn from p0, for the frequencies where a factor looks ahead, and for
+            the level of one that looks back.
         seed: of these draws.
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
         self.target = target
         self.prompt_length = len(target.prompt_tokens)
-        self._texts: list[tuple[Potential, float]] = []
+        texts: list[tuple[Potential, float]] = []
         self._automata: list[TokenAutomaton] = []
         for factor in target.potential.factors():
             part, beta = _unwrap(factor)
@@ -69,7 +73,12 @@ class LookAheadTwist(SteppedTwist):
             if automaton is not None:
                 self._automata.append(automaton)
             elif not isinstance(part, TextIndicator):
-                self._texts.append((part, beta))
+                texts.append((part, beta))
+        self._texts: list[tuple[Potential, float, float]] = []
+        if texts:
+            generator = torch.Generator(target.lm.device).manual_seed(seed)
+            drawn = target.context.draw(num_texts, generator)
+            self._texts = [(part, beta, float(part.log_phi(drawn).max())) for part, beta in texts]
         self._log_backward: list[Tensor] = []
         if self._automata:
             frequencies = token_frequencies(target, num_texts, seed)
@@ -91,19 +100,24 @@ class LookAheadTwist(SteppedTwist):
             self._automata, carry.states, self._log_backward, strict=True
         ):
             total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
-        for part, beta in self._texts:
+        for part, beta, level in self._texts:
             # Class probabilities of short prefixes are overconfident: small weights at first.
             early = isinstance(part, ClassProbability)
             weight = 0.5 * depth / self.target.num_steps if early else 1.0
-            total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
+            total += weight * beta * self._so_far(part, level, carry.tokens).cpu().unsqueeze(1)
         return total
 
-    def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
+    def _so_far(
+        self, part: Potential, level: float, tokens: Int[Tensor, "batch steps"]
+    ) -> Float64[Tensor, " batch"]:
         if isinstance(part, RewardThreshold):
             reward = part.reward(part.texts(tokens))
             missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
             return (-missed).clamp(min=FLOOR)
-        return part.log_phi(tokens).double().clamp(min=FLOOR)
+        log_phi = part.log_phi(tokens).double()
+        if level == -math.inf:
+            log_phi, level = torch.where(log_phi == -math.inf, log_phi, 0.0), 0.0
+        return log_phi.clamp(min=level + FLOOR)
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:
@@ -163,7 +177,9 @@ def _log_backward(
 ) -> Float[Tensor, "steps states"]:
     """Entry [t - 1, a]: log of the mean phi of sequences that are in state a after step t."""
     steps = len(frequencies)
-    table = automaton.log_value.cpu().double().clamp(min=FLOOR).unsqueeze(0)
+    table = automaton.log_value.cpu().double()
+    level = float(table.max())
+    table = table.clamp(min=(level if level > -math.inf else 0.0) + FLOOR).unsqueeze(0)
     transition = automaton.transition.cpu()
     for t in range(steps - 1, 0, -1):
         log_frequency = frequencies[t].log()
