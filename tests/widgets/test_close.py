@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import comm
@@ -15,6 +16,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.widgets import Judges, controls
 
 SECONDS = 60
+STATM = Path("/proc/self/statm")
 
 
 def workbench():
@@ -85,12 +87,12 @@ def test_nothing_of_a_closed_page_survives(name):
 
 
 def memory():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    pages = int(STATM.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads memory from /proc")
+@pytest.mark.skipif(not STATM.exists(), reason="reads memory from /proc")
 def test_fifty_workbenches_opened_and_closed_leave_little_memory():
     workbench().close()
     before, megabytes = alive(), memory()
