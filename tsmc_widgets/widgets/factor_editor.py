@@ -12,7 +12,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import split_words
+from tsmc_widgets.widgets.controls import Note, close_whole, split_words
 
 Part = Mapping[str, Any]
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
@@ -423,12 +423,10 @@ class PotentialEditor(ipw.VBox):
             layout={"width": "auto", "margin": "2px 0 0"},
         )
         self.menu.add_class("tw-add")
-        self.empty = ipw.HTML(
-            '<span class="tw-note">No factor: every text is as good as any other, σ = p₀.</span>'
-        )
+        self.empty = Note()
         self._list = ipw.VBox(layout={"width": "auto"})
         self._list.add_class("tw-factors")
-        super().__init__([self._list, self.menu])
+        super().__init__([self._list, self.empty, self.menu])
         self.menu.observe(self._add, "value")
         self.set(parts)
 
@@ -456,15 +454,17 @@ class PotentialEditor(ipw.VBox):
     def remove(self, row: FactorRow) -> None:
         """Take a factor away, as its button does."""
         self._replace([each for each in self.rows if each is not row])
-        row.close()
         self._changed()
 
     def _row(self, part: Part) -> FactorRow:
         return FactorRow(part, self._changed, self.remove)
 
     def _replace(self, rows: list[FactorRow]) -> None:
+        gone = [row for row in self.rows if row not in rows]
         self.rows = rows
-        self._list.children = rows or [self.empty]
+        self._list.children = rows
+        self.empty.say("" if rows else "No factor: every text is as good as any other, σ = p₀.")
+        close_whole(*gone)
 
     def _add(self, change: Any) -> None:
         title, self.menu.value = change["new"], ""

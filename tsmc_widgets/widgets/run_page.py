@@ -22,7 +22,7 @@ from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.widgets.controls import Note, Quiet
+from tsmc_widgets.widgets.controls import Note, Quiet, close_whole
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
@@ -218,9 +218,7 @@ class Bench(Quiet, ipw.VBox):
     def _put_away(self) -> None:
         if self.panels is None:
             self.view.group = ""
-        for widget in (self.pinned_view, self.pinned_panels):
-            if widget is not None:
-                widget.close()
+        close_whole(*self._views.children[:-1])
         self.pinned = self.pinned_view = self.pinned_panels = None
 
     def _tie(self) -> None:
@@ -237,7 +235,8 @@ class Bench(Quiet, ipw.VBox):
 
 def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:
     if panels is None:
-        view.layout = _HALF
+        for name, value in _HALF.items():
+            setattr(view.layout, name, value)
         return view
     side = ipw.VBox([view, panels], layout=_HALF)
     side.add_class("tw-side")
@@ -397,12 +396,6 @@ class RunPage(LivePage):
 
         self.view.hold = False
         self._submit(make_and_note, rest=rest)
-
-    def close(self) -> None:
-        """End the run and take the widgets from the page."""
-        super().close()
-        if self.live is not None and self.panels is not None:
-            self.panels.close()
 
     def explain(self, progress: Progress) -> str:
         """What a person should know of the run's end beyond its numbers; empty for nothing."""
