@@ -64,7 +64,7 @@ class TeacherForced:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A base model p0: the full softmax at temperature 1, in eval mode.
+    """A base model p0: the full softmax at temperature 1, in eval mode, or ``Tempered``.
 
     ``testing.check_language_model`` checks the contract. Tokens are int64 on ``device``.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +129,12 @@ class TabularLM:
             )
             tables.append(gammas / gammas.sum(-1, keepdim=True))
         return cls.from_tables(tables)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TabularLM:
+        """The same model with other log-probabilities in each row of its tables."""
+        other = copy.copy(self)
+        other._log_tables = [change(table) for table in self._log_tables]
+        return other
 
     @property
     def initial(self) -> Float[Tensor, " vocab"] | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tempered import Tempered, table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -80,7 +81,8 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
         BudgetError: the target has more sequences than that and no automaton.
     """
     check_integer("max_sequences", max_sequences)
-    markov = isinstance(target.lm, TabularLM) and target.lm.is_markov
+    table = table_of(target.lm)
+    markov = table is not None and table.is_markov
     if markov:
         automaton = target.potential.automaton()
         if automaton is not None:
@@ -168,7 +170,7 @@ class ChainOracle(Oracle):
         """Run the backward recursion of a Markov ``TabularLM``."""
         self.target = target
         self.automaton = automaton
-        lm = target.lm
+        lm = table_of(target.lm)
         self._log_first = lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0].double()
         self._log_transition = lm.transition.log()
         if target.absorbs_eos:
@@ -265,8 +267,8 @@ def _enumerate(
         place[live_rows] = torch.arange(live_rows.shape[0])
         live = live[parents] if eos is None else live[parents] & (chosen != eos)
         if t + 1 < target.num_steps and bool(live.any()):
-            # Only tables have tokens of probability zero: any other model grows by all of V.
-            if not isinstance(lm, TabularLM):
+            # Tables and cuts have tokens of probability zero: other models grow by all of V.
+            if not isinstance(lm, TabularLM | Tempered):
                 _check_budget(int(live.sum()) * lm.vocab_size, max_sequences, t + 2, target)
             rows = place[parents[live]].to(device)
             step = lm.advance(chosen[live].to(device), step.carry.select(rows))

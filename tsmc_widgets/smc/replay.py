@@ -55,7 +55,7 @@ def conditions(old: Recording, target: Target, config: SMCConfig) -> list[tuple[
     offers = was.log_phi_next is not None or target.log_phi_next is not None
     return [
         (old.trace.done, "the recorded run did not reach its last step"),
-        (was.lm is target.lm, "the model differs"),
+        (was.lm == target.lm, "the model differs"),
         (torch.equal(was.prompt_tokens, target.prompt_tokens), "the prompt differs"),
         (was.num_steps == target.num_steps, "num_steps differs"),
         (was.absorbs_eos == target.absorbs_eos, "what EOS does differs"),
