@@ -114,6 +114,14 @@ class LanguageModel(Protocol):
         ...
 
 
+def eos_ids(lm: LanguageModel) -> tuple[int, ...]:
+    """The tokens that end a text: ``lm.eos_token_ids`` where there are several, first its EOS."""
+    several = getattr(lm, "eos_token_ids", None)
+    if several is None:
+        return () if lm.eos_token_id is None else (lm.eos_token_id,)
+    return tuple(several)
+
+
 def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str]:
     """Text of each row for labels; ids such as ``#12 #7`` where the model has no tokenizer."""
     try:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.smc.proposals import ProposalStep
 from tsmc_widgets.smc.resampling import search_cdf
 from tsmc_widgets.targets.checked import check_answer
@@ -135,6 +136,7 @@ def prefill_steps(
         length = prompt.shape[1] + target.num_steps - 1
         return replace(step, carry=step.carry.reserve(most_rows, length))
 
+    # Twists read p0's own answer, and proposals one that is normalised, whatever the power.
     lm_step = reserve(target.lm.prefill(tokens))
     twist_step = None
     if twist is not None:
@@ -146,8 +148,19 @@ def prefill_steps(
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
     extra = {"observed": observed} if proposal.is_conditional else {}
-    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
-    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, lambda: prefixes)
+    proposal_step = reserve(
+        proposal.prefill(tokens, _powered(target, lm_step), twist_step, **extra)
+    )
+    steps = PrefixSteps(target.measured(lm_step), twist_step, proposal_step)
+    return _checked(steps, target, lambda: prefixes)
+
+
+def _powered(target: Any, lm_step: LMStep) -> LMStep:
+    """p0 with the target's power at this token, normalised."""
+    if target.power == 1:
+        return lm_step
+    q = Tempered(target.lm, temperature=1 / target.power)
+    return replace(lm_step, log_probs=q.tempered(lm_step.log_probs))
 
 
 def _checked(steps: PrefixSteps, target: Any, prefixes: Callable[[], Tensor]) -> PrefixSteps:
@@ -184,9 +197,10 @@ def advance_steps(
 
     twist_step = _last_step_twist(target, proposal, twist_step, prefixes)
     proposal_step = proposal.advance(
-        pairs.tokens, select(steps.proposal.carry), lm_step, twist_step
+        pairs.tokens, select(steps.proposal.carry), _powered(target, lm_step), twist_step
     )
-    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, prefixes)
+    steps = PrefixSteps(target.measured(lm_step), twist_step, proposal_step)
+    return _checked(steps, target, prefixes)
 
 
 def next_token_table(

@@ -106,7 +106,7 @@ def text_automaton(
     for state, started in queue:  # grows while it is read
         row = []
         for token, symbol in enumerate(lm.symbols):
-            if token == lm.eos_token_id:
+            if token in lm.eos_token_ids:
                 following = (state, started)
             else:
                 text = lm.separator + symbol if started else symbol

@@ -275,7 +275,7 @@ def _describe(target: Target) -> dict[str, Any]:
         "prompt": readable(target.lm, target.prompt_tokens.unsqueeze(0))[0],
         "prompt_tokens": target.prompt_tokens.tolist(),
         "num_steps": target.num_steps,
-        "eos": "absorb" if target.absorbs_eos else "ignore",
+        **target.rules,
     }
 
 
