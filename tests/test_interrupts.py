@@ -106,7 +106,9 @@ def test_training(method, count):
             continue
         trainer = made[-1]
         if trainer.done < steps:
-            list(trainer.updates(steps - trainer.done, evaluate=lambda twist: twist.method, every=2))
+            list(
+                trainer.updates(steps - trainer.done, evaluate=lambda twist: twist.method, every=2)
+            )
         assert torch.equal(parameters(trainer), parameters(whole)), place
         assert learned(trainer) == learned(whole), place
 

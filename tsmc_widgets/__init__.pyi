@@ -46,6 +46,7 @@ from .models.loading import (
     load_language_model as load_language_model,
 )
 from .models.tabular import TabularLM as TabularLM
+from .models.tempered import Tempered as Tempered
 from .smc import (
     Always as Always,
     Base as Base,

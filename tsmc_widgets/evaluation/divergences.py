@@ -328,13 +328,13 @@ def score_sequences(
     """Score given sequences by reading them once, each distinct prefix one time.
 
     Args:
-        target: gives p0 and phi, and says whether EOS ends a sequence.
+        target: gives p0 and phi, and says where a sequence ends.
         tokens: generated tokens without the prompt; after an absorbing EOS all are EOS.
         sampler: gives q.
         observed: what is observed with each sequence, where the target waits for it.
     """
     tokens = tokens.to(target.prompt_tokens.device)
-    count, eos = len(tokens), target.eos_token_id if target.absorbs_eos else None
+    count, over = len(tokens), target.over(tokens)
     rows, first_observed = torch.zeros_like(tokens[:, 0]), None
     if observed is not None:
         first_observed, rows = torch.unique(observed, dim=0, return_inverse=True)
@@ -355,8 +355,7 @@ def score_sequences(
         read = steps.draw(rows, log_p, given=chosen)
         log_p = log_p + torch.where(live, read.log_p, 0.0)
         log_q = log_q + torch.where(live, read.log_q, 0.0)
-        if eos is not None:
-            live = live & (chosen != eos)
+        live = live & ~over[:, t]
         members = live.nonzero().squeeze(1)
         if t + 1 == target.num_steps or not len(members):
             break

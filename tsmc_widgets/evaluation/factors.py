@@ -15,7 +15,6 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.context import part_log_phi
 from tsmc_widgets.targets.protocol import Potential
-from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 
 
@@ -127,9 +126,9 @@ def arrivals(
             log_weights = (columns.log_z[0, t - 2] - math.log(size)).expand(size)
         tokens = paths(columns.ancestors[:, :t], columns.tokens[:, :t])[0]
         ends = torch.full((size,), t == trace.num_steps)
-        if target.absorbs_eos:
-            ends |= tokens[:, -1] == target.eos_token_id
-            ends &= ~after_eos(tokens, target.eos_token_id)[:, -1]
+        if target.ending is not None:
+            ends |= target.ending.over(tokens)[:, -1]
+            ends &= ~target.ending.after(tokens)[:, -1]
         padding = (0, trace.num_steps - t)
         texts.append(torch.nn.functional.pad(tokens[ends], padding, value=target.eos_token_id or 0))
         arriving.append((log_weights + columns.log_p[0, t - 1] - columns.log_q[0, t - 1])[ends])

@@ -30,7 +30,7 @@ from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.sampling import after_eos, base_samples
+from tsmc_widgets.targets.sampling import base_samples, powered_samples
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
     rows, steps = [], []
     for t in range(1, target.num_steps):
         _, first = families(tokens, t)
-        if target.absorbs_eos:
-            first = first[~after_eos(tokens, target.eos_token_id)[first, t]]
+        first = first[~target.over(tokens)[first, t - 1]]
         rows.append(first)
         steps.append(torch.full_like(first, t))
     row, step = torch.cat(rows), torch.cat(steps)
@@ -227,24 +226,31 @@ def roll_out(
 def rollout_log_phi(
     target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
 ) -> Float64[Tensor, " rollouts"]:
-    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended."""
+    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended.
+
+    With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
+    """
     whole = begun.expand(rollouts, -1)
-    left, eos = target.num_steps - len(begun), target.context.eos_token_id
+    left, log_ratio = target.num_steps - len(begun), 0.0
     if _is_whole(target, begun):
-        whole = torch.nn.functional.pad(whole, (0, left), value=eos)
+        whole = torch.nn.functional.pad(whole, (0, left), value=target.eos_token_id)
     else:
-        context = torch.cat([target.prompt_tokens, begun])
-        ends = base_samples(
-            target.lm, context, left, rollouts, generator=generator, eos_token_id=eos
+        ends, log_ratio = powered_samples(
+            target.lm,
+            torch.cat([target.prompt_tokens, begun]),
+            left,
+            rollouts,
+            power=target.power,
+            generator=generator,
+            ending=None if target.ending is None else target.ending.moved(begun),
         )
         whole = torch.cat([whole, ends], dim=1)
-    return target.log_phi(whole).cpu()
+    return (target.log_phi(whole) + log_ratio).cpu()
 
 
 def _is_whole(target: Target, begun: Int[Tensor, " t"]) -> bool:
     """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
-    eos = target.context.eos_token_id
-    return len(begun) == target.num_steps or (eos is not None and bool((begun == eos).any()))
+    return len(begun) == target.num_steps or bool(target.over(begun.unsqueeze(0)).any())
 
 
 @torch.no_grad()
@@ -253,9 +259,7 @@ def log_psi_path(
 ) -> Float64[Tensor, "n steps"]:
     """Log psi_t as the sampler weighs: log phi at T, and from the step at which a row ended."""
     log_psi, log_phi = _log_psi(target, twist, tokens), target.log_phi(tokens).cpu()
-    over = torch.zeros(tokens.shape, dtype=torch.bool)
-    if target.absorbs_eos:
-        over = (tokens == target.eos_token_id).cummax(dim=1).values.cpu()
+    over = target.over(tokens).cpu()
     over[:, -1] = True
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
 
@@ -438,6 +442,11 @@ def _rolled(
     seed: int,
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
     """Log psi*_t of each sample's prefix, too low and too high on average."""
+    if target.power != 1:
+        raise ValueError(
+            f"power={target.power!r}: an exact sample of p0**power is no rollout of p0, so that "
+            "psi* has no upper estimate here. Use a target that tw.exact knows."
+        )
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 7_001 + t)
     rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
     own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)

@@ -16,7 +16,6 @@ from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
 
@@ -139,7 +138,8 @@ class Scored:
     Attributes:
         samples: the texts.
         live: positions up to the end of the text.
-        log_p: log p0(s_t | s_{<t}); 0 after the end; NaN where p0 was not asked for.
+        log_p: log p0(s_t | s_{<t}), times the target's power; 0 after the end; NaN where p0 was
+            not asked for.
         log_psi: log psi_t(s_{1:t}), with gradients.
         log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end; NaN
             where p0 was not asked for.
@@ -235,8 +235,9 @@ class Scored:
 
 @torch.no_grad()
 def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
-    """The base model's answers along texts, in one teacher-forced pass."""
-    return target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+    """The base model's answers along texts, ``measured``, in one teacher-forced pass."""
+    answer = target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+    return target.measured(answer)
 
 
 def _after_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
@@ -266,8 +267,8 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
     else:
         log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
-    if target.absorbs_eos:
-        live = ~after_eos(samples.tokens, target.eos_token_id)
+    if target.ending is not None:
+        live = ~target.ending.after(samples.tokens)
         last = (live.sum(1, keepdim=True) - 1).expand_as(live)
         steps = torch.arange(live.shape[1], device=live.device)
         log_psi = log_psi.gather(1, torch.minimum(steps, last))

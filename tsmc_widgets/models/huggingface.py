@@ -45,7 +45,8 @@ class HuggingFaceLM(TokenizerText):
         tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
-        eos_token_id: the token that ends a text, if one does.
+        eos_token_id: the token that ends a text, if one does; the first of several.
+        eos_token_ids: all of them: the tokenizer's, the config's and the generation config's.
         bos_token_id: the token that begins a text, if one does.
     """
 
@@ -70,7 +71,11 @@ class HuggingFaceLM(TokenizerText):
         self.context_length = _context_length(config)
         special = config if tokenizer is None else tokenizer
         self.bos_token_id = special.bos_token_id
-        self.eos_token_id = _first(special.eos_token_id, config.eos_token_id)
+        generation = model.generation_config or config
+        self.eos_token_ids = _ids(
+            self.vocab_size, special.eos_token_id, config.eos_token_id, generation.eos_token_id
+        )
+        self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else None
         if max_rows is None:
             width = max(self.vocab_size, 8 * config.hidden_size)
             max_rows = max(1, _PASS_BYTES // (4 * width))
@@ -363,10 +368,8 @@ def _context_length(config: Any) -> int | None:
     return next((value for value in values if isinstance(value, int)), None)
 
 
-def _first(*candidates: int | Sequence[int] | None) -> int | None:
-    for candidate in candidates:
-        if isinstance(candidate, int):
-            return candidate
-        if candidate:
-            return candidate[0]
-    return None
+def _ids(vocab_size: int, *given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """All token ids that are given, each once, of those that the model has."""
+    lists = [[each] if isinstance(each, int) else each or () for each in given]
+    ids = dict.fromkeys(token for each in lists for token in each)
+    return tuple(token for token in ids if token < vocab_size)

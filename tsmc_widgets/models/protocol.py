@@ -73,10 +73,13 @@ class LazyTable:
 LAZY_CELLS = 2**24
 
 
-def by_rows(function: Callable[..., Tensor], *tables: Any, width: int) -> Any:
-    """The table whose rows ``function`` makes of the same rows of others; lazy if it is large."""
+def by_rows(function: Callable[..., Tensor], *tables: Any, width: int = 0) -> Any:
+    """The table whose rows ``function`` makes of the same rows of others.
+
+    It is lazy where one of the others is, or where ``width`` columns make it large.
+    """
     rows = tables[0].shape[0]
-    if rows * width < LAZY_CELLS:
+    if rows * width < LAZY_CELLS and all(isinstance(table, Tensor) for table in tables):
         return function(*tables)
     compute = torch.no_grad()(lambda part: function(*(table[part] for table in tables)))
     return LazyTable(rows, compute)
@@ -116,7 +119,7 @@ class TeacherForced:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A base model p0: the full softmax at temperature 1, in eval mode.
+    """A base model p0: the full softmax at temperature 1, in eval mode, or ``Tempered``.
 
     ``testing.check_language_model`` checks the contract. Tokens are int64 on ``device``.
     """
@@ -164,6 +167,14 @@ class LanguageModel(Protocol):
     def token_text(self, token: int) -> str:
         """One token as people read it, special tokens included."""
         ...
+
+
+def eos_ids(lm: LanguageModel) -> tuple[int, ...]:
+    """The tokens that end a text: ``lm.eos_token_ids`` where there are several, first its EOS."""
+    several = getattr(lm, "eos_token_ids", None)
+    if several is None:
+        return () if lm.eos_token_id is None else (lm.eos_token_id,)
+    return tuple(several)
 
 
 def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str]:

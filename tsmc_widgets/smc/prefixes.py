@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
+from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry, by_rows
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.smc.proposals import ProposalStep
 from tsmc_widgets.smc.resampling import search_rows
 from tsmc_widgets.targets.checked import ShowRow, check_answer
@@ -225,6 +226,7 @@ def prefill_steps(
         length = prompt.shape[1] + target.num_steps - 1
         return replace(step, carry=step.carry.reserve(most_rows, length))
 
+    # Twists read p0's own answer, and proposals one that is normalised, whatever the power.
     lm_step = reserve(target.lm.prefill(tokens))
     twist_step = None
     if twist is not None:
@@ -236,9 +238,19 @@ def prefill_steps(
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
     extra = {"observed": observed} if proposal.is_conditional else {}
-    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
-    show = target.context.show_row
+    proposal_step = reserve(
+        proposal.prefill(tokens, _powered(target, lm_step), twist_step, **extra)
+    )
+    lm_step, show = target.measured(lm_step), target.context.show_row
     return PrefixSteps(lm_step, twist_step, proposal_step, lambda: prefixes, show)
+
+
+def _powered(target: Any, lm_step: LMStep) -> LMStep:
+    """p0 with the target's power at this token, normalised."""
+    if target.power == 1:
+        return lm_step
+    q = Tempered(target.lm, temperature=1 / target.power)
+    return replace(lm_step, log_probs=by_rows(q.tempered, lm_step.log_probs))
 
 
 def advance_steps(
@@ -264,8 +276,9 @@ def advance_steps(
 
     twist_step = _last_step_twist(target, proposal, twist_step, prefixes)
     proposal_step = proposal.advance(
-        pairs.tokens, select(steps.proposal.carry), lm_step, twist_step
+        pairs.tokens, select(steps.proposal.carry), _powered(target, lm_step), twist_step
     )
+    lm_step = target.measured(lm_step)
     return PrefixSteps(lm_step, twist_step, proposal_step, prefixes, steps.show)
 
 

@@ -90,7 +90,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
 
     # Weight by p0 psi_t / (q psi_{t-1}). Phi stands for psi_t at T and wherever a path ends.
     live = ~finished
-    ends = ending(target, tokens, live)
+    ends = ending(target, paths, live)
     log_psi = replace_psi_by_phi(
         target, config, live if final else ends, rows, tokens, paths, log_psi
     )
@@ -138,9 +138,11 @@ def resampled(state: SMCState, due: Bool[Tensor, " runs"], ancestors: Indices) -
     )
 
 
-def ending(target: Target, tokens: Indices, live: Mask) -> Mask:
-    """Which of the live paths end with these tokens, before T."""
-    return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
+def ending(target: Target, paths: Int[Tensor, "runs particles t"], live: Mask) -> Mask:
+    """Which of the live paths end with their last token, before T."""
+    if target.ending is None:
+        return torch.zeros_like(live)
+    return live & target.ending.ends(paths.flatten(0, 1)).reshape(live.shape)
 
 
 def replace_psi_by_phi(

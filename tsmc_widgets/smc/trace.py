@@ -7,7 +7,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,8 +119,9 @@ class TraceInfo:
         seed: of the noise; None where it was scripted.
         first_run: address of the first run under that seed; None where it was scripted.
         conditional: whether slot 0 holds an exact sample (conditional SMC).
-        eos_token_id: the absorbing EOS; None with fixed T.
+        eos_token_id: the absorbing EOS, which fills up ended texts; None with fixed T.
         observed: what is observed in each run; None where the target waits for nothing.
+        rules: ``Target.rules`` but for EOS: stop and power, where they are given.
     """
 
     num_steps: int
@@ -137,6 +138,7 @@ class TraceInfo:
     conditional: bool
     eos_token_id: int | None
     observed: list[list[int]] | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
@@ -158,6 +160,7 @@ class TraceInfo:
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
+            rules={name: value for name, value in target.rules.items() if name != "eos"},
         )
 
 
@@ -184,10 +187,13 @@ _NOT_A_TRACE = (
 
 def _save(trace: SMCTrace, path: Path) -> Path:
     """Write a trace; the file appears whole or not at all."""
+    info = asdict(trace.info)
+    if not info["rules"]:
+        del info["rules"]  # As it was before there were any.
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "info": asdict(trace.info),
+        "info": info,
         "model": trace.model if isinstance(trace.model, Mapping) else fingerprint(trace.model),
         "token_texts": {str(token): text for token, text in trace.token_texts.items()},
         "final_texts": [list(texts) for texts in trace.final_texts],
@@ -487,7 +493,10 @@ class SMCTrace:
         return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
 
     def to_frame(self) -> pd.DataFrame:
-        """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p."""
+        """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p.
+
+        log_p is that of p0, times the target's power where it has one.
+        """
         pd = import_extra("pandas", "lab", "a table of samples")
         runs, size = self.num_runs, self.num_particles
         shape = (runs, size)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
 from tsmc_widgets.files import checksum, load_json, write_atomically
 from tsmc_widgets.models.protocol import LanguageModel, readable
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.conditional import ClassEncoder
 from tsmc_widgets.twists.forms import TWIST_FORMS
@@ -30,8 +31,12 @@ _ROUNDING = 2.0**-7
 def fingerprint(lm: LanguageModel) -> dict[str, Any]:
     """Type, sizes, dtype, a hash over values of every parameter, and a few of them to read.
 
-    Models that are none of transformers are known by p0 after prompts of at most one token.
+    Models that are none of transformers are known by p0 after prompts of at most one token. Of a
+    ``Tempered`` model it is the model's, with its settings beside it: hidden states are the same,
+    and psi > 0 keeps Z_hat unbiased, so that a twist may be loaded for another temperature.
     """
+    if isinstance(lm, Tempered):
+        return {**fingerprint(lm.lm), "tempered": lm.settings}
     values, dtype = _values(lm)
     step = max(1, math.ceil(values.numel() / _SAMPLES))
     return {
@@ -294,7 +299,7 @@ def _describe(target: Target) -> dict[str, Any]:
         "prompt": readable(target.lm, target.prompt_tokens.unsqueeze(0))[0],
         "prompt_tokens": target.prompt_tokens.tolist(),
         "num_steps": target.num_steps,
-        "eos": "absorb" if target.absorbs_eos else "ignore",
+        **target.rules,
     }
 
 

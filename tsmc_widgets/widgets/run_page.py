@@ -17,7 +17,7 @@ from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
@@ -255,9 +255,10 @@ NARROW = 1.0
 
 def exact_log_z(target: Target) -> float | None:
     """Log Z in nats where texts are few or the model is a Markov chain, else None."""
-    lm, table = target.lm, isinstance(target.lm, TabularLM)
-    budget = TABLE_BUDGET if table else EXACT_BUDGET
-    if lm.vocab_size**target.num_steps > budget and not (table and lm.is_markov):
+    table = table_of(target.lm)
+    budget = EXACT_BUDGET if table is None else TABLE_BUDGET
+    many = target.lm.vocab_size**target.num_steps > budget
+    if many and not (table is not None and table.is_markov):
         return None
     try:
         return exact(target, max_sequences=budget).log_z
