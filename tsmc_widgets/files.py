@@ -1,10 +1,13 @@
 """Files and folders that appear whole or not at all, and those that a page may touch."""
 
 import contextlib
+import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 
 @contextlib.contextmanager
@@ -24,6 +27,31 @@ def write_atomically(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def file_lock(folder: Path | None, key: str) -> Iterator[None]:
+    """Serialise creation across processes; the lock ends with its holder, killed or not.
+
+    Where files cannot be locked, and without a folder, there is no lock.
+    """
+    lock = None
+    if folder is not None:
+        with contextlib.suppress(OSError, NotImplementedError):
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / "locks" / key)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def page_path(name: str | Path, *, begins: str = "") -> Path:
