@@ -3,12 +3,11 @@
 import dis
 import random
 import sys
-from functools import cache
 
 import pytest
 import torch
 from learning.trainers import make_trainer, parameters
-from smc.toys import differing, differing_columns, eos_target
+from smc.toys import differing, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
@@ -70,6 +72,31 @@ def load_json(text: str | bytes, **options: Any) -> Any:
         return json.loads(text, **options)
     except RecursionError as error:
         raise ValueError("its JSON is nested too deeply") from error
+
+
+@contextlib.contextmanager
+def file_lock(folder: Path | None, key: str) -> Iterator[None]:
+    """Serialise creation across processes; the lock ends with its holder, killed or not.
+
+    Where files cannot be locked, and without a folder, there is no lock.
+    """
+    lock = None
+    if folder is not None:
+        with contextlib.suppress(OSError, NotImplementedError):
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / "locks" / key)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def page_path(name: str | Path, *, begins: str = "") -> Path:

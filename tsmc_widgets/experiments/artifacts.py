@@ -11,13 +11,12 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -32,6 +31,7 @@ from tsmc_widgets.errors import (
 from tsmc_widgets.experiments.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.files import (
     checksum,
+    file_lock,
     load_json,
     read_checked,
     write_atomically,
@@ -336,7 +336,7 @@ def _find_or_make(
         if key not in _MADE:
             while len(_MADE) >= MAX_IN_MEMORY:
                 _MADE.pop(next(iter(_MADE)))
-            with _file_lock(folder, key):
+            with file_lock(folder, key):
                 _MADE[key] = make() if folder is None else _share(read, make, write)
         return _MADE[key]
 
@@ -352,25 +352,6 @@ def _share(read: Callable[[], Any], make: Callable[[], Any], write: Callable[[An
     with contextlib.suppress(OSError, MissingExtraError):
         write(made)
     return made
-
-
-@contextlib.contextmanager
-def _file_lock(folder: Path | None, key: str) -> Iterator[None]:
-    """Serialise creation across processes; the lock ends with its holder, killed or not.
-
-    Where files cannot be locked there is no lock.
-    """
-    lock = None
-    if folder is not None:
-        with contextlib.suppress(OSError, NotImplementedError):
-            (folder / "locks").mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / "locks" / key)
-            lock.acquire()
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def forget() -> None:

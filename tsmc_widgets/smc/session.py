@@ -76,8 +76,8 @@ class SMCSession:
     def run(self, *, on_step: Callable[[StepRecord], object] | None = None) -> SMCTrace:
         """Take all steps that are left and return the trace.
 
-        An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``; where
-        memory has run out, too, for a trace stacks its columns when they are first read.
+        An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``, also
+        where memory has run out: a trace stacks its columns when they are first read.
         """
         try:
             while not self.done:
