@@ -45,7 +45,7 @@ class LookAheadCarry:
 
 
 class LookAheadTwist(SteppedTwist):
-    """Heuristic psi_t from the factors of phi; it is never 0, so that Z_hat stays unbiased.
+    """Heuristic psi_t from the factors of phi: 0 only where phi must be, so Z_hat stays unbiased.
 
     Factors about words look ahead: the probability that the rest of the sequence satisfies them if
     its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
@@ -67,11 +67,14 @@ class LookAheadTwist(SteppedTwist):
         self.prompt_length = len(target.prompt_tokens)
         texts: list[tuple[Potential, float]] = []
         self._automata: list[TokenAutomaton] = []
+        self._languages: list[Potential] = []
         for factor in target.potential.factors():
             part, beta = _unwrap(factor)
             automaton = factor.automaton() or _word_automaton(part, target.lm)
             if automaton is not None:
                 self._automata.append(automaton)
+            elif part.log_viable_next is not None:
+                self._languages.append(part)
             elif not isinstance(part, TextIndicator):
                 texts.append((part, beta))
         self._texts: list[tuple[Potential, float, float]] = []
@@ -105,6 +108,8 @@ class LookAheadTwist(SteppedTwist):
             early = isinstance(part, ClassProbability)
             weight = 0.5 * depth / self.target.num_steps if early else 1.0
             total += weight * beta * self._so_far(part, level, carry.tokens).cpu().unsqueeze(1)
+        for part in self._languages:
+            total += part.log_viable_next(carry.tokens).cpu()
         return total
 
     def _so_far(
