@@ -106,6 +106,7 @@ from .twists import (
     MLPHeadTwist as MLPHeadTwist,
     TableHeadTwist as TableHeadTwist,
     TableTwist as TableTwist,
+    PowerRamp as PowerRamp,
     TemperedTwist as TemperedTwist,
     TrainableTwist as TrainableTwist,
     load_twist as load_twist,

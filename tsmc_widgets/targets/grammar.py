@@ -35,7 +35,7 @@ _SHOWN = 60
 class FormalLanguage(BoundOnly, kind=False):
     """Phi = 1 where the generated text is a whole text of a formal language, else 0.
 
-    A text ends at an absorbing EOS, or after T tokens; one that is not complete by then has phi = 0.
+    A text ends at an absorbing EOS, or after T tokens; one that is not complete then has phi = 0.
     Where EOS does not absorb, a text that contains it has phi = 0. Z is the mass of complete texts.
     ``LookAheadTwist`` gives psi = 1 to the prefixes that can be completed and 0 to the others, with
     no regard to how many steps are left: what is still open at T dies there.
@@ -72,9 +72,7 @@ class FormalLanguage(BoundOnly, kind=False):
         complete = torch.tensor(self._prefixes.are_complete(tokens.tolist()), dtype=torch.bool)
         return log_indicator(complete.to(tokens.device))
 
-    def log_viable_next(
-        self, tokens: Int[Tensor, "batch shorter"]
-    ) -> Float[Tensor, "batch vocab"]:
+    def log_viable_next(self, tokens: Int[Tensor, "batch shorter"]) -> Float[Tensor, "batch vocab"]:
         """0 for each next token after which a prefix can be completed, -inf for the others."""
         _ = self.context
         return self._prefixes.log_masks(tokens.tolist()).to(tokens.device)
@@ -129,7 +127,7 @@ class Grammar(FormalLanguage):
             converter = import_extra("llguidance.gbnf_to_lark", "grammar", "A grammar in GBNF")
             try:
                 lark = converter.any_to_lark(grammar)
-            except Exception as error:  # noqa: BLE001 -- it raises plain Exceptions
+            except Exception as error:  # It raises plain ones.
                 raise ValueError(f"grammar cannot be read as GBNF: {error}.") from error
         super().__init__("grammar", grammar, lark)
 
@@ -278,7 +276,7 @@ _TOKENIZERS: WeakKeyDictionary[LanguageModel, Any] = WeakKeyDictionary()
 
 
 def _tokenizer_of(context: Context) -> Any:
-    """llguidance's table of what each token of a model writes, made once for each model."""
+    """Table that llguidance reads: of what each token of a model writes, made once for each model."""
     lm = context.lm
     if isinstance(lm, TabularLM) and lm.separator and not len(context.prompt_tokens):
         raise UnsupportedModelError(
@@ -304,8 +302,8 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
         return hf.from_tokenizer(tokenizer, n_vocab=max(lm.vocab_size, len(tokenizer)))
     except ValueError as error:
         raise UnsupportedModelError(
-            "A grammar needs a tokenizer whose tokens write the same text everywhere, as byte-level "
-            f"ones do, and that of {lm!r} is none: {error}."
+            "A grammar needs a tokenizer whose tokens write the same text everywhere, as "
+            f"byte-level ones do, and that of {lm!r} is none: {error}."
         ) from error
 
 

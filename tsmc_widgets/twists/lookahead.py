@@ -1,4 +1,4 @@
-"""Twists without training: a heuristic from the factors of phi, and powers of another twist."""
+"""Twists without training: a heuristic from the factors of phi, powers of psi and of p0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import UnknownTokenError
+from tsmc_widgets.errors import UnknownTokenError, check_number
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
@@ -232,3 +232,98 @@ class TemperedTwist(BaseTwist):
 
     def _scale(self, log_psi: Tensor) -> Tensor:
         return torch.where(log_psi == -math.inf, log_psi, self.beta * log_psi)
+
+
+@dataclass(frozen=True, slots=True)
+class RampCarry:
+    """Log p0 of what each row has generated, p0's answers, and the other twist's carry.
+
+    Attributes:
+        log_p: of each row's tokens.
+        log_probs: p0's answers, some rows of which are ``rows``.
+        rows: each row's answer.
+        steps: tokens generated.
+        inner: the other twist's carry.
+    """
+
+    log_p: Float[Tensor, " batch"]
+    log_probs: Float[Tensor, "answers vocab"]
+    rows: Int[Tensor, " batch"]
+    steps: int
+    inner: Any
+
+    def select(self, rows: Int[Tensor, " picked"]) -> RampCarry:
+        """Carry of the given rows."""
+        inner = None if self.inner is None else self.inner.select(rows)
+        return RampCarry(self.log_p[rows], self.log_probs, self.rows[rows], self.steps, inner)
+
+
+class PowerRamp(BaseTwist):
+    """psi_t of another twist times p0(s_{1:t}) ** (alpha_t - alpha): p0's power grows with t.
+
+    Intermediate targets are then p0 ** alpha_t psi_t, and the twist-induced proposal is p0 **
+    alpha_t psi_t at each token, for alpha_t from ``start`` to the target's power alpha in equal
+    steps. It is exactly alpha at T and wherever a sequence ends, as phi alone stands there for the
+    twist, and Z_hat stays unbiased.
+
+    Args:
+        target: what psi is for; its ``power`` is alpha.
+        start: alpha_0, before the first token.
+        twist: psi_t; None is psi = 1.
+    """
+
+    method, proposal_only = of_other("twist", "method", "proposal_only")
+
+    def __init__(
+        self, target: Target, *, start: float | int = 1.0, twist: Twist | None = None
+    ) -> None:
+        check_number("start", start, "(0, inf)")
+        self.target, self.start, self.twist = target, float(start), as_twist(twist)
+        self.prompt_length = len(target.prompt_tokens)
+
+    def _excess(self, t: int) -> float:
+        """Alpha_t - alpha."""
+        return (self.start - self.target.power) * (1 - t / self.target.num_steps)
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        inner = None if self.twist is None else self.twist.prefill(tokens, lm_step)
+        steps = tokens.shape[1] - self.prompt_length
+        log_p = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        if steps:
+            log_p = self.target.lm.log_prob(tokens, self.prompt_length).double().sum(1)
+        return self._step(log_p, lm_step, steps, inner)
+
+    @torch.no_grad()
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row."""
+        inner = None
+        if self.twist is not None:
+            inner = self.twist.advance(tokens, carry.inner, lm_step)
+        log_p = carry.log_p + carry.log_probs[carry.rows, tokens].double()
+        return self._step(log_p, lm_step, carry.steps + 1, inner)
+
+    def log_psi(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        log_p = self.target.lm.log_prob(tokens, prompt_length).double().cumsum(1)
+        excess = [self._excess(t + 1) for t in range(log_p.shape[1])]
+        log_psi = _times(log_p, torch.tensor(excess, dtype=torch.float64, device=log_p.device))
+        return (
+            log_psi if self.twist is None else log_psi + self.twist.log_psi(tokens, prompt_length)
+        )
+
+    def _step(self, log_p: Tensor, lm_step: LMStep, steps: int, inner: Any) -> TwistStep:
+        path = log_p.unsqueeze(1) + lm_step.log_probs.double()
+        log_psi = _times(path, self._excess(steps + 1))
+        rows, carry = torch.arange(len(log_p), device=log_p.device), None
+        if inner is not None:
+            log_psi, carry = log_psi + inner.log_psi_next, inner.carry
+        return TwistStep(log_psi, RampCarry(log_p, lm_step.log_probs, rows, steps, carry))
+
+
+def _times(log_p: Tensor, excess: Any) -> Tensor:
+    """A power of p0, and 1 where p0 is 0, which no path passes."""
+    return torch.where(log_p == -math.inf, 0.0, excess * log_p)
