@@ -276,7 +276,7 @@ _TOKENIZERS: WeakKeyDictionary[LanguageModel, Any] = WeakKeyDictionary()
 
 
 def _tokenizer_of(context: Context) -> Any:
-    """Table that llguidance reads: of what each token of a model writes, made once for each model."""
+    """What each token of a model writes, as llguidance reads it; made once for each model."""
     lm = context.lm
     if isinstance(lm, TabularLM) and lm.separator and not len(context.prompt_tokens):
         raise UnsupportedModelError(
