@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import PotentialError, UnsupportedModelError, import_extra
@@ -35,8 +35,8 @@ _SHOWN = 60
 class FormalLanguage(BoundOnly, kind=False):
     """Phi = 1 where the generated text is a whole text of a formal language, else 0.
 
-    A text ends at an absorbing EOS, or after T tokens; one that is not complete by then has phi = 0.
-    Where EOS does not absorb, a text that contains it has phi = 0. Z is the mass of complete texts.
+    A text ends at an absorbing EOS, or after T tokens; one that is not complete by then has phi 0,
+    as has one that contains an EOS that does not absorb. Z is the mass of complete texts.
     ``LookAheadTwist`` gives psi = 1 to the prefixes that can be completed and 0 to the others, with
     no regard to how many steps are left: what is still open at T dies there.
 
@@ -72,12 +72,10 @@ class FormalLanguage(BoundOnly, kind=False):
         complete = torch.tensor(self._prefixes.are_complete(tokens.tolist()), dtype=torch.bool)
         return log_indicator(complete.to(tokens.device))
 
-    def log_viable_next(
-        self, tokens: Int[Tensor, "batch shorter"]
-    ) -> Float[Tensor, "batch vocab"]:
-        """0 for each next token after which a prefix can be completed, -inf for the others."""
+    def viable_next(self, tokens: Int[Tensor, "batch shorter"]) -> Bool[Tensor, "batch vocab"]:
+        """Which next tokens leave a prefix that more tokens can complete."""
         _ = self.context
-        return self._prefixes.log_masks(tokens.tolist()).to(tokens.device)
+        return self._prefixes.viable_next(tokens.tolist()).to(tokens.device)
 
     def _key(self) -> tuple:
         return (self._lark,)
@@ -129,7 +127,7 @@ class Grammar(FormalLanguage):
             converter = import_extra("llguidance.gbnf_to_lark", "grammar", "A grammar in GBNF")
             try:
                 lark = converter.any_to_lark(grammar)
-            except Exception as error:  # noqa: BLE001 -- it raises plain Exceptions
+            except Exception as error:  # It raises plain ones.
                 raise ValueError(f"grammar cannot be read as GBNF: {error}.") from error
         super().__init__("grammar", grammar, lark)
 
@@ -198,15 +196,15 @@ class _Prefixes:
         start = _library().LLMatcher(tokenizer, lark, log_level=0)
         self._known: dict[tuple[int, ...], Any] = {(): start}
         self._check(start)
-        if not bool(self.log_masks([[]]).isfinite().any()):
+        if not bool(self.viable_next([[]]).any()):
             raise PotentialError(f"{name}: the model has no token that a text could begin with.")
 
     def __reduce__(self) -> tuple:
         """Copies and pickles are made again: matchers cannot be moved."""
         return _Prefixes, (self._lark, self._context, self._name)
 
-    def log_masks(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
-        """0 for each next token after which a prefix can be completed, -inf for the others."""
+    def viable_next(self, rows: Sequence[Sequence[int]]) -> Bool[Tensor, "batch vocab"]:
+        """Which next tokens leave a prefix that can be completed."""
         vocab = self._context.lm.vocab_size
         width = (vocab + 31) // 32 * 4
         masks, at_end = bytearray(), []
@@ -224,7 +222,7 @@ class _Prefixes:
             allowed[:, self._context.lm.eos_token_id] = (
                 torch.tensor(at_end) if self._eos is not None else False
             )
-        return torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
+        return allowed
 
     def are_complete(self, rows: Sequence[Sequence[int]]) -> list[bool]:
         """Whether each row is a whole text."""
@@ -278,7 +276,7 @@ _TOKENIZERS: WeakKeyDictionary[LanguageModel, Any] = WeakKeyDictionary()
 
 
 def _tokenizer_of(context: Context) -> Any:
-    """llguidance's table of what each token of a model writes, made once for each model."""
+    """What each token of a model writes, as llguidance reads it; made once for each model."""
     lm = context.lm
     if isinstance(lm, TabularLM) and lm.separator and not len(context.prompt_tokens):
         raise UnsupportedModelError(
@@ -304,8 +302,8 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
         return hf.from_tokenizer(tokenizer, n_vocab=max(lm.vocab_size, len(tokenizer)))
     except ValueError as error:
         raise UnsupportedModelError(
-            "A grammar needs a tokenizer whose tokens write the same text everywhere, as byte-level "
-            f"ones do, and that of {lm!r} is none: {error}."
+            "A grammar needs a tokenizer whose tokens write the same text everywhere, as "
+            f"byte-level ones do, and that of {lm!r} is none: {error}."
         ) from error
 
 
