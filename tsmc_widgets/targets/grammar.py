@@ -117,6 +117,9 @@ class JSONSchema(FormalLanguage):
 class Grammar(FormalLanguage):
     """Phi = 1 where the generated text is a whole text of a context-free grammar, else 0.
 
+    Terminals are read as a lexer reads them, the longest first and without going back: of ``"ab"``
+    and ``"abc"`` in one place, a text that goes on with c has the second.
+
     Args:
         grammar: in llguidance's variant of Lark (rule ``start``), or in GBNF (rule ``root``).
     """
@@ -213,11 +216,11 @@ class _Prefixes:
                 prefix, ended = self._split(row)
                 matcher = self._after(prefix)
                 at_end.append(matcher is not None and matcher.is_accepting())
-                alive = matcher is not None and not ended
-                masks += self._mask(matcher)[:width] if alive else bytes(width)
+                mask = None if matcher is None or ended else self._mask(prefix, matcher)
+                masks += bytes(width) if mask is None else mask[:width]
         bits = np.unpackbits(np.frombuffer(masks, np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits).reshape(len(rows), width * 8)[:, :vocab].bool()
-        # llguidance gives EOS to a prefix that nothing can follow, too.
+        # The mask has EOS also where llguidance knows of nothing else.
         if self._context.lm.eos_token_id is not None:
             allowed[:, self._context.lm.eos_token_id] = (
                 torch.tensor(at_end) if self._eos is not None else False
@@ -259,8 +262,11 @@ class _Prefixes:
         self._check(matcher)
         return matcher
 
-    def _mask(self, matcher: Any) -> bytes:
+    def _mask(self, prefix: tuple[int, ...], matcher: Any) -> bytes | None:
         mask = matcher.compute_bitmask()
+        if matcher.get_error().startswith("NoExtensionBias"):  # No token can follow, EOS included.
+            self._known[prefix] = None
+            return None
         self._check(matcher)
         return mask
 
