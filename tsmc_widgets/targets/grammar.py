@@ -298,7 +298,7 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
     if isinstance(lm, TabularLM):
         return _library().LLTokenizer(_library().TokenizerWrapper(_Table(lm)), slices=[])
     tokenizer = getattr(lm, "tokenizer", None)
-    if not getattr(tokenizer, "is_fast", False):
+    if tokenizer is None or not tokenizer.is_fast:
         raise UnsupportedModelError(
             "A grammar needs to know what each token writes: give a model with a fast tokenizer of "
             f"transformers, or a TabularLM; got {lm!r}."
