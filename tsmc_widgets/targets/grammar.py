@@ -297,15 +297,18 @@ def _tokenizer_of(context: Context) -> Any:
 def _made_tokenizer(lm: LanguageModel) -> Any:
     if isinstance(lm, TabularLM):
         return _library().LLTokenizer(_library().TokenizerWrapper(_Table(lm)), slices=[])
-    tokenizer = getattr(lm, "tokenizer", None)
-    if tokenizer is None or not tokenizer.is_fast:
+    try:
+        fast = lm.tokenizer.is_fast
+    except AttributeError:
+        fast = False
+    if not fast:
         raise UnsupportedModelError(
             "A grammar needs to know what each token writes: give a model with a fast tokenizer of "
             f"transformers, or a TabularLM; got {lm!r}."
         )
     hf = import_extra("llguidance.hf", "grammar", "A grammar")
     try:
-        return hf.from_tokenizer(tokenizer, n_vocab=max(lm.vocab_size, len(tokenizer)))
+        return hf.from_tokenizer(lm.tokenizer, n_vocab=max(lm.vocab_size, len(lm.tokenizer)))
     except ValueError as error:
         raise UnsupportedModelError(
             "A grammar needs a tokenizer whose tokens write the same text everywhere, as "

@@ -238,6 +238,13 @@ def _functions(part: Part) -> ipw.Dropdown:
     )  # fmt: skip
 
 
+def _grammar(part: Part) -> ipw.Textarea:
+    return _control(
+        ipw.Textarea, "grammar", "Lark with a rule start, or GBNF with a rule root",
+        value=str(part["grammar"]), rows=3, continuous_update=False,
+    )  # fmt: skip
+
+
 def _object(text: str) -> Part:
     try:
         found = json.loads(text)
@@ -318,7 +325,7 @@ KINDS: tuple[FactorKind, ...] = (
     FactorKind(
         title="follows a grammar",
         start={"kind": "Grammar", "grammar": 'start: "yes" | "no"'},
-        controls=(_text("grammar", "grammar", "Lark with a rule start, or GBNF with a rule root"),),
+        controls=(Control("grammar", _grammar),),
         note=_MASKED,
     ),
     FactorKind(
