@@ -196,6 +196,8 @@ class _Prefixes:
         self._eos = context.eos_token_id
         self._lock = threading.Lock()
         tokenizer = _tokenizer_of(context)
+        ends = {*tokenizer.eos_tokens, context.lm.eos_token_id} - {None}
+        self._ends = [token for token in ends if token < context.lm.vocab_size]
         start = _library().LLMatcher(tokenizer, lark, log_level=0)
         self._known: dict[tuple[int, ...], Any] = {(): start}
         self._check(start)
@@ -221,10 +223,9 @@ class _Prefixes:
         bits = np.unpackbits(np.frombuffer(masks, np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits).reshape(len(rows), width * 8)[:, :vocab].bool()
         # The mask has EOS also where llguidance knows of nothing else.
-        if self._context.lm.eos_token_id is not None:
-            allowed[:, self._context.lm.eos_token_id] = (
-                torch.tensor(at_end) if self._eos is not None else False
-            )
+        allowed[:, self._ends] = False
+        if self._eos is not None:
+            allowed[:, self._eos] = torch.tensor(at_end, dtype=torch.bool)
         return allowed
 
     def are_complete(self, rows: Sequence[Sequence[int]]) -> list[bool]:
@@ -254,7 +255,7 @@ class _Prefixes:
         return matcher
 
     def _fork(self, matcher: Any, token: int) -> Any:
-        if token == self._context.lm.eos_token_id or matcher.validate_tokens([token]) != 1:
+        if token in self._ends or matcher.validate_tokens([token]) != 1:
             self._check(matcher)
             return None
         matcher = matcher.deep_copy()
