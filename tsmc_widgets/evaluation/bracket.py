@@ -18,7 +18,7 @@ from tsmc_widgets.evaluation.estimates import Bracket
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.ending import Ending
-from tsmc_widgets.targets.protocol import Power
+from tsmc_widgets.targets.protocol import Power, log_indicator
 from tsmc_widgets.targets.target import Target, require_unconditional
 
 Bounds = tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]
@@ -82,6 +82,19 @@ def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
     return bounds
 
 
+def language_bounds(potential: Any, eos: int | None) -> PhiBounds:
+    """Phi is 0 where a prefix cannot be completed, at most 1 elsewhere, and known at EOS."""
+
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
+        high = log_indicator(potential.viable_next(prefixes).cpu())
+        low = torch.full_like(high, -math.inf)
+        if eos is not None:
+            low[:, eos] = high[:, eos]
+        return low, high
+
+    return bounds
+
+
 def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
     """Bounds of a product of powers: those of each factor times its power, added up."""
 
@@ -98,8 +111,8 @@ def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
 def phi_bounds(target: Target) -> PhiBounds:
     """The tightest bounds that a target's potential knows of.
 
-    An automaton first, then the potential's own ``log_phi_bounds``, then those of its factors,
-    then ``log_phi_max``.
+    An automaton first, then the potential's own ``log_phi_bounds`` or ``viable_next``, then those
+    of its factors, then ``log_phi_max``.
 
     Raises:
         PotentialError: some factor has no upper bound at all.
@@ -112,6 +125,8 @@ def phi_bounds(target: Target) -> PhiBounds:
             return automaton_bounds(automaton, target.num_steps, target.ending)
         if potential.log_phi_bounds is not None:
             return own_bounds(potential, vocab)
+        if potential.viable_next is not None:
+            return language_bounds(potential, eos)
         parts = [(factor, 1.0) for factor in potential.factors()]
         if isinstance(potential, Power):
             parts = [(potential.part, potential.beta)]

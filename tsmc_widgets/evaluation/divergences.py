@@ -430,9 +430,8 @@ def kl_divergences(
         draw_from(target, sampler, min(size, count - at), seed, first_run + at, observed=given(at))
         for at in range(0, count, size)
     )
-    log_weights = None
+    parts, log_weights = [], None
     if tokens is not None:
-        parts = []
         for at in range(0, len(tokens), size):
             some = tokens[at : at + size]
             parts.append(score_sequences(target, some, sampler, observed=given(at)))

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import PotentialError, UnsupportedModelError, import_extra
@@ -35,8 +35,8 @@ _SHOWN = 60
 class FormalLanguage(BoundOnly, kind=False):
     """Phi = 1 where the generated text is a whole text of a formal language, else 0.
 
-    A text ends at an absorbing EOS, or after T tokens; one that is not complete then has phi = 0.
-    Where EOS does not absorb, a text that contains it has phi = 0. Z is the mass of complete texts.
+    A text ends at an absorbing EOS, or after T tokens; one that is not complete by then has phi 0,
+    as has one that contains an EOS that does not absorb. Z is the mass of complete texts.
     ``LookAheadTwist`` gives psi = 1 to the prefixes that can be completed and 0 to the others, with
     no regard to how many steps are left: what is still open at T dies there.
 
@@ -72,10 +72,10 @@ class FormalLanguage(BoundOnly, kind=False):
         complete = torch.tensor(self._prefixes.are_complete(tokens.tolist()), dtype=torch.bool)
         return log_indicator(complete.to(tokens.device))
 
-    def log_viable_next(self, tokens: Int[Tensor, "batch shorter"]) -> Float[Tensor, "batch vocab"]:
-        """0 for each next token after which a prefix can be completed, -inf for the others."""
+    def viable_next(self, tokens: Int[Tensor, "batch shorter"]) -> Bool[Tensor, "batch vocab"]:
+        """Which next tokens leave a prefix that more tokens can complete."""
         _ = self.context
-        return self._prefixes.log_masks(tokens.tolist()).to(tokens.device)
+        return self._prefixes.viable_next(tokens.tolist()).to(tokens.device)
 
     def _key(self) -> tuple:
         return (self._lark,)
@@ -116,6 +116,9 @@ class JSONSchema(FormalLanguage):
 
 class Grammar(FormalLanguage):
     """Phi = 1 where the generated text is a whole text of a context-free grammar, else 0.
+
+    Terminals are read as a lexer reads them, the longest first and without going back: of ``"ab"``
+    and ``"abc"`` in one place, a text that goes on with c has the second.
 
     Args:
         grammar: in llguidance's variant of Lark (rule ``start``), or in GBNF (rule ``root``).
@@ -193,18 +196,20 @@ class _Prefixes:
         self._eos = context.eos_token_id
         self._lock = threading.Lock()
         tokenizer = _tokenizer_of(context)
+        ends = {*tokenizer.eos_tokens, context.lm.eos_token_id} - {None}
+        self._ends = [token for token in ends if token < context.lm.vocab_size]
         start = _library().LLMatcher(tokenizer, lark, log_level=0)
         self._known: dict[tuple[int, ...], Any] = {(): start}
         self._check(start)
-        if not bool(self.log_masks([[]]).isfinite().any()):
+        if not bool(self.viable_next([[]]).any()):
             raise PotentialError(f"{name}: the model has no token that a text could begin with.")
 
     def __reduce__(self) -> tuple:
         """Copies and pickles are made again: matchers cannot be moved."""
         return _Prefixes, (self._lark, self._context, self._name)
 
-    def log_masks(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "batch vocab"]:
-        """0 for each next token after which a prefix can be completed, -inf for the others."""
+    def viable_next(self, rows: Sequence[Sequence[int]]) -> Bool[Tensor, "batch vocab"]:
+        """Which next tokens leave a prefix that can be completed."""
         vocab = self._context.lm.vocab_size
         width = (vocab + 31) // 32 * 4
         masks, at_end = bytearray(), []
@@ -213,16 +218,15 @@ class _Prefixes:
                 prefix, ended = self._split(row)
                 matcher = self._after(prefix)
                 at_end.append(matcher is not None and matcher.is_accepting())
-                alive = matcher is not None and not ended
-                masks += self._mask(matcher)[:width] if alive else bytes(width)
+                mask = None if matcher is None or ended else self._mask(prefix, matcher)
+                masks += bytes(width) if mask is None else mask[:width]
         bits = np.unpackbits(np.frombuffer(masks, np.uint8), bitorder="little")
         allowed = torch.from_numpy(bits).reshape(len(rows), width * 8)[:, :vocab].bool()
-        # llguidance gives EOS to a prefix that nothing can follow, too.
-        if self._context.lm.eos_token_id is not None:
-            allowed[:, self._context.lm.eos_token_id] = (
-                torch.tensor(at_end) if self._eos is not None else False
-            )
-        return torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
+        # The mask has EOS also where llguidance knows of nothing else.
+        allowed[:, self._ends] = False
+        if self._eos is not None:
+            allowed[:, self._eos] = torch.tensor(at_end, dtype=torch.bool)
+        return allowed
 
     def are_complete(self, rows: Sequence[Sequence[int]]) -> list[bool]:
         """Whether each row is a whole text."""
@@ -251,7 +255,7 @@ class _Prefixes:
         return matcher
 
     def _fork(self, matcher: Any, token: int) -> Any:
-        if token == self._context.lm.eos_token_id or matcher.validate_tokens([token]) != 1:
+        if token in self._ends or matcher.validate_tokens([token]) != 1:
             self._check(matcher)
             return None
         matcher = matcher.deep_copy()
@@ -259,8 +263,11 @@ class _Prefixes:
         self._check(matcher)
         return matcher
 
-    def _mask(self, matcher: Any) -> bytes:
+    def _mask(self, prefix: tuple[int, ...], matcher: Any) -> bytes | None:
         mask = matcher.compute_bitmask()
+        if matcher.get_error().startswith("NoExtensionBias"):  # No token can follow, EOS included.
+            self._known[prefix] = None
+            return None
         self._check(matcher)
         return mask
 
@@ -291,15 +298,18 @@ def _tokenizer_of(context: Context) -> Any:
 def _made_tokenizer(lm: LanguageModel) -> Any:
     if isinstance(lm, TabularLM):
         return _library().LLTokenizer(_library().TokenizerWrapper(_Table(lm)), slices=[])
-    tokenizer = getattr(lm, "tokenizer", None)
-    if not getattr(tokenizer, "is_fast", False):
+    try:
+        fast = lm.tokenizer.is_fast
+    except AttributeError:
+        fast = False
+    if not fast:
         raise UnsupportedModelError(
             "A grammar needs to know what each token writes: give a model with a fast tokenizer of "
             f"transformers, or a TabularLM; got {lm!r}."
         )
     hf = import_extra("llguidance.hf", "grammar", "A grammar")
     try:
-        return hf.from_tokenizer(tokenizer, n_vocab=max(lm.vocab_size, len(tokenizer)))
+        return hf.from_tokenizer(lm.tokenizer, n_vocab=max(lm.vocab_size, len(lm.tokenizer)))
     except ValueError as error:
         raise UnsupportedModelError(
             "A grammar needs a tokenizer whose tokens write the same text everywhere, as "

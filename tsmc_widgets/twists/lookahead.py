@@ -73,7 +73,7 @@ class LookAheadTwist(SteppedTwist):
             automaton = factor.automaton() or _word_automaton(part, target.lm)
             if automaton is not None:
                 self._automata.append(automaton)
-            elif part.log_viable_next is not None:
+            elif part.viable_next is not None:
                 self._languages.append(part)
             elif not isinstance(part, TextIndicator):
                 texts.append((part, beta))
@@ -98,19 +98,23 @@ class LookAheadTwist(SteppedTwist):
 
     def _value(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
         rows, depth = carry.tokens.shape
-        total = torch.zeros(rows, self.target.lm.vocab_size, dtype=torch.float64)
+        # All of V in float64 only where there is more to it than 0 and -inf.
+        exact = bool(self._automata or self._texts)
+        total = torch.zeros(rows, 1, dtype=torch.float64 if exact else torch.float32)
         for automaton, state, log_h in zip(
             self._automata, carry.states, self._log_backward, strict=True
         ):
-            total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
+            total = total + log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
         for part, beta, level in self._texts:
             # Class probabilities of short prefixes are overconfident: small weights at first.
             early = isinstance(part, ClassProbability)
             weight = 0.5 * depth / self.target.num_steps if early else 1.0
-            total += weight * beta * self._so_far(part, level, carry.tokens).cpu().unsqueeze(1)
+            total = total + weight * beta * self._so_far(part, level, carry.tokens).cpu().unsqueeze(
+                1
+            )
         for part in self._languages:
-            total += part.log_viable_next(carry.tokens).cpu()
-        return total
+            total = torch.where(part.viable_next(carry.tokens).cpu(), total, -math.inf)
+        return total.expand(rows, self.target.lm.vocab_size)
 
     def _so_far(
         self, part: Potential, level: float, tokens: Int[Tensor, "batch steps"]

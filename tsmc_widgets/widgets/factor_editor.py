@@ -238,6 +238,13 @@ def _functions(part: Part) -> ipw.Dropdown:
     )  # fmt: skip
 
 
+def _grammar(part: Part) -> ipw.Textarea:
+    return _control(
+        ipw.Textarea, "grammar", "Lark with a rule start, or GBNF with a rule root",
+        value=str(part["grammar"]), rows=3, continuous_update=False,
+    )  # fmt: skip
+
+
 def _object(text: str) -> Part:
     try:
         found = json.loads(text)
@@ -248,6 +255,14 @@ def _object(text: str) -> Part:
     return found
 
 
+def _schema(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"A schema must be JSON: {error}.") from error
+
+
+_MASKED = "The look-ahead twist masks what it rules out. Let texts end at EOS."
 _UNCONDITIONAL = [name for name, problem in PROBLEMS.items() if not problem.conditional]
 
 KINDS: tuple[FactorKind, ...] = (
@@ -296,6 +311,28 @@ KINDS: tuple[FactorKind, ...] = (
         start={"kind": "TextFunction", "function": ""},
         controls=(Control("function", _functions),),
         note="One that the notebook gave to tw.register_function, or as functions= to the page.",
+    ),
+    FactorKind(
+        title="is JSON of a schema",
+        start={"kind": "JSONSchema", "schema": {"enum": ["yes", "no"]}},
+        controls=(
+            _text("schema", "schema", "A JSON schema",
+                  show=lambda part: json.dumps(part["schema"]),
+                  changes=lambda text: {"schema": _schema(text)}),
+        ),
+        note=_MASKED,
+    ),
+    FactorKind(
+        title="follows a grammar",
+        start={"kind": "Grammar", "grammar": 'start: "yes" | "no"'},
+        controls=(Control("grammar", _grammar),),
+        note=_MASKED,
+    ),
+    FactorKind(
+        title="is a full match",
+        start={"kind": "FullMatch", "pattern": " (yes|no)"},
+        controls=(_text("pattern", "pattern", "A regular expression for the whole text"),),
+        note=_MASKED,
     ),
     _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
     _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
