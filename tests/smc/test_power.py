@@ -11,7 +11,7 @@ from smc.enumeration import expected_inverse_z, expected_z
 from smc.toys import TablePhi, chain, eos_target, table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation import score_sequences
+from tsmc_widgets.evaluation.divergences import score_sequences
 from tsmc_widgets.evaluation.twist_quality import all_prefixes, log_psi_path, rollout_log_phi
 from tsmc_widgets.learning import Samples, ctl_loss, dpg_loss, rl_loss, score
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
