@@ -101,3 +101,51 @@ def test_memory_that_ends_within_a_run_costs_no_step():
     # In a process of its own: the runtime type checks of tests look into every trace.
     done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[:3] == ["no room", "2", "True"], done.stderr
+
+
+MEASURE = """
+import resource, sys, torch, transformers
+import tsmc_widgets as tw
+from tsmc_widgets.smc import memory
+particles, runs, steps, kind = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+torch.manual_seed(0)
+if kind == "storybook":
+    lm, prompt = tw.load_language_model("storybook"), "one day"
+else:
+    config = transformers.LlamaConfig(
+        vocab_size=50_000, hidden_size=96, num_hidden_layers=6, num_attention_heads=6,
+        num_key_value_heads=2, intermediate_size=128, tie_word_embeddings=True,
+    )
+    lm, prompt = tw.HuggingFaceLM(transformers.LlamaForCausalLM(config)), [5, 6, 7]
+target = tw.Target(lm, tw.Constant(), prompt=prompt, num_steps=steps)
+twist = tw.LinearHeadTwist(lm) if kind == "twist" else None
+options = {"twist": twist, "proposal": tw.TwistInduced() if twist else None}
+tw.run_smc(target, num_particles=4, **options)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+session = tw.start_smc(target, num_particles=particles, num_runs=runs, **options)
+needs, check = [], memory.check
+memory.check = lambda need, *rest: needs.append(sum(need.values()))
+session.run()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(max(needs), peak - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("particles", "runs", "steps", "kind"),
+    [
+        (2048, 1, 6, "storybook"),
+        (64, 100, 12, "storybook"),
+        (512, 1, 6, "llama"),
+        (1500, 1, 20, "llama"),
+        (512, 1, 6, "twist"),
+    ],
+)
+def test_the_estimate_is_above_what_is_taken_and_not_far(particles, runs, steps, kind):
+    given = [str(each) for each in (particles, runs, steps, kind)]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *given], capture_output=True, text=True, check=True
+    )
+    need, taken = map(float, done.stdout.split())
+    assert 0.8 * taken <= need <= 4 * taken + 2**28

@@ -8,17 +8,15 @@ made it changes nothing in its numbers.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -31,7 +29,14 @@ from tsmc_widgets.errors import (
     TwistFormatError,
 )
 from tsmc_widgets.experiments.spec import TEXT_METHODS, VERSION, RunSpec, Training
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import (
+    checksum,
+    file_lock,
+    load_json,
+    read_checked,
+    write_atomically,
+    write_checked,
+)
 from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.learning.positives import ExactPool
 from tsmc_widgets.learning.trainer import TwistTrainer
@@ -57,23 +62,19 @@ def dumps(value: Any) -> str:
 
     Equal values give equal bytes, so that files can be compared byte by byte.
     """
-    return json.dumps(_json_ready(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_json_ready(value), sort_keys=True, allow_nan=False)
 
 
-def loads(text: str) -> Any:
+def loads(text: str | bytes) -> Any:
     """What ``dumps`` was given."""
-    return json.loads(text, object_hook=_float_of)
+    return load_json(text, object_hook=_float_of)
 
 
 def write_file(path: Path, value: Any) -> Path:
     """Write a value with its checksum; a reader sees the old file or the new one, whole."""
-    payload = dumps(value)
-    sha256 = hashlib.sha256(payload.encode()).hexdigest()
-    head = json.dumps({"format": STORE_FORMAT, "version": STORE_VERSION, "sha256": sha256})
+    content = dumps(value).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as part:
-        part.write_text(f"{head}\n{payload}\n", encoding="utf-8")
-    return path
+    return write_checked(path, content, file_format=STORE_FORMAT, version=STORE_VERSION)
 
 
 def read_file(path: Path) -> Any:
@@ -84,20 +85,10 @@ def read_file(path: Path) -> Any:
         DamagedFileError: it is cut short, changed, of a newer version or not of this package.
     """
     try:
-        head, payload = path.read_text(encoding="utf-8").removesuffix("\n").split("\n", 1)
-        found = json.loads(head)
-        if found["format"] != STORE_FORMAT or found["version"] > STORE_VERSION:
-            raise DamagedFileError(
-                f"{str(path)!r} is of format {found['format']!r}, version {found['version']!r}; "
-                f"this version of the package reads {STORE_FORMAT!r} up to {STORE_VERSION}."
-            )
-        if hashlib.sha256(payload.encode()).hexdigest() != found["sha256"]:
-            raise ValueError("its checksum does not match")
-        return loads(payload)
-    except DamagedFileError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{str(path)!r} is damaged or cut short: {error}.") from error
+        versions = range(1, STORE_VERSION + 1)
+        return loads(read_checked(path, file_format=STORE_FORMAT, versions=versions))
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{str(path)!r} is no stored result: {error}.") from error
 
 
 def _json_ready(value: Any) -> Any:
@@ -316,7 +307,7 @@ def training_key(spec: RunSpec) -> str:
 def _key(kind: str, spec: RunSpec, more: dict[str, Any]) -> str:
     whole = {name: getattr(spec, name) for name in ("problem", "lm", "classifier", "device")}
     text = dumps({"kind": kind, "version": VERSION, **whole, **more})
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return checksum(text.encode())[:32]
 
 
 @lru_cache(maxsize=MAX_IN_MEMORY)
@@ -345,7 +336,7 @@ def _find_or_make(
         if key not in _MADE:
             while len(_MADE) >= MAX_IN_MEMORY:
                 _MADE.pop(next(iter(_MADE)))
-            with _file_lock(folder, key):
+            with file_lock(folder, key):
                 _MADE[key] = make() if folder is None else _share(read, make, write)
         return _MADE[key]
 
@@ -361,25 +352,6 @@ def _share(read: Callable[[], Any], make: Callable[[], Any], write: Callable[[An
     with contextlib.suppress(OSError, MissingExtraError):
         write(made)
     return made
-
-
-@contextlib.contextmanager
-def _file_lock(folder: Path | None, key: str) -> Iterator[None]:
-    """Serialise creation across processes; the lock ends with its holder, killed or not.
-
-    Where files cannot be locked there is no lock.
-    """
-    lock = None
-    if folder is not None:
-        with contextlib.suppress(OSError, NotImplementedError):
-            (folder / "locks").mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / "locks" / key)
-            lock.acquire()
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def forget() -> None:

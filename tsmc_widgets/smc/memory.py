@@ -20,6 +20,7 @@ from tsmc_widgets.errors import MemoryLimitError
 from tsmc_widgets.models.protocol import ReservingCarry
 from tsmc_widgets.smc.prefixes import PrefixSteps
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.trainable import NeuralTwist
 
 Need = Mapping[str, float | int]
 """Bytes, by what they are for."""
@@ -27,7 +28,7 @@ Need = Mapping[str, float | int]
 SMALL = 2**26
 """Runs below this are not held against what is free, which takes longer to find out."""
 PASS = 2**29
-"""Logits and log-probabilities of one forward pass, whose rows are bounded so."""
+"""Logits of one forward pass and what is made of them, whose rows are bounded; as much for psi."""
 TRAINING_TABLES = 8
 """Answers for a batch, (texts, T, V), while they are stacked, scored and differentiated."""
 _RECORD = 150
@@ -55,39 +56,39 @@ def allow_memory(limit: float | int | None = None, *, workers: int = 1) -> Itera
         _ALLOWED.reset(token)
 
 
-def row_bytes(
-    target: Target, config: Any, steps: PrefixSteps | None
-) -> tuple[float | int, float | int]:
-    """Of a distinct prefix: its answers of all V next tokens at the peak, and its KV cache.
+def row_bytes(target: Target, config: Any, steps: PrefixSteps) -> tuple[int, float | int]:
+    """Of a distinct prefix: its tables over the vocabulary at the peak, and its KV cache.
+
+    Tables of the step before are still there while those of the next are made. Where the model
+    answers by rows, only that of a twist which does not is held.
 
     Args:
         target: says V and T.
-        config: says which tables of V numbers there are: log p0, log psi, log q.
-        steps: the first answers, whose tensors say how large the others will be; None before.
+        config: says which tables there are: log p0, log psi, log q.
+        steps: the first answers, whose tensors say how large the others will be.
     """
-    tables, width, carried = 1, 4, 0.0
-    if config.twist is not None or config.proposal.twist is not None:
-        tables = 3
-    if steps is not None:
-        width = steps.lm.log_probs.element_size()
-        length = len(target.prompt_tokens) + target.num_steps - 1
-        carries = {id(part.carry): part.carry for part in (steps.lm, steps.twist, steps.proposal)
-                   if part is not None}  # fmt: skip
-        for carry in carries.values():
-            if isinstance(carry, ReservingCarry):
-                carried += carry.most_bytes(1, length)
-    return (2 * tables + 1) * width * target.lm.vocab_size, carried
+    twist = config.twist if config.twist is not None else config.proposal.twist
+    tables = 0 if steps.lm.by_rows else 3 if twist is None else 5
+    if twist is not None and not (steps.lm.by_rows and isinstance(twist, NeuralTwist)):
+        tables += 2
+    width = steps.lm.log_probs.element_size()
+    length = len(target.prompt_tokens) + target.num_steps - 1
+    parts = [part for part in (steps.lm, steps.twist, steps.proposal) if part is not None]
+    carries = {id(part.carry): part.carry for part in parts}.values()
+    kept = [each.most_bytes(1, length) for each in carries if isinstance(each, ReservingCarry)]
+    return tables * width * target.lm.vocab_size, sum(kept)
 
 
 def of_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> Need:
-    """What the runs of a batch may take, KV caches left out before the first answers are there."""
+    """What the runs of a batch may take; of the models' answers once the first are there."""
     size, num_steps = config.num_runs * config.num_particles, target.num_steps
-    groups = 1 if config.observed is None else config.num_runs
-    rows = min(size, groups * target.lm.vocab_size ** (num_steps - 1))
-    answers, carried = row_bytes(target, config, steps)
-    top_k = min(config.top_k, target.lm.vocab_size)
+    groups, vocab = 1 if config.observed is None else config.num_runs, target.lm.vocab_size
+    rows = min(size, groups * vocab ** (num_steps - 1))
+    tables, carried = (0, 0) if steps is None else row_bytes(target, config, steps)
+    passing = PASS if config.twist is None and config.proposal.twist is None else 2 * PASS
+    top_k = min(config.top_k, vocab)
     return {
-        "log-probabilities": rows * answers + min(PASS, rows * answers),
+        "log-probabilities": rows * tables + min(passing, 32 * rows * vocab),
         "KV caches": rows * carried,
         "records": size * (_RECORD * num_steps + _STATE) + rows * num_steps * top_k * _TABLE_CELL,
     }

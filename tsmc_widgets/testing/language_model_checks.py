@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, readable
+from tsmc_widgets.models.tempered import Tempered
 
 MIN_STEPS = 4
 MIN_BATCH = 2
@@ -352,7 +353,11 @@ def _check_softmax(case: SteppingCase, model: Any, answer: Answer) -> None:
         logits = model(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1]
     found = answer.values["log_probs"]
     expected = torch.log_softmax(logits.to(found.dtype), dim=-1)
-    case.require_close(found, expected, "log_probs must be the model's full softmax, temperature 1")
+    what = "log_probs must be the model's full softmax, temperature 1"
+    if isinstance(case.lm, Tempered):
+        expected = case.lm.tempered(expected)
+        what = "log_probs must be what temperature and cuts leave of the model's softmax"
+    case.require_close(found, expected, what)
 
 
 def _check_gradients(case: SteppingCase, model: torch.nn.Module) -> None:
@@ -372,9 +377,9 @@ def _check_gradients(case: SteppingCase, model: torch.nn.Module) -> None:
 
 
 def _check_chunks(case: SteppingCase, answers: list[Answer]) -> None:
-    lm: Any = case.lm
+    lm: Any = case.lm.lm if isinstance(case.lm, Tempered) else case.lm
     before = lm.max_rows
-    forced = lm.log_prob(case.tokens, case.prompt_length)
+    forced = case.lm.log_prob(case.tokens, case.prompt_length)
     try:
         for max_rows in (1, case.batch - 1):
             lm.max_rows = max_rows
@@ -386,7 +391,8 @@ def _check_chunks(case: SteppingCase, answers: list[Answer]) -> None:
                     every = torch.arange(case.batch, device=case.device)
                     carry = answer.carry.select(every) if at % 2 else answer.carry
                     answer = case.advance(case.chosen[:, at], carry)
-            case.require_close(lm.log_prob(case.tokens, case.prompt_length), forced, what)
+            found = case.lm.log_prob(case.tokens, case.prompt_length)
+            case.require_close(found, forced, what)
     finally:
         lm.max_rows = before
 
