@@ -9,6 +9,8 @@ from smc.enumeration import expected_inverse_z, expected_z
 from smc.toys import chain
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation.baselines import beam_search
+from tsmc_widgets.learning import Samples, score
 from tsmc_widgets.models import load_language_model
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
 from tsmc_widgets.targets.ending import ending_of, token_bytes, token_texts
@@ -94,13 +96,13 @@ def test_draws_scores_and_learning_know_the_end(name):
     assert {tuple(row) for row in drawn.tolist()} <= set(known)
     trace = tw.run_smc(t, num_particles=200, rule="never", seed=1)
     assert {tuple(row) for row in trace.tokens.tolist()} <= set(known)
-    samples = tw.learning.Samples.of_trace(trace)
-    scored = tw.learning.score(t, tw.TableHeadTwist(t.lm, num_steps=4, prompt_length=1), samples)
+    samples = Samples.of_trace(trace)
+    scored = score(t, tw.TableHeadTwist(t.lm, num_steps=4, prompt_length=1), samples)
     torch.testing.assert_close(scored.log_p, samples.log_q, rtol=0, atol=1e-12)
     assert torch.equal(~scored.live, t.ending.after(samples.tokens))
-    ended = by_beam = tw.evaluation.baselines.beam_search(t, num_samples=100)
-    assert by_beam.log_z == pytest.approx(EnumeratedOracle(t).log_z, abs=1e-12)
-    assert len(ended.tokens) == len(known)
+    beam = beam_search(t, num_samples=100)
+    assert beam.log_z == pytest.approx(EnumeratedOracle(t).log_z, abs=1e-12)
+    assert len(beam.tokens) == len(known)
     check_potential(tw.TokenFunction(weigh), t.lm, prompt="a", eos="absorb")
     goes_on = torch.tensor([[1, 0, 0, 0]] if name != "stop over two tokens" else [[0, 1, 0, 0]])
     if name != "two stops":
