@@ -164,6 +164,23 @@ class TestProblem:
         assert panel.problem == expected
         assert told == [1]
 
+    def test_settings_without_a_control_are_kept(self):
+        own = {
+            **describe_problem("eos"),
+            "name": "m",
+            "stop": ["yes"],
+            "power": 2,
+        }
+        panel = ProblemPanel(own, lambda: None)
+        assert {name: panel.described[name] for name in ("stop", "power")} == {
+            "stop": ["yes"],
+            "power": 2,
+        }
+        panel.fields["eos"].value = "ignore"
+        assert "stop" not in panel.described
+        panel.set("rainy-week")
+        assert "power" not in panel.described
+
     def test_an_edit_makes_it_ones_own_and_back(self, told):
         panel = ProblemPanel("one-star-review", lambda: told.append(1))
         panel.fields["num_steps"].value = 11

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
@@ -16,6 +16,7 @@ import torch
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets import toys
 from tsmc_widgets.targets.classifier import (
     CachedClassifier,
@@ -56,6 +57,9 @@ class Problem:
         conditional: whether phi waits for an observation o, so that samples come with one.
         exact: whether ``tw.exact`` knows everything about it.
         twin: name of the problem that is the same experiment on the other model; "" for none.
+        tempered: settings of ``Tempered`` for the model, by name; none leaves p0 as it is.
+        stop: where texts end besides EOS, as for ``Target``.
+        power: of p0, as for ``Target``.
         description: the JSON that it was made from; None for a named one.
     """
 
@@ -73,6 +77,9 @@ class Problem:
     conditional: bool = False
     exact: bool = False
     twin: str = ""
+    tempered: Mapping[str, Any] = field(default_factory=dict)
+    stop: str | Sequence[str] | None = None
+    power: float | int = 1
     description: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,7 +124,15 @@ class Problem:
         if isinstance(lm, str | Path):
             lm = load_language_model(lm, device=device)
         phi = self.own_potential(classifier, device=device)
-        return Target(lm, phi, prompt=self.prompt, num_steps=self.num_steps, eos=self.eos)
+        return Target(
+            Tempered(lm, **self.tempered) if self.tempered else lm,
+            phi,
+            prompt=self.prompt,
+            num_steps=self.num_steps,
+            eos=self.eos,
+            stop=self.stop,
+            power=self.power,
+        )
 
     def own_potential(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.targets.description import TABLE, describe_problem
+from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
@@ -36,6 +36,7 @@ class ProblemPanel(Quiet):
         self._base = problem if isinstance(problem, str) else problem["name"]
         described = describe_problem(problem)
         self._form = described.get("form")
+        self._kept = {name: described[name] for name in SETTINGS if name in described}
         self.fields = _fields(described)
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
@@ -58,6 +59,8 @@ class ProblemPanel(Quiet):
         }
         if fields["eos"].value != "ignore":
             own["eos"] = fields["eos"].value
+        # What has no control stays as it is; a stop goes with EOS.
+        own |= {name: v for name, v in self._kept.items() if name != "stop" or "eos" in own}
         return own if self._form is None else {**own, "form": self._form}
 
     @property
@@ -78,6 +81,7 @@ class ProblemPanel(Quiet):
         described = describe_problem(problem)
         self._base = described["name"].removesuffix(", changed")
         self._form = described.get("form")
+        self._kept = {name: described[name] for name in SETTINGS if name in described}
         with self._quietly():
             values = {"eos": "ignore"} | described
             for name in ("model", "prompt", "num_steps", "eos"):
