@@ -1,4 +1,4 @@
-"""sigma proportional to p0**alpha phi: by hand, by the oracles, by enumerating the algorithm."""
+"""Sigma proportional to p0**alpha phi: by hand, by the oracles, by enumerating the algorithm."""
 
 import itertools
 import math
