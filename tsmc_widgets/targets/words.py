@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, tensor
 
-from tsmc_widgets.errors import PotentialError, check_one_of
+from tsmc_widgets.errors import PotentialError, check_one_of, quoted
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton
 from tsmc_widgets.targets.checked import show_text
@@ -350,7 +350,8 @@ class MatchesRegex(TextIndicator):
             self._regex = self._compiled(pattern)
         except (re.error, regex.error) as error:
             raise ValueError(
-                f"pattern must be a regular expression of Python's re; got {pattern!r}: {error}."
+                f"pattern must be a regular expression of Python's re; got {quoted(pattern)}: "
+                f"{error}."
             ) from error
         self.pattern = pattern
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
+from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import Note, close_whole, split_words
@@ -242,9 +243,9 @@ def _object(text: str) -> Part:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"A factor must be a JSON object; got {text!r}: {error}.") from error
+        raise ValueError(f"A factor must be a JSON object; got {quoted(text)}: {error}.") from error
     if not isinstance(found, dict) or "kind" not in found:
-        raise ValueError(f'A factor must be an object with a "kind"; got {text!r}.')
+        raise ValueError(f'A factor must be an object with a "kind"; got {quoted(text)}.')
     return found
 
 
@@ -392,7 +393,7 @@ class FactorRow(ipw.VBox):
         try:
             self.part = dict(self.kind.described(self.part, now))
         except ValueError as error:
-            self.error = str(error)
+            self.error = message_of(error)
         self._settle()
         self._changed()
 

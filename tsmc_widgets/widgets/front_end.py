@@ -10,7 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.errors import check_integer, check_one_of, message_of
+from tsmc_widgets.errors import check_integer, check_one_of, message_of, quoted
 from tsmc_widgets.widgets.controls import ClosesWhole
 from tsmc_widgets.widgets.record import PageTraits
 
@@ -97,7 +97,7 @@ class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
         data = msg.get("content", {}).get("data") if isinstance(msg, Mapping) else None
         state = data.get("state", {}) if isinstance(data, Mapping) else None
         if not isinstance(state, Mapping) or not isinstance(data.get("method"), str):
-            self._refuse(f"the page sent a message that is none: {str(data)[:80]}")
+            self._refuse(f"the page sent a message that is none: {quoted(data)}")
             return
         super()._handle_msg(msg)
 

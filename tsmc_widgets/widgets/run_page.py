@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import TsmcError
+from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
@@ -437,7 +437,8 @@ class RunPage(LivePage):
         try:
             replicates = replicate_log_z(self.session, progress.seconds, stopping)
         except Exception as error:  # noqa: BLE001 - the run itself is done, and stays on show
-            problem = f"This run is done. Seven more, for the error of log Ẑ, stopped: {error}"
+            problem = "This run is done. Seven more, for the error of log Ẑ, stopped: "
+            problem += message_of(error)
             self.view.status = {**self.view.status, "error": problem}
         known = {"exact_log_z": kept.exact_log_z, "replicates": replicates}
         if replicates is not None:

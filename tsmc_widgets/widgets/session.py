@@ -367,7 +367,7 @@ class LivePage(ClosesWhole, ipw.VBox):
         try:
             self._show(progress)
         except BaseException as error:
-            problem = f"The {self._subject} goes on, but cannot be shown: {error!r}"
+            problem = f"The {self._subject} goes on, but cannot be shown: {message_of(error)}"
             shown = {"state": "failed", "text": "not shown", "error": problem}
             self.view.status = {**self.view.status, **shown}
             raise
