@@ -184,7 +184,7 @@ def test_one_element_arrays_are_numbers(wrapped):
     ]:
         assert target(phi).log_phi(TOKENS).tolist() == [2.5] * 9, phi
     two = TextFunction(lambda text: np.ones(2))
-    with pytest.raises(PotentialError, match="size-1|0-dim|scalar"):
+    with pytest.raises(PotentialError, match="raised TypeError"):
         target(two).log_phi(TOKENS)
 
 
