@@ -12,8 +12,9 @@ import anywidget
 import traitlets
 
 from tsmc_widgets.errors import check_one_of, message_of, quoted
-from tsmc_widgets.widgets.controls import ClosesWhole
+from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.record import PageTraits
+from tsmc_widgets.widgets.still import Still, still_of_run
 
 _HERE = Path(__file__).parent
 _IMPORT = {
@@ -139,7 +140,7 @@ class FrontEnd(GuardedWidget):
         self.welcome = change["new"]
 
 
-class RunView(FrontEnd, PageTraits):
+class RunView(Still, FrontEnd, PageTraits):
     """A view of one run of a trace at a time, whose record grows while the run goes on.
 
     Attributes:
@@ -169,6 +170,16 @@ class RunView(FrontEnd, PageTraits):
         """The trace on show; None before there is one."""
         return self._shown.get("trace")
 
+    def _ipython_display_(self, **options: Any) -> None:
+        replace_in_cell(self)
+        super()._ipython_display_(**options)
+
+    def still(self) -> str:
+        """The run on show, its final texts and estimates."""
+        names = ("exact_log_z", "replicates")
+        options = {name: self._shown[name] for name in names if name in self._shown}
+        return still_of_run(self.trace, self.run, options) if self._shown else ""
+
     @traitlets.validate("step", "run")
     def _check_place(self, proposal: Any) -> int:
         """The step or run; one that is not there is refused, and that on show stays."""
@@ -191,6 +202,8 @@ class RunView(FrontEnd, PageTraits):
             for name, value in traits.items():
                 setattr(self, name, value)
             self.run = run
+        if shown["trace"].steps_done == shown["trace"].num_steps:
+            self.renew_still()
 
     @traitlets.observe("run")
     def _show_run(self, change: Any) -> None:

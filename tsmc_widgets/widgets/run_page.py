@@ -397,6 +397,10 @@ class RunPage(LivePage):
         self.view.hold = False
         self._submit(make_and_note, rest=rest)
 
+    def still(self) -> str:
+        """The run on show."""
+        return self.view.still()
+
     def explain(self, progress: Progress) -> str:
         """What a person should know of the run's end beyond its numbers; empty for nothing."""
         stays = "The run shown below is the one before."
