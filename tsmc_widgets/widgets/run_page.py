@@ -22,6 +22,7 @@ from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.words import contradiction
 from tsmc_widgets.widgets.controls import Note, Quiet, close_whole
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
@@ -391,6 +392,12 @@ class RunPage(LivePage):
 
         def make_and_note() -> Any:
             session = make()
+            found = contradiction(session.target.potential)
+            if found is not None:
+                raise ValueError(
+                    f"No text satisfies φ: “{found[0]}” and “{found[1]}” contradict each other. "
+                    "Take one of them away, or change its words."
+                )
             self.target, self._asked = session.target, spec
             return session
 

@@ -18,7 +18,7 @@ from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.files import page_path
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
-from tsmc_widgets.targets.description import formula_of, parse_problem
+from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.controls import Note, classed
@@ -141,7 +141,7 @@ class Workbench(RunPage):
         self._run_wanted: int | None = None
         self._given: set[str] = set()
         self.presets = PresetBar(lambda preset: self.show(preset.spec))
-        self.problem = ProblemPanel(state.spec.problem, self._moved)
+        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word)
         self.sampler = SamplerPanel(
             state.spec,
             self.problem.described,
@@ -336,6 +336,17 @@ class Workbench(RunPage):
         self.unpin()
         self._restore(state)
         return f"loaded from {path}"
+
+    def _likely_word(self) -> str:
+        """The word that the model finds likeliest after the prompt of the newest run."""
+        target, now = self.target, self.problem.described
+        ran = now if target is None else describe_problem(self._asked.problem)
+        if target is None or any(ran[name] != now[name] for name in ("model", "prompt")):
+            return ""
+        log_probs = target.lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0]
+        likeliest = log_probs.topk(min(20, len(log_probs))).indices.tolist()
+        words = [target.lm.token_text(token).strip() for token in likeliest]
+        return next((word for word in words if word.isalpha() and len(word) > 2), "")
 
     def _trained_label(self) -> str:
         trainers = self.train.trainers
