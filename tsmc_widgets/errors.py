@@ -87,9 +87,34 @@ class MissingExtraError(TsmcError, ImportError):
     """An optional package is needed and not installed."""
 
 
+QUOTED_CHARACTERS = 200
+"""As many of a value are quoted in a message."""
+MESSAGE_CHARACTERS = 1000
+"""As many of a message are shown on a page."""
+
+
+def shortened(text: str, most: int) -> str:
+    """A text with its middle left out where it is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it: its ``repr``, short."""
+    if isinstance(value, str):
+        return repr(shortened(value, QUOTED_CHARACTERS))
+    return shortened(repr(value), QUOTED_CHARACTERS)
+
+
+def listed(values: Iterable[object], most: int = 50) -> str:
+    """Values with commas between them; of very many, the first and how many more there are."""
+    names = [shortened(str(value), QUOTED_CHARACTERS) for value in values]
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
 def message_of(error: BaseException) -> str:
-    """What an error says, or its name where it says nothing."""
-    return str(error) or type(error).__name__
+    """What an error says, short enough for a page; its name where it says nothing."""
+    return shortened(str(error), MESSAGE_CHARACTERS) or type(error).__name__
 
 
 def as_exception(error: BaseException) -> Exception:
@@ -105,15 +130,14 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     allowed = tuple(allowed)
     if value not in allowed:
-        names = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{name} must be one of {names}; got {value!r}.")
+        raise ValueError(f"{name} must be one of {listed(allowed)}; got {quoted(value)}.")
 
 
 def check_integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
     whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
     if not whole or operator.index(value) < at_least:
-        raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {at_least}; got {quoted(value)}.")
 
 
 def check_number(name: str, value: Any, interval: str) -> None:
@@ -122,7 +146,7 @@ def check_number(name: str, value: Any, interval: str) -> None:
     number = isinstance(value, float | int) and not isinstance(value, bool)
     closed = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"]
     if not number or not (low < value < high or value in closed):
-        raise ValueError(f"{name} must be a number in {interval}; got {value!r}.")
+        raise ValueError(f"{name} must be a number in {interval}; got {quoted(value)}.")
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

@@ -307,7 +307,7 @@ def work(
     except BaseException as error:  # noqa: BLE001 - one bad spec must not end the others
         answer["error"] = {
             "type": type(error).__name__,
-            "message": str(error),
+            "message": message_of(error),
             "traceback": traceback.format_exc(),
         }
     return answer | {"seconds": time.perf_counter() - start}

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import NoTokenizerError, UnknownTokenError, UnsupportedModelError
+from tsmc_widgets.errors import NoTokenizerError, UnknownTokenError, UnsupportedModelError, quoted
 
 
 class TokenizerText:
@@ -118,10 +118,11 @@ class TokenizerText:
         hints = []
         for word in words[:5]:
             near = difflib.get_close_matches(word, vocabulary, n=3)
-            hints.append(f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else ""))
+            hints.append(quoted(word) + (f" (nearest: {', '.join(near)})" if near else ""))
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
         return (
-            f"The model's vocabulary lacks {', '.join(hints)}, which are in the text {text!r}: use "
-            "other words."
+            f"The model's vocabulary lacks {', '.join(hints)}{more}, which are in the text "
+            f"{quoted(text)}: use other words."
         )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:

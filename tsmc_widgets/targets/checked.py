@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError
+from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError, quoted
 
 ShowRow = Callable[[Tensor], str]
 """Says what a row of tokens is, in words: ``the text 'a b c'``."""
-
-SHOWN_CHARACTERS = 500
 
 
 class FailedOnText(Exception):
@@ -30,10 +28,7 @@ class FailedOnText(Exception):
 
 def show_text(text: str) -> str:
     """A text as error messages quote it, cut in the middle where it is long."""
-    if len(text) > SHOWN_CHARACTERS:
-        half = SHOWN_CHARACTERS // 2
-        text = f"{text[:half]} ... {text[-half:]}"
-    return f"the text {text!r}"
+    return f"the text {quoted(text)}"
 
 
 def show_tokens(row: Int[Tensor, " steps"]) -> str:

@@ -11,7 +11,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import check_integer, check_number, check_one_of
+from tsmc_widgets.errors import check_integer, check_number, check_one_of, listed, quoted
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tempered import check_settings
 from tsmc_widgets.targets.classifier import CachedClassifier
@@ -221,16 +221,18 @@ def _checked(problem: Any) -> dict[str, Any]:
     if not isinstance(problem, Mapping):
         raise ValueError(
             "problem must be a name in PROBLEMS, or a description with the fields "
-            f"{', '.join(_REQUIRED)}; got {problem!r}."
+            f"{', '.join(_REQUIRED)}; got {quoted(problem)}."
         )
     for name in problem:
         if name not in _FIELDS:
             near = difflib.get_close_matches(str(name), _FIELDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"a problem has no field {name!r}; it has {', '.join(_FIELDS)}.{hint}")
+            raise ValueError(
+                f"a problem has no field {quoted(name)}; it has {listed(_FIELDS)}.{hint}"
+            )
     missing = [name for name in _REQUIRED if name not in problem]
     if missing:
-        raise ValueError(f"the problem lacks {', '.join(missing)}; got {dict(problem)!r}.")
+        raise ValueError(f"the problem lacks {', '.join(missing)}; got {quoted(dict(problem))}.")
     check_integer("num_steps", problem["num_steps"])
     check_one_of("eos", problem.get("eos", "ignore"), ("ignore", "absorb"))
     check_number("power", problem.get("power", 1), "(0, inf)")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer, check_one_of, listed, quoted
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tempered import Tempered
@@ -212,7 +212,7 @@ def load_problem(name: str) -> Problem:
         return PROBLEMS[name]
     near = difflib.get_close_matches(str(name).lower().replace(" ", "-"), PROBLEMS, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"There is no problem {name!r}. {hint}There are {', '.join(PROBLEMS)}.")
+    raise ValueError(f"There is no problem {quoted(name)}. {hint}There are {listed(PROBLEMS)}.")
 
 
 def _class_of(label: int | str, beta: int = 1) -> Maker:

@@ -24,6 +24,7 @@ class ProblemPanel(Quiet):
     Args:
         problem: what they show at first.
         changed: called after each change of a person.
+        likely: as for ``PotentialEditor``.
 
     Attributes:
         fields: the controls by name, the chooser included.
@@ -31,7 +32,12 @@ class ProblemPanel(Quiet):
         note: what the chosen problem teaches.
     """
 
-    def __init__(self, problem: str | dict[str, Any], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        problem: str | dict[str, Any],
+        changed: Callable[[], None],
+        likely: Callable[[], str] = lambda: "",
+    ) -> None:
         self._changed = changed
         self._base = problem if isinstance(problem, str) else problem["name"]
         described = describe_problem(problem)
@@ -40,7 +46,7 @@ class ProblemPanel(Quiet):
         self.fields = _fields(described)
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
-        self.editor = PotentialEditor(described["potential"], self._edited)
+        self.editor = PotentialEditor(described["potential"], self._edited, likely)
         self._settle()
         self.fields["problem"].observe(self._choose, "value")
         for name in ("model", "prompt", "num_steps", "eos"):
