@@ -184,7 +184,7 @@ class RunSpec:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> RunSpec:
+    def from_dict(cls, given: Any) -> RunSpec:
         """A spec from its fields; those left out have their usual value.
 
         Raises:

@@ -107,7 +107,7 @@ class ResampleRule(Protocol):
 class ESSBelow:
     """Resample a run when its ESS is below ``threshold`` times K."""
 
-    threshold: float = 0.5
+    threshold: float | int = 0.5
 
     def __post_init__(self) -> None:
         """Check the threshold."""
