@@ -9,18 +9,20 @@ made is used once. Each case ends in one of
     silent   accepted though it does not fit the signature
     hang     no end within the time limit, or the process died
 
-Each public name is tried in a process of its own.
+Each public name is tried in a fork of its own, which needs Linux or macOS.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import linecache
 import math
+import multiprocessing
 import signal
-import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from collections import Counter
@@ -63,6 +65,7 @@ def judge(texts: list[str]) -> torch.Tensor:
     return torch.zeros(len(texts))
 
 
+@cache
 def needed() -> dict[str, Any]:
     """Arguments by their names that make a call valid and short."""
     story = tw.load_language_model("storybook")
@@ -183,16 +186,23 @@ def try_name(name: str) -> None:
 
 
 def cases_of(name: str) -> list[list[str]]:
-    """Outcome, case and detail of each case, from a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--name", name]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-        out, died = answer.stdout, answer.returncode != 0
-        if died:
-            out += f"CASE\thang\t{name}\t{answer.stderr.strip()[-150:]!r}\n"
-    except subprocess.TimeoutExpired as error:
-        out = (error.stdout or b"").decode() + f"CASE\thang\t{name}\tthe whole process\n"
-    return [line.split("\t")[1:] for line in out.splitlines() if line.startswith("CASE")]
+    """Outcome, case and detail of each case, from a fork of this process."""
+    with tempfile.TemporaryFile("w+") as found:
+
+        def run() -> None:
+            with contextlib.redirect_stdout(found):
+                try_name(name)
+
+        process = multiprocessing.get_context("fork").Process(target=run)
+        process.start()
+        process.join(60)
+        process.kill()
+        process.join()
+        found.seek(0)
+        cases = [line.rstrip("\n").split("\t")[1:] for line in found if line.startswith("CASE")]
+    if process.exitcode:
+        cases.append(["hang", name, f"the process ended with {process.exitcode}"])
+    return cases
 
 
 def main() -> None:
@@ -204,6 +214,7 @@ def main() -> None:
     if chosen.name:
         try_name(chosen.name)
         return
+    needed()
     totals: Counter[str] = Counter()
     print(f"| public name | {' | '.join(OUTCOMES)} |\n| --- |{' --- |' * len(OUTCOMES)}")
     bad = []

@@ -17,6 +17,7 @@ from tsmc_widgets.errors import (
     UnsupportedModelError,
     check_integer,
     check_one_of,
+    short,
 )
 from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
@@ -226,8 +227,18 @@ class Target:
             )
 
 
+def check_target(target: Any) -> None:
+    """Raise TypeError unless it is a ``Target``."""
+    if not isinstance(target, Target):
+        raise TypeError(
+            "target must be a Target, as tw.Target(lm, potential, prompt=..., num_steps=...) or "
+            f"tw.load_problem(name).target() gives; got {short(target)}."
+        )
+
+
 def require_unconditional(target: Target, remedy: str) -> None:
     """Raise ValueError if the potential waits for an observation; ``remedy`` says what to do."""
+    check_target(target)
     if target.is_conditional:
         raise ValueError(f"{target.potential.describe()} waits for an observation: {remedy}")
 
