@@ -37,7 +37,7 @@ from tsmc_widgets.learning.positives import Positives, ReplayedPositives, Weight
 from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
 from tsmc_widgets.learning.samples import Samples, score
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
 
 
@@ -181,6 +181,7 @@ class TwistTrainer:
         max_gradient_norm: float = 10.0,
         accelerator: Any = None,
     ) -> None:
+        check_target(target)
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
         check_integer("seed", seed, at_least=0)

@@ -17,7 +17,7 @@ from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.resampling import Never, invert_cdf
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist
 
@@ -79,6 +79,7 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
     Raises:
         BudgetError: the target has more sequences than that and no automaton.
     """
+    check_target(target)
     check_integer("max_sequences", max_sequences)
     markov = isinstance(target.lm, TabularLM) and target.lm.is_markov
     if markov:

@@ -71,7 +71,7 @@ class Target:
         num_steps: int,
         eos: Literal["ignore", "absorb"] = "ignore",
     ) -> None:
-        _check_model(lm)
+        check_model(lm)
         check_integer("num_steps", num_steps)
         check_one_of("eos", eos, ("ignore", "absorb"))
         if eos == "absorb" and lm.eos_token_id is None:
@@ -298,7 +298,8 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
     return list(template([dict(message) for message in messages]))
 
 
-def _check_model(lm: object) -> None:
+def check_model(lm: object) -> None:
+    """Raise UnsupportedModelError unless ``lm`` has what a language model must have."""
     needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
     missing = [name for name in needed if not hasattr(lm, name)]
     if isinstance(lm, type):
@@ -306,7 +307,7 @@ def _check_model(lm: object) -> None:
     if missing:
         hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
         raise UnsupportedModelError(
-            f"lm must be a language model of this package's protocol; got {lm!r}, which lacks "
+            f"lm must be a language model of this package's protocol; got {short(lm)}, which lacks "
             f"{', '.join(missing)}.{hint}"
         )
 
