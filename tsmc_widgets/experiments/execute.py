@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tsmc_widgets.errors import short
 from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.divergences import kl_divergences
@@ -276,6 +277,8 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
     Returns:
         One row for each number measured, with the columns ``COLUMNS``.
     """
+    if not isinstance(spec, RunSpec):
+        raise TypeError(f"spec must be a RunSpec; got {short(spec)}.")
     folder = None if shared is None else Path(shared)
     with one_thread():
         target = fresh_target(spec)
