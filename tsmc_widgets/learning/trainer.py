@@ -39,7 +39,7 @@ from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_
 from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.smc.memory import check as check_memory
 from tsmc_widgets.smc.memory import of_training
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
 
 
@@ -193,6 +193,7 @@ class TwistTrainer:
         max_gradient_norm: float = 10.0,
         accelerator: Any = None,
     ) -> None:
+        check_target(target)
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
         advice = f"batch_size ({batch_size:,}) or num_steps ({target.num_steps:,})"

@@ -20,7 +20,7 @@ from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
-from tsmc_widgets.targets.target import Target, require_unconditional
+from tsmc_widgets.targets.target import Target, check_target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
 _OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed", "memory_limit"}
@@ -224,6 +224,7 @@ def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] |
         ValueError: an observation is missing, of another shape, or given to a target that waits
             for none.
     """
+    check_target(target)
     if not target.is_conditional:
         if observed is not None:
             what = target.potential.describe()

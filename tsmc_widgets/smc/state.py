@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, check_number, check_one_of
+from tsmc_widgets.errors import check_number, check_one_of, set_integers
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
 from tsmc_widgets.smc.proposals import Base, as_proposal
@@ -53,9 +53,7 @@ class SMCConfig:
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
-        check_integer("num_particles", self.num_particles)
-        check_integer("num_runs", self.num_runs)
-        check_integer("top_k", self.top_k, at_least=0)
+        set_integers(self, num_particles=1, num_runs=1, top_k=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
         if self.dead_runs is None:
             object.__setattr__(self, "dead_runs", "raise" if self.num_runs == 1 else "warn")

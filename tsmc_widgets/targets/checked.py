@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -181,16 +180,6 @@ def check_bound(name: str, value: Any) -> float | None:
     if not math.isfinite(bound) or isinstance(value, str):
         raise PotentialError(f"{name} must be a finite number in nats or None; got {value!r}.")
     return bound
-
-
-def whole_number(value: Any) -> int | None:
-    """The integer that a value is, NumPy's included; None for all else, truth values too."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import UnknownTokenError, check_integer, quoted
+from tsmc_widgets.errors import UnknownTokenError, check_integer, quoted, whole_number
 from tsmc_widgets.models.protocol import LanguageModel, eos_ids
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
-from tsmc_widgets.targets.checked import whole_number
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, between
 from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
