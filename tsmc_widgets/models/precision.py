@@ -28,9 +28,10 @@ def has_bfloat16() -> bool:
 
 
 def is_bfloat16(model: PreTrainedModel) -> bool:
-    """Whether all of a model is bfloat16 and on a CPU that computes in it."""
+    """Whether all of a model is bfloat16, on a CPU that computes in it, and its attention torch's."""
     kinds = {(p.dtype, p.device.type) for p in model.parameters()}
-    return kinds == {(torch.bfloat16, "cpu")} and has_bfloat16()
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
+    return kinds == {(torch.bfloat16, "cpu")} and attention == "sdpa" and has_bfloat16()
 
 
 def float32_arithmetic(model: PreTrainedModel) -> AbstractContextManager[Any]:
