@@ -83,7 +83,7 @@ def test_attention_in_float64_is_attention(causal, monkeypatch):
         given = {"attn_mask": mask, "is_causal": causal, "enable_gqa": True, "scale": 0.3}
         expected = torch.nn.functional.scaled_dot_product_attention(
             query.double(), key[:, :2].double(), value[:, :2].double(),
-            **given | {"attn_mask": mask.double() if mask is not None and mask.is_floating_point() else mask},
+            **given | {"attn_mask": mask.double() if mask is masks[-1] and masks[1:] else mask},
         )  # fmt: skip
         found = precision._attention(query, key[:, :2], value[:, :2], **given)
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)

@@ -27,6 +27,7 @@ TEXT_METHODS = ("rejection", "best-of-n", "beam")
 METHODS = (*FIXED_METHODS, *TEXT_METHODS, *LEARNING_METHODS)
 MEASURES = ("bounds", "kl", "profiles", "runs", "texts")
 PROPOSALS = ("", "base", "twist")
+DTYPES = ("", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,8 @@ class RunSpec:
         lm: name or folder of a model in place of the problem's own; "" for its own.
         classifier: the same for the classifier.
         device: of the models; "" is the CPU.
+        dtype: of the base model's parameters, such as "float32"; "" is the usual one, which may
+            depend on the machine: see ``HuggingFaceLM``.
     """
 
     problem: Any
@@ -121,6 +124,7 @@ class RunSpec:
     lm: str | Path = ""
     classifier: str | Path = ""
     device: str = ""
+    dtype: str = ""
     _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +132,7 @@ class RunSpec:
         object.__setattr__(self, "problem", problem_reference(self.problem))
         for name, allowed in (
             ("method", METHODS), ("proposal", PROPOSALS), ("resampler", sorted(SCHEMES)),
+            ("dtype", DTYPES),
         ):  # fmt: skip
             check_one_of(name, getattr(self, name), allowed)
         for name, allowed in (("rule", sorted(RULES)), ("measures", MEASURES)):

@@ -67,7 +67,10 @@ def not_found(name: str, reason: str) -> str:
     """Message for a name that leads nowhere, with the shipped name that may have been meant."""
     meant = _meant(name)
     if meant is None:
-        advice = "Use 'storybook', which ships with the package, or the path of a folder."
+        advice = (
+            "Use 'storybook', which ships with the package, 'smollm2', or the path of a folder or a "
+            "GGUF file."
+        )
     else:
         advice = (
             f"Did you mean {meant!r}, which ships with the package: {SHIPPED[meant]}({meant!r})?"
@@ -98,7 +101,8 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint, by the name of a transformers ``AutoModel`` class.
 
-    A GGUF file is converted when it is first loaded. Code that a checkpoint brings is never run, nor asked about.
+    A GGUF file is converted when it is first loaded. Code that a checkpoint brings is never run,
+    nor asked about.
 
     Raises:
         FileNotFoundError: there is no such checkpoint here, and none could be fetched.
@@ -109,7 +113,8 @@ def load_checkpoint(
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else "auto"
     file = gguf_file(name_or_folder)
-    source = str(name_or_folder if file is None else converted(file))
+    with _quiet(transformers, file is not None):
+        source = str(name_or_folder if file is None else converted(file))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
     check_fetchable(source)

@@ -42,6 +42,9 @@ class HuggingFaceLM(TokenizerText):
     arithmetic is float32. ``hidden`` is what the output embedding reads: the last state after the
     final norm.
 
+    Ids for which the tokenizer has no text, as in a padded vocabulary, have p0 = 0: their mass is
+    removed and the rest normalised again, in every method.
+
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
         tokenizer: its tokenizer; None for a model of token ids alone, whose prompts are ids.
@@ -84,6 +87,7 @@ class HuggingFaceLM(TokenizerText):
             max_rows = max(1, _PASS_BYTES // (4 * width))
         check_integer("max_rows", max_rows)
         self.max_rows = max_rows
+        self._textless = _textless(self.vocab_size, tokenizer)
         self._output_weight = OutputWeight()
         self._is_bfloat16 = is_bfloat16(model)
         self._is_bfloat16 = self._is_bfloat16 and self._has_one_answer()
@@ -128,7 +132,7 @@ class HuggingFaceLM(TokenizerText):
         """Class, model type and sizes."""
         return (
             f"HuggingFaceLM({self.model.config.model_type}, vocab_size={self.vocab_size}, "
-            f"context_length={self.context_length}, dtype={str(self.dtype).removeprefix('torch.')}, "
+            f"context_length={self.context_length}, dtype={str(self.dtype)[6:]}, "
             f"device={str(self.device)!r})"
         )
 
@@ -270,12 +274,17 @@ class HuggingFaceLM(TokenizerText):
             options["logits_to_keep"] = keep
         with _inputs_of(self._head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
+        if self._textless:
+            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
         return logits, seen[0].to(_wide(seen[0])) if seen else None
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self._is_bfloat16 and self.dtype == torch.bfloat16:
             return BFloat16Arithmetic(self._head, self._output_weight)
         return float32_arithmetic(self.model)
+
+    def _textless_on(self, device: torch.device) -> Tensor:
+        return torch.tensor(self._textless, device=device)
 
     @torch.no_grad()
     def _has_one_answer(self) -> bool:
@@ -379,6 +388,14 @@ def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
             "that AutoModelForCausalLM gives."
         )
     return head
+
+
+def _textless(vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """Ids that the model has and the tokenizer lacks."""
+    if tokenizer is None:
+        return []
+    known = set(tokenizer.get_vocab().values())
+    return [token for token in range(vocab_size) if token not in known]
 
 
 def _context_length(config: Any) -> int | None:

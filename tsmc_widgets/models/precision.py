@@ -28,7 +28,7 @@ def has_bfloat16() -> bool:
 
 
 def is_bfloat16(model: PreTrainedModel) -> bool:
-    """Whether all of a model is bfloat16, on a CPU that computes in it, and its attention torch's."""
+    """Whether a model is bfloat16 as a whole, its attention torch's, and the CPU computes so."""
     kinds = {(p.dtype, p.device.type) for p in model.parameters()}
     attention = model.config.get_text_config(decoder=True)._attn_implementation
     return kinds == {(torch.bfloat16, "cpu")} and attention == "sdpa" and has_bfloat16()

@@ -350,16 +350,18 @@ def _check_softmax(case: SteppingCase, model: Any, answer: Answer) -> None:
     A model may answer in half precision: as near to them as its logits are, but for a factor of 2.
     """
     found, own = answer.values["log_probs"], model
+    textless = getattr(case.lm, "_textless", [])
+    require(bool((found[:, textless] == -torch.inf).all()), "ids without a text must have p0 = 0.")
     if next(model.parameters()).dtype.itemsize < 4:
         own = copy.deepcopy(model).float()
     with torch.no_grad():
         expected, rough = (
-            torch.log_softmax(
-                each(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1].to(found.dtype),
-                dim=-1,
-            )
+            each(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1].to(found.dtype)
             for each in (own, model)
         )
+    for logits in (expected, rough):
+        logits[:, textless] = -torch.inf
+    expected, rough = expected.log_softmax(-1), rough.log_softmax(-1)
     rounding = 2 * largest_gap(rough, expected)
     gap = largest_gap(found, expected)
     require(

@@ -8,12 +8,17 @@ from typing import Any
 
 import ipywidgets as ipw
 
+from tsmc_widgets.models.gguf import SMOLLM2, has_smollm2
 from tsmc_widgets.targets.description import TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
-MODELS = ("storybook", *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
+MODELS = (
+    "storybook",
+    *([SMOLLM2] if has_smollm2() else []),
+    *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table),
+)
 _LONGEST = 64
 _OWN = "my own"
 
