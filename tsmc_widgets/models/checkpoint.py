@@ -68,8 +68,8 @@ def not_found(name: str, reason: str) -> str:
     meant = _meant(name)
     if meant is None:
         advice = (
-            "Use 'storybook', which ships with the package, 'smollm2', or the path of a folder or a "
-            "GGUF file."
+            "Use 'storybook', which ships with the package, 'smollm2', or a folder's or GGUF "
+            "file's path."
         )
     else:
         advice = (
