@@ -102,7 +102,7 @@ def test_smollm2_end_to_end(cache):
     lm = tw.load_language_model("smollm2")
     assert (lm.vocab_size, lm.context_length) == (49_152, 8_192)
     check_language_model(lm, num_steps=4, batch=2)
-    for phi in (tw.Contains("the"), tw.Continuation(" king"), tw.Length(at_least=3)):
+    for phi in (tw.ContainsWord("the"), tw.Continuation(" king"), tw.Length(at_least=3)):
         target = tw.Target(lm, phi, prompt="Once upon a time there was a", num_steps=4)
         trace = tw.run_smc(target, num_particles=8, rule="never", dead_runs="keep", seed=0)
         drawn = trace.tokens.reshape(-1, 4)

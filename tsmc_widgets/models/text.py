@@ -80,8 +80,8 @@ class TokenizerText:
         if found:
             raise ControlTokenError(
                 f"The text {text!r} spells {', '.join(map(repr, found))}, which this model reads "
-                "as a control token and not as text: write it otherwise, use apply_chat_template for "
-                "a conversation, or pass ids such as lm.encode(text, control_tokens=True)."
+                "as a control token and not as text: write it otherwise, use apply_chat_template "
+                "for a conversation, or pass ids such as lm.encode(text, control_tokens=True)."
             )
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
