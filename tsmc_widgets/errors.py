@@ -52,6 +52,10 @@ class UnknownTokenError(TsmcError, ValueError):
     """A text, word or token that the model's vocabulary does not have."""
 
 
+class ControlTokenError(TsmcError, ValueError):
+    """A text that spells a control token of the model, such as the one that ends a text."""
+
+
 class UnsupportedModelError(TsmcError, TypeError):
     """A model, cache or tokenizer that the package cannot use correctly."""
 

@@ -69,7 +69,7 @@ def test_every_field_changes_the_key():
         "problem": "eos", "method": "rl", "proposal": "twist", "resampler": "systematic",
         "rule": ["ess"], "ess_threshold": 0.5, "num_particles": [2], "num_runs": 10,
         "num_exact": 12, "num_samples": 14, "max_draws": 100, "seed": 6, "measures": ["bounds"],
-        "lm": "x", "classifier": "y", "device": "", "twist_power": -0.5,
+        "lm": "x", "classifier": "y", "device": "", "dtype": "bfloat16", "twist_power": -0.5,
         "training": {**given["training"], "seed": 4},
     }  # fmt: skip
     assert set(changes) | {"twist", "twist_sha256", "island", "memory_limit"} == set(given)

@@ -14,9 +14,15 @@ from models.checkpoints import (
     word_tokenizer,
 )
 
-from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, UnsupportedModelError
+from tsmc_widgets.errors import (
+    ContextLengthError,
+    ControlTokenError,
+    UnknownTokenError,
+    UnsupportedModelError,
+)
 from tsmc_widgets.models import HuggingFaceLM
 from tsmc_widgets.models.huggingface import _inputs_of
+from tsmc_widgets.testing import check_language_model
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{{ 'once' }}"
 
@@ -191,6 +197,16 @@ def test_logits_may_be_wider_than_the_tokenizer(byte_lm):
     assert byte_lm.prefill(tokens(2, 3)).log_probs.shape == (2, 340)
     assert byte_lm.token_text(339) == "<id 339>"
     assert byte_lm.decode(torch.tensor([[339]])) == [""]
+    ids, lacking = tokens(2, 6), range(len(byte_lm.tokenizer), 340)
+    step, forced = byte_lm.prefill(ids[:, :5]), byte_lm.teacher_force(ids, 5)
+    with torch.no_grad():
+        expected = byte_lm.model(ids[:, :5]).logits[:, -1]
+        expected[:, lacking] = -torch.inf
+    for log_probs in (step.log_probs, forced.log_probs[:, 0]):
+        torch.testing.assert_close(log_probs, expected.log_softmax(-1), atol=1e-4, rtol=0)
+    ids[:, -1] = 339
+    assert byte_lm.log_prob(ids, 5).tolist() == [[-torch.inf]] * 2
+    check_language_model(byte_lm)
 
 
 def test_a_copy_of_the_model_keeps_working_alone(lm):
@@ -354,6 +370,21 @@ class TestText:
         assert pieces[-3:] == ["<0xE2>", "<0x98>", "<0x83>"]
         assert byte_lm.decode(torch.tensor([ids])) == ["The fox\n\tfound a café ☃"]
         assert byte_lm.token_text(byte_lm.eos_token_id) == "<|endoftext|>"
+
+    def test_no_text_becomes_a_control_token_unasked(self, byte_lm):
+        end = byte_lm.eos_token_id
+        byte_lm.tokenizer.chat_template = TEMPLATE
+        for read in (
+            byte_lm.encode,
+            byte_lm.encode_prompt,
+            lambda text: byte_lm.apply_chat_template([{"role": "user", "content": text}]),
+        ):
+            with pytest.raises(
+                ControlTokenError, match=r"spells '<\|endoftext\|>'.*control_tokens"
+            ):
+                read("The fox<|endoftext|>")
+        assert byte_lm.encode("The fox<|endoftext|>", control_tokens=True)[-1] == end
+        assert end not in byte_lm.encode("The fox <|endoftext| >")
 
     def test_a_prompt_begins_as_the_tokenizer_says(self, lm):
         from tokenizers.processors import TemplateProcessing

@@ -7,9 +7,10 @@ import torch
 from models.checkpoints import ARCHITECTURES, CLASSIFIERS, make_checkpoint, make_classifier
 
 import tsmc_widgets as tw
-from tsmc_widgets.models import HuggingFaceLM, load_classifier, storybook
+from tsmc_widgets.models import HuggingFaceLM, load_classifier, precision, storybook
 from tsmc_widgets.models.classifier import TextClassifier
-from tsmc_widgets.models.precision import float32_arithmetic
+from tsmc_widgets.models.precision import float32_arithmetic, has_bfloat16
+from tsmc_widgets.testing import check_language_model
 from tsmc_widgets.twists import MLPHeadTwist
 
 HALF = [torch.float16, torch.bfloat16]
@@ -18,7 +19,8 @@ PROMPT = "Once upon a time"
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_answers_are_those_of_a_float32_copy(architecture, dtype, tmp_path):
+def test_answers_are_those_of_a_float32_copy(architecture, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
     lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path), dtype=dtype)
     wide = HuggingFaceLM(copy.deepcopy(lm.model).float(), lm.tokenizer)
     ids = torch.randint(40, (5, 12), generator=torch.Generator().manual_seed(0))
@@ -33,6 +35,71 @@ def test_answers_are_those_of_a_float32_copy(architecture, dtype, tmp_path):
         assert torch.equal(step.hidden, other.hidden)
     assert {p.dtype for p in lm.model.parameters()} == {dtype}
     assert lm.model(ids).logits.dtype == dtype
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not has_bfloat16(), reason="this CPU has no instructions for bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("architecture", set(ARCHITECTURES) - {"gpt_neo"})
+def test_bfloat16_answers_are_equal_to_the_bit_however_a_text_is_read(architecture, tmp_path):
+    lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path), dtype="bfloat16")
+    assert isinstance(lm._arithmetic(), precision.BFloat16Arithmetic)
+    check_language_model(lm, prompt_length=6, num_steps=9, batch=5)
+    ids = torch.randint(40, (37, 24), generator=torch.Generator().manual_seed(0))
+    forced = lm.teacher_force(ids, 3).hidden
+    shared = torch.cat([ids[:1, :9].expand(37, -1), ids[:, 9:]], 1)
+    alone = torch.cat([lm.teacher_force(row[None], 9).hidden for row in shared])
+    assert torch.equal(lm.teacher_force(shared, 9).hidden, alone)
+    for rows in (slice(0, 1), slice(3, 20), slice(37)):
+        step = lm.prefill(ids[rows, :3])
+        for at in range(3, 24):
+            assert torch.equal(step.hidden, forced[rows, at - 3])
+            step = lm.advance(ids[rows, at], step.carry)
+
+
+@needs_bfloat16
+def test_a_model_whose_answers_depend_on_how_it_is_read_computes_in_float32(tmp_path, monkeypatch):
+    neo = HuggingFaceLM.from_pretrained(
+        make_checkpoint("gpt_neo", tmp_path / "neo"), dtype="bfloat16"
+    )
+    folder = make_checkpoint("llama", tmp_path / "llama", dtype=torch.bfloat16)
+    assert HuggingFaceLM.from_pretrained(folder).dtype == torch.bfloat16
+    attention = precision._attention
+
+    def by_length(query, *given, **more):
+        return attention(query, *given, **more) * (1.0 + 0.02 * (query.shape[2] == 1))
+
+    monkeypatch.setattr(precision, "_attention", by_length)
+    llama = HuggingFaceLM.from_pretrained(folder, dtype="bfloat16")
+    for lm in (neo, llama):
+        assert not isinstance(lm._arithmetic(), precision.BFloat16Arithmetic)
+    assert HuggingFaceLM.from_pretrained(folder).dtype == torch.float32
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_float64_is_attention(causal, monkeypatch):
+    query, key, value = torch.randn(3, 2, 6, 7, 8).unbind()
+    masks = [None] if causal else [None, torch.rand(2, 1, 7, 7) < 0.7, torch.randn(2, 6, 7, 7)]
+    monkeypatch.setattr(precision, "_SCORES", 200)
+    for mask in masks:
+        given = {"attn_mask": mask, "is_causal": causal, "enable_gqa": True, "scale": 0.3}
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query.double(), key[:, :2].double(), value[:, :2].double(),
+            **given | {"attn_mask": mask.double() if mask is masks[-1] and masks[1:] else mask},
+        )  # fmt: skip
+        found = precision._attention(query, key[:, :2], value[:, :2], **given)
+        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_the_output_weight_follows_the_model(tmp_path):
+    lm = HuggingFaceLM.from_pretrained(make_checkpoint("llama", tmp_path), dtype="bfloat16")
+    before = lm.prefill(torch.tensor([[3, 4]])).log_probs
+    with torch.no_grad():
+        lm.model.get_output_embeddings().weight.mul_(1.5)
+    assert not torch.allclose(lm.prefill(torch.tensor([[3, 4]])).log_probs, before, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", HALF)

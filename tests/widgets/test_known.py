@@ -16,7 +16,7 @@ def lm():
     return tw.load_language_model("storybook")
 
 
-def quoted(lm, **options):
+def short(lm, **options):
     """Texts of two tokens, of which p0 writes few: too many to enumerate, few that matter."""
     return tw.Target(lm, tw.AvoidsWord("brown"), prompt="I bought this", num_steps=2, **options)
 
@@ -24,11 +24,11 @@ def quoted(lm, **options):
 def test_exact_values_where_texts_are_few(lm):
     toy = tw.load_problem("late-evidence").target()
     assert exact_log_z(toy) == tw.exact(toy).log_z
-    assert exact_log_z(quoted(lm)) is None
+    assert exact_log_z(short(lm)) is None
 
 
 def test_a_bracket_where_they_are_not(lm):
-    target = quoted(lm)
+    target = short(lm)
     bracket = narrow_bracket(target, never)
     assert bracket.width <= known.NARROW
     assert bracket.contains(tw.exact(target, max_sequences=10**6).log_z)
@@ -45,7 +45,7 @@ def test_without_a_bound_on_phi_there_is_none(lm):
 
 
 def test_the_search_is_given_up_for_a_newer_run(lm):
-    assert narrow_bracket(quoted(lm), lambda: True) is None
+    assert narrow_bracket(short(lm), lambda: True) is None
 
 
 def test_targets_that_are_described_alike_have_their_own_brackets(lm):

@@ -414,7 +414,6 @@ class TestWords:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("model", "nothing-of-this-name", "nothing-of-this-name"),
             ("model", "table:nothing", "There is no problem"),
             ("prompt", "zebra", "zebra"),
         ],

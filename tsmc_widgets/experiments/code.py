@@ -79,10 +79,13 @@ def _target(spec: RunSpec) -> str:
             options.append(f"classifier={code_value(spec.classifier)}")
         if spec.device:
             options.append(f"device={code_value(spec.device)}")
+        if spec.dtype:
+            options.append(f"dtype={code_value(spec.dtype)}")
         made = f"target = tw.load_problem({code_value(spec.problem)}).target({', '.join(options)})"
         return f"{_FRESH}\n    {made}"
     problem = spec.problem
     where = f", device={code_value(spec.device)}" if spec.device else ""
+    where += f", dtype={code_value(spec.dtype)}" if spec.dtype else ""
     model = spec.lm or problem["model"]
     lm = f"tw.load_language_model({code_value(model)}{where})"
     if model.startswith(TABLE):

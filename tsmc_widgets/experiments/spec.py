@@ -38,6 +38,7 @@ TEXT_METHODS = ("rejection", "best-of-n", "beam")
 METHODS = (*FIXED_METHODS, *TEXT_METHODS, *LEARNING_METHODS)
 MEASURES = ("bounds", "kl", "profiles", "runs", "texts")
 PROPOSALS = ("", "base", "twist")
+DTYPES = ("", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,8 @@ class RunSpec:
         device: of the models; "" is the CPU.
         memory_limit: bytes that a batch of runs, or a training, may take by estimate; None is half
             of what is free. It changes no number, so it is no part of the key.
+        dtype: of the base model's parameters, such as "float32"; "" is the usual one, which may
+            depend on the machine: see ``HuggingFaceLM``.
     """
 
     problem: Any
@@ -130,6 +133,7 @@ class RunSpec:
     classifier: str | Path = ""
     device: str = ""
     memory_limit: float | int | None = field(default=None, compare=False)
+    dtype: str = ""
     _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +141,7 @@ class RunSpec:
         object.__setattr__(self, "problem", problem_reference(self.problem))
         for name, allowed in (
             ("method", METHODS), ("proposal", PROPOSALS), ("resampler", sorted(SCHEMES)),
+            ("dtype", DTYPES),
         ):  # fmt: skip
             check_one_of(name, getattr(self, name), allowed)
         for name, allowed in (("rule", sorted(RULES)), ("measures", MEASURES)):

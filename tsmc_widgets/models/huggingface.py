@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,12 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
 from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
-from tsmc_widgets.models.precision import float32_arithmetic
+from tsmc_widgets.models.precision import (
+    BFloat16Arithmetic,
+    OutputWeight,
+    float32_arithmetic,
+    is_bfloat16,
+)
 from tsmc_widgets.models.protocol import LAZY_CELLS, LMStep, TeacherForced, by_rows
 from tsmc_widgets.models.text import TokenizerText
 
@@ -29,10 +34,16 @@ _PASS_BYTES = 2**28
 class HuggingFaceLM(TokenizerText):
     """A causal language model and its tokenizer as p0: full softmax, temperature 1, eval mode.
 
-    Log-probs and hidden states are float32 (float64 for a float64 model). A float16 or bfloat16
-    model saves the memory of its parameters and no time: its arithmetic is float32 too, so that log
-    p0 of a sequence does not depend on what is read with it. ``hidden`` is what the output
-    embedding reads: the last state after the final norm.
+    Log-probs and hidden states are float32 (float64 for a float64 model). Log p0 of a sequence does
+    not depend on what is read with it, or on whether it is stepped through or read at once. A
+    bfloat16 model computes in bfloat16, with its output layer in float32, where the CPU has the
+    instructions and a trial with the model finds hidden states equal to the bit in all these ways.
+    Elsewhere a model of half precision saves the memory of its parameters and no time: its
+    arithmetic is float32. ``hidden`` is what the output embedding reads: the last state after the
+    final norm.
+
+    Ids for which the tokenizer has no text, as in a padded vocabulary, have p0 = 0: their mass is
+    removed and the rest normalised again, in every method.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
@@ -81,8 +92,12 @@ class HuggingFaceLM(TokenizerText):
             max_rows = max(1, _PASS_BYTES // (4 * width))
         check_integer("max_rows", max_rows)
         self.max_rows = max_rows
+        self._textless = _textless(self.vocab_size, tokenizer)
+        self._output_weight = OutputWeight()
         # Whether logits are what the output embedding gives; known once a prompt has been read.
         self._head_alone: bool | None = None
+        self._is_bfloat16 = is_bfloat16(model)
+        self._is_bfloat16 = self._is_bfloat16 and self._has_one_answer()
 
     @classmethod
     def from_pretrained(
@@ -98,14 +113,22 @@ class HuggingFaceLM(TokenizerText):
         Args:
             name_or_folder: what transformers' ``from_pretrained`` takes.
             device: where to put the model; None is the CPU.
-            dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the
-                CPU and the checkpoint's own elsewhere.
+            dtype: of the parameters; None is the checkpoint's own, but float32 on a CPU for a model
+                that cannot compute in it: see the class.
             max_rows: as for the class.
         """
         model, tokenizer = load_checkpoint(
-            "AutoModelForCausalLM", name_or_folder, device=device, dtype=dtype
+            "AutoModelForCausalLM", name_or_folder, device=device, dtype=dtype or "auto"
         )
-        return cls(model, tokenizer, max_rows=max_rows)
+        lm = cls(model, tokenizer, max_rows=max_rows)
+        if dtype is None and lm.device.type == "cpu" and not lm._is_bfloat16:
+            lm = cls(model.float(), tokenizer, max_rows=max_rows)
+        return lm
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self._head.weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +139,8 @@ class HuggingFaceLM(TokenizerText):
         """Class, model type and sizes."""
         return (
             f"HuggingFaceLM({self.model.config.model_type}, vocab_size={self.vocab_size}, "
-            f"context_length={self.context_length}, device={str(self.device)!r})"
+            f"context_length={self.context_length}, dtype={str(self.dtype)[6:]}, "
+            f"device={str(self.device)!r})"
         )
 
     def check_context(self, prompt_length: int, num_steps: int) -> None:
@@ -209,8 +233,10 @@ class HuggingFaceLM(TokenizerText):
 
     def _after_head(self, states: Float[Tensor, "batch width"]) -> Float[Tensor, "batch vocab"]:
         """Log-probs from what the output embedding reads, in models where it alone makes them."""
-        with float32_arithmetic(self.model):
+        with self._arithmetic():
             logits = self._head(states.to(self._head.weight.dtype).unsqueeze(1))[:, -1]
+        if self._textless:
+            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
         return torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
 
     def _passes(
@@ -271,9 +297,39 @@ class HuggingFaceLM(TokenizerText):
         """
         if self._trims_logits:
             options["logits_to_keep"] = keep
-        with _inputs_of(self._head, skip=skip_head) as seen, float32_arithmetic(self.model):
+        with _inputs_of(self._head, skip=skip_head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
+        if self._textless:
+            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
         return logits, seen[0].to(_wide(seen[0])) if seen else None
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self._is_bfloat16 and self.dtype == torch.bfloat16:
+            return BFloat16Arithmetic(self._head, self._output_weight)
+        return float32_arithmetic(self.model)
+
+    def _textless_on(self, device: torch.device) -> Tensor:
+        return torch.tensor(self._textless, device=device)
+
+    @torch.no_grad()
+    def _has_one_answer(self) -> bool:
+        """Whether rows read together, alone, at once and token by token have the same states."""
+        length = min(8, self.context_length or 8)
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(self.vocab_size, (16, length), generator=generator)
+        together = self.teacher_force(tokens, 1).hidden
+        alone = self.teacher_force(tokens[:1], 1).hidden
+        if together is None or not torch.equal(alone, together[:1]):
+            return False
+        step, one = self.prefill(tokens[:, :1]), self.prefill(tokens[:1, :1])
+        for at in range(1, length):
+            if not torch.equal(step.hidden, together[:, at - 1]):
+                return False
+            if not torch.equal(one.hidden, together[:1, at - 1]):
+                return False
+            step = self.advance(tokens[:, at], step.carry)
+            one = self.advance(tokens[:1, at], one.carry)
+        return True
 
     def _check_mode(self) -> None:
         part = training_part(self.model)
@@ -359,6 +415,14 @@ def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
             "that AutoModelForCausalLM gives."
         )
     return head
+
+
+def _textless(vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """Ids that the model has and the tokenizer lacks."""
+    if tokenizer is None:
+        return []
+    known = set(tokenizer.get_vocab().values())
+    return [token for token in range(vocab_size) if token not in known]
 
 
 def _context_length(config: Any) -> int | None:

@@ -1,4 +1,8 @@
-"""Float32 arithmetic with parameters of half precision."""
+"""Arithmetic of models of half precision, in which a text has one log p0 however it is read.
+
+Kernels of half precision round what they sum in an order that depends on how many tokens and rows
+are read together: by up to 1 nat over 20 tokens of a model of 135 million parameters in bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 _HALF = (torch.float16, torch.bfloat16)
 # They pick rows of a table, which need not be converted whole.
 _LOOKUPS = (torch.nn.functional.embedding, torch.embedding)
+_SCORES = 2**23
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for matrix products in bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def is_bfloat16(model: PreTrainedModel) -> bool:
+    """Whether a model is bfloat16 as a whole, its attention torch's, and the CPU computes so."""
+    kinds = {(p.dtype, p.device.type) for p in model.parameters()}
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
+    return kinds == {(torch.bfloat16, "cpu")} and attention == "sdpa" and has_bfloat16()
 
 
 def float32_arithmetic(model: PreTrainedModel) -> AbstractContextManager[Any]:
     """Context in which a model of half precision computes what a float32 copy of it would.
 
-    Arithmetic in half precision makes a token's log p0 depend on how many tokens and rows are read
-    with it: by up to 1 nat over 20 tokens of a model of 135 million parameters in bfloat16. Here
-    parameters stay as they are, and each is converted for as long as one operation needs it.
+    It takes no less time than the copy: parameters stay as they are, and each is converted for as
+    long as one operation needs it.
     """
     return _Float32Arithmetic() if model.dtype in _HALF else nullcontext()
 
@@ -51,3 +68,87 @@ def _widened(value: Any) -> Any:
     if type(value) is dict:
         return {key: _widened(each) for key, each in value.items()}
     return value
+
+
+class OutputWeight:
+    """An output layer's weight in float32, converted when it is new."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, int] | None = None
+        self._wide: Tensor | None = None
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The weight in float32; with its gradient where one is wanted."""
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return weight.float()
+        key = (weight.data_ptr(), weight._version)
+        if self._of != key:
+            self._of, self._wide = key, weight.detach().float()
+        return self._wide
+
+
+class BFloat16Arithmetic(TorchFunctionMode):
+    """A bfloat16 model's own arithmetic, attention in float64 and the output layer in float32.
+
+    Products of matrices and what is computed for each row alone do not depend on other rows. The
+    attention sums over tokens, in an order that depends on how many there are: summed in float64
+    it is, once rounded, the same bfloat16.
+    """
+
+    def __init__(self, head: torch.nn.Module, weight: OutputWeight) -> None:
+        super().__init__()
+        self._head, self._weight = head, weight
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is functional.linear:
+            if args[1] is self._head.weight:
+                bias = None if self._head.bias is None else self._head.bias.float()
+                return functional.linear(args[0].float(), self._weight.of(args[1]), bias)
+            return _two_rows(args[0], lambda rows: functional.linear(rows, *args[1:], **kwargs))
+        if func is torch.addmm:
+            return _two_rows(args[1], lambda rows: torch.addmm(args[0], rows, *args[2:], **kwargs))
+        return func(*args, **kwargs)
+
+
+def _two_rows(rows: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product of matrices whose kernel for a single row, which sums otherwise, is not used."""
+    if rows.numel() != rows.shape[-1]:
+        return product(rows)
+    return product(rows.reshape(1, -1).expand(2, -1))[:1].view(*rows.shape[:-1], -1)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention in float64, for queries (batch, heads, length, width)."""
+    batch, heads, length, width = query.shape
+    groups, past = key.shape[1:3]
+    keys, values = key.double(), value.double()
+    if is_causal:
+        attn_mask = torch.ones(length, past, dtype=torch.bool, device=query.device).tril()
+    parts = []
+    rows = max(1, _SCORES // (batch * heads * past))
+    for part in query.double().split(rows, dim=2):
+        start, count = sum(each.shape[2] for each in parts), part.shape[2]
+        grouped = part.reshape(batch, groups, heads // groups * count, width)
+        scores = (grouped @ keys.mT) * (width**-0.5 if scale is None else scale)
+        scores = scores.view(batch, heads, count, past)
+        if attn_mask is not None:
+            mask = attn_mask[..., start : start + count, :]
+            fill = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else None
+            scores = scores + mask if fill is None else fill
+        weights = scores.softmax(-1).view(batch, groups, -1, past)
+        parts.append((weights @ values).view(batch, heads, count, width).to(query.dtype))
+    return torch.cat(parts, dim=2)

