@@ -151,8 +151,10 @@ def call_on_texts(function: Callable[..., Any], takes: str, texts: Sequence[str]
     """Call a function of one text on each, or a function of many on all."""
     if takes == "texts":
         values = function(list(texts))
-        flat = getattr(values, "ndim", None) == 1 or not isinstance(values, Sequence | Array)
-        return values if flat else [unwrapped(value) for value in values]
+        several = isinstance(values, list | tuple) or (
+            isinstance(values, Array) and values.ndim > 1
+        )
+        return [unwrapped(value) for value in values] if several else values
     return each_text(lambda text: float(unwrapped(function(text))), texts)
 
 
@@ -161,7 +163,9 @@ Array = np.ndarray | Tensor
 
 def unwrapped(value: Any) -> Any:
     """The number in an array or list that holds nothing else; anything else as it is."""
-    while isinstance(value, list | tuple | Array) and getattr(value, "ndim", 1) and len(value) == 1:
+    while isinstance(value, list | tuple) or (isinstance(value, Array) and value.ndim):
+        if len(value) != 1:
+            break
         value = value[0]
     return value
 
