@@ -20,6 +20,7 @@ import inspect
 import linecache
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import tempfile
@@ -227,6 +228,7 @@ def main() -> None:
         try_name(chosen.name)
         return
     needed()
+    os.chdir(tempfile.mkdtemp())  # Some cases write files.
     totals: Counter[str] = Counter()
     print(f"| public name | {' | '.join(OUTCOMES)} |\n| --- |{' --- |' * len(OUTCOMES)}")
     bad = []
