@@ -43,7 +43,7 @@ needs_bfloat16 = pytest.mark.skipif(
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("architecture", set(ARCHITECTURES) - {"gpt_neo"})
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"gpt_neo"}))
 def test_bfloat16_answers_are_equal_to_the_bit_however_a_text_is_read(architecture, tmp_path):
     lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path), dtype="bfloat16")
     assert isinstance(lm._arithmetic(), precision.BFloat16Arithmetic)
