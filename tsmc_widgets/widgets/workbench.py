@@ -21,10 +21,10 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.controls import Note, classed
+from tsmc_widgets.widgets.controls import Note, classed, show_only
 from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
@@ -39,13 +39,43 @@ from tsmc_widgets.widgets.workbench_state import (
 )
 
 
-def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
+class ModelFields(ipw.VBox):
+    """The field of the model, with a button that unfolds what is set of it."""
+
+    def __init__(self, problem: ProblemPanel, sampler: SamplerPanel) -> None:
+        self._usual = {"dtype": "", **UNCHANGED}
+        self._settings = {name: (sampler.fields | problem.fields)[name] for name in self._usual}
+        self.button = ipw.ToggleButton(
+            description="settings",
+            tooltip="dtype, temperature, top-p and power of the model",
+            layout={"width": "auto"},
+        )
+        self.button.observe(lambda _: self._fold(), "value")
+        row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
+        super().__init__([row, *self._settings.values()])
+        self._fold()
+
+    def unfold_what_is_set(self) -> None:
+        """Show the settings where one of them changes the model."""
+        if any(self._settings[name].value != usual for name, usual in self._usual.items()):
+            self.button.value = True
+
+    def _fold(self) -> None:
+        show_only(self._settings, dict.fromkeys(self._settings, self.button.value))
+
+
+def arrange(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> ipw.Box:
     """Four groups of controls, in as many columns as fit."""
-    what = ("problem", "model", "prompt", "num_steps", "eos")
+    what = ("prompt", "num_steps", "eos")
     how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
     size = ("num_particles", "num_runs", "seed")
     groups = {
-        ("problem", "Problem"): [*(problem.fields[name] for name in what), problem.note],
+        ("problem", "Problem"): [
+            problem.fields["problem"],
+            model,
+            *(problem.fields[name] for name in what),
+            problem.note,
+        ],
         ("potential", "Potential φ: which texts"): [problem.editor],
         ("sampler", "How to sample"): [*(sampler.fields[name] for name in how), sampler.note],
         ("size", "How much"): [sampler.fields[name] for name in size],
@@ -166,7 +196,8 @@ class Workbench(RunPage):
         self.bench.add_tools([self.code_button, self.file, self.replay])
         self.bench.row.add_class("tw-bar")
         phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
-        controls = arrange(self.problem, self.sampler)
+        self.model = ModelFields(self.problem, self.sampler)
+        controls = arrange(self.problem, self.sampler, self.model)
         self.children = [
             self.presets, controls, classed(phi, "tw-formula"), self.refusal, self.bench
         ]  # fmt: skip
@@ -274,6 +305,7 @@ class Workbench(RunPage):
         self._given |= places_of(spec)
         self.problem.set(spec.problem)
         self.sampler.set(spec, self.problem.described)
+        self.model.unfold_what_is_set()
         self._spec = spec
         self._describe()
 
