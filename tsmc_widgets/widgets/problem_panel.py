@@ -11,7 +11,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.files import page_path
-from tsmc_widgets.models.gguf import SMOLLM2, has_smollm2
+from tsmc_widgets.models.gguf import SMOLLM2
 from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS

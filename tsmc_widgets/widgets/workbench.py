@@ -33,6 +33,7 @@ from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
 from tsmc_widgets.widgets.workbench_state import (
     BEGINS,
     WorkbenchState,
+    check_places,
     normal,
     places_of,
     replay_words,
@@ -244,13 +245,16 @@ class Workbench(RunPage):
     def load(cls, path: str | Path, **options: Any) -> Workbench:
         """The page that ``save`` wrote; takes ``train``, ``functions`` and ``folder``.
 
+        A file is never trusted: ``Workbench(WorkbenchState.read(path))`` says that it may name
+        models and twists elsewhere.
+
         Raises:
-            ValueError: the file is none of a workbench, or names a Python function that is not
-                registered here: a file is never trusted to name code.
+            ValueError: the file is none of a workbench, names a Python function that is not
+                registered here, or a model or twist outside of the notebook's folder.
         """
         state = WorkbenchState.read(path)
         _register(options.pop("functions", ()))
-        state.check_functions()
+        state.check()
         return cls(state, **options)
 
     def explain(self, progress: Progress) -> str:
@@ -326,13 +330,8 @@ class Workbench(RunPage):
         problem = self.problem.problem
         name = problem if isinstance(problem, str) else problem["name"]
         spec = normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
-        self._check_places(spec)
+        check_places(spec, self._given)
         return spec
-
-    def _check_places(self, spec: RunSpec) -> None:
-        """Raise ValueError where the page asks for what is outside of the notebook's folder."""
-        for place in places_of(spec) - self._given:
-            page_path(place)
 
     def _begin(self, spec: RunSpec, rest: float | None = None) -> None:
         self._spec = spec
@@ -362,9 +361,7 @@ class Workbench(RunPage):
     def _load(self, path: str) -> str:
         """Show what was saved in a file; gives what to say."""
         state = WorkbenchState.read(page_path(path))
-        state.check_functions()
-        for spec in filter(None, (state.spec, state.pinned)):
-            self._check_places(spec)
+        state.check(self._given)
         self.unpin()
         self._restore(state)
         return f"loaded from {path}"
