@@ -40,6 +40,15 @@ SPECS = {
     "conditional": tw.RunSpec(
         problem=describe_problem("star-review-conditional"), method="shipped", **SMALL
     ),
+    "model settings": tw.RunSpec(
+        problem={**EDITED, "temperature": 0.8, "top_p": 0.9, "top_k": 3, "power": 2}, **SMALL
+    ),
+    "settings that are said to change nothing": tw.RunSpec(
+        problem={**EDITED, "temperature": 1, "top_p": 1, "power": 1}, **SMALL
+    ),
+    "dtype": tw.RunSpec(
+        problem="one-star-review", method="look-ahead", dtype="float64", num_particles=4, num_runs=1
+    ),
     "everything else": tw.RunSpec(
         problem="late-evidence", resampler="residual", ess_threshold=0.25, num_particles=37,
         num_runs=5, seed=2**31, num_exact=7, measures="kl",
@@ -84,7 +93,7 @@ class TestSpec:
         workbench = workbenches(spec)
         assert workbench.spec == normal(spec)
         assert tw.RunSpec.from_json(workbench.spec.to_json()) == workbench.spec
-        assert workbench.view.status["state"] == "done"
+        assert workbench.view.status["state"] == "done", workbench.view.status
         assert differing_columns(workbench.trace, start_spec(spec).run()) == []
         again = run_of_code(workbench)
         assert differing_columns(again, workbench.trace) == []
@@ -94,6 +103,28 @@ class TestSpec:
         assert workbench._read() == workbench.spec
         workbench.sampler.fields["seed"].value = 11
         assert workbench.spec == normal(spec).with_(seed=11)
+
+    def test_of_the_model_by_controls(self, workbenches, tmp_path):
+        workbench = workbenches("eos", num_particles=8)
+        fields = workbench.problem.fields | workbench.sampler.fields
+        names = ("dtype", "temperature", "top_p", "power")
+        assert [fields[name].layout.display for name in names] == ["none"] * 4
+        workbench.model.button.value = True
+        assert [fields[name].layout.display for name in names] == [None] * 4
+        for name, value in zip(names, ("float64", 0.5, 0.9, 2.0), strict=True):
+            fields[name].value = value
+        settle(workbench)
+        spec = workbench.spec
+        given = {name: spec.problem[name] for name in names[1:]}
+        assert (spec.dtype, given) == ("float64", {"temperature": 0.5, "top_p": 0.9, "power": 2.0})
+        assert (workbench.target.lm.temperature, workbench.target.power) == (0.5, 2.0)
+        assert differing_columns(run_of_code(workbench), workbench.trace) == []
+        loaded = Workbench.load(workbench.save(tmp_path / "page.json"))
+        assert (loaded.spec, loaded.model.button.value) == (spec, True)
+        loaded.close()
+        for name, value in zip(names, ("", 1.0, 1.0, 1.0), strict=True):
+            fields[name].value = value
+        assert workbench.spec.problem == "eos"
 
     def test_of_a_problem_by_name_and_in_place(self, workbenches):
         assert workbenches("rainy-week", seed=4).spec.seed == 4
@@ -342,7 +373,7 @@ class TestSideBySide:
         start_spec(spec).run()
         known += seen
         workbench = workbenches(spec)
-        assert workbench.view.status["state"] == "done"
+        assert workbench.view.status["state"] == "done", workbench.view.status
         assert workbench.trace.done
         assert workbench.view.header["replicates"] is None
         assert "Seven more, for the error of log Ẑ, stopped" in workbench.view.status["error"]

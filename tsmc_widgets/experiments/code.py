@@ -172,6 +172,7 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
         ),
     }
     words |= {name: described[name] for name in SETTINGS if name in described}
+    words |= {"dtype": spec.dtype} if spec.dtype else {}
     induced = spec.method != "none" and spec.proposal != "base"
     words["ψ power"] = spec.twist_power
     words["proposal q"] = "twist-induced" if induced else "base"

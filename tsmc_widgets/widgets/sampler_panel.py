@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.experiments.spec import DTYPES, RunSpec
 from tsmc_widgets.targets.description import TABLE, is_conditional_kind, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
@@ -28,7 +28,9 @@ from tsmc_widgets.widgets.controls import (
 _MOST_SEED = 2**53 - 1
 """The largest number that browsers count to."""
 RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
-_AS_THEY_ARE = ("resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed")
+_AS_THEY_ARE = (
+    "resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed", "dtype"
+)  # fmt: skip
 """Controls whose values are those of the spec."""
 SHIP = "ship:"
 TRAINED = "trained"
@@ -215,4 +217,8 @@ def _fields(now: RunSpec) -> dict[str, Any]:
             "runs R", "Independent runs; the view shows one at a time", now.num_runs, RUNS
         ),
         "seed": seed_field(now.seed, most=_MOST_SEED),
-    }
+        "dtype": menu(
+            "dtype", "Of the model's parameters", now.dtype,
+            [("as usual here", ""), *((name, name) for name in DTYPES if name)],
+        ),
+    }  # fmt: skip
