@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.record import replicate_facts
+from tsmc_widgets.widgets.run_page import in_words
+from tsmc_widgets.widgets.session import Progress
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
 from tsmc_widgets.widgets.workbench import Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
@@ -54,6 +57,16 @@ SPECS = {
         num_runs=5, seed=2**31, num_exact=7, measures="kl",
     ),
 }  # fmt: skip
+
+
+def test_a_slow_run_says_its_speed_and_what_is_left():
+    session = tw.start_smc(tw.load_problem("rainy-week").target(), num_particles=8, num_runs=3)
+    session.step(), session.step()
+    running = Progress("running", trace=session.trace, seconds=0.3)
+    assert in_words(running) == "computing at step 2 of 5"
+    running = replace(running, seconds=48.0)
+    assert in_words(running) == "computing at step 2 of 5: 1 tokens a second, 0:01:12 left"
+    assert in_words(replace(running, state="paused")) == "paused at step 2 of 5"
 
 
 @pytest.fixture
