@@ -23,8 +23,10 @@ from pathlib import Path
 PACKAGE = "tsmc_widgets"
 # The row of factor controls is a table from kind to controls, so it has to name every kind.
 KIND_TABLE = f"{PACKAGE}/widgets/factor_editor.py"
-# Objects of torch and transformers, whose attributes differ between versions and architectures.
-FOREIGN = re.compile(r"\b(config|tokenizer|model|layers?|cache|torch|psutil|os|sys)\b")
+# Objects of libraries and of the platform, whose attributes differ between versions and systems.
+FOREIGN = re.compile(
+    r"\b(config|tokenizer|model|layers?|cache|torch|psutil|os|sys|signal|main|executor|get_ipython)\b"
+)
 
 
 @dataclass(frozen=True)

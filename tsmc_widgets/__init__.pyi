@@ -46,6 +46,7 @@ from .models.loading import (
     load_language_model as load_language_model,
 )
 from .models.tabular import TabularLM as TabularLM
+from .models.tempered import Tempered as Tempered
 from .smc import (
     Always as Always,
     Base as Base,
@@ -72,7 +73,10 @@ from .targets import (
     ContainsWord as ContainsWord,
     Continuation as Continuation,
     CountToken as CountToken,
+    FullMatch as FullMatch,
+    Grammar as Grammar,
     Infilling as Infilling,
+    JSONSchema as JSONSchema,
     Length as Length,
     MatchesRegex as MatchesRegex,
     Mixture as Mixture,
@@ -102,6 +106,7 @@ from .twists import (
     MLPHeadTwist as MLPHeadTwist,
     TableHeadTwist as TableHeadTwist,
     TableTwist as TableTwist,
+    PowerRamp as PowerRamp,
     TemperedTwist as TemperedTwist,
     TrainableTwist as TrainableTwist,
     load_twist as load_twist,

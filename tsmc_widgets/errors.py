@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, SupportsIndex
 
 import lazy_loader
 
 # Optional packages that modules import at their head, and the extra that brings each.
 _EXTRA_OF = {
-    "anywidget": "lab",
-    "ipywidgets": "lab",
-    "pandas": "lab",
-    "plotly": "lab",
+    **dict.fromkeys(("IPython", "anywidget", "ipywidgets", "pandas", "plotly", "traitlets"), "lab"),
     "transformers": "hf",
 }
 
@@ -143,6 +141,18 @@ def import_extra(module: str, extra: str, purpose: str) -> Any:
         raise missing_extra(package, extra, purpose) from error
 
 
+@contextlib.contextmanager
+def extras_named(purpose: str) -> Iterator[None]:
+    """Raise MissingExtraError where an import in the block lacks an optional package."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA_OF:
+            raise
+        raise missing_extra(missing, _EXTRA_OF[missing], purpose) from error
+
+
 def attach_lazy_names(
     package: str, file: str
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -156,12 +166,7 @@ def attach_lazy_names(
     def load_name(name: str) -> Any:
         if name not in public:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
+        with extras_named(name):
             return load(name)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if missing not in _EXTRA_OF:
-                raise
-            raise missing_extra(missing, _EXTRA_OF[missing], name) from error
 
     return load_name, list_names, public

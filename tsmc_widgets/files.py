@@ -1,11 +1,13 @@
-"""Files and folders that appear whole or not at all, and those that a page may touch."""
+"""Files that appear whole or not at all and say when they are damaged; which a page may touch."""
 
 import contextlib
 import hashlib
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -27,6 +29,49 @@ def write_atomically(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         raise
+
+
+def checksum(content: bytes) -> str:
+    """SHA-256 of what a file holds, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_checked(path: Path, content: bytes, *, file_format: str, version: int) -> Path:
+    """Write a line of JSON with format, version and checksum, then the content itself."""
+    head = {"format": file_format, "version": version, "sha256": checksum(content)}
+    with write_atomically(path) as part:
+        part.write_bytes(json.dumps(head).encode() + b"\n" + content + b"\n")
+    return path
+
+
+def read_checked(path: Path, *, file_format: str, versions: range) -> bytes:
+    """The content of a file that ``write_checked`` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is cut short or changed, or of another format or version; says which.
+    """
+    head, _, content = path.read_bytes().partition(b"\n")
+    content = content.removesuffix(b"\n")
+    found = load_json(head)
+    if not isinstance(found, dict) or found.get("format") != file_format:
+        raise ValueError(f"it is not of the format {file_format!r}")
+    if found.get("version") not in versions:
+        raise ValueError(
+            f"it is of version {found.get('version')!r} of {file_format!r}, and this version of "
+            f"the package reads {' and '.join(map(str, versions))}"
+        )
+    if checksum(content) != found.get("sha256"):
+        raise ValueError("its checksum does not match, so it is damaged or cut short")
+    return content
+
+
+def load_json(text: str | bytes, **options: Any) -> Any:
+    """What ``json.loads`` reads; ValueError for all that it cannot read."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 @contextlib.contextmanager

@@ -229,13 +229,12 @@ def test_closed_sums_have_no_floor(logs):
 
 
 @pytest.mark.parametrize("below", [-100.0, -750.0, -5000.0])
-@pytest.mark.parametrize("shift", [0.0, 1e4])
-def test_phi_far_below_its_bound(below, shift):
+def test_phi_far_below_its_bound(below):
     target = bounded_table(3, 3, seed=2, zeros=0.3)
-    target.potential.log_table += shift + below
-    target.potential.log_phi_max = shift
+    target.potential.log_table += below
+    target.potential.log_phi_max = 0.0
     last, _ = all_brackets(target, batch_size=2, fanout=2)
-    assert last.width < 1e-13 * (1000 + abs(below) + 2 * shift)
+    assert last.width < 1e-13 * (1000 + abs(below))
 
 
 def test_phi_below_the_smallest_unit_leaves_an_open_bracket():
@@ -273,7 +272,7 @@ def test_the_ends_allow_for_the_rounding_of_sums():
             assert Decimal(bracket.lower) <= log_z <= Decimal(bracket.upper)
 
 
-UNTOUCHED = ("ends[:, eos] = True", "ends[:, eos] = True")
+UNTOUCHED = ("ends[:] = True", "ends[:] = True")
 BUGS = {
     "what was split off stays in the rest": ("self.log_mass[rows, tokens] = -math.inf", "pass"),
     "certain endings summed again": (
@@ -285,7 +284,7 @@ BUGS = {
         "self.log_mass + self.high, self.log_mass)",
         "self.log_mass * 2, self.log_mass)",
     ),
-    "a text goes on after its end": ("ends[:, eos] = True", "pass"),
+    "a text goes on after its end": ("ends = target.ending.next(self.prefixes).cpu()", "pass"),
     "texts counted at their bound": (
         "self.low = torch.where(where, values, self.low)",
         "self.low = torch.where(where, self.high, self.low)",

@@ -269,6 +269,8 @@ def test_a_heavy_tail_is_named(target):
         parts = (MeanOverRuns.of(values + 5),)
         found = kl_estimate(Q_SIGMA, *parts, estimator="", k_hat=tail_shape(values))
         assert ("heavy tail" in found.remark) == said
+    every = kl_divergences(target, twist=TableTwist.random(3, 4, seed=12), log_z=0.0).all()
+    assert [math.isnan(kl.k_hat) for kl in every] == [False, False]
 
 
 def test_all_draws_accepted_is_no_certainty():

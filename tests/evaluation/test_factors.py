@@ -76,7 +76,10 @@ def test_killed_shares_estimate_the_mass_of_p0(threshold, twisted):
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("twisted", [False, True])
 def test_texts_that_end_early_count_where_they_end(threshold, twisted):
-    """Each text at its end has p0 psi_{t-1}, whether or not phi then rules it out."""
+    """Each text at its end has p0 psi_{t-1}, whether or not phi then rules it out.
+
+    Psi_0 is the run's mean of psi_1 over what goes on.
+    """
     target = eos_target(potential=tw.ContainsToken("b") * tw.AvoidsToken("a"))
     oracle, twist = EnumeratedOracle(target), LastToken() if twisted else None
     trace = tw.run_smc(
@@ -87,7 +90,14 @@ def test_texts_that_end_early_count_where_they_end(threshold, twisted):
     before = oracle.tokens.gather(1, (length - 2).clamp(min=0).unsqueeze(1)).squeeze(1)
     log_psi = torch.where(length > 1, LastToken.log_psi_of[before], 0.0)
     mass = (oracle.log_p + twisted * log_psi).exp()
-    found = [arrivals(trace.run(run), target) for run in range(trace.num_runs)]
+    going = (trace.columns.tokens[:, 0] != target.eos_token_id).double()
+    psi = trace.columns.log_psi[:, 0].exp() if twisted else torch.ones_like(going)
+    level = ((going * psi).sum(1) / going.sum(1)).log()
+    found = []
+    for run in range(trace.num_runs):
+        texts, log_weights = arrivals(trace.run(run), target)
+        first = texts[:, 0] == target.eos_token_id
+        found.append((texts, log_weights - torch.where(first, level[run], 0.0)))
     for factor in target.potential.factors():
         zero = torch.isneginf(factor.log_phi(oracle.tokens))
         early = zero & (length < target.num_steps)
@@ -167,11 +177,24 @@ def test_a_conditional_target_is_read_under_its_observation():
         assert share.mean_log_phi == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_wrong_target_and_a_run_on_its_way_are_refused():
-    target, other = make_target(SOFT), make_target(SOFT**2)
+def test_the_wrong_target_and_a_run_on_its_way_are_refused(tmp_path):
+    target = make_target(SOFT)
     trace = tw.run_smc(target, num_particles=4, seed=0)
-    with pytest.raises(ValueError, match="give the target that was sampled"):
-        tw.factor_breakdown(trace, other)
+    loaded = tw.SMCTrace.load(trace.save(tmp_path / "trace"))
+    random = tw.TabularLM.random(3, 9, seed=0)
+    for other, message in (
+        (make_target(SOFT**2), "potential"),
+        (tw.Target(chain(), SOFT, prompt="ab", num_steps=3), "number of steps 4"),
+        (tw.Target(chain(), SOFT, prompt="aa", num_steps=4), r"prompt \[0, 1\], .* has \[0, 0\]"),
+        (tw.Target(random, SOFT, prompt="ab", num_steps=4), "another model: .* other weights"),
+    ):
+        for each in (trace, loaded):
+            with pytest.raises(ValueError, match=f"of another target: {message}.*was sampled"):
+                tw.factor_breakdown(each, other)
+            with pytest.raises(ValueError, match="of another target"):
+                tw.RunPanels(each, target=other)
+    same = make_target(SOFT)
+    assert tw.factor_breakdown(loaded, same) == tw.factor_breakdown(trace, target)
     session = tw.start_smc(target, num_particles=4, seed=0)
     session.step()
     with pytest.raises(ValueError, match="stands at step 1 of 4"):

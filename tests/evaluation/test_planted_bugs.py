@@ -31,12 +31,15 @@ SCORING_BUGS = {
         "return self.log_p + self.log_phi - self.log_q",
         "return self.log_p - self.log_q",
     ),
-    "q after the end": ("log_q = log_q + torch.where(live, q, 0.0)", "log_q = log_q + q"),
+    "q after the end": (
+        "log_q = log_q + torch.where(live, read.log_q, 0.0)",
+        "log_q = log_q + read.log_q",
+    ),
     "rows of the wrong parents": (
         "index_put((members,), pairs.inverse)",
         "index_put((members,), 0 * members)",
     ),
-    "base in place of q": ("steps.proposal.log_q_next", "steps.lm.log_probs"),
+    "base in place of q": ("live, read.log_q", "live, read.log_p"),
 }
 
 

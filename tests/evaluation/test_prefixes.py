@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from smc.toys import eos_target, table_target
+from smc.toys import chain, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import compare_log_psi
@@ -18,6 +18,7 @@ from tsmc_widgets.evaluation.twist_quality import (
     roll_out,
     with_prompt,
 )
+from tsmc_widgets.figures import psi_scatter
 from tsmc_widgets.twists import TableTwist
 
 
@@ -44,6 +45,7 @@ def test_all_prefixes_have_their_exact_psi(target):
     assert prefixes.size == 3 + 9 + 27
     comparison = prefixes.compare(target, Shifted(oracle, 1.0))
     assert comparison["correlation"] == pytest.approx(1.0, abs=1e-12)
+    assert comparison["interval"] == (comparison["correlation"],) * 2
     for t in range(1, 4):
         assert comparison["optimal"][comparison["step"] == t].mean() == pytest.approx(0, abs=1e-12)
 
@@ -70,11 +72,33 @@ def test_rollouts_agree_with_the_exact_psi(make):
     assert float((z**2).mean()) < 2.5
 
 
-def test_a_prefix_without_a_hit_has_no_error():
-    target = table_target(2, 3, seed=0, zeros=1.0)
-    prefixes = pick_prefixes(target, torch.zeros(12, 3, dtype=torch.int64), seed=0)
-    roll_out(target, prefixes, 0, seed=0)
-    assert float(prefixes.log_psi[0]) == pytest.approx(math.log(1e-12))
+def test_a_prefix_without_a_hit_is_left_out():
+    """Its psi* is unknown, and no value that one could put in its place moves with phi."""
+    rare = tw.Target(chain(), tw.MatchesRegex(".*cc"), prompt="a", num_steps=4)
+    oracle, twist = tw.exact(rare), TableTwist.random(3, 4, seed=5, prompt_length=1)
+    prefixes = rolled(rare, oracle.sample(20, 0), rollouts=8)
+    unknown = torch.isneginf(prefixes.log_psi)
+    assert 0 < int(unknown.sum()) < prefixes.size
+    assert torch.equal(prefixes.error.isnan(), unknown)
+    found = compare_log_psi(rare, twist, prefixes)
+    assert f"ψ* counts as 0 at {int(unknown.sum())} where no rollout has φ > 0" in found.note
+    assert found.frame["error"].isna().sum() == found.one_zero == int(unknown.sum())
+    assert found.worst()["error"].notna().all()
+    points = psi_scatter(found.frame).data[1]
+    assert len(points.x) == int((~unknown).sum()) == len(prefixes.compare(rare, twist)["optimal"])
+
+
+def test_rollouts_that_agree_are_not_certain():
+    """One sequence in forty is of phi = 0, and eight rollouts seldom see it."""
+    target = tw.Target(chain(), tw.AvoidsToken("c"), prompt="a", num_steps=2)
+    prefixes = rolled(target, tw.exact(target).sample(12, 0), rollouts=8)
+    whole = prefixes.step == 2
+    agreed = ~whole & (prefixes.log_psi == 0)
+    assert bool(agreed.any())
+    assert (prefixes.error[agreed] == 1 / 8).all()
+    assert (prefixes.error[whole] == 0).all()
+    with pytest.raises(ValueError, match="rollouts must be an integer of at least 2"):
+        roll_out(target, prefixes, 0, seed=0, rollouts=1)
 
 
 def test_statistics_are_those_of_the_books(target):

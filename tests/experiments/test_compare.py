@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -75,6 +76,11 @@ def test_learning_beats_none_and_nothing_beats_the_optimum(small):
     frame = small[0].to_frame()
     kl = frame[(frame.quantity == "KL(σ||q)") & (frame.problem == "rainy-week")].set_index("method")
     assert kl.value["ctl"] < kl.value["none"]
+    # Its 20 exact samples agree under every seed, and rarer ones may not have been seen.
+    reach = math.log(40) / 20
+    assert (kl.low["optimal"], kl.high["optimal"]) == (
+        pytest.approx(-reach, abs=1e-9), pytest.approx(reach, abs=1e-9)
+    )  # fmt: skip
     assert abs(kl.value["optimal"]) < 1e-9
     assert not kl.best["optimal"]
 
@@ -161,6 +167,15 @@ def test_two_rules_of_one_method_compete():
 )
 def test_cells_read_well(values, text):
     assert cell_text(entry("a", *values)) == text
+
+
+def test_seeds_that_agree_have_the_interval_of_their_runs():
+    known = replace(entry("a", 2.0, 2.0), within=(1.5, 2.6))
+    assert (known.interval, cell_text(known)) == ((1.5, 2.6), "2.00 ± 0.55")
+    assert best(known, entry("b", 2.5, 2.5)) == []
+    assert best(known, entry("b", 2.7, 2.7)) == ["a"]
+    apart = replace(entry("a", 2.0, 2.1), within=(1.5, 2.6))
+    assert apart.interval == entry("a", 2.0, 2.1).interval
 
 
 def test_exports_have_every_cell_and_the_best_in_bold(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tsmc_widgets.experiments.runs import CancellablePool
+from tsmc_widgets.experiments.runs import CancellablePool, _Worker
 
 SECONDS = 60
 
@@ -51,6 +51,15 @@ def test_a_worker_ignores_the_interrupt_that_is_meant_for_the_kernel(pool):
     worker = pool.submit(os.getpid).result(SECONDS)
     pool.submit(os.kill, worker, signal.SIGINT).result(SECONDS)
     assert pool.submit(os.getpid).result(SECONDS) == worker
+
+
+def test_an_interrupt_while_a_worker_still_imports_is_ignored_too():
+    worker = _Worker()
+    os.kill(worker._process.pid, signal.SIGINT)
+    assert worker.run(os.getpid, (), {}) == worker._process.pid
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert worker.run(signal.pthread_sigmask, (signal.SIG_BLOCK, ()), {}) == set()
+    worker.kill()
 
 
 def test_stop_ends_what_runs_and_a_new_worker_goes_on(pool, hung):

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
+from damage import flipped
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts as resources
@@ -80,6 +81,19 @@ def test_numbers_are_those_of_the_estimators(serial):
     assert rows.value["lower"] == found.lower.mean
     assert rows.value["upper"] == found.upper.mean
     assert (rows.exact == oracle.log_z).all()
+
+
+def test_bounds_under_observations_resample_as_the_spec_says():
+    found = []
+    for resampler in ("systematic", "multinomial"):
+        measures = {"measures": ("bounds", "kl"), "rule": "always", "resampler": resampler}
+        one = toy("one-token-infilling", **measures)
+        rows = [row for row in worker.execute(one) if row["num_particles"] in (4, None)]
+        found.append({(row["quantity"], row["side"]): row["value"] for row in rows})
+    usual, other = found
+    assert usual["log Z", "upper"] == other["log Z", "upper"]  # Always multinomial.
+    assert usual["log Z", "lower"] != other["log Z", "lower"]
+    assert usual["KL(q||σ)", None] != other["KL(q||σ)", None]
 
 
 def test_optimal_twist_closes_the_gap(serial):
@@ -291,6 +305,17 @@ def test_damaged_files_are_seen_and_made_again(harm, tmp_path):
     assert (len(table), len(table.damaged)) == (1, 0)
 
 
+def test_a_flipped_bit_is_never_read_as_another_result(tmp_path):
+    value = {"rows": [{"value": -1.5, "remark": "φ"}]}
+    data = write_file(tmp_path / "whole", value).read_bytes()
+    for bit in range(8 * len(data)):
+        (tmp_path / "damaged").write_bytes(flipped(data, bit))
+        try:
+            assert read_file(tmp_path / "damaged") == value
+        except DamagedFileError:
+            continue
+
+
 def test_damaged_shared_files_are_made_again(tmp_path):
     specs = [toy(method="ctl", training=QUICK, seed=seed) for seed in (0, 1)]
     run(specs[:1], None, tmp_path)
@@ -376,6 +401,47 @@ def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path,
     first, second = sorted(tw.map_runs(specs, executor, tmp_path), key=lambda r: r.error is None)
     assert "raised SystemExit: by the user's code" in first.error["message"]
     assert second.error is None
+
+
+def named(function, name="of the tests"):
+    tw.register_function(function, name=name)
+    part = {"kind": "TextFunction", "function": name}
+    return toy({**tw.targets.description.describe_problem("rainy-week"), "potential": part})
+
+
+def test_worker_processes_get_the_functions_that_a_spec_names(monkeypatch):
+    spec = named(len, "length of the tests")
+    (expected,) = tw.map_runs([spec])
+    pools = [runs.CancellablePool(1)]
+    pools.append(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+    for pool in pools:
+        (result,) = tw.map_runs([spec], pool)
+        assert dumps(result.raise_error().rows) == dumps(expected.rows)
+    own = named(lambda text: 0.0)
+    monkeypatch.setattr("tsmc_widgets.experiments.runs.work", lambda *_: pytest.fail("was run"))
+    for pool in pools:
+        with pytest.raises(ValueError, match=r"'of the tests' .* cannot be sent to worker"):
+            tw.map_runs([spec, own], pool)
+        pool.shutdown()
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as threads:
+        for pool in (None, threads, runs.CancellablePool(1, threads)):
+            (result,) = tw.map_runs([own], pool)
+            assert result.raise_error().rows
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_text_that_no_encoding_has_is_stored_and_comes_back(tmp_path, pool):
+    def fails(text):
+        raise ValueError("\ud800 is half a character")
+
+    spec, other = named(fails, "fails \udfff of the tests"), toy()
+    executor = None if pool is None else pool(1)
+    results = {r.spec.key: r for r in tw.map_runs([spec, other], executor, tmp_path)}
+    assert "\ud800 is half" in results[spec.key].error["message"]
+    assert results[other.key].error is None
+    stored = read_file(tmp_path / f"{spec.key}.error.json")
+    assert tw.RunSpec.from_dict(stored["spec"]) == spec
 
 
 def test_a_worker_process_outlives_code_that_ends_it():

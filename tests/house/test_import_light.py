@@ -62,6 +62,9 @@ def test_stubs_are_used_by_type_checkers():
         ("anywidget", "Workbench", "lab"),
         ("transformers", "HuggingFaceLM", "hf"),
         ("transformers", "models.HuggingFaceLM", "hf"),
+        ("traitlets", "WatchSMC", "lab"),
+        ("traitlets", "models; import tsmc_widgets.widgets", "lab"),
+        ("pandas", "models; import tsmc_widgets.figures", "lab"),
     ],
 )
 def test_name_without_its_extra_says_how_to_install_it(package, name, extra):

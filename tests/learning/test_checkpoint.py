@@ -1,9 +1,11 @@
 """Equal arguments give equal bytes, and a training stopped anywhere goes on to the byte."""
 
+import random
 import sys
 
 import pytest
 import torch
+from damage import flipped
 from learning.tables import unit_target
 from learning.trainers import make_trainer, parameters, resumed
 
@@ -148,12 +150,23 @@ class TestBytes:
         with pytest.raises(CheckpointError, match="method"):
             make_trainer("nvi").load(path)
         data = path.read_bytes()
-        for content in (b"", b"hello", data[: len(data) // 2], data[:-1]):
+        for content in (b"", b"hello", data[: len(data) // 2], data[:-2]):
             path.write_bytes(content)
-            with pytest.raises(CheckpointError, match="no checkpoint of a trainer"):
+            with pytest.raises(CheckpointError, match="no checkpoint that this trainer can resume"):
                 make_trainer().load(path)
         with pytest.raises(FileNotFoundError, match="no file"):
             make_trainer().load(tmp_path / "nothing")
+
+    def test_a_flipped_bit_never_loads_as_another_training(self, tmp_path):
+        trainer, other = make_trainer(), make_trainer()
+        trainer.update()
+        data = trainer.save(tmp_path / "training").read_bytes()
+        dice, damaged = random.Random(0), tmp_path / "damaged"
+        for _ in range(300):
+            damaged.write_bytes(flipped(data, dice.randrange(8 * len(data))))
+            with pytest.raises(CheckpointError, match="no checkpoint that this trainer can resume"):
+                other.load(damaged)
+        assert other.done == 0
 
     def test_an_interrupt_anywhere_loses_nothing(self):
         whole = self.replayed(unit_target())

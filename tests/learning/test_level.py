@@ -1,23 +1,18 @@
-"""Losses that read phi read it at a scale of its own: a constant factor of phi changes nothing."""
+"""Losses that read phi read it at a scale of its own, which the first batch sets."""
 
-import functools
 import math
 import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from learning.tables import Everything, unit_target
-from learning.trainers import parameters
-from smc.observed import ConditionalTables, infilling
+from learning.trainers import fresh, shifted, trained
 from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError
-from tsmc_widgets.learning.objectives import RECIPES, cd_loss, floored, fudge_loss, link_for
-from tsmc_widgets.learning.positives import ExactPool, ReplayedPositives, WeightedPositives
+from tsmc_widgets.learning.objectives import RECIPES, cd_loss, fudge_loss, link_for
 from tsmc_widgets.learning.rates import MIN_COMPLEMENT, set_level
 from tsmc_widgets.learning.samples import draw_samples
 from tsmc_widgets.learning.trainer import FAINT_STEPS, TwistTrainer
@@ -26,47 +21,8 @@ from tsmc_widgets.twists import TableHeadTwist, load_twist, save_twist
 SCALES = [0.0, math.log(1e-4), -20.0, -300.0]
 
 
-def shifted(constant, *, bounded=True):
-    """The toy with another constant in log phi; its bound is moved too, or stays where it was."""
-    target = unit_target()
-    target.potential.log_table += constant
-    target.potential.log_phi_max = constant if bounded else 0.0
-    return target
-
-
 def batch_of(target, size=64):
     return draw_samples(target, num_particles=size, proposal=tw.Base(), seed=3, run=0)
-
-
-def fresh(target, method="rl"):
-    return TableHeadTwist(target.lm, num_steps=target.num_steps, link=link_for(method))
-
-
-def sources(target):
-    tokens = Everything(target).oracle.sample(40, 5)
-    return {
-        "replayed": ReplayedPositives(target, start=64, keep=3),
-        "one batch": WeightedPositives(),
-        "exact": ExactPool(tokens, target.log_phi(tokens)),
-    }
-
-
-def trained(target, method, source="replayed", updates=8):
-    trainer = TwistTrainer(
-        target,
-        fresh(target, method),
-        method=method,
-        batch_size=24,
-        learning_rate=0.05,
-        positives=sources(target)[source],
-    )
-    list(trainer.updates(updates))
-    return trainer
-
-
-@functools.cache
-def untouched(method, source):
-    return trained(shifted(0.0), method, source)
 
 
 def log_psi(trainer):
@@ -74,19 +30,6 @@ def log_psi(trainer):
 
 
 class TestScale:
-    @pytest.mark.parametrize("source", ["replayed", "one batch", "exact"])
-    @pytest.mark.parametrize("method", RECIPES)
-    @settings(max_examples=3, deadline=None)
-    @given(constant=st.floats(-1e4, 1e4))
-    def test_a_constant_in_log_phi_changes_the_level_alone(self, method, source, constant):
-        found, plain = trained(shifted(constant), method, source), untouched(method, source)
-        # Path consistency starts where its gradients are rounding, which Adam divides by itself.
-        near = {"rtol": 0, "atol": 1e-3 if "rl" in method else 1e-7}
-        torch.testing.assert_close(parameters(found), parameters(plain), **near)
-        moved = constant if RECIPES[method].reads_phi else 0.0
-        assert found.twist.level - plain.twist.level == pytest.approx(moved, abs=1e-9)
-        torch.testing.assert_close(log_psi(found), log_psi(plain) + moved, **near)
-
     @pytest.mark.parametrize("constant", [*SCALES, -1e4])
     @pytest.mark.parametrize("method", ["cd", "fudge", "rl"])
     def test_learning_at_any_scale_below_the_bound(self, method, constant):
@@ -126,17 +69,6 @@ class TestScale:
         with torch.no_grad():
             twist.log_tables[1][0] += 0.1
         assert slope() > 1e-5
-
-    def test_observations_share_one_level(self):
-        target, twist = infilling(), ConditionalTables(seed=2)
-        trainer = TwistTrainer(target, twist, method="rl", batch_size=24, observations=6)
-        assert math.isfinite(trainer.update().losses["rl"])
-
-    def test_the_floor_moves_with_the_level(self):
-        log_phi = torch.tensor([-math.inf, -40.0, 0.0, 3.0]).double()
-        for constant in (-300.0, 300.0):
-            found = floored(log_phi + constant, constant)
-            assert torch.equal(found, floored(log_phi) + constant)
 
 
 class TestVanishing:

@@ -14,6 +14,7 @@ from tsmc_widgets.learning.samples import (
     read,
     score,
 )
+from tsmc_widgets.twists import LinearHeadTwist
 from tsmc_widgets.twists.bodies import BodyTwist
 
 
@@ -65,6 +66,20 @@ def test_losses_of_log_psi_alone_need_no_base_model(target, monkeypatch):
         assert bool(losses[1].isnan()) == recipe.positives_with_p0, name
         if not recipe.positives_with_p0:
             torch.testing.assert_close(*losses)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e4])
+def test_weights_are_summed_in_float64(target, level):
+    """What p0 and the twist say in float32 has digits that a sum in float32 would round off."""
+    twist = LinearHeadTwist(target.lm)
+    torch.nn.init.normal_(twist.head.weight, std=0.3)
+    torch.nn.init.constant_(twist.head.bias, level)
+    samples = Samples.exact(target, random_tokens(40))
+    found = score(target, twist, samples)
+    tokens = torch.cat([target.prompt_tokens.expand(40, -1), samples.tokens], dim=1)
+    log_psi = twist.log_psi_next(tokens, 2).double()
+    exact = (read(target, samples.tokens).log_probs.double() + log_psi).logsumexp(-1)
+    torch.testing.assert_close(found.log_norm, exact, rtol=0, atol=2e-7)
 
 
 class TestPoolReader:

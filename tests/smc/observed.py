@@ -9,6 +9,7 @@ from torch import nn
 import tsmc_widgets as tw
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.twists.protocol import TwistStep
+from tsmc_widgets.twists.trainable import TrainableModule
 
 VOCAB = 3
 
@@ -39,22 +40,20 @@ class TableCarry:
         return TableCarry(self.t, self.o[rows], self.prefix[rows])
 
 
-class ConditionalTables(nn.Module):
+class ConditionalTables(TrainableModule):
     """Log psi_t(s_{1:t}, o) as parameters: (V**width, V**t) for each t."""
 
+    is_conditional = True
+
     def __init__(self, steps=3, width=1, *, seed=None, link="log", scale=0.5):
-        super().__init__()
-        self.link, self.width, self.method = link, width, None
+        super().__init__(tw.TabularLM.random(VOCAB, 1, seed=0), link)
+        self.width = width
         generator = torch.Generator().manual_seed(seed or 0)
         scale = 0.0 if seed is None else scale
         self.tables = nn.ParameterList(
             scale * torch.randn(VOCAB**width, VOCAB**t, generator=generator, dtype=torch.float64)
             for t in range(1, steps + 1)
         )
-
-    @property
-    def proposal_only(self):
-        return self.method in ("dpg", "ppo")
 
     @classmethod
     def optimal(cls, target):
@@ -70,8 +69,10 @@ class ConditionalTables(nn.Module):
 
     def read(self, carry):
         table = self.tables[carry.t]
-        raw = table.reshape(len(table), -1, VOCAB)[carry.o, carry.prefix]
-        return raw if self.link == "log" else nn.functional.logsigmoid(raw)
+        return self._linked(table.reshape(len(table), -1, VOCAB)[carry.o, carry.prefix])
+
+    def _last_layer(self):
+        return list(self.tables)
 
     @torch.no_grad()
     def prefill(self, tokens, lm_step, observed):
@@ -89,10 +90,6 @@ class ConditionalTables(nn.Module):
         return torch.stack(
             [self.read(TableCarry(t, o, number(tokens[:, :t]))) for t in steps], dim=1
         )
-
-    def log_psi(self, tokens, prompt_length, base=None, observed=None):
-        values = self.log_psi_next(tokens, prompt_length, base, observed)
-        return values.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
     def condition(self, observed):
         return UnderOne(self, torch.as_tensor(observed).reshape(1, -1))

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+import transformers
 from models.checkpoints import ARCHITECTURES
 from smc.toys import counted_reads
 
@@ -117,3 +118,48 @@ def test_runs_from_one_carry_do_not_see_each_other(gpt2):
     after = gpt2.advance(torch.tensor([1, 1, 1]), first.carry)
     expected = gpt2.prefill(torch.tensor([[3, 4, 9, 1], [5, 6, 10, 1], [7, 8, 11, 1]]))
     torch.testing.assert_close(after.log_probs, expected.log_probs, rtol=0, atol=1e-5)
+
+
+def in_parts(monkeypatch, vocab_size):
+    """Every table of next tokens is read three prefixes at a time, and searched in place."""
+    monkeypatch.setattr("tsmc_widgets.models.protocol.LAZY_CELLS", 1)
+    monkeypatch.setattr("tsmc_widgets.models.huggingface.LAZY_CELLS", 1)
+    monkeypatch.setattr("tsmc_widgets.smc.prefixes._CELLS", 3 * vocab_size)
+    monkeypatch.setattr("tsmc_widgets.smc.resampling._GATHERED", 0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("proposal", [tw.Base(), tw.TwistInduced()])
+def test_tables_read_in_parts_give_the_same_run(architecture, proposal, checkpoint, monkeypatch):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint(architecture))
+    target = make_target(lm)
+    twist = tw.TemperedTwist(random_head(lm), 0.7)
+    settings = {"num_particles": 16, "num_runs": 2, "twist": twist, "proposal": proposal}
+    whole = tw.run_smc(target, **settings, top_k=4, seed=6)
+    in_parts(monkeypatch, lm.vocab_size)
+    rows, head = [], lm._after_head
+    monkeypatch.setattr(lm, "_after_head", lambda part: rows.append(len(part)) or head(part))
+    parts = tw.run_smc(target, **settings, top_k=4, seed=6)
+    assert rows
+    assert max(rows) == 3
+    assert torch.equal(whole.tokens, parts.tokens)
+    for name in ("log_p", "log_q", "log_psi", "log_weights"):
+        first, second = getattr(whole.columns, name), getattr(parts.columns, name)
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+    for first, second in zip(whole.tables, parts.tables, strict=True):
+        assert torch.equal(first.tokens, second.tokens)
+        torch.testing.assert_close(first.log_q, second.log_q, rtol=0, atol=1e-5)
+
+
+def test_logits_that_the_output_embedding_alone_does_not_give_are_read_whole(monkeypatch):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Gemma2Config(
+        **sizes, num_key_value_heads=2, head_dim=8, vocab_size=40, final_logit_softcapping=1.0
+    )
+    lm = tw.HuggingFaceLM(transformers.Gemma2ForCausalLM(config))
+    in_parts(monkeypatch, 40)
+    step = lm.prefill(torch.tensor([[1, 2]]))
+    step = lm.advance(torch.tensor([3]), step.carry)
+    assert isinstance(step.log_probs, torch.Tensor)
+    expected = lm.model(torch.tensor([[1, 2, 3]])).logits[:, -1].log_softmax(-1)
+    torch.testing.assert_close(step.log_probs, expected)

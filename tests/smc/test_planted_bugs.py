@@ -50,8 +50,8 @@ CONDITIONAL_BUGS = {
         "drawn = resample(others, uniforms, config.resampler)",
     ),
     "target only put in at the last step": (
-        "if config.retained is not None:\n        tokens[:, 0]",
-        "if config.retained is not None and final:\n        tokens[:, 0]",
+        "if config.retained is not None:\n        given[:, 0]",
+        "if config.retained is not None and final:\n        given[:, 0]",
     ),
     "systematic resampling": (
         "drawn = resample(state.log_weights, uniforms.to(keep.device), config.resampler)",

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from smc.toys import TablePhi
 
-import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.proposals import Base, ModelProposal, TwistInduced, tilt
 from tsmc_widgets.testing import check_proposal
@@ -117,31 +115,3 @@ def test_descriptions():
         "induced by another twist",
         "another model (TabularLM)",
     ]
-
-
-def shifted_runs(c, optimal, seed):
-    """Runs under a model in float32, its potential and its twist multiplied by exp(c)."""
-    lm = TabularLM.random(3, 6, seed=0)
-    lm._log_tables = [table.float() for table in lm._log_tables]
-    tables = [table.reshape((3,) * t) for t, table in enumerate(TWIST.log_tables, start=1)]
-    # Multiples of 2**-20, which a float64 holds beside 10**4 as well as beside 0.
-    tables = [(table * 2**20).round() / 2**20 for table in tables]
-    target = tw.Target(lm, TablePhi(2 * tables[3] + c), prompt="", num_steps=4)
-    twist = tw.exact(target).optimal_twist() if optimal else TableTwist([t + c for t in tables])
-    how = {"proposal": TwistInduced(), "num_particles": 8, "num_runs": 25, "seed": seed}
-    return tw.run_smc(target, twist=twist, **how), target
-
-
-@pytest.mark.parametrize("optimal", [True, False], ids=["optimal", "table"])
-@pytest.mark.parametrize("c", [1e4, -1e4, 3e4])
-def test_the_scale_of_phi_changes_log_z_alone(c, optimal):
-    """Log Z moves by c, to the digits that a float64 has there; nothing else moves."""
-    (plain, _), (moved, target) = (shifted_runs(shift, optimal, seed=4) for shift in (0.0, c))
-    assert torch.equal(plain.columns.tokens, moved.columns.tokens)
-    for name in ("log_q", "ess"):
-        a, b = getattr(plain.columns, name), getattr(moved.columns, name)
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
-    torch.testing.assert_close(plain.weights, moved.weights, rtol=0, atol=1e-9)
-    torch.testing.assert_close(moved.log_z - c, plain.log_z, rtol=0, atol=1e-9)
-    if optimal:
-        assert float((moved.log_z - tw.exact(target).log_z).abs().max()) < 1e-5

@@ -138,6 +138,23 @@ class TestRefused:
             tw.SMCTrace.load(tmp_path / "bomb.npz")
         assert not (tmp_path / "boom").exists()
 
+    @pytest.mark.parametrize("name", ["header", "distinct", "table_0_tokens", "log_z"])
+    def test_declared_sizes_are_not_believed(self, name, path, tmp_path):
+        """Few bytes that say that they are many are refused before they are made."""
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        kept = arrays.pop(name)
+        with (tmp_path / "huge").open("wb") as file:
+            np.savez(file, **arrays)
+        declared = {"descr": kept.dtype.str, "fortran_order": False, "shape": (2**36,)}
+        with (
+            zipfile.ZipFile(tmp_path / "huge", "a") as archive,
+            archive.open(name + ".npy", "w") as f,
+        ):
+            np.lib.format.write_array_header_1_0(f, declared)
+        with pytest.raises(TraceFormatError, match=r"too large|different shapes"):
+            tw.SMCTrace.load(tmp_path / "huge")
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
@@ -148,6 +165,9 @@ class TestRefused:
                 for part in ("tokens", "log_z", "table_1_log_q", "info", "final_texts")
             ],
             ({"tokens": np.zeros((3, 4, 4), dtype=np.int64)}, "columns of different shapes"),
+            ({"ancestors": np.full((3, 4, 5), 5)}, r"its ancestors must be in 0..4"),
+            ({"table_1_rows": np.full((3, 5), 99)}, "its rows must be in 0.."),
+            ({"extra": np.zeros(1)}, "what no trace has: 'extra'"),
             *[
                 ({"header": header}, "not a trace")
                 for header in ([], 3, "x", None, {}, {"format": storage.FORMAT})

@@ -63,7 +63,7 @@ def test_base_samples_follow_p0(lm, eos):
     generator = torch.Generator().manual_seed(0)
     samples = base_samples(
         lm, target.prompt_tokens, T, N, generator=generator,
-        eos_token_id=target.context.eos_token_id,
+        ending=target.ending,
     )  # fmt: skip
     assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
 

@@ -34,7 +34,7 @@ def test_the_names_that_others_rely_on():
     assert {name for name in tw.PROBLEMS if name.startswith("paper/")} == set(PAPER)
 
 
-@pytest.mark.parametrize("name", [name for name in tw.PROBLEMS if not name.startswith("paper/")])
+@pytest.mark.parametrize("name", TWINS + TOYS)
 def test_problem_is_what_it_says(name):
     problem = tw.load_problem(name)
     target = problem.target()

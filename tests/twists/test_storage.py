@@ -1,10 +1,13 @@
 """Learned twists come back from disk as they were, onto their own base model only."""
 
+import copy
 import json
+import random
 import shutil
 
 import pytest
 import torch
+from damage import flipped
 from models.checkpoints import make_checkpoint
 from twists.forms import CONDITIONAL, FORMS, observations, random_texts, stir
 
@@ -120,7 +123,7 @@ def test_a_second_save_replaces_the_first(gpt2, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_interrupted_save_leaves_the_old_twist_or_a_clear_error(gpt2, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_twist_or_the_new_one(gpt2, tmp_path, monkeypatch):
     twist = stir(tw.LinearHeadTwist(gpt2))
     tw.save_twist(twist, tmp_path)
     write, calls = storage.write_atomically, []
@@ -132,17 +135,69 @@ def test_an_interrupted_save_leaves_the_old_twist_or_a_clear_error(gpt2, tmp_pat
         return write(path)
 
     monkeypatch.setattr(storage, "write_atomically", failing)
-    stop = 1
-    with pytest.raises(KeyboardInterrupt):
-        tw.save_twist(stir(twist), tmp_path)
-    stir(twist, head=0.0)
-    assert len(list(tmp_path.iterdir())) == 2
-    tw.load_twist(tmp_path, gpt2)
-    calls.clear()
-    stop = 2
+    old = copy.deepcopy(twist)
+    stir(twist, seed=3)
+    for stop in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            tw.save_twist(twist, tmp_path)
+        assert len(calls) == stop
+        calls.clear()
+        assert same_weights(tw.load_twist(tmp_path, gpt2), old)
+    monkeypatch.setattr(storage, "write_atomically", write)
+    monkeypatch.setattr("pathlib.Path.replace", stop_at_the_weights)
     with pytest.raises(KeyboardInterrupt):
         tw.save_twist(twist, tmp_path)
+    assert same_weights(tw.load_twist(tmp_path, gpt2), twist)
+    monkeypatch.undo()
+    tw.save_twist(twist, tmp_path)
+    tw.save_twist(old, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "twist.json", tmp_path)
     with pytest.raises(TwistFormatError, match=r"not of the same save as twist.json"):
+        tw.load_twist(tmp_path, gpt2)
+
+
+def stop_at_the_weights(path, place):
+    if place.name == "twist.safetensors":
+        raise KeyboardInterrupt
+    path.rename(place)
+
+
+def test_a_flipped_bit_never_loads_as_another_twist(gpt2, tmp_path):
+    twist = stir(tw.LinearHeadTwist(gpt2))
+    tw.save_twist(twist, tmp_path, history=[{"loss": 0.5}])
+    dice, card = random.Random(0), tw.load_twist(tmp_path, gpt2).card
+    for name in ("twist.json", "twist.safetensors"):
+        data = (tmp_path / name).read_bytes()
+        for _ in range(150):
+            (tmp_path / name).write_bytes(flipped(data, dice.randrange(8 * len(data))))
+            try:
+                loaded = tw.load_twist(tmp_path, gpt2)
+            except TwistFormatError:
+                continue
+            assert same_weights(loaded, twist)
+            assert loaded.card == card
+        (tmp_path / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("MLPHeadTwist", {"depth": 10**8}),
+        ("MLPHeadTwist", {"width": 10**8}),
+        ("LoRATwist", {"rank": 10**8}),
+        ("LoRATwist", {"target_modules": "(a|aa)*x"}),
+        ("LoRATwist", {"target_modules": [["c_fc"]]}),
+        ("ConditionalHeadTwist", {"num_classes": 10**9}),
+        ("TableHeadTwist", {"num_steps": 10**9}),
+    ],
+    ids=str,
+)
+def test_sizes_and_patterns_of_a_file_are_checked_before_anything_is_made(
+    form, options, gpt2, tmp_path
+):
+    tw.save_twist(tw.LinearHeadTwist(gpt2), tmp_path)
+    edited(tmp_path, form=form, options=options)
+    with pytest.raises(TwistFormatError, match=f"do not make a {form}"):
         tw.load_twist(tmp_path, gpt2)
 
 
@@ -180,7 +235,17 @@ def test_another_base_model_is_refused(gpt2, checkpoint, tmp_path):
 
 def edited(card, **changes):
     path = card / "twist.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    card = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(card | {"sha256": storage._card_checksum(card)}))
+
+
+def card_of(folder):
+    return json.loads((folder / "twist.json").read_text())
+
+
+def whole_again(folder, weights):
+    (folder / "twist.safetensors").write_bytes(weights)
+    edited(folder, weights_sha256=storage.checksum(weights))
 
 
 def cut(path, kept):
@@ -207,7 +272,36 @@ DAMAGES = {
     "card no text": (lambda f: (f / "twist.json").write_bytes(b"\xff\xfe"), "does not describe"),
     "card a list": (lambda f: (f / "twist.json").write_text("[1]"), "does not describe a twist"),
     "foreign": (lambda f: edited(f, format="other"), "does not describe a twist"),
-    "newer": (lambda f: edited(f, version=4), "format 4; this version .* up to format 3.* update"),
+    "newer": (lambda f: edited(f, version=5), "format 5; this version .* up to format 4.* update"),
+    "unchecked": (
+        lambda f: (f / "twist.json").write_text(
+            json.dumps(
+                {
+                    k: v
+                    for k, v in json.loads((f / "twist.json").read_text()).items()
+                    if k != "sha256"
+                }
+            )
+        ),
+        "checksum does not match",
+    ),
+    "too deep to parse": (
+        lambda f: (f / "twist.json").write_text("[" * 10**5),
+        "nested too deeply",
+    ),
+    "form a list": (lambda f: edited(f, form=[]), r"is a \[\] .* update"),
+    "samples a number": (
+        lambda f: edited(f, base_model=card_of(f)["base_model"] | {"samples": 3, "sha256": ""}),
+        "with other weights",
+    ),
+    "version infinite": (
+        lambda f: (f / "twist.json").write_text(json.dumps(card_of(f) | {"version": 1e999})),
+        "does not describe a twist",
+    ),
+    "no tensors": (
+        lambda f: whole_again(f, b"x" * 400),
+        "damaged or cut short",
+    ),
     "new form": (lambda f: edited(f, form="CubicTwist"), "is a CubicTwist .* update"),
     "no model": (lambda f: edited(f, base_model=None), "lacks base_model"),
     "no options": (lambda f: edited(f, options=[]), "lacks options"),

@@ -3,7 +3,7 @@
 import html.parser
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import runs
+from tsmc_widgets.experiments.runs import WorkerLostError
 from tsmc_widgets.widgets.compare_page import CompareSession
 from tsmc_widgets.widgets.compare_record import bins
 from tsmc_widgets.widgets.compare_runs import METHODS, CompareSettings, misfit
@@ -270,6 +271,15 @@ def test_own_processes_are_sent_home_by_cancel(tmp_path):
         assert not worker.alive
     finally:
         session.close()
+
+
+def test_run_starts_again_after_workers_were_lost(make, monkeypatch):
+    session = make(methods="none")
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "work", lambda *_: (_ for _ in ()).throw(BrokenExecutor("lost")))
+        with pytest.raises(WorkerLostError):
+            session.run(SECONDS)
+    assert session.run(SECONDS).done == session.comparison.total
 
 
 def test_bad_settings_are_put_back_and_said(make):

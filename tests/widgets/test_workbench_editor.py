@@ -58,6 +58,13 @@ CONTROLS = [
      {"kind": "OfProblem", "problem": "rainy-week", "beta": 2}, "2 (−2 |days of rain − 2|)"),
     ("anything, as JSON", "json", '{"kind": "Constant", "value": 2}',
      {"kind": "Constant", "value": 2}, "2"),
+    ("is JSON of a schema", "schema", '{"title": "sum", "type": "integer"}',
+     {"kind": "JSONSchema", "schema": {"title": "sum", "type": "integer"}},
+     "log 1[s is JSON of “sum”]"),
+    ("follows a grammar", "grammar", 'start: A\nA: "a"',
+     {"kind": "Grammar", "grammar": 'start: A\nA: "a"'}, 'log 1[s ∈ L(start: A A: "a")]'),
+    ("is a full match", "pattern", "a+b", {"kind": "FullMatch", "pattern": "a+b"},
+     "log 1[s = /a+b/]"),
 ]  # fmt: skip
 
 
@@ -128,6 +135,9 @@ class TestPotential:
         assert 'an object with a "kind"' in row.note.value.replace("&quot;", '"')
         row.fields["json"].value = '{"kind": "Constant"}'
         assert editor.error == ""
+        editor.menu.value = "is JSON of a schema"
+        editor.rows[1].fields["schema"].value = '{"type": '
+        assert "A schema must be JSON: Expecting value: line 1 column 10" in editor.error
 
     def test_showing_a_function_calls_and_imports_nothing(self):
         part = {"kind": "TextFunction", "function": "no_such_module_of_mine:f"}

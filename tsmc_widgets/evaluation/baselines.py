@@ -20,7 +20,7 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
 from tsmc_widgets.smc.proposals import Base, TwistInduced
-from tsmc_widgets.targets.sampling import base_samples
+from tsmc_widgets.targets.sampling import powered_samples
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class _Beam:
         if not len(self.tokens):
             return
         log_p, score = self._next()
-        if self.target.absorbs_eos:
-            eos = self.target.eos_token_id
-            self._end(log_p[:, eos].clone(), t)
-            log_p[:, eos] = score[:, eos] = -math.inf
+        if self.target.ending is not None:
+            ends = self.target.ending.next(self.tokens).cpu()
+            self._end(torch.where(ends, log_p, -math.inf), t)
+            log_p[ends] = score[ends] = -math.inf
         rows, tokens = self._follow(log_p, score, self.width)
         if not len(rows):
             return
@@ -86,10 +86,9 @@ class _Beam:
 
     def _next(self) -> tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]:
         """Log p0 of every continuation, and what it is chosen by."""
-        log_p = self.log_p.unsqueeze(1) + self.steps.lm.log_probs.double().cpu()
-        if self.twist is None:
-            return log_p, log_p.clone()
-        return log_p, log_p + self.steps.twist.log_psi_next.double().cpu()
+        log_p, log_psi = self.steps.whole()
+        log_p = self.log_p.unsqueeze(1) + log_p.double().cpu()
+        return log_p, log_p.clone() if log_psi is None else log_p + log_psi.double().cpu()
 
     def _follow(
         self, log_p: Float64[Tensor, "n vocab"], score: Float64[Tensor, "n vocab"], count: int
@@ -104,14 +103,17 @@ class _Beam:
         self.tokens = torch.cat([self.tokens[rows], tokens.unsqueeze(1)], dim=1)
         return rows, tokens
 
-    def _end(self, log_p: Float64[Tensor, " n"], t: int) -> None:
+    def _end(self, log_p: Float64[Tensor, "n vocab"], t: int) -> None:
         """Put aside the sequences that end at step t."""
-        possible = (log_p > -math.inf).nonzero().squeeze(1)
-        begun = self.tokens[possible.to(self.tokens.device)]
-        padding = (0, self.target.num_steps - t + 1)
-        whole = torch.nn.functional.pad(begun, padding, value=self.target.eos_token_id)
+        rows, tokens = (log_p > -math.inf).nonzero(as_tuple=True)
+        device = self.tokens.device
+        begun = [self.tokens[rows.to(device)], tokens.unsqueeze(1).to(device)]
+        padding = (0, self.target.num_steps - t)
+        whole = torch.nn.functional.pad(
+            torch.cat(begun, dim=1), padding, value=self.target.eos_token_id
+        )
         if len(whole):
-            self.ended.append((whole, log_p[possible], self.target.log_phi(whole).cpu()))
+            self.ended.append((whole, log_p[rows, tokens], self.target.log_phi(whole).cpu()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,17 +245,18 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
     check_integer("n", n)
     start = time.perf_counter()
     generator = torch.Generator(target.lm.device).manual_seed(seed)
-    drawn = base_samples(
+    drawn, log_ratio = powered_samples(
         target.lm,
         target.prompt_tokens,
         target.num_steps,
         num_samples * n,
+        power=target.power,
         generator=generator,
-        eos_token_id=target.context.eos_token_id,
+        ending=target.ending,
     )
     log_phi = target.log_phi(drawn).reshape(num_samples, n)
     best = log_phi.argmax(1)
-    pooled = PooledOverRuns.of(log_phi.reshape(-1).cpu())
+    pooled = PooledOverRuns.of((log_phi.reshape(-1) + log_ratio).cpu())
     return _run(
         target,
         start,

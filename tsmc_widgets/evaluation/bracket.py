@@ -17,7 +17,8 @@ from tsmc_widgets.errors import PotentialError, check_integer
 from tsmc_widgets.evaluation.estimates import Bracket
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.checked import check_bound
-from tsmc_widgets.targets.protocol import Power
+from tsmc_widgets.targets.ending import Ending
+from tsmc_widgets.targets.protocol import Power, log_indicator
 from tsmc_widgets.targets.target import Target, require_unconditional
 
 Bounds = tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]
@@ -26,34 +27,38 @@ PhiBounds = Callable[[Int[Tensor, "n t"]], Bounds]
 nats, on the CPU."""
 
 
-def automaton_bounds(automaton: TokenAutomaton, num_steps: int, eos: int | None) -> PhiBounds:
+def automaton_bounds(
+    automaton: TokenAutomaton, num_steps: int, ending: Ending | None = None
+) -> PhiBounds:
     """The best and the worst value that an automaton can still reach: tight, and exact at T.
 
     Args:
         automaton: gives log phi from its last state.
         num_steps: T.
-        eos: the absorbing EOS; None where there is none.
+        ending: where texts end before T; None where they do not.
     """
-    transition, value = automaton.transition.cpu(), automaton.log_value.cpu()
+    # A text that has ended goes on with one token alone: it stays one text, whatever its state.
+    ended = torch.zeros(len(automaton.transition), dtype=torch.bool)
+    if ending is not None:
+        automaton, ended = ending.beside(automaton)
+    ended, transition, value = (
+        part.cpu() for part in (ended, automaton.transition, automaton.log_value.double())
+    )
+    if ending is not None:
+        transition = torch.where(
+            ended.unsqueeze(1), transition[:, ending.fill : ending.fill + 1], transition
+        )
     here = TokenAutomaton(automaton.initial, transition, value)
-    # By t and state: least and largest log phi of any ending, and log phi if only EOS follows.
-    lows, highs, ends = [value.double()], [value.double()], [value.double()]
+    # By t and state: least and largest log phi of any ending.
+    lows, highs = [value], [value]
     for _ in range(num_steps):
-        end = ends[0] if eos is None else ends[0][transition[:, eos]]
-        low, high = lows[0][transition], highs[0][transition]
-        if eos is not None:
-            low[:, eos] = high[:, eos] = end
-        lows.insert(0, low.amin(1))
-        highs.insert(0, high.amax(1))
-        ends.insert(0, end)
+        lows.insert(0, lows[0][transition].amin(1))
+        highs.insert(0, highs[0][transition].amax(1))
 
     def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
         t = prefixes.shape[1] + 1
         states = transition[here.run(prefixes.cpu())]
-        low, high = lows[t][states], highs[t][states]
-        if eos is not None:
-            low[:, eos] = high[:, eos] = ends[t][states[:, eos]]
-        return low, high
+        return lows[t][states], highs[t][states]
 
     return bounds
 
@@ -77,6 +82,19 @@ def own_bounds(potential: Any, vocab_size: int) -> PhiBounds:
     return bounds
 
 
+def language_bounds(potential: Any, eos: int | None) -> PhiBounds:
+    """Phi is 0 where a prefix cannot be completed, at most 1 elsewhere, and known at EOS."""
+
+    def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
+        high = log_indicator(potential.viable_next(prefixes).cpu())
+        low = torch.full_like(high, -math.inf)
+        if eos is not None:
+            low[:, eos] = high[:, eos]
+        return low, high
+
+    return bounds
+
+
 def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
     """Bounds of a product of powers: those of each factor times its power, added up."""
 
@@ -93,21 +111,22 @@ def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
 def phi_bounds(target: Target) -> PhiBounds:
     """The tightest bounds that a target's potential knows of.
 
-    An automaton first, then the potential's own ``log_phi_bounds``, then those of its factors,
-    then ``log_phi_max``.
+    An automaton first, then the potential's own ``log_phi_bounds`` or ``viable_next``, then those
+    of its factors, then ``log_phi_max``.
 
     Raises:
         PotentialError: some factor has no upper bound at all.
     """
-    eos = target.eos_token_id if target.absorbs_eos else None
     vocab = target.lm.vocab_size
 
     def of(potential: Any) -> PhiBounds:
         automaton = potential.automaton()
         if automaton is not None:
-            return automaton_bounds(automaton, target.num_steps, eos)
+            return automaton_bounds(automaton, target.num_steps, target.ending)
         if potential.log_phi_bounds is not None:
             return own_bounds(potential, vocab)
+        if potential.viable_next is not None:
+            return language_bounds(potential, eos)
         parts = [(factor, 1.0) for factor in potential.factors()]
         if isinstance(potential, Power):
             parts = [(potential.part, potential.beta)]
@@ -123,7 +142,25 @@ def phi_bounds(target: Target) -> PhiBounds:
         ends = torch.tensor([-math.inf, bound], dtype=torch.float64).reshape(2, 1, 1)
         return lambda prefixes: tuple(ends.expand(2, len(prefixes), vocab))
 
-    return of(target.potential)
+    bounds = of(target.potential)
+    return bounds if target.power == 1 else _with_power(bounds, target)
+
+
+def _with_power(bounds: PhiBounds, target: Target) -> PhiBounds:
+    """Bounds on log phi plus log of the mass that p0**power has over all endings of a prefix.
+
+    The power of V probabilities sums to something between 1 and V**(1 - power).
+    """
+
+    def powered(prefixes: Int[Tensor, "n t"]) -> Bounds:
+        low, high = bounds(prefixes)
+        left = target.num_steps - prefixes.shape[1] - 1
+        spread = torch.full_like(low, (1 - target.power) * left * math.log(target.lm.vocab_size))
+        if target.ending is not None:
+            spread[target.ending.next(prefixes).cpu()] = 0.0
+        return low + spread.clamp(max=0.0), high + spread.clamp(min=0.0)
+
+    return powered
 
 
 BITS = 1100
@@ -234,7 +271,6 @@ class Expansion:
     def close_ended(self) -> None:
         """Compute phi where a sequence ends with its next token."""
         target = self.target
-        eos = target.eos_token_id if target.absorbs_eos else None
         ends = torch.zeros(self.log_mass.shape, dtype=torch.bool)
         if self.length == target.num_steps:
             if target.log_phi_next is not None:
@@ -242,8 +278,8 @@ class Expansion:
                 self._know(torch.ones_like(ends), values)
                 return
             ends[:] = True
-        elif eos is not None:
-            ends[:, eos] = True
+        elif target.ending is not None:
+            ends = target.ending.next(self.prefixes).cpu()
         open_ends = ends & (self.low < self.high) & (self.log_mass > -math.inf)
         rows, tokens = self._heaviest(open_ends)
         if not len(rows):
@@ -251,7 +287,9 @@ class Expansion:
         device = self.prefixes.device
         whole = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
         padding = target.num_steps - self.length
-        whole = torch.nn.functional.pad(torch.cat(whole, dim=1), (0, padding), value=eos)
+        whole = torch.nn.functional.pad(
+            torch.cat(whole, dim=1), (0, padding), value=target.eos_token_id
+        )
         values = torch.full(self.log_mass.shape, math.nan, dtype=torch.float64)
         values[rows, tokens] = target.log_phi(whole).cpu()
         self._know(~values.isnan(), values)
@@ -443,7 +481,8 @@ class BracketSearch:
         scale = float(high.max())
         if scale == -math.inf:
             return 0.0, -math.inf, -math.inf
-        return scale, float(low.min()) - scale, 0.0
+        spread = (1 - self.target.power) * math.log(self.target.lm.vocab_size)
+        return scale, float(low.min()) - scale + min(0.0, spread), max(0.0, spread)
 
     def _slack(self, end: float) -> float:
         """What float64 may round off an end: T sums of logs of its size, and a sum over tokens."""
@@ -515,8 +554,9 @@ class BracketSearch:
         """Log p0 of each prefix with each next token that has not become a node of its own."""
         prompt = self.target.prompt_tokens.expand(len(group), -1)
         answer = self.target.lm.prefill(torch.cat([prompt, prefixes], dim=1)).log_probs
-        self.margin = ROUNDING * torch.finfo(answer.dtype).eps * self.target.num_steps
-        log_probs = answer.double().cpu().log_softmax(1)
+        size = self.target.num_steps * max(1, self.target.power)
+        self.margin = ROUNDING * torch.finfo(answer.dtype).eps * size
+        log_probs = self.target.power * answer.double().cpu().log_softmax(1)
         for row, node in enumerate(group):
             log_probs[row] += node.log_mass
             if node.taken:

@@ -328,13 +328,13 @@ def score_sequences(
     """Score given sequences by reading them once, each distinct prefix one time.
 
     Args:
-        target: gives p0 and phi, and says whether EOS ends a sequence.
+        target: gives p0 and phi, and says where a sequence ends.
         tokens: generated tokens without the prompt; after an absorbing EOS all are EOS.
         sampler: gives q.
         observed: what is observed with each sequence, where the target waits for it.
     """
     tokens = tokens.to(target.prompt_tokens.device)
-    count, eos = len(tokens), target.eos_token_id if target.absorbs_eos else None
+    count, over = len(tokens), target.over(tokens)
     rows, first_observed = torch.zeros_like(tokens[:, 0]), None
     if observed is not None:
         first_observed, rows = torch.unique(observed, dim=0, return_inverse=True)
@@ -352,11 +352,10 @@ def score_sequences(
     )
     for t in range(target.num_steps):
         chosen = tokens[:, t]
-        log_p = log_p + torch.where(live, steps.lm.log_probs[rows, chosen].double(), 0.0)
-        q = steps.proposal.log_q_next[rows, chosen].double()
-        log_q = log_q + torch.where(live, q, 0.0)
-        if eos is not None:
-            live = live & (chosen != eos)
+        read = steps.draw(rows, log_p, given=chosen)
+        log_p = log_p + torch.where(live, read.log_p, 0.0)
+        log_q = log_q + torch.where(live, read.log_q, 0.0)
+        live = live & ~over[:, t]
         members = live.nonzero().squeeze(1)
         if t + 1 == target.num_steps or not len(members):
             break
@@ -431,9 +430,8 @@ def kl_divergences(
         draw_from(target, sampler, min(size, count - at), seed, first_run + at, observed=given(at))
         for at in range(0, count, size)
     )
-    log_weights = None
+    parts, log_weights = [], None
     if tokens is not None:
-        parts = []
         for at in range(0, len(tokens), size):
             some = tokens[at : at + size]
             parts.append(score_sequences(target, some, sampler, observed=given(at)))
@@ -449,10 +447,15 @@ def kl_divergences(
         drawn.log_weight, log_weights, values, known,
         paired=observed is not None, approximate=kind == "estimate",
     )  # fmt: skip
-    log_ratio = MeanOverRuns.of(drawn.log_q - drawn.log_p)
+    log_ratio = drawn.log_q - drawn.log_p
     return Divergences(
         **found,
-        q_base=kl_estimate(Q_BASE, log_ratio, estimator="mean of log q − log p0"),
+        q_base=kl_estimate(
+            Q_BASE,
+            MeanOverRuns.of(log_ratio),
+            estimator="mean of log q − log p0",
+            k_hat=tail_shape(log_ratio),
+        ),
         f=MeanOverRuns.of(drawn.log_weight),
         g=None if log_weights is None else MeanOverRuns.of(log_weights),
         log_phi=MeanOverRuns.of(drawn.log_phi),

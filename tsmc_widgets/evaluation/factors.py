@@ -15,7 +15,6 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.context import part_log_phi
 from tsmc_widgets.targets.protocol import Potential
-from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 
 
@@ -60,12 +59,7 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
             f"the run stands at step {trace.steps_done} of {trace.num_steps}: log phi is known of "
             "whole texts only, so let it reach its end."
         )
-    described = target.potential.describe()
-    if described != trace.info.potential or target.num_steps != trace.num_steps:
-        raise ValueError(
-            f"the trace is of {trace.info.potential!r} over {trace.num_steps} tokens, the target "
-            f"is {described!r} over {target.num_steps}: give the target that was sampled."
-        )
+    trace.check_target(target)
     one = trace.run(run)
     final = paths(one.columns.ancestors, one.columns.tokens)[0]
     ended, arriving = arrivals(one, target)
@@ -108,11 +102,21 @@ def arrivals(
 ) -> tuple[Int[Tensor, "ends steps"], Float64[Tensor, " ends"]]:
     """Texts of one run at the steps at which they end, and their log weights before phi enters.
 
-    The weights of those that end at step t estimate p0 psi_{t-1}. Phi may rule a text out at its
-    end, and the next resampling drops it, so those that end before T are no longer there at T.
+    The weights of those that end at step t estimate p0 psi_{t-1}. For psi_0 the mean of psi_1 over
+    texts that go on is put, which is 1 without a twist, so that all weights move with the scale of
+    psi. Phi may rule a text out at its end, and the next resampling drops it, so those that end
+    before T are no longer there at T.
     """
     columns, size = trace.columns, trace.num_particles
-    log_weights = torch.full((size,), -math.log(size), dtype=torch.float64)
+    drawn = columns.log_p[0, 0] - columns.log_q[0, 0]
+    going = drawn.isfinite()
+    if target.absorbs_eos:
+        going &= columns.tokens[0, 0] != target.eos_token_id
+    level = 0.0
+    if trace.num_steps > 1 and bool(going.any()):
+        ahead = (drawn + columns.log_psi[0, 0])[going]
+        level = float(numerics.logsumexp(ahead) - numerics.logsumexp(drawn[going]))
+    log_weights = torch.full((size,), level - math.log(size), dtype=torch.float64)
     texts, arriving = [], []
     for t in range(1 if target.absorbs_eos else trace.num_steps, trace.num_steps + 1):
         if t > 1:
@@ -122,9 +126,9 @@ def arrivals(
             log_weights = (columns.log_z[0, t - 2] - math.log(size)).expand(size)
         tokens = paths(columns.ancestors[:, :t], columns.tokens[:, :t])[0]
         ends = torch.full((size,), t == trace.num_steps)
-        if target.absorbs_eos:
-            ends |= tokens[:, -1] == target.eos_token_id
-            ends &= ~after_eos(tokens, target.eos_token_id)[:, -1]
+        if target.ending is not None:
+            ends |= target.ending.over(tokens)[:, -1]
+            ends &= ~target.ending.after(tokens)[:, -1]
         padding = (0, trace.num_steps - t)
         texts.append(torch.nn.functional.pad(tokens[ends], padding, value=target.eos_token_id or 0))
         arriving.append((log_weights + columns.log_p[0, t - 1] - columns.log_q[0, t - 1])[ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +17,12 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bounds import tokens_of
+from tsmc_widgets.evaluation.divergences import kl_estimate
 from tsmc_widgets.evaluation.estimates import (
     LogZ,
     MeanOverRuns,
     PooledOverRuns,
     frame_of,
-    t_interval,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
@@ -30,7 +30,7 @@ from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.sampling import after_eos, base_samples
+from tsmc_widgets.targets.sampling import base_samples, powered_samples
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 ROLLOUTS = 32
 SHARES = (0.2, 0.4, 0.6, 0.8)
 PREFIXES = 6
-FLOOR = 1e-12
-"""Where no rollout hits, log psi* is shown at the log of this, and its error says nothing."""
 
 
 @dataclass
@@ -51,8 +49,9 @@ class Prefixes:
         tokens: sequences that the prefixes are beginnings of.
         row: which sequence each prefix begins.
         step: its length t.
-        log_psi: optimal log psi_t, exact or estimated, in nats.
-        error: standard error of each; zeros where exact.
+        log_psi: optimal log psi_t, exact or estimated, in nats; -inf also where no rollout has
+            phi > 0, which leaves it unknown.
+        error: standard error of each, to first order; zeros where exact, NaN where unknown.
         note: what the numbers are, in words.
         enumerated: whether these are all prefixes there are, so that nothing is sampled.
     """
@@ -100,7 +99,8 @@ class Prefixes:
     def compare(self, target: Target, twist: Any) -> dict[str, Any]:
         """Both log psi with the mean of each t taken off, their correlation and its interval.
 
-        Prefixes at which one of them is -inf are left out.
+        Prefixes at which one of them is -inf are left out. Where the prefixes are all there are,
+        both ends of the interval are the correlation itself.
         """
         learned, optimal = self.centred(target, twist)
         finite = ~(np.isneginf(learned) | np.isneginf(optimal))
@@ -114,7 +114,9 @@ class Prefixes:
             "error": self.error.cpu().numpy()[finite],
             "step": self.step.cpu().numpy()[finite],
             "correlation": correlation,
-            "interval": fisher(correlation, len(learned)),
+            "interval": (
+                (correlation, correlation) if self.enumerated else fisher(correlation, len(learned))
+            ),
         }
 
 
@@ -173,8 +175,7 @@ def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
     rows, steps = [], []
     for t in range(1, target.num_steps):
         _, first = families(tokens, t)
-        if target.absorbs_eos:
-            first = first[~after_eos(tokens, target.eos_token_id)[first, t]]
+        first = first[~target.over(tokens)[first, t - 1]]
         rows.append(first)
         steps.append(torch.full_like(first, t))
     row, step = torch.cat(rows), torch.cat(steps)
@@ -207,36 +208,49 @@ def pick_prefixes(
 def roll_out(
     target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
 ) -> None:
-    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with."""
+    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with.
+
+    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0.
+    """
+    check_integer("rollouts", rollouts, at_least=2)
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
     row, step = int(prefixes.row[place]), int(prefixes.step[place])
-    log_phi = rollout_log_phi(target, prefixes.tokens[row, :step], rollouts, generator)
-    peak = float(log_phi.max())
-    if peak == -math.inf:
-        prefixes.log_psi[place], prefixes.error[place] = math.log(FLOOR), 0.0
-        return
-    ratio = (log_phi - peak).exp()
-    prefixes.log_psi[place] = max(peak + math.log(float(ratio.mean())), math.log(FLOOR))
-    prefixes.error[place] = float(ratio.std()) / math.sqrt(rollouts) / float(ratio.mean())
+    begun = prefixes.tokens[row, :step]
+    log_phi = rollout_log_phi(target, begun, rollouts, generator)
+    prefixes.log_psi[place] = mean = numerics.logmeanexp(log_phi)
+    error = float((log_phi - mean).exp().std()) / math.sqrt(rollouts)
+    prefixes.error[place] = 0.0 if _is_whole(target, begun) else max(error, 1 / rollouts)
 
 
 @torch.no_grad()
 def rollout_log_phi(
     target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
 ) -> Float64[Tensor, " rollouts"]:
-    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended."""
+    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended.
+
+    With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
+    """
     whole = begun.expand(rollouts, -1)
-    left = target.num_steps - len(begun)
-    eos = target.context.eos_token_id
-    if left and eos is not None and bool((begun == eos).any()):
-        whole = torch.nn.functional.pad(whole, (0, left), value=eos)
-    elif left:
-        context = torch.cat([target.prompt_tokens, begun])
-        ends = base_samples(
-            target.lm, context, left, rollouts, generator=generator, eos_token_id=eos
+    left, log_ratio = target.num_steps - len(begun), 0.0
+    if _is_whole(target, begun):
+        whole = torch.nn.functional.pad(whole, (0, left), value=target.eos_token_id)
+    else:
+        ends, log_ratio = powered_samples(
+            target.lm,
+            torch.cat([target.prompt_tokens, begun]),
+            left,
+            rollouts,
+            power=target.power,
+            generator=generator,
+            ending=None if target.ending is None else target.ending.moved(begun),
         )
         whole = torch.cat([whole, ends], dim=1)
-    return target.log_phi(whole).cpu()
+    return (target.log_phi(whole) + log_ratio).cpu()
+
+
+def _is_whole(target: Target, begun: Int[Tensor, " t"]) -> bool:
+    """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
+    return len(begun) == target.num_steps or bool(target.over(begun.unsqueeze(0)).any())
 
 
 @torch.no_grad()
@@ -245,9 +259,7 @@ def log_psi_path(
 ) -> Float64[Tensor, "n steps"]:
     """Log psi_t as the sampler weighs: log phi at T, and from the step at which a row ended."""
     log_psi, log_phi = _log_psi(target, twist, tokens), target.log_phi(tokens).cpu()
-    over = torch.zeros(tokens.shape, dtype=torch.bool)
-    if target.absorbs_eos:
-        over = (tokens == target.eos_token_id).cummax(dim=1).values.cpu()
+    over = target.over(tokens).cpu()
     over[:, -1] = True
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
 
@@ -396,10 +408,18 @@ def estimate_step_divergences(
         norm = PooledOverRuns.of(sweeps.columns.log_z[:, t - 1])
         ends = []
         for log_star in (lower, upper):
-            mean = MeanOverRuns.of(log_star - log_psi[:, t - 1])
-            value = mean.mean + norm.value - known.value
-            low, high = t_interval(value, *welch(mean, norm, known))
-            ends.append((value, low - known.slack, high + known.slack))
+            terms = log_star - log_psi[:, t - 1]
+            mean = MeanOverRuns.of(terms)
+            part = kl_estimate("KL(σ_t||π_t)", mean, known, estimator="rollouts", shared=terms)
+            error, freedom = welch(part, norm)
+            found = replace(
+                part,
+                value=part.value + norm.value,
+                standard_error=error,
+                freedom=freedom,
+                unseen=part.unseen + norm.unseen,
+            )
+            ends.append((found.value, *found.interval()))
         sure = math.isfinite(ends[0][0])
         records.append(
             {
@@ -422,6 +442,11 @@ def _rolled(
     seed: int,
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
     """Log psi*_t of each sample's prefix, too low and too high on average."""
+    if target.power != 1:
+        raise ValueError(
+            f"power={target.power!r}: an exact sample of p0**power is no rollout of p0, so that "
+            "psi* has no upper estimate here. Use a target that tw.exact knows."
+        )
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 7_001 + t)
     rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
     own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)
@@ -456,7 +481,8 @@ class PsiComparison:
 
     Attributes:
         frame: one row a prefix: t, text, learned, optimal, optimal_error, error (learned less
-            optimal; 0 where both are -inf), all but t and text in nats.
+            optimal; 0 where both are -inf, NaN where no rollout has phi > 0), all but t and text in
+            nats.
         slope: of learned on optimal (least squares); 1 is right, 0 knows nothing.
         correlation: Pearson's.
         rank_correlation: Spearman's.
@@ -529,6 +555,9 @@ def compare_log_psi(
             "error": np.where(both, 0.0, learned - np.where(both, 0.0, optimal)),
         }
     )
+    if not prefixes.enumerated:
+        # No rollout of phi > 0 is no proof that there is none.
+        frame.loc[optimal_zero, "error"] = math.nan
     learned, optimal, error = learned[finite], optimal[finite], error[finite]
     values = dict.fromkeys(STATISTICS, math.nan)
     if finite.any():
@@ -540,6 +569,8 @@ def compare_log_psi(
     spread = float(optimal.var()) if finite.any() else 0.0
     counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
+    if optimal_zero.any() and not prefixes.enumerated:
+        left_out += f" (ψ* counts as 0 at {optimal_zero.sum()} where no rollout has φ > 0)"
     return PsiComparison(
         frame=frame,
         **values,

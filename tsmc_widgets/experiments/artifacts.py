@@ -8,7 +8,6 @@ made it changes nothing in its numbers.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import threading
@@ -30,7 +29,14 @@ from tsmc_widgets.errors import (
     TwistFormatError,
 )
 from tsmc_widgets.experiments.spec import TEXT_METHODS, VERSION, RunSpec, Training
-from tsmc_widgets.files import file_lock, write_atomically
+from tsmc_widgets.files import (
+    checksum,
+    file_lock,
+    load_json,
+    read_checked,
+    write_atomically,
+    write_checked,
+)
 from tsmc_widgets.learning.objectives import link_for
 from tsmc_widgets.learning.positives import ExactPool
 from tsmc_widgets.learning.trainer import TwistTrainer
@@ -56,23 +62,19 @@ def dumps(value: Any) -> str:
 
     Equal values give equal bytes, so that files can be compared byte by byte.
     """
-    return json.dumps(_json_ready(value), sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return json.dumps(_json_ready(value), sort_keys=True, allow_nan=False)
 
 
-def loads(text: str) -> Any:
+def loads(text: str | bytes) -> Any:
     """What ``dumps`` was given."""
-    return json.loads(text, object_hook=_float_of)
+    return load_json(text, object_hook=_float_of)
 
 
 def write_file(path: Path, value: Any) -> Path:
     """Write a value with its checksum; a reader sees the old file or the new one, whole."""
-    payload = dumps(value)
-    sha256 = hashlib.sha256(payload.encode()).hexdigest()
-    head = json.dumps({"format": STORE_FORMAT, "version": STORE_VERSION, "sha256": sha256})
+    content = dumps(value).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as part:
-        part.write_text(f"{head}\n{payload}\n", encoding="utf-8")
-    return path
+    return write_checked(path, content, file_format=STORE_FORMAT, version=STORE_VERSION)
 
 
 def read_file(path: Path) -> Any:
@@ -83,20 +85,10 @@ def read_file(path: Path) -> Any:
         DamagedFileError: it is cut short, changed, of a newer version or not of this package.
     """
     try:
-        head, payload = path.read_text(encoding="utf-8").removesuffix("\n").split("\n", 1)
-        found = json.loads(head)
-        if found["format"] != STORE_FORMAT or found["version"] > STORE_VERSION:
-            raise DamagedFileError(
-                f"{str(path)!r} is of format {found['format']!r}, version {found['version']!r}; "
-                f"this version of the package reads {STORE_FORMAT!r} up to {STORE_VERSION}."
-            )
-        if hashlib.sha256(payload.encode()).hexdigest() != found["sha256"]:
-            raise ValueError("its checksum does not match")
-        return loads(payload)
-    except DamagedFileError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{str(path)!r} is damaged or cut short: {error}.") from error
+        versions = range(1, STORE_VERSION + 1)
+        return loads(read_checked(path, file_format=STORE_FORMAT, versions=versions))
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{str(path)!r} is no stored result: {error}.") from error
 
 
 def _json_ready(value: Any) -> Any:
@@ -315,7 +307,7 @@ def training_key(spec: RunSpec) -> str:
 def _key(kind: str, spec: RunSpec, more: dict[str, Any]) -> str:
     whole = {name: getattr(spec, name) for name in ("problem", "lm", "classifier", "device")}
     text = dumps({"kind": kind, "version": VERSION, **whole, **more})
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return checksum(text.encode())[:32]
 
 
 @lru_cache(maxsize=MAX_IN_MEMORY)

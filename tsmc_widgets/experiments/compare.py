@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tsmc_widgets.errors import check_integer, check_one_of
@@ -60,6 +61,8 @@ class OverSeeds:
         values: one for each seed, in the order of the seeds.
         rule: when it resampled, in words; "" where nothing is resampled.
         best: whether it is best, and its interval apart from that of every other method.
+        within: ends of a seed's own 95 % interval, each as its mean over seeds; NaN where a seed
+            gives no interval.
     """
 
     place: Place
@@ -67,6 +70,7 @@ class OverSeeds:
     values: tuple[float, ...]
     rule: str = ""
     best: bool = False
+    within: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def mean(self) -> float:
@@ -74,16 +78,23 @@ class OverSeeds:
         return float(torch.tensor(self.values, dtype=torch.float64).mean())
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Student's 95 % t-interval over seeds; the whole line where there is no spread to see.
-
-        Values that agree but for rounding have an interval of no width, as what is computed and
-        not sampled has the same value for every seed; infinite ones stay where they are.
-        """
+    def agree(self) -> bool:
+        """Whether several seeds have the same value but for rounding."""
         first = self.values[0]
         same = (value == first or abs(value - first) < AGREE for value in self.values)
-        if len(self.values) > 1 and all(same):
-            return (self.mean, self.mean)
+        return len(self.values) > 1 and all(same)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Student's 95 % t-interval over seeds; the whole line for one seed.
+
+        Seeds that agree have no spread to show, and their interval is ``within``, which knows how
+        many runs or samples were seen. Where there is none, as for counts, and where the value is
+        infinite, both ends are the value.
+        """
+        if self.agree:
+            known = math.isfinite(self.mean) and not any(map(math.isnan, self.within))
+            return self.within if known else (self.mean, self.mean)
         values = torch.tensor(self.values, dtype=torch.float64)
         return MeanOverRuns.of(values).interval()
 
@@ -101,19 +112,25 @@ def over_seeds(results: Iterable[RunResult], seeds: Sequence[int]) -> list[OverS
         results: one for each problem, method and seed.
         seeds: those that count; a method that lacks one of them at a place is left out there.
     """
-    found: dict[tuple[Place, str, str], dict[int, float]] = {}
+    found: dict[tuple[Place, str, str], dict[int, Mapping]] = {}
     for result in results:
         for row in result.rows:
             place = place_of(result, row)
             if place is not None:
                 own = found.setdefault((place, result.spec.method, row["rule"] or ""), {})
-                own[result.spec.seed] = row["value"]
-    whole = [
-        OverSeeds(place, method, tuple(values[seed] for seed in seeds), rule)
-        for (place, method, rule), values in found.items()
-        if set(seeds) <= set(values)
-    ]
+                own[result.spec.seed] = row
+    whole = []
+    for (place, method, rule), of_seed in found.items():
+        if set(seeds) <= set(of_seed):
+            rows = [of_seed[seed] for seed in seeds]
+            low, high = (_mean(row.get(end) for row in rows) for end in ("low", "high"))
+            values = tuple(row["value"] for row in rows)
+            whole.append(OverSeeds(place, method, values, rule, within=(low, high)))
     return mark_best(whole)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    return float(np.mean([math.nan if value is None else value for value in values]))
 
 
 def place_of(result: RunResult, row: Mapping) -> Place | None:
@@ -442,7 +459,7 @@ class Comparison:
         return list(dict.fromkeys(entry.place.quantity for entry in self.entries()))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each problem, method and number: its mean over seeds and 95 % t-interval.
+        """One row for each problem, method and number: its mean over seeds and 95 % interval.
 
         Columns as in ``ResultTable.to_frame``, so that the same figures read both; ``value`` is the
         mean over seeds and ``num_seeds`` the n of Student's t (n = 5 takes 2.776). ``best`` is true
@@ -486,7 +503,8 @@ class Comparison:
         """
         check_one_of("quantity", quantity, self.quantities)
         title = f"{TITLES.get(quantity, quantity)}: mean over {len(self.seeds)} seeds"
-        title += " ± half of its 95 % t-interval; bold where apart from all others"
+        title += " ± half of its 95 % t-interval (of the runs of a seed, where all seeds agree); "
+        title += "bold where apart from all others"
         return Grid.of(self.entries(quantity), self.methods, title=title)
 
     def to_csv(self, quantity: str, path: str | Path | None = None) -> str:
@@ -598,5 +616,5 @@ def _several(value: Any) -> list[Any]:
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
         with write_atomically(Path(path)) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
     return text

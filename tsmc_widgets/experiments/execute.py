@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import threading
 import time
 import traceback
@@ -29,6 +30,7 @@ from tsmc_widgets.smc.resampling import ESSBelow, Never, ResampleRule, resolve_r
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.description import observation_of
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
+from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.targets.target import Target, require_unconditional
 
 Row = dict[str, Any]
@@ -120,9 +122,10 @@ class _Job:
         for size, rule, _ in self.cells():
             given = {"exact_samples": self.joint() if conditional else held.tokens}
             if not conditional:
-                given |= {"num_runs": spec.num_runs, "resampler": spec.resampler}
+                given |= {"num_runs": spec.num_runs}
                 given |= {"exact_log_z": None if held.oracle is None else held.oracle.log_z}
-            found = log_z_bounds(self.target, num_particles=size, rule=rule, **given, **self.how)
+            given |= {"rule": rule, "resampler": spec.resampler}
+            found = log_z_bounds(self.target, num_particles=size, **given, **self.how)
             yield from _bound_rows(found.bounds if conditional else found)
         if isinstance(held.samples, ExactSamples) and held.samples.log_z_standard_error > 0:
             found = LogZ.of(held.samples)
@@ -138,6 +141,7 @@ class _Job:
                 num_particles=size,
                 exact_samples=samples,
                 rule=self.setup.rules[0],
+                resampler=self.spec.resampler,
                 **self.how,
             )
         else:
@@ -282,11 +286,16 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
         return measure(spec, target, twist, held)
 
 
-def work(spec_json: str, shared: str | None) -> dict[str, Any]:
-    """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out."""
+def work(spec_json: str, shared: str | None, functions: bytes = b"") -> dict[str, Any]:
+    """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out.
+
+    ``functions``, if any, are those that the worker's owner registered, pickled by their names.
+    """
     start = time.perf_counter()
     answer: dict[str, Any] = {}
     try:
+        for name, function in pickle.loads(functions).items() if functions else ():
+            register_function(function, name=name)
         rows = execute(RunSpec.from_json(spec_json), shared=shared)
         answer["rows"] = dumps(rows)
     except KeyboardInterrupt:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import queue
 import signal
+import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -22,6 +31,8 @@ from tsmc_widgets.errors import TsmcError, as_exception, check_integer
 from tsmc_widgets.experiments.artifacts import DamagedFileError, loads, read_file, write_file
 from tsmc_widgets.experiments.execute import Row, work
 from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.targets.description import named_functions
+from tsmc_widgets.targets.functions import find_function, registered_functions
 
 LOST = ("BrokenExecutor", "KilledWorker", "CommClosedError", "FutureCancelledError")
 """Errors that say that a worker or its cluster is gone, by name: Dask is not imported for them."""
@@ -157,9 +168,11 @@ class RunStream(Iterator[RunResult]):
         self._open = len(specs) - len(self._todo)
         self._futures: list[Future] = []
         self._lost: list[str] = []
-        for spec in self._todo if executor is not None else ():
+        todo = self._todo if executor is not None else ()
+        functions = {spec.key: pickled_functions(spec, executor) for spec in todo}
+        for spec in todo:
             try:
-                future = executor.submit(work, spec.to_json(), self._shared)
+                future = executor.submit(work, spec.to_json(), self._shared, *functions[spec.key])
             except RuntimeError as error:
                 # An executor that broke while work was handed to it takes no more.
                 if not self._futures:
@@ -265,6 +278,40 @@ class RunStream(Iterator[RunResult]):
         raise error
 
 
+def pickled_functions(spec: RunSpec, executor: Executor) -> tuple[bytes, ...]:
+    """The registered functions that a spec names, for workers that do not have them: one or none.
+
+    Raises:
+        ValueError: worker processes cannot be given one of them.
+    """
+    if isinstance(executor, CancellablePool) and executor.executor is not None:
+        executor = executor.executor
+    if isinstance(executor, ThreadPoolExecutor):
+        return ()
+    # A fork has what was registered before; a cluster's workers may have registered their own.
+    context = getattr(executor, "_mp_context", None)
+    spawned = isinstance(executor, CancellablePool) or (
+        isinstance(executor, ProcessPoolExecutor) and context.get_start_method() != "fork"
+    )
+    functions = {}
+    for name in set(named_functions(spec.problem)) & set(registered_functions()):
+        function = find_function(name)
+        try:
+            pickle.dumps(function)
+            main = sys.modules["__main__"]
+            if function.__module__ == "__main__" and not hasattr(main, "__file__"):
+                raise pickle.PicklingError("it is defined in a notebook or at a prompt")
+            functions[name] = function
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if spawned:
+                raise ValueError(
+                    f"the function {name!r} of {spec.problem_name} cannot be sent to worker "
+                    f"processes: {error}. Define it with def in a module and import it from there, "
+                    "or run without processes (executor=None of map_runs)."
+                ) from error
+    return (pickle.dumps(functions),) if functions else ()
+
+
 def map_runs(
     specs: Iterable[Any],
     executor: Any = None,
@@ -351,7 +398,7 @@ class CancellablePool(Executor):
     ) -> None:
         check_integer("size", size)
         self.size = size
-        self._executor = executor
+        self.executor = executor
         self._changed = changed
         self._tasks: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -370,7 +417,7 @@ class CancellablePool(Executor):
     @property
     def can_stop(self) -> bool:
         """Whether ``stop_workers`` ends what runs: not where another executor runs it."""
-        return self._executor is None
+        return self.executor is None
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Put a task in the queue."""
@@ -421,11 +468,11 @@ class CancellablePool(Executor):
             self._changed()
             error = answer = None
             try:
-                if self._executor is None:
+                if self.executor is None:
                     worker = self._ensure_worker(worker, stops)
                     answer = worker.run(fn, args, kwargs)
                 else:
-                    answer = self._executor.submit(fn, *args, **kwargs).result()
+                    answer = self.executor.submit(fn, *args, **kwargs).result()
             except BaseException as problem:  # noqa: BLE001 - raised where the result is asked for
                 error = problem
             with self._lock:
@@ -457,7 +504,8 @@ class _Worker:
         self._link, there = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_work, args=(there,), name="worker", daemon=True)
         self._killed = False
-        self._process.start()
+        with _interrupts_blocked():
+            self._process.start()
         # With the other end open in the process alone, its death closes the pipe.
         there.close()
 
@@ -489,9 +537,28 @@ class _Worker:
         self._process.kill()
 
 
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C in this thread and in the process that it starts, which still imports."""
+    before = _mask_interrupts(signal.SIG_BLOCK)
+    try:
+        yield
+    finally:
+        if signal.SIGINT not in before:
+            _mask_interrupts(signal.SIG_UNBLOCK)
+
+
+def _mask_interrupts(how: int) -> set[int]:
+    """Change whether this thread hears SIGINT; the mask before. Nothing on Windows."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return set()
+    return signal.pthread_sigmask(how, {signal.SIGINT})
+
+
 def _work(link: Any) -> None:
     """What a process does: one task after another until its owner is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _mask_interrupts(signal.SIG_UNBLOCK)
     with contextlib.suppress(AttributeError, OSError):
         os.nice(NICE)
     while True:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import TwistFormatError, check_integer, check_one_of
+from tsmc_widgets.files import load_json
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.targets.description import problem_reference
 from tsmc_widgets.twists.storage import shipped_folder, shipped_twists
 
-VERSION = 6
+VERSION = 7
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
 usual changes."""
 
@@ -201,7 +202,7 @@ class RunSpec:
             ValueError: the text is no JSON object, or not that of a spec.
         """
         try:
-            given = json.loads(text)
+            given = load_json(text)
         except ValueError as error:
             raise ValueError(f"a spec must be a JSON object; got {text[:80]!r}: {error}") from error
         if not isinstance(given, Mapping):
@@ -283,7 +284,7 @@ def _weights_of(folder: Path) -> str:
     if not card.is_file():
         return ""
     try:
-        return str(json.loads(card.read_bytes())["weights_sha256"])
+        return str(load_json(card.read_bytes())["weights_sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise TwistFormatError(f"{str(card)!r} does not describe a twist.") from error
 

@@ -1,10 +1,13 @@
 """Plotly figures: pure functions from tables, in one theme, light and dark."""
 
-from tsmc_widgets.figures.bound_figures import bounds_figure, gap_figure
-from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
-from tsmc_widgets.figures.run_figures import log_z_histogram, profiles_figure
-from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
-from tsmc_widgets.figures.twist_figures import psi_scatter
+from tsmc_widgets.errors import extras_named
+
+with extras_named(__name__):
+    from tsmc_widgets.figures.bound_figures import bounds_figure, gap_figure
+    from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
+    from tsmc_widgets.figures.run_figures import log_z_histogram, profiles_figure
+    from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
+    from tsmc_widgets.figures.twist_figures import psi_scatter
 
 __all__ = [
     "THEMES",

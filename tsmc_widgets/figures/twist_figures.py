@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -23,6 +24,8 @@ def psi_scatter(
 ) -> go.Figure:
     """Learned log psi over optimal log psi, a point a prefix, means of each t taken off.
 
+    Prefixes at which one of them is -inf are left out.
+
     Args:
         frame: ``PsiComparison.frame``: t, text, learned, optimal, optimal_error.
         statistics: numbers to write above, by name ("slope", say).
@@ -31,6 +34,7 @@ def psi_scatter(
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
     look, figure = new_figure(theme, title)
+    frame = frame[np.isfinite(frame[["learned", "optimal"]]).all(axis=1)]
     values = pd.concat([frame["learned"], frame["optimal"]])
     pad = 0.06 * max(float(values.max() - values.min()), 1e-6)
     ends = [float(values.min()) - pad, float(values.max()) + pad]

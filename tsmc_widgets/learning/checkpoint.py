@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import load_json, read_checked, write_checked
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.targets.target import Target
 
 FORMAT = "tsmc_widgets.TwistTrainer"
-VERSION = 4
+VERSION = 5
 
 
 def write_checkpoint(
@@ -33,8 +33,6 @@ def write_checkpoint(
     for index, slots in state["optimiser"]["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in slots.items()}
     header = {
-        "format": FORMAT,
-        "version": VERSION,
         "arguments": dict(arguments),
         "groups": state["optimiser"]["param_groups"],
         "history": [dataclasses.asdict(update) for update in state["history"]],
@@ -43,9 +41,7 @@ def write_checkpoint(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         metadata={"trainer": json.dumps(header, default=_plain)},
     )
-    with write_atomically(path) as part:
-        part.write_bytes(content)
-    return path
+    return write_checked(path, content, file_format=FORMAT, version=VERSION)
 
 
 def read_checkpoint(
@@ -59,28 +55,22 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a checkpoint.")
+    safetensors = import_extra("safetensors.torch", "hf", "a checkpoint of training")
     try:
-        content = path.read_bytes()
-        tensors = import_extra("safetensors.torch", "hf", "a checkpoint of training").load(content)
+        content = read_checked(path, file_format=FORMAT, versions=range(VERSION, VERSION + 1))
+        tensors = safetensors.load(content)
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["trainer"])
-        if header["format"] != FORMAT:
-            raise KeyError("format")
+        header = load_json(load_json(content[8 : 8 + length])["__metadata__"]["trainer"])
+        state, found = _state(header, tensors), header["arguments"]
     except Exception as error:
-        if isinstance(error, ImportError | OSError):
+        if isinstance(error, OSError):
             raise
         raise CheckpointError(
-            f"{str(path)!r} is no checkpoint of a trainer, or it is damaged or cut short "
-            f"({type(error).__name__})."
+            f"{str(path)!r} is no checkpoint that this trainer can resume ({error}): take another "
+            "file, the version of tsmc_widgets that wrote it, or train again."
         ) from error
-    if header["version"] != VERSION:
-        raise CheckpointError(
-            f"{str(path)!r} has format {header['version']} and this version of the package resumes "
-            f"format {VERSION} alone, since others would not resume to the byte: take the "
-            "version of tsmc_widgets that wrote it, or train again."
-        )
-    _compare(path, header["arguments"], arguments)
-    return _state(header, tensors), _named(tensors, _pool_name(rank))
+    _compare(path, found, arguments)
+    return state, _named(tensors, _pool_name(rank))
 
 
 def _plain(value: Any) -> Any:

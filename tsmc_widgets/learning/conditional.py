@@ -25,7 +25,6 @@ from tsmc_widgets.smc.api import run_conditional_smc
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.protocol import ConditionalPotential, Constant
-from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
 
@@ -174,13 +173,7 @@ class ManyObservations(PlainBatches):
         """Start the sequence of joint draws."""
         target = self.target
         self._stream = JointStream(target, self.seed)
-        self._unweighed = Target(
-            target.lm,
-            Unweighed().bind(target.context),
-            prompt=target.prompt_tokens,
-            num_steps=target.num_steps,
-            eos="absorb" if target.absorbs_eos else "ignore",
-        )
+        self._unweighed = target.with_potential(Unweighed())
 
     @property
     def particles(self) -> int:
@@ -257,8 +250,8 @@ def rolled_out(target: Target, joint: JointSamples, texts: int) -> Samples:
     rows = rows.reshape(-1)
     tokens, observed = joint.tokens[rows], joint.observed.repeat_interleave(texts, dim=0)
     log_q = base.chosen(joint.tokens).double()[rows]
-    if target.absorbs_eos:
-        log_q = torch.where(after_eos(tokens, target.eos_token_id), 0.0, log_q)
+    if target.ending is not None:
+        log_q = torch.where(target.ending.after(tokens), 0.0, log_q)
     hidden = None if base.hidden is None else base.hidden[rows]
     return Samples(
         tokens=tokens,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
@@ -16,7 +16,6 @@ from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import start_smc
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.sampling import after_eos
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
 
@@ -139,7 +138,8 @@ class Scored:
     Attributes:
         samples: the texts.
         live: positions up to the end of the text.
-        log_p: log p0(s_t | s_{<t}); 0 after the end; NaN where p0 was not asked for.
+        log_p: log p0(s_t | s_{<t}), times the target's power; 0 after the end; NaN where p0 was
+            not asked for.
         log_psi: log psi_t(s_{1:t}), with gradients.
         log_norm: log sum_v p0(v | s_{<t}) psi_t(s_{<t}, v), with gradients; 0 after the end; NaN
             where p0 was not asked for.
@@ -235,8 +235,9 @@ class Scored:
 
 @torch.no_grad()
 def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
-    """The base model's answers along texts, in one teacher-forced pass."""
-    return target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+    """The base model's answers along texts, ``measured``, in one teacher-forced pass."""
+    answer = target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+    return target.measured(answer)
 
 
 def _after_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
@@ -262,12 +263,12 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
     log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
     if p0:
         log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
-        log_norm = torch.logsumexp(base.log_probs + log_psi_next, dim=-1).double()
+        log_norm = _log_norm(base.log_probs, log_psi_next)
     else:
         log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
-    if target.absorbs_eos:
-        live = ~after_eos(samples.tokens, target.eos_token_id)
+    if target.ending is not None:
+        live = ~target.ending.after(samples.tokens)
         last = (live.sum(1, keepdim=True) - 1).expand_as(live)
         steps = torch.arange(live.shape[1], device=live.device)
         log_psi = log_psi.gather(1, torch.minimum(steps, last))
@@ -280,6 +281,17 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         level=as_twist(twist).level,
         log_bound=as_twist(twist).log_bound,
     )
+
+
+def _log_norm(
+    log_probs: Float[Tensor, "n steps vocab"], log_psi_next: Float[Tensor, "n steps vocab"]
+) -> Float64[Tensor, "n steps"]:
+    """Log sum_v p0 psi_t, summed in float64; terms stay as narrow as they come."""
+    # A large log psi leaves few digits to a rounded sum, so its scale goes first, as in ``tilt``.
+    lowest = torch.finfo(log_psi_next.dtype).min
+    highest = log_psi_next.detach().amax(-1, keepdim=True).clamp(min=lowest)
+    terms = (log_psi_next - highest + log_probs).exp()
+    return highest.squeeze(-1).double() + terms.sum(-1, dtype=torch.float64).log()
 
 
 CHUNK = 100

@@ -76,6 +76,16 @@ class Update:
     kl_coefficient: float | None = None
 
 
+def _check_power(target: Target, weights: Mapping[str, float]) -> None:
+    """Refuse losses whose psi is a mean of phi over p0's texts, which is not psi* under a power."""
+    regress = sorted({"cd", "fudge"} & set(weights))
+    if target.power != 1 and regress:
+        raise ValueError(
+            f"{regress[0]} learns the mean of phi over p0's texts, and of a target with "
+            f"power={target.power!r} psi* is none: use ctl, rl, sixo, nvi, dpg or ppo."
+        )
+
+
 def _check_fits(twist: Any, weights: Mapping[str, float]) -> None:
     """Refuse twists that cannot learn, or not by these losses."""
     if not isinstance(twist, nn.Module) or not isinstance(twist, TrainableTwist):
@@ -186,6 +196,7 @@ class TwistTrainer:
         check_integer("seed", seed, at_least=0)
         check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
         _check_fits(twist, self.weights)
+        _check_power(target, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
@@ -242,7 +253,7 @@ class TwistTrainer:
         """Take ``n`` more updates, one for each item asked for.
 
         Leaving the loop pauses it. An error or an interrupt leaves the trainer as it was before
-        the update that it broke off.
+        the update that it broke off, in its evaluation too.
 
         Args:
             n: how many at most.
@@ -259,11 +270,7 @@ class TwistTrainer:
         shown = progress and self._share.is_main
         with progress_bar(n, shown=shown, weights=self.weights) as show:
             for _ in range(n):
-                update = self.update()
-                if evaluate is not None and update.number % every == 0:
-                    evaluation = self._share.from_main(lambda: evaluate(self.twist))
-                    update = replace(update, evaluation=evaluation)
-                    self.history[-1] = update
+                update = self._update(evaluate, every)
                 show(update)
                 yield update
                 gap = getattr(update.evaluation, "gap", math.nan)
@@ -272,11 +279,18 @@ class TwistTrainer:
 
     def update(self) -> Update:
         """Take one update."""
+        return self._update(None, 1)
+
+    def _update(self, evaluate: Callable[[Any], Any] | None, every: int) -> Update:
+        """Take one update with its evaluation, where that is due: both or neither."""
         kept = self.state()
         try:
             with self._average.set_aside(self.done):
                 update = self._take()
             self.history.append(update)
+            if evaluate is not None and update.number % every == 0:
+                evaluation = self._share.from_main(lambda: evaluate(self.twist))
+                self.history[-1] = update = replace(update, evaluation=evaluation)
         except BaseException:
             self.load_state(kept)
             raise
@@ -349,7 +363,7 @@ class TwistTrainer:
             "potential": self.target.potential.describe(),
             "prompt": self.target.prompt_tokens.tolist(),
             "num_steps": self.target.num_steps,
-            "eos": "absorb" if self.target.absorbs_eos else "ignore",
+            **self.target.rules,
             "positives": source_of(self.positives),
             "batch_size": self.batch_size,
             "observations": self._batches.observations,

@@ -13,3 +13,4 @@ from .protocol import (
     TeacherForced as TeacherForced,
 )
 from .tabular import TabularLM as TabularLM
+from .tempered import Tempered as Tempered

@@ -98,7 +98,8 @@ def load_checkpoint(
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a checkpoint, by the name of a transformers ``AutoModel`` class.
 
-    A GGUF file is converted when it is first loaded. Code that a checkpoint brings is never run, nor asked about.
+    A GGUF file is converted when it is first loaded. Code that a checkpoint brings is never run,
+    nor asked about.
 
     Raises:
         FileNotFoundError: there is no such checkpoint here, and none could be fetched.

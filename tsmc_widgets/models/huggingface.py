@@ -24,7 +24,7 @@ from tsmc_widgets.models.precision import (
     float32_arithmetic,
     is_bfloat16,
 )
-from tsmc_widgets.models.protocol import LMStep, TeacherForced
+from tsmc_widgets.models.protocol import LAZY_CELLS, LMStep, TeacherForced, by_rows
 from tsmc_widgets.models.text import TokenizerText
 
 # Of float32 logits or activations in one forward pass, whichever are wider.
@@ -53,7 +53,8 @@ class HuggingFaceLM(TokenizerText):
         tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
-        eos_token_id: the token that ends a text, if one does.
+        eos_token_id: the token that ends a text, if one does; the first of several.
+        eos_token_ids: all of them: the tokenizer's, the config's and the generation config's.
         bos_token_id: the token that begins a text, if one does.
     """
 
@@ -78,12 +79,18 @@ class HuggingFaceLM(TokenizerText):
         self.context_length = _context_length(config)
         special = config if tokenizer is None else tokenizer
         self.bos_token_id = special.bos_token_id
-        self.eos_token_id = _first(special.eos_token_id, config.eos_token_id)
+        generation = model.generation_config or config
+        self.eos_token_ids = _ids(
+            self.vocab_size, special.eos_token_id, config.eos_token_id, generation.eos_token_id
+        )
+        self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else None
         if max_rows is None:
             width = max(self.vocab_size, 8 * config.hidden_size)
             max_rows = max(1, _PASS_BYTES // (4 * width))
         check_integer("max_rows", max_rows)
         self.max_rows = max_rows
+        # Whether logits are what the output embedding gives; known once a prompt has been read.
+        self._head_alone: bool | None = None
         self._output_weight = OutputWeight()
         self._is_bfloat16 = is_bfloat16(model)
         self._is_bfloat16 = self._is_bfloat16 and self._has_one_answer()
@@ -197,21 +204,34 @@ class HuggingFaceLM(TokenizerText):
             return LMStep(step.log_probs[none], hidden, step.carry.select(none))
         self._check_mode()
         extension = Extension(self._windows, batch, length, carry)
+        is_lazy = bool(self._head_alone) and batch * self.vocab_size >= LAZY_CELLS
         log_probs, hidden = [], []
         for start, stop in self._chunks(batch, length):
             logits, states = self._forward(
                 tokens[start:stop],
                 keep=1,
+                skip_head=is_lazy,
                 past_key_values=extension.cache(start, stop),
                 use_cache=True,
             )
-            log_probs.append(torch.log_softmax(logits[:, -1], dim=-1, dtype=_wide(logits)))
+            if not is_lazy:
+                log_probs.append(torch.log_softmax(logits[:, -1], dim=-1, dtype=_wide(logits)))
             hidden.append(None if states is None else states[:, -1])
-        return LMStep(
-            log_probs=_join(log_probs),
-            hidden=None if hidden[0] is None else _join(hidden),
-            carry=extension.finish(),
+        if self._head_alone is None and batch == 1 and hidden[0] is not None:
+            self._head_alone = torch.equal(self._after_head(hidden[0]), log_probs[0])
+        states = None if hidden[0] is None else _join(hidden)
+        table = (
+            _join(log_probs)
+            if log_probs
+            else by_rows(self._after_head, states, width=self.vocab_size)
         )
+        return LMStep(log_probs=table, hidden=states, carry=extension.finish())
+
+    def _after_head(self, states: Float[Tensor, "batch width"]) -> Float[Tensor, "batch vocab"]:
+        """Log-probs from what the output embedding reads, in models where it alone makes them."""
+        with self._arithmetic():
+            logits = self._head(states.to(self._head.weight.dtype).unsqueeze(1))[:, -1]
+        return torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
 
     def _passes(
         self, tokens: Int[Tensor, "batch length"], prompt_length: int
@@ -263,12 +283,15 @@ class HuggingFaceLM(TokenizerText):
         return [(start, min(start + rows, batch)) for start in range(0, batch, rows)]
 
     def _forward(
-        self, tokens: Tensor, *, keep: int, **options: Any
+        self, tokens: Tensor, *, keep: int, skip_head: bool = False, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits of at least the last ``keep`` positions and the states that they come from."""
+        """Logits of at least the last ``keep`` positions and the states that they come from.
+
+        With ``skip_head`` there are no logits: the output embedding gets no position to read.
+        """
         if self._trims_logits:
             options["logits_to_keep"] = keep
-        with _inputs_of(self._head) as seen, self._arithmetic():
+        with _inputs_of(self._head, skip=skip_head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
         return logits, seen[0].to(_wide(seen[0])) if seen else None
 
@@ -280,21 +303,21 @@ class HuggingFaceLM(TokenizerText):
     @torch.no_grad()
     def _has_one_answer(self) -> bool:
         """Whether rows read together, alone, at once and token by token have the same states."""
-        length = min(8, self.context_length or 8)
+        length = min(32, self.context_length or 32)
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(self.vocab_size, (16, length), generator=generator)
-        together = self.teacher_force(tokens, 1).hidden
-        alone = self.teacher_force(tokens[:1], 1).hidden
-        if together is None or not torch.equal(alone, together[:1]):
+        tokens = torch.randint(self.vocab_size, (4, length), generator=generator)
+        expected = self.teacher_force(tokens, 1).hidden
+        if expected is None:
             return False
-        step, one = self.prefill(tokens[:, :1]), self.prefill(tokens[:1, :1])
-        for at in range(1, length):
-            if not torch.equal(step.hidden, together[:, at - 1]):
+        for count in (4, 1):
+            rows, states = tokens[:count], expected[:count]
+            pairs = [(self.teacher_force(rows, 1).hidden, states)]
+            for at in (1, length // 2, length - 2):
+                step = self.prefill(rows[:, :at])
+                pairs += [(step.hidden, states[:, at - 1])]
+                pairs += [(self.advance(rows[:, at], step.carry).hidden, states[:, at])]
+            if not all(torch.equal(*pair) for pair in pairs):
                 return False
-            if not torch.equal(one.hidden, together[:1, at - 1]):
-                return False
-            step = self.advance(tokens[:, at], step.carry)
-            one = self.advance(tokens[:1, at], one.carry)
         return True
 
     def _check_mode(self) -> None:
@@ -317,21 +340,23 @@ def _wide(values: Tensor) -> torch.dtype:
 
 
 class _InputCollector:
-    """A forward pre-hook that keeps what one thread feeds to a module."""
+    """A forward pre-hook that keeps what one thread feeds to a module, or keeps it from it."""
 
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
+    def __init__(self, *, skip: bool) -> None:
+        self.thread, self.skip = threading.get_ident(), skip
         self.seen: list[Tensor] = []
 
-    def __call__(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if threading.get_ident() == self.thread:
-            self.seen.append(inputs[0])
+    def __call__(self, _: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        if threading.get_ident() != self.thread:
+            return None
+        self.seen.append(inputs[0])
+        return inputs[0][:, :0] if self.skip else None
 
 
 @contextmanager
-def _inputs_of(module: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what this thread feeds to a module."""
-    collector = _InputCollector()
+def _inputs_of(module: torch.nn.Module, *, skip: bool = False) -> Iterator[list[Tensor]]:
+    """Collect what this thread feeds to a module, which then reads none of it if ``skip``."""
+    collector = _InputCollector(skip=skip)
     # An interrupt between two lines here can leave a hook behind, so the next pass removes it.
     _remove_collectors(module)
     try:
@@ -388,10 +413,8 @@ def _context_length(config: Any) -> int | None:
     return next((value for value in values if isinstance(value, int)), None)
 
 
-def _first(*candidates: int | Sequence[int] | None) -> int | None:
-    for candidate in candidates:
-        if isinstance(candidate, int):
-            return candidate
-        if candidate:
-            return candidate[0]
-    return None
+def _ids(vocab_size: int, *given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """All token ids that are given, each once, of those that the model has."""
+    lists = [[each] if isinstance(each, int) else each or () for each in given]
+    ids = dict.fromkeys(token for each in lists for token in each)
+    return tuple(token for token in ids if token < vocab_size)

@@ -28,9 +28,10 @@ def has_bfloat16() -> bool:
 
 
 def is_bfloat16(model: PreTrainedModel) -> bool:
-    """Whether all of a model is bfloat16 and on a CPU that computes in it."""
+    """Whether all of a model is bfloat16, on a CPU that has it, and its attention torch's own."""
     kinds = {(p.dtype, p.device.type) for p in model.parameters()}
-    return kinds == {(torch.bfloat16, "cpu")} and has_bfloat16()
+    is_own = model.config._attn_implementation == "sdpa"
+    return kinds == {(torch.bfloat16, "cpu")} and is_own and has_bfloat16()
 
 
 def float32_arithmetic(model: PreTrainedModel) -> AbstractContextManager[Any]:

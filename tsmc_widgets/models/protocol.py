@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,60 @@ class ReservingCarry(Carry, Protocol):
         ...
 
 
+class LazyTable:
+    """A (rows, V) table that is computed a slice of rows at a time, when it is read.
+
+    As a tensor, in functions of torch and with a tensor's methods, it is the whole table.
+    """
+
+    def __init__(self, rows: int, compute: Callable[[slice], Tensor]) -> None:
+        """``compute`` gives a slice of the ``rows`` rows."""
+        self._compute = compute
+        first = compute(slice(0, 1))
+        self._last = (slice(0, 1), first)
+        self.shape = torch.Size((rows, first.shape[1]))
+        self.device, self.dtype = first.device, first.dtype
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Rows of a slice, the last of which are kept; any other choice from the whole table."""
+        if not isinstance(key, slice):
+            return self._whole()[key]
+        if self._last[0] != key:
+            self._last = (key, self._compute(key))
+        return self._last[1]
+
+    def _whole(self) -> Tensor:
+        return self._compute(slice(None))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the whole table has."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._whole(), name)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch on the whole table."""
+        whole = [each._whole() if isinstance(each, LazyTable) else each for each in args]
+        return func(*whole, **(kwargs or {}))
+
+
+# A table of this many cells or more is not held whole.
+LAZY_CELLS = 2**24
+
+
+def by_rows(function: Callable[..., Tensor], *tables: Any, width: int = 0) -> Any:
+    """The table whose rows ``function`` makes of the same rows of others.
+
+    It is lazy where one of the others is, or where ``width`` columns make it large.
+    """
+    rows = tables[0].shape[0]
+    if rows * width < LAZY_CELLS and all(isinstance(table, Tensor) for table in tables):
+        return function(*tables)
+    compute = torch.no_grad()(lambda part: function(*(table[part] for table in tables)))
+    return LazyTable(rows, compute)
+
+
 @dataclass(frozen=True, slots=True)
 class LMStep:
     """A model's answer for a batch of prefixes.
@@ -40,7 +95,7 @@ class LMStep:
         carry: goes into the next ``advance``.
     """
 
-    log_probs: Float[Tensor, "batch vocab"]
+    log_probs: Float[Tensor, "batch vocab"] | LazyTable
     hidden: Float[Tensor, "batch width"] | None
     carry: Carry
 
@@ -64,7 +119,7 @@ class TeacherForced:
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A base model p0: the full softmax at temperature 1, in eval mode.
+    """A base model p0: the full softmax at temperature 1, in eval mode, or ``Tempered``.
 
     ``testing.check_language_model`` checks the contract. Tokens are int64 on ``device``.
     """
@@ -112,6 +167,14 @@ class LanguageModel(Protocol):
     def token_text(self, token: int) -> str:
         """One token as people read it, special tokens included."""
         ...
+
+
+def eos_ids(lm: LanguageModel) -> tuple[int, ...]:
+    """The tokens that end a text: ``lm.eos_token_ids`` where there are several, first its EOS."""
+    several = getattr(lm, "eos_token_ids", None)
+    if several is None:
+        return () if lm.eos_token_id is None else (lm.eos_token_id,)
+    return tuple(several)
 
 
 def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class TabularLM:
         *,
         symbols: Sequence[str],
         separator: str,
-        eos: str | None,
+        eos: str | Sequence[str] | None,
         markov: bool,
     ) -> None:
         """Use a named constructor instead; this one takes log-probabilities as they are kept."""
@@ -51,7 +52,9 @@ class TabularLM:
         self.vocab_size = len(self.symbols)
         self.is_markov = markov
         self.context_length = None if markov else len(log_tables)
-        self.eos_token_id = None if eos is None else self.token_id(eos)
+        ends = [eos] if isinstance(eos, str) else eos or ()
+        self.eos_token_ids = tuple(self.token_id(symbol) for symbol in ends)
+        self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else None
         self._log_tables = list(log_tables)
 
     @classmethod
@@ -62,7 +65,7 @@ class TabularLM:
         *,
         symbols: Sequence[str] | None = None,
         separator: str = "",
-        eos: str | None = None,
+        eos: str | Sequence[str] | None = None,
     ) -> TabularLM:
         """Markov chain: ``initial`` gives the first token, ``transition[u, v]`` is p(v | u).
 
@@ -71,7 +74,7 @@ class TabularLM:
             transition: row u holds the probabilities of the token after u.
             symbols: one readable text a token; letters a, b, c, ... if None.
             separator: what stands between symbols in a decoded text.
-            eos: the symbol that ends a text, if one does.
+            eos: the symbol or symbols that end a text, if any do.
         """
         first = _distributions("initial", initial, ndim=1)
         rows = _distributions("transition", transition, ndim=2)
@@ -91,7 +94,7 @@ class TabularLM:
         *,
         symbols: Sequence[str] | None = None,
         separator: str = "",
-        eos: str | None = None,
+        eos: str | Sequence[str] | None = None,
     ) -> TabularLM:
         """Explicit conditionals: ``tables[t]`` has t + 1 axes of size V, p(v | prefix of t tokens).
 
@@ -128,6 +131,12 @@ class TabularLM:
             )
             tables.append(gammas / gammas.sum(-1, keepdim=True))
         return cls.from_tables(tables)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TabularLM:
+        """The same model with other log-probabilities in each row of its tables."""
+        other = copy.copy(self)
+        other._log_tables = [change(table) for table in self._log_tables]
+        return other
 
     @property
     def initial(self) -> Float[Tensor, " vocab"] | None:
@@ -194,7 +203,7 @@ class TabularLM:
     def decode(self, tokens: Int[Tensor, "batch length"]) -> list[str]:
         """Text of each row, EOS left out."""
         return [
-            self.separator.join(self.symbols[i] for i in row if i != self.eos_token_id)
+            self.separator.join(self.symbols[i] for i in row if i not in self.eos_token_ids)
             for row in tokens.tolist()
         ]
 

@@ -260,13 +260,11 @@ def _check_retained(
         raise ValueError(
             f"retained holds token {int(retained.max())}; the model has {target.lm.vocab_size}."
         )
-    if target.absorbs_eos:
-        ended = (retained == target.eos_token_id).cummax(dim=1).values
-        if bool((ended & (retained != target.eos_token_id)).any()):
-            raise ValueError(
-                f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing "
-                "EOS every later token must be EOS too."
-            )
+    if target.ending is not None and not torch.equal(target.ending.filled(retained), retained):
+        raise ValueError(
+            f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing EOS "
+            "every token after the end must be EOS."
+        )
     retained = retained.long()
     if observed is None:
         log_phi = target.log_phi(retained)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tempered import Tempered, table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -80,7 +81,8 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
         BudgetError: the target has more sequences than that and no automaton.
     """
     check_integer("max_sequences", max_sequences)
-    markov = isinstance(target.lm, TabularLM) and target.lm.is_markov
+    table = table_of(target.lm)
+    markov = table is not None and table.is_markov
     if markov:
         automaton = target.potential.automaton()
         if automaton is not None:
@@ -105,7 +107,7 @@ class EnumeratedOracle(Oracle):
 
     Attributes:
         tokens: the sequences.
-        log_p: log p0 of each, in nats.
+        log_p: log p0 of each, times the target's power, in nats.
         log_phi: log phi of each, in nats.
         log_z: log Z, exact.
     """
@@ -168,12 +170,17 @@ class ChainOracle(Oracle):
         """Run the backward recursion of a Markov ``TabularLM``."""
         self.target = target
         self.automaton = automaton
-        lm = target.lm
-        self._log_first = lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0].double()
-        self._log_transition = lm.transition.log()
-        if target.absorbs_eos:
-            self._log_transition[target.eos_token_id] = -math.inf
-            self._log_transition[target.eos_token_id, target.eos_token_id] = 0.0
+        lm = table_of(target.lm)
+        first = target.measured(lm.prefill(target.prompt_tokens.unsqueeze(0)))
+        self._log_first = first.log_probs[0].double()
+        # (last token, automaton state or any of them, next token)
+        self._log_moves = target.power * lm.transition.log().unsqueeze(1)
+        if target.ending is not None:
+            automaton, ended = target.ending.beside(automaton)
+            self.automaton = automaton
+            fill = torch.full((lm.vocab_size,), -math.inf, dtype=torch.float64)
+            fill[target.ending.fill] = 0.0
+            self._log_moves = torch.where(ended.unsqueeze(1), fill, self._log_moves)
         vocab = torch.arange(lm.vocab_size)
         backward = [automaton.log_value.double().expand(lm.vocab_size, -1)]
         for _ in range(target.num_steps - 1):
@@ -181,7 +188,7 @@ class ChainOracle(Oracle):
             after = backward[0][vocab, automaton.transition]
             backward.insert(
                 0,
-                numerics.logsumexp(_plus(self._log_transition.unsqueeze(1), after.unsqueeze(0))),
+                numerics.logsumexp(_plus(self._log_moves, after.unsqueeze(0))),
             )
         self.log_backward = torch.stack(backward)
         first = self.log_backward[0][vocab, automaton.transition[automaton.initial]]
@@ -212,7 +219,7 @@ class ChainOracle(Oracle):
         columns = [joint.sum(1)]
         for t in range(1, self.target.num_steps):
             after = self.log_backward[t][vocab, transition]
-            moves = numerics.normalise(_plus(self._log_transition.unsqueeze(1), after.unsqueeze(0)))
+            moves = numerics.normalise(_plus(self._log_moves, after.unsqueeze(0)))
             flow = torch.einsum("ua,uav->av", joint, moves)
             joint = torch.zeros_like(joint).index_put(
                 (vocab.expand_as(transition), transition), flow, accumulate=True
@@ -239,7 +246,7 @@ def _check_budget(sequences: int, most: int, step: int, target: Target) -> None:
 def _enumerate(
     target: Target, max_sequences: int
 ) -> tuple[list[_Level], Int[Tensor, "sequences steps"], Float[Tensor, " sequences"]]:
-    lm, eos = target.lm, target.eos_token_id if target.absorbs_eos else None
+    lm, ending = target.lm, target.ending
     device = target.prompt_tokens.device
     tokens = torch.zeros(1, 0, dtype=torch.int64, device=device)
     log_p = torch.zeros(1, dtype=torch.float64)
@@ -249,9 +256,9 @@ def _enumerate(
     for t in range(target.num_steps):
         count, live_rows = tokens.shape[0], live.nonzero().squeeze(1)
         log_probs = torch.full((count, lm.vocab_size), -math.inf, dtype=torch.float64)
-        if eos is not None:
-            log_probs[:, eos] = 0.0
-        log_probs[live_rows] = step.log_probs.double().cpu()
+        if ending is not None:
+            log_probs[:, ending.fill] = 0.0
+        log_probs[live_rows] = target.power * step.log_probs.double().cpu()
         possible = log_probs > -math.inf
         grown = int(possible.sum())
         _check_budget(grown, max_sequences, t + 1, target)
@@ -263,10 +270,12 @@ def _enumerate(
         log_p = log_p[parents] + log_probs[parents, chosen]
         place = torch.full((count,), -1, dtype=torch.int64)
         place[live_rows] = torch.arange(live_rows.shape[0])
-        live = live[parents] if eos is None else live[parents] & (chosen != eos)
+        live = live[parents]
+        if ending is not None:
+            live = live & ~ending.ends(tokens).cpu()
         if t + 1 < target.num_steps and bool(live.any()):
-            # Only tables have tokens of probability zero: any other model grows by all of V.
-            if not isinstance(lm, TabularLM):
+            # Tables and cuts have tokens of probability zero: other models grow by all of V.
+            if not isinstance(lm, TabularLM | Tempered):
                 _check_budget(int(live.sum()) * lm.vocab_size, max_sequences, t + 2, target)
             rows = place[parents[live]].to(device)
             step = lm.advance(chosen[live].to(device), step.carry.select(rows))

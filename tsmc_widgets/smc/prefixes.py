@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,42 +10,133 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry
+from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry, by_rows
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.smc.proposals import ProposalStep
-from tsmc_widgets.smc.resampling import search_cdf
-from tsmc_widgets.targets.checked import check_answer
+from tsmc_widgets.smc.resampling import search_rows
+from tsmc_widgets.targets.checked import ShowRow, check_answer
 from tsmc_widgets.twists.protocol import Twist, TwistStep, prefill_twist
 
-_DRAW_CELLS = 2**24
+# Of a table of next tokens that is read at once.
+_CELLS = 2**23
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixSteps:
-    """The answers of base model, twist and proposal for U distinct prefixes."""
+    """The answers of base model, twist and proposal for U distinct prefixes.
+
+    Attributes:
+        lm: the base model's.
+        twist: the twist's; None is psi = 1.
+        proposal: the proposal's.
+        prefixes: gives the generated tokens of each prefix.
+        show: says what a row of tokens is, in errors.
+    """
 
     lm: LMStep
     twist: TwistStep | None
     proposal: ProposalStep
+    prefixes: Callable[[], Int[Tensor, "prefixes t"]]
+    show: ShowRow
 
     @property
     def size(self) -> int:
         """U."""
         return self.lm.log_probs.shape[0]
 
+    def parts(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None]]:
+        """First prefix, log p0, log q and log psi_t of so many prefixes at a time as is cheap.
+
+        Raises:
+            ModelOutputError: one of them has NaN or +inf; it says who and after which text.
+        """
+        log_p, log_q = self.lm.log_probs, self.proposal.log_q_next
+        log_psi = None if self.twist is None else self.twist.log_psi_next
+        each = max(1, _CELLS // log_p.shape[1])
+        for start in range(0, self.size, each):
+            rows = slice(start, start + each)
+            of_p = log_p[rows]
+            self._check(of_p, "The base model", start)
+            of_psi = None if log_psi is None else log_psi[rows]
+            if of_psi is not None:
+                self._check(of_psi, "The twist", start, weighs=True)
+            of_q = of_p if log_q is log_p else log_q[rows]
+            if of_q is not of_p:
+                self._check(of_q, "The proposal", start)
+            yield start, of_p, of_q, of_psi
+
+    def _check(self, values: Tensor, who: str, start: int, *, weighs: bool = False) -> None:
+        check_answer(values, who, lambda: self.prefixes()[start:], self.show, weighs=weighs)
+
     def draw(
-        self, rows: Int[Tensor, "runs particles"], uniforms: Float[Tensor, "runs particles"]
-    ) -> Int[Tensor, "runs particles"]:
-        """Draw a next token from q for each particle, by inversion."""
-        mass = self.proposal.log_q_next.exp()
-        flat_rows, flat_uniforms = rows.reshape(-1), uniforms.to(mass.device).reshape(-1, 1)
-        cdf = mass.cumsum(-1, dtype=torch.float64) if mass.numel() <= _DRAW_CELLS else None
-        chunk = max(1, _DRAW_CELLS // mass.shape[1])
-        parts = []
-        for at in range(0, flat_rows.shape[0], chunk):
-            chosen = flat_rows[at : at + chunk]
-            of_rows = mass[chosen].cumsum(-1, dtype=torch.float64) if cdf is None else cdf[chosen]
-            parts.append(search_cdf(of_rows, flat_uniforms[at : at + chunk]))
-        return torch.cat(parts).reshape(rows.shape)
+        self,
+        rows: Int[Tensor, "*particles"],
+        uniforms: Float[Tensor, "*particles"],
+        *,
+        given: Int[Tensor, "*particles"] | None = None,
+        top_k: int = 0,
+    ) -> NextTokens:
+        """Draw a next token from q for each particle, by inversion, and say what weighs it.
+
+        Tables over the vocabulary exist for a part of the prefixes at a time only.
+
+        Args:
+            rows: each particle's prefix.
+            uniforms: one for each particle.
+            given: tokens that are not drawn; -1 where one is.
+            top_k: how many of the likeliest next tokens to tell for each prefix.
+        """
+        flat = rows.reshape(-1)
+        order = flat.argsort(stable=True)
+        ordered = flat[order]
+        tokens = torch.full_like(flat, -1) if given is None else given.reshape(-1).clone()
+        uniforms = uniforms.to(flat.device).reshape(-1)
+        logs = torch.zeros(3, len(flat), dtype=torch.float64, device=flat.device)
+        tables = []
+        for start, log_p, log_q, log_psi in self.parts():
+            ends = ordered.new_tensor([start, start + len(log_p)])
+            first, last = torch.searchsorted(ordered, ends).tolist()
+            members = order[first:last]
+            own, wanted = flat[members] - start, tokens[members]
+            if bool((wanted < 0).any()):
+                cdf = log_q.exp().cumsum(-1, dtype=torch.float64)
+                wanted = torch.where(wanted < 0, search_rows(cdf, own, uniforms[members]), wanted)
+            tokens[members] = wanted
+            for values, table in zip(logs, (log_p, log_q, log_psi), strict=True):
+                if table is not None:
+                    values[members] = table[own, wanted].double()
+            if top_k:
+                tables.append(_likeliest(log_p, log_q, log_psi, top_k))
+        shape = rows.shape
+        log_p, log_q, log_psi = (values.reshape(shape) for values in logs)
+        joined = [torch.cat(columns) for columns in zip(*tables, strict=True)]
+        table = NextTokenTable(rows, *joined) if top_k else None
+        return NextTokens(tokens.reshape(shape), log_p, log_q, log_psi, table)
+
+    def whole(self) -> tuple[Tensor, Tensor | None]:
+        """Log p0 and log psi_t of every next token after every prefix."""
+        parts = list(self.parts())
+        log_psi = None if self.twist is None else torch.cat([part[3] for part in parts])
+        return torch.cat([part[1] for part in parts]), log_psi
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """A next token for each particle, and what weighs it.
+
+    Attributes:
+        tokens: drawn or given.
+        log_p: log p0 of each.
+        log_q: log q of each.
+        log_psi: log psi_t with each; zeros without a twist.
+        table: the likeliest next tokens, where asked for.
+    """
+
+    tokens: Int[Tensor, "*particles"]
+    log_p: Float[Tensor, "*particles"]
+    log_q: Float[Tensor, "*particles"]
+    log_psi: Float[Tensor, "*particles"]
+    table: NextTokenTable | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +226,7 @@ def prefill_steps(
         length = prompt.shape[1] + target.num_steps - 1
         return replace(step, carry=step.carry.reserve(most_rows, length))
 
+    # Twists read p0's own answer, and proposals one that is normalised, whatever the power.
     lm_step = reserve(target.lm.prefill(tokens))
     twist_step = None
     if twist is not None:
@@ -146,19 +238,19 @@ def prefill_steps(
         )
     twist_step = _last_step_twist(target, proposal, twist_step, lambda: prefixes)
     extra = {"observed": observed} if proposal.is_conditional else {}
-    proposal_step = reserve(proposal.prefill(tokens, lm_step, twist_step, **extra))
-    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, lambda: prefixes)
+    proposal_step = reserve(
+        proposal.prefill(tokens, _powered(target, lm_step), twist_step, **extra)
+    )
+    lm_step, show = target.measured(lm_step), target.context.show_row
+    return PrefixSteps(lm_step, twist_step, proposal_step, lambda: prefixes, show)
 
 
-def _checked(steps: PrefixSteps, target: Any, prefixes: Callable[[], Tensor]) -> PrefixSteps:
-    """The answers, or ModelOutputError that says who gave NaN or +inf after which text."""
-    show = target.context.show_row
-    check_answer(steps.lm.log_probs, "The base model", prefixes, show)
-    if steps.twist is not None:
-        check_answer(steps.twist.log_psi_next, "The twist", prefixes, show, weighs=True)
-    if steps.proposal.log_q_next is not steps.lm.log_probs:
-        check_answer(steps.proposal.log_q_next, "The proposal", prefixes, show)
-    return steps
+def _powered(target: Any, lm_step: LMStep) -> LMStep:
+    """p0 with the target's power at this token, normalised."""
+    if target.power == 1:
+        return lm_step
+    q = Tempered(target.lm, temperature=1 / target.power)
+    return replace(lm_step, log_probs=by_rows(q.tempered, lm_step.log_probs))
 
 
 def advance_steps(
@@ -184,30 +276,27 @@ def advance_steps(
 
     twist_step = _last_step_twist(target, proposal, twist_step, prefixes)
     proposal_step = proposal.advance(
-        pairs.tokens, select(steps.proposal.carry), lm_step, twist_step
+        pairs.tokens, select(steps.proposal.carry), _powered(target, lm_step), twist_step
     )
-    return _checked(PrefixSteps(lm_step, twist_step, proposal_step), target, prefixes)
+    lm_step = target.measured(lm_step)
+    return PrefixSteps(lm_step, twist_step, proposal_step, prefixes, steps.show)
 
 
-def next_token_table(
-    steps: PrefixSteps, rows: Int[Tensor, "runs particles"], k: int
-) -> NextTokenTable:
-    """The k likeliest next tokens of each distinct prefix."""
-    log_p, log_q = steps.lm.log_probs, steps.proposal.log_q_next
-    highest, log_psi = torch.maximum(log_p, log_q), torch.zeros_like(log_p)
-    if steps.twist is not None:
-        log_psi = steps.twist.log_psi_next
+def _likeliest(
+    log_p: Float[Tensor, "rows vocab"],
+    log_q: Float[Tensor, "rows vocab"],
+    log_psi: Float[Tensor, "rows vocab"] | None,
+    k: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The k likeliest next tokens of each prefix with their log p0, log q and log psi."""
+    highest = torch.maximum(log_p, log_q)
+    if log_psi is not None:
         # A prefix that psi gives up has no distribution p0 psi.
         wanted = (log_p + log_psi).log_softmax(1).nan_to_num(nan=-torch.inf)
         highest = torch.maximum(highest, wanted.to(highest))
     best = highest.topk(min(k, log_p.shape[1]), dim=1).indices
-    return NextTokenTable(
-        rows=rows,
-        tokens=best,
-        log_p=log_p.gather(1, best),
-        log_q=log_q.gather(1, best),
-        log_psi=log_psi.gather(1, best),
-    )
+    of_psi = log_p.new_zeros(best.shape) if log_psi is None else log_psi.gather(1, best)
+    return best, log_p.gather(1, best), log_q.gather(1, best), of_psi
 
 
 def _last_step_twist(

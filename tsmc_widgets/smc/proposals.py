@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LazyTable, LMStep, by_rows
 from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
 
@@ -23,7 +23,7 @@ class ProposalStep:
         carry: goes into the next ``advance``; None where the proposal keeps nothing.
     """
 
-    log_q_next: Float[Tensor, "batch vocab"]
+    log_q_next: Float[Tensor, "batch vocab"] | LazyTable
     carry: Carry | None
 
 
@@ -157,7 +157,8 @@ class TwistInduced(BaseProposal):
     def _propose(self, lm_step: LMStep, twist_step: TwistStep | None) -> ProposalStep:
         if twist_step is None:
             return ProposalStep(lm_step.log_probs, None)
-        log_q = tilt(lm_step.log_probs, twist_step.log_psi_next)
+        log_p, log_psi = lm_step.log_probs, twist_step.log_psi_next
+        log_q = by_rows(tilt, log_p, log_psi, width=log_p.shape[1])
         return ProposalStep(log_q, twist_step.carry if self.twist is not None else None)
 
     def describe(self) -> str:

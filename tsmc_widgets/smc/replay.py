@@ -55,10 +55,12 @@ def conditions(old: Recording, target: Target, config: SMCConfig) -> list[tuple[
     offers = was.log_phi_next is not None or target.log_phi_next is not None
     return [
         (old.trace.done, "the recorded run did not reach its last step"),
-        (was.lm is target.lm, "the model differs"),
+        (was.lm == target.lm, "the model differs"),
         (torch.equal(was.prompt_tokens, target.prompt_tokens), "the prompt differs"),
         (was.num_steps == target.num_steps, "num_steps differs"),
         (was.absorbs_eos == target.absorbs_eos, "what EOS does differs"),
+        (was.stop == target.stop, "where texts stop differs"),
+        (was.power == target.power, "the power of p0 differs"),
         (
             not (was.is_conditional or target.is_conditional),
             "φ waits for an observation, and each run has its own",
@@ -174,7 +176,7 @@ def _step(
     tokens, log_p, log_q = recorded("tokens"), recorded("log_p"), recorded("log_q")
     paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
     live = ~state.finished
-    ends = sampler.ending(target, tokens, live)
+    ends = sampler.ending(target, paths, live)
     log_psi = torch.where(state.finished, state.log_psi, recorded("log_psi"))
     log_psi = sampler.replace_psi_by_phi(
         target, config, live if final else ends, state.rows, tokens, paths, log_psi

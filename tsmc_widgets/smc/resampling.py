@@ -20,6 +20,8 @@ from tsmc_widgets.numerics import normalise
 Weights = Float[Tensor, "runs particles"]
 Ancestors = Int[Tensor, "runs particles"]
 Scheme = Callable[[Weights, Weights], Ancestors]
+# Cells of a table that are copied rather than searched in place.
+_GATHERED = 2**20
 
 
 def invert_cdf(
@@ -36,6 +38,23 @@ def search_cdf(
     total = cdf[..., -1:]
     below = torch.nextafter(total, torch.zeros_like(total))
     return torch.searchsorted(cdf, torch.minimum(uniforms * total, below), right=True)
+
+
+def search_rows(
+    cdf: Float[Tensor, "rows n"], own: Int[Tensor, " draws"], uniforms: Float[Tensor, " draws"]
+) -> Int[Tensor, " draws"]:
+    """``search_cdf`` for draws that share rows: each one's row is ``own``."""
+    if own.shape[0] * cdf.shape[1] <= _GATHERED:
+        return search_cdf(cdf[own], uniforms.unsqueeze(1)).squeeze(1)
+    total = cdf[:, -1][own]
+    wanted = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    # Bisection: a copy of a row for each draw would outweigh all else.
+    low, high = torch.zeros_like(own), torch.full_like(own, cdf.shape[1] - 1)
+    for _ in range((cdf.shape[1] - 1).bit_length()):
+        middle = (low + high) // 2
+        after = cdf[own, middle] <= wanted
+        low, high = torch.where(after, middle + 1, low), torch.where(after, high, middle)
+    return low
 
 
 def multinomial(weights: Weights, uniforms: Weights) -> Ancestors:

@@ -15,7 +15,6 @@ from tsmc_widgets.smc.prefixes import (
     PrefixSteps,
     advance_steps,
     distinct_pairs,
-    next_token_table,
     prefill_steps,
 )
 from tsmc_widgets.smc.resampling import resample
@@ -77,28 +76,28 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
 
     # Propose s_t ~ q. A path that has ended repeats its EOS at no cost.
     uniforms = config.noise.uniform(step=t, use="token", num_particles=config.num_particles)
-    tokens = steps.draw(rows, uniforms)
+    given = torch.full_like(rows, -1)
     if config.retained is not None:
-        tokens[:, 0] = config.retained[:, t - 1]
+        given[:, 0] = config.retained[:, t - 1]
     if target.absorbs_eos:
-        tokens = torch.where(finished, target.eos_token_id, tokens)
-    log_p = torch.where(finished, 0.0, steps.lm.log_probs[rows, tokens].double())
-    log_q = torch.where(finished, 0.0, steps.proposal.log_q_next[rows, tokens].double())
-    log_psi = 0.0 if steps.twist is None else steps.twist.log_psi_next[rows, tokens].double()
-    log_psi = torch.where(finished, state.log_psi, log_psi)
+        given = torch.where(finished, target.eos_token_id, given)
+    drawn = steps.draw(rows, uniforms, given=given, top_k=config.top_k)
+    tokens = drawn.tokens
+    log_p = torch.where(finished, 0.0, drawn.log_p)
+    log_q = torch.where(finished, 0.0, drawn.log_q)
+    log_psi = torch.where(finished, state.log_psi, drawn.log_psi)
     paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
 
     # Weight by p0 psi_t / (q psi_{t-1}). Phi stands for psi_t at T and wherever a path ends.
     live = ~finished
-    ends = ending(target, tokens, live)
+    ends = ending(target, paths, live)
     log_psi = replace_psi_by_phi(
         target, config, live if final else ends, rows, tokens, paths, log_psi
     )
     log_increment, log_weights, log_z, ess = weight(state, log_p, log_q, log_psi, t)
-    table = next_token_table(steps, rows, config.top_k) if config.top_k else None
     record = StepRecord(
         t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
-        steps.size, table,
+        steps.size, drawn.table,
     )  # fmt: skip
     check_alive(record, target, config)
 
@@ -139,9 +138,11 @@ def resampled(state: SMCState, due: Bool[Tensor, " runs"], ancestors: Indices) -
     )
 
 
-def ending(target: Target, tokens: Indices, live: Mask) -> Mask:
-    """Which of the live paths end with these tokens, before T."""
-    return live & (tokens == target.eos_token_id) if target.absorbs_eos else torch.zeros_like(live)
+def ending(target: Target, paths: Int[Tensor, "runs particles t"], live: Mask) -> Mask:
+    """Which of the live paths end with their last token, before T."""
+    if target.ending is None:
+        return torch.zeros_like(live)
+    return live & target.ending.ends(paths.flatten(0, 1)).reshape(live.shape)
 
 
 def replace_psi_by_phi(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tsmc_widgets.errors import AllParticlesDeadError, check_integer
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
-from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.smc.trace import SMCTrace, TraceInfo
 from tsmc_widgets.targets.target import Target
 
 
@@ -25,6 +25,8 @@ class SMCSession:
         """
         self.target = target
         self.config = config
+        # Known before the run, so that a trace can be given out when nothing else can be computed.
+        self._info = TraceInfo.of(target, config)
         # State and records change together, in one assignment, so that an interrupt between any
         # two operations finds either the step before or the step after.
         self._progress: tuple[SMCState | None, tuple[StepRecord, ...]] = (None, ())
@@ -48,7 +50,7 @@ class SMCSession:
     @property
     def trace(self) -> SMCTrace:
         """Everything recorded so far."""
-        return SMCTrace.from_records(self._progress[1], self.target, self.config)
+        return SMCTrace.from_records(self._progress[1], self.target, self.config, self._info)
 
     def step(self) -> StepRecord:
         """Take the next step.
@@ -74,17 +76,18 @@ class SMCSession:
     def run(self, *, on_step: Callable[[StepRecord], object] | None = None) -> SMCTrace:
         """Take all steps that are left and return the trace.
 
-        An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``.
+        An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``, also
+        where memory has run out: a trace stacks its columns when they are first read.
         """
         try:
             while not self.done:
                 record = self.step()
                 if on_step is not None:
                     on_step(record)
+            return self.trace
         except BaseException as error:
             error.trace = self.trace
             raise
-        return self.trace
 
     def rewind(self, t: int) -> None:
         """Go back to just after step ``t``; the steps from there come out the same to the byte.

@@ -126,7 +126,7 @@ class StepRecord:
         resampled: which runs resampled before it.
         ancestors: slot at t-1 that each slot descends from.
         tokens: s_t of each particle.
-        log_p: log p0(s_t | s_{<t}); 0 after an absorbing EOS.
+        log_p: log p0(s_t | s_{<t}), times the target's power; 0 after an absorbing EOS.
         log_q: log q(s_t | s_{<t}); 0 after an absorbing EOS.
         log_psi: log psi_t(s_{1:t}); log phi at T and where a particle has ended.
         log_increment: log of the incremental weight.

@@ -7,7 +7,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import load_json, write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
 from tsmc_widgets.smc.resampling import ESSBelow, invert_cdf
 from tsmc_widgets.smc.state import SMCConfig, StepRecord
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.storage import fingerprint, other_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 FORMAT = "tsmc_widgets.SMCTrace"
 VERSION = 1
+_HEADER_BYTES = 1000
+"""Of a header, for each token at most: its text, and its share of the rest."""
+_MOST_TOKENS = 2**20
+"""Of a vocabulary."""
 _PER_RUN = ("resampled", "ess", "log_z")
 _PER_PARTICLE = (
     "ancestors", "tokens", "log_p", "log_q", "log_psi", "log_increment", "log_weights",
@@ -71,6 +76,32 @@ class TraceColumns:
         return cls(**columns, distinct=distinct)
 
 
+class _RecordedColumns(TraceColumns):
+    """Columns that are stacked when one is first read; the records stay until that succeeds."""
+
+    __slots__ = ("_source",)
+
+    @classmethod
+    def of(cls, records: Sequence[StepRecord], shape: tuple[int, int]) -> TraceColumns:
+        """Columns of the records of (R, K) = ``shape`` runs and particles."""
+        self = cls.__new__(cls)
+        object.__setattr__(self, "_source", (records, shape))
+        return self
+
+    def __getattr__(self, name: str) -> Tensor:
+        """A column that is not there yet."""
+        names = [f.name for f in fields(TraceColumns)]
+        if name not in names:
+            raise AttributeError(name)
+        source = self._source  # None where another thread has just stacked them.
+        if source is not None:
+            stacked = TraceColumns.stack(*source)
+            for each in names:
+                object.__setattr__(self, each, getattr(stacked, each))
+            object.__setattr__(self, "_source", None)
+        return object.__getattribute__(self, name)
+
+
 @dataclass(frozen=True, slots=True)
 class TraceInfo:
     """What a trace knows of how it came about: words and numbers only, so that it can be saved.
@@ -88,8 +119,9 @@ class TraceInfo:
         seed: of the noise; None where it was scripted.
         first_run: address of the first run under that seed; None where it was scripted.
         conditional: whether slot 0 holds an exact sample (conditional SMC).
-        eos_token_id: the absorbing EOS; None with fixed T.
+        eos_token_id: the absorbing EOS, which fills up ended texts; None with fixed T.
         observed: what is observed in each run; None where the target waits for nothing.
+        rules: ``Target.rules`` but for EOS: stop and power, where they are given.
     """
 
     num_steps: int
@@ -106,6 +138,7 @@ class TraceInfo:
     conditional: bool
     eos_token_id: int | None
     observed: list[list[int]] | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
@@ -127,6 +160,7 @@ class TraceInfo:
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
+            rules={name: value for name, value in target.rules.items() if name != "eos"},
         )
 
 
@@ -153,10 +187,14 @@ _NOT_A_TRACE = (
 
 def _save(trace: SMCTrace, path: Path) -> Path:
     """Write a trace; the file appears whole or not at all."""
+    info = asdict(trace.info)
+    if not info["rules"]:
+        del info["rules"]  # As it was before there were any.
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "info": asdict(trace.info),
+        "info": info,
+        "model": trace.model if isinstance(trace.model, Mapping) else fingerprint(trace.model),
         "token_texts": {str(token): text for token, text in trace.token_texts.items()},
         "final_texts": [list(texts) for texts in trace.final_texts],
         "tables": len(trace.tables),
@@ -176,11 +214,14 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}: give the path of a saved trace.")
     try:
+        _check_declared(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop("header").tobytes().decode())
+        header = load_json(arrays.pop("header").tobytes())
         if header["format"] != FORMAT or not isinstance(header["version"], int):
             raise KeyError("format")
+    except TraceFormatError:
+        raise
     except _NOT_A_TRACE as error:
         raise TraceFormatError(
             f"{str(path)!r} is not a trace saved by this package, or it is damaged or cut short "
@@ -191,28 +232,73 @@ def _load(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is a trace of format {header['version']}; this version of the package "
             f"reads up to format {VERSION}: update tsmc_widgets."
         )
-    for names in (_PER_RUN, _PER_PARTICLE):
-        shapes = {arrays[name].shape for name in names if name in arrays}
-        if len(shapes) > 1 or any(len(shape) != 2 + (names is _PER_PARTICLE) for shape in shapes):
-            raise TraceFormatError(
-                f"{str(path)!r} has columns of different shapes: {sorted(shapes)}."
-            )
 
     def read(kind: type, prefix: str = "") -> Any:
         return kind(**{f.name: torch.from_numpy(arrays[prefix + f.name]) for f in fields(kind)})
 
     try:
-        return {
+        parts = {
             "columns": read(TraceColumns),
             "info": TraceInfo(**header["info"]),
+            "model": header.get("model"),
             "token_texts": {int(token): text for token, text in header["token_texts"].items()},
             "final_texts": header["final_texts"],
             "tables": [read(NextTokenTable, f"table_{t}_") for t in range(header["tables"])],
         }
-    except (KeyError, TypeError, ValueError) as error:
+        _check_indices(parts["columns"], parts["tables"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TraceFormatError(
             f"{str(path)!r} lacks a part of a trace ({error}): it was not written whole."
         ) from error
+    return parts
+
+
+def _check_declared(path: Path) -> None:
+    """Check the shapes that a file declares before an array is read, which may take any memory."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {name.removesuffix(".npy"): _shape(archive, name) for name in archive.namelist()}
+    columns = {name: sizes[name] for name in (*_PER_RUN, *_PER_PARTICLE) if name in sizes}
+    runs, steps, size = next((s for s in columns.values() if len(s) == 3), (0, 0, 0))
+    for name, shape in columns.items():
+        if shape != ((runs, steps) if name in _PER_RUN else (runs, steps, size)):
+            raise TraceFormatError(
+                f"{str(path)!r} has columns of different shapes: {sorted(set(columns.values()))}."
+            )
+    slots = max(runs * size, 1)
+    most = {"header": _HEADER_BYTES * (slots * (steps + 1) + len(sizes)), "distinct": steps}
+    for name, shape in sizes.items():
+        # A table has a row for each distinct prefix at most, and lists each token of V once.
+        entries = most.get(name, slots * _MOST_TOKENS)
+        if name not in columns and math.prod(shape) > entries:
+            raise TraceFormatError(
+                f"{str(path)!r} says that its {name} has shape {shape}, which is too large for "
+                f"{runs} runs of {size} particles over {steps} steps."
+            )
+    tables = {f"table_{t}_{f.name}" for t in range(steps) for f in fields(NextTokenTable)}
+    foreign = sizes.keys() - tables - {f.name for f in fields(TraceColumns)} - {"header"}
+    if foreign:
+        raise TraceFormatError(f"{str(path)!r} holds what no trace has: {min(foreign)!r}.")
+
+
+def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        if version != (1, 0):
+            raise ValueError(f"{name} is an array of another format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    if dtype.kind not in "bifu" or dtype.itemsize > 8:
+        raise ValueError(f"{name} holds {dtype}")
+    return shape
+
+
+def _check_indices(columns: TraceColumns, tables: Sequence[NextTokenTable]) -> None:
+    """Raise ValueError where an index points at nothing."""
+    size = columns.ancestors.shape[2]
+    limits = [("ancestors", columns.ancestors, size)]
+    limits += [("rows", table.rows, len(table.tokens)) for table in tables]
+    for name, values, limit in limits:
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < limit:
+            raise ValueError(f"its {name} must be in 0..{limit - 1}")
 
 
 def _tensors(record: TraceColumns | NextTokenTable) -> dict[str, Tensor]:
@@ -233,6 +319,7 @@ class SMCTrace:
         final_texts: generated text of each particle, a list for each run; ids such as ``#12 #7``
             where the model has no tokenizer.
         tables: the likeliest next tokens at each step, where they were recorded.
+        model: p0, or its fingerprint where the trace was loaded; None if it was saved without.
     """
 
     columns: TraceColumns
@@ -240,21 +327,26 @@ class SMCTrace:
     token_texts: Mapping[int, str]
     final_texts: Sequence[Sequence[str]]
     tables: Sequence[NextTokenTable] = ()
+    model: Any = None
 
     @classmethod
     def from_records(
-        cls, records: Sequence[StepRecord], target: Target, config: SMCConfig
+        cls,
+        records: Sequence[StepRecord],
+        target: Target,
+        config: SMCConfig,
+        info: TraceInfo | None = None,
     ) -> SMCTrace:
-        """Trace of the steps recorded so far."""
-        shape = (config.num_runs, config.num_particles)
-        columns = TraceColumns.stack(records, shape)
+        """Trace of the steps recorded so far; ``info`` is ``TraceInfo.of(target, config)``."""
+        columns = _RecordedColumns.of(records, (config.num_runs, config.num_particles))
         tables = [record.table for record in records] if config.top_k else []
         return cls(
             columns=columns,
-            info=TraceInfo.of(target, config),
+            info=TraceInfo.of(target, config) if info is None else info,
             token_texts=_TokenTexts(columns, target, tables),
             final_texts=_FinalTexts(columns, target),
             tables=tables,
+            model=target.lm,
         )
 
     @property
@@ -401,7 +493,10 @@ class SMCTrace:
         return values[0] if self.num_runs == 1 else torch.tensor(values, dtype=torch.float64)
 
     def to_frame(self) -> pd.DataFrame:
-        """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p."""
+        """Weighted samples: run, particle, weight, text, and in nats log_weight, log_phi, log_p.
+
+        log_p is that of p0, times the target's power where it has one.
+        """
         pd = import_extra("pandas", "lab", "a table of samples")
         runs, size = self.num_runs, self.num_particles
         shape = (runs, size)
@@ -457,7 +552,32 @@ class SMCTrace:
             token_texts=self.token_texts,
             final_texts=self.final_texts[one],
             tables=[replace(table, rows=table.rows[one]) for table in self.tables],
+            model=self.model,
         )
+
+    def check_target(self, target: Target) -> None:
+        """Raise ValueError unless the target is the one that was sampled, as far as is known."""
+        eos = target.eos_token_id if target.absorbs_eos else None
+        pairs = {
+            "potential": (self.info.potential, target.potential.describe()),
+            "number of steps": (self.num_steps, target.num_steps),
+            "prompt": (list(self.info.prompt_tokens), target.prompt_tokens.tolist()),
+            "absorbing EOS": (self.info.eos_token_id, eos),
+        }
+        differences = [
+            f"{name} {own!r}, and the target has {other!r}"
+            for name, (own, other) in pairs.items()
+            if own != other
+        ]
+        if self.model is not None and self.model is not target.lm:
+            known = isinstance(self.model, Mapping)
+            model = other_model(target.lm, self.model if known else fingerprint(self.model))
+            differences += [f"another model: {model}"] if model else []
+        if differences:
+            raise ValueError(
+                f"the trace is of another target: {differences[0]}. Give the target that was "
+                "sampled."
+            )
 
     def __repr__(self) -> str:
         """A line with the run's shape and its estimate."""
@@ -533,10 +653,19 @@ class _FinalTexts(Sequence[Sequence[str]]):
         return self._columns.tokens.shape[0]
 
 
+EQUAL = 1e-7
+"""Log weights that differ by less count as equal."""
+
+
 def pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> float:
     """Pareto k of the tail of weights (PSIS); NaN for fewer than 25 or equal ones."""
     alive = log_weights[torch.isfinite(log_weights)]
-    if log_weights.shape[0] < 25 or alive.numel() < 2 or float(alive.max() - alive.min()) < 1e-9:
+    if log_weights.shape[0] < 25 or alive.numel() < 2:
+        return math.nan
+    # Equal weights differ by what rounding leaves of them, and the tail begins between two weights.
+    log_weights = ((log_weights - alive.max()) / EQUAL).round() * EQUAL
+    alive = log_weights[torch.isfinite(log_weights)]
+    if float(alive.min()) == 0:
         return math.nan
     # A zero weight enters as the smallest positive double would.
     filled = torch.where(torch.isfinite(log_weights), log_weights, alive.max() - 745.0)

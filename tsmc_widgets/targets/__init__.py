@@ -16,6 +16,7 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.functions import TextFunction, TokenFunction
+from tsmc_widgets.targets.grammar import FullMatch, Grammar, JSONSchema
 from tsmc_widgets.targets.protocol import (
     ConditionalPotential,
     Constant,
@@ -43,7 +44,10 @@ __all__ = [
     "Continuation",
     "CountToken",
     "ExactSamples",
+    "FullMatch",
+    "Grammar",
     "Infilling",
+    "JSONSchema",
     "JointSamples",
     "Length",
     "MatchesRegex",

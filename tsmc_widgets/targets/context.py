@@ -12,6 +12,7 @@ from torch import Tensor
 from tsmc_widgets.errors import NoTokenizerError
 from tsmc_widgets.models.protocol import LanguageModel, readable
 from tsmc_widgets.targets.checked import log_phi_checked, show_text, show_tokens
+from tsmc_widgets.targets.ending import Ending
 from tsmc_widgets.targets.sampling import base_samples
 
 
@@ -23,13 +24,18 @@ class Context:
         lm: the base model; gives text from tokens and tokens from text.
         prompt_tokens: s_0.
         num_steps: T.
-        eos_token_id: the token that ends a text and repeats to step T; None where T is fixed.
+        ending: where texts end before step T; None where T is fixed.
     """
 
     lm: LanguageModel
     prompt_tokens: Int[Tensor, " length"]
     num_steps: int
-    eos_token_id: int | None = None
+    ending: Ending | None = None
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that fills the places after a text's end; None where T is fixed."""
+        return None if self.ending is None else self.ending.fill
 
     def draw(
         self, n: int, generator: torch.Generator, *, extra_steps: int = 0
@@ -41,7 +47,7 @@ class Context:
             self.num_steps + extra_steps,
             n,
             generator=generator,
-            eos_token_id=self.eos_token_id,
+            ending=self.ending,
         )
 
     def full_texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:

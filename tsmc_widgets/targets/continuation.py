@@ -145,7 +145,7 @@ def log_p_following(
         torch.cat([prompt, tokens, observed], dim=1),
         length + tokens.shape[1],
         prompt_length=length,
-        eos_token_id=context.eos_token_id,
+        ending=context.ending,
     )
     # Rounding in float32 must not break the bound that rejection relies on.
     return log_p.clamp(max=0.0)

@@ -191,6 +191,8 @@ def _json(phi: Potential, name: str, value: Any) -> Any:
         return str(value)
     if isinstance(value, CachedClassifier) and value.source:
         return value.source
+    if isinstance(value, Mapping):
+        return {str(key): _json(phi, name, each) for key, each in value.items()}
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(

@@ -16,6 +16,7 @@ from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import ConditionalPotential, Potential
+from tsmc_widgets.targets.sampling import powered_samples
 
 DEFAULT_BUDGET = 1_000_000
 SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
@@ -27,6 +28,7 @@ class SupportsSampling(Protocol):
 
     potential: Potential
     context: Context
+    power: float | int
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Log phi of each row, checked."""
@@ -42,7 +44,8 @@ class ExactSamples:
         log_phi: log phi of each, in nats.
         proposed: draws from p0 that were examined.
         accepted: how many of them were accepted, surplus ones of the last batch included.
-        log_z: log of the mean of phi over all draws: an estimate of log Z; -inf if all are 0.
+        log_z: log of the mean of phi (of p0**power phi / q) over all draws: an estimate of log Z;
+            -inf if all are 0.
         log_z_standard_error: its standard error, to first order.
 
     Drawing stops with the batch in which the n-th sample is found, which favours lucky runs: on
@@ -95,6 +98,8 @@ def rejection_samples(
 ) -> ExactSamples:
     """Draw from p0 and accept with probability phi / phi_max until ``n`` samples are found.
 
+    Where p0 has a power, q is p0 with that power at each token and p0**power / q part of phi.
+
     Args:
         target: its potential must know an upper bound ``log_phi_max``.
         n: how many samples.
@@ -113,7 +118,7 @@ def rejection_samples(
             f"{target.potential.describe()} waits for an observation: call condition(observed) "
             "first, or use joint_samples."
         )
-    bound = target.potential.log_phi_max
+    bound, context = target.potential.log_phi_max, target.context
     if bound is None:
         raise PotentialError(
             f"Exact samples by rejection need an upper bound on log phi, and none is known for "
@@ -121,6 +126,9 @@ def rejection_samples(
             "none."
         )
     check_bound(f"log_phi_max of {target.potential.describe()}", bound)
+    # A power's sum over V tokens is at most 1 from a power of 1 on, and V**(1 - power) below it.
+    spread = context.num_steps * math.log(context.lm.vocab_size)
+    bound += max(0.0, (1 - target.power) * spread)
     search = _Search(
         target, bound, torch.Generator(target.context.lm.device).manual_seed(int(seed))
     )
@@ -229,8 +237,17 @@ class _Search:
     def extend(self, size: int) -> None:
         """Draw and judge one batch; all or nothing of it is kept."""
         context = self.target.context
-        tokens = context.draw(size, self.generator)
-        log_phi = self.target.log_phi(tokens)
+        tokens, log_ratio = powered_samples(
+            context.lm,
+            context.prompt_tokens,
+            context.num_steps,
+            size,
+            power=self.target.power,
+            generator=self.generator,
+            ending=context.ending,
+        )
+        own = self.target.log_phi(tokens)
+        log_phi = own + log_ratio
         worst = int(log_phi.argmax())
         if log_phi[worst] > self.bound + 1e-6 * max(1.0, abs(self.bound)):
             raise PotentialError(
@@ -242,7 +259,7 @@ class _Search:
             size, dtype=torch.float64, device=tokens.device, generator=self.generator
         )
         accepted = uniforms.log() < log_phi - self.bound
-        self.batches.append((tokens[accepted], log_phi[accepted]))
+        self.batches.append((tokens[accepted], own[accepted]))
         self.log_sum = _log_add(self.log_sum, log_phi)
         self.log_sum_squares = _log_add(self.log_sum_squares, 2 * log_phi)
         self.proposed += size

@@ -11,6 +11,9 @@ def code_value(value: Any) -> str:
     """A value of JSON's types as a Python expression, texts in double quotes where that is safe."""
     if isinstance(value, list):
         return f"[{', '.join(map(code_value, value))}]"
+    if isinstance(value, Mapping):
+        items = (f"{code_value(key)}: {code_value(each)}" for key, each in value.items())
+        return f"{{{', '.join(items)}}}"
     plain = isinstance(value, str) and '"' not in value and "'" not in value
     return f'"{repr(value)[1:-1]}"' if plain else repr(value)
 

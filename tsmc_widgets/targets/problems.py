@@ -1,4 +1,4 @@
-"""Named problems: the experiments of the paper, their twins on the model that ships, and toys."""
+"""Named problems: the paper's experiments, their twins on the model that ships, toys, and JSON."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tsmc_widgets.targets.classifier import (
     cached_classifier,
 )
 from tsmc_widgets.targets.continuation import Infilling
+from tsmc_widgets.targets.grammar import JSONSchema
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target
@@ -42,7 +43,8 @@ class Problem:
         name: in ``PROBLEMS``.
         summary: the problem in a line.
         teaches: what it is good for: the lesson of a toy, or the experiment of the paper.
-        model: name of the base model: "storybook", a transformers name, or "table" for a toy.
+        model: name of the base model: "storybook", "smollm2", a transformers name, or "table" for a
+            toy.
         classifier: name of the classifier that judges texts; "" where phi needs none.
         prompt: s_0.
         num_steps: T.
@@ -85,10 +87,10 @@ class Problem:
 
     @property
     def group(self) -> str:
-        """One of "toy", "paper" for what needs the paper's own models, or "storybook"."""
+        """One of "toy", "paper" for what needs the paper's own models, or the model's name."""
         if self.table is not None:
             return "toy"
-        return "paper" if self.name.startswith("paper/") else "storybook"
+        return "paper" if self.name.startswith("paper/") else self.model
 
     def target(
         self,
@@ -448,7 +450,40 @@ _PAPER = (
     ),
 )
 
-PROBLEMS = Problems((*_TWINS, *_TOYS, *_PAPER))
+_PRODUCT = {
+    "title": "product",
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 3, "maxLength": 24},
+        "category": {"enum": ["book", "toy", "food", "tool"]},
+        "price": {"type": "integer", "minimum": 1, "maximum": 50},
+        "note": {"type": "string", "minLength": 3, "maxLength": 40},
+    },
+    "required": ["name", "category", "price", "note"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+}
+_PRODUCTS = """Products of our shop as JSON:
+{"name": "Red wooden train", "category": "toy", "price": 25, "note": "Runs without batteries."}
+{"name": "Plum jam", "category": "food", "price": 4, "note": "Made by hand."}
+"""
+
+_CONSTRAINED = (
+    Problem(
+        name="product-json",
+        summary="a product of a shop as JSON of a schema: name, category, price and note",
+        teaches="The look-ahead twist masks the tokens that the schema rules out. Masks alone "
+        "(resampling: never) give valid texts of the wrong frequencies; the weights say by how "
+        "much, and log Z is the mass of valid texts.",
+        model="smollm2",
+        prompt=_PRODUCTS,
+        num_steps=44,
+        eos="absorb",
+        potential=lambda _: JSONSchema(_PRODUCT),
+    ),
+)
+
+PROBLEMS = Problems((*_TWINS, *_TOYS, *_CONSTRAINED, *_PAPER))
 """Every named problem: twins of the paper's on the model that ships, toys, the paper's own."""
 
 

@@ -31,7 +31,8 @@ class Potential:
     A subclass gives ``log_phi`` and whatever else it knows. A potential that may offer log phi of
     all V last tokens at once has a method ``log_phi_next(tokens: (batch, T-1)) -> (batch, V)``;
     one that knows bounds on log phi of a prefix's completions has ``log_phi_bounds``, see
-    ``bracket_log_z``. Others have these as None.
+    ``bracket_log_z``; one that knows which prefixes have a completion of phi > 0 has
+    ``viable_next(tokens: (batch, t)) -> (batch, V)``, as booleans. Others have these as None.
 
     A potential keeps the arguments that it was made with. Its JSON description, its Python code
     and its formula are made of them, so that a subclass of a user can be described, stored and
@@ -43,6 +44,7 @@ class Potential:
 
     log_phi_next: Callable[[Tensor], Tensor] | None = None
     log_phi_bounds: Callable[..., tuple[Tensor, Tensor]] | None = None
+    viable_next: Callable[[Tensor], Tensor] | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
         """Keep the arguments; copies keep them too."""
@@ -581,6 +583,11 @@ class UserPotential(BoundOnly, kind=False):
     def log_phi_bounds(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
         """The user's own, if it has one."""
         return self._own("log_phi_bounds")
+
+    @property
+    def viable_next(self) -> Callable[[Tensor], Tensor] | None:
+        """The user's own, if it has one."""
+        return self._own("viable_next")
 
     def automaton(self) -> TokenAutomaton | None:
         """The user's own, if it has one."""

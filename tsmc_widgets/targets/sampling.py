@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import ModelOutputError
 from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.checked import check_answer, show_tokens
+from tsmc_widgets.targets.ending import Ending
 
 PIECE = 2**25
 """Tables of log-probabilities have at most about so many numbers at a time."""
@@ -23,14 +25,13 @@ def base_samples(
     n: int,
     *,
     generator: torch.Generator,
-    eos_token_id: int | None = None,
+    ending: Ending | None = None,
 ) -> Int[Tensor, "n num_steps"]:
-    """Draw ``n`` texts of ``num_steps`` tokens from p0; a text that meets ``eos_token_id`` ends."""
+    """Draw ``n`` texts of ``num_steps`` tokens from p0, or of fewer where they end before."""
     rows = max(1, PIECE // lm.vocab_size)
     counts = [min(rows, n - start) for start in range(0, n, rows)]
     pieces = [
-        _sample_piece(lm, prompt_tokens, num_steps, count, generator, eos_token_id)
-        for count in counts
+        _sample_piece(lm, prompt_tokens, num_steps, count, generator, ending) for count in counts
     ]
     return torch.cat([prompt_tokens.new_empty((0, num_steps)), *pieces])
 
@@ -41,7 +42,7 @@ def log_p_suffix(
     start: int,
     *,
     prompt_length: int,
-    eos_token_id: int | None = None,
+    ending: Ending | None = None,
 ) -> Float64[Tensor, " batch"]:
     """Log p0 of the tokens from ``start`` on, given those before, in nats and without gradients.
 
@@ -49,8 +50,8 @@ def log_p_suffix(
         lm: the model.
         tokens: prompts and what follows.
         start: the first position that counts.
-        prompt_length: an EOS before this position ends nothing.
-        eos_token_id: after this token p0 puts mass 1 on it again; None if nothing is absorbing.
+        prompt_length: what stands before this position ends nothing.
+        ending: after an end p0 puts mass 1 on its ``fill``; None if nothing is absorbing.
     """
     device = lm.device
     totals = [torch.zeros(0, dtype=torch.float64, device=tokens.device)]
@@ -62,20 +63,36 @@ def log_p_suffix(
                 row, at = bad[0].tolist()
                 before = show_tokens(piece[row, prompt_length : start + at])
                 raise ModelOutputError(f"The base model gave NaN for the token after {before}.")
-            if eos_token_id is not None:
-                ended = after_eos(piece[:, prompt_length:], eos_token_id)[
-                    :, start - prompt_length :
-                ]
-                again = piece[:, start:] == eos_token_id
+            if ending is not None:
+                ended = ending.after(piece[:, prompt_length:])[:, start - prompt_length :]
+                ended, again = ended.to(log_p.device), piece[:, start:] == ending.fill
                 log_p = torch.where(ended, torch.where(again, 0.0, -torch.inf), log_p)
             totals.append(log_p.sum(-1))
     return torch.cat(totals)
 
 
-def after_eos(tokens: Int[Tensor, "batch steps"], eos_token_id: int) -> Bool[Tensor, "batch steps"]:
-    """Positions after a row's first EOS."""
-    is_eos = (tokens == eos_token_id).long()
-    return (is_eos.cumsum(-1) - is_eos) > 0
+def powered_samples(
+    lm: LanguageModel,
+    prompt_tokens: Int[Tensor, " length"],
+    num_steps: int,
+    n: int,
+    *,
+    power: float | int,
+    generator: torch.Generator,
+    ending: Ending | None = None,
+) -> tuple[Int[Tensor, "n num_steps"], Float64[Tensor, " n"]]:
+    """Draws from q, and log p0(s)**power / q(s) of each; q is p0 with the power at each token."""
+    where = {"generator": generator, "ending": ending}
+    if power == 1:
+        tokens = base_samples(lm, prompt_tokens, num_steps, n, **where)
+        return tokens, torch.zeros(n, dtype=torch.float64, device=tokens.device)
+    q = Tempered(lm, temperature=1 / power)
+    tokens, length = base_samples(q, prompt_tokens, num_steps, n, **where), len(prompt_tokens)
+    whole = torch.cat([prompt_tokens.expand(n, -1), tokens], dim=1)
+    log_p, log_q = (
+        log_p_suffix(model, whole, length, prompt_length=length, ending=ending) for model in (lm, q)
+    )
+    return tokens, power * log_p - log_q
 
 
 def draw(probs: Float64[Tensor, "batch n"], generator: torch.Generator) -> Int[Tensor, " batch"]:
@@ -93,10 +110,10 @@ def _sample_piece(
     num_steps: int,
     count: int,
     generator: torch.Generator,
-    eos_token_id: int | None,
+    ending: Ending | None,
 ) -> Int[Tensor, "count num_steps"]:
     device = prompt_tokens.device
-    fill = 0 if eos_token_id is None else eos_token_id
+    fill = 0 if ending is None else ending.fill
     tokens = torch.full((count, num_steps), fill, dtype=torch.int64, device=device)
     live = torch.arange(count, device=device)
     with torch.no_grad():
@@ -110,8 +127,8 @@ def _sample_piece(
             )
             chosen = draw(log_probs.double().exp(), generator)
             tokens[live, t] = chosen
-            if eos_token_id is not None:
-                going = chosen != eos_token_id
+            if ending is not None:
+                going = ~ending.ends(tokens[live, : t + 1])
                 live, chosen, rows = live[going], chosen[going], rows[going]
             if t + 1 == num_steps or not len(live):
                 break

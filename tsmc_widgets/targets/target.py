@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from dataclasses import dataclass, replace
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import (
@@ -16,11 +16,13 @@ from tsmc_widgets.errors import (
     UnknownTokenError,
     UnsupportedModelError,
     check_integer,
+    check_number,
     check_one_of,
 )
-from tsmc_widgets.models.protocol import LanguageModel, readable
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced, by_rows, readable
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
+from tsmc_widgets.targets.ending import Ending, Stop, ending_of
 from tsmc_widgets.targets.exact_samples import (
     DEFAULT_BUDGET,
     ExactSamples,
@@ -33,6 +35,7 @@ from tsmc_widgets.targets.sampling import log_p_suffix
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor | np.ndarray
 """Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
+Answer = TypeVar("Answer", LMStep, TeacherForced)
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -45,13 +48,21 @@ class Target:
         prompt: s_0 as text, as token ids, or as chat messages for the model's chat template.
         num_steps: T.
         eos: "ignore" for texts of exactly T tokens, as in the paper; "absorb" for texts that end
-            at the model's EOS token, which then repeats up to step T at no cost.
+            at the model's EOS tokens, of which the first then repeats up to step T at no cost.
+        stop: where texts end besides EOS: a text or several, also across the borders of tokens, or
+            a function of one token's text that is true of tokens that end. Only what is generated
+            is looked at; the token in which a stop is complete is part of the text. It needs
+            eos="absorb".
+        power: alpha, a positive number: the target is p0(s)**alpha phi(s) / Z, and intermediate
+            targets are p0(s_{1:t})**alpha psi_t. Whatever is called log p0 of a run, a sequence or
+            a token is then alpha log p0, and q = p0 is proportional to p0**alpha at each token.
 
     Attributes:
         potential: phi, bound to this target.
         prompt_tokens: s_0 as the model reads it.
         absorbs_eos: whether a text ends at EOS.
-        eos_token_id: the model's EOS token; None where it has none.
+        eos_token_id: the model's (first) EOS token; None where it has none.
+        ending: where texts end before T; None where they do not.
     """
 
     lm: LanguageModel
@@ -60,6 +71,8 @@ class Target:
     num_steps: int
     absorbs_eos: bool
     eos_token_id: int | None
+    stop: Stop
+    power: float | int
 
     def __init__(
         self,
@@ -69,6 +82,8 @@ class Target:
         prompt: Prompt,
         num_steps: int,
         eos: Literal["ignore", "absorb"] = "ignore",
+        stop: Stop = None,
+        power: float | int = 1,
     ) -> None:
         _check_model(lm)
         check_integer("num_steps", num_steps)
@@ -78,11 +93,20 @@ class Target:
                 "eos='absorb' needs a model with an EOS token, and this one has none: "
                 "use eos='ignore' for texts of exactly num_steps tokens."
             )
+        if eos == "ignore" and stop is not None:
+            raise ValueError(f"stop={stop!r} says where texts end besides EOS: give eos='absorb'.")
+        check_number("power", power, "(0, inf)")
         phi = as_potential(potential)
+        if power != 1 and phi.is_conditional:
+            raise ValueError(
+                f"power={power!r} needs a potential that waits for no observation, as s and o of "
+                f"p0 are no samples of p0**power: condition {phi.describe()} first."
+            )
         tokens = prompt_ids(lm, prompt)
         _check_length(lm, len(tokens), num_steps)
         absorbs = eos == "absorb"
-        context = Context(lm, tokens, int(num_steps), lm.eos_token_id if absorbs else None)
+        ending = ending_of(lm, stop) if absorbs else None
+        context = Context(lm, tokens, int(num_steps), ending)
         for name, value in [
             ("lm", lm),
             ("potential", phi.bind(context)),
@@ -90,6 +114,8 @@ class Target:
             ("num_steps", int(num_steps)),
             ("absorbs_eos", absorbs),
             ("eos_token_id", lm.eos_token_id),
+            ("stop", stop),
+            ("power", power),
             ("_context", context),
         ]:
             object.__setattr__(self, name, value)
@@ -98,6 +124,23 @@ class Target:
     def context(self) -> Context:
         """What the potential was told of this target."""
         return self._context
+
+    @property
+    def ending(self) -> Ending | None:
+        """Where texts end before T."""
+        return self._context.ending
+
+    def over(self, tokens: Int[Tensor, "batch t"]) -> Bool[Tensor, "batch t"]:
+        """Positions from the token on that ends a text before T."""
+        none = torch.zeros_like(tokens, dtype=torch.bool)
+        return none if self.ending is None else self.ending.over(tokens)
+
+    def measured(self, answer: Answer) -> Answer:
+        """A model's answer with alpha log p0 in place of log p0, which is not normalised."""
+        if self.power == 1:
+            return answer
+        powered = by_rows(lambda log_probs: self.power * log_probs, answer.log_probs)
+        return replace(answer, log_probs=powered)
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Log phi(s) in nats, once for each distinct row, refused if NaN or +inf.
@@ -123,20 +166,21 @@ class Target:
         return None if self.potential.log_phi_next is None else self._log_phi_next
 
     def log_p(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
-        """Log p0(s | prompt) in nats, teacher-forced; after an absorbing EOS only EOS follows."""
+        """Alpha log p0(s | prompt) in nats, teacher-forced; after an end only EOS follows."""
         self._check_tokens(tokens, self.num_steps)
         length = len(self.prompt_tokens)
         prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), length)
-        return log_p_suffix(
+        log_p = log_p_suffix(
             self.lm,
             torch.cat([prompt, tokens], dim=1),
             length,
             prompt_length=length,
-            eos_token_id=self.context.eos_token_id,
+            ending=self.ending,
         )
+        return log_p if self.power == 1 else self.power * log_p
 
     def log_sigma_tilde(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
-        """Log p0(s | prompt) + log phi(s), in nats: sigma without its constant."""
+        """Alpha log p0(s | prompt) + log phi(s), in nats: sigma without its constant."""
         return self.log_p(tokens) + self.log_phi(tokens)
 
     def log_phi_given(
@@ -153,13 +197,27 @@ class Target:
 
     def condition(self, observed: Any) -> Target:
         """The target for one observation o, where the potential waits for one."""
+        return self.with_potential(self.potential.condition(observed))
+
+    def with_potential(self, potential: SupportsLogPhi) -> Target:
+        """The target with another phi."""
         return Target(
             self.lm,
-            self.potential.condition(observed),
+            potential,
             prompt=self.prompt_tokens,
             num_steps=self.num_steps,
             eos="absorb" if self.absorbs_eos else "ignore",
+            stop=self.stop,
+            power=self.power,
         )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What EOS does, and stop and power where they are given, in JSON's types."""
+        stop = self.stop.__name__ if callable(self.stop) else self.stop
+        rules = {"eos": "absorb" if self.absorbs_eos else "ignore"}
+        rules |= {} if stop is None else {"stop": [stop] if isinstance(stop, str) else list(stop)}
+        return rules if self.power == 1 else rules | {"power": self.power}
 
     @property
     def is_conditional(self) -> bool:
@@ -201,7 +259,10 @@ class Target:
         """The target in a line for people."""
         prompt = readable(self.lm, self.prompt_tokens.unsqueeze(0))[0]
         ends = " or up to EOS" if self.absorbs_eos else ""
-        return f'{self.potential.describe()}, {self.num_steps} tokens{ends} after "{prompt}"'
+        ends += " or a stop" if self.stop is not None else ""
+        phi = self.potential.describe()
+        what = phi if self.power == 1 else f"p₀^{self.power:g} × {phi}"
+        return f'{what}, {self.num_steps} tokens{ends} after "{prompt}"'
 
     def __repr__(self) -> str:
         return f"<Target: {self.describe()}>"

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError, check_integer
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, eos_ids
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
 from tsmc_widgets.targets.checked import whole_number
 from tsmc_widgets.targets.context import Context
@@ -186,7 +186,7 @@ class Length(AutomatonPotential):
 
     def bind(self, context: Context) -> Length:
         """The model must have an EOS token."""
-        if context.lm.eos_token_id is None:
+        if not eos_ids(context.lm):
             raise ValueError(
                 "Length counts the tokens before EOS, and this model has no EOS token: every text "
                 f"has num_steps={context.num_steps} tokens. Set num_steps instead."
@@ -195,7 +195,8 @@ class Length(AutomatonPotential):
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """0 where the length is in the range, -inf elsewhere."""
-        before_eos = (tokens != self.context.lm.eos_token_id).long().cumprod(-1)
+        ends = torch.tensor(eos_ids(self.context.lm), device=tokens.device)
+        before_eos = (~torch.isin(tokens, ends)).long().cumprod(-1)
         return log_in_range(before_eos.sum(-1), self.at_least, self.at_most)
 
     @cached_property
@@ -206,7 +207,7 @@ class Length(AutomatonPotential):
         running = torch.arange(cap + 1, device=lm.device)
         transition = (running + 1).clamp(max=cap).unsqueeze(-1).repeat(2, lm.vocab_size)
         ended = running + cap + 1
-        transition[: cap + 1, lm.eos_token_id] = ended
+        transition[: cap + 1, list(eos_ids(lm))] = ended.unsqueeze(-1)
         transition[cap + 1 :] = ended.unsqueeze(-1)
         return TokenAutomaton(
             0, transition, log_in_range(running.repeat(2), self.at_least, self.at_most)

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor, tensor
 
 from tsmc_widgets.errors import PotentialError, check_one_of
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton
 from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
@@ -89,8 +89,8 @@ def text_automaton(
         None where the model's tokens have no fixed texts or the pattern has no automaton, or one
         of too many states.
     """
-    lm = context.lm
-    if not isinstance(lm, TabularLM):
+    lm = table_of(context.lm)
+    if lm is None:
         return None
     machine = _character_machine(pattern)
     prompt = lm.decode(context.prompt_tokens.unsqueeze(0))[0]
@@ -106,7 +106,7 @@ def text_automaton(
     for state, started in queue:  # grows while it is read
         row = []
         for token, symbol in enumerate(lm.symbols):
-            if token == lm.eos_token_id:
+            if token in lm.eos_token_ids:
                 following = (state, started)
             else:
                 text = lm.separator + symbol if started else symbol

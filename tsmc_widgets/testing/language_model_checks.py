@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, readable
+from tsmc_widgets.models.tempered import Tempered
 
 MIN_STEPS = 4
 MIN_BATCH = 2
@@ -360,13 +361,12 @@ def _check_softmax(case: SteppingCase, model: Any, answer: Answer) -> None:
             )
             for each in (own, model)
         )
-    rounding = 2 * largest_gap(rough, expected)
-    gap = largest_gap(found, expected)
-    require(
-        gap <= case.tolerance + rounding,
-        "log_probs must be the model's full softmax, temperature 1: they differ by "
-        f"{gap:.3g}, more than the tolerance {case.tolerance + rounding:g}.",
-    )
+    what = "log_probs must be the model's full softmax, temperature 1"
+    if isinstance(case.lm, Tempered):
+        expected, rough = case.lm.tempered(expected), case.lm.tempered(rough)
+        what = "log_probs must be what temperature and cuts leave of the model's softmax"
+    gap, allowed = largest_gap(found, expected), 2 * largest_gap(rough, expected) + case.tolerance
+    require(gap <= allowed, f"{what}: they differ by {gap:.3g}, more than {allowed:g}.")
 
 
 def _check_gradients(case: SteppingCase, model: torch.nn.Module) -> None:
@@ -386,9 +386,9 @@ def _check_gradients(case: SteppingCase, model: torch.nn.Module) -> None:
 
 
 def _check_chunks(case: SteppingCase, answers: list[Answer]) -> None:
-    lm: Any = case.lm
+    lm: Any = case.lm.lm if isinstance(case.lm, Tempered) else case.lm
     before = lm.max_rows
-    forced = lm.log_prob(case.tokens, case.prompt_length)
+    forced = case.lm.log_prob(case.tokens, case.prompt_length)
     try:
         for max_rows in (1, case.batch - 1):
             lm.max_rows = max_rows
@@ -400,7 +400,8 @@ def _check_chunks(case: SteppingCase, answers: list[Answer]) -> None:
                     every = torch.arange(case.batch, device=case.device)
                     carry = answer.carry.select(every) if at % 2 else answer.carry
                     answer = case.advance(case.chosen[:, at], carry)
-            case.require_close(lm.log_prob(case.tokens, case.prompt_length), forced, what)
+            found = case.lm.log_prob(case.tokens, case.prompt_length)
+            case.require_close(found, forced, what)
     finally:
         lm.max_rows = before
 

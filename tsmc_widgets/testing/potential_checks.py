@@ -12,7 +12,7 @@ from torch import Tensor
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.protocol import Potential, as_potential
-from tsmc_widgets.targets.sampling import after_eos, base_samples
+from tsmc_widgets.targets.sampling import base_samples
 from tsmc_widgets.targets.target import Prompt, Target
 from tsmc_widgets.testing.language_model_checks import require, require_line
 
@@ -92,14 +92,13 @@ class _Case:
 
 def _texts(target: Target, num_rows: int, generator: torch.Generator) -> Int[Tensor, "rows steps"]:
     lm, steps = target.lm, target.num_steps
-    eos = target.context.eos_token_id
     half = max(1, num_rows // 2)
     likely = base_samples(
-        lm, target.prompt_tokens, steps, half, generator=generator, eos_token_id=eos
+        lm, target.prompt_tokens, steps, half, generator=generator, ending=target.ending
     )
     uniform = torch.randint(lm.vocab_size, (half, steps), generator=generator, device=likely.device)
-    if eos is not None:
-        uniform = torch.where(after_eos(uniform, eos), eos, uniform)
+    if target.ending is not None:
+        uniform = target.ending.filled(uniform)
     return torch.cat([likely, uniform])
 
 
@@ -153,11 +152,11 @@ def _check_next(case: _Case) -> None:
     count = max(1, min(len(prefixes), MOST_CELLS // vocab_size))
     last = torch.arange(vocab_size, device=tokens.device).repeat(count).unsqueeze(1)
     every = torch.cat([prefixes[:count].repeat_interleave(vocab_size, dim=0), last], dim=1)
-    eos = case.target.context.eos_token_id
+    ending = case.target.ending
     possible = torch.ones(len(every), dtype=torch.bool, device=every.device)
-    if eos is not None:
+    if ending is not None:
         # A text that has ended goes on with EOS only; other rows are no texts of the target.
-        possible = ~(after_eos(every, eos) & (every != eos)).any(-1)
+        possible = (ending.filled(every) == every).all(-1)
     every, offered = every[possible], table[:count].flatten()[possible]
     case.require_same(offered, case.target.log_phi(every), problem, every)
 

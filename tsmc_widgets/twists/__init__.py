@@ -6,7 +6,7 @@ from tsmc_widgets.twists.conditional import (
     ConditionalHeadTwist,
     ConditionedTwist,
 )
-from tsmc_widgets.twists.lookahead import LookAheadTwist, TemperedTwist
+from tsmc_widgets.twists.lookahead import LookAheadTwist, PowerRamp, TemperedTwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
 from tsmc_widgets.twists.storage import load_twist, save_twist, shipped_twists
@@ -22,6 +22,7 @@ __all__ = [
     "LoRATwist",
     "LookAheadTwist",
     "MLPHeadTwist",
+    "PowerRamp",
     "PrefixTree",
     "TableHeadTwist",
     "TableTwist",

@@ -275,10 +275,17 @@ def _adapt(
 
 
 def _targets(body: nn.Module, target_modules: str | Sequence[str] | None) -> str | list[str]:
-    if isinstance(target_modules, str):
-        return target_modules
+    if target_modules == "all-linear":
+        return "all-linear"
     if target_modules is not None:
-        return list(target_modules)
+        # peft takes any other text for a regular expression, which a file may not bring.
+        names = [] if isinstance(target_modules, str) else list(target_modules)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                "target_modules must be a list of names of layers, 'all-linear' or None; got "
+                f"{target_modules!r}."
+            )
+        return names
     known = import_extra(
         "peft", "hf", "LoRATwist"
     ).utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING

@@ -1,4 +1,4 @@
-"""Twists without training: a heuristic from the factors of phi, and powers of another twist."""
+"""Twists without training: a heuristic from the factors of phi, powers of psi and of p0."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import UnknownTokenError
-from tsmc_widgets.models.protocol import LanguageModel, LMStep
+from tsmc_widgets.errors import UnknownTokenError, check_number
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
@@ -28,7 +28,8 @@ from tsmc_widgets.twists.protocol import (
 )
 
 FLOOR = -12.0
-"""Lowest log psi of one factor: the heuristic must never rule out what phi may still allow."""
+"""Lowest log psi of one factor, from the level of its phi on: the heuristic must never rule out
+what phi may still allow. The level moves with phi, so that c phi gives c psi."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +45,43 @@ class LookAheadCarry:
 
 
 class LookAheadTwist(SteppedTwist):
-    """Heuristic psi_t from the factors of phi; it is never 0, so that Z_hat stays unbiased.
+    """Heuristic psi_t from the factors of phi: 0 only where phi must be, so Z_hat stays unbiased.
 
     Factors about words look ahead: the probability that the rest of the sequence satisfies them if
     its tokens were independent, with p0's mean frequencies at each step. Factors of whole sequences
     look back: phi of the sequence before the newest token. A threshold is softened to one nat for
     each unit missed; a class probability is raised to the power t / 2T, as it says little of short
-    sequences.
+    sequences. No factor falls by more than 12 nats below its largest value, of a factor of
+    whole sequences that on some drawn from p0; where phi is 0 on all of these, it counts as 0 or
+    as not 0.
 
     Args:
         target: what psi is for; its potential is taken apart into factors.
-        num_texts: sequences drawn from p0 for the frequencies, where a factor looks ahead.
+        num_texts: sequences drawn from p0, for the frequencies where a factor looks ahead, and for
+            the level of one that looks back.
         seed: of these draws.
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
         self.target = target
         self.prompt_length = len(target.prompt_tokens)
-        self._texts: list[tuple[Potential, float]] = []
+        texts: list[tuple[Potential, float]] = []
         self._automata: list[TokenAutomaton] = []
+        self._languages: list[Potential] = []
         for factor in target.potential.factors():
             part, beta = _unwrap(factor)
             automaton = factor.automaton() or _word_automaton(part, target.lm)
             if automaton is not None:
                 self._automata.append(automaton)
+            elif part.viable_next is not None:
+                self._languages.append(part)
             elif not isinstance(part, TextIndicator):
-                self._texts.append((part, beta))
+                texts.append((part, beta))
+        self._texts: list[tuple[Potential, float, float]] = []
+        if texts:
+            generator = torch.Generator(target.lm.device).manual_seed(seed)
+            drawn = target.context.draw(num_texts, generator)
+            self._texts = [(part, beta, float(part.log_phi(drawn).max())) for part, beta in texts]
         self._log_backward: list[Tensor] = []
         if self._automata:
             frequencies = token_frequencies(target, num_texts, seed)
@@ -86,24 +98,35 @@ class LookAheadTwist(SteppedTwist):
 
     def _value(self, carry: LookAheadCarry) -> Float[Tensor, "batch vocab"]:
         rows, depth = carry.tokens.shape
-        total = torch.zeros(rows, self.target.lm.vocab_size, dtype=torch.float64)
+        # All of V in float64 only where there is more to it than 0 and -inf.
+        exact = bool(self._automata or self._texts)
+        total = torch.zeros(rows, 1, dtype=torch.float64 if exact else torch.float32)
         for automaton, state, log_h in zip(
             self._automata, carry.states, self._log_backward, strict=True
         ):
-            total += log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
-        for part, beta in self._texts:
+            total = total + log_h[min(depth, len(log_h) - 1)][automaton.transition[state]].cpu()
+        for part, beta, level in self._texts:
             # Class probabilities of short prefixes are overconfident: small weights at first.
             early = isinstance(part, ClassProbability)
             weight = 0.5 * depth / self.target.num_steps if early else 1.0
-            total += weight * beta * self._so_far(part, carry.tokens).cpu().unsqueeze(1)
-        return total
+            total = total + weight * beta * self._so_far(part, level, carry.tokens).cpu().unsqueeze(
+                1
+            )
+        for part in self._languages:
+            total = torch.where(part.viable_next(carry.tokens).cpu(), total, -math.inf)
+        return total.expand(rows, self.target.lm.vocab_size)
 
-    def _so_far(self, part: Potential, tokens: Int[Tensor, "batch steps"]) -> Tensor:
+    def _so_far(
+        self, part: Potential, level: float, tokens: Int[Tensor, "batch steps"]
+    ) -> Float64[Tensor, " batch"]:
         if isinstance(part, RewardThreshold):
             reward = part.reward(part.texts(tokens))
             missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
             return (-missed).clamp(min=FLOOR)
-        return part.log_phi(tokens).double().clamp(min=FLOOR)
+        log_phi = part.log_phi(tokens).double()
+        if level == -math.inf:
+            log_phi, level = torch.where(log_phi == -math.inf, log_phi, 0.0), 0.0
+        return log_phi.clamp(min=level + FLOOR)
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:
@@ -163,7 +186,9 @@ def _log_backward(
 ) -> Float[Tensor, "steps states"]:
     """Entry [t - 1, a]: log of the mean phi of sequences that are in state a after step t."""
     steps = len(frequencies)
-    table = automaton.log_value.cpu().double().clamp(min=FLOOR).unsqueeze(0)
+    table = automaton.log_value.cpu().double()
+    level = float(table.max())
+    table = table.clamp(min=(level if level > -math.inf else 0.0) + FLOOR).unsqueeze(0)
     transition = automaton.transition.cpu()
     for t in range(steps - 1, 0, -1):
         log_frequency = frequencies[t].log()
@@ -206,7 +231,103 @@ class TemperedTwist(BaseTwist):
         return self._scale(self.twist.log_psi(tokens, prompt_length))
 
     def _tempered(self, step: TwistStep) -> TwistStep:
-        return TwistStep(self._scale(step.log_psi_next), step.carry)
+        log_psi = step.log_psi_next
+        return TwistStep(by_rows(self._scale, log_psi, width=log_psi.shape[1]), step.carry)
 
     def _scale(self, log_psi: Tensor) -> Tensor:
         return torch.where(log_psi == -math.inf, log_psi, self.beta * log_psi)
+
+
+@dataclass(frozen=True, slots=True)
+class RampCarry:
+    """Log p0 of what each row has generated, p0's answers, and the other twist's carry.
+
+    Attributes:
+        log_p: of each row's tokens.
+        log_probs: p0's answers, some rows of which are ``rows``.
+        rows: each row's answer.
+        steps: tokens generated.
+        inner: the other twist's carry.
+    """
+
+    log_p: Float[Tensor, " batch"]
+    log_probs: Float[Tensor, "answers vocab"]
+    rows: Int[Tensor, " batch"]
+    steps: int
+    inner: Any
+
+    def select(self, rows: Int[Tensor, " picked"]) -> RampCarry:
+        """Carry of the given rows."""
+        inner = None if self.inner is None else self.inner.select(rows)
+        return RampCarry(self.log_p[rows], self.log_probs, self.rows[rows], self.steps, inner)
+
+
+class PowerRamp(BaseTwist):
+    """psi_t of another twist times p0(s_{1:t}) ** (alpha_t - alpha): p0's power grows with t.
+
+    Intermediate targets are then p0 ** alpha_t psi_t, and the twist-induced proposal is p0 **
+    alpha_t psi_t at each token, for alpha_t from ``start`` to the target's power alpha in equal
+    steps. It is exactly alpha at T and wherever a sequence ends, as phi alone stands there for the
+    twist, and Z_hat stays unbiased.
+
+    Args:
+        target: what psi is for; its ``power`` is alpha.
+        start: alpha_0, before the first token.
+        twist: psi_t; None is psi = 1.
+    """
+
+    method, proposal_only = of_other("twist", "method", "proposal_only")
+
+    def __init__(
+        self, target: Target, *, start: float | int = 1.0, twist: Twist | None = None
+    ) -> None:
+        check_number("start", start, "(0, inf)")
+        self.target, self.start, self.twist = target, float(start), as_twist(twist)
+        self.prompt_length = len(target.prompt_tokens)
+
+    def _excess(self, t: int) -> float:
+        """Alpha_t - alpha."""
+        return (self.start - self.target.power) * (1 - t / self.target.num_steps)
+
+    @torch.no_grad()
+    def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
+        """Read the prompts and whatever has been generated after them."""
+        inner = None if self.twist is None else self.twist.prefill(tokens, lm_step)
+        steps = tokens.shape[1] - self.prompt_length
+        log_p = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        if steps:
+            log_p = self.target.lm.log_prob(tokens, self.prompt_length).double().sum(1)
+        return self._step(log_p, lm_step, steps, inner)
+
+    @torch.no_grad()
+    def advance(self, tokens: Int[Tensor, " batch"], carry: Any, lm_step: LMStep) -> TwistStep:
+        """Read one more token for each row."""
+        inner = None
+        if self.twist is not None:
+            inner = self.twist.advance(tokens, carry.inner, lm_step)
+        log_p = carry.log_p + carry.log_probs[carry.rows, tokens].double()
+        return self._step(log_p, lm_step, carry.steps + 1, inner)
+
+    def log_psi(
+        self, tokens: Int[Tensor, "batch length"], prompt_length: int
+    ) -> Float[Tensor, "batch steps"]:
+        """Log psi_t along the tokens after the prompt."""
+        log_p = self.target.lm.log_prob(tokens, prompt_length).double().cumsum(1)
+        excess = [self._excess(t + 1) for t in range(log_p.shape[1])]
+        log_psi = _times(log_p, torch.tensor(excess, dtype=torch.float64, device=log_p.device))
+        return (
+            log_psi if self.twist is None else log_psi + self.twist.log_psi(tokens, prompt_length)
+        )
+
+    def _step(self, log_p: Tensor, lm_step: LMStep, steps: int, inner: Any) -> TwistStep:
+        path = log_p.unsqueeze(1) + lm_step.log_probs.double()
+        log_psi = _times(path, self._excess(steps + 1))
+        rows, carry = torch.arange(len(log_p), device=log_p.device), None
+        if inner is not None:
+            log_psi, carry = log_psi + inner.log_psi_next, inner.carry
+        return TwistStep(log_psi, RampCarry(log_p, lm_step.log_probs, rows, steps, carry))
+
+
+def _times(log_p: Tensor, excess: Any) -> Tensor:
+    """A power of p0, and 1 where p0 is 0, which no path passes."""
+    return torch.where(log_p == -math.inf, 0.0, excess * log_p)

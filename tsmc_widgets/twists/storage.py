@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import checksum, load_json, write_atomically
 from tsmc_widgets.models.protocol import LanguageModel, readable
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.conditional import ClassEncoder
 from tsmc_widgets.twists.forms import TWIST_FORMS
@@ -29,8 +31,12 @@ _ROUNDING = 2.0**-7
 def fingerprint(lm: LanguageModel) -> dict[str, Any]:
     """Type, sizes, dtype, a hash over values of every parameter, and a few of them to read.
 
-    Models that are none of transformers are known by p0 after prompts of at most one token.
+    Models that are none of transformers are known by p0 after prompts of at most one token. Of a
+    ``Tempered`` model it is the model's, with its settings beside it: hidden states are the same,
+    and psi > 0 keeps Z_hat unbiased, so that a twist may be loaded for another temperature.
     """
+    if isinstance(lm, Tempered):
+        return {**fingerprint(lm.lm), "tempered": lm.settings}
     values, dtype = _values(lm)
     step = max(1, math.ceil(values.numel() / _SAMPLES))
     return {
@@ -39,13 +45,13 @@ def fingerprint(lm: LanguageModel) -> dict[str, Any]:
         "vocab_size": lm.vocab_size,
         "hidden_size": _hidden_size(lm),
         "dtype": dtype,
-        "sha256": hashlib.sha256(values.numpy().tobytes()).hexdigest(),
+        "sha256": checksum(values.numpy().tobytes()),
         "samples": values[::step].tolist(),
     }
 
 
-def check_fingerprint(lm: LanguageModel, saved: Mapping[str, Any], where: str) -> None:
-    """Raise TwistFormatError unless ``lm`` is the base model of a saved twist, in any dtype."""
+def other_model(lm: LanguageModel, saved: Mapping[str, Any]) -> str:
+    """How ``lm`` differs from a fingerprint, in words; "" for that model in any dtype."""
     own = fingerprint(lm)
     words = {
         "class": "kind of model",
@@ -55,23 +61,17 @@ def check_fingerprint(lm: LanguageModel, saved: Mapping[str, Any], where: str) -
     }
     for key, word in words.items():
         if saved.get(key) != own[key]:
-            raise TwistFormatError(
-                f"the twist in {where!r} belongs to another base model: {word} {saved.get(key)}, "
-                f"and this one has {own[key]}. Load the model it was trained on."
-            )
+            return f"{word} {saved.get(key)}, and this one has {own[key]}"
     same = saved.get("sha256") == own["sha256"]
     # Parameters of one dtype are equal to the byte; what a model computes is not on every device.
     if not same and (_module(lm) is None or saved.get("dtype") != own["dtype"]):
         same = _close(own["samples"], saved.get("samples", ()))
-    if not same:
-        raise TwistFormatError(
-            f"the twist in {where!r} belongs to another base model, of the same type and sizes "
-            "but with other weights. Load the model it was trained on."
-        )
+    return "" if same else "of the same type and sizes but with other weights"
 
 
-def _close(own: list[float], saved: list[float]) -> bool:
-    if len(own) != len(saved):
+def _close(own: list[float], saved: Any) -> bool:
+    numbers = isinstance(saved, list) and all(isinstance(each, float | int) for each in saved)
+    if not numbers or len(own) != len(saved):
         return False
     return all(
         math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=1e-6) for a, b in zip(own, saved, strict=True)
@@ -134,7 +134,7 @@ def shipped_folder(name: str | Path) -> Path | None:
 FORMAT = "tsmc_widgets.Twist"
 BEGINS = f'{{\n "format": "{FORMAT}"'
 """The first characters of a card."""
-VERSION = 3
+VERSION = 4
 WEIGHTS = "twist.safetensors"
 CARD = "twist.json"
 FORMS = {form.kind.__name__: form.kind for form in TWIST_FORMS.values()}
@@ -153,7 +153,7 @@ def save_twist(
     history: Sequence[Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a learned twist into a folder; what was saved there before is replaced.
+    """Write a learned twist into a folder; what was saved there before is replaced whole.
 
     Args:
         twist: any form that learns; its base model is named in the file and not saved.
@@ -188,13 +188,17 @@ def save_twist(
         "method": twist.method,
         "target": known.get("target") if target is None else _describe(target),
         "history": list(known.get("history", ()) if history is None else history),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "weights_sha256": checksum(weights),
     }
-    text = json.dumps(_finite(card), indent=1, allow_nan=False)
+    card = _finite(card)
+    card["sha256"] = _card_checksum(card)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((WEIGHTS, weights), (CARD, text.encode())):
-        with write_atomically(folder / name) as part:
+    pending = _pending(folder, card["weights_sha256"])
+    for path, content in ((pending, weights), (folder / CARD, _card_text(card))):
+        with write_atomically(path) as part:
             part.write_bytes(content)
+    # With its new card the folder holds the new twist, whose weights are read under either name.
+    pending.replace(folder / WEIGHTS)
     return folder
 
 
@@ -215,7 +219,12 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     """
     folder = shipped_folder(folder) or Path(folder)
     card = _read_card(folder)
-    check_fingerprint(lm, card["base_model"], str(folder))
+    difference = other_model(lm, card["base_model"])
+    if difference:
+        raise TwistFormatError(
+            f"the twist in {str(folder)!r} belongs to another base model: {difference}. Load the "
+            "model it was trained on."
+        )
     weights = _read_weights(folder, card["weights_sha256"])
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
@@ -224,13 +233,14 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
                 "diverged; take one that was saved before."
             )
     try:
-        twist = FORMS[card["form"]](lm, **card["options"])
+        with _no_larger_than(weights):
+            twist = FORMS[card["form"]](lm, **card["options"])
         if card["version"] < 2:
             _lengthen_codes(twist, weights)
         if card["version"] < 3:
             weights["constants"] = twist.constants
         twist.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise TwistFormatError(
             f"{str(folder)!r} holds weights that do not make a {card['form']} with the options "
             f"{card['options']}: {error}"
@@ -238,6 +248,25 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     twist.method = card["method"]
     twist.card = card
     return twist
+
+
+@contextlib.contextmanager
+def _no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Refuse to make modules much larger than the weights for them, before memory is touched."""
+    thread, left = threading.get_ident(), 4 * sum(value.numel() for value in weights.values())
+
+    def count(module: torch.nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal left
+        if parameter is not None and threading.get_ident() == thread:
+            left -= parameter.numel()
+            if left < 0:
+                raise ValueError("the options ask for more parameters than the file has")
+
+    hook = torch.nn.modules.module.register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _lengthen_codes(twist: TrainableModule, weights: dict[str, Tensor]) -> None:
@@ -270,7 +299,7 @@ def _describe(target: Target) -> dict[str, Any]:
         "prompt": readable(target.lm, target.prompt_tokens.unsqueeze(0))[0],
         "prompt_tokens": target.prompt_tokens.tolist(),
         "num_steps": target.num_steps,
-        "eos": "absorb" if target.absorbs_eos else "ignore",
+        **target.rules,
     }
 
 
@@ -293,16 +322,20 @@ def _read_card(folder: Path) -> dict[str, Any]:
             f"save_twist wrote, or a name that ships: {', '.join(shipped_twists())}."
         )
     try:
-        card = json.loads(path.read_bytes())
-        if card["format"] != FORMAT:
-            raise KeyError("format")
-        version = int(card["version"])
-    except (ValueError, KeyError, TypeError) as error:
+        card = load_json(path.read_bytes())
+        if not isinstance(card, dict) or card.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        version = card.get("version")
+        if not isinstance(version, int):
+            raise ValueError("its version is no number")
+        if card.get("sha256") != _card_checksum(card) and ("sha256" in card or version == VERSION):
+            raise ValueError("its checksum does not match")
+    except ValueError as error:
         raise TwistFormatError(
             f"{str(path)!r} does not describe a twist saved by this package, or it is damaged or "
-            f"cut short ({type(error).__name__}). Only what save_twist wrote can be loaded."
+            f"cut short ({error}). Only what save_twist wrote can be loaded."
         ) from error
-    if version > VERSION or card.get("form") not in FORMS:
+    if version > VERSION or str(card.get("form")) not in FORMS:
         raise TwistFormatError(
             f"{str(path)!r} is a {card.get('form')} of format {version}; this version of the "
             f"package reads up to format {VERSION}, and the forms {', '.join(sorted(FORMS))}: "
@@ -314,14 +347,31 @@ def _read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def _card_text(card: Mapping[str, Any]) -> bytes:
+    return json.dumps(card, indent=1, allow_nan=False).encode()
+
+
+def _card_checksum(card: Mapping[str, Any]) -> str:
+    """Of all that a card says besides it."""
+    return checksum(_card_text({key: value for key, value in card.items() if key != "sha256"}))
+
+
+def _pending(folder: Path, sha256: str) -> Path:
+    """Where weights stand until the card is theirs."""
+    return folder / f"twist-{sha256[:16]}.safetensors"
+
+
 def _read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
+    paths = [path for path in (folder / WEIGHTS, _pending(folder, sha256)) if path.is_file()]
+    if not paths:
         raise FileNotFoundError(f"{str(folder)!r} lacks {WEIGHTS}, the weights of its twist.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
+    contents = (path.read_bytes() for path in paths)
+    content = next((each for each in contents if checksum(each) == sha256), None)
+    safetensors = import_extra("safetensors.torch", "hf", "Saving or loading a twist")
+    try:
+        return safetensors.load(content)
+    except Exception as error:
         raise TwistFormatError(
-            f"{str(path)!r} is damaged or cut short, or is not of the same save as {CARD} beside "
-            "it: save the twist again."
-        )
-    return import_extra("safetensors.torch", "hf", "Saving or loading a twist").load(content)
+            f"{str(paths[0])!r} is damaged or cut short, or is not of the same save as {CARD} "
+            "beside it: save the twist again."
+        ) from error

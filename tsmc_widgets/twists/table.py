@@ -121,7 +121,7 @@ class TableHeadTwist(_PrefixTables, TrainableModule):
         check_integer("prompt_length", prompt_length, at_least=0)
         vocab = self.vocab_size = lm.vocab_size
         self.prompt_length = prompt_length
-        if vocab**num_steps > _MOST_ENTRIES:
+        if vocab ** min(num_steps, 64) > _MOST_ENTRIES:
             raise BudgetError(
                 f"a table of every prefix of {num_steps} tokens out of {vocab} has "
                 f"{vocab}**{num_steps} entries, more than {_MOST_ENTRIES}: use LinearHeadTwist, or "

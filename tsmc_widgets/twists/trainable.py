@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, by_rows
 from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep
 
 LINKS = ("log", "sigmoid")
@@ -248,8 +248,13 @@ class NeuralTwist(TrainableModule):
         return ValueError(f"{type(self).__name__} depends on an observation: {remedy}.")
 
     def _answer(self, hidden: Tensor, code: Tensor | None, carry: Carry | None) -> TwistStep:
-        after = carry if code is None else CodesCarry(code, carry)
-        return TwistStep(self.value_given(hidden, code), after)
+        width = self.lm.vocab_size
+        if code is None:
+            value = by_rows(lambda rows: self.value_given(rows, None), hidden, width=width)
+            return TwistStep(value, carry)
+        return TwistStep(
+            by_rows(self.value_given, hidden, code, width=width), CodesCarry(code, carry)
+        )
 
     def _last_layer(self) -> list[Tensor]:
         last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
@@ -301,8 +306,8 @@ def mlp_head(
     check_integer("width", width)
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = []
-    for size in [inputs] + [width] * (depth - 1):
-        layer = nn.Linear(size, width, dtype=torch.float32)
+    for at in range(depth):
+        layer = nn.Linear(width if at else inputs, width, dtype=torch.float32)
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(layer.bias)
         layers += [layer.to(lm.device), nn.ReLU()]

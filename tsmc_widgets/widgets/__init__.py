@@ -1,14 +1,17 @@
 """Widgets for notebooks: they hold sessions and show traces; the numbers come from below."""
 
-from tsmc_widgets.widgets.compare_page import CompareSession
-from tsmc_widgets.widgets.compare_runs import CompareSettings
-from tsmc_widgets.widgets.front_end import CompareView, TrainView
-from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
-from tsmc_widgets.widgets.train_page import TrainSession
-from tsmc_widgets.widgets.training_run import TrainSettings
-from tsmc_widgets.widgets.watch import Judges, RunSettings, WatchSMC
-from tsmc_widgets.widgets.workbench import Workbench
-from tsmc_widgets.widgets.workbench_state import WorkbenchState
+from tsmc_widgets.errors import extras_named
+
+with extras_named(__name__):
+    from tsmc_widgets.widgets.compare_page import CompareSession
+    from tsmc_widgets.widgets.compare_runs import CompareSettings
+    from tsmc_widgets.widgets.front_end import CompareView, TrainView
+    from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
+    from tsmc_widgets.widgets.train_page import TrainSession
+    from tsmc_widgets.widgets.training_run import TrainSettings
+    from tsmc_widgets.widgets.watch import Judges, RunSettings, WatchSMC
+    from tsmc_widgets.widgets.workbench import Workbench
+    from tsmc_widgets.widgets.workbench_state import WorkbenchState
 
 __all__ = [
     "CompareSession",

@@ -155,7 +155,8 @@ class CompareSession(LivePage):
         Raises:
             TimeoutError: the time was up; the runs go on.
         """
-        self.wait(timeout)
+        # Not ``wait``, which raises what ended the runs before.
+        self.live.wait(timeout)
         if self.runs.missing:
             self.start()
             if not self.wait(timeout):

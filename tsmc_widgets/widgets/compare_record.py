@@ -32,7 +32,7 @@ class CompareRecord:
         """Of each problem that has results: cells, profiles, histograms and log Z if it is exact.
 
         A cell is [method, rule, quantity, K, kind, mean, low, high, seeds, best, over]; ``over``
-        says what its interval is of: "seeds", or "runs" where there is a single seed.
+        says what its interval is of: "seeds", or "runs" where there is a single seed or all agree.
         """
         found = {}
         for name in dict.fromkeys(spec.problem_name for spec in comparison.specs):
@@ -85,7 +85,7 @@ def _cell(entry: OverSeeds, row: dict[str, Any]) -> list[Any]:
     return [
         entry.method, entry.rule, entry.place.quantity, entry.place.num_particles,
         row["kind"] or "estimate", known(entry.mean), known(low), known(high), count, entry.best,
-        "seeds" if count > 1 else "runs",
+        "runs" if count == 1 or entry.agree else "seeds",
     ]  # fmt: skip
 
 

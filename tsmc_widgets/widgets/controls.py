@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import ipywidgets as ipw
+from IPython import get_ipython
 
 from tsmc_widgets.errors import check_one_of
 from tsmc_widgets.smc.resampling import SCHEMES
@@ -82,6 +85,52 @@ def scheme(name: str, value: str) -> ipw.Dropdown:
 def ess_slider(tooltip: str, value: float) -> ipw.FloatSlider:
     """When to resample, as a share of K."""
     return slider("ESS below", tooltip, value, 0.0, 1.0, 0.05, ".0%")
+
+
+def close_whole(*widgets: ipw.Widget) -> None:
+    """Close widgets with their children, layouts and styles: ipywidgets keeps all that is open."""
+    left = list(widgets)
+    while left:
+        widget = left.pop()
+        if widget.comm is None:
+            continue
+        # First, so that a page drops a whole at once.
+        ipw.Widget.close(widget)
+        for value in widget.trait_values().values():
+            held = value if isinstance(value, list | tuple) else [value]
+            left += [each for each in held if isinstance(each, ipw.Widget)]
+
+
+class ClosesWhole(ipw.Widget):
+    """A widget that takes all of its parts with it."""
+
+    def close(self) -> None:
+        """Take it from the page."""
+        close_whole(self)
+
+
+_IN_CELLS: WeakKeyDictionary[ipw.Widget, tuple[str, str]] = WeakKeyDictionary()
+"""The cell that made a widget, and which of its runs that was."""
+
+
+def replace_in_cell(widget: ipw.Widget) -> None:
+    """Close what an earlier run of this cell has made: the page has dropped it, nothing else has.
+
+    Without a front end that names its cells, nothing is closed.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or threading.current_thread() is not threading.main_thread():
+        return
+    request = kernel.get_parent()
+    cell = request.get("metadata", {}).get("cellId")
+    if cell is None:
+        return
+    this_run = (cell, request["header"]["msg_id"])
+    _IN_CELLS[widget] = this_run
+    for other, run in list(_IN_CELLS.items()):
+        if run[0] == cell and run != this_run:
+            other.close()
+            del _IN_CELLS[other]
 
 
 class Note(ipw.HTML):

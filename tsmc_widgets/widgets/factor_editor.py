@@ -12,7 +12,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import split_words
+from tsmc_widgets.widgets.controls import Note, close_whole, split_words
 
 Part = Mapping[str, Any]
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
@@ -238,6 +238,13 @@ def _functions(part: Part) -> ipw.Dropdown:
     )  # fmt: skip
 
 
+def _grammar(part: Part) -> ipw.Textarea:
+    return _control(
+        ipw.Textarea, "grammar", "Lark with a rule start, or GBNF with a rule root",
+        value=str(part["grammar"]), rows=3, continuous_update=False,
+    )  # fmt: skip
+
+
 def _object(text: str) -> Part:
     try:
         found = json.loads(text)
@@ -248,6 +255,14 @@ def _object(text: str) -> Part:
     return found
 
 
+def _schema(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"A schema must be JSON: {error}.") from error
+
+
+_MASKED = "The look-ahead twist masks what it rules out. Let texts end at EOS."
 _UNCONDITIONAL = [name for name, problem in PROBLEMS.items() if not problem.conditional]
 
 KINDS: tuple[FactorKind, ...] = (
@@ -296,6 +311,28 @@ KINDS: tuple[FactorKind, ...] = (
         start={"kind": "TextFunction", "function": ""},
         controls=(Control("function", _functions),),
         note="One that the notebook gave to tw.register_function, or as functions= to the page.",
+    ),
+    FactorKind(
+        title="is JSON of a schema",
+        start={"kind": "JSONSchema", "schema": {"enum": ["yes", "no"]}},
+        controls=(
+            _text("schema", "schema", "A JSON schema",
+                  show=lambda part: json.dumps(part["schema"]),
+                  changes=lambda text: {"schema": _schema(text)}),
+        ),
+        note=_MASKED,
+    ),
+    FactorKind(
+        title="follows a grammar",
+        start={"kind": "Grammar", "grammar": 'start: "yes" | "no"'},
+        controls=(Control("grammar", _grammar),),
+        note=_MASKED,
+    ),
+    FactorKind(
+        title="is a full match",
+        start={"kind": "FullMatch", "pattern": " (yes|no)"},
+        controls=(_text("pattern", "pattern", "A regular expression for the whole text"),),
+        note=_MASKED,
     ),
     _tokens("contains tokens", "ContainsToken", "At least one of these; + between those in a row"),
     _tokens("avoids tokens", "AvoidsToken", "None of these; + between those in a row"),
@@ -423,12 +460,10 @@ class PotentialEditor(ipw.VBox):
             layout={"width": "auto", "margin": "2px 0 0"},
         )
         self.menu.add_class("tw-add")
-        self.empty = ipw.HTML(
-            '<span class="tw-note">No factor: every text is as good as any other, σ = p₀.</span>'
-        )
+        self.empty = Note()
         self._list = ipw.VBox(layout={"width": "auto"})
         self._list.add_class("tw-factors")
-        super().__init__([self._list, self.menu])
+        super().__init__([self._list, self.empty, self.menu])
         self.menu.observe(self._add, "value")
         self.set(parts)
 
@@ -456,15 +491,17 @@ class PotentialEditor(ipw.VBox):
     def remove(self, row: FactorRow) -> None:
         """Take a factor away, as its button does."""
         self._replace([each for each in self.rows if each is not row])
-        row.close()
         self._changed()
 
     def _row(self, part: Part) -> FactorRow:
         return FactorRow(part, self._changed, self.remove)
 
     def _replace(self, rows: list[FactorRow]) -> None:
+        gone = [row for row in self.rows if row not in rows]
         self.rows = rows
-        self._list.children = rows or [self.empty]
+        self._list.children = rows
+        self.empty.say("" if rows else "No factor: every text is as good as any other, σ = p₀.")
+        close_whole(*gone)
 
     def _add(self, change: Any) -> None:
         title, self.menu.value = change["new"], ""

@@ -11,6 +11,7 @@ import anywidget
 import traitlets
 
 from tsmc_widgets.errors import check_integer, check_one_of, message_of
+from tsmc_widgets.widgets.controls import ClosesWhole
 from tsmc_widgets.widgets.record import PageTraits
 
 _HERE = Path(__file__).parent
@@ -82,7 +83,7 @@ def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) 
     return ""
 
 
-class GuardedWidget(anywidget.AnyWidget):
+class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
     """A widget whose page sets the traits that are its own, to values that they may have.
 
     Anything else that it sends changes nothing, and is answered with an error where there is a

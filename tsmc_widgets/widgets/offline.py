@@ -88,7 +88,7 @@ def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Pa
         script=script,
     )
     with write_atomically(path) as part:
-        part.write_text(page, "utf-8", newline="\n")
+        part.write_text(page, "utf-8", errors="backslashreplace", newline="\n")
     return path
 
 

@@ -17,12 +17,12 @@ from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.widgets.controls import Note, Quiet
+from tsmc_widgets.widgets.controls import Note, Quiet, close_whole
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
@@ -218,9 +218,7 @@ class Bench(Quiet, ipw.VBox):
     def _put_away(self) -> None:
         if self.panels is None:
             self.view.group = ""
-        for widget in (self.pinned_view, self.pinned_panels):
-            if widget is not None:
-                widget.close()
+        close_whole(*self._views.children[:-1])
         self.pinned = self.pinned_view = self.pinned_panels = None
 
     def _tie(self) -> None:
@@ -237,7 +235,8 @@ class Bench(Quiet, ipw.VBox):
 
 def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:
     if panels is None:
-        view.layout = _HALF
+        for name, value in _HALF.items():
+            setattr(view.layout, name, value)
         return view
     side = ipw.VBox([view, panels], layout=_HALF)
     side.add_class("tw-side")
@@ -256,9 +255,10 @@ NARROW = 1.0
 
 def exact_log_z(target: Target) -> float | None:
     """Log Z in nats where texts are few or the model is a Markov chain, else None."""
-    lm, table = target.lm, isinstance(target.lm, TabularLM)
-    budget = TABLE_BUDGET if table else EXACT_BUDGET
-    if lm.vocab_size**target.num_steps > budget and not (table and lm.is_markov):
+    table = table_of(target.lm)
+    budget = EXACT_BUDGET if table is None else TABLE_BUDGET
+    many = target.lm.vocab_size**target.num_steps > budget
+    if many and not (table is not None and table.is_markov):
         return None
     try:
         return exact(target, max_sequences=budget).log_z
@@ -397,12 +397,6 @@ class RunPage(LivePage):
 
         self.view.hold = False
         self._submit(make_and_note, rest=rest)
-
-    def close(self) -> None:
-        """End the run and take the widgets from the page."""
-        super().close()
-        if self.live is not None and self.panels is not None:
-            self.panels.close()
 
     def explain(self, progress: Progress) -> str:
         """What a person should know of the run's end beyond its numbers; empty for nothing."""

@@ -19,6 +19,7 @@ import ipywidgets as ipw
 import torch
 
 from tsmc_widgets.errors import as_exception, message_of
+from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.front_end import FrontEnd, run_action
 
 PUBLISH_SECONDS = 0.1
@@ -132,6 +133,7 @@ class LiveSession:
             self._paused = self._cancelled = False
             self._granted = 0
             if self._thread is None:
+                # It ends with its last run, so that a page that nobody closes keeps none.
                 self._thread = threading.Thread(target=self._work, name="live", daemon=True)
                 self._thread.start()
             self._orders.notify_all()
@@ -157,8 +159,9 @@ class LiveSession:
     def close(self, timeout: float | int = 5.0) -> None:
         """Cancel, and end the thread."""
         self._order(_job=None, _closed=True, _cancelled=True)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
 
     def wait(self, timeout: float | int | None = None) -> bool:
         """Wait until the newest run has ended or is paused; False if that takes too long."""
@@ -192,14 +195,14 @@ class LiveSession:
 
     def _next_job(self) -> _Job | None:
         with self._orders:
-            while not self._closed:
-                job = self._job
-                remaining = None if job is None else job.due - time.monotonic()
-                if job is not None and remaining <= 0:
+            while (job := self._job) is not None:
+                remaining = job.due - time.monotonic()
+                if remaining <= 0:
                     self._job, self._busy = None, True
                     self.progress = Progress("running", job.run_id)
                     return job
                 self._orders.wait(remaining)
+            self._thread = None
             return None
 
     def _run(self, job: _Job) -> None:
@@ -262,6 +265,8 @@ class LiveSession:
 
     def _report(self) -> None:
         """Publish the state of the run; a page that went away must not end a run."""
+        if self._closed:
+            return
         begun = time.monotonic()
         try:
             self._publish(replace(self.progress, trace=self._newest_trace()))
@@ -276,7 +281,7 @@ _PAGES: WeakSet[LivePage] = WeakSet()
 """Every page of the process."""
 
 
-class LivePage(ipw.VBox):
+class LivePage(ClosesWhole, ipw.VBox):
     """A view fed by a ``LiveSession``; what goes wrong is shown in it.
 
     A subclass makes its controls, sets ``children``, and defines ``_show`` and ``_show_status``.
@@ -303,6 +308,7 @@ class LivePage(ipw.VBox):
         super().__init__(layout={"width": "100%"})
         self.add_class("tsmc-watch")
         _PAGES.add(self)
+        replace_in_cell(self)
 
     @property
     def _actions(self) -> dict[str, Callable[[], Any]]:
@@ -347,8 +353,6 @@ class LivePage(ipw.VBox):
         if self.live is None:
             return
         self.live.close()
-        for widget in (*self.children, self.view):
-            widget.close()
         super().close()
 
     def _press(self, change: Any) -> None:

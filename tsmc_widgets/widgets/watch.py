@@ -23,6 +23,7 @@ from tsmc_widgets.widgets.controls import (
     STORY,
     Note,
     SettingsBox,
+    close_whole,
     dress,
     ess_slider,
     group,
@@ -222,6 +223,8 @@ class Controls(SettingsBox):
             group("Potential φ: which texts", [fields[name] for name in phi]),
             group("Sampler", [fields[name] for name in how]),
         ]
+        placed = {*asked, *how, *phi}
+        close_whole(*(field for name, field in fields.items() if name not in placed))
         super().__init__(settings, fields, groups, changed)
         self.example.observe(self._take_example, "value")
 
@@ -403,11 +406,13 @@ class WatchSMC(RunPage):
         judges: Judges | None = None,
         **settings: Any,
     ) -> None:
+        start = RunSettings(**settings)
+        _ = start.spec  # Refused before there are widgets to be left behind.
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
             self.judges = (Judges() if judges is None else judges).loaded()
         super().__init__()
-        self.controls = Controls(RunSettings(**settings), self.judges, self.start)
+        self.controls = Controls(start, self.judges, self.start)
         self.presets = PresetBar(lambda preset: self.controls.set(**preset.values))
         judged = self.judges.stars is not None and self.judges.hostility is not None
         self.presets.layout.display = None if judged else "none"

@@ -130,9 +130,9 @@ class Workbench(RunPage):
     ) -> None:
         _register(functions)
         state = _state_of(shown, changes)
+        self.train, self.folder = train, Path(folder)
         super().__init__(panels=RunPanels())
         self.add_class("tw-workbench")
-        self.train, self.folder = train, Path(folder)
         self._spec = state.spec
         self._twists = TwistCache()
         self._recording: Recording | None = None

@@ -103,7 +103,8 @@ class WorkbenchState:
         """Write it to a file; an existing one is replaced whole."""
         path = Path(path)
         with write_atomically(path) as part:
-            part.write_text(self.to_json(), encoding="utf-8")
+            # Lone surrogates become what JSON writes for them.
+            part.write_text(self.to_json(), encoding="utf-8", errors="backslashreplace")
         return path
 
     @classmethod

@@ -7,7 +7,7 @@ import { Menu } from "./panels.js";
 const GROUP_TITLES = {
   storybook: "on the model that ships",
   toys: "toys: everything is known exactly",
-  paper: "the paper’s own, where its checkpoints can be loaded",
+  paper: "the paper’s own and others, where their checkpoints can be loaded",
   own: "your own",
   given: "given",
   learned: "learned from scratch",

@@ -1,0 +1,142 @@
+"""Ctrl-C at random operations of a run, a training and a comparison: what is recorded stays."""
+
+import dis
+import random
+import sys
+
+import pytest
+import torch
+from learning.trainers import make_trainer, parameters
+from smc.toys import differing, eos_target
+
+import tsmc_widgets as tw
+from tsmc_widgets.experiments import artifacts
+
+RETURNS = {dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_GENERATOR")}
+POINTS = [pytest.param(6), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt before the n-th operation of the package.
+
+    Not before a return, where Python does not look for signals.
+    """
+
+    def __init__(self, at=None):
+        self.at, self.count, self.place = at, 0, None
+
+    def __call__(self, frame, event, arg):
+        if "/tsmc_widgets/" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] not in RETURNS:
+            self.count += 1
+            if self.count == self.at:
+                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self
+
+    def during(self, act):
+        """What ``act`` returns, or the interrupt that ended it."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            return act()
+        except KeyboardInterrupt as error:
+            return error
+        finally:
+            sys.settrace(before)
+
+
+def interrupts(act, count):
+    """Yield ``count`` interrupts of ``act``, a function that makes its own world each time."""
+    counter = Interrupter()
+    counter.during(act)
+    points = random.Random(0).sample(range(1, counter.count + 1), count)
+    for at in sorted(points):
+        interrupter = Interrupter(at)
+        error = interrupter.during(act)
+        # The number of operations varies with what is remembered, so that the last may not come.
+        if isinstance(error, KeyboardInterrupt):
+            yield error, interrupter.place
+
+
+@pytest.mark.parametrize("count", POINTS)
+def test_run(count):
+    made = []
+
+    def run():
+        made.clear()
+        target = eos_target(4)
+        made.append(tw.start_smc(target, num_particles=5, num_runs=2, rule="always", top_k=2))
+        return made[-1].run()
+
+    whole = run()
+    for error, place in interrupts(run, count):
+        if not made:
+            continue
+        session = made[-1]
+        trace = getattr(error, "trace", session.trace)
+        assert trace.steps_done == session.t, place
+        assert session.t == 0 or trace is error.trace, place
+        for name in ("tokens", "log_weights", "ancestors", "log_z"):
+            found, expected = (getattr(t.columns, name) for t in (trace, whole))
+            assert torch.equal(found, expected[:, : session.t]), place
+        assert differing(session.run(), whole) == [], place
+
+
+@pytest.mark.parametrize("count", POINTS)
+@pytest.mark.parametrize("method", ["ctl", "ppo"])
+def test_training(method, count):
+    made, steps = [], 4
+
+    def train():
+        made.clear()
+        made.append(make_trainer(method, batch_size=8))
+        return list(made[-1].updates(steps, evaluate=lambda twist: twist.method, every=2))
+
+    def learned(trainer):
+        return [(u.losses, u.ess, u.log_z, u.evaluation) for u in trainer.history]
+
+    train()
+    whole = made[-1]
+    for _, place in interrupts(train, count):
+        if not made:
+            continue
+        trainer = made[-1]
+        if trainer.done < steps:
+            list(
+                trainer.updates(steps - trainer.done, evaluate=lambda twist: twist.method, every=2)
+            )
+        assert torch.equal(parameters(trainer), parameters(whole)), place
+        assert learned(trainer) == learned(whole), place
+
+
+def comparison(folder=None):
+    artifacts.forget()
+    settings = {"num_runs": 4, "num_exact": 4, "num_samples": 4, "num_particles": 2}
+    return tw.compare("rainy-week", ["none", "ctl"], seeds=1, budget=2, folder=folder, **settings)
+
+
+def rows_of(table):
+    return {key: result.rows for key, result in table.results.items()}
+
+
+@pytest.mark.parametrize("count", POINTS)
+def test_comparison(tmp_path, count):
+    whole, folders = comparison(), []
+
+    def compare():
+        folders.append(tmp_path / str(len(folders)))
+        return comparison(folders[-1])
+
+    threads = torch.get_num_threads()
+    for error, place in interrupts(compare, count):
+        done = getattr(error, "comparison", None)
+        if done is not None:
+            assert rows_of(done.table).items() <= rows_of(whole.table).items(), place
+        else:
+            assert not list(folders[-1].glob("*.json")), place
+        assert rows_of(comparison(folders[-1]).table) == rows_of(whole.table), place
+        assert torch.get_num_threads() == threads, place
+        assert not list(folders[-1].rglob("*.part")), place
