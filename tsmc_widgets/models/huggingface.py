@@ -133,10 +133,10 @@ class HuggingFaceLM(TokenizerText):
 
     def __repr__(self) -> str:
         """Class, model type and sizes."""
+        dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"HuggingFaceLM({self.model.config.model_type}, vocab_size={self.vocab_size}, "
-            f"context_length={self.context_length}, dtype={str(self.dtype).removeprefix('torch.')}, "
-            f"device={str(self.device)!r})"
+            f"context_length={self.context_length}, dtype={dtype}, device={str(self.device)!r})"
         )
 
     def check_context(self, prompt_length: int, num_steps: int) -> None:
