@@ -51,6 +51,10 @@ class UnknownTokenError(TsmcError, ValueError):
     """A text, word or token that the model's vocabulary does not have."""
 
 
+class ControlTokenError(TsmcError, ValueError):
+    """A text that the tokenizer would read as a control token, such as the one that ends texts."""
+
+
 class UnsupportedModelError(TsmcError, TypeError):
     """A model, cache or tokenizer that the package cannot use correctly."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -40,7 +40,8 @@ class HuggingFaceLM(TokenizerText):
     instructions and a trial with the model finds hidden states equal to the bit in all these ways.
     Elsewhere a model of half precision saves the memory of its parameters and no time: its
     arithmetic is float32. ``hidden`` is what the output embedding reads: the last state after the
-    final norm.
+    final norm. Ids that no token of the tokenizer has, as of a padded vocabulary, have probability
+    0: their mass is removed and the rest normalised.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
@@ -53,6 +54,7 @@ class HuggingFaceLM(TokenizerText):
         tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
+        textless: which ids of the vocabulary no token has; None where there are none.
         eos_token_id: the token that ends a text, if one does; the first of several.
         eos_token_ids: all of them: the tokenizer's, the config's and the generation config's.
         bos_token_id: the token that begins a text, if one does.
@@ -76,6 +78,7 @@ class HuggingFaceLM(TokenizerText):
         self.model = model.eval()
         _skip_padding_check(model)
         self.vocab_size = int(getattr(self._head, "out_features", len(self._head.weight)))
+        self.textless = _textless(self.vocab_size, tokenizer)
         self.context_length = _context_length(config)
         special = config if tokenizer is None else tokenizer
         self.bos_token_id = special.bos_token_id
@@ -230,7 +233,7 @@ class HuggingFaceLM(TokenizerText):
     def _after_head(self, states: Float[Tensor, "batch width"]) -> Float[Tensor, "batch vocab"]:
         """Log-probs from what the output embedding reads, in models where it alone makes them."""
         with self._arithmetic():
-            logits = self._head(states.to(self._head.weight.dtype).unsqueeze(1))[:, -1]
+            logits = self._drawable(self._head(states.to(self.dtype).unsqueeze(1)))[:, -1]
         return torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
 
     def _passes(
@@ -293,7 +296,12 @@ class HuggingFaceLM(TokenizerText):
             options["logits_to_keep"] = keep
         with _inputs_of(self._head, skip=skip_head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
-        return logits, seen[0].to(_wide(seen[0])) if seen else None
+        return self._drawable(logits), seen[0].to(_wide(seen[0])) if seen else None
+
+    def _drawable(self, logits: Tensor) -> Tensor:
+        if self.textless is None:
+            return logits
+        return logits.masked_fill(self.textless.to(logits.device), -torch.inf)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self._is_bfloat16 and self.dtype == torch.bfloat16:
@@ -411,6 +419,17 @@ def _context_length(config: Any) -> int | None:
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if isinstance(value, int)), None)
+
+
+def _textless(
+    vocab_size: int, tokenizer: PreTrainedTokenizerBase | None
+) -> Bool[Tensor, " vocab"] | None:
+    if tokenizer is None:
+        return None
+    ids = torch.tensor([token for token in tokenizer.get_vocab().values() if token < vocab_size])
+    textless = torch.ones(vocab_size, dtype=torch.bool)
+    textless[ids] = False
+    return textless if textless.any() else None
 
 
 def _ids(vocab_size: int, *given: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -11,7 +12,14 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import NoTokenizerError, UnknownTokenError, UnsupportedModelError
+from tsmc_widgets.errors import (
+    ControlTokenError,
+    NoTokenizerError,
+    UnknownTokenError,
+    UnsupportedModelError,
+)
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class TokenizerText:
@@ -32,13 +40,20 @@ class TokenizerText:
             )
         return self.tokenizer
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, allow_control_tokens: bool = False) -> list[int]:
         """Token ids of a text, without special tokens around it.
 
+        Args:
+            text: what is read.
+            allow_control_tokens: whether text such as ``</s>`` may stand for a control token.
+
         Raises:
+            ControlTokenError: a part of the text stands for a control token.
             UnknownTokenError: the vocabulary lacks a word of the text.
         """
         ids = self._given_tokenizer.encode(text, add_special_tokens=False)
+        if not allow_control_tokens:
+            self._check_no_control_tokens(text, ids)
         unknown = self._given_tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UnknownTokenError(self._unknown_message(text, unknown))
@@ -59,6 +74,7 @@ class TokenizerText:
             messages: dictionaries with "role" and "content".
 
         Raises:
+            ControlTokenError: a part of a message stands for a control token.
             UnknownTokenError: the vocabulary lacks a word of a message.
             UnsupportedModelError: the tokenizer has no chat template.
         """
@@ -97,14 +113,28 @@ class TokenizerText:
         if "\u2581" in piece:
             return piece.replace("\u2581", " ")
         text = self.tokenizer.convert_tokens_to_string([piece])
+        if _BYTE.fullmatch(piece):
+            return piece if "\ufffd" in text else text
         if "\ufffd" in text:
             values = [_BYTE_OF.get(character) for character in piece]
             if None not in values:
                 return "".join(f"<0x{value:02X}>" for value in values)
         return text
 
+    def _check_no_control_tokens(self, text: str, ids: Sequence[int]) -> None:
+        # Also those that all_special_ids lacks, as they have no role such as EOS.
+        added = self._given_tokenizer.added_tokens_decoder
+        control = {token: added[token].content for token in ids if token in added}
+        for token, written in control.items():
+            if added[token].special and written in text:
+                raise ControlTokenError(
+                    f"The text {text!r} holds {written!r}, which this model reads as control "
+                    f"token {token}, not as text: leave it out or, if that token is meant, give "
+                    "token ids: lm.encode(text, allow_control_tokens=True)."
+                )
+
     def _check_words(self, message: Mapping[str, Any]) -> None:
-        """Raise UnknownTokenError unless the vocabulary has every word of a chat message."""
+        """Raise as ``encode`` does unless a chat message is text that the model has."""
         content = message.get("content")
         parts = [content] if isinstance(content, str) else content or ()
         for part in parts:

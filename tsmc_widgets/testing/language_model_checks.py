@@ -354,13 +354,14 @@ def _check_softmax(case: SteppingCase, model: Any, answer: Answer) -> None:
     if next(model.parameters()).dtype.itemsize < 4:
         own = copy.deepcopy(model).float()
     with torch.no_grad():
-        expected, rough = (
-            torch.log_softmax(
-                each(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1].to(found.dtype),
-                dim=-1,
-            )
+        logits = [
+            each(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1].to(found.dtype)
             for each in (own, model)
-        )
+        ]
+    textless = getattr(case.lm, "textless", None)
+    if textless is not None:
+        logits = [each.masked_fill(textless, -torch.inf) for each in logits]
+    expected, rough = (torch.log_softmax(each, dim=-1) for each in logits)
     what = "log_probs must be the model's full softmax, temperature 1"
     if isinstance(case.lm, Tempered):
         expected, rough = case.lm.tempered(expected), case.lm.tempered(rough)
