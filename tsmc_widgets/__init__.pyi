@@ -58,6 +58,7 @@ from .smc import (
     SMCSession as SMCSession,
     SMCTrace as SMCTrace,
     TwistInduced as TwistInduced,
+    allow_memory as allow_memory,
     exact as exact,
     run_conditional_smc as run_conditional_smc,
     run_smc as run_smc,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, SupportsIndex
+from typing import Any
 
 import lazy_loader
 
@@ -52,7 +53,7 @@ class UnknownTokenError(TsmcError, ValueError):
 
 
 class ControlTokenError(TsmcError, ValueError):
-    """A text that the tokenizer would read as a control token, such as the one that ends texts."""
+    """A text that spells a control token of the model, such as the one that ends a text."""
 
 
 class UnsupportedModelError(TsmcError, TypeError):
@@ -65,6 +66,10 @@ class NoTokenizerError(UnsupportedModelError):
 
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
+
+
+class MemoryLimitError(TsmcError, MemoryError):
+    """A run would, by estimate, take more memory than it is allowed; nothing was begun."""
 
 
 class NoSignalError(TsmcError, ValueError):
@@ -83,13 +88,49 @@ class TwistFormatError(TsmcError, ValueError):
     """Files are no twist of this package, are damaged or newer, or belong to another base model."""
 
 
+class PageFormatError(TsmcError, ValueError):
+    """A file is no saved page of this package, is damaged, or is of a newer version."""
+
+
+class SpecFormatError(TsmcError, ValueError):
+    """JSON that describes no run."""
+
+
 class MissingExtraError(TsmcError, ImportError):
     """An optional package is needed and not installed."""
 
 
+QUOTED_CHARACTERS = 200
+"""As many of a value are quoted in a message."""
+MESSAGE_CHARACTERS = 1000
+"""As many of a message are shown on a page."""
+
+
+def shortened(text: str, most: int) -> str:
+    """A text with its middle left out where it is longer than ``most`` characters."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it: its ``repr``, short."""
+    if isinstance(value, str):
+        return repr(shortened(value, QUOTED_CHARACTERS))
+    try:
+        return shortened(repr(value), QUOTED_CHARACTERS)
+    except ValueError:  # Python shows no integer of so many digits.
+        return f"an integer of {value.bit_length()} bits"
+
+
+def listed(values: Iterable[object], most: int = 50) -> str:
+    """Values with commas between them; of very many, the first and how many more there are."""
+    names = [shortened(str(value), QUOTED_CHARACTERS) for value in values]
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
 def message_of(error: BaseException) -> str:
-    """What an error says, or its name where it says nothing."""
-    return str(error) or type(error).__name__
+    """What an error says, short enough for a page; its name where it says nothing."""
+    return shortened(str(error), MESSAGE_CHARACTERS) or type(error).__name__
 
 
 def as_exception(error: BaseException) -> Exception:
@@ -104,25 +145,53 @@ def as_exception(error: BaseException) -> Exception:
 def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     allowed = tuple(allowed)
-    if value not in allowed:
-        names = ", ".join(str(choice) for choice in allowed)
-        raise ValueError(f"{name} must be one of {names}; got {value!r}.")
+    # Values of one type alone are compared: arrays have no single answer, and 1 is not True.
+    if not any(isinstance(value, type(choice)) and value == choice for choice in allowed):
+        raise ValueError(f"{name} must be one of {listed(allowed)}; got {quoted(value)}.")
 
 
-def check_integer(name: str, value: Any, *, at_least: int = 1) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least ``at_least``."""
-    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool)
-    if not whole or operator.index(value) < at_least:
-        raise ValueError(f"{name} must be an integer of at least {at_least}; got {value!r}.")
+def whole_number(value: Any) -> int | None:
+    """The integer that a value is, NumPy's included; None for all else, truth values too."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
-def check_number(name: str, value: Any, interval: str) -> None:
-    """Raise ValueError unless ``value`` is a number in an interval such as "(0, inf)"."""
+def check_integer(name: str, value: Any, *, at_least: int = 1, below: int = 2**63) -> int:
+    """The value as Python's integer, or ValueError unless it is one in [at_least, below)."""
+    whole = whole_number(value)
+    if whole is None or whole < at_least:
+        raise ValueError(f"{name} must be an integer of at least {at_least}; got {quoted(value)}.")
+    if whole >= below:
+        power = below.bit_length() - 1
+        raise ValueError(f"{name} must be an integer below 2**{power}; got {quoted(value)}.")
+    return whole
+
+
+def check_number(name: str, value: Any, interval: str) -> float:
+    """The value as a float, or ValueError unless it is a number in one such as "(0, inf)"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
-    number = isinstance(value, float | int) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     closed = [end for end, bracket in ((low, interval[0]), (high, interval[-1])) if bracket in "[]"]
     if not number or not (low < value < high or value in closed):
-        raise ValueError(f"{name} must be a number in {interval}; got {value!r}.")
+        raise ValueError(f"{name} must be a number in {interval}; got {quoted(value)}.")
+    return float(value)
+
+
+def set_integers(holder: Any, **least: int) -> None:
+    """Check the named attributes as integers of at least so much, and keep Python's of them."""
+    for name, at_least in least.items():
+        value = check_integer(name, getattr(holder, name), at_least=at_least)
+        object.__setattr__(holder, name, value)
+
+
+def set_numbers(holder: Any, **intervals: str) -> None:
+    """Check the named attributes as numbers in intervals, and keep them as floats."""
+    for name, interval in intervals.items():
+        object.__setattr__(holder, name, check_number(name, getattr(holder, name), interval))
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:

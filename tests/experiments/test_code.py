@@ -5,7 +5,7 @@ import torch
 from smc.toys import differing
 
 import tsmc_widgets as tw
-from tsmc_widgets.experiments.code import code_of
+from tsmc_widgets.experiments.code import code_of, words_of
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.targets.functions import register_function
@@ -62,6 +62,14 @@ SPECS = {
             "potential": {"kind": "Infilling", "num_tokens": 1, "observed": " girl"},
         },
     },
+    "another p0": {
+        "method": "look-ahead", "proposal": "twist",
+        "problem": {
+            "name": "m", "model": "storybook", "prompt": "Once upon a time there was a",
+            "num_steps": 5, "potential": {"kind": "ContainsWord", "args": ["fox"]},
+            "eos": "absorb", "stop": [".", "the"], "power": 1.5, "temperature": 0.8, "top_p": 0.9,
+        },
+    },
     "a class for an observation": {
         "problem": describe_problem("star-review-conditional"), "method": "shipped"
     },
@@ -86,6 +94,18 @@ def test_code_gives_every_column_to_the_byte(name):
     shown = start_spec(spec, top_k=2).run()
     again = executed(spec, top_k=2)
     assert differing(again, shown) == []
+
+
+def test_another_p0_is_said_in_code_and_words():
+    spec = tw.RunSpec(**SPECS["another p0"])
+    code = code_of(spec)
+    assert "lm = tw.Tempered(tw.load_language_model('storybook'), temperature=0.8, top_p=0.9)" in (
+        code.replace('"', "'")
+    )
+    assert "stop=['.', 'the'], power=1.5" in code.replace('"', "'")
+    words = words_of(spec)
+    assert (words["power"], words["top_p"], words["stop"]) == (1.5, 0.9, [".", "the"])
+    assert start_spec(spec).run().info.rules == {"stop": [".", "the"], "power": 1.5}
 
 
 def test_one_that_only_proposes(tmp_path):

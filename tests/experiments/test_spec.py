@@ -1,5 +1,6 @@
 """A run by names and numbers: JSON both ways, one form for each meaning, and plain refusals."""
 
+import contextlib
 import json
 import math
 
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.errors import TwistFormatError
+from tsmc_widgets.errors import PageFormatError, SpecFormatError, TwistFormatError
 from tsmc_widgets.targets.description import parse_problem
+from tsmc_widgets.widgets.workbench_state import WorkbenchState
 
 INLINE = {
     "name": "calm",
@@ -67,10 +69,10 @@ def test_every_field_changes_the_key():
         "problem": "eos", "method": "rl", "proposal": "twist", "resampler": "systematic",
         "rule": ["ess"], "ess_threshold": 0.5, "num_particles": [2], "num_runs": 10,
         "num_exact": 12, "num_samples": 14, "max_draws": 100, "seed": 6, "measures": ["bounds"],
-        "lm": "x", "classifier": "y", "device": "", "twist_power": -0.5,
+        "lm": "x", "classifier": "y", "device": "", "dtype": "bfloat16", "twist_power": -0.5,
         "training": {**given["training"], "seed": 4},
     }  # fmt: skip
-    assert set(changes) | {"twist", "twist_sha256", "island"} == set(given)
+    assert set(changes) | {"twist", "twist_sha256", "island", "memory_limit"} == set(given)
     for name, value in changes.items():
         keys.add(tw.RunSpec.from_dict({**given, name: value}).key)
     assert len(keys) == 1 + len(changes)
@@ -101,12 +103,12 @@ def test_one_form_for_each_meaning():
         ({"measures": ()}, "measures must hold at least one choice"),
         ({"num_particles": 0}, "num_particles must be an integer of at least 1; got 0"),
         ({"seed": -1}, "seed must be an integer of at least 0"),
-        ({"ess_threshold": 2}, "fraction of K between 0"),
+        ({"ess_threshold": 2}, r"ess_threshold must be a number in \[0, 1\]; got 2"),
         ({"training": tw.Training()}, "method 'none' trains nothing"),
         ({"method": "saved"}, "'saved' and twist, the folder"),
         ({"method": "shipped"}, "no twist ships for 'rainy-week'"),
         ({"twist": "somewhere"}, "'saved' and twist, the folder"),
-        ({"twist_power": math.inf}, "twist_power must be a finite number"),
+        ({"twist_power": math.inf}, r"twist_power must be a number in \(-inf, inf\)"),
         ({"proposal": "twist"}, "'none' has no twist to propose with"),
         ({"method": "beam"}, "'beam' gives texts and no weights"),
         ({"method": "beam", "measures": "texts", "proposal": "twist"}, "'beam' has no twist"),
@@ -124,7 +126,7 @@ def test_what_makes_no_sense_is_refused(changes, message):
     ("name", "value"), [("num_updates", 0), ("learning_rate", -1.0), ("learning_rate", math.nan)]
 )
 def test_training_is_checked(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a.* (of at least 1|positive number)"):
+    with pytest.raises(ValueError, match=f"{name} must be a.*(of at least 1|in .0, inf)"):
         tw.Training(**{name: value})
 
 
@@ -142,8 +144,27 @@ def test_training_is_checked(name, value):
     ],
 )
 def test_bad_json_is_told(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SpecFormatError, match=message):
         tw.RunSpec.from_json(text)
+
+
+ANYTHING = (None, 3, "x", [], {}, [1], [[]], {"a": 1}, True, math.inf, -1, 10**30)
+
+
+def test_json_of_any_other_shape_has_one_error():
+    """Of a spec, and of a saved page."""
+    page = json.loads(WorkbenchState(spec=spec()).to_json())
+    fields = [(name, value) for name in page["spec"] for value in ANYTHING]
+    specs = [page["spec"] | {name: value} for name, value in fields] + list(ANYTHING)
+    pages = [page | {name: value} for name in page for value in ANYTHING]
+    pages += [page | {"spec": each} for each in specs] + [{"format": page["format"]}]
+    for kind, error, whole in (
+        (tw.RunSpec, SpecFormatError, specs),
+        (WorkbenchState, PageFormatError, pages),
+    ):
+        for text in (*map(json.dumps, whole), "[" * 10**5):
+            with contextlib.suppress(error):
+                kind.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +178,10 @@ def test_bad_json_is_told(text, message):
         ({"num_steps": 0}, "num_steps must be an integer"),
         ({"prompts": "x"}, "no field 'prompts'.*Did you mean 'prompt'"),
         ({"eos": "stop"}, "eos must be one of ignore, absorb"),
+        ({"stop": "."}, "give eos='absorb'"),
+        ({"power": 0}, "power must be a number"),
+        ({"temperature": -1}, "temperature must be a number"),
+        ({"top_k": 0}, "top_k must be an integer"),
         ({"model": torch.nn.Linear}, "described by texts, numbers and lists"),
         ({"model": None, "prompt": None}, "the problem lacks model, prompt"),
     ],

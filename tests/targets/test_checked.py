@@ -172,6 +172,22 @@ def test_python_numbers_keep_float64(value):
         check_potential(Own(), letters(), prompt="a")
 
 
+@pytest.mark.parametrize(
+    "wrapped", [lambda v: np.array([v]), lambda v: torch.tensor([[v]]), lambda v: [v]]
+)
+def test_one_element_arrays_are_numbers(wrapped):
+    for phi in [
+        TextFunction(lambda text: wrapped(2.5)),
+        TextFunction(lambda texts: [wrapped(2.5) for _ in texts], takes="texts"),
+        TokenFunction(lambda row: wrapped(2.5), takes="row"),
+        TemperedReward(lambda text: wrapped(2.5), beta=1),
+    ]:
+        assert target(phi).log_phi(TOKENS).tolist() == [2.5] * 9, phi
+    two = TextFunction(lambda text: np.ones(2))
+    with pytest.raises(PotentialError, match="raised TypeError"):
+        target(two).log_phi(TOKENS)
+
+
 def test_tensors_keep_their_own_numbers():
     single = torch.tensor([0.1] * 9)
     assert target(Returns(single)).log_phi(TOKENS).tolist() == [float(single[0])] * 9

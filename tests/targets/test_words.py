@@ -10,7 +10,15 @@ from targets.toys import every, letters, words
 import tsmc_widgets as tw
 from tsmc_widgets.errors import BudgetError, PotentialError
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets import AvoidsWord, ContainsWord, MatchesRegex, Target
+from tsmc_widgets.targets import (
+    AvoidsToken,
+    AvoidsWord,
+    ContainsToken,
+    ContainsWord,
+    MatchesRegex,
+    Target,
+)
+from tsmc_widgets.targets.words import contradiction
 
 
 def holds(phi, texts):
@@ -151,3 +159,29 @@ def test_other_users_of_the_library_have_no_budget(monkeypatch):
     lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["a", "b"], separator="")
     assert Target(lm, MatchesRegex("abab"), prompt="", num_steps=3).potential.automaton() is None
     assert interegular.parse_pattern("abab").to_fsm().accepts("abab")
+
+
+@pytest.mark.parametrize(
+    ("potential", "contradict"),
+    [
+        (ContainsWord("broken") * AvoidsWord("Broken", "x"), True),
+        (AvoidsWord("lamp") * ContainsWord("broken lamp") ** 2, True),
+        (ContainsWord("a", "broken") * AvoidsWord("broken"), False),
+        (ContainsWord("a", "broken") * AvoidsWord("broken", "a"), True),
+        (ContainsWord("broken", case="match") * AvoidsWord("Broken", case="match"), False),
+        (ContainsWord("broken", scope="full") * AvoidsWord("broken"), False),
+        (MatchesRegex("^a") * MatchesRegex("^b"), True),
+        (AvoidsWord("a") * AvoidsWord("b"), False),
+    ],
+)
+def test_factors_that_no_text_satisfies_are_found_from_their_automata(potential, contradict):
+    assert (contradiction(potential) is not None) == contradict
+
+
+def test_contradicting_tokens_are_found_too():
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5], [0.5, 0.5]], symbols=["a", "b"])
+    for avoided, contradict in [("a", True), ("b", False)]:
+        phi = ContainsToken("a") * AvoidsToken(avoided)
+        assert (contradiction(Target(lm, phi, prompt="a", num_steps=2).potential) is None) != (
+            contradict
+        )

@@ -103,7 +103,7 @@ def test_which_layers_are_adapted(lm, gpt2):
     ("options", "error", "message"),
     [
         ({"rank": 0}, ValueError, "rank must be an integer of at least 1; got 0"),
-        ({"alpha": 0.0}, ValueError, "alpha must be a positive number; got 0.0"),
+        ({"alpha": 0.0}, ValueError, "alpha must be a number in .0, inf.; got 0.0"),
         ({"target_modules": ["nowhere"]}, UnsupportedModelError, "cannot adapt .*nowhere"),
     ],
     ids=["rank", "alpha", "targets"],

@@ -163,8 +163,15 @@ def test_malformed_messages_are_answered_and_the_page_goes_on(opened):
     bench = opened(Workbench, "rainy-week", num_particles=4)
     for widget in (bench.view, bench.panels, bench.code_button):
         fuzz(widget)
-    send(bench.view, run=5)
-    assert "run must be one of 0 to 0; got 5" in bench.view.status["error"]
+    for view in (bench.view, bench.panels):
+        send(view, run=5)
+        assert "run must be one of 0 to 0; got 5" in view.status["error"]
+        assert view.run == 0
+        send(view, hello=8)
+        assert view.status["error"] == ""
+    send(bench.code_button, text="import os")
+    assert "what a page sets" in bench.code_button.status["error"]
+    assert "import os" not in bench.code_button.text
     bench.set(num_particles=8)
     assert bench.wait(SECONDS)
     assert bench.view.status["state"] == "done"

@@ -8,6 +8,8 @@ from tsmc_widgets.widgets.particle_view import ParticleView
 
 pytestmark = pytest.mark.browser
 
+TITLE = "<b>&amp; title</title><script>globalThis.hacked=1</script>"
+
 
 def at_step(page, text):
     page.locator("output", has_text=re.compile(f"^{text}$")).wait_for()
@@ -30,8 +32,8 @@ def test_the_file_plays_offline_and_asks_for_nothing(visit, page, make_trace):
 
 
 def test_nothing_in_it_becomes_markup(visit, page, evil_trace):
-    path, _ = visit(ParticleView(evil_trace, run=1), title="<b>& title")
-    assert page.title() == "<b>& title"
+    path, _ = visit(ParticleView(evil_trace, run=1), title=TITLE)
+    assert page.title() == TITLE
     assert page.locator("script").count() == 2
     assert page.locator("main img, main script").count() == 0
     assert "</script>" in page.text_content(".pv-rows")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from traitlets import TraitError
 
 import tsmc_widgets as tw
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
@@ -61,3 +62,18 @@ def test_a_page_is_of_one_trace(make_trace, tmp_path, kind):
     view, other = tw.ParticleView(make_trace(K=4, T=3)), make_trace(K=4, T=3)
     with pytest.raises(ValueError, match="give both the same"):
         RunPanels(other).to_html(tmp_path / "page.html", view=view)
+
+
+@pytest.mark.parametrize("view", [ParticleView, RunPanels])
+def test_a_run_that_is_not_there_is_refused_and_that_on_show_stays(view, make_trace):
+    shown = view(make_trace(K=4, T=3, num_runs=3), run=1)
+    before = shown.header
+    for wrong in (7, 3, -1):
+        with pytest.raises(TraitError, match=f"run must be one of 0 to 2; got {wrong}"):
+            shown.run = wrong
+        assert (shown.run, shown.header) == (1, before)
+    with pytest.raises(TraitError, match="step must be at least 0; got -2"):
+        shown.step = -2
+    assert shown.step == 0
+    shown.run = 2
+    assert shown.header["run"] == 2

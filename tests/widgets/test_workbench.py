@@ -311,6 +311,21 @@ class TestSideBySide:
         assert workbench.view.group == workbench.panels.group != ""
         assert bench.pinned_panels is None
 
+    def test_a_run_that_does_not_fit_the_memory_is_an_error_on_the_page(
+        self, workbenches, monkeypatch
+    ):
+        workbench = workbenches(tw.RunSpec(problem=EDITED, num_particles=16, num_runs=1))
+        monkeypatch.setattr("tsmc_widgets.smc.memory.SMALL", 0)
+        monkeypatch.setattr("tsmc_widgets.smc.memory.free_bytes", lambda device: 1000)
+        workbench.sampler.fields["num_particles"].value = 32
+        workbench.wait()
+        assert "that are free. Lower num_particles (32)" in workbench.view.status["error"]
+        monkeypatch.undo()
+        workbench.sampler.fields["num_particles"].value = 8
+        workbench.wait()
+        assert workbench.trace.done
+        assert workbench.trace.num_particles == 8
+
     def test_a_failure_of_the_seven_leaves_the_run(self, workbenches):
         seen, known = set(), []
 
@@ -399,7 +414,6 @@ class TestWords:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
-            ("model", "nothing-of-this-name", "nothing-of-this-name"),
             ("model", "table:nothing", "There is no problem"),
             ("prompt", "zebra", "zebra"),
         ],

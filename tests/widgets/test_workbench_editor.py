@@ -5,6 +5,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.code import code_of
+from tsmc_widgets.targets import functions
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_potential
 from tsmc_widgets.targets.protocol import term_of
 from tsmc_widgets.widgets.factor_editor import KINDS, PotentialEditor, kind_of
@@ -164,6 +165,23 @@ class TestProblem:
         assert panel.problem == expected
         assert told == [1]
 
+    def test_settings_without_a_control_are_kept(self):
+        own = {
+            **describe_problem("eos"),
+            "name": "m",
+            "stop": ["yes"],
+            "power": 2,
+        }
+        panel = ProblemPanel(own, lambda: None)
+        assert {name: panel.described[name] for name in ("stop", "power")} == {
+            "stop": ["yes"],
+            "power": 2,
+        }
+        panel.fields["eos"].value = "ignore"
+        assert "stop" not in panel.described
+        panel.set("rainy-week")
+        assert "power" not in panel.described
+
     def test_an_edit_makes_it_ones_own_and_back(self, told):
         panel = ProblemPanel("one-star-review", lambda: told.append(1))
         panel.fields["num_steps"].value = 11
@@ -269,3 +287,37 @@ def test_a_twist_that_was_just_trained(trained):
     assert workbench.wait(30)
     assert "ctl-4-updates-" in workbench.spec.twist
     assert len(list(workbench.folder.iterdir())) == 2
+
+
+def test_factors_that_contradict_each_other_are_named_before_the_run():
+    page = Workbench("rainy-week", num_particles=4)
+    try:
+        assert page.wait(60)
+        page.problem.editor.set([{"kind": "ContainsWord", "args": ["rain"]}])
+        page.problem.editor.add({"kind": "AvoidsWord", "args": ["rain"]})
+        assert page.wait(60)
+        said = page.view.status["error"]
+        assert '“contains "rain"” and “avoids "rain"” contradict each other' in said
+    finally:
+        page.close()
+
+
+def test_new_factors_start_with_what_there_is(monkeypatch):
+    monkeypatch.setattr(functions, "_REGISTERED", {})
+    page = Workbench("rainy-week", num_particles=4)
+    editor = page.problem.editor
+    try:
+        assert page.wait(60)
+        editor.menu.value = "contains a word"
+        symbols = page.target.lm.symbols
+        assert editor.parts[-1]["args"][0] in symbols
+        editor.menu.value = "a Python function"
+        assert "run tw.register_function" in editor.rows[-1].note.value
+        editor.remove(editor.rows[-1])
+        functions.register_function(len, name="length")
+        editor.menu.value = "a Python function"
+        assert editor.parts[-1]["function"] == "length"
+        assert page.wait(60)
+        assert page.view.status["error"] == ""
+    finally:
+        page.close()

@@ -18,8 +18,10 @@ from tsmc_widgets.errors import BudgetError, check_integer, check_one_of
 from tsmc_widgets.evaluation.estimates import LogZ, MeanOverRuns, PooledOverRuns, frame_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
+from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
 from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.targets.sampling import powered_samples
 from tsmc_widgets.targets.target import Target
 
@@ -38,6 +40,7 @@ class _Beam:
     """
 
     def __init__(self, target: Target, width: int, twist: Any) -> None:
+        check_run(target, SMCConfig(num_particles=width, twist=twist, proposal=Base()))
         self.target, self.width, self.twist = target, width, twist
         device = target.prompt_tokens.device
         self.tokens = torch.zeros(1, 0, dtype=torch.int64, device=device)

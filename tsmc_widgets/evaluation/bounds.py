@@ -17,7 +17,7 @@ from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.exact_samples import JointSamples
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 
 RULES = ("always", "ess", "never")
 """What a table compares where no rule is given; never is IWAE."""
@@ -237,6 +237,7 @@ def read_samples(
         ValueError: both kinds, or joint samples for a target without observations, or other
             samples for one with.
     """
+    check_target(target)
     what = target.potential.describe()
     if exact_samples is not None and approximate_samples is not None:
         raise ValueError(

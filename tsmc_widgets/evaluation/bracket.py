@@ -126,7 +126,7 @@ def phi_bounds(target: Target) -> PhiBounds:
         if potential.log_phi_bounds is not None:
             return own_bounds(potential, vocab)
         if potential.viable_next is not None:
-            return language_bounds(potential, eos)
+            return language_bounds(potential, target.eos_token_id if target.absorbs_eos else None)
         parts = [(factor, 1.0) for factor in potential.factors()]
         if isinstance(potential, Power):
             parts = [(potential.part, potential.beta)]

@@ -447,15 +447,9 @@ def kl_divergences(
         drawn.log_weight, log_weights, values, known,
         paired=observed is not None, approximate=kind == "estimate",
     )  # fmt: skip
-    log_ratio = drawn.log_q - drawn.log_p
     return Divergences(
         **found,
-        q_base=kl_estimate(
-            Q_BASE,
-            MeanOverRuns.of(log_ratio),
-            estimator="mean of log q − log p0",
-            k_hat=tail_shape(log_ratio),
-        ),
+        q_base=_from_base(drawn.log_q - drawn.log_p),
         f=MeanOverRuns.of(drawn.log_weight),
         g=None if log_weights is None else MeanOverRuns.of(log_weights),
         log_phi=MeanOverRuns.of(drawn.log_phi),
@@ -463,6 +457,12 @@ def kl_divergences(
         proposal=sampler.proposal.describe(),
         num_observations=None if observed is None else len(torch.unique(observed, dim=0)),
     )
+
+
+def _from_base(log_ratio: Float64[Tensor, " n"]) -> KLEstimate:
+    """KL(q || p0) from log q - log p0 of q's sequences."""
+    mean, what = MeanOverRuns.of(log_ratio), "mean of log q − log p0"
+    return kl_estimate(Q_BASE, mean, estimator=what, k_hat=tail_shape(log_ratio))
 
 
 def _both_ways(

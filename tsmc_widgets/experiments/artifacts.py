@@ -137,7 +137,10 @@ def fresh_target(spec: RunSpec) -> Target:
     """The spec's target, sharing models with others and nothing else."""
     with _LOADING, own_caches():
         return parse_problem(spec.problem).target(
-            spec.lm or None, classifier=spec.classifier or None, device=spec.device or None
+            spec.lm or None,
+            classifier=spec.classifier or None,
+            device=spec.device or None,
+            dtype=spec.dtype or None,
         )
 
 
@@ -306,6 +309,8 @@ def training_key(spec: RunSpec) -> str:
 
 def _key(kind: str, spec: RunSpec, more: dict[str, Any]) -> str:
     whole = {name: getattr(spec, name) for name in ("problem", "lm", "classifier", "device")}
+    if spec.dtype:
+        whole["dtype"] = spec.dtype
     text = dumps({"kind": kind, "version": VERSION, **whole, **more})
     return checksum(text.encode())[:32]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.targets.description import (
+    RULES,
+    SETTINGS,
     TABLE,
     describe_problem,
     every_part,
@@ -16,6 +18,7 @@ from tsmc_widgets.targets.description import (
     named_functions,
     observation_of,
     parts_of,
+    tempered_of,
 )
 from tsmc_widgets.targets.functions import importable
 from tsmc_widgets.targets.notation import code_value
@@ -76,10 +79,13 @@ def _target(spec: RunSpec) -> str:
             options.append(f"classifier={code_value(spec.classifier)}")
         if spec.device:
             options.append(f"device={code_value(spec.device)}")
+        if spec.dtype:
+            options.append(f"dtype={code_value(spec.dtype)}")
         made = f"target = tw.load_problem({code_value(spec.problem)}).target({', '.join(options)})"
         return f"{_FRESH}\n    {made}"
     problem = spec.problem
     where = f", device={code_value(spec.device)}" if spec.device else ""
+    where += f", dtype={code_value(spec.dtype)}" if spec.dtype else ""
     model = spec.lm or problem["model"]
     lm = f"tw.load_language_model({code_value(model)}{where})"
     if model.startswith(TABLE):
@@ -87,9 +93,12 @@ def _target(spec: RunSpec) -> str:
     arguments = [f"prompt={code_value(problem['prompt'])}", f"num_steps={problem['num_steps']}"]
     if problem.get("eos", "ignore") != "ignore":
         arguments.append(f"eos={code_value(problem['eos'])}")
+    arguments += [f"{name}={code_value(problem[name])}" for name in RULES if name in problem]
     factors = [code_of_potential(part) for part in parts_of(problem)]
     phi = textwrap.indent(_assigned("phi", factors), "    ")
     target = f"target = tw.Target(lm, phi, {', '.join(arguments)})"
+    given = [f"{name}={code_value(value)}" for name, value in tempered_of(problem).items()]
+    lm = f"tw.Tempered({', '.join([lm, *given])})" if given else lm
     return f"lm = {lm}\n{_FRESH}\n{phi}\n{target}"
 
 
@@ -162,6 +171,7 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
             spec.method, spec.method
         ),
     }
+    words |= {name: described[name] for name in SETTINGS if name in described}
     induced = spec.method != "none" and spec.proposal != "base"
     words["ψ power"] = spec.twist_power
     words["proposal q"] = "twist-induced" if induced else "base"

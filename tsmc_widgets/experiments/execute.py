@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tsmc_widgets.errors import quoted
 from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.divergences import kl_divergences
@@ -23,6 +24,7 @@ from tsmc_widgets.evaluation.twist_quality import shares_of_particles
 from tsmc_widgets.experiments.artifacts import HeldOut, dumps, fresh_target, held_out, twist_of
 from tsmc_widgets.experiments.spec import MEASURES, TEXT_METHODS, RunSpec
 from tsmc_widgets.smc.api import run_smc, start_smc
+from tsmc_widgets.smc.memory import allow_memory
 from tsmc_widgets.smc.noise import AddressedNoise, SliceNoise
 from tsmc_widgets.smc.proposals import Base, Proposal, TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
@@ -263,7 +265,7 @@ _THREADS = threading.Lock()
 _INSIDE: dict[str, int] = {"count": 0, "before": 1}
 
 
-def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
+def execute(spec: RunSpec, *, shared: str | Path | None = None, workers: int = 1) -> list[Row]:
     """Run a spec and measure what it asks for.
 
     Depends on the spec alone: models are loaded once for each process, exact samples and trained
@@ -274,19 +276,24 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None) -> list[Row]:
         spec: what to do.
         shared: folder in which exact samples and trained twists are kept, for other specs and
             other workers; None keeps them in memory.
+        workers: processes that share this machine's memory.
 
     Returns:
         One row for each number measured, with the columns ``COLUMNS``.
     """
+    if not isinstance(spec, RunSpec):
+        raise TypeError(f"spec must be a RunSpec; got {quoted(spec)}.")
     folder = None if shared is None else Path(shared)
-    with one_thread():
+    with one_thread(), allow_memory(spec.memory_limit, workers=workers):
         target = fresh_target(spec)
         held = held_out(spec, spec.num_exact, spec.seed, folder)
         twist = twist_of(spec, target, folder)
         return measure(spec, target, twist, held)
 
 
-def work(spec_json: str, shared: str | None, functions: bytes = b"") -> dict[str, Any]:
+def work(
+    spec_json: str, shared: str | None, workers: int = 1, functions: bytes = b""
+) -> dict[str, Any]:
     """Entry point of a worker of any kind: a spec as JSON in, rows or an error as JSON out.
 
     ``functions``, if any, are those that the worker's owner registered, pickled by their names.
@@ -296,14 +303,14 @@ def work(spec_json: str, shared: str | None, functions: bytes = b"") -> dict[str
     try:
         for name, function in pickle.loads(functions).items() if functions else ():
             register_function(function, name=name)
-        rows = execute(RunSpec.from_json(spec_json), shared=shared)
+        rows = execute(RunSpec.from_json(spec_json), shared=shared, workers=workers)
         answer["rows"] = dumps(rows)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - one bad spec must not end the others
         answer["error"] = {
             "type": type(error).__name__,
-            "message": str(error),
+            "message": message_of(error),
             "traceback": traceback.format_exc(),
         }
     return answer | {"seconds": time.perf_counter() - start}
@@ -393,5 +400,6 @@ def start_spec(
         seed=spec.seed,
         top_k=top_k,
         dead_runs=dead_runs,
+        memory_limit=spec.memory_limit,
     )
     return ReplaySession(target, session.config, recording)

@@ -112,7 +112,7 @@ class ResultFolder:
 
     def write(self, result: RunResult) -> None:
         """Keep a result; one that succeeds takes the place of an earlier failure."""
-        about = {"spec": result.spec.to_dict()}
+        about = {"spec": result.spec.with_(memory_limit=None).to_dict()}
         write_file(self.path(result.spec, "time"), about | {"seconds": result.seconds})
         if result.error is not None:
             write_file(self.path(result.spec, "error"), about | {"error": result.error})
@@ -156,6 +156,8 @@ class RunStream(Iterator[RunResult]):
         self.total, self.done = len(specs), 0
         self._executor, self._store = executor, store
         self._shared = None if shared is None else str(shared)
+        # Processes of a pool are on this machine; those of a cluster each have their own memory.
+        self._workers = getattr(executor, "_max_workers", 1)
         self._cancelled = False
         self._finished: queue.SimpleQueue[RunResult | BaseException] = queue.SimpleQueue()
         self._todo: list[RunSpec] = []
@@ -172,7 +174,8 @@ class RunStream(Iterator[RunResult]):
         functions = {spec.key: pickled_functions(spec, executor) for spec in todo}
         for spec in todo:
             try:
-                future = executor.submit(work, spec.to_json(), self._shared, *functions[spec.key])
+                given = (spec.to_json(), self._shared, self._workers, *functions[spec.key])
+                future = executor.submit(work, *given)
             except RuntimeError as error:
                 # An executor that broke while work was handed to it takes no more.
                 if not self._futures:
@@ -397,7 +400,7 @@ class CancellablePool(Executor):
         changed: Callable[[], Any] = lambda: None,
     ) -> None:
         check_integer("size", size)
-        self.size = size
+        self.size = self._max_workers = size
         self.executor = executor
         self._changed = changed
         self._tasks: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()

@@ -5,13 +5,23 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TwistFormatError, check_integer, check_one_of
+from tsmc_widgets.errors import (
+    SpecFormatError,
+    TsmcError,
+    TwistFormatError,
+    check_integer,
+    check_number,
+    check_one_of,
+    quoted,
+    set_integers,
+    set_numbers,
+    whole_number,
+)
 from tsmc_widgets.files import load_json
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
@@ -28,6 +38,7 @@ TEXT_METHODS = ("rejection", "best-of-n", "beam")
 METHODS = (*FIXED_METHODS, *TEXT_METHODS, *LEARNING_METHODS)
 MEASURES = ("bounds", "kl", "profiles", "runs", "texts")
 PROPOSALS = ("", "base", "twist")
+DTYPES = ("", "float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +69,10 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check every number."""
-        _integers(self, num_updates=1, batch_size=2, max_draws=1, seed=0, observations=0, pool=0)
+        set_integers(self, num_updates=1, batch_size=2, max_draws=1, seed=0, observations=0, pool=0)
         if not isinstance(self.form, str):
             raise TypeError(f"form must be the name of a form of twist; got {self.form!r}.")
-        rate = self.learning_rate
-        if isinstance(rate, bool) or not isinstance(rate, float | int) or not 0 <= rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be a positive number, or 0 for the usual one; got {rate!r}."
-            )
-        object.__setattr__(self, "learning_rate", float(rate))
+        set_numbers(self, learning_rate="[0, inf)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,10 @@ class RunSpec:
         lm: name or folder of a model in place of the problem's own; "" for its own.
         classifier: the same for the classifier.
         device: of the models; "" is the CPU.
+        memory_limit: bytes that a batch of runs, or a training, may take by estimate; None is half
+            of what is free. It changes no number, so it is no part of the key.
+        dtype: of the base model's parameters, such as "float32"; "" is the usual one, which may
+            depend on the machine: see ``HuggingFaceLM``.
     """
 
     problem: Any
@@ -122,6 +132,8 @@ class RunSpec:
     lm: str | Path = ""
     classifier: str | Path = ""
     device: str = ""
+    memory_limit: float | int | None = field(default=None, compare=False)
+    dtype: str = ""
     _text: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +141,7 @@ class RunSpec:
         object.__setattr__(self, "problem", problem_reference(self.problem))
         for name, allowed in (
             ("method", METHODS), ("proposal", PROPOSALS), ("resampler", sorted(SCHEMES)),
+            ("dtype", DTYPES),
         ):  # fmt: skip
             check_one_of(name, getattr(self, name), allowed)
         for name, allowed in (("rule", sorted(RULES)), ("measures", MEASURES)):
@@ -136,17 +149,18 @@ class RunSpec:
             for choice in getattr(self, name):
                 check_one_of(name, choice, allowed)
         _several(self, "num_particles")
-        for size in self.num_particles:
-            check_integer("num_particles", size)
-        object.__setattr__(self, "num_particles", tuple(int(k) for k in self.num_particles))
-        _integers(self, num_runs=1, num_samples=2, max_draws=1, seed=0, num_exact=0)
-        object.__setattr__(self, "ess_threshold", ESSBelow(float(self.ess_threshold)).threshold)
+        sizes = tuple(check_integer("num_particles", size) for size in self.num_particles)
+        object.__setattr__(self, "num_particles", sizes)
+        set_integers(self, num_runs=1, num_samples=2, max_draws=1, seed=0, num_exact=0)
+        object.__setattr__(self, "ess_threshold", ESSBelow(self.ess_threshold).threshold)
         for name in ("lm", "classifier", "device", "twist", "twist_sha256"):
             value = getattr(self, name)
             if not isinstance(value, str | Path):
                 raise TypeError(f"{name} must be a name or a folder; got {value!r}.")
             object.__setattr__(self, name, str(value))
-        object.__setattr__(self, "twist_power", _power(self.twist_power))
+        set_numbers(self, twist_power="(-inf, inf)")
+        if self.memory_limit is not None:
+            check_number("memory_limit", self.memory_limit, "(0, inf]")
         _check_island(self)
         _settle_twist(self)
         object.__setattr__(self, "_text", _canonical(self))
@@ -181,32 +195,39 @@ class RunSpec:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> RunSpec:
+    def from_dict(cls, given: Any) -> RunSpec:
         """A spec from its fields; those left out have their usual value.
 
         Raises:
-            ValueError: a field that no spec has, or a value that it may not have.
+            SpecFormatError: a field that no spec has, or a value that it may not have.
         """
-        values = dict(_known(cls, given))
-        if "problem" not in values:
-            raise ValueError("a RunSpec needs a problem: a name in PROBLEMS, or a description.")
-        if isinstance(values.get("training"), Mapping):
-            values["training"] = Training(**_known(Training, values["training"]))
-        return cls(**values)
+        if not isinstance(given, Mapping):
+            raise SpecFormatError(f"a spec must be a JSON object; got {quoted(given)}.")
+        try:
+            values = dict(_known(cls, given))
+            if "problem" not in values:
+                raise ValueError("a RunSpec needs a problem: a name in PROBLEMS, or a description.")
+            if isinstance(values.get("training"), Mapping):
+                values["training"] = Training(**_known(Training, values["training"]))
+            return cls(**values)
+        except TsmcError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise SpecFormatError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
         """A spec from what ``to_json`` gave, or from what a person wrote.
 
         Raises:
-            ValueError: the text is no JSON object, or not that of a spec.
+            SpecFormatError: the text is no JSON object, or not that of a spec.
         """
         try:
             given = load_json(text)
-        except ValueError as error:
-            raise ValueError(f"a spec must be a JSON object; got {text[:80]!r}: {error}") from error
-        if not isinstance(given, Mapping):
-            raise ValueError(f"a spec must be a JSON object; got {text[:80]!r}.")
+        except (ValueError, TypeError) as error:
+            raise SpecFormatError(
+                f"a spec must be a JSON object; got {quoted(text)}: {error}"
+            ) from error
         return cls.from_dict(given)
 
     def with_(self, **changes: Any) -> RunSpec:
@@ -214,19 +235,14 @@ class RunSpec:
         return replace(self, **_known(type(self), changes))
 
 
-def _power(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
-        raise ValueError(f"twist_power must be a finite number; got {value!r}.")
-    return float(value)
-
-
 def _check_island(spec: RunSpec) -> None:
-    island = tuple(spec.island)
+    given = spec.island
+    island = tuple(map(whole_number, given)) if isinstance(given, list | tuple) else (None,)
     object.__setattr__(spec, "island", island)
     if not island:
         return
-    if len(island) != 2 or not all(isinstance(i, int) for i in island):
-        raise ValueError(f"island must be (i, M), the i-th of M parts; got {island!r}.")
+    if len(island) != 2 or None in island:
+        raise ValueError(f"island must be (i, M), the i-th of M parts; got {quoted(given)}.")
     check_integer("number of islands", island[1])
     if not 0 <= island[0] < island[1]:
         raise ValueError(f"island must be one of 0 to {island[1] - 1}; got {island[0]}.")
@@ -305,7 +321,7 @@ def _unusual(holder: Any) -> dict[str, Any]:
     return {
         f.name: getattr(holder, f.name)
         for f in fields(holder)
-        if f.init and getattr(holder, f.name) != f.default
+        if f.init and f.compare and getattr(holder, f.name) != f.default
     }
 
 
@@ -317,12 +333,6 @@ def _known(kind: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}."
             raise ValueError(f"a {kind.__name__} has no field {name!r}: {hint}")
     return given
-
-
-def _integers(holder: Any, **least: int) -> None:
-    for name, at_least in least.items():
-        check_integer(name, getattr(holder, name), at_least=at_least)
-        object.__setattr__(holder, name, int(getattr(holder, name)))
 
 
 def _several(spec: RunSpec, name: str) -> None:

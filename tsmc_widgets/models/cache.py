@@ -108,6 +108,16 @@ class KVCarry:
         """Memory of the store, room to grow included."""
         return sum(part.nbytes for pair in self.store.layers if pair for part in pair)
 
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
+        """Memory of a store for as many rows and tokens, of its successor, and of attention.
+
+        Attention repeats keys and values of one layer for the query heads that share them; about
+        six times their size was measured.
+        """
+        layers = [sum(p.nbytes / (p.shape[0] * p.shape[2]) for p in pair)
+                  for pair in self.store.layers if pair]  # fmt: skip
+        return rows * tokens * (2 * sum(layers) + 6 * max(layers, default=0.0))
+
     def keeps_rows(self) -> bool:
         """Whether the batch is all the rows in their order, with copies of some behind them."""
         if self.rows is None:

@@ -67,7 +67,10 @@ def not_found(name: str, reason: str) -> str:
     """Message for a name that leads nowhere, with the shipped name that may have been meant."""
     meant = _meant(name)
     if meant is None:
-        advice = "Use 'storybook', which ships with the package, or the path of a folder."
+        advice = (
+            "Use 'storybook', which ships with the package, 'smollm2', or a folder's or GGUF "
+            "file's path."
+        )
     else:
         advice = (
             f"Did you mean {meant!r}, which ships with the package: {SHIPPED[meant]}({meant!r})?"
@@ -110,7 +113,8 @@ def load_checkpoint(
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else "auto"
     file = gguf_file(name_or_folder)
-    source = str(name_or_folder if file is None else converted(file))
+    with _quiet(transformers, file is not None):
+        source = str(name_or_folder if file is None else converted(file))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
     check_fetchable(source)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -40,8 +40,10 @@ class HuggingFaceLM(TokenizerText):
     instructions and a trial with the model finds hidden states equal to the bit in all these ways.
     Elsewhere a model of half precision saves the memory of its parameters and no time: its
     arithmetic is float32. ``hidden`` is what the output embedding reads: the last state after the
-    final norm. Ids that no token of the tokenizer has, as of a padded vocabulary, have probability
-    0: their mass is removed and the rest normalised.
+    final norm.
+
+    Ids for which the tokenizer has no text, as in a padded vocabulary, have p0 = 0: their mass is
+    removed and the rest normalised again, in every method.
 
     Args:
         model: a transformers model with a language-modelling head; it is put in eval mode.
@@ -54,7 +56,6 @@ class HuggingFaceLM(TokenizerText):
         tokenizer: its tokenizer, or None.
         vocab_size: width of the model's logits, which may exceed the tokenizer's vocabulary.
         context_length: most tokens, prompt included; None where the model sets no bound.
-        textless: which ids of the vocabulary no token has; None where there are none.
         eos_token_id: the token that ends a text, if one does; the first of several.
         eos_token_ids: all of them: the tokenizer's, the config's and the generation config's.
         bos_token_id: the token that begins a text, if one does.
@@ -78,7 +79,6 @@ class HuggingFaceLM(TokenizerText):
         self.model = model.eval()
         _skip_padding_check(model)
         self.vocab_size = int(getattr(self._head, "out_features", len(self._head.weight)))
-        self.textless = _textless(self.vocab_size, tokenizer)
         self.context_length = _context_length(config)
         special = config if tokenizer is None else tokenizer
         self.bos_token_id = special.bos_token_id
@@ -92,9 +92,10 @@ class HuggingFaceLM(TokenizerText):
             max_rows = max(1, _PASS_BYTES // (4 * width))
         check_integer("max_rows", max_rows)
         self.max_rows = max_rows
+        self._textless = _textless(self.vocab_size, tokenizer)
+        self._output_weight = OutputWeight()
         # Whether logits are what the output embedding gives; known once a prompt has been read.
         self._head_alone: bool | None = None
-        self._output_weight = OutputWeight()
         self._is_bfloat16 = is_bfloat16(model)
         self._is_bfloat16 = self._is_bfloat16 and self._has_one_answer()
 
@@ -136,10 +137,10 @@ class HuggingFaceLM(TokenizerText):
 
     def __repr__(self) -> str:
         """Class, model type and sizes."""
-        dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"HuggingFaceLM({self.model.config.model_type}, vocab_size={self.vocab_size}, "
-            f"context_length={self.context_length}, dtype={dtype}, device={str(self.device)!r})"
+            f"context_length={self.context_length}, dtype={str(self.dtype)[6:]}, "
+            f"device={str(self.device)!r})"
         )
 
     def check_context(self, prompt_length: int, num_steps: int) -> None:
@@ -228,12 +229,14 @@ class HuggingFaceLM(TokenizerText):
             if log_probs
             else by_rows(self._after_head, states, width=self.vocab_size)
         )
-        return LMStep(log_probs=table, hidden=states, carry=extension.finish())
+        return LMStep(table, states, extension.finish(), by_rows=bool(self._head_alone))
 
     def _after_head(self, states: Float[Tensor, "batch width"]) -> Float[Tensor, "batch vocab"]:
         """Log-probs from what the output embedding reads, in models where it alone makes them."""
         with self._arithmetic():
-            logits = self._drawable(self._head(states.to(self.dtype).unsqueeze(1)))[:, -1]
+            logits = self._head(states.to(self._head.weight.dtype).unsqueeze(1))[:, -1]
+        if self._textless:
+            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
         return torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
 
     def _passes(
@@ -296,17 +299,17 @@ class HuggingFaceLM(TokenizerText):
             options["logits_to_keep"] = keep
         with _inputs_of(self._head, skip=skip_head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
-        return self._drawable(logits), seen[0].to(_wide(seen[0])) if seen else None
-
-    def _drawable(self, logits: Tensor) -> Tensor:
-        if self.textless is None:
-            return logits
-        return logits.masked_fill(self.textless.to(logits.device), -torch.inf)
+        if self._textless:
+            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
+        return logits, seen[0].to(_wide(seen[0])) if seen else None
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self._is_bfloat16 and self.dtype == torch.bfloat16:
             return BFloat16Arithmetic(self._head, self._output_weight)
         return float32_arithmetic(self.model)
+
+    def _textless_on(self, device: torch.device) -> Tensor:
+        return torch.tensor(self._textless, device=device)
 
     @torch.no_grad()
     def _has_one_answer(self) -> bool:
@@ -414,22 +417,19 @@ def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
     return head
 
 
+def _textless(vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """Ids that the model has and the tokenizer lacks."""
+    if tokenizer is None:
+        return []
+    known = set(tokenizer.get_vocab().values())
+    return [token for token in range(vocab_size) if token not in known]
+
+
 def _context_length(config: Any) -> int | None:
     """Most tokens, under whatever name the model's config has for it."""
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if isinstance(value, int)), None)
-
-
-def _textless(
-    vocab_size: int, tokenizer: PreTrainedTokenizerBase | None
-) -> Bool[Tensor, " vocab"] | None:
-    if tokenizer is None:
-        return None
-    ids = torch.tensor([token for token in tokenizer.get_vocab().values() if token < vocab_size])
-    textless = torch.ones(vocab_size, dtype=torch.bool)
-    textless[ids] = False
-    return textless if textless.any() else None
 
 
 def _ids(vocab_size: int, *given: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,21 @@ def load_classifier(
     source = _resolve(name_or_folder)
     where = _device(device)
     return _load("TextClassifier", source, _state(source), where, dtype, max_tokens=max_tokens)
+
+
+def model_facts(lm: HuggingFaceLM) -> str:
+    """A model in a line: architecture, vocabulary, dtype, memory, seconds a step of one row."""
+    model = lm.model
+    gigabytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers())) / 1e9
+    token = torch.zeros(1, dtype=torch.int64, device=lm.device)
+    step = lm.prefill(token.unsqueeze(0))
+    started = time.perf_counter()
+    lm.advance(token, step.carry)
+    seconds = time.perf_counter() - started
+    return (
+        f"{model.config.model_type}, {lm.vocab_size:,} tokens, {str(lm.dtype)[6:]}, "
+        f"{gigabytes:.2g} GB, {seconds:.2g} s a step for one row."
+    )
 
 
 @lru_cache(maxsize=2 * _CACHED_MODELS)

@@ -28,10 +28,10 @@ def has_bfloat16() -> bool:
 
 
 def is_bfloat16(model: PreTrainedModel) -> bool:
-    """Whether all of a model is bfloat16, on a CPU that has it, and its attention torch's own."""
+    """Whether a model is bfloat16 as a whole, its attention torch's, and the CPU computes so."""
     kinds = {(p.dtype, p.device.type) for p in model.parameters()}
-    is_own = model.config._attn_implementation == "sdpa"
-    return kinds == {(torch.bfloat16, "cpu")} and is_own and has_bfloat16()
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
+    return kinds == {(torch.bfloat16, "cpu")} and attention == "sdpa" and has_bfloat16()
 
 
 def float32_arithmetic(model: PreTrainedModel) -> AbstractContextManager[Any]:

@@ -30,6 +30,10 @@ class ReservingCarry(Carry, Protocol):
         """Carry whose successors make room for that many rows and tokens."""
         ...
 
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
+        """Memory that as many rows and tokens take at most while a model reads the last token."""
+        ...
+
 
 class LazyTable:
     """A (rows, V) table that is computed a slice of rows at a time, when it is read.
@@ -93,11 +97,13 @@ class LMStep:
         log_probs: log p0(. | prefix), normalised over the full vocabulary.
         hidden: last hidden state, which heads on the trunk read; None where there is none.
         carry: goes into the next ``advance``.
+        by_rows: whether a large table of log-probs would be a ``LazyTable``.
     """
 
     log_probs: Float[Tensor, "batch vocab"] | LazyTable
     hidden: Float[Tensor, "batch width"] | None
     carry: Carry
+    by_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import ContextLengthError, UnknownTokenError
+from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, listed, quoted
 from tsmc_widgets.models.protocol import LMStep, TeacherForced
 
 
@@ -178,7 +178,7 @@ class TabularLM:
         """Id of a symbol."""
         if symbol not in self.symbols:
             raise UnknownTokenError(
-                f"{symbol!r} is not a symbol of this model; it has {', '.join(self.symbols[:50])}."
+                f"{quoted(symbol)} is not a symbol of this model; it has {listed(self.symbols)}."
             )
         return self.symbols.index(symbol)
 
@@ -193,8 +193,8 @@ class TabularLM:
             match = next((i for i in by_length if text.startswith(self.symbols[i], at)), None)
             if match is None:
                 raise UnknownTokenError(
-                    f"{text[at]!r} at position {at} of {text!r} is not a symbol of this model; it "
-                    f"has {', '.join(self.symbols[:50])}."
+                    f"{text[at]!r} at position {at} of {quoted(text)} is not a symbol of this "
+                    f"model; it has {listed(self.symbols)}."
                 )
             ids.append(match)
             at += len(self.symbols[match])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from operator import attrgetter
 from typing import Any
@@ -47,12 +48,7 @@ class Tempered:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_number("temperature", self.temperature, "(0, inf)")
-        if self.top_k is not None:
-            check_integer("top_k", self.top_k)
-        for name in ("top_p", "min_p"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), "(0, 1]")
+        check_settings(self.settings)
 
     vocab_size, eos_token_id, context_length, device, encode, decode, token_text = (
         property(attrgetter(f"lm.{name}"))
@@ -113,6 +109,15 @@ class Tempered:
         """What differs from ``lm``, by name."""
         given = {each: getattr(self, each.name) for each in fields(self)[1:]}
         return {each.name: value for each, value in given.items() if value != each.default}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of ``Tempered``'s settings has a value that it cannot have."""
+    for name, value in settings.items():
+        if name == "top_k":
+            check_integer(name, value)
+        else:
+            check_number(name, value, "(0, inf)" if name == "temperature" else "(0, 1]")
 
 
 def _normalised(log_probs: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows vocab"]:

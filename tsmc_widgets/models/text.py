@@ -17,6 +17,7 @@ from tsmc_widgets.errors import (
     NoTokenizerError,
     UnknownTokenError,
     UnsupportedModelError,
+    quoted,
 )
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -40,20 +41,28 @@ class TokenizerText:
             )
         return self.tokenizer
 
-    def encode(self, text: str, *, allow_control_tokens: bool = False) -> list[int]:
+    @property
+    def control_tokens(self) -> dict[int, str]:
+        """Tokens that are no text, such as BOS and EOS, and how they are spelled."""
+        tokenizer = self._given_tokenizer
+        found = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        known = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+        return found | dict(known)
+
+    def encode(self, text: str, *, control_tokens: bool = False) -> list[int]:
         """Token ids of a text, without special tokens around it.
 
         Args:
-            text: what is read.
-            allow_control_tokens: whether text such as ``</s>`` may stand for a control token.
+            text: what a person wrote.
+            control_tokens: whether the spelling of a control token means that token.
 
         Raises:
-            ControlTokenError: a part of the text stands for a control token.
             UnknownTokenError: the vocabulary lacks a word of the text.
+            ControlTokenError: the text spells a control token, and that was not allowed.
         """
         ids = self._given_tokenizer.encode(text, add_special_tokens=False)
-        if not allow_control_tokens:
-            self._check_no_control_tokens(text, ids)
+        if not control_tokens:
+            self._check_control(ids, text)
         unknown = self._given_tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UnknownTokenError(self._unknown_message(text, unknown))
@@ -67,6 +76,18 @@ class TokenizerText:
         begins = bos is not None and framed[:1] == [bos] and ids[:1] != [bos]
         return [bos, *ids] if begins else ids
 
+    def _check_control(self, ids: Sequence[int], text: str) -> None:
+        control = self.control_tokens
+        found = [control[token] for token in dict.fromkeys(ids) if token in control]
+        # The unknown word's token stands for words that were not spelled so.
+        found = [spelled for spelled in found if spelled in text]
+        if found:
+            raise ControlTokenError(
+                f"The text {text!r} spells {', '.join(map(repr, found))}, which this model reads "
+                "as a control token and not as text: write it otherwise, use apply_chat_template "
+                "for a conversation, or pass ids such as lm.encode(text, control_tokens=True)."
+            )
+
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation, up to where the model's answer begins.
 
@@ -74,8 +95,8 @@ class TokenizerText:
             messages: dictionaries with "role" and "content".
 
         Raises:
-            ControlTokenError: a part of a message stands for a control token.
             UnknownTokenError: the vocabulary lacks a word of a message.
+            ControlTokenError: a message spells a control token.
             UnsupportedModelError: the tokenizer has no chat template.
         """
         if not self._given_tokenizer.chat_template:
@@ -113,28 +134,16 @@ class TokenizerText:
         if "\u2581" in piece:
             return piece.replace("\u2581", " ")
         text = self.tokenizer.convert_tokens_to_string([piece])
-        if _BYTE.fullmatch(piece):
-            return piece if "\ufffd" in text else text
+        if "\ufffd" in text and _BYTE.fullmatch(piece):
+            return piece
         if "\ufffd" in text:
             values = [_BYTE_OF.get(character) for character in piece]
             if None not in values:
                 return "".join(f"<0x{value:02X}>" for value in values)
         return text
 
-    def _check_no_control_tokens(self, text: str, ids: Sequence[int]) -> None:
-        # Also those that all_special_ids lacks, as they have no role such as EOS.
-        added = self._given_tokenizer.added_tokens_decoder
-        control = {token: added[token].content for token in ids if token in added}
-        for token, written in control.items():
-            if added[token].special and written in text:
-                raise ControlTokenError(
-                    f"The text {text!r} holds {written!r}, which this model reads as control "
-                    f"token {token}, not as text: leave it out or, if that token is meant, give "
-                    "token ids: lm.encode(text, allow_control_tokens=True)."
-                )
-
     def _check_words(self, message: Mapping[str, Any]) -> None:
-        """Raise as ``encode`` does unless a chat message is text that the model has."""
+        """Raise UnknownTokenError or ControlTokenError for what a chat message may not hold."""
         content = message.get("content")
         parts = [content] if isinstance(content, str) else content or ()
         for part in parts:
@@ -148,10 +157,11 @@ class TokenizerText:
         hints = []
         for word in words[:5]:
             near = difflib.get_close_matches(word, vocabulary, n=3)
-            hints.append(f"{word!r}" + (f" (nearest: {', '.join(near)})" if near else ""))
+            hints.append(quoted(word) + (f" (nearest: {', '.join(near)})" if near else ""))
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
         return (
-            f"The model's vocabulary lacks {', '.join(hints)}, which are in the text {text!r}: use "
-            "other words."
+            f"The model's vocabulary lacks {', '.join(hints)}{more}, which are in the text "
+            f"{quoted(text)}: use other words."
         )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc, start_smc
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle, Oracle, exact
+from tsmc_widgets.smc.memory import allow_memory
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, ProposalStep, TwistInduced
 from tsmc_widgets.smc.resampling import Always, ESSBelow, EveryNSteps, Never, ResampleRule
@@ -33,6 +34,7 @@ __all__ = [
     "TraceColumns",
     "TraceInfo",
     "TwistInduced",
+    "allow_memory",
     "exact",
     "init",
     "run_conditional_smc",

@@ -20,10 +20,10 @@ from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
-from tsmc_widgets.targets.target import Target, require_unconditional
+from tsmc_widgets.targets.target import Target, check_target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
 
-_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed"}
+_OPTIONS = {"first_run", "noise", "top_k", "dead_runs", "retained", "observed", "memory_limit"}
 
 
 def start_smc(
@@ -83,16 +83,18 @@ def run_smc(
         num_particles: K.
         num_runs: R independent runs in one batch; None is one, or one for each observation.
         proposal: where tokens are drawn from; None is the base model.
-        twist: psi_t; None is psi = 1, which leaves every decision to phi at T.
+        twist: psi_t; None is psi = 1, which leaves every decision to phi at T. Sequences that end
+            before it have phi at once, beside psi of the others: with an absorbing EOS give a twist
+            of phi's scale, or rule="never", where phi is far from 1.
         resampler: multinomial, residual, stratified or systematic.
         rule: always, never, ess or a ``ResampleRule`` such as ``EveryNSteps(2)``.
         ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given, but
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
-            dead_runs ("raise", "keep" or "warn"), as in ``SMCConfig``; and observed (runs, width),
-            where the target waits for an observation: one for each run, whose particles all run
-            under it. Proposal and twist may be conditional too.
+            dead_runs ("raise", "keep" or "warn") and memory_limit (bytes), as in ``SMCConfig``; and
+            observed (runs, width), where the target waits for an observation: one for each run,
+            whose particles all run under it. Proposal and twist may be conditional too.
 
     Returns:
         The trace; ``trace.log_z`` is a float for one run and has shape (R,) for several.
@@ -101,6 +103,7 @@ def run_smc(
         AllParticlesDeadError: all weights of the one run are zero; of several runs those that
             die stay in the trace as log Z_hat = -inf, and a warning counts them. Any exception,
             Ctrl-C included, carries what was recorded as ``error.trace``.
+        MemoryLimitError: by estimate the batch does not fit the memory; nothing was begun.
     """
     session = start_smc(
         target,
@@ -221,6 +224,7 @@ def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] |
         ValueError: an observation is missing, of another shape, or given to a target that waits
             for none.
     """
+    check_target(target)
     if not target.is_conditional:
         if observed is not None:
             what = target.potential.describe()

@@ -18,7 +18,7 @@ from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.resampling import Never, invert_cdf
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.automata import TokenAutomaton
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist
 
@@ -80,6 +80,7 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
     Raises:
         BudgetError: the target has more sequences than that and no automaton.
     """
+    check_target(target)
     check_integer("max_sequences", max_sequences)
     table = table_of(target.lm)
     markov = table is not None and table.is_markov

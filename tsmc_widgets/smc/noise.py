@@ -7,7 +7,6 @@ and taking one run out of many give the same bytes.
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, set_integers
 
 Use = Literal["token", "resample"]
 
@@ -57,13 +56,8 @@ class AddressedNoise:
 
     def __post_init__(self) -> None:
         """Check the address."""
-        check_integer("seed", self.seed, at_least=0)
-        check_integer("num_runs", self.num_runs)
-        check_integer("first_run", self.first_run, at_least=0)
-        for name in ("seed", "num_runs", "first_run"):
-            object.__setattr__(self, name, operator.index(getattr(self, name)))
-        if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64; got {self.seed}.")
+        set_integers(self, num_runs=1, first_run=0)
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, at_least=0, below=2**64))
 
     def uniform(
         self, *, step: int, use: Use, num_particles: int

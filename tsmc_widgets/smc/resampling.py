@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_number, check_one_of, set_integers
 from tsmc_widgets.numerics import normalise
 
 Weights = Float[Tensor, "runs particles"]
@@ -126,15 +126,13 @@ class ResampleRule(Protocol):
 class ESSBelow:
     """Resample a run when its ESS is below ``threshold`` times K."""
 
-    threshold: float = 0.5
+    threshold: float | int = 0.5
 
     def __post_init__(self) -> None:
         """Check the threshold."""
-        if not 0.0 <= self.threshold <= 1.0:
-            raise ValueError(
-                "ess_threshold must be a fraction of K between 0 (never) and 1 (whenever weights "
-                f"differ); got {self.threshold!r}."
-            )
+        # A fraction of K: 0 never resamples, 1 whenever weights differ.
+        threshold = check_number("ess_threshold", self.threshold, "[0, 1]")
+        object.__setattr__(self, "threshold", threshold)
 
     def due(
         self, step: int, ess: Float[Tensor, " runs"], num_particles: int
@@ -156,7 +154,7 @@ class EveryNSteps:
 
     def __post_init__(self) -> None:
         """Check n."""
-        check_integer("n", self.n)
+        set_integers(self, n=1)
 
     def due(
         self, step: int, ess: Float[Tensor, " runs"], num_particles: int
@@ -200,7 +198,7 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
             f"ess_threshold={ess_threshold!r}."
         )
     if rule is None:
-        return ESSBelow(0.5 if ess_threshold is None else float(ess_threshold))
+        return ESSBelow(0.5 if ess_threshold is None else ess_threshold)
     if isinstance(rule, str):
         check_one_of("rule", rule, RULES)
         return RULES[rule]()

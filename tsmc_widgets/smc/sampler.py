@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.prefixes import (
     PrefixSteps,
     advance_steps,
@@ -32,6 +33,7 @@ def init(target: Target, config: SMCConfig) -> SMCState:
     """State before the first step: the prompt is read once for all particles of all runs."""
     state = unread(target, config)
     rows, steps = _read_prefixes(state, target, config)
+    check_run(target, config, steps)
     return replace(state, rows=rows, steps=steps)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 from tsmc_widgets.errors import AllParticlesDeadError, check_integer
+from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace, TraceInfo
@@ -22,7 +24,11 @@ class SMCSession:
         Args:
             target: what to sample.
             config: how to sample it.
+
+        Raises:
+            MemoryLimitError: the runs would not fit the memory.
         """
+        check_run(target, config)
         self.target = target
         self.config = config
         # Known before the run, so that a trace can be given out when nothing else can be computed.
@@ -99,7 +105,8 @@ class SMCSession:
         if t > self.t:
             raise ValueError(f"cannot rewind to step {t}: only {self.t} have been taken.")
         records = self._progress[1][:t]
-        state = init(self.target, self.config)
+        # What was taken before fits, though this run itself now fills the memory.
+        state = init(self.target, replace(self.config, memory_limit=math.inf))
         for _ in range(t):
             state, _ = step(state, self.target, self.config)
         self._progress = (state, records)

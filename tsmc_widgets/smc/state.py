@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_number, check_one_of, set_integers
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
 from tsmc_widgets.smc.proposals import Base, as_proposal
@@ -34,6 +34,8 @@ class SMCConfig:
             with the other runs and gives log Z_hat = -inf for this one; "warn" does too and warns
             once at the end. None is "warn" for several runs and "raise" for one. In conditional SMC
             none can die: a retained sample of weight zero is an error.
+        memory_limit: bytes that the batch may take by estimate; None is half of what is free, or
+            what ``allow_memory`` says.
     """
 
     num_particles: int
@@ -47,16 +49,17 @@ class SMCConfig:
     observed: Int[Tensor, "runs width"] | None = None
     top_k: int = 0
     dead_runs: str | None = None
+    memory_limit: float | int | None = None
 
     def __post_init__(self) -> None:
         """Check the values against each other."""
-        check_integer("num_particles", self.num_particles)
-        check_integer("num_runs", self.num_runs)
-        check_integer("top_k", self.top_k, at_least=0)
+        set_integers(self, num_particles=1, num_runs=1, top_k=0)
         check_one_of("resampler", self.resampler, sorted(SCHEMES))
         if self.dead_runs is None:
             object.__setattr__(self, "dead_runs", "raise" if self.num_runs == 1 else "warn")
         check_one_of("dead_runs", self.dead_runs, ("raise", "keep", "warn"))
+        if self.memory_limit is not None:
+            check_number("memory_limit", self.memory_limit, "(0, inf]")
         object.__setattr__(self, "twist", as_twist(self.twist))
         object.__setattr__(self, "proposal", as_proposal(self.proposal))
         if self.twist is not None and self.twist.proposal_only:

@@ -25,7 +25,7 @@ from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.prefixes import NextTokenTable
 from tsmc_widgets.smc.resampling import ESSBelow, invert_cdf
 from tsmc_widgets.smc.state import SMCConfig, StepRecord
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.storage import fingerprint, other_model
 
 if TYPE_CHECKING:
@@ -557,6 +557,7 @@ class SMCTrace:
 
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the target is the one that was sampled, as far as is known."""
+        check_target(target)
         eos = target.eos_token_id if target.absorbs_eos else None
         pairs = {
             "potential": (self.info.potential, target.potential.describe()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,12 +11,10 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError
+from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError, quoted
 
 ShowRow = Callable[[Tensor], str]
 """Says what a row of tokens is, in words: ``the text 'a b c'``."""
-
-SHOWN_CHARACTERS = 500
 
 
 class FailedOnText(Exception):
@@ -30,10 +27,7 @@ class FailedOnText(Exception):
 
 def show_text(text: str) -> str:
     """A text as error messages quote it, cut in the middle where it is long."""
-    if len(text) > SHOWN_CHARACTERS:
-        half = SHOWN_CHARACTERS // 2
-        text = f"{text[:half]} ... {text[-half:]}"
-    return f"the text {text!r}"
+    return f"the text {quoted(text)}"
 
 
 def show_tokens(row: Int[Tensor, " steps"]) -> str:
@@ -186,16 +180,6 @@ def check_bound(name: str, value: Any) -> float | None:
     if not math.isfinite(bound) or isinstance(value, str):
         raise PotentialError(f"{name} must be a finite number in nats or None; got {value!r}.")
     return bound
-
-
-def whole_number(value: Any) -> int | None:
-    """The integer that a value is, NumPy's included; None for all else, truth values too."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:

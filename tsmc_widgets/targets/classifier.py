@@ -18,13 +18,12 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tsmc_widgets.errors import PotentialError, check_one_of
+from tsmc_widgets.errors import PotentialError, check_one_of, whole_number
 from tsmc_widgets.targets.checked import (
     FailedOnText,
     as_numbers,
     check_bound,
     show_text,
-    whole_number,
 )
 from tsmc_widgets.targets.functions import call_on_texts, function_name
 from tsmc_widgets.targets.notation import between, short_name, times

@@ -11,8 +11,9 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer, check_number, check_one_of, listed, quoted
 from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.tempered import check_settings
 from tsmc_widgets.targets.classifier import CachedClassifier
 from tsmc_widgets.targets.functions import NamedFunction
 from tsmc_widgets.targets.problems import Problem, load_problem
@@ -29,7 +30,12 @@ from tsmc_widgets.targets.tokens import check_pattern, token_ids
 TABLE = "table:"
 """Before the name of a toy: the table that is its model."""
 _REQUIRED = ("name", "model", "prompt", "num_steps", "potential")
-_FIELDS = (*_REQUIRED, "eos", "form")
+TEMPERED = ("temperature", "top_k", "top_p", "min_p")
+"""Fields that make a ``Tempered`` model of the model."""
+RULES = ("stop", "power")
+"""Fields that go to ``Target``, where they are given."""
+SETTINGS = (*TEMPERED, *RULES)
+_FIELDS = (*_REQUIRED, "eos", "form", *SETTINGS)
 OBSERVED_SEED = 0
 """Of the observation that a conditional problem is shown with."""
 
@@ -37,8 +43,9 @@ OBSERVED_SEED = 0
 def parse_problem(problem: Any) -> Problem:
     """The problem of a name, of a ``Problem``, or of a description in JSON's types.
 
-    A description has the fields name, model, prompt, num_steps and potential, and may have eos and
-    form (recommended form of the twist). Its potential is an object such as ``{"kind":
+    A description has the fields name, model, prompt, num_steps and potential, and may have eos,
+    stop and power (as for ``Target``), temperature, top_k, top_p and min_p (as for ``Tempered``),
+    and form (recommended form of the twist). Its potential is an object such as ``{"kind":
     "ClassProbability", "model": "storybook/stars", "label": 1, "beta": 2}``: the name of a
     potential, its arguments by keyword (what it takes without a name as ``"args": [...]``), and a
     power ``beta``; or a list of these, which are multiplied. Kinds are the package's potentials
@@ -67,6 +74,9 @@ def parse_problem(problem: Any) -> Problem:
         num_steps=described["num_steps"],
         potential=lambda _: parse_potential(described["potential"]),
         eos=described.get("eos", "ignore"),
+        tempered=tempered_of(described),
+        stop=described.get("stop"),
+        power=described.get("power", 1),
         form=described.get("form", "MLP head"),
         description=described,
     )
@@ -116,6 +126,11 @@ def formula_of(problem: str | Problem | Mapping[str, Any]) -> str:
     """``log φ(s) = 2 log p(5 stars | s) + log 1[no “broken” in s]``, as plain text."""
     terms = map(term_of, describe_problem(problem)["potential"])
     return "log φ(s) = " + (" + ".join(terms) or "0")
+
+
+def tempered_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ``Tempered`` in a description."""
+    return {name: described[name] for name in TEMPERED if name in described}
 
 
 def parts_of(problem: Any) -> list[Mapping[str, Any]]:
@@ -206,18 +221,24 @@ def _checked(problem: Any) -> dict[str, Any]:
     if not isinstance(problem, Mapping):
         raise ValueError(
             "problem must be a name in PROBLEMS, or a description with the fields "
-            f"{', '.join(_REQUIRED)}; got {problem!r}."
+            f"{', '.join(_REQUIRED)}; got {quoted(problem)}."
         )
     for name in problem:
         if name not in _FIELDS:
             near = difflib.get_close_matches(str(name), _FIELDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"a problem has no field {name!r}; it has {', '.join(_FIELDS)}.{hint}")
+            raise ValueError(
+                f"a problem has no field {quoted(name)}; it has {listed(_FIELDS)}.{hint}"
+            )
     missing = [name for name in _REQUIRED if name not in problem]
     if missing:
-        raise ValueError(f"the problem lacks {', '.join(missing)}; got {dict(problem)!r}.")
+        raise ValueError(f"the problem lacks {', '.join(missing)}; got {quoted(dict(problem))}.")
     check_integer("num_steps", problem["num_steps"])
     check_one_of("eos", problem.get("eos", "ignore"), ("ignore", "absorb"))
+    check_number("power", problem.get("power", 1), "(0, inf)")
+    check_settings(tempered_of(problem))
+    if problem.get("stop") is not None and problem.get("eos") != "absorb":
+        raise ValueError(f"stop={problem['stop']!r} says where texts end: give eos='absorb'.")
     _toy_of(problem["model"])
     _check_potential(problem["potential"])
     try:

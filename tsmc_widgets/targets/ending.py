@@ -154,10 +154,13 @@ def token_texts(lm: LanguageModel) -> tuple[str, ...]:
             "" if token in special else table.separator + symbol
             for token, symbol in enumerate(table.symbols)
         )
+    # Read after a plain word, where a decoder adds its spaces and leaves special tokens out.
     texts = [lm.token_text(token) for token in range(lm.vocab_size)]
-    # Only special tokens are left out where a text is decoded.
-    odd = [token for token, text in enumerate(texts) if text.startswith(("<", "["))]
-    shown = lm.decode(torch.tensor(odd).unsqueeze(1)) if odd else []
-    for token, text in zip(odd, shown, strict=True):
-        texts[token] = texts[token] if text else ""
-    return tuple(texts)
+    first = next((token for token, text in enumerate(texts) if text.strip().isalpha()), 0)
+    every = torch.arange(lm.vocab_size)
+    shown = lm.decode(torch.stack([torch.full_like(every, first), every], dim=1))
+    word = lm.decode(torch.tensor([[first]]))[0]
+    return tuple(
+        after[len(word) :] if after.startswith(word) and "\ufffd" not in after else text
+        for after, text in zip(shown, texts, strict=True)
+    )

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_one_of, listed, quoted
 from tsmc_widgets.targets.checked import call_checked, check_bound, log_phi_checked
 from tsmc_widgets.targets.notation import call, code_value
 from tsmc_widgets.targets.protocol import BoundOnly
@@ -139,7 +140,7 @@ class TokenFunction(NamedFunction):
 
     def _call_each(self, tokens: Tensor) -> list[float]:
         def value(row: Tensor) -> float:
-            return float(self.function(row[0].tolist()))
+            return float(unwrapped(self.function(row[0].tolist())))
 
         show_row, name = self.context.show_row, self.describe()
         rows = tokens.split(1)
@@ -149,8 +150,24 @@ class TokenFunction(NamedFunction):
 def call_on_texts(function: Callable[..., Any], takes: str, texts: Sequence[str]) -> Any:
     """Call a function of one text on each, or a function of many on all."""
     if takes == "texts":
-        return function(list(texts))
-    return each_text(lambda text: float(function(text)), texts)
+        values = function(list(texts))
+        several = isinstance(values, list | tuple) or (
+            isinstance(values, Array) and values.ndim > 1
+        )
+        return [unwrapped(value) for value in values] if several else values
+    return each_text(lambda text: float(unwrapped(function(text))), texts)
+
+
+Array = np.ndarray | Tensor
+
+
+def unwrapped(value: Any) -> Any:
+    """The number in an array or list that holds nothing else; anything else as it is."""
+    while isinstance(value, list | tuple) or (isinstance(value, Array) and value.ndim):
+        if len(value) != 1:
+            break
+        value = value[0]
+    return value
 
 
 def check_callable(function: object) -> Callable[..., Any]:
@@ -201,19 +218,19 @@ def find_function(name: str) -> Callable[..., Any]:
     """
     if not isinstance(name, str) or not name:
         raise ValueError(
-            f"function must be the name of a registered function; got {name!r}, and there are "
-            f"{', '.join(registered_functions()) or 'none: run tw.register_function first'}."
+            f"function must be the name of a registered function; got {quoted(name)}, and there "
+            f"are {listed(registered_functions()) or 'none: run tw.register_function first'}."
         )
     if name in _REGISTERED:
         return _REGISTERED[name]
     how = (
-        f"tw.register_function({name!r}), if you trust it"
+        f"tw.register_function({quoted(name)}), if you trust it"
         if _PATH.fullmatch(name)
-        else f"tw.register_function(your_function, name={name!r})"
+        else f"tw.register_function(your_function, name={quoted(name)})"
     )
     raise ValueError(
-        f"The description names the Python function {name!r}, which JSON alone cannot bring back "
-        f"and which is not registered here: run {how}."
+        f"The description names the Python function {quoted(name)}, which JSON alone cannot bring "
+        f"back and which is not registered here: run {how}."
     )
 
 

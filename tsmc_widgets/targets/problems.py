@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer, check_one_of, listed, quoted
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets import toys
 from tsmc_widgets.targets.classifier import (
     CachedClassifier,
@@ -56,6 +57,9 @@ class Problem:
         conditional: whether phi waits for an observation o, so that samples come with one.
         exact: whether ``tw.exact`` knows everything about it.
         twin: name of the problem that is the same experiment on the other model; "" for none.
+        tempered: settings of ``Tempered`` for the model, by name; none leaves p0 as it is.
+        stop: where texts end besides EOS, as for ``Target``.
+        power: of p0, as for ``Target``.
         description: the JSON that it was made from; None for a named one.
     """
 
@@ -73,6 +77,9 @@ class Problem:
     conditional: bool = False
     exact: bool = False
     twin: str = ""
+    tempered: Mapping[str, Any] = field(default_factory=dict)
+    stop: str | Sequence[str] | None = None
+    power: float | int = 1
     description: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +105,7 @@ class Problem:
         *,
         classifier: ClassifierLike | None = None,
         device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Target:
         """The target; models are loaded when this is called, once for each process.
 
@@ -105,6 +113,7 @@ class Problem:
             lm: a model, name or folder in place of the problem's own, such as a local copy of it.
             classifier: an object, name or folder in place of the problem's own.
             device: where models that are loaded by name go; None is the CPU.
+            dtype: of a base model that is loaded by name; None is the usual one.
 
         Raises:
             FileNotFoundError: a checkpoint is neither here nor can be fetched.
@@ -115,9 +124,17 @@ class Problem:
         if lm is None:
             lm = self.model if self.table is None else _made(self.table)
         if isinstance(lm, str | Path):
-            lm = load_language_model(lm, device=device)
+            lm = load_language_model(lm, device=device, dtype=dtype)
         phi = self.own_potential(classifier, device=device)
-        return Target(lm, phi, prompt=self.prompt, num_steps=self.num_steps, eos=self.eos)
+        return Target(
+            Tempered(lm, **self.tempered) if self.tempered else lm,
+            phi,
+            prompt=self.prompt,
+            num_steps=self.num_steps,
+            eos=self.eos,
+            stop=self.stop,
+            power=self.power,
+        )
 
     def own_potential(
         self,
@@ -197,7 +214,7 @@ def load_problem(name: str) -> Problem:
         return PROBLEMS[name]
     near = difflib.get_close_matches(str(name).lower().replace(" ", "-"), PROBLEMS, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"There is no problem {name!r}. {hint}There are {', '.join(PROBLEMS)}.")
+    raise ValueError(f"There is no problem {quoted(name)}. {hint}There are {listed(PROBLEMS)}.")
 
 
 def _class_of(label: int | str, beta: int = 1) -> Maker:

@@ -18,6 +18,7 @@ from tsmc_widgets.errors import (
     check_integer,
     check_number,
     check_one_of,
+    quoted,
 )
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced, by_rows, readable
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
@@ -85,7 +86,7 @@ class Target:
         stop: Stop = None,
         power: float | int = 1,
     ) -> None:
-        _check_model(lm)
+        check_model(lm)
         check_integer("num_steps", num_steps)
         check_one_of("eos", eos, ("ignore", "absorb"))
         if eos == "absorb" and lm.eos_token_id is None:
@@ -287,8 +288,18 @@ class Target:
             )
 
 
+def check_target(target: Any) -> None:
+    """Raise TypeError unless it is a ``Target``."""
+    if not isinstance(target, Target):
+        raise TypeError(
+            "target must be a Target, as tw.Target(lm, potential, prompt=..., num_steps=...) or "
+            f"tw.load_problem(name).target() gives; got {quoted(target)}."
+        )
+
+
 def require_unconditional(target: Target, remedy: str) -> None:
     """Raise ValueError if the potential waits for an observation; ``remedy`` says what to do."""
+    check_target(target)
     if target.is_conditional:
         raise ValueError(f"{target.potential.describe()} waits for an observation: {remedy}")
 
@@ -348,7 +359,8 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
     return list(template([dict(message) for message in messages]))
 
 
-def _check_model(lm: object) -> None:
+def check_model(lm: object) -> None:
+    """Raise UnsupportedModelError unless ``lm`` has what a language model must have."""
     needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
     missing = [name for name in needed if not hasattr(lm, name)]
     if isinstance(lm, type):
@@ -356,8 +368,8 @@ def _check_model(lm: object) -> None:
     if missing:
         hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
         raise UnsupportedModelError(
-            f"lm must be a language model of this package's protocol; got {lm!r}, which lacks "
-            f"{', '.join(missing)}.{hint}"
+            f"lm must be a language model of this package's protocol; got {quoted(lm)}, which "
+            f"lacks {', '.join(missing)}.{hint}"
         )
 
 

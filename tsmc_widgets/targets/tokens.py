@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import UnknownTokenError, check_integer
+from tsmc_widgets.errors import UnknownTokenError, check_integer, quoted, whole_number
 from tsmc_widgets.models.protocol import LanguageModel, eos_ids
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
-from tsmc_widgets.targets.checked import whole_number
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, between
 from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
@@ -228,7 +227,7 @@ def token_ids(pattern: TokenPattern, lm: LanguageModel) -> tuple[int, ...]:
     if isinstance(pattern, str):
         ids = tuple(lm.encode(pattern))
         if not ids:
-            raise UnknownTokenError(f"The text {pattern!r} has no tokens in this model.")
+            raise UnknownTokenError(f"The text {quoted(pattern)} has no tokens in this model.")
         return ids
     if isinstance(pattern, int):
         if not 0 <= pattern < lm.vocab_size:
@@ -256,7 +255,8 @@ def check_pattern(pattern: object) -> str | int | tuple:
     if isinstance(pattern, list | tuple) and pattern:
         return tuple(check_pattern(part) for part in pattern)
     raise ValueError(
-        f"A token must be a non-empty text, an id, or a non-empty list of these; got {pattern!r}."
+        "A token must be a non-empty text, an id, or a non-empty list of these; got "
+        f"{quoted(pattern)}."
     )
 
 

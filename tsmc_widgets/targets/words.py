@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, tensor
 
-from tsmc_widgets.errors import PotentialError, check_one_of
+from tsmc_widgets.errors import PotentialError, check_one_of, quoted
 from tsmc_widgets.models.tempered import table_of
-from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton
+from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton, combine
 from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, scope_of
-from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
+from tsmc_widgets.targets.protocol import AutomatonPotential, Potential, Power, log_indicator
 from tsmc_widgets.targets.text import Scope, TextPotential
 
 ANYTHING = "(?s:.)*"
@@ -144,16 +144,56 @@ class _Machine:
 
 def _character_machine(pattern: str) -> _Machine | None:
     from interegular import parse_pattern
+
+    return _within_budget(lambda: _Machine(parse_pattern(pattern).to_fsm()))
+
+
+def _within_budget(build: Callable[[], Any]) -> Any:
+    """What is built of automata over characters; None where there is none of few states."""
     from interegular.patterns import InvalidSyntax, Unsupported
 
     _count_steps()
     budget = _STEPS_LEFT.set([STEP_LIMIT])
     try:
-        return _Machine(parse_pattern(pattern).to_fsm())
+        return build()
     except (InvalidSyntax, Unsupported, _TooManySteps):
         return None
     finally:
         _STEPS_LEFT.reset(budget)
+
+
+def contradiction(potential: Potential) -> tuple[str, str] | None:
+    """Two factors, in words, that no text satisfies at once, as their automata tell; else None."""
+    bare = [f.part if isinstance(f, Power) else f for f in potential.factors()]
+    kinds = [factor for factor in bare if isinstance(factor, AutomatonPotential)]
+    for one, other in itertools.combinations(kinds, 2):
+        if _contradict(one, other):
+            return one.describe(), other.describe()
+    return None
+
+
+def _contradict(one: AutomatonPotential, other: AutomatonPotential) -> bool:
+    """Whether no text satisfies both; False where their automata do not tell."""
+    if not (isinstance(one, TextIndicator) and isinstance(other, TextIndicator)):
+        both = combine([one.automaton(), other.automaton()], lambda logs: logs.sum(-1))
+        return both is not None and bool((both.log_value == -math.inf).all())
+    patterns = one._whole_text_pattern(), other._whole_text_pattern()
+    wanted = one._wanted, other._wanted
+    if one.scope != other.scope or None in patterns or not any(wanted):
+        return False
+    return bool(_within_budget(lambda: _common(patterns, wanted).empty()))
+
+
+def _common(patterns: Sequence[str], wanted: Sequence[bool]) -> Any:
+    """Automaton of the texts that each pattern fits, or does not where it is not wanted."""
+    from interegular import parse_pattern
+
+    automata = [parse_pattern(pattern).to_fsm() for pattern in patterns]
+    first, second = (
+        each if wants else each.everythingbut()
+        for each, wants in zip(automata, wanted, strict=True)
+    )
+    return first & second
 
 
 _STEPS_LEFT: ContextVar[list[int] | None] = ContextVar("steps_left", default=None)
@@ -350,7 +390,8 @@ class MatchesRegex(TextIndicator):
             self._regex = self._compiled(pattern)
         except (re.error, regex.error) as error:
             raise ValueError(
-                f"pattern must be a regular expression of Python's re; got {pattern!r}: {error}."
+                f"pattern must be a regular expression of Python's re; got {quoted(pattern)}: "
+                f"{error}."
             ) from error
         self.pattern = pattern
 

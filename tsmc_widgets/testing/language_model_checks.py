@@ -351,23 +351,29 @@ def _check_softmax(case: SteppingCase, model: Any, answer: Answer) -> None:
     A model may answer in half precision: as near to them as its logits are, but for a factor of 2.
     """
     found, own = answer.values["log_probs"], model
+    textless = getattr(case.lm, "_textless", [])
+    require(bool((found[:, textless] == -torch.inf).all()), "ids without a text must have p0 = 0.")
     if next(model.parameters()).dtype.itemsize < 4:
         own = copy.deepcopy(model).float()
     with torch.no_grad():
-        logits = [
+        expected, rough = (
             each(input_ids=case.tokens[:, :-1], use_cache=False).logits[:, -1].to(found.dtype)
             for each in (own, model)
-        ]
-    textless = getattr(case.lm, "textless", None)
-    if textless is not None:
-        logits = [each.masked_fill(textless, -torch.inf) for each in logits]
-    expected, rough = (torch.log_softmax(each, dim=-1) for each in logits)
-    what = "log_probs must be the model's full softmax, temperature 1"
+        )
+    for logits in (expected, rough):
+        logits[:, textless] = -torch.inf
+    expected, rough = expected.log_softmax(-1), rough.log_softmax(-1)
+    what = "the model's full softmax, temperature 1"
     if isinstance(case.lm, Tempered):
         expected, rough = case.lm.tempered(expected), case.lm.tempered(rough)
-        what = "log_probs must be what temperature and cuts leave of the model's softmax"
-    gap, allowed = largest_gap(found, expected), 2 * largest_gap(rough, expected) + case.tolerance
-    require(gap <= allowed, f"{what}: they differ by {gap:.3g}, more than {allowed:g}.")
+        what = "what temperature and cuts leave of the model's softmax"
+    rounding = 2 * largest_gap(rough, expected)
+    gap = largest_gap(found, expected)
+    require(
+        gap <= case.tolerance + rounding,
+        f"log_probs must be {what}: they differ by "
+        f"{gap:.3g}, more than the tolerance {case.tolerance + rounding:g}.",
+    )
 
 
 def _check_gradients(case: SteppingCase, model: torch.nn.Module) -> None:

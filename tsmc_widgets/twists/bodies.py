@@ -12,9 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import UnsupportedModelError, check_integer, check_one_of, import_extra
+from tsmc_widgets.errors import (
+    UnsupportedModelError,
+    check_integer,
+    check_number,
+    check_one_of,
+    import_extra,
+)
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.targets.target import check_model
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
@@ -77,6 +84,7 @@ def bare_copy(lm: LanguageModel, *, share: bool) -> nn.Module:
     Raises:
         UnsupportedModelError: the base model is none of transformers.
     """
+    check_model(lm)
     transformers = import_transformers("A twist with a body of its own")
     model = getattr(lm, "model", None)
     if not isinstance(model, transformers.PreTrainedModel):
@@ -144,6 +152,7 @@ class BodyTwist(OwnBodyTwist):
         self, lm: LanguageModel, *, link: str = "log", head: str = "linear", seed: int = 0
     ) -> None:
         check_one_of("head", head, HEADS)
+        seed = check_integer("seed", seed, at_least=0)
         states = OwnStates(lm, bare_copy(lm, share=False))
         if head == "linear":
             module = linear_head(lm, states.width)
@@ -220,9 +229,8 @@ class LoRATwist(NeuralTwist):
         link: str = "log",
         seed: int = 0,
     ) -> None:
-        check_integer("rank", rank)
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"alpha must be a positive number; got {alpha!r}.")
+        rank, alpha = check_integer("rank", rank), check_number("alpha", alpha, "(0, inf)")
+        seed = check_integer("seed", seed, at_least=0)
         body = bare_copy(lm, share=True)
         targets = _targets(body, target_modules)
         adapters = _adapt(body, rank, alpha, targets, seed)

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import UnknownTokenError, check_number
+from tsmc_widgets.errors import UnknownTokenError, check_integer, check_number
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
 from tsmc_widgets.twists.protocol import (
     BaseTwist,
@@ -63,6 +63,9 @@ class LookAheadTwist(SteppedTwist):
     """
 
     def __init__(self, target: Target, *, num_texts: int = 32, seed: int = 0) -> None:
+        check_target(target)
+        num_texts = check_integer("num_texts", num_texts)
+        seed = check_integer("seed", seed, at_least=0)
         self.target = target
         self.prompt_length = len(target.prompt_tokens)
         texts: list[tuple[Potential, float]] = []
@@ -211,10 +214,8 @@ class TemperedTwist(BaseTwist):
     method, proposal_only = of_other("twist", "method", "proposal_only")
 
     def __init__(self, twist: Twist, beta: float | int) -> None:
-        if not math.isfinite(beta):
-            raise ValueError(f"beta must be a finite number; got {beta!r}.")
+        self.beta = check_number("beta", beta, "(-inf, inf)")
         self.twist = as_twist(twist)
-        self.beta = float(beta)
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, by_rows
+from tsmc_widgets.targets.target import check_model
 from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep
 
 LINKS = ("log", "sigmoid")
@@ -39,6 +40,7 @@ class TrainableModule(OnePassTwist, nn.Module):
     ) -> None:
         """Take the base model, how raw values become log psi, and the form's other options."""
         super().__init__()
+        check_model(lm)
         check_one_of("link", link, LINKS)
         object.__setattr__(self, "lm", lm)
         self.link = link
@@ -166,6 +168,10 @@ class CodesCarry:
             return self
         return CodesCarry(self.code, self.states.reserve(rows, tokens))
 
+    def most_bytes(self, rows: int, tokens: int) -> float | int:
+        """Memory that as many rows and tokens take at most."""
+        return 0.0 if self.states is None else self.states.most_bytes(rows, tokens)
+
 
 class NeuralTwist(TrainableModule):
     """Log psi_t(s_{<t}, .) = head(state that predicts token t); starts at psi = 1.
@@ -272,6 +278,7 @@ class NeuralTwist(TrainableModule):
 
 def hidden_width(lm: LanguageModel) -> int:
     """Width of the model's hidden state; raises ValueError where it has none."""
+    check_model(lm)
     probe = lm.prefill(torch.zeros(1, 1, dtype=torch.int64, device=lm.device)).hidden
     if probe is None:
         raise ValueError(
@@ -304,7 +311,7 @@ def mlp_head(
     check_integer("depth", depth)
     width = inputs if width is None else width
     check_integer("width", width)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_integer("seed", seed, at_least=0))
     layers: list[nn.Module] = []
     for at in range(depth):
         layer = nn.Linear(width if at else inputs, width, dtype=torch.float32)

@@ -197,6 +197,10 @@ class CompareSession(LivePage):
         self._show_status(self.live.progress)
         return path
 
+    def still(self) -> str:
+        """Tables of what is done."""
+        return self.comparison._repr_html_()
+
     def _retire(self) -> None:
         """Cancel, and end idle workers too, which hold models; ``start`` calls new ones."""
         self.cancel()

@@ -10,6 +10,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
+from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import Note, close_whole, split_words
@@ -61,7 +62,7 @@ class FactorKind:
     fits: Callable[[Part], bool] | None = None
     read: Callable[[Part, Mapping[str, Any]], Part] | None = None
     hidden: Callable[[Part], tuple[str, ...]] = lambda _: ()
-    note: str = ""
+    note: str | Callable[[], str] = ""
 
     def matches(self, part: Part) -> bool:
         """Whether the controls can show a description."""
@@ -245,13 +246,22 @@ def _grammar(part: Part) -> ipw.Textarea:
     )  # fmt: skip
 
 
+def _function_note() -> str:
+    if registered_functions():
+        return "One that was given to tw.register_function, or as functions= to the page."
+    return (
+        "None is registered: run tw.register_function(your_function) in a cell, where "
+        "your_function gives log φ of a text; then remove this factor and add it again."
+    )
+
+
 def _object(text: str) -> Part:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"A factor must be a JSON object; got {text!r}: {error}.") from error
+        raise ValueError(f"A factor must be a JSON object; got {quoted(text)}: {error}.") from error
     if not isinstance(found, dict) or "kind" not in found:
-        raise ValueError(f'A factor must be an object with a "kind"; got {text!r}.')
+        raise ValueError(f'A factor must be an object with a "kind"; got {quoted(text)}.')
     return found
 
 
@@ -310,7 +320,7 @@ KINDS: tuple[FactorKind, ...] = (
         title="a Python function",
         start={"kind": "TextFunction", "function": ""},
         controls=(Control("function", _functions),),
-        note="One that the notebook gave to tw.register_function, or as functions= to the page.",
+        note=_function_note,
     ),
     FactorKind(
         title="is JSON of a schema",
@@ -429,7 +439,7 @@ class FactorRow(ipw.VBox):
         try:
             self.part = dict(self.kind.described(self.part, now))
         except ValueError as error:
-            self.error = str(error)
+            self.error = message_of(error)
         self._settle()
         self._changed()
 
@@ -437,7 +447,8 @@ class FactorRow(ipw.VBox):
         hidden = self.kind.hidden(self.part)
         for name, field in self.fields.items():
             field.layout.display = "none" if name in hidden else None
-        text = self.error or self.kind.note
+        note = self.kind.note
+        text = self.error or (note if isinstance(note, str) else note())
         self.note.value = f"<span>{html.escape(text)}</span>" if text else ""
         self.note.layout.display = None if text else "none"
         (self.add_class if self.error else self.remove_class)("tw-wrong")
@@ -449,10 +460,16 @@ class PotentialEditor(ipw.VBox):
     Args:
         parts: the factors at first.
         changed: called after each change of a person.
+        likely: gives a word that the model may well write; empty where none is known.
     """
 
-    def __init__(self, parts: Sequence[Part], changed: Callable[[], None]) -> None:
-        self._changed = changed
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        changed: Callable[[], None],
+        likely: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._changed, self._likely = changed, likely
         self.rows: list[FactorRow] = []
         self.menu = ipw.Dropdown(
             options=[(f"+ {_ADD}", ""), *((kind.title, kind.title) for kind in KINDS)],
@@ -506,4 +523,12 @@ class PotentialEditor(ipw.VBox):
     def _add(self, change: Any) -> None:
         title, self.menu.value = change["new"], ""
         if title:
-            self.add(next(kind for kind in KINDS if kind.title == title).start)
+            self.add(self._start(next(kind for kind in KINDS if kind.title == title).start))
+
+    def _start(self, part: Part) -> Part:
+        """A new factor of a kind, about what there is here."""
+        if part["kind"] == "ContainsWord" and (word := self._likely()):
+            return {**part, "args": [word]}
+        if part["kind"] == "TextFunction" and (names := registered_functions()):
+            return {**part, "function": names[0]}
+        return part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.errors import check_integer, check_one_of, message_of
-from tsmc_widgets.widgets.controls import ClosesWhole
+from tsmc_widgets.errors import check_one_of, message_of, quoted
+from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.record import PageTraits
+from tsmc_widgets.widgets.still import Still, still_of_run
 
 _HERE = Path(__file__).parent
 _IMPORT = {
@@ -86,18 +88,24 @@ def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) 
 class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
     """A widget whose page sets the traits that are its own, to values that they may have.
 
-    Anything else that it sends changes nothing, and is answered with an error where there is a
-    ``status`` to show it in.
+    Anything else that it sends changes nothing, and is answered with an error until the page sends
+    what is right.
+
+    Attributes:
+        status: ``state``, ``text``, ``error`` and more of what is shown.
     """
 
     _takes: tuple[str, ...] = ()
     """Traits that the page may set."""
+    _refusal = ""
+
+    status = traitlets.Dict().tag(sync=True)
 
     def _handle_msg(self, msg: Any) -> None:
         data = msg.get("content", {}).get("data") if isinstance(msg, Mapping) else None
         state = data.get("state", {}) if isinstance(data, Mapping) else None
         if not isinstance(state, Mapping) or not isinstance(data.get("method"), str):
-            self._refuse(f"the page sent a message that is none: {str(data)[:80]}")
+            self._refuse(f"the page sent a message that is none: {quoted(data)}")
             return
         super()._handle_msg(msg)
 
@@ -106,17 +114,16 @@ class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
         try:
             for name in sync_data:
                 check_one_of("what a page sets", name, self._takes)
-            self._check_state(sync_data)
             super().set_state(sync_data)
         except Exception as error:  # noqa: BLE001 - answered on the page
             self._refuse(message_of(error))
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Raise ValueError for values that fit their trait and not this widget."""
+            return
+        if self._refusal and self.status.get("error") == self._refusal:
+            self.status = {**self.status, "error": ""}
 
     def _refuse(self, problem: str) -> None:
-        if self.has_trait("status"):
-            self.status = {**self.status, "error": problem}
+        self._refusal = problem
+        self.status = {**self.status, "error": problem}
         self.send_state(list(self._takes))
 
 
@@ -133,7 +140,7 @@ class FrontEnd(GuardedWidget):
         self.welcome = change["new"]
 
 
-class RunView(FrontEnd, PageTraits):
+class RunView(Still, FrontEnd, PageTraits):
     """A view of one run of a trace at a time, whose record grows while the run goes on.
 
     Attributes:
@@ -163,14 +170,26 @@ class RunView(FrontEnd, PageTraits):
         """The trace on show; None before there is one."""
         return self._shown.get("trace")
 
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        if "step" in state:
-            check_integer("step", state["step"], at_least=0)
-        if "run" in state:
-            count = 1 if self.trace is None else self.trace.num_runs
-            check_integer("run", state["run"], at_least=0)
-            if state["run"] >= count:
-                raise ValueError(f"run must be one of 0 to {count - 1}; got {state['run']}.")
+    def _ipython_display_(self, **options: Any) -> None:
+        replace_in_cell(self)
+        super()._ipython_display_(**options)
+
+    def still(self) -> str:
+        """The run on show, its final texts and estimates."""
+        names = ("exact_log_z", "replicates")
+        options = {name: self._shown[name] for name in names if name in self._shown}
+        return still_of_run(self.trace, self.run, options) if self._shown else ""
+
+    @traitlets.validate("step", "run")
+    def _check_place(self, proposal: Any) -> int:
+        """The step or run; one that is not there is refused, and that on show stays."""
+        name, value = proposal["trait"].name, proposal["value"]
+        count = math.inf if self.trace is None or name == "step" else self.trace.num_runs
+        if not 0 <= value < count:
+            allowed = "at least 0" if count == math.inf else f"one of 0 to {count - 1}"
+            # The one error on which traitlets puts back what it was.
+            raise traitlets.TraitError(f"{name} must be {allowed}; got {value}.")
+        return value
 
     def _put(self, shown: dict[str, Any], run: int | None, run_id: int | None) -> None:
         """Show this instead; run None is the one on show, where the trace has it."""
@@ -183,6 +202,8 @@ class RunView(FrontEnd, PageTraits):
             for name, value in traits.items():
                 setattr(self, name, value)
             self.run = run
+        if shown["trace"].steps_done == shown["trace"].num_steps:
+            self.renew_still()
 
     @traitlets.observe("run")
     def _show_run(self, change: Any) -> None:
@@ -222,7 +243,6 @@ class TrainView(FrontEnd):
     header = traitlets.Dict().tag(sync=True)
     curves = traitlets.Dict().tag(sync=True)
     looks = traitlets.Dict().tag(sync=True)
-    status = traitlets.Dict().tag(sync=True)
     folder = traitlets.Unicode("my_twist").tag(sync=True)
     ask = traitlets.Dict().tag(sync=True)
 
@@ -248,6 +268,5 @@ class CompareView(FrontEnd):
     settings = traitlets.Dict().tag(sync=True)
     plan = traitlets.List().tag(sync=True)
     results = traitlets.Dict().tag(sync=True)
-    status = traitlets.Dict().tag(sync=True)
     stem = traitlets.Unicode("comparison").tag(sync=True)
     ask = traitlets.Dict().tag(sync=True)

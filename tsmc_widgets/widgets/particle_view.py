@@ -45,7 +45,6 @@ class ParticleView(RunView):
     _css = join_modules("particle_view.css")
     _takes = ("hello", "step", "run", "hold", "more")
 
-    status = traitlets.Dict().tag(sync=True)
     strips = traitlets.Bool(True).tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.targets.description import TABLE, describe_problem
+from tsmc_widgets.errors import TsmcError, message_of
+from tsmc_widgets.files import page_path
+from tsmc_widgets.models.gguf import SMOLLM2, has_smollm2
+from tsmc_widgets.models.loading import load_language_model, model_facts
+from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
-MODELS = ("storybook", *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
+MODELS = (
+    "storybook",
+    *([SMOLLM2] if has_smollm2() else []),
+    *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table),
+)
 _LONGEST = 64
 _OWN = "my own"
 
@@ -24,6 +33,7 @@ class ProblemPanel(Quiet):
     Args:
         problem: what they show at first.
         changed: called after each change of a person.
+        likely: as for ``PotentialEditor``.
 
     Attributes:
         fields: the controls by name, the chooser included.
@@ -31,18 +41,25 @@ class ProblemPanel(Quiet):
         note: what the chosen problem teaches.
     """
 
-    def __init__(self, problem: str | dict[str, Any], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        problem: str | dict[str, Any],
+        changed: Callable[[], None],
+        likely: Callable[[], str] = lambda: "",
+    ) -> None:
         self._changed = changed
         self._base = problem if isinstance(problem, str) else problem["name"]
         described = describe_problem(problem)
         self._form = described.get("form")
+        self._kept = {name: described[name] for name in SETTINGS if name in described}
         self.fields = _fields(described)
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
-        self.editor = PotentialEditor(described["potential"], self._edited)
+        self.editor = PotentialEditor(described["potential"], self._edited, likely)
         self._settle()
         self.fields["problem"].observe(self._choose, "value")
-        for name in ("model", "prompt", "num_steps", "eos"):
+        self.fields["model"].observe(self._choose_model, "value")
+        for name in ("prompt", "num_steps", "eos"):
             self.fields[name].observe(lambda _: self._edited(), "value")
 
     @property
@@ -58,6 +75,8 @@ class ProblemPanel(Quiet):
         }
         if fields["eos"].value != "ignore":
             own["eos"] = fields["eos"].value
+        # What has no control stays as it is; a stop goes with EOS.
+        own |= {name: v for name, v in self._kept.items() if name != "stop" or "eos" in own}
         return own if self._form is None else {**own, "form": self._form}
 
     @property
@@ -78,6 +97,7 @@ class ProblemPanel(Quiet):
         described = describe_problem(problem)
         self._base = described["name"].removesuffix(", changed")
         self._form = described.get("form")
+        self._kept = {name: described[name] for name in SETTINGS if name in described}
         with self._quietly():
             values = {"eos": "ignore"} | described
             for name in ("model", "prompt", "num_steps", "eos"):
@@ -93,6 +113,25 @@ class ProblemPanel(Quiet):
             return
         self.set(change["new"])
         self._changed()
+
+    def _choose_model(self, change: Any) -> None:
+        """Take a model that can be used, and say what it costs; else go back to the one before."""
+        if self._quiet:
+            return
+        name, facts = change["new"].strip(), ""
+        try:
+            if name not in MODELS and (Path(name).exists() or Path(name).is_absolute()):
+                page_path(name)
+            if name != MODELS[0] and not name.startswith(TABLE):
+                facts = model_facts(load_language_model(name))
+        except (OSError, TsmcError, ValueError) as error:
+            with self._quietly():
+                self.fields["model"].value = change["old"]
+            self.note.value = f"<span>{html.escape(message_of(error))}</span>"
+            return
+        self._edited()
+        if facts:
+            self.note.value = f"<span>{html.escape(facts)}</span>"
 
     def _edited(self) -> None:
         if self._quiet:

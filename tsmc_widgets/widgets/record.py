@@ -13,6 +13,7 @@ import torch
 import traitlets
 
 from tsmc_widgets import numerics
+from tsmc_widgets.errors import quoted
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.smc.genealogy import paths
@@ -413,7 +414,7 @@ def bracket_ends(bracket: Any) -> tuple[float, float]:
     if len(ends) != 2 or not ends[0] <= ends[1]:
         raise ValueError(
             "bracket must have a lower and an upper end in nats, the lower one first: a result of "
-            f"bracket_log_z, or a pair of numbers; got {bracket!r}."
+            f"bracket_log_z, or a pair of numbers; got {quoted(bracket)}."
         )
     return ends
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import TsmcError
+from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
@@ -22,6 +22,7 @@ from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.words import contradiction
 from tsmc_widgets.widgets.controls import Note, Quiet, close_whole
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
@@ -392,11 +393,21 @@ class RunPage(LivePage):
 
         def make_and_note() -> Any:
             session = make()
+            found = contradiction(session.target.potential)
+            if found is not None:
+                raise ValueError(
+                    f"No text satisfies φ: “{found[0]}” and “{found[1]}” contradict each other. "
+                    "Take one of them away, or change its words."
+                )
             self.target, self._asked = session.target, spec
             return session
 
         self.view.hold = False
         self._submit(make_and_note, rest=rest)
+
+    def still(self) -> str:
+        """The run on show."""
+        return self.view.still()
 
     def explain(self, progress: Progress) -> str:
         """What a person should know of the run's end beyond its numbers; empty for nothing."""
@@ -438,7 +449,8 @@ class RunPage(LivePage):
         try:
             replicates = replicate_log_z(self.session, progress.seconds, stopping)
         except Exception as error:  # noqa: BLE001 - the run itself is done, and stays on show
-            problem = f"This run is done. Seven more, for the error of log Ẑ, stopped: {error}"
+            problem = "This run is done. Seven more, for the error of log Ẑ, stopped: "
+            problem += message_of(error)
             self.view.status = {**self.view.status, "error": problem}
         known = {"exact_log_z": kept.exact_log_z, "replicates": replicates}
         if replicates is not None:

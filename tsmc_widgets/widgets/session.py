@@ -21,6 +21,7 @@ import torch
 from tsmc_widgets.errors import as_exception, message_of
 from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.front_end import FrontEnd, run_action
+from tsmc_widgets.widgets.still import Still
 
 PUBLISH_SECONDS = 0.1
 """Shortest time between two reports of a run in progress."""
@@ -281,7 +282,7 @@ _PAGES: WeakSet[LivePage] = WeakSet()
 """Every page of the process."""
 
 
-class LivePage(ClosesWhole, ipw.VBox):
+class LivePage(Still, ClosesWhole, ipw.VBox):
     """A view fed by a ``LiveSession``; what goes wrong is shown in it.
 
     A subclass makes its controls, sets ``children``, and defines ``_show`` and ``_show_status``.
@@ -366,8 +367,10 @@ class LivePage(ClosesWhole, ipw.VBox):
         """Show the state of the run; called from the thread."""
         try:
             self._show(progress)
+            if progress.state != "running":
+                self.renew_still()
         except BaseException as error:
-            problem = f"The {self._subject} goes on, but cannot be shown: {error!r}"
+            problem = f"The {self._subject} goes on, but cannot be shown: {message_of(error)}"
             shown = {"state": "failed", "text": "not shown", "error": problem}
             self.view.status = {**self.view.status, **shown}
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from tsmc_widgets.twists.trainable import TrainableModule
 from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes
 from tsmc_widgets.widgets.front_end import TrainView
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+from tsmc_widgets.widgets.still import table
 from tsmc_widgets.widgets.train_record import (
     encode_curves,
     encode_header,
@@ -311,6 +313,16 @@ class TrainSession(LivePage):
         self._note = f"saved to {path}"
         self._show_status(self.live.progress)
         return path
+
+    def still(self) -> str:
+        """The bounds on log Z that each method has reached."""
+        rows = [
+            (method, str(every[-1][0]), str(every[-1][1]))
+            for method, every in self.bounds.items()
+            if every
+        ]
+        what = f"{PROBLEM_LABELS[self.settings.problem]}: {self.view.status.get('text', '')}"
+        return f"<p>{html.escape(what)}</p>" + table(("method", "updates", "log Z"), rows)
 
     def _train(self, training: TrainingRun) -> None:
         self._stop_others()

@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import AllParticlesDeadError, UnknownTokenError, check_one_of
+from tsmc_widgets.errors import AllParticlesDeadError, UnknownTokenError, check_one_of, shortened
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.loading import load_language_model
@@ -161,7 +161,8 @@ class RunSettings:
             try:
                 lm.encode(word)
             except UnknownTokenError as error:
-                raise UnknownTokenError(f"No text can contain “{word}”: {error}") from error
+                short = shortened(word, 40)
+                raise UnknownTokenError(f"No text can contain “{short}”: {error}") from error
         eos = "ignore" if lm.eos_token_id is None else self.eos
         potential = parse_potential(self.factors(judges))
         return Target(lm, potential, prompt=self.prompt, num_steps=self.num_steps, eos=eos)

@@ -18,7 +18,7 @@ from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.files import page_path
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
-from tsmc_widgets.targets.description import formula_of, parse_problem
+from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.controls import Note, classed
@@ -138,9 +138,10 @@ class Workbench(RunPage):
         self._recording: Recording | None = None
         self._before: dict[str, Any] | None = None
         self._then: RunSpec | None = None
+        self._run_wanted: int | None = None
         self._given: set[str] = set()
         self.presets = PresetBar(lambda preset: self.show(preset.spec))
-        self.problem = ProblemPanel(state.spec.problem, self._moved)
+        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word)
         self.sampler = SamplerPanel(
             state.spec,
             self.problem.described,
@@ -232,6 +233,8 @@ class Workbench(RunPage):
         session = self.session
         if progress.trace is None:
             return
+        if self._run_wanted is not None and self._run_wanted < progress.trace.num_runs:
+            self.view.run, self._run_wanted = self._run_wanted, None
         now = words_of(self._asked)
         done, why = replay_words(
             reweighed=bool(session.reweighed),
@@ -253,7 +256,10 @@ class Workbench(RunPage):
     def _restore(self, state: WorkbenchState, rest: float | None = None) -> None:
         """Show a state: a pinned run is made first, then the other beside it."""
         self.replay.value = state.replay
-        self.view.run = state.run
+        # Of a run that is not there yet: shown with its first frame.
+        self._run_wanted = state.run
+        if self.view.trace is None:
+            self.view.run = state.run
         self._put(state.spec if state.pinned is None else state.pinned, rest=rest)
         if state.pinned is not None:
             self._then = state.spec
@@ -331,6 +337,17 @@ class Workbench(RunPage):
         self._restore(state)
         return f"loaded from {path}"
 
+    def _likely_word(self) -> str:
+        """The word that the model finds likeliest after the prompt of the newest run."""
+        target, now = self.target, self.problem.described
+        ran = now if target is None else describe_problem(self._asked.problem)
+        if target is None or any(ran[name] != now[name] for name in ("model", "prompt")):
+            return ""
+        log_probs = target.lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0]
+        likeliest = log_probs.topk(min(20, len(log_probs))).indices.tolist()
+        words = [target.lm.token_text(token).strip() for token in likeliest]
+        return next((word for word in words if word.isalpha() and len(word) > 2), "")
+
     def _trained_label(self) -> str:
         trainers = self.train.trainers
         if not trainers:
@@ -361,13 +378,13 @@ def snapshot(train: TrainSession, folder: Path) -> Path:
         save_twist(trainer.twist, part, target=train.target)
         return f"{method}-{trainer.done}-updates"
 
-    name = train.live.read(write)
-    sha = RunSpec(problem="rainy-week", method="saved", twist=part).twist_sha256
-    place = folder / f"{name}-{sha[:8]}"
-    if place.exists():
-        shutil.rmtree(part)
-        return place
-    return part.replace(place)
+    try:
+        name = train.live.read(write)
+        sha = RunSpec(problem="rainy-week", method="saved", twist=part).twist_sha256
+        place = folder / f"{name}-{sha[:8]}"
+        return place if place.exists() else part.replace(place)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _state_of(shown: Shown, changes: Mapping[str, Any]) -> WorkbenchState:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import PageFormatError, check_one_of, set_integers, whole_number
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
-from tsmc_widgets.files import write_atomically
+from tsmc_widgets.files import load_json, write_atomically
 from tsmc_widgets.targets.description import describe_problem, every_part, named_functions
 from tsmc_widgets.targets.functions import find_function
 from tsmc_widgets.targets.problems import PROBLEMS
@@ -39,7 +39,8 @@ class WorkbenchState:
 
     def __post_init__(self) -> None:
         """Bring the runs into the controls' form."""
-        check_integer("run", self.run, at_least=0)
+        set_integers(self, run=0)
+        check_one_of("replay", self.replay, (True, False))
         object.__setattr__(self, "spec", normal(self.spec))
         if self.pinned is not None:
             object.__setattr__(self, "pinned", normal(self.pinned))
@@ -74,30 +75,34 @@ class WorkbenchState:
         """The state that ``to_json`` wrote.
 
         Raises:
-            ValueError: the text is no such thing.
+            PageFormatError: the text is no such thing.
         """
         try:
-            given = json.loads(text)
+            given = load_json(text)
         except ValueError as error:
-            raise ValueError(
+            raise PageFormatError(
                 f"A saved workbench must be a JSON object; got {text[:60]!r}: {error}"
             ) from error
         if not isinstance(given, Mapping) or given.get("format") != FORMAT:
-            raise ValueError(
+            raise PageFormatError(
                 f"This is no saved workbench: its format must be {FORMAT!r}; got {text[:60]!r}."
             )
-        if int(given.get("version", 0)) > VERSION:
-            raise ValueError(
-                f"The saved workbench is of version {given['version']}, and this one reads up to "
+        version = whole_number(given.get("version", 0))
+        if version is None or version > VERSION:
+            raise PageFormatError(
+                f"The saved workbench is of version {given['version']!r}, and this one reads up to "
                 f"{VERSION}: update tsmc_widgets."
             )
         pinned = given.get("pinned")
-        return cls(
-            spec=RunSpec.from_dict(given["spec"]),
-            pinned=None if pinned is None else RunSpec.from_dict(pinned),
-            run=int(given.get("run", 0)),
-            replay=bool(given.get("replay", True)),
-        )
+        try:
+            return cls(
+                spec=RunSpec.from_dict(given.get("spec")),
+                pinned=None if pinned is None else RunSpec.from_dict(pinned),
+                run=given.get("run", 0),
+                replay=given.get("replay", True),
+            )
+        except (ValueError, TypeError) as error:
+            raise PageFormatError(f"The saved workbench cannot be shown: {error}") from error
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file; an existing one is replaced whole."""
@@ -113,12 +118,12 @@ class WorkbenchState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is none of a workbench.
+            PageFormatError: it is none of a workbench.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} to load a workbench from.")
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        return cls.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def normal(spec: RunSpec) -> RunSpec:

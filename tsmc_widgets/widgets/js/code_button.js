@@ -33,8 +33,12 @@ class CodeButton {
       result.textContent = "";
       draw();
     };
-    model.on("change:text", changed);
-    signal.addEventListener("abort", () => model.off("change:text", changed));
+    const refused = () => (result.textContent = model.get("status")?.error ?? "");
+    const heard = { "change:text": changed, "change:status": refused };
+    for (const [event, act] of Object.entries(heard)) {
+      model.on(event, act);
+      signal.addEventListener("abort", () => model.off(event, act));
+    }
     const main = button({ title: "The Python that makes this very run" }, copy, signal, "Copy as code");
     this.root = h("div", { class: "tw-code" }, h("p", {}, main, show, result), code);
     el.append(this.root);

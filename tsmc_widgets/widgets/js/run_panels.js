@@ -49,7 +49,7 @@ class RunPanels extends RunView {
     ];
     this.body = h("div", { class: "rp-body" }, ...rows, this.factors.el, this.samples.el);
     this.root = h("div", { class: "pv rp", tabindex: "-1" });
-    this.root.append(this.bar, this.status.lost, this.empty, this.body);
+    this.root.append(this.bar, this.status.alert, this.status.lost, this.empty, this.body);
     // For tests.
     Object.assign(this.root, { _panels: this });
     this._mount(el);
@@ -68,6 +68,7 @@ class RunPanels extends RunView {
     });
     for (const strip of this.strips) sight.observe(strip.el);
     signal.addEventListener("abort", () => sight.disconnect());
+    this._on(["status"], () => this.status.show(this.model.get("status")));
     this.listen(["samples"], ["header"]);
   }
 
