@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -15,16 +16,20 @@ from tsmc_widgets.models import gguf, load_language_model
 from tsmc_widgets.testing import check_language_model
 
 CONVERT = """
-import sys
+import sys, time
 from pathlib import Path
 from tsmc_widgets.models import gguf
-before = gguf._convert
+
 def convert(file, folder):
-    with open(sys.argv[3], "a") as log:
-        log.write("once\\n")
-    before(file, folder)
+    folder.mkdir()
+    (folder / "half").write_text("")
+    (file.parent / sys.argv[2]).write_text("")
+    time.sleep(float(sys.argv[3]))
+    (folder / "half").rename(folder / "whole")
+
 gguf._convert = convert
-print(gguf.converted(Path(sys.argv[1]), Path(sys.argv[2])))
+file = Path(sys.argv[1])
+gguf.converted(file, file.parent / "cache")
 """
 
 
@@ -71,15 +76,24 @@ def test_an_interrupted_conversion_leaves_nothing(cache, tmp_path, monkeypatch):
     assert (gguf.converted(tmp_path / "tiny.gguf") / "model.safetensors").read_bytes() == first
 
 
-@pytest.mark.slow
-def test_two_processes_convert_once(tmp_path):
-    make_gguf(tmp_path / "tiny.gguf")
-    log = tmp_path / "log"
-    command = [sys.executable, "-c", CONVERT, tmp_path / "tiny.gguf", tmp_path / "cache", log]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = {process.communicate()[0] for process in both}
-    assert len(answers) == 1
-    assert log.read_text() == "once\n"
+def test_a_killed_conversion_is_made_again_by_one_of_those_who_wait(tmp_path):
+    file = tmp_path / "a.gguf"
+    file.write_text("weights")
+
+    def start(name, seconds):
+        return subprocess.Popen([sys.executable, "-c", CONVERT, file, name, str(seconds)])
+
+    first = start("first", 600)
+    while not (tmp_path / "first").exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    others = [start("second", 0), start("third", 0)]
+    first.kill()
+    first.wait()
+    assert [other.wait() for other in others] == [0, 0]
+    assert (tmp_path / "second").exists() != (tmp_path / "third").exists()
+    made, _ = sorted((tmp_path / "cache").iterdir())
+    assert sorted(path.name for path in made.iterdir()) == ["conversion.json", "whole"]
 
 
 def test_what_is_missing_is_named_with_its_pip_line(cache, tmp_path, monkeypatch):

@@ -13,6 +13,9 @@ from models.checkpoints import (
     make_checkpoint,
     word_tokenizer,
 )
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from tsmc_widgets.errors import (
     ContextLengthError,
@@ -22,6 +25,7 @@ from tsmc_widgets.errors import (
 )
 from tsmc_widgets.models import HuggingFaceLM
 from tsmc_widgets.models.huggingface import _inputs_of
+from tsmc_widgets.models.text import TokenizerText
 from tsmc_widgets.testing import check_language_model
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{{ 'once' }}"
@@ -370,6 +374,15 @@ class TestText:
         assert pieces[-3:] == ["<0xE2>", "<0x98>", "<0x83>"]
         assert byte_lm.decode(torch.tensor([ids])) == ["The fox\n\tfound a café ☃"]
         assert byte_lm.token_text(byte_lm.eos_token_id) == "<|endoftext|>"
+
+    def test_bytes_of_a_sentencepiece_vocabulary_read_as_bytes(self):
+        pieces = ["a", "\u2581a", *(f"<0x{value:02X}>" for value in range(256))]
+        bpe = Tokenizer(BPE({piece: at for at, piece in enumerate(pieces)}, [], byte_fallback=True))
+        bpe.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        text = TokenizerText(PreTrainedTokenizerFast(tokenizer_object=bpe))
+        ids = text.encode("aé\n")
+        assert [text.token_text(token) for token in ids] == ["a", "<0xC3>", "<0xA9>", "\n"]
+        assert text.token_text(1) == " a"
 
     def test_no_text_becomes_a_control_token_unasked(self, byte_lm):
         end = byte_lm.eos_token_id

