@@ -448,6 +448,13 @@ class SMCTrace:
         """How many slots of each step have a descendant at the last step."""
         return self._squeeze(genealogy.surviving_ancestors(self.columns.ancestors))
 
+    @property
+    def tells_variance(self) -> bool:
+        """Whether one run can tell its own ``log_z_variance``: ancestors are independent draws."""
+        info = self.info
+        never = info.rule == "never" or info.ess_threshold == 0
+        return not info.conditional and (info.resampler == "multinomial" or never)
+
     def log_z_variance(self, *, lag: int | None = None) -> float | Float[Tensor, " runs"]:
         """Variance of log Z_hat as each run alone estimates it (delta method; may be negative).
 
@@ -465,8 +472,7 @@ class SMCTrace:
             ValueError: another resampling scheme, or conditional SMC, whose slot 0 is given.
         """
         info = self.info
-        independent = info.resampler == "multinomial" or info.rule == "never"
-        if info.conditional or not (independent or info.ess_threshold == 0):
+        if not self.tells_variance:
             what = "conditional SMC" if info.conditional else f"{info.resampler} resampling"
             raise ValueError(
                 f"one run cannot tell the variance of log Z_hat under {what}, only under "
