@@ -389,7 +389,8 @@ def start_spec(
     """
     if spec.learns or spec.method in TEXT_METHODS:
         raise ValueError(
-            f"method {spec.method!r} is no single run with weights: train its twist first and "
+            f"method {quoted(spec.method)} is no single run with weights: train its twist first "
+            "and "
             "take method 'saved', or measure the spec with tw.execute."
         )
     target = fresh_target(spec) if target is None else target

@@ -18,7 +18,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
+from tsmc_widgets.errors import (
+    NoTokenizerError,
+    TraceFormatError,
+    check_integer,
+    import_extra,
+    quoted,
+)
 from tsmc_widgets.files import load_json, write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
@@ -277,7 +283,7 @@ def _check_declared(path: Path) -> None:
     tables = {f"table_{t}_{f.name}" for t in range(steps) for f in fields(NextTokenTable)}
     foreign = sizes.keys() - tables - {f.name for f in fields(TraceColumns)} - {"header"}
     if foreign:
-        raise TraceFormatError(f"{str(path)!r} holds what no trace has: {min(foreign)!r}.")
+        raise TraceFormatError(f"{str(path)!r} holds what no trace has: {quoted(min(foreign))}.")
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
@@ -572,7 +578,7 @@ class SMCTrace:
             "absorbing EOS": (self.info.eos_token_id, eos),
         }
         differences = [
-            f"{name} {own!r}, and the target has {other!r}"
+            f"{name} {quoted(own)}, and the target has {quoted(other)}"
             for name, (own, other) in pairs.items()
             if own != other
         ]

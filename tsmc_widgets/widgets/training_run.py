@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer, check_one_of, quoted
 from tsmc_widgets.evaluation.bounds import LogZBounds, log_z_bounds
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
@@ -126,7 +126,7 @@ class TrainSettings:
         if not LEAST_RATE <= self.learning_rate <= MOST_RATE:
             raise ValueError(
                 f"learning_rate must be from {LEAST_RATE:g} to {MOST_RATE:g}, or 0 for the form's "
-                f"usual one; got {self.learning_rate!r}."
+                f"usual one; got {quoted(self.learning_rate)}."
             )
         for name in self.methods:
             check_one_of("method", name, METHODS)
