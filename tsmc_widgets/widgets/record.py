@@ -273,7 +273,7 @@ class Recorder:
         """
         count = int(trace.num_runs)
         if not 0 <= run < count:
-            raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
+            raise ValueError(f"run must be one of 0..{count - 1}; got {quoted(run)}.")
         if self._panels and target is not None:
             trace.check_target(target)
         ends = None if bracket is None else [number(end) for end in bracket_ends(bracket)]
