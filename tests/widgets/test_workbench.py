@@ -10,6 +10,7 @@ from smc.toys import differing_columns
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.record import replicate_facts
@@ -100,6 +101,21 @@ class TestSpec:
         assert workbenches(EDITED, method="none").spec.problem == EDITED
         conditional = workbenches("one-token-infilling", method="none").spec
         assert conditional.problem["potential"][0]["observed"] == "box"
+
+    def test_dtype_of_the_model_is_a_control_where_there_is_a_model(self, workbenches):
+        workbench = workbenches("one-star-review", method="none", num_particles=8)
+        field = workbench.sampler.fields["dtype"]
+        assert (field.value, field.layout.display) == ("", None)
+        field.value = "float64"
+        settle(workbench)
+        assert workbench.spec.dtype == "float64"
+        assert workbench.target.lm.dtype == torch.float64
+        assert 'dtype="float64"' in workbench.code
+        assert "in float64" in words_of(workbench.spec)["model"]
+        workbench.set(problem="rainy-week")
+        settle(workbench)
+        assert workbench.trace.done
+        assert field.layout.display == "none"
 
     def test_changes_from_code(self, workbenches):
         workbench = workbenches(SPECS["shipped"])

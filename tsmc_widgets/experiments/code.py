@@ -161,8 +161,9 @@ def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
 def words_of(spec: RunSpec) -> dict[str, Any]:
     """What a spec says, in the words of the controls: name and value."""
     described = describe_problem(spec.problem)
+    model = spec.lm or described["model"]
     words: dict[str, Any] = {
-        "model": spec.lm or described["model"],
+        "model": f"{model} in {spec.dtype}" if spec.dtype else model,
         "prompt": described["prompt"],
         "T": described["num_steps"],
         "EOS": described.get("eos", "ignore"),

@@ -41,11 +41,17 @@ from tsmc_widgets.widgets.workbench_state import (
 
 def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
     """Four groups of controls, in as many columns as fit."""
-    what = ("problem", "model", "prompt", "num_steps", "eos")
+    what = ("prompt", "num_steps", "eos")
     how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
     size = ("num_particles", "num_runs", "seed")
     groups = {
-        ("problem", "Problem"): [*(problem.fields[name] for name in what), problem.note],
+        ("problem", "Problem"): [
+            problem.fields["problem"],
+            problem.fields["model"],
+            sampler.fields["dtype"],
+            *(problem.fields[name] for name in what),
+            problem.note,
+        ],
         ("potential", "Potential φ: which texts"): [problem.editor],
         ("sampler", "How to sample"): [*(sampler.fields[name] for name in how), sampler.note],
         ("size", "How much"): [sampler.fields[name] for name in size],
