@@ -68,6 +68,41 @@ def test_a_visitor_loads_no_model_from_elsewhere(tmp_path, monkeypatch):
     assert "gpt2, 62 tokens, float32" in panel.note.value
 
 
+OUTSIDE = "../outside"
+JUDGE = {"kind": "ClassProbability", "label": 1}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"lm": OUTSIDE},
+        {"lm": "/outside"},
+        {"twist": OUTSIDE, "method": "saved"},
+        {"problem": {"model": OUTSIDE}},
+        {"problem": {"potential": [{**JUDGE, "model": OUTSIDE}]}},
+        {"problem": {"potential": [{**JUDGE, "args": [OUTSIDE]}]}},
+        {"problem": {"potential": {"kind": "TemperedReward", "reward": OUTSIDE, "beta": 1}}},
+    ],
+    ids=str,
+)
+def test_a_file_names_no_model_or_twist_from_elsewhere(tmp_path, monkeypatch, named):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    problem = {**PROBLEM, "potential": [{"kind": "Constant"}]}
+    own = tw.RunSpec(problem=problem, num_particles=2, num_runs=1)
+    theirs = own.with_(**{**named, "problem": {**problem, **named.get("problem", {})}})
+    page = tw.Workbench(own)
+    for state in ({"spec": theirs}, {"spec": own, "pinned": theirs}):
+        WorkbenchState(**state).save("page.json")
+        with pytest.raises(ValueError, match="inside the notebook's folder only"):
+            tw.Workbench.load("page.json")
+        page.file.path.value = "page.json"
+        page.file.buttons["load"].click()
+        assert "inside the notebook&#x27;s folder only" in page.file.message.value
+        assert page.spec == WorkbenchState(spec=own).spec
+    page.close()
+
+
 def test_the_notebooks_functions_are_chosen_by_name():
     tw.register_function(len, name="length of the tests")
     row = PotentialEditor([{"kind": "TextFunction", "function": ""}], lambda: None).rows[0]

@@ -7,6 +7,7 @@ import importlib
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import lazy_loader
@@ -98,6 +99,29 @@ class SpecFormatError(TsmcError, ValueError):
 
 class MissingExtraError(TsmcError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class Stopped(KeyboardInterrupt):
+    """An interrupt that the program itself asked for, with ``stop_when``."""
+
+
+_STOPPING: ContextVar[Callable[[], bool]] = ContextVar("stopping", default=lambda: False)
+
+
+@contextlib.contextmanager
+def stop_when(stopping: Callable[[], bool]) -> Iterator[None]:
+    """Let models in the block end a pass between two chunks of rows once ``stopping()``."""
+    token = _STOPPING.set(stopping)
+    try:
+        yield
+    finally:
+        _STOPPING.reset(token)
+
+
+def check_stop() -> None:
+    """Raise ``Stopped`` where the work in progress is no longer wanted."""
+    if _STOPPING.get()():
+        raise Stopped
 
 
 QUOTED_CHARACTERS = 200

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from scipy import stats
+from tqdm.auto import tqdm
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.compare import (
@@ -233,14 +234,16 @@ def test_failures_are_shown_and_the_others_compared():
     assert set(done.to_frame().method) == {"none"}
 
 
-def test_an_interrupt_carries_what_was_done(tmp_path):
+def test_an_interrupt_carries_what_was_done(tmp_path, capsys):
     def stop(comparison):
         if comparison.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as error:
-        tw.compare("eos", "none", seeds=5, folder=tmp_path, watch=stop, **SMALL)
+        tw.compare("eos", "none", seeds=5, folder=tmp_path, watch=stop, progress=True, **SMALL)
     assert error.value.comparison.done == 2
+    assert "2/5" in capsys.readouterr().err
+    assert not tqdm._instances
     assert len(tw.ResultTable(tmp_path)) == 2
 
 

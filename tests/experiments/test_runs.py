@@ -5,11 +5,13 @@ import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 
 import pytest
 import torch
 from damage import flipped
+from tqdm.auto import tqdm
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts as resources
@@ -268,12 +270,24 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "work", interrupted)
-        stream = tw.map_runs(specs, None, tmp_path)
+        stream = tw.map_runs(specs, None, tmp_path, progress=True)
         next(stream)
+        assert tqdm._instances
         with pytest.raises(KeyboardInterrupt):
             next(stream)
+        assert not tqdm._instances
     assert list(contents(tmp_path)) == [f"{specs[0].key}.json"]
     assert [result.stored for result in tw.map_runs(specs, None, tmp_path)] == [True, False, False]
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
+def test_a_bar_counts_what_has_come_and_changes_nothing(executor, tmp_path, capsys):
+    for progress in (False, True):
+        with nullcontext() if executor is None else executor(1) as given:
+            list(tw.map_runs(toys(2), given, tmp_path / f"{progress}", progress=progress))
+        assert ("2/2" in capsys.readouterr().err) == progress
+        assert not tqdm._instances
+    assert contents(tmp_path / "True") == contents(tmp_path / "False")
 
 
 @pytest.mark.parametrize(

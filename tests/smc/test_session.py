@@ -1,5 +1,6 @@
 """Stepping by hand: rewound, pickled, broken off anywhere, nothing recorded is lost."""
 
+import itertools
 import pickle
 import sys
 from dataclasses import fields
@@ -7,9 +8,10 @@ from dataclasses import fields
 import pytest
 import torch
 from smc.toys import TablePhi, chain, differing, eos_target, table_target
+from tqdm.auto import tqdm
 
 import tsmc_widgets as tw
-from tsmc_widgets.errors import AllParticlesDeadError, PotentialError
+from tsmc_widgets.errors import AllParticlesDeadError, PotentialError, Stopped, stop_when
 from tsmc_widgets.twists import TableTwist
 
 
@@ -111,6 +113,47 @@ class TestStepping:
         seen = []
         table_session().run(on_step=lambda record: seen.append((record.t, record.ess.shape)))
         assert seen == [(t, (1,)) for t in (1, 2, 3, 4)]
+
+    def test_a_bar_changes_nothing_and_closes(self, make, capsys):
+        whole = make().run()
+        assert capsys.readouterr().err == ""
+        assert differing(make().run(progress=True), whole) == []
+        shown = capsys.readouterr().err
+        steps = f"{whole.num_steps}/{whole.num_steps}"
+        assert all(words in shown for words in (steps, "tokens/s=", "distinct prefixes="))
+
+        def fail(record):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make().run(progress=True, on_step=fail)
+        assert caught.value.trace.steps_done == 1
+        assert not tqdm._instances
+
+    def test_run_functions_show_the_bar(self, capsys):
+        target = table_target(3, 4, seed=11)
+        tw.run_smc(target, num_particles=2, progress=True)
+        retained = tw.exact(target).sample(1, 0)
+        tw.run_conditional_smc(target, retained=retained, num_particles=2, progress=True)
+        assert capsys.readouterr().err.count("4/4") == 2
+        with pytest.raises(TypeError, match="give progress=True to its session's run"):
+            tw.start_smc(target, num_particles=2, progress=True)
+
+    def test_stopped_within_a_pass_the_step_is_not_taken(self, checkpoint):
+        lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"), max_rows=2)
+        whole, stopped = lm_session(lm).run(), []
+        for at in range(12):
+            session, looks = lm_session(lm), itertools.count()
+            with (
+                pytest.raises(Stopped) as caught,
+                stop_when(lambda looks=looks, at=at: next(looks) == at),
+            ):
+                session.run()
+            assert caught.value.trace.steps_done == session.t
+            stopped.append(session.t)
+            assert differing(session.run(), whole) == []
+        assert max(stopped) > 1
+        assert len(stopped) > 2 * len(set(stopped))
 
 
 class Interrupter:

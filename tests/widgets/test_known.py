@@ -3,12 +3,9 @@
 import pytest
 
 import tsmc_widgets as tw
+from tsmc_widgets.errors import Stopped, stop_when
 from tsmc_widgets.widgets import run_page as known
 from tsmc_widgets.widgets.run_page import exact_log_z, narrow_bracket
-
-
-def never():
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +26,24 @@ def test_exact_values_where_texts_are_few(lm):
 
 def test_a_bracket_where_they_are_not(lm):
     target = short(lm)
-    bracket = narrow_bracket(target, never)
+    bracket = narrow_bracket(target)
     assert bracket.width <= known.NARROW
     assert bracket.contains(tw.exact(target, max_sequences=10**6).log_z)
 
 
 def test_wide_brackets_are_not_shown(lm):
     late = tw.Target(lm, tw.ContainsWord("castle"), prompt="Once upon a time", num_steps=20)
-    assert narrow_bracket(late, never) is None
+    assert narrow_bracket(late) is None
 
 
 def test_without_a_bound_on_phi_there_is_none(lm):
     unbounded = tw.TokenFunction(lambda rows: rows.sum(1).double())
-    assert narrow_bracket(tw.Target(lm, unbounded, prompt="I", num_steps=2), never) is None
+    assert narrow_bracket(tw.Target(lm, unbounded, prompt="I", num_steps=2)) is None
 
 
 def test_the_search_is_given_up_for_a_newer_run(lm):
-    assert narrow_bracket(short(lm), lambda: True) is None
+    with stop_when(lambda: True), pytest.raises(Stopped):
+        narrow_bracket(short(lm))
 
 
 def test_targets_that_are_described_alike_have_their_own_brackets(lm):
@@ -53,7 +51,7 @@ def test_targets_that_are_described_alike_have_their_own_brackets(lm):
         tw.Target(lm, tw.TextFunction(f, log_phi_max=0.0, name="f"), prompt="I", num_steps=1)
         for f in (lambda text: -1.0, lambda text: -2.0)
     ]
-    found = [narrow_bracket(target, never) for target in constant]
+    found = [narrow_bracket(target) for target in constant]
     assert found[0].contains(-1.0)
     assert found[1].contains(-2.0)
     assert not found[0].contains(-2.0)

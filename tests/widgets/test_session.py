@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import tsmc_widgets as tw
 from tsmc_widgets.widgets.session import PUBLISH_SECONDS, LiveSession
 
 
@@ -122,6 +123,28 @@ def test_cancel_keeps_what_is_on_record(live, told):
     permits.release()
     assert live.wait(5)
     assert (told[-1].state, told[-1].trace) == ("cancelled", 1)
+
+
+def test_cancel_ends_a_pass_of_the_model_after_its_chunk(live, told, checkpoint):
+    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"), max_rows=1)
+    begun, permits, chunks = threading.Event(), threading.Semaphore(0), []
+
+    def forward(*args, **options):
+        chunks.append(len(chunks))
+        if len(chunks) == 3:
+            begun.set()
+            assert permits.acquire(timeout=20)
+        return tw.HuggingFaceLM._forward(lm, *args, **options)
+
+    lm._forward = forward
+    target = tw.Target(lm, tw.Constant(), prompt="once upon a", num_steps=3)
+    live.submit(lambda: tw.start_smc(target, num_particles=50))
+    assert begun.wait(20)
+    live.cancel()
+    permits.release()
+    assert live.wait(20)
+    assert (told[-1].state, live.session.t, len(chunks)) == ("cancelled", 0, 3)
+    assert live.session.run().done
 
 
 def test_error_in_a_step_is_told_with_the_record(live, told):

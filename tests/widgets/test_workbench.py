@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from smc.toys import differing_columns
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
-from tsmc_widgets.experiments.code import words_of
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.record import replicate_facts
+from tsmc_widgets.widgets.run_page import in_words
+from tsmc_widgets.widgets.session import Progress
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
 from tsmc_widgets.widgets.workbench import Workbench
 from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
@@ -41,11 +43,30 @@ SPECS = {
     "conditional": tw.RunSpec(
         problem=describe_problem("star-review-conditional"), method="shipped", **SMALL
     ),
+    "model settings": tw.RunSpec(
+        problem={**EDITED, "temperature": 0.8, "top_p": 0.9, "top_k": 3, "power": 2}, **SMALL
+    ),
+    "settings that are said to change nothing": tw.RunSpec(
+        problem={**EDITED, "temperature": 1, "top_p": 1, "power": 1}, **SMALL
+    ),
+    "dtype": tw.RunSpec(
+        problem="one-star-review", method="look-ahead", dtype="float64", num_particles=4, num_runs=1
+    ),
     "everything else": tw.RunSpec(
         problem="late-evidence", resampler="residual", ess_threshold=0.25, num_particles=37,
         num_runs=5, seed=2**31, num_exact=7, measures="kl",
     ),
 }  # fmt: skip
+
+
+def test_a_slow_run_says_its_speed_and_what_is_left():
+    session = tw.start_smc(tw.load_problem("rainy-week").target(), num_particles=8, num_runs=3)
+    session.step(), session.step()
+    running = Progress("running", trace=session.trace, seconds=0.3)
+    assert in_words(running) == "computing at step 2 of 5"
+    running = replace(running, seconds=48.0)
+    assert in_words(running) == "computing at step 2 of 5: 1 tokens a second, 0:01:12 left"
+    assert in_words(replace(running, state="paused")) == "paused at step 2 of 5"
 
 
 @pytest.fixture
@@ -85,7 +106,7 @@ class TestSpec:
         workbench = workbenches(spec)
         assert workbench.spec == normal(spec)
         assert tw.RunSpec.from_json(workbench.spec.to_json()) == workbench.spec
-        assert workbench.view.status["state"] == "done"
+        assert workbench.view.status["state"] == "done", workbench.view.status
         assert differing_columns(workbench.trace, start_spec(spec).run()) == []
         again = run_of_code(workbench)
         assert differing_columns(again, workbench.trace) == []
@@ -96,26 +117,33 @@ class TestSpec:
         workbench.sampler.fields["seed"].value = 11
         assert workbench.spec == normal(spec).with_(seed=11)
 
+    def test_of_the_model_by_controls(self, workbenches, tmp_path):
+        workbench = workbenches("eos", num_particles=8)
+        fields = workbench.problem.fields | workbench.sampler.fields
+        names = ("dtype", "temperature", "top_p", "power")
+        assert [fields[name].layout.display for name in names] == ["none"] * 4
+        workbench.model.button.value = True
+        assert [fields[name].layout.display for name in names] == [None] * 4
+        for name, value in zip(names, ("float64", 0.5, 0.9, 2.0), strict=True):
+            fields[name].value = value
+        settle(workbench)
+        spec = workbench.spec
+        given = {name: spec.problem[name] for name in names[1:]}
+        assert (spec.dtype, given) == ("float64", {"temperature": 0.5, "top_p": 0.9, "power": 2.0})
+        assert (workbench.target.lm.temperature, workbench.target.power) == (0.5, 2.0)
+        assert differing_columns(run_of_code(workbench), workbench.trace) == []
+        loaded = Workbench.load(workbench.save(tmp_path / "page.json"))
+        assert (loaded.spec, loaded.model.button.value) == (spec, True)
+        loaded.close()
+        for name, value in zip(names, ("", 1.0, 1.0, 1.0), strict=True):
+            fields[name].value = value
+        assert workbench.spec.problem == "eos"
+
     def test_of_a_problem_by_name_and_in_place(self, workbenches):
         assert workbenches("rainy-week", seed=4).spec.seed == 4
         assert workbenches(EDITED, method="none").spec.problem == EDITED
         conditional = workbenches("one-token-infilling", method="none").spec
         assert conditional.problem["potential"][0]["observed"] == "box"
-
-    def test_dtype_of_the_model_is_a_control_where_there_is_a_model(self, workbenches):
-        workbench = workbenches("one-star-review", method="none", num_particles=8)
-        field = workbench.sampler.fields["dtype"]
-        assert (field.value, field.layout.display) == ("", None)
-        field.value = "float64"
-        settle(workbench)
-        assert workbench.spec.dtype == "float64"
-        assert workbench.target.lm.dtype == torch.float64
-        assert 'dtype="float64"' in workbench.code
-        assert "in float64" in words_of(workbench.spec)["model"]
-        workbench.set(problem="rainy-week")
-        settle(workbench)
-        assert workbench.trace.done
-        assert field.layout.display == "none"
 
     def test_changes_from_code(self, workbenches):
         workbench = workbenches(SPECS["shipped"])
@@ -358,7 +386,7 @@ class TestSideBySide:
         start_spec(spec).run()
         known += seen
         workbench = workbenches(spec)
-        assert workbench.view.status["state"] == "done"
+        assert workbench.view.status["state"] == "done", workbench.view.status
         assert workbench.trace.done
         assert workbench.view.header["replicates"] is None
         assert "Seven more, for the error of log Ẑ, stopped" in workbench.view.status["error"]

@@ -161,9 +161,8 @@ def _run(spec: RunSpec, top_k: int, proposal_only: bool) -> str:
 def words_of(spec: RunSpec) -> dict[str, Any]:
     """What a spec says, in the words of the controls: name and value."""
     described = describe_problem(spec.problem)
-    model = spec.lm or described["model"]
     words: dict[str, Any] = {
-        "model": f"{model} in {spec.dtype}" if spec.dtype else model,
+        "model": spec.lm or described["model"],
         "prompt": described["prompt"],
         "T": described["num_steps"],
         "EOS": described.get("eos", "ignore"),
@@ -173,6 +172,7 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
         ),
     }
     words |= {name: described[name] for name in SETTINGS if name in described}
+    words |= {"dtype": spec.dtype} if spec.dtype else {}
     induced = spec.method != "none" and spec.proposal != "base"
     words["ψ power"] = spec.twist_power
     words["proposal q"] = "twist-induced" if induced else "base"

@@ -421,13 +421,17 @@ class Comparison:
         self.table = ResultTable()
 
     def run(
-        self, executor: Executor | None = None, folder: str | Path | None = None
+        self,
+        executor: Executor | None = None,
+        folder: str | Path | None = None,
+        *,
+        progress: bool = False,
     ) -> Iterator[RunResult]:
         """Results as they finish; each is in the table when it is given out.
 
-        Leaving the loop starts nothing more.
+        Leaving the loop starts nothing more. Arguments are as for ``map_runs``.
         """
-        stream = map_runs(self.specs, executor, folder)
+        stream = map_runs(self.specs, executor, folder, progress=progress)
         try:
             for result in stream:
                 self.table.add(result)
@@ -564,6 +568,7 @@ def compare(
     executor: Any = None,
     folder: str | Path | None = None,
     watch: Callable[[Comparison], Any] | None = None,
+    progress: bool = False,
     **settings: Any,
 ) -> Comparison:
     """Compare methods on problems: train each with the same budget, bound log Z, measure both KLs.
@@ -577,6 +582,7 @@ def compare(
         executor: as for ``map_runs``.
         folder: where results are kept; a call with the same folder computes what is missing.
         watch: called with the comparison after each result, to show how it fills.
+        progress: whether to show a bar of the results that have come.
         **settings: further fields of each ``RunSpec``.
 
     Returns:
@@ -595,7 +601,7 @@ def compare(
         **settings,
     )
     try:
-        for _ in comparison.run(executor, folder):
+        for _ in comparison.run(executor, folder, progress=progress):
             if watch is not None:
                 watch(comparison)
     except BaseException as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.errors import quoted
+from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.divergences import kl_divergences

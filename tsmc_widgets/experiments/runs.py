@@ -152,6 +152,8 @@ class RunStream(Iterator[RunResult]):
         executor: Executor | None,
         store: ResultFolder | None,
         shared: Path | None,
+        *,
+        progress: bool = False,
     ) -> None:
         self.total, self.done = len(specs), 0
         self._executor, self._store = executor, store
@@ -185,6 +187,9 @@ class RunStream(Iterator[RunResult]):
             self._open += 1
             self._futures.append(future)
             future.add_done_callback(partial(self._note, spec))
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=self.total, desc="runs", unit="spec", disable=not progress)
 
     def _note(self, spec: RunSpec, future: Future) -> None:
         """Store what a worker sent, as soon as it comes and whether or not it is asked for."""
@@ -210,6 +215,7 @@ class RunStream(Iterator[RunResult]):
             How many specs will not be run.
         """
         self._cancelled = True
+        self._bar.close()
         if self._executor is None:
             left, self._todo = len(self._todo), []
             return left
@@ -235,9 +241,16 @@ class RunStream(Iterator[RunResult]):
         Raises:
             StopIteration: there are no more.
         """
-        result = self._next(seconds)
-        self.done += result is not None
-        if result is not None and result.unstored:
+        try:
+            result = self._next(seconds)
+        except BaseException:
+            self._bar.close()
+            raise
+        if result is None:
+            return None
+        self.done += 1
+        self._bar.update()
+        if result.unstored:
             warnings.warn(
                 f"The result of {result.spec.problem_name}, method {result.spec.method}, seed "
                 f"{result.spec.seed} could not be stored ({result.unstored}). It is handed back, "
@@ -321,6 +334,7 @@ def map_runs(
     folder: str | Path | None = None,
     *,
     shared: str | Path | None = None,
+    progress: bool = False,
 ) -> RunStream:
     """Run specs on any executor; results come as they finish and are stored as they come.
 
@@ -336,6 +350,7 @@ def map_runs(
         folder: where results are kept, by the key of their spec; None keeps none.
         shared: where workers share exact samples and trained twists; None is in ``folder``. On a
             cluster, a folder that all see; workers that do not see it do without.
+        progress: whether to show a bar of the results that have come.
 
     Returns:
         An iterator of ``RunResult``.
@@ -357,7 +372,7 @@ def map_runs(
     if shared is None and folder is not None:
         shared = Path(folder) / "shared"
     where = None if shared is None else Path(shared).absolute()
-    return RunStream(list(distinct.values()), executor, store, where)
+    return RunStream(list(distinct.values()), executor, store, where, progress=progress)
 
 
 NICE = 5

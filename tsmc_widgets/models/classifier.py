@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import UnsupportedModelError, check_integer
+from tsmc_widgets.errors import UnsupportedModelError, check_integer, check_stop
 from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
 from tsmc_widgets.models.precision import float32_arithmetic
 
@@ -82,6 +82,7 @@ class TextClassifier:
             return answers
         encoded = self._encode(texts)
         for chunk in self._chunks(encoded):
+            check_stop()
             ids, mask = self._pad([encoded[at] for at in chunk])
             with float32_arithmetic(self.model):
                 answers[chunk] = self.model(input_ids=ids, attention_mask=mask).logits.float()

@@ -15,7 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from tsmc_widgets.errors import ContextLengthError, UnsupportedModelError, check_integer
+from tsmc_widgets.errors import (
+    ContextLengthError,
+    UnsupportedModelError,
+    check_integer,
+    check_stop,
+)
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
 from tsmc_widgets.models.checkpoint import load_checkpoint, training_part
 from tsmc_widgets.models.precision import (
@@ -284,9 +289,11 @@ class HuggingFaceLM(TokenizerText):
         cache.batch_repeat_interleave(len(tokens))
         return cache
 
-    def _chunks(self, batch: int, length: int) -> list[tuple[int, int]]:
+    def _chunks(self, batch: int, length: int) -> Iterator[tuple[int, int]]:
         rows = max(1, self.max_rows // length)
-        return [(start, min(start + rows, batch)) for start in range(0, batch, rows)]
+        for start in range(0, batch, rows):
+            check_stop()
+            yield start, min(start + rows, batch)
 
     def _forward(
         self, tokens: Tensor, *, keep: int, skip_head: bool = False, **options: Any

@@ -41,10 +41,10 @@ class Tempered:
 
     lm: LanguageModel
     _: KW_ONLY
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    top_p: float | int | None = None
+    min_p: float | int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""

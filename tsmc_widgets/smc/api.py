@@ -39,7 +39,7 @@ def start_smc(
     seed: int = 0,
     **options: Any,
 ) -> SMCSession:
-    """Prepare a run to be stepped by hand; takes what ``run_smc`` takes."""
+    """Prepare a run to be stepped by hand; takes what ``run_smc`` takes, but ``progress``."""
     _check_parts(target, proposal, twist, options)
     observed = options["observed"] = check_observed(target, options.get("observed"))
     if num_runs is None:
@@ -71,6 +71,7 @@ def run_smc(
     rule: str | ResampleRule | None = None,
     ess_threshold: float | None = None,
     seed: int = 0,
+    progress: bool = False,
     **options: Any,
 ) -> SMCTrace:
     """Sample sigma by twisted SMC; E[exp(log_z)] = Z, so the mean of log_z is a lower bound.
@@ -91,6 +92,7 @@ def run_smc(
         ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given, but
             never where the proposal follows a twist that can only propose (learned by DPG or PPO).
         seed: address of the noise; equal arguments give equal bytes.
+        progress: whether to show a bar with tokens a second and distinct prefixes.
         **options: first_run (address of the first run), noise, top_k (next tokens to record),
             dead_runs ("raise", "keep" or "warn") and memory_limit (bytes), as in ``SMCConfig``; and
             observed (runs, width), where the target waits for an observation: one for each run,
@@ -117,7 +119,7 @@ def run_smc(
         seed=seed,
         **options,
     )
-    return session.run()
+    return session.run(progress=progress)
 
 
 def run_conditional_smc(
@@ -132,6 +134,7 @@ def run_conditional_smc(
     rule: str | ResampleRule | None = None,
     ess_threshold: float | None = None,
     seed: int = 0,
+    progress: bool = False,
     **options: Any,
 ) -> SMCTrace:
     """SMC with one exact sample of sigma in slot 0: the mean of log_z is an upper bound on log Z.
@@ -153,6 +156,7 @@ def run_conditional_smc(
         rule: as for ``run_smc``.
         ess_threshold: as for ``run_smc``.
         seed: as for ``run_smc``.
+        progress: as for ``run_smc``.
         **options: as for ``run_smc``.
 
     Returns:
@@ -186,7 +190,7 @@ def run_conditional_smc(
         retained=retained,
         observed=observed,
         **options,
-    ).run()
+    ).run(progress=progress)
 
 
 def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
@@ -195,6 +199,8 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
     if unknown:
         known = sorted({*inspect.signature(run_smc).parameters, *_OPTIONS} - {"target", "options"})
         near = difflib.get_close_matches(unknown[0], known, n=1)
+        if unknown[0] == "progress":
+            raise TypeError("start_smc shows no bar: give progress=True to its session's run.")
         hint = f": did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
         raise TypeError(f"run_smc has no keyword {unknown[0]!r}{hint}")
     for name, value, methods, hint in (

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import check_stop
 from tsmc_widgets.models.protocol import Carry, LMStep, ReservingCarry, by_rows
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.smc.proposals import ProposalStep
@@ -54,6 +55,7 @@ class PrefixSteps:
         log_psi = None if self.twist is None else self.twist.log_psi_next
         each = max(1, _CELLS // log_p.shape[1])
         for start in range(0, self.size, each):
+            check_stop()
             rows = slice(start, start + each)
             of_p = log_p[rows]
             self._check(of_p, "The base model", start)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tsmc_widgets.errors import AllParticlesDeadError, check_integer
@@ -79,21 +81,48 @@ class SMCSession:
             _warn_of_dead_runs(new_state)
         return record
 
-    def run(self, *, on_step: Callable[[StepRecord], object] | None = None) -> SMCTrace:
+    def run(
+        self, *, on_step: Callable[[StepRecord], object] | None = None, progress: bool = False
+    ) -> SMCTrace:
         """Take all steps that are left and return the trace.
 
         An exception of any kind, Ctrl-C included, carries the trace so far as ``error.trace``, also
         where memory has run out: a trace stacks its columns when they are first read.
+
+        Args:
+            on_step: called with each record.
+            progress: whether to show a bar with tokens a second and distinct prefixes.
         """
         try:
-            while not self.done:
-                record = self.step()
-                if on_step is not None:
-                    on_step(record)
+            with self._bar() if progress else contextlib.nullcontext() as show:
+                while not self.done:
+                    record = self.step()
+                    if show is not None:
+                        show(record)
+                    if on_step is not None:
+                        on_step(record)
             return self.trace
         except BaseException as error:
             error.trace = self.trace
             raise
+
+    @contextlib.contextmanager
+    def _bar(self) -> Iterator[Callable[[StepRecord], None]]:
+        """Yield a function that takes each record; the bar closes however the loop ends."""
+        from tqdm.auto import tqdm
+
+        begun, first = time.perf_counter(), self.t
+
+        def show(record: StepRecord) -> None:
+            tokens = (record.t - first) * record.tokens.numel()
+            rate = f"{tokens / (time.perf_counter() - begun):,.0f}"
+            words = {"tokens/s": rate, "distinct prefixes": record.distinct}
+            bar.set_postfix(words, refresh=False)
+            bar.update()
+
+        total = self.target.num_steps
+        with tqdm(total=total, initial=first, desc="SMC", unit="step") as bar:
+            yield show
 
     def rewind(self, t: int) -> None:
         """Go back to just after step ``t``; the steps from there come out the same to the byte.

@@ -162,6 +162,16 @@ def every_part(problem: Any) -> list[Mapping[str, Any]]:
     return found
 
 
+def models_of(problem: Any) -> set[str]:
+    """Names and folders of the models that a description reads, its factors' included."""
+    found = [problem["model"]] if isinstance(problem, Mapping) else []
+    for part in every_part(problem):
+        kind, options, _, _ = take_apart(part)
+        given = inspect.signature(kind).bind(*options.pop("args", ()), **options).arguments
+        found += [given[name] for name in ("model", "reward") if name in given]
+    return {str(each) for each in found if not isinstance(each, Mapping)}
+
+
 def observation_of(problem: Any, lm: LanguageModel | None) -> Any:
     """What a description's potential is conditioned on, as conditional twists take it.
 

@@ -11,18 +11,20 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.files import page_path
-from tsmc_widgets.models.gguf import SMOLLM2, has_smollm2
+from tsmc_widgets.models.gguf import SMOLLM2
 from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress
+from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, put, slider
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
 MODELS = (
     "storybook",
-    *([SMOLLM2] if has_smollm2() else []),
+    SMOLLM2,
     *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table),
 )
+UNCHANGED = {"temperature": 1.0, "top_p": 1.0, "power": 1.0}
+"""Settings of the model that have controls, and where they change nothing."""
 _LONGEST = 64
 _OWN = "my own"
 
@@ -59,7 +61,7 @@ class ProblemPanel(Quiet):
         self._settle()
         self.fields["problem"].observe(self._choose, "value")
         self.fields["model"].observe(self._choose_model, "value")
-        for name in ("prompt", "num_steps", "eos"):
+        for name in ("prompt", "num_steps", "eos", *UNCHANGED):
             self.fields[name].observe(lambda _: self._edited(), "value")
 
     @property
@@ -77,6 +79,11 @@ class ProblemPanel(Quiet):
             own["eos"] = fields["eos"].value
         # What has no control stays as it is; a stop goes with EOS.
         own |= {name: v for name, v in self._kept.items() if name != "stop" or "eos" in own}
+        for name, unchanged in UNCHANGED.items():
+            value = fields[name].value
+            if value != own.get(name, unchanged):
+                own.pop(name, None)
+                own |= {} if value == unchanged else {name: value}
         return own if self._form is None else {**own, "form": self._form}
 
     @property
@@ -99,12 +106,9 @@ class ProblemPanel(Quiet):
         self._form = described.get("form")
         self._kept = {name: described[name] for name in SETTINGS if name in described}
         with self._quietly():
-            values = {"eos": "ignore"} | described
-            for name in ("model", "prompt", "num_steps", "eos"):
-                field = self.fields[name]
-                if name == "num_steps":
-                    field.max = max(field.max, values[name])
-                field.value = values[name]
+            values = {"eos": "ignore"} | UNCHANGED | described
+            for name in ("model", "prompt", "num_steps", "eos", *UNCHANGED):
+                put(self.fields[name], values[name])
             self.editor.set(described["potential"])
         self._settle()
 
@@ -177,9 +181,25 @@ def _fields(now: dict[str, Any]) -> dict[str, Any]:
             ipw.IntSlider, "tokens T", "Tokens to write", value=now["num_steps"], min=1,
             max=max(_LONGEST, now["num_steps"]),
         ),
+        **_model_fields(now),
         "eos": dress(
             ipw.Dropdown, "texts", "Whether the model may end a text before T",
             options=[("have T tokens", "ignore"), ("may end at EOS", "absorb")],
             value=now.get("eos", "ignore"),
         ),
     }  # fmt: skip
+
+
+def _model_fields(now: dict[str, Any]) -> dict[str, Any]:
+    hints = {
+        "temperature": "Of the model: below 1 sharper, above 1 flatter; p₀ is normalised again",
+        "top_p": "Only the likeliest tokens that together have this probability; 1 keeps all",
+        "power": "σ ∝ p₀^α φ: a power of the whole text's probability, not of each token's",
+    }
+    names = {"temperature": "temperature", "top_p": "top-p", "power": "power α"}
+    most = {"temperature": 2.0, "top_p": 1.0, "power": 4.0}
+    fields = {}
+    for name, unchanged in UNCHANGED.items():
+        fields[name] = slider(names[name], hints[name], unchanged, 0.05, most[name], 0.05)
+        put(fields[name], now.get(name, unchanged))
+    return fields

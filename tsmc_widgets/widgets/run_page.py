@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import ipywidgets as ipw
@@ -12,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from tsmc_widgets.errors import TsmcError, message_of
+from tsmc_widgets.errors import Stopped, TsmcError, check_stop, message_of, stop_when
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
 from tsmc_widgets.experiments.code import words_of
@@ -268,26 +270,16 @@ def exact_log_z(target: Target) -> float | None:
         return None
 
 
-class Overtaken(Exception):
-    """The search was given up for a newer run."""
-
-
-def narrow_bracket(target: Target, overtaken: Callable[[], bool]) -> Bracket | None:
+def narrow_bracket(target: Target) -> Bracket | None:
     """A certified bracket of log Z, searched for with little of the model; None where it is wide.
 
-    Args:
-        target: whose Z.
-        overtaken: whether something else is waiting: then the search is given up.
+    Raises:
+        Stopped: its result is no longer wanted.
     """
-
-    def look_up(_: Bracket) -> None:
-        if overtaken():
-            raise Overtaken
-
     try:
-        found = bracket_log_z(target, max_tokens=BRACKET_TOKENS, on_step=look_up)
-    except (TsmcError, Overtaken):
-        # No bound on phi is known, the target waits for an observation, or a newer run waits.
+        found = bracket_log_z(target, max_tokens=BRACKET_TOKENS, on_step=lambda _: check_stop())
+    except TsmcError:
+        # No bound on phi is known, or the target waits for an observation.
         return None
     return found if found.width <= NARROW else None
 
@@ -298,18 +290,18 @@ PATIENCE = 10.0
 """Seconds that the seven may take."""
 
 
-def replicate_log_z(
-    session: Any, seconds: float, stopping: Callable[[], bool]
-) -> Float64[Tensor, "runs steps"] | None:
+def replicate_log_z(session: Any, seconds: float) -> Float64[Tensor, "runs steps"] | None:
     """Log Z_hat after each step of a finished run and of seven more that differ in noise alone.
 
     They are runs 1 to 7 of what ``num_runs=8`` would have made. None where the session holds
-    several runs or a retained sample, where seven more would take too long, and when stopped.
+    several runs or a retained sample, and where seven more would take too long.
 
     Args:
         session: the finished ``SMCSession``.
         seconds: how long it took.
-        stopping: whether to give up, asked before every step.
+
+    Raises:
+        Stopped: the result is no longer wanted.
     """
     config, noise = session.config, session.config.noise
     if config.num_runs > 1 or config.retained is not None or not hasattr(noise, "first_run"):
@@ -326,8 +318,7 @@ def replicate_log_z(
             changed["observed"] = config.observed.expand(count, -1)
         more = SMCSession(session.target, replace(config, **changed))
         while not more.done:
-            if stopping():
-                return None
+            check_stop()
             more.step()
         every.append(more.trace.columns.log_z)
     return torch.cat(every)
@@ -440,14 +431,14 @@ class RunPage(LivePage):
             shown = {"target": self.target, "run_id": progress.run_id}
             self.panels.update(trace, exact_log_z=known, **shown)
         if done:
-            self._add_errors(progress)
+            with suppress(Stopped), stop_when(lambda: self.live.stopping):
+                self._add_errors(progress)
 
     def _add_errors(self, progress: Progress) -> None:
         """Look for what tells how far log Z_hat may be off, and show it: replicates, a bracket."""
-        kept, stopping = self._kept, lambda: self.live.stopping
-        replicates = bracket = None
+        kept, replicates, bracket = self._kept, None, None
         try:
-            replicates = replicate_log_z(self.session, progress.seconds, stopping)
+            replicates = replicate_log_z(self.session, progress.seconds)
         except Exception as error:  # noqa: BLE001 - the run itself is done, and stays on show
             problem = "This run is done. Seven more, for the error of log Ẑ, stopped: "
             problem += message_of(error)
@@ -460,7 +451,7 @@ class RunPage(LivePage):
         if self.panels is None:
             return
         if kept.exact_log_z is None:
-            bracket = narrow_bracket(self.target, stopping)
+            bracket = narrow_bracket(self.target)
             self._kept = replace(kept, bracket=bracket)
         if replicates is not None or bracket is not None:
             shown = {"target": self.target, "run_id": progress.run_id}
@@ -480,12 +471,24 @@ def in_words(progress: Progress) -> str:
     step = "" if trace is None else f" at step {trace.steps_done} of {trace.num_steps}"
     return {
         "waiting": "",
-        "running": f"computing{step}",
+        "running": f"computing{step}{_speed(progress)}",
         "paused": f"paused{step}",
         "done": f"done in {progress.seconds:.1f} s",
         "failed": f"stopped{step}",
         "cancelled": f"cancelled{step}",
     }[progress.state]
+
+
+def _speed(progress: Progress) -> str:
+    """Tokens a second and time left of a run that takes a second or more; else empty."""
+    trace = progress.trace
+    if trace is None or not progress.seconds:
+        return ""
+    step = progress.seconds / trace.steps_done
+    if step * trace.num_steps < 1:
+        return ""
+    left = timedelta(seconds=math.ceil(step * (trace.num_steps - trace.steps_done)))
+    return f": {trace.num_runs * trace.num_particles / step:,.0f} tokens a second, {left} left"
 
 
 def explain_dead(trace: SMCTrace, spec: RunSpec) -> str:

@@ -28,7 +28,9 @@ from tsmc_widgets.widgets.controls import (
 _MOST_SEED = 2**53 - 1
 """The largest number that browsers count to."""
 RUNS = (1, 2, 4, 8, 16, 32, 64, 100)
-_AS_THEY_ARE = ("dtype", "resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed")
+_AS_THEY_ARE = (
+    "resampler", "rule", "ess_threshold", "num_particles", "num_runs", "seed", "dtype"
+)  # fmt: skip
 """Controls whose values are those of the spec."""
 SHIP = "ship:"
 TRAINED = "trained"
@@ -115,8 +117,7 @@ class SamplerPanel(Quiet):
         self.show_what_matters()
 
     def fit(self, described: Mapping[str, Any]) -> None:
-        """Offer what may serve a problem; the twist in use stays in the menu."""
-        show_only(self.fields, {"dtype": not described["model"].startswith(TABLE)})
+        """Offer the twists that may serve a problem; the one in use stays in the menu."""
         field = self.fields["twist"]
         options = self._options(described, field.value)
         if list(field.options) != options:
@@ -203,10 +204,7 @@ def _observes(name: str, parts: list[Mapping[str, Any]]) -> bool:
 def _fields(now: RunSpec) -> dict[str, Any]:
     rules = [("ESS below a share of K", "ess"), ("every step", "always"), ("never", "never")]
     power = "1 as it is; below 1 flatter, above 1 sharper; below 0 inverted"
-    dtypes = [("the usual", ""), *zip(DTYPES[1:], DTYPES[1:], strict=True)]
-    computes = "Of the model's parameters; bfloat16 is fast where the CPU computes in it"
     return {
-        "dtype": menu("dtype", computes, "", dtypes),
         "twist": menu("twist ψ", "What a prefix is worth", "none", ["none"]),
         "folder": text("folder", "Where save_twist wrote it"),
         "twist_power": slider("ψ power", power, 1.0, -1.0, 2.0, 0.25),
@@ -219,4 +217,8 @@ def _fields(now: RunSpec) -> dict[str, Any]:
             "runs R", "Independent runs; the view shows one at a time", now.num_runs, RUNS
         ),
         "seed": seed_field(now.seed, most=_MOST_SEED),
-    }
+        "dtype": menu(
+            "dtype", "Of the model's parameters", now.dtype,
+            [("as usual here", ""), *((name, name) for name in DTYPES if name)],
+        ),
+    }  # fmt: skip

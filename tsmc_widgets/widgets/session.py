@@ -1,7 +1,7 @@
 """The live engine: a background thread that steps one run at a time, and the page that shows it.
 
 A loop in a cell cannot be stopped by a button, and an interrupt does not reach a thread, so the
-thread looks at its orders between any two steps.
+thread looks at its orders between any two steps, and models within one: see ``stop_when``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weakref import WeakSet
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import as_exception, message_of
+from tsmc_widgets.errors import Stopped, as_exception, message_of, stop_when
 from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.front_end import FrontEnd, run_action
 from tsmc_widgets.widgets.still import Still
@@ -154,7 +154,7 @@ class LiveSession:
             self._order(_paused=True, _granted=self._granted + steps)
 
     def cancel(self) -> None:
-        """End the run after the step in progress; what is recorded stays."""
+        """End the run; what is recorded stays, and a step in progress may not be taken."""
         self._order(_job=None, _cancelled=True)
 
     def close(self, timeout: float | int = 5.0) -> None:
@@ -217,9 +217,11 @@ class LiveSession:
             self._published = 0.0
             while self._may_step(session):
                 clock = time.perf_counter()
-                with self._record:
+                with self._record, stop_when(lambda: self.stopping):
                     session.step()
                 self._advance("running", clock)
+        except Stopped:
+            self._advance("cancelled")
         # SystemExit from code of others must not end the thread, which is all that runs anything.
         except BaseException as error:  # noqa: BLE001 - shown on the page
             self._advance("failed", clock, as_exception(error))

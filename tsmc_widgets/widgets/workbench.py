@@ -21,10 +21,10 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.controls import Note, classed
+from tsmc_widgets.widgets.controls import Note, classed, show_only
 from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
+from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
@@ -33,13 +33,39 @@ from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
 from tsmc_widgets.widgets.workbench_state import (
     BEGINS,
     WorkbenchState,
+    check_places,
     normal,
     places_of,
     replay_words,
 )
 
 
-def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
+class ModelFields(ipw.VBox):
+    """The field of the model, with a button that unfolds what is set of it."""
+
+    def __init__(self, problem: ProblemPanel, sampler: SamplerPanel) -> None:
+        self._usual = {"dtype": "", **UNCHANGED}
+        self._settings = {name: (sampler.fields | problem.fields)[name] for name in self._usual}
+        self.button = ipw.ToggleButton(
+            description="settings",
+            tooltip="dtype, temperature, top-p and power of the model",
+            layout={"width": "auto"},
+        )
+        self.button.observe(lambda _: self._fold(), "value")
+        row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
+        super().__init__([row, *self._settings.values()])
+        self._fold()
+
+    def unfold_what_is_set(self) -> None:
+        """Show the settings where one of them changes the model."""
+        if any(self._settings[name].value != usual for name, usual in self._usual.items()):
+            self.button.value = True
+
+    def _fold(self) -> None:
+        show_only(self._settings, dict.fromkeys(self._settings, self.button.value))
+
+
+def arrange(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> ipw.Box:
     """Four groups of controls, in as many columns as fit."""
     what = ("prompt", "num_steps", "eos")
     how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
@@ -47,8 +73,7 @@ def arrange(problem: ProblemPanel, sampler: SamplerPanel) -> ipw.Box:
     groups = {
         ("problem", "Problem"): [
             problem.fields["problem"],
-            problem.fields["model"],
-            sampler.fields["dtype"],
+            model,
             *(problem.fields[name] for name in what),
             problem.note,
         ],
@@ -172,7 +197,8 @@ class Workbench(RunPage):
         self.bench.add_tools([self.code_button, self.file, self.replay])
         self.bench.row.add_class("tw-bar")
         phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
-        controls = arrange(self.problem, self.sampler)
+        self.model = ModelFields(self.problem, self.sampler)
+        controls = arrange(self.problem, self.sampler, self.model)
         self.children = [
             self.presets, controls, classed(phi, "tw-formula"), self.refusal, self.bench
         ]  # fmt: skip
@@ -219,13 +245,16 @@ class Workbench(RunPage):
     def load(cls, path: str | Path, **options: Any) -> Workbench:
         """The page that ``save`` wrote; takes ``train``, ``functions`` and ``folder``.
 
+        A file is never trusted: ``Workbench(WorkbenchState.read(path))`` says that it may name
+        models and twists elsewhere.
+
         Raises:
-            ValueError: the file is none of a workbench, or names a Python function that is not
-                registered here: a file is never trusted to name code.
+            ValueError: the file is none of a workbench, names a Python function that is not
+                registered here, or a model or twist outside of the notebook's folder.
         """
         state = WorkbenchState.read(path)
         _register(options.pop("functions", ()))
-        state.check_functions()
+        state.check()
         return cls(state, **options)
 
     def explain(self, progress: Progress) -> str:
@@ -280,6 +309,7 @@ class Workbench(RunPage):
         self._given |= places_of(spec)
         self.problem.set(spec.problem)
         self.sampler.set(spec, self.problem.described)
+        self.model.unfold_what_is_set()
         self._spec = spec
         self._describe()
 
@@ -300,13 +330,8 @@ class Workbench(RunPage):
         problem = self.problem.problem
         name = problem if isinstance(problem, str) else problem["name"]
         spec = normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
-        self._check_places(spec)
+        check_places(spec, self._given)
         return spec
-
-    def _check_places(self, spec: RunSpec) -> None:
-        """Raise ValueError where the page asks for what is outside of the notebook's folder."""
-        for place in places_of(spec) - self._given:
-            page_path(place)
 
     def _begin(self, spec: RunSpec, rest: float | None = None) -> None:
         self._spec = spec
@@ -336,9 +361,7 @@ class Workbench(RunPage):
     def _load(self, path: str) -> str:
         """Show what was saved in a file; gives what to say."""
         state = WorkbenchState.read(page_path(path))
-        state.check_functions()
-        for spec in filter(None, (state.spec, state.pinned)):
-            self._check_places(spec)
+        state.check(self._given)
         self.unpin()
         self._restore(state)
         return f"loaded from {path}"

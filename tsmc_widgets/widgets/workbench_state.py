@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import PageFormatError, check_one_of, set_integers, whole_number
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
-from tsmc_widgets.files import load_json, write_atomically
-from tsmc_widgets.targets.description import describe_problem, every_part, named_functions
+from tsmc_widgets.files import load_json, page_path, write_atomically
+from tsmc_widgets.targets.description import describe_problem, models_of, named_functions
 from tsmc_widgets.targets.functions import find_function
 from tsmc_widgets.targets.problems import PROBLEMS
 
@@ -52,10 +52,19 @@ class WorkbenchState:
         names = [name for spec in specs for name in named_functions(spec.problem)]
         return tuple(dict.fromkeys(names))
 
-    def check_functions(self) -> None:
-        """Raise ValueError where a function that it names is not registered here."""
+    def check(self, given: Set[str] = frozenset()) -> None:
+        """Raise ValueError where a page of a stranger may not name what this one names.
+
+        That is a function that is not registered here, or a model, twist or classifier outside of
+        the notebook's folder.
+
+        Args:
+            given: places that Python named.
+        """
         for name in self.functions:
             find_function(name)
+        for spec in filter(None, (self.spec, self.pinned)):
+            check_places(spec, given)
 
     def to_json(self) -> str:
         """JSON for people to read; ``from_json`` reads it back."""
@@ -155,12 +164,18 @@ def normal(spec: RunSpec) -> RunSpec:
 
 def places_of(spec: RunSpec) -> set[str]:
     """Names and folders that a run reads: of its twist, its model and its classifiers."""
-    places = {spec.twist, spec.lm, spec.classifier}
-    if isinstance(spec.problem, Mapping):
-        places.add(spec.problem["model"])
-        parts = every_part(spec.problem)
-        places |= {part[name] for part in parts for name in ("model", "reward") if name in part}
-    return {str(place) for place in places if place}
+    return {spec.twist, spec.lm, spec.classifier, *models_of(spec.problem)} - {""}
+
+
+def check_places(spec: RunSpec, given: Set[str] = frozenset()) -> None:
+    """Raise ValueError where a run reads what is outside of the notebook's folder.
+
+    Args:
+        spec: of the run.
+        given: places that Python named.
+    """
+    for place in places_of(spec) - given:
+        page_path(place)
 
 
 def replay_words(
