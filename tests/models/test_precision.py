@@ -74,6 +74,22 @@ def test_a_model_whose_answers_depend_on_how_it_is_read_computes_in_float32(tmp_
     assert HuggingFaceLM.from_pretrained(folder).dtype == torch.float32
 
 
+@needs_bfloat16
+def test_products_whose_sums_depend_on_the_number_of_rows_are_told(tmp_path, monkeypatch):
+    shapes = [torch.Size(shape) for shape in ((16, 32), (576, 1536), (33, 100))]
+    kinds = [(True, False), (False, False), (False, True)]
+    assert all(precision._sums_alike(*kind, shape) for kind in kinds for shape in shapes)
+    model = HuggingFaceLM.from_pretrained(make_checkpoint("qwen2", tmp_path)).model.bfloat16()
+    assert precision.is_bfloat16(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "_LEAST_TERMS", 0)
+        assert not any(precision._sums_alike(*kind, shapes[0]) for kind in kinds)
+        assert not precision.is_bfloat16(model)
+    # Of a mixture of experts, say, whose products are none of a linear layer.
+    model.experts = torch.nn.Parameter(torch.zeros(2, 4, 4, dtype=torch.bfloat16))
+    assert not precision.is_bfloat16(model)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_in_float64_is_attention(causal, monkeypatch):
     query, key, value = torch.randn(3, 2, 6, 7, 8).unbind()

@@ -15,11 +15,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 _HALF = (torch.float16, torch.bfloat16)
 # They pick rows of a table, which need not be converted whole.
 _LOOKUPS = (torch.nn.functional.embedding, torch.embedding)
 _SCORES = 2**23
+# For products of fewer terms, and for those of one row, torch has kernels that sum otherwise.
+_LEAST_TERMS = 16**3
+_TRIED_ROWS = (*range(1, 10), 16, 17, 31, 32, 33, 64, 100, 128)
 
 
 def has_bfloat16() -> bool:
@@ -28,10 +32,22 @@ def has_bfloat16() -> bool:
 
 
 def is_bfloat16(model: PreTrainedModel) -> bool:
-    """Whether a model is bfloat16 as a whole, its attention torch's, and the CPU computes so."""
+    """Whether a model is bfloat16 as a whole, and this CPU multiplies rows alike however many.
+
+    Its attention must be torch's, and its other products of matrices those of linear layers.
+    """
     kinds = {(p.dtype, p.device.type) for p in model.parameters()}
     attention = model.config.get_text_config(decoder=True)._attn_implementation
-    return kinds == {(torch.bfloat16, "cpu")} and attention == "sdpa" and has_bfloat16()
+    if kinds != {(torch.bfloat16, "cpu")} or attention != "sdpa" or not has_bfloat16():
+        return False
+    modules = [each for each in model.modules() if each is not model.get_output_embeddings()]
+    layers = [each for each in modules if isinstance(each, torch.nn.Linear | Conv1D)]
+    known = (*layers, *(each for each in modules if isinstance(each, torch.nn.Embedding)))
+    held = {id(each.weight) for each in known} | {id(model.get_output_embeddings().weight)}
+    if any(p.ndim > 1 and id(p) not in held for p in model.parameters()):
+        return False
+    shapes = {(isinstance(each, Conv1D), each.bias is None, each.weight.shape) for each in layers}
+    return all(_sums_alike(*shape) for shape in shapes)
 
 
 def float32_arithmetic(model: PreTrainedModel) -> AbstractContextManager[Any]:
@@ -109,17 +125,49 @@ class BFloat16Arithmetic(TorchFunctionMode):
             if args[1] is self._head.weight:
                 bias = None if self._head.bias is None else self._head.bias.float()
                 return functional.linear(args[0].float(), self._weight.of(args[1]), bias)
-            return _two_rows(args[0], lambda rows: functional.linear(rows, *args[1:], **kwargs))
+            return _enough_rows(args[0], args[1], lambda rows: func(rows, *args[1:], **kwargs))
         if func is torch.addmm:
-            return _two_rows(args[1], lambda rows: torch.addmm(args[0], rows, *args[2:], **kwargs))
+            return _enough_rows(*args[1:3], lambda rows: func(args[0], rows, *args[2:], **kwargs))
         return func(*args, **kwargs)
 
 
-def _two_rows(rows: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-    """A product of matrices whose kernel for a single row, which sums otherwise, is not used."""
-    if rows.numel() != rows.shape[-1]:
+def _enough_rows(rows: Tensor, weight: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product of matrices by the kernel for large ones, whatever its size."""
+    count = rows.numel() // rows.shape[-1]
+    least = max(2, _LEAST_TERMS // weight.numel() + 1)
+    if not 0 < count < least:
         return product(rows)
-    return product(rows.reshape(1, -1).expand(2, -1))[:1].view(*rows.shape[:-1], -1)
+    enough = functional.pad(rows.reshape(count, -1), (0, 0, 0, least - count))
+    return product(enough)[:count].view(*rows.shape[:-1], -1)
+
+
+@torch.no_grad()
+def _sums_alike(inputs_first: bool, without_bias: bool, shape: torch.Size) -> bool:
+    """Whether a product with a weight of this shape does not depend on how many rows there are.
+
+    All terms cancel: what is left is rounding, which tells one order of summation from another,
+    where the sums themselves would round to the same bfloat16 but once in many thousand.
+    """
+    inputs, outputs = shape if inputs_first else shape[::-1]
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(inputs, generator=generator)
+    weight = torch.randn(outputs, -(-inputs // 2), generator=generator)
+    rows = torch.randn(max(_TRIED_ROWS), weight.shape[1], generator=generator)
+    weight = torch.cat([weight, weight], dim=1)[:, order].bfloat16()
+    rows = torch.cat([rows, -rows], dim=1)[:, order].bfloat16()
+    bias = torch.zeros(outputs, dtype=torch.bfloat16)
+    by_inputs = weight.T.contiguous()
+
+    def product(some: Tensor) -> Tensor:
+        if inputs_first:
+            return torch.addmm(bias, some, by_inputs)
+        return functional.linear(some, weight, None if without_bias else bias)
+
+    every = product(rows)
+    return all(
+        torch.equal(_enough_rows(rows[:count], weight, product), every[:count])
+        for count in _TRIED_ROWS
+    )
 
 
 def _attention(
