@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import UnsupportedModelError, import_extra
-from tsmc_widgets.models.gguf import converted, gguf_file
+from tsmc_widgets.models.gguf import converted, gguf_file, tell
 
 SHIPPED = {
     "storybook": "load_language_model",
@@ -117,6 +117,7 @@ def load_checkpoint(
         source = str(name_or_folder if file is None else converted(file))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
+    tell(f"loading {Path(name_or_folder).name}")
     check_fetchable(source)
     try:
         with _quiet(transformers, Path(source).is_dir()):
