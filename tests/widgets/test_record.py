@@ -236,32 +236,35 @@ def byte_lm(tmp_path_factory):
 def test_a_character_of_several_tokens_reads_whole_where_it_completes(byte_lm, make_trace):
     """Particles part ways amid a character, and each completes the one of its own path."""
     tokens = {byte_lm.token_text(i): i for i in range(byte_lm.vocab_size)}
-    token = [tokens.get(f"<0x{i:02X}>", tokens.get(chr(i))) for i in range(256)]
+    tokens |= {"<0x20><0xF0><0x9F>": 1000, "<0x99><0x82><0xF0>": 1001}
+    token = [tokens.get(f"<0x{i:02X}>", tokens.get(chr(i))) for i in range(256)] + [1000, 1001]
     paths = [
-        [SMILE[0], SMILE[0], ALEF[0], SMILE[1]],
-        [SMILE[1], SMILE[1], ord("a"), SMILE[0]],
-        [SMILE[2], SMILE[2], SMILE[2], ALEF[1]],
-        [SMILE[3], 0x81, ord("b"), ord("c")],
+        [SMILE[0], SMILE[0], ALEF[0], SMILE[1], 256],
+        [SMILE[1], SMILE[1], ord("a"), SMILE[0], 257],
+        [SMILE[2], SMILE[2], SMILE[2], ALEF[1], ord("d")],
+        [SMILE[3], 0x81, ord("b"), ord("c"), ord("d")],
     ]
-    trace = make_trace(K=4, T=4, threshold=0.0)
+    trace = make_trace(K=5, T=4, threshold=0.0)
     trace.columns.tokens[0] = [[token[i] for i in step] for step in paths]
     # Particle 2 of step 3 comes of the smile that particle 1 has begun.
-    trace.columns.ancestors[0] = [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 1, 0], [0, 1, 2, 3]]
+    trace.columns.ancestors[0] = [
+        [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 1, 0, 4], [0, 1, 2, 3, 4]
+    ]  # fmt: skip
     trace.token_texts = {i: text for text, i in tokens.items()}
     recorder = Recorder()
     for done in (1, 3, 4):
-        grown = make_trace(K=4, T=4, done=done, threshold=0.0)
+        grown = make_trace(K=5, T=4, done=done, threshold=0.0)
         for name in ("tokens", "ancestors"):
             setattr(grown.columns, name, getattr(trace.columns, name)[:, :done])
         grown.token_texts = trace.token_texts
         encoded = recorder.encode(grown, run_id=1)
     texts = words(encoded)
     shown = [texts[i] for i in column(encoded, "tokens")]
-    assert np.reshape(shown, (4, 4)).tolist() == [
-        ["◌", "◌", "◌", "\\x9f"],
-        ["◌", "◌", "a", "◌"],
-        ["◌", "◌", "◌", "◌"],
-        ["🙂", "🙁", "b", "c"],
+    assert np.reshape(shown, (4, 5)).tolist() == [
+        ["◌", "◌", "◌", "\\x9f", "◌"],
+        ["◌", "◌", "a", "◌", " 🙂◌"],
+        ["◌", "◌", "◌", "◌", "d"],
+        ["🙂", "🙁", "b", "c", "d"],
     ]
 
 

@@ -112,9 +112,10 @@ class TestSpec:
         workbench = workbenches("eos", num_particles=8)
         fields = workbench.problem.fields | workbench.sampler.fields
         names = ("dtype", "temperature", "top_p", "power")
-        assert [fields[name].layout.display for name in names] == ["none"] * 4
+        assert workbench.model.folded.children == tuple(fields[name] for name in names)
+        assert workbench.model.folded.layout.display == "none"
         workbench.model.button.value = True
-        assert [fields[name].layout.display for name in names] == [None] * 4
+        assert workbench.model.folded.layout.display is None
         for name, value in zip(names, ("float64", 0.5, 0.9, 2.0), strict=True):
             fields[name].value = value
         settle(workbench)

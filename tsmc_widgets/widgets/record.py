@@ -83,7 +83,10 @@ class Words:
             decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
             text = decoder.decode(self.waiting[before] + new)
             rest = decoder.getstate()[0]
-            text += WAITS if rest else ""
+            if rest:  # A blank before the character comes with it.
+                whole, text = text, text.rstrip(" ")
+                rest = whole[len(text) :].encode() + rest
+                text += WAITS
         elif before:
             # A text of its own leaves the character before it unfinished.
             return self.place(np.array([token]), np.zeros(1), texts)[0].item()

@@ -23,7 +23,7 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.controls import Note, classed, show_only
+from tsmc_widgets.widgets.controls import Note, classed
 from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
@@ -55,7 +55,8 @@ class ModelFields(ipw.VBox):
         )
         self.button.observe(lambda _: self._fold(), "value")
         row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
-        super().__init__([row, *self._settings.values()])
+        self.folded = classed(ipw.VBox(list(self._settings.values())), "tw-model-settings")
+        super().__init__([row, self.folded])
         self._fold()
 
     def unfold_what_is_set(self) -> None:
@@ -64,7 +65,7 @@ class ModelFields(ipw.VBox):
             self.button.value = True
 
     def _fold(self) -> None:
-        show_only(self._settings, dict.fromkeys(self._settings, self.button.value))
+        self.folded.layout.display = None if self.button.value else "none"
 
 
 def arrange(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> ipw.Box:

@@ -94,8 +94,10 @@ export function icon(name) {
 
 /** Stands for bytes of a character that a later token may complete. */
 export const WAITS = "◌";
-/** Letters and digits, of scripts that put blanks between words. */
-const OF_WORD = /^(?!\p{sc=Han}|\p{sc=Hiragana}|\p{sc=Katakana}|\p{sc=Thai}|\p{sc=Lao}|\p{sc=Khmer}|\p{sc=Myanmar})[\p{L}\p{N}]/u;
+/** Letters of scripts that put blanks between words. */
+const OF_WORD = /^(?!\p{sc=Han}|\p{sc=Hiragana}|\p{sc=Katakana}|\p{sc=Thai}|\p{sc=Lao}|\p{sc=Khmer}|\p{sc=Myanmar})\p{L}/u;
+/** Signs that are not seen alone, or turn the text around them. */
+const UNSEEN = /^[\p{M}\p{Cf}\p{Cc}]+$/u;
 
 /**
  * A token as a cell shows it: blanks that would not be seen become marks. Where tokens bring the blank
@@ -106,10 +108,16 @@ export function readable(text, spaced = false) {
   const marked = text.replace(/\r?\n/g, "↵").replace(/\t/g, "⇥");
   const word = marked.trim();
   if (word === "") return marked === "" ? "∅" : "␣";
+  if (UNSEEN.test(word)) return Array.from(word, codePoint).join(" ");
   if (!spaced || word === WAITS) return word;
   const own = marked.startsWith(" ");
   if (OF_WORD.test(word)) return own ? word : `‿${word}`;
   return own ? `␣${word}` : word;
+}
+
+/** @param {string} sign */
+function codePoint(sign) {
+  return `U+${(sign.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
 /** Whether a token brings the blank before a word. @param {string} text */

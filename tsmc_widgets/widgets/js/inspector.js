@@ -8,7 +8,7 @@ const CONTEXT_TOKENS = 8;
 
 export class Inspector {
   constructor() {
-    this.title = h("p", { class: "pv-inspected" });
+    this.title = h("p", { class: "pv-inspected", dir: "auto" });
     this.where = h("p", { class: "pv-note" });
     this.hint = h("p", { class: "pv-note pv-hint" });
     this.rows = h("tbody");
