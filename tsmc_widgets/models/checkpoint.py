@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import UnsupportedModelError, import_extra, quoted
-from tsmc_widgets.models.gguf import converted, gguf_file
+from tsmc_widgets.models.gguf import converted, gguf_file, tell
 
 SHIPPED = {
     "storybook": "load_language_model",
@@ -119,6 +119,7 @@ def load_checkpoint(
         raise FileNotFoundError(
             f"The folder {quoted(source)} is no checkpoint: it has no config.json."
         )
+    tell(f"loading {Path(name_or_folder).name}")
     check_fetchable(source)
     try:
         with _quiet(transformers, Path(source).is_dir()):

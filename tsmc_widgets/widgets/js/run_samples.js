@@ -135,7 +135,7 @@ export class SampleTable extends TextTable {
       head.setAttribute("aria-sort", on ? (this.order.down ? "descending" : "ascending") : "none");
     }
     this.fill(sorted.slice(0, MAX_ROWS), (sample) =>
-      COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, show(sample))),
+      COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, h("bdi", {}, show(sample)))),
     );
   }
 

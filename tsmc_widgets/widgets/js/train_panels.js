@@ -170,7 +170,7 @@ export class BeforeAfter {
     const rows = samples.texts.map(([text, logPhi]) => {
       const share = logPhi === null ? 0 : clamp(1 + logPhi / BAR_NATS, 0, 1);
       const value = h("td", { class: "tl-phi" }, meter(share), number(logPhi ?? -Infinity));
-      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), ` ${readableText(text)}`));
+      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), " ", h("bdi", {}, readableText(text))));
     });
     column.body.replaceChildren(...rows);
   }
