@@ -37,6 +37,8 @@ from tsmc_widgets.evaluation import (
     run_diagnostics,
     step_divergences,
 )
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
+from tsmc_widgets.evaluation.twist_quality import with_prompt
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.conditional import JointPositives, RetainedPositives
 from tsmc_widgets.learning.objectives import (
@@ -368,6 +370,9 @@ def estimated(name, c):
     # A run that may die lowers the mean of 1 / Z_hat to the share of runs that survive.
     back = (oracle.log_z - tw.run_conditional_smc(target, retained=retained, **how).log_z).exp()
     means = {"Z_hat": (ratio, 1.0), "1 / Z_hat": (back, ratio > 0)}
+    # What single runs say of their variance is that of all.
+    told = ratio**2 * torch.nan_to_num(ahead.log_z_variance())
+    means["variance"] = (told - (ratio - 1) ** 2, 0.0)
     rejected = target.exact_samples(400, seed=3, progress=False)
     blocks = ExactDraws(target, 4, block=500)
     for _ in range(4):
@@ -386,13 +391,44 @@ def estimated(name, c):
     )
     log_q = log_q_of_all(target, oracle, twist_psi(target, oracle, steep.optimal_twist()))
     forward, backward = exact_divergences(oracle, log_q)
-    others = {
+    pooled = {"pooled": PooledOverRuns.of(ahead.log_z)}
+    if not (back == 0).any() and (ratio > 0).all():
+        pooled["pooled, above"] = PooledOverRuns.of(oracle.log_z - back.log(), reciprocal=True)
+    others = {name: (p.value, oracle.log_z, p.standard_error) for name, p in pooled.items()}
+    others |= {
         "rejection": (rejected.log_z, oracle.log_z, rejected.log_z_standard_error),
         "blocks": (blocks.log_z[0], oracle.log_z, blocks.log_z[1]),
         "KL(q||σ)": (found.q_sigma.value, forward, found.q_sigma.standard_error),
         "KL(σ||q)": (found.sigma_q.value, backward, found.sigma_q.standard_error),
     }
-    return means, others
+    return means, others | rolled(target, oracle)
+
+
+def rolled(target, oracle):
+    """Psi* of prefixes by rollouts, as shares of the truth; divergences of single steps."""
+    prefixes = pick_prefixes(target, oracle.sample(12, 0), seed=0, rollouts=100)
+    for place in range(prefixes.size):
+        roll_out(target, prefixes, place, seed=0, rollouts=100)
+    optimal = tw.exact(target).optimal_twist()
+    log_psi = optimal.log_psi(with_prompt(target, prefixes.tokens), len(target.prompt_tokens))
+    truth = log_psi.double()[prefixes.row, prefixes.step - 1]
+    told = {}
+    for place in range(prefixes.size):
+        if math.isfinite(truth[place]) and math.isfinite(prefixes.log_psi[place]):
+            share = math.exp(prefixes.log_psi[place] - truth[place])
+            told[f"psi* {place}"] = (share, 1.0, share * float(prefixes.error[place]))
+        else:
+            # No rollout had phi > 0: likely where psi* is a small share of exp(log_phi_max).
+            assert prefixes.log_psi[place] == -math.inf
+    twist = tw.LookAheadTwist(target)
+    exactly = step_divergences(target, twist, oracle)["value"]
+    found = estimate_step_divergences(
+        target, twist, oracle.sample(100, 5), log_z=oracle, num_runs=100, rollouts=50
+    )
+    for at, (value, low, high) in enumerate(zip(found.value, found.low, found.high, strict=True)):
+        # ``low`` and ``high`` are 1.96 errors from both sides of the middle, and more.
+        told[f"divergence {at + 1}"] = (value, exactly[at], (high - low) / 2 / 1.96)
+    return told
 
 
 @pytest.mark.parametrize("c", [0.0, -300.0, 300.0])

@@ -8,7 +8,9 @@ from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import ModelOutputError
+from tsmc_widgets.evaluation import all_prefixes, compare_log_psi, step_divergences
 from tsmc_widgets.models import LMStep
+from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.twists.protocol import TwistStep
 
 
@@ -80,6 +82,24 @@ def test_a_twist_is_named_and_its_particles_are_not_called_dead(value, proposal)
     found = "NaN" if math.isnan(value) else r"\+inf"
     with pytest.raises(ModelOutputError, match=f"The twist gave {found} at step 1, after the text"):
         tw.run_smc(target, num_particles=8, twist=Twist(), proposal=proposal)
+
+
+def test_a_twist_is_named_where_its_quality_is_measured():
+    target = tw.Target(chain(), tw.Constant(), prompt="b", num_steps=3)
+    prefixes = all_prefixes(target)[1]
+
+    class Twist:
+        def log_psi(self, tokens, prompt_length):
+            log_psi = torch.zeros(tokens.shape[0], tokens.shape[1] - prompt_length)
+            return torch.where(tokens[:, prompt_length:] == 0, math.nan, log_psi)
+
+    message = "The twist gave NaN or \\+inf at step 1, after the text 'a'"
+    for measure in (
+        lambda: compare_log_psi(target, Twist(), prefixes),
+        lambda: step_divergences(target, Twist(), EnumeratedOracle(target)),
+    ):
+        with pytest.raises(ModelOutputError, match=message):
+            measure()
 
 
 def test_a_twist_may_rule_out_all_that_follows():

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import ModelOutputError, check_integer, quoted
 from tsmc_widgets.evaluation.bounds import tokens_of
 from tsmc_widgets.evaluation.divergences import kl_estimate
 from tsmc_widgets.evaluation.estimates import (
@@ -130,7 +130,14 @@ def _log_psi(
 ) -> Float64[Tensor, "n steps"]:
     """Log psi_t of every prefix of generated tokens, as the twist itself has it."""
     length = len(target.prompt_tokens)
-    return twist.log_psi(with_prompt(target, tokens), length, *shared).double().cpu()
+    log_psi = twist.log_psi(with_prompt(target, tokens), length, *shared).double().cpu()
+    if len(bad := (~(log_psi < math.inf)).nonzero()):
+        row, at = bad[0].tolist()
+        text = quoted(target.labels(tokens[row : row + 1, : at + 1])[0])
+        raise ModelOutputError(
+            f"The twist gave NaN or +inf at step {at + 1}, after the text {text}."
+        )
+    return log_psi
 
 
 def centre(

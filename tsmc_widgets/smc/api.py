@@ -85,8 +85,9 @@ def run_smc(
         num_runs: R independent runs in one batch; None is one, or one for each observation.
         proposal: where tokens are drawn from; None is the base model.
         twist: psi_t; None is psi = 1, which leaves every decision to phi at T. Sequences that end
-            before it have phi at once, beside psi of the others: with an absorbing EOS give a twist
-            of phi's scale, or rule="never", where phi is far from 1.
+            before it have phi at once, beside psi = 1 of the others, so that a constant in log phi
+            changes what is resampled: with an absorbing EOS give a twist of phi's scale, or
+            rule="never", where phi is far from 1.
         resampler: multinomial, residual, stratified or systematic.
         rule: always, never, ess or a ``ResampleRule`` such as ``EveryNSteps(2)``.
         ess_threshold: short for the rule ESS < ess_threshold * K; 0.5 where neither is given, but

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,11 @@ class ClosesWhole(ipw.Widget):
     def close(self) -> None:
         """Take it from the page."""
         close_whole(self)
+
+    def __del__(self) -> None:
+        """Nothing is left to close where Python ends."""
+        if not sys.is_finalizing():
+            super().__del__()
 
 
 _IN_CELLS: WeakKeyDictionary[ipw.Widget, tuple[str, str]] = WeakKeyDictionary()

@@ -35,7 +35,7 @@ _AS_THEY_ARE = (
 SHIP = "ship:"
 TRAINED = "trained"
 _NOTES = {
-    "none": "ψ = 1: φ enters at the last step and nowhere before.",
+    "none": "ψ = 1: φ enters as a text ends and nowhere before.",
     "look-ahead": "Estimated from φ, nothing is learned: Ẑ stays unbiased; quick where φ is words.",
     "optimal": "ψ* by enumeration: with the twist-induced proposal every run gives log Z.",
     "saved": "A folder that save_twist wrote, or TrainSession.",

@@ -6,6 +6,7 @@ thread looks at its orders between any two steps, and models within one: see ``s
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -63,6 +64,16 @@ class _Job:
     prepare: Callable[[], Steppable]
     due: float
     run_id: int
+
+
+_STARTED: WeakSet[LiveSession] = WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is within PyTorch as Python ends would abort the process."""
+    for session in list(_STARTED):
+        session.close()
 
 
 class LiveSession:
@@ -137,6 +148,7 @@ class LiveSession:
                 # It ends with its last run, so that a page that nobody closes keeps none.
                 self._thread = threading.Thread(target=self._work, name="live", daemon=True)
                 self._thread.start()
+                _STARTED.add(self)
             self._orders.notify_all()
             return self._started
 
