@@ -26,6 +26,7 @@ def trace(tmp_path_factory):
 
 def test_cells_show_them_whole_where_they_complete(open_view, trace):
     page = open_view(ParticleView(trace))
+    assert page.locator(".pv-legend-waits").is_visible()
     for slot in range(3):
         words = row_texts(page, slot)
         assert words[:4] == ["◌", "◌", "◌", "🙂"]

@@ -248,6 +248,8 @@ def test_words_that_begin_and_words_that_go_on_are_told_apart(open_view, make_tr
     page = open_view(ParticleView(trace))
     shown = ["fox", "‿fox", "␣?", "?", "7", "␣7", "日本", "U+202E", "U+05B5"]
     assert row_texts(page, 0) == shown
+    assert page.locator(".pv-legend-goes-on").is_visible()
+    assert page.locator(".pv-legend-waits").is_hidden()
 
 
 def test_ended_texts_are_marked_once(open_view, make_trace):
@@ -263,7 +265,7 @@ def test_ended_texts_are_marked_once(open_view, make_trace):
 
 def test_marks_are_explained_where_there_are_some(open_trace):
     page = open_trace(K=8, T=5, threshold=0.0)
-    for name in ("dead", "ended", "resampled", "extinct"):
+    for name in ("dead", "ended", "resampled", "extinct", "goes-on", "waits"):
         assert page.locator(f".pv-legend-{name}").is_hidden()
     page = open_trace(K=8, T=9, dead_at=[3], threshold=1.0)
     for name in ("dead", "resampled", "extinct"):

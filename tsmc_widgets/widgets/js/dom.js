@@ -94,6 +94,8 @@ export function icon(name) {
 
 /** Stands for bytes of a character that a later token may complete. */
 export const WAITS = "◌";
+/** Before letters that go on the word before. */
+export const GOES_ON = "‿";
 /** Letters of scripts that put blanks between words. */
 const OF_WORD = /^(?!\p{sc=Han}|\p{sc=Hiragana}|\p{sc=Katakana}|\p{sc=Thai}|\p{sc=Lao}|\p{sc=Khmer}|\p{sc=Myanmar})\p{L}/u;
 /** Signs that are not seen alone, or turn the text around them. */
@@ -101,7 +103,7 @@ const UNSEEN = /^[\p{M}\p{Cf}\p{Cc}]+$/u;
 
 /**
  * A token as a cell shows it: blanks that would not be seen become marks. Where tokens bring the blank
- * before a word, the rarer case is marked: a word without one goes on (‿), another sign has one (␣).
+ * before a word, the rarer case is marked: a word without one goes on, another sign has one (␣).
  * @param {string} text @param {boolean} [spaced] whether tokens of this vocabulary bring their blanks
  */
 export function readable(text, spaced = false) {
@@ -111,7 +113,7 @@ export function readable(text, spaced = false) {
   if (UNSEEN.test(word)) return Array.from(word, codePoint).join(" ");
   if (!spaced || word === WAITS) return word;
   const own = marked.startsWith(" ");
-  if (OF_WORD.test(word)) return own ? word : `‿${word}`;
+  if (OF_WORD.test(word)) return own ? word : GOES_ON + word;
   return own ? `␣${word}` : word;
 }
 

@@ -1,6 +1,6 @@
 /** @file The quantities that colour a token, each on a fixed and labelled scale. */
 
-import { clamp, css, h, isDark, mix, resolve } from "./dom.js";
+import { GOES_ON, WAITS, clamp, css, h, isDark, mix, resolve } from "./dom.js";
 import { ENDS } from "./record.js";
 
 const BLUE = [0, 114, 178];
@@ -185,6 +185,8 @@ export class MarkLegend {
       extinct: mark("extinct", "word", "left no descendant"),
       dead: mark("dead", "word", "weight 0"),
       ended: mark("ended", "∎", "text has ended"),
+      goesOn: mark("goes-on", GOES_ON, "goes on the word before"),
+      waits: mark("waits", WAITS, "part of a character, shown where it completes"),
     };
     this.el = h("p", { class: "pv-note pv-marks" }, ...Object.values(this.marks));
   }
@@ -196,5 +198,7 @@ export class MarkLegend {
     this.marks.extinct.hidden = !resampled || layout !== "slots";
     this.marks.dead.hidden = !indices.includes(DEAD);
     this.marks.ended.hidden = !record.ending.includes(ENDS);
+    this.marks.goesOn.hidden = !record.words.some((word) => word.startsWith(GOES_ON));
+    this.marks.waits.hidden = !record.words.includes(WAITS);
   }
 }
