@@ -203,7 +203,12 @@ def cases_of(name: str) -> list[list[str]]:
     with tempfile.TemporaryFile("w+") as found:
 
         def run() -> None:
-            with contextlib.redirect_stdout(found):
+            # What a call writes goes where it is removed.
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                contextlib.chdir(folder),
+                contextlib.redirect_stdout(found),
+            ):
                 try_name(name)
 
         process = multiprocessing.get_context("fork").Process(target=run)

@@ -5,10 +5,13 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import check_integer, listed, message_of, quoted
+from tsmc_widgets.evaluation import LogZ
+from tsmc_widgets.files import page_path
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.factor_editor import FactorRow
 
 WORDS = "qwertz " * 1000
+RUN = tw.load_problem("rainy-week").target()
 TABLE = TabularLM.markov([0.5, 0.5], [[0.5, 0.5], [0.5, 0.5]], symbols=["a", "b"])
 
 
@@ -28,12 +31,22 @@ REFUSED = {
     "field": lambda _: tw.RunSpec(problem={WORDS: 1}),
     "fields": lambda _: tw.RunSpec(problem={"name": WORDS}),
     "function": lambda _: tw.find_function(WORDS),
+    "keyword": lambda _: tw.run_smc(RUN, num_particles=2, **{WORDS: 1}),
+    "stop": lambda lm: tw.Target(lm, tw.Constant(), prompt="once", num_steps=3, stop=WORDS),
+    "label": lambda _: tw.ClassProbability("storybook/stars", label=WORDS),
+    "classifier": lambda _: tw.ClassProbability("storybook/" + WORDS, label=1),
+    "checkpoint": lambda _: tw.load_language_model(WORDS),
+    "method": lambda _: tw.RunSpec(problem="rainy-week", method=WORDS),
+    "measures": lambda _: tw.RunSpec(problem="rainy-week", measures=WORDS),
+    "specs": lambda _: list(tw.map_runs([WORDS])),
+    "log_z": lambda _: LogZ.of(WORDS),
+    "path": lambda _: page_path("../" + WORDS),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_message_quotes_a_long_value_in_short(name, storybook):
-    with pytest.raises((ValueError, TypeError), match="qwertz") as raised:
+    with pytest.raises((ValueError, TypeError, OSError), match="qwertz") as raised:
         REFUSED[name](storybook)
     assert len(str(raised.value)) < 1000
 

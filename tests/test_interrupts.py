@@ -1,5 +1,6 @@
 """Ctrl-C at random operations of a run, a training and a comparison: what is recorded stays."""
 
+import contextlib
 import dis
 import random
 import sys
@@ -11,6 +12,7 @@ from smc.toys import differing, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts
+from tsmc_widgets.experiments.execute import one_thread
 
 RETURNS = {dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_GENERATOR")}
 POINTS = [pytest.param(6), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
@@ -120,6 +122,30 @@ def comparison(folder=None):
 
 def rows_of(table):
     return {key: result.rows for key, result in table.results.items()}
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_the_number_of_threads_is_restored_wherever_an_interrupt_comes(monkeypatch, at):
+    """As one call of ``one_thread`` to PyTorch ends: Python looks for signals at calls."""
+    calls, now = [], [5]
+
+    def interrupted(act):
+        def call(*args):
+            value = act(*args)
+            calls.append(act)
+            if len(calls) == at + 1:
+                raise KeyboardInterrupt
+            return value
+
+        return call
+
+    monkeypatch.setattr(torch, "get_num_threads", interrupted(lambda: now[-1]))
+    monkeypatch.setattr(torch, "set_num_threads", interrupted(now.append))
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt), one_thread():
+            assert now[-1] == 1
+        assert now[-1] == 5
+    assert len(calls) > at
 
 
 @pytest.mark.parametrize("count", POINTS)

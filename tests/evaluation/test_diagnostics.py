@@ -142,3 +142,6 @@ def test_each_run_speaks_for_itself(target, twist):
     assert frame["k_hat"].notna().all()
     assert frame["survivors"].between(0, 1).all()
     assert len(run_diagnostics(trace.run(3))) == 1
+    plain = run_diagnostics(tw.run_smc(target, twist=twist, num_particles=100, num_runs=2))
+    assert plain["single_run_variance"].isna().all()
+    assert plain["k_hat"].notna().all()

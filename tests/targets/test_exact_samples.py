@@ -7,6 +7,7 @@ from scipy.stats import binom, chisquare, nbinom
 from targets.toys import Stars, Tone, every, letters
 
 from tsmc_widgets.errors import BudgetError, PotentialError
+from tsmc_widgets.models import load_language_model
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets import (
     ClassConditional,
@@ -74,6 +75,23 @@ def test_base_samples_in_small_pieces(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     samples = base_samples(target.lm, target.prompt_tokens, T, N, generator=generator)
     assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
+
+
+def test_kv_caches_of_base_samples_are_bounded(monkeypatch):
+    lm = load_language_model("storybook")
+    prompt = torch.tensor(lm.encode("I bought this"))
+    row = lm.prefill(prompt.unsqueeze(0)).carry.most_bytes(1, len(prompt) + 5)
+    monkeypatch.setattr("tsmc_widgets.targets.sampling.CACHED", 8 * row)
+    read, advance = [], lm.advance
+    monkeypatch.setattr(lm, "advance", lambda t, carry: read.append(len(t)) or advance(t, carry))
+
+    def drawn(n, generator):
+        return base_samples(lm, prompt, 6, n, generator=generator)
+
+    together = drawn(20, torch.Generator().manual_seed(0))
+    assert read == [8] * 10 + [4] * 5
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(together, torch.cat([drawn(n, generator) for n in (8, 8, 4)]))
 
 
 TARGETS = {

@@ -1,7 +1,10 @@
 """Nothing of a page that was closed, refused or replaced stays behind."""
 
+import contextlib
 import gc
+import importlib
 import os
+import pkgutil
 import sys
 import threading
 import weakref
@@ -125,6 +128,27 @@ def test_a_refused_page_leaves_nothing_and_raises_once(monkeypatch):
             make()
     assert alive() == before
     assert again == []
+
+
+def classes_with_a_finalizer():
+    names = (module.name for module in pkgutil.walk_packages(tw.__path__, "tsmc_widgets."))
+    modules = [importlib.import_module(name) for name in names]
+    found = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    own = (each for each in found if each.__module__.startswith("tsmc_widgets"))
+    return sorted((each for each in own if hasattr(each, "__del__")), key=str)
+
+
+def test_no_class_finalizes_what_was_never_made(monkeypatch):
+    again = []
+    monkeypatch.setattr(sys, "unraisablehook", again.append)
+    classes = classes_with_a_finalizer()
+    assert {tw.Workbench, tw.RunPanels, tw.CompareSession} < set(classes)
+    for each in classes:
+        with contextlib.suppress(Exception):
+            each(*[object()] * 9)
+        each.__new__(each)
+        gc.collect()
+        assert again == [], each
 
 
 @pytest.fixture

@@ -76,8 +76,8 @@ def test_the_workbench_reads_no_twist_or_model_from_elsewhere(opened, folder):
     page.sampler.fields["twist"].value = "none"
     assert page.refusal.value == ""
     page.problem.fields["model"].value = "../model"
-    assert "notebook&#x27;s folder" in page.refusal.value
-    page.problem.fields["model"].value = "table:rainy-week"
+    assert "notebook&#x27;s folder" in page.problem.note.value
+    assert page.problem.fields["model"].value == "table:rainy-week"
     page.problem.editor.add({"kind": "ClassProbability", "model": "/judge", "label": 1})
     assert "notebook&#x27;s folder" in page.refusal.value
 

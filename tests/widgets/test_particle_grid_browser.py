@@ -240,6 +240,16 @@ def test_blank_and_foreign_tokens_can_be_read(open_view, make_trace):
     assert row_texts(page, 0) == ["↵", "⇥", "␣", "日本", "naïve…"]
 
 
+def test_words_that_begin_and_words_that_go_on_are_told_apart(open_view, make_trace):
+    texts = [" fox", "fox", " ?", "?", "7", " 7", "日本", "\u202e", "\u05b5"]
+    trace = make_trace(K=1, T=len(texts), threshold=0.0)
+    trace.token_texts |= dict(enumerate(texts, 900))
+    trace.columns.tokens[0, :, 0] = range(900, 900 + len(texts))
+    page = open_view(ParticleView(trace))
+    shown = ["fox", "‿fox", "␣?", "?", "7", "␣7", "日本", "U+202E", "U+05B5"]
+    assert row_texts(page, 0) == shown
+
+
 def test_ended_texts_are_marked_once(open_view, make_trace):
     trace = make_trace(K=2, T=4, threshold=0.0)
     trace.info.eos_token_id = 5

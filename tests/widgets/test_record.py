@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from models.checkpoints import byte_tokenizer, make_checkpoint
 
 import tsmc_widgets as tw
+from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.api import run_smc, start_smc
 from tsmc_widgets.targets.target import Target
@@ -219,3 +221,75 @@ def test_every_particle_finds_its_next_tokens(run):
             for name in ("log_p", "log_q", "log_psi"):
                 expected = getattr(table, name)[prefix].to(torch.float32).numpy()
                 np.testing.assert_array_equal(found[name][at], expected)
+
+
+SMILE, ALEF = "🙂".encode(), "א".encode()
+
+
+@pytest.fixture(scope="module")
+def byte_lm(tmp_path_factory):
+    """A random model whose tokens are bytes."""
+    folder = tmp_path_factory.mktemp("bytes")
+    return load_language_model(make_checkpoint("llama", folder, tokenizer=byte_tokenizer()))
+
+
+def test_a_character_of_several_tokens_reads_whole_where_it_completes(byte_lm, make_trace):
+    """Particles part ways amid a character, and each completes the one of its own path."""
+    tokens = {byte_lm.token_text(i): i for i in range(byte_lm.vocab_size)}
+    tokens |= {"<0x20><0xF0><0x9F>": 1000, "<0x99><0x82><0xF0>": 1001}
+    token = [tokens.get(f"<0x{i:02X}>", tokens.get(chr(i))) for i in range(256)] + [1000, 1001]
+    paths = [
+        [SMILE[0], SMILE[0], ALEF[0], SMILE[1], 256],
+        [SMILE[1], SMILE[1], ord("a"), SMILE[0], 257],
+        [SMILE[2], SMILE[2], SMILE[2], ALEF[1], ord("d")],
+        [SMILE[3], 0x81, ord("b"), ord("c"), ord("d")],
+    ]
+    trace = make_trace(K=5, T=4, threshold=0.0)
+    trace.columns.tokens[0] = [[token[i] for i in step] for step in paths]
+    # Particle 2 of step 3 comes of the smile that particle 1 has begun.
+    trace.columns.ancestors[0] = [
+        [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 1, 0, 4], [0, 1, 2, 3, 4]
+    ]  # fmt: skip
+    trace.token_texts = {i: text for text, i in tokens.items()}
+    recorder = Recorder()
+    for done in (1, 3, 4):
+        grown = make_trace(K=5, T=4, done=done, threshold=0.0)
+        for name in ("tokens", "ancestors"):
+            setattr(grown.columns, name, getattr(trace.columns, name)[:, :done])
+        grown.token_texts = trace.token_texts
+        encoded = recorder.encode(grown, run_id=1)
+    texts = words(encoded)
+    shown = [texts[i] for i in column(encoded, "tokens")]
+    assert np.reshape(shown, (4, 5)).tolist() == [
+        ["◌", "◌", "◌", "\\x9f", "◌"],
+        ["◌", "◌", "a", "◌", " 🙂◌"],
+        ["◌", "◌", "◌", "◌", "d"],
+        ["🙂", "🙁", "b", "c", "d"],
+    ]
+
+
+def test_texts_of_tokens_join_to_the_text(byte_lm):
+    """On every path, and the likeliest next tokens are those of the prefix before them."""
+    target = Target(byte_lm, tw.Constant(), prompt="The", num_steps=12)
+    trace = run_smc(target, num_particles=64, seed=0, top_k=4, rule="always")
+    encoded = encode(trace)
+    texts = words(encoded)
+    tokens = column(encoded, "tokens").reshape(12, 64)
+    following = column(encoded, "table_tokens").reshape(-1, 4)
+    rows = column(encoded, "table_rows").reshape(12, 64)
+    sizes = np.cumsum([0, *column(encoded, "table_sizes")])
+    for slot in range(64):
+        at, read = slot, []
+        for step in reversed(range(12)):
+            read.insert(0, texts[tokens[step, at]])
+            offered = trace.tables[step]
+            mine = offered.tokens[offered.rows[0, at]].tolist()
+            drawn = int(trace.columns.tokens[0, step, at])
+            if drawn in mine:
+                place = following[sizes[step] + rows[step, at], mine.index(drawn)]
+                assert place == tokens[step, at]
+            at = int(trace.columns.ancestors[0, step, at])
+        whole = "".join(read).replace("◌", "")
+        clean = byte_lm.decode(trace.tokens[slot : slot + 1])[0]
+        if "�" not in clean:
+            assert whole == clean

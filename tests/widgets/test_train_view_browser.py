@@ -30,7 +30,7 @@ def racer(method, *, at=40, only=False):
 
 
 def look(method):
-    samples = {"texts": [[EVIL, -0.25], ["fine", None]], "mean_phi": [0.6, 0.05]}
+    samples = {"texts": [[EVIL, -0.25], ["fine", None]], "log_mean_phi": [-800.25, 0.05]}
     points = [[2, 0.1 * i - 1, 0.2, 0.1 * i - 0.9] for i in range(20)]
     return {
         "method": method,
@@ -88,7 +88,7 @@ def test_every_number_says_what_it_is(open_training):
     row = page.locator(".tl-race tbody tr").inner_text()
     assert "40 (2 skipped)" in row
     assert "−1.80 [−2.00, −1.60]" in row
-    assert "mean φ 0.600 ± 0.050 s.e." in page.inner_text(".tl-texts")
+    assert "log mean φ −800.25 ± 0.05 s.e. nats" in page.inner_text(".tl-texts")
 
 
 def test_texts_are_never_markup(open_training):

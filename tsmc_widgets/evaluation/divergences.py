@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, import_extra
+from tsmc_widgets.errors import check_integer, import_extra, quoted
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, read_samples, runs_at_once
 from tsmc_widgets.evaluation.estimates import (
     AGREE,
@@ -281,7 +281,7 @@ class Scores:
             row = int(impossible[0, 0])
             raise ValueError(
                 f"these cannot be samples of sigma: row {row}, "
-                f"{target.labels(tokens[row : row + 1])[0]!r}, has sigma = 0. Take "
+                f"{quoted(target.labels(tokens[row : row + 1])[0])}, has sigma = 0. Take "
                 "target.exact_samples(...) or tw.exact(target).sample(...)."
             )
 

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import import_extra
+from tsmc_widgets.errors import import_extra, quoted
 from tsmc_widgets.smc.exact import Oracle
 from tsmc_widgets.targets.exact_samples import ExactSamples
 
@@ -549,7 +549,7 @@ class LogZ(Estimate):
             return cls(middle, "middle of a certified bracket", slack=half)
         raise TypeError(
             "log_z must be a number, an oracle, bounds with both sides, exact samples by "
-            f"rejection or a bracket; got {given!r}."
+            f"rejection or a bracket; got {quoted(given)}."
         )
 
     @classmethod

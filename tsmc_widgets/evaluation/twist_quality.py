@@ -319,11 +319,14 @@ def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
     """What each run alone says of its own quality, one row a run.
 
     Columns: run; log_z in nats; single_run_variance, the run's own estimate of the variance of its
-    log Z_hat (``SMCTrace.log_z_variance``; may be negative); k_hat, the Pareto shape of the last
+    log Z_hat (``SMCTrace.log_z_variance``; may be negative; NaN where one run cannot tell, as under
+    systematic resampling); k_hat, the Pareto shape of the last
     weights (averages cannot be trusted above about 0.7); ess and survivors, the last ESS and the
     first step's surviving ancestors, as shares of K. The true variance over runs is that of log_z.
     """
-    variance = torch.as_tensor(trace.log_z_variance(lag=lag), dtype=torch.float64).reshape(-1)
+    variance = torch.full((trace.num_runs,), math.nan, dtype=torch.float64)
+    if trace.tells_variance:
+        variance[:] = torch.as_tensor(trace.log_z_variance(lag=lag))
     k_hat = torch.as_tensor(trace.k_hat(), dtype=torch.float64).reshape(-1)
     survivors = genealogy.surviving_ancestors(trace.columns.ancestors)[:, 0]
     columns = {

@@ -27,6 +27,7 @@ from tsmc_widgets.errors import (
     PotentialError,
     TsmcError,
     TwistFormatError,
+    quoted,
 )
 from tsmc_widgets.experiments.spec import TEXT_METHODS, VERSION, RunSpec, Training
 from tsmc_widgets.files import (
@@ -241,7 +242,7 @@ def _saved(spec: RunSpec, target: Target) -> Any:
     found = twist.card["weights_sha256"]
     if spec.twist_sha256 and found != spec.twist_sha256:
         raise TwistFormatError(
-            f"the twist in {where!r} has other weights ({found[:12]}...) than the spec says "
+            f"the twist in {quoted(where)} has other weights ({found[:12]}...) than the spec says "
             f"({spec.twist_sha256[:12]}...): write the spec again for the new twist."
         )
     observed = observation_of(spec.problem, target.lm)

@@ -262,7 +262,8 @@ def _bound_rows(bounds: LogZBounds) -> Iterator[Row]:
 
 
 _THREADS = threading.Lock()
-_INSIDE: dict[str, int] = {"count": 0, "before": 1}
+_INSIDE: dict[object, int] = {}
+"""PyTorch's threads before the first of all that use one alone, for each of them."""
 
 
 def execute(spec: RunSpec, *, shared: str | Path | None = None, workers: int = 1) -> list[Row]:
@@ -319,18 +320,25 @@ def work(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let PyTorch use one thread; the last to leave restores the number before."""
-    with _THREADS:
-        if not _INSIDE["count"]:
-            _INSIDE["before"] = torch.get_num_threads()
-        _INSIDE["count"] += 1
-        torch.set_num_threads(1)
+    here = object()
     try:
+        with _THREADS:
+            _INSIDE[here] = next(iter(_INSIDE.values()), torch.get_num_threads())
+            torch.set_num_threads(1)
         yield
     finally:
-        with _THREADS:
-            _INSIDE["count"] -= 1
-            if not _INSIDE["count"]:
-                torch.set_num_threads(_INSIDE["before"])
+        try:
+            _leave(here)
+        except BaseException:  # An interrupt; what was left once may be left again.
+            _leave(here)
+            raise
+
+
+def _leave(here: object) -> None:
+    with _THREADS:
+        if list(_INSIDE) == [here]:
+            torch.set_num_threads(_INSIDE[here])
+        _INSIDE.pop(here, None)
 
 
 _MOST_TWISTS = 4
@@ -381,7 +389,8 @@ def start_spec(
     """
     if spec.learns or spec.method in TEXT_METHODS:
         raise ValueError(
-            f"method {spec.method!r} is no single run with weights: train its twist first and "
+            f"method {quoted(spec.method)} is no single run with weights: train its twist first "
+            "and "
             "take method 'saved', or measure the spec with tw.execute."
         )
     target = fresh_target(spec) if target is None else target

@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TsmcError, as_exception, check_integer
+from tsmc_widgets.errors import TsmcError, as_exception, check_integer, quoted
 from tsmc_widgets.experiments.artifacts import DamagedFileError, loads, read_file, write_file
 from tsmc_widgets.experiments.execute import Row, work
 from tsmc_widgets.experiments.spec import RunSpec
@@ -321,7 +321,7 @@ def pickled_functions(spec: RunSpec, executor: Executor) -> tuple[bytes, ...]:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if spawned:
                 raise ValueError(
-                    f"the function {name!r} of {spec.problem_name} cannot be sent to worker "
+                    f"the function {quoted(name)} of {spec.problem_name} cannot be sent to worker "
                     f"processes: {error}. Define it with def in a module and import it from there, "
                     "or run without processes (executor=None of map_runs)."
                 ) from error
@@ -358,12 +358,12 @@ def map_runs(
     distinct: dict[str, RunSpec] = {}
     for spec in specs:
         if not isinstance(spec, RunSpec):
-            raise TypeError(f"specs must hold RunSpec objects; got {spec!r}.")
+            raise TypeError(f"specs must hold RunSpec objects; got {quoted(spec)}.")
         distinct.setdefault(spec.key, spec)
     if executor is not None and not hasattr(executor, "submit"):
         raise TypeError(
             "executor must be a concurrent.futures.Executor, or None; got "
-            f"{executor!r}. Of a Dask client take client.get_executor()."
+            f"{quoted(executor)}. Of a Dask client take client.get_executor()."
         )
     store = None if folder is None else ResultFolder(folder)
     if store is not None:

@@ -71,7 +71,7 @@ class Training:
         """Check every number."""
         set_integers(self, num_updates=1, batch_size=2, max_draws=1, seed=0, observations=0, pool=0)
         if not isinstance(self.form, str):
-            raise TypeError(f"form must be the name of a form of twist; got {self.form!r}.")
+            raise TypeError(f"form must be the name of a form of twist; got {quoted(self.form)}.")
         set_numbers(self, learning_rate="[0, inf)")
 
 
@@ -156,7 +156,7 @@ class RunSpec:
         for name in ("lm", "classifier", "device", "twist", "twist_sha256"):
             value = getattr(self, name)
             if not isinstance(value, str | Path):
-                raise TypeError(f"{name} must be a name or a folder; got {value!r}.")
+                raise TypeError(f"{name} must be a name or a folder; got {quoted(value)}.")
             object.__setattr__(self, name, str(value))
         set_numbers(self, twist_power="(-inf, inf)")
         if self.memory_limit is not None:
@@ -249,7 +249,7 @@ def _check_island(spec: RunSpec) -> None:
     if spec.measures != ("runs",):
         raise ValueError(
             "islands give log Z_hat of their runs and nothing else: measures must be ('runs',); "
-            f"got {spec.measures!r}."
+            f"got {quoted(spec.measures)}."
         )
     for size in spec.num_particles:
         if size % island[1]:
@@ -264,13 +264,13 @@ def _settle_twist(spec: RunSpec) -> None:
         object.__setattr__(spec, "training", Training())
     if not spec.learns and spec.training is not None:
         raise ValueError(
-            f"method {spec.method!r} trains nothing: leave training out, or choose one of "
+            f"method {quoted(spec.method)} trains nothing: leave training out, or choose one of "
             f"{', '.join(LEARNING_METHODS)}."
         )
     if (spec.method == "saved") != bool(spec.twist):
         raise ValueError(
             "method 'saved' and twist, the folder that save_twist wrote, go together; got "
-            f"method={spec.method!r} and twist={spec.twist!r}."
+            f"method={quoted(spec.method)} and twist={quoted(spec.twist)}."
         )
     # A twist that ships is as good as a folder: problems that are like its own may take it.
     folder = shipped_folder(spec.twist) or Path(spec.twist)
@@ -278,19 +278,20 @@ def _settle_twist(spec: RunSpec) -> None:
         folder = shipped_folder(spec.problem_name)
         if folder is None:
             raise ValueError(
-                f"no twist ships for {spec.problem_name!r}; there are some for "
+                f"no twist ships for {quoted(spec.problem_name)}; there are some for "
                 f"{', '.join(shipped_twists())}."
             )
     if spec.method in ("saved", "shipped") and not spec.twist_sha256:
         object.__setattr__(spec, "twist_sha256", _weights_of(folder))
     if spec.method in TEXT_METHODS and spec.measures != ("texts",):
         raise ValueError(
-            f"method {spec.method!r} gives texts and no weights: measures must be ('texts',); got "
-            f"{spec.measures!r}."
+            f"method {quoted(spec.method)} gives texts and no weights: measures must be "
+            "('texts',); got "
+            f"{quoted(spec.measures)}."
         )
     if spec.method in ("none", *TEXT_METHODS) and spec.proposal == "twist":
         raise ValueError(
-            f"method {spec.method!r} has no twist to propose with: leave proposal out."
+            f"method {quoted(spec.method)} has no twist to propose with: leave proposal out."
         )
 
 
@@ -331,7 +332,7 @@ def _known(kind: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}."
-            raise ValueError(f"a {kind.__name__} has no field {name!r}: {hint}")
+            raise ValueError(f"a {kind.__name__} has no field {quoted(name)}: {hint}")
     return given
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tsmc_widgets.errors import CheckpointError, import_extra
+from tsmc_widgets.errors import CheckpointError, import_extra, quoted
 from tsmc_widgets.files import load_json, read_checked, write_checked
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
 from tsmc_widgets.targets.target import Target
@@ -93,8 +93,9 @@ def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     for name, value in json.loads(json.dumps(dict(wanted))).items():
         if found.get(name) != value:
             raise CheckpointError(
-                f"{str(path)!r} was trained with {name}={found.get(name)!r} and this trainer has "
-                f"{name}={value!r}: make the trainer with the same arguments."
+                f"{str(path)!r} was trained with {name}={quoted(found.get(name))} and this "
+                "trainer has "
+                f"{name}={quoted(value)}: make the trainer with the same arguments."
             )
 
 

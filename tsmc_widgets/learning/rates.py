@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import NoSignalError, check_integer, check_number
+from tsmc_widgets.errors import NoSignalError, check_integer, check_number, quoted
 from tsmc_widgets.learning.objectives import RECIPES
 from tsmc_widgets.learning.samples import Samples
 from tsmc_widgets.twists.protocol import as_twist
@@ -83,7 +83,7 @@ def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
     if not isinstance(learning_rate, ConstantRate | FallingRate):
         raise TypeError(
             "learning_rate must be a number (constant), ConstantRate(rate) or "
-            f"FallingRate(rate, after=20); got {learning_rate!r}."
+            f"FallingRate(rate, after=20); got {quoted(learning_rate)}."
         )
     return learning_rate
 

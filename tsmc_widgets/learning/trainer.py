@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer, check_number
+from tsmc_widgets.errors import CheckpointError, NoSignalError, check_integer, check_number, quoted
 from tsmc_widgets.learning.checkpoint import (
     pool_from,
     pool_of,
@@ -209,7 +209,7 @@ class TwistTrainer:
         self.history: list[Update] = []
         self.warning, self._faint = "", 0
         if ppo is not None and "ppo" not in self.weights:
-            raise ValueError(f"ppo={ppo!r} needs method='ppo'; got {method!r}.")
+            raise ValueError(f"ppo={quoted(ppo)} needs method='ppo'; got {quoted(method)}.")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
         self._share = Processes(accelerator)
         self._batches = make_batches(

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.errors import UnsupportedModelError, import_extra
-from tsmc_widgets.models.gguf import converted, gguf_file
+from tsmc_widgets.errors import UnsupportedModelError, import_extra, quoted
+from tsmc_widgets.models.gguf import converted, gguf_file, tell
 
 SHIPPED = {
     "storybook": "load_language_model",
@@ -75,7 +75,7 @@ def not_found(name: str, reason: str) -> str:
         advice = (
             f"Did you mean {meant!r}, which ships with the package: {SHIPPED[meant]}({meant!r})?"
         )
-    return f"There is no checkpoint {name!r}: {reason} {advice}"
+    return f"There is no checkpoint {quoted(name)}: {reason} {advice}"
 
 
 def _meant(name: str) -> str | None:
@@ -116,7 +116,10 @@ def load_checkpoint(
     with _quiet(transformers, file is not None):
         source = str(name_or_folder if file is None else converted(file))
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(f"The folder {source!r} is no checkpoint: it has no config.json.")
+        raise FileNotFoundError(
+            f"The folder {quoted(source)} is no checkpoint: it has no config.json."
+        )
+    tell(f"loading {Path(name_or_folder).name}")
     check_fetchable(source)
     try:
         with _quiet(transformers, Path(source).is_dir()):
@@ -129,17 +132,19 @@ def load_checkpoint(
     except (ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
-                f"{source!r} is a model with code of its own, which is never run from here. If "
+                f"{quoted(source)} is a model with code of its own, which is never run from here. "
+                "If "
                 "you trust it, load it with transformers yourself, and give model and tokenizer "
                 "to tsmc_widgets.models.HuggingFaceLM or TextClassifier."
             ) from error
         raise UnsupportedModelError(
-            f"transformers cannot load {source!r} with {auto_class}: {error}"
+            f"transformers cannot load {quoted(source)} with {auto_class}: {error}"
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise UnsupportedModelError(
-            f"{source!r} lacks the weights {', '.join(missing[:5])}, so {type(model).__name__} "
+            f"{quoted(source)} lacks the weights {', '.join(missing[:5])}, so "
+            f"{type(model).__name__} "
             "would get random ones: the checkpoint is of another kind of model. Give one that "
             f"was saved from a class of {auto_class}."
         )
@@ -152,14 +157,14 @@ def training_part(model: torch.nn.Module) -> str | None:
     for part in parts:  # grows while it is read: named_modules costs each step ten times as much
         if part.training:
             name = next(name for name, each in model.named_modules() if each is part)
-            return f"The model's part {name!r}" if name else "The model"
+            return f"The model's part {quoted(name)}" if name else "The model"
         parts += filter(None, part._modules.values())
     return None
 
 
 def _not_found(source: str, error: OSError) -> str:
     if Path(source).is_dir():
-        return f"The folder {source!r} is no complete checkpoint: {error}"
+        return f"The folder {quoted(source)} is no complete checkpoint: {error}"
     here = "no folder of this name here, and none could be fetched from the model hub"
     return not_found(source, f"{here} ({str(error).strip()}).")
 

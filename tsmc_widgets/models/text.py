@@ -83,7 +83,8 @@ class TokenizerText:
         found = [spelled for spelled in found if spelled in text]
         if found:
             raise ControlTokenError(
-                f"The text {text!r} spells {', '.join(map(repr, found))}, which this model reads "
+                f"The text {quoted(text)} spells {', '.join(map(repr, found))}, which this model "
+                "reads "
                 "as a control token and not as text: write it otherwise, use apply_chat_template "
                 "for a conversation, or pass ids such as lm.encode(text, control_tokens=True)."
             )

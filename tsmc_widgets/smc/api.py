@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, quoted
 from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.proposals import Proposal, as_proposal
 from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
@@ -202,7 +202,7 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
         if unknown[0] == "progress":
             raise TypeError("start_smc shows no bar: give progress=True to its session's run.")
         hint = f": did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
-        raise TypeError(f"run_smc has no keyword {unknown[0]!r}{hint}")
+        raise TypeError(f"run_smc has no keyword {quoted(unknown[0])}{hint}")
     for name, value, methods, hint in (
         ("proposal", proposal, ("prefill", "advance", "describe"),
          "Base(), TwistInduced(twist) or ModelProposal(lm)"),
@@ -211,7 +211,7 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
     ):  # fmt: skip
         missing = [method for method in methods if not callable(getattr(value, method, None))]
         if value is not None and (missing or isinstance(value, type)):
-            raise TypeError(f"{name} must be {hint}; got {value!r}.")
+            raise TypeError(f"{name} must be {hint}; got {quoted(value)}.")
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:
@@ -290,7 +290,8 @@ def _check_retained(
         row = int(impossible[0, 0])
         text = target.labels(retained[row : row + 1])[0]
         raise ValueError(
-            f"retained must hold exact samples of sigma; row {row}, {text!r}, has phi = 0, so it "
+            f"retained must hold exact samples of sigma; row {row}, {quoted(text)}, has phi = 0, "
+            "so it "
             "is none. Take target.exact_samples(...) or tw.exact(target).sample(...)."
         )
     return retained

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import quoted
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LazyTable, LMStep, by_rows
 from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
@@ -188,7 +189,7 @@ class ModelProposal(BaseProposal):
             raise ValueError(
                 "prompt_tokens and prompt_length go together: give both, prompt_length being the "
                 "number of tokens of the target's prompt that prompt_tokens replace, or neither; "
-                f"got prompt_length={self.prompt_length!r}."
+                f"got prompt_length={quoted(self.prompt_length)}."
             )
 
     def prefill(

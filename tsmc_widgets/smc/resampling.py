@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_number, check_one_of, set_integers
+from tsmc_widgets.errors import check_number, check_one_of, quoted, set_integers
 from tsmc_widgets.numerics import normalise
 
 Weights = Float[Tensor, "runs particles"]
@@ -194,8 +194,8 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
     """The rule that ``rule`` and ``ess_threshold`` name; ESS < 0.5 K when both are None."""
     if rule is not None and ess_threshold is not None:
         raise ValueError(
-            f"give rule or ess_threshold, not both; got rule={rule!r} and "
-            f"ess_threshold={ess_threshold!r}."
+            f"give rule or ess_threshold, not both; got rule={quoted(rule)} and "
+            f"ess_threshold={quoted(ess_threshold)}."
         )
     if rule is None:
         return ESSBelow(0.5 if ess_threshold is None else ess_threshold)
@@ -204,6 +204,7 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
         return RULES[rule]()
     if not isinstance(rule, ResampleRule):
         raise TypeError(
-            f"rule must be always, ess, never or an object such as EveryNSteps(2); got {rule!r}."
+            f"rule must be always, ess, never or an object such as EveryNSteps(2); got "
+            f"{quoted(rule)}."
         )
     return rule

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.errors import AllParticlesDeadError, quoted
 from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.prefixes import (
     PrefixSteps,
@@ -294,7 +294,8 @@ def _check_retained(record: StepRecord, target: Target, config: SMCConfig) -> No
     run, t = int(lost[0, 0]), record.t
     text = target.labels(config.retained[run : run + 1, :t])[0]
     raise ValueError(
-        f"p0, twist or potential is 0 on the retained path at step {t} of run {run}, {text!r}: "
+        f"p0, twist or potential is 0 on the retained path at step {t} of run {run}, "
+        f"{quoted(text)}: "
         "conditional SMC bounds log Z only where psi_t > 0 on every prefix of every text that "
         "sigma allows. Give a twist that is positive there."
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_number, check_one_of, set_integers
+from tsmc_widgets.errors import check_number, check_one_of, quoted, set_integers
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
 from tsmc_widgets.smc.proposals import Base, as_proposal
@@ -76,7 +76,7 @@ class SMCConfig:
         if self.resampler != "multinomial":
             raise ValueError(
                 "resampler must be multinomial in conditional SMC, where plain stratified, "
-                f"systematic and residual resampling are biased; got {self.resampler!r}."
+                f"systematic and residual resampling are biased; got {quoted(self.resampler)}."
             )
         self._check_one_for_each_run("retained", "sample")
 

@@ -18,7 +18,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import NoTokenizerError, TraceFormatError, check_integer, import_extra
+from tsmc_widgets.errors import (
+    NoTokenizerError,
+    TraceFormatError,
+    check_integer,
+    import_extra,
+    quoted,
+)
 from tsmc_widgets.files import load_json, write_atomically
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.noise import AddressedNoise
@@ -277,7 +283,7 @@ def _check_declared(path: Path) -> None:
     tables = {f"table_{t}_{f.name}" for t in range(steps) for f in fields(NextTokenTable)}
     foreign = sizes.keys() - tables - {f.name for f in fields(TraceColumns)} - {"header"}
     if foreign:
-        raise TraceFormatError(f"{str(path)!r} holds what no trace has: {min(foreign)!r}.")
+        raise TraceFormatError(f"{str(path)!r} holds what no trace has: {quoted(min(foreign))}.")
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
@@ -448,6 +454,13 @@ class SMCTrace:
         """How many slots of each step have a descendant at the last step."""
         return self._squeeze(genealogy.surviving_ancestors(self.columns.ancestors))
 
+    @property
+    def tells_variance(self) -> bool:
+        """Whether one run can tell its own ``log_z_variance``: ancestors are independent draws."""
+        info = self.info
+        never = info.rule == "never" or info.ess_threshold == 0
+        return not info.conditional and (info.resampler == "multinomial" or never)
+
     def log_z_variance(self, *, lag: int | None = None) -> float | Float[Tensor, " runs"]:
         """Variance of log Z_hat as each run alone estimates it (delta method; may be negative).
 
@@ -465,8 +478,7 @@ class SMCTrace:
             ValueError: another resampling scheme, or conditional SMC, whose slot 0 is given.
         """
         info = self.info
-        independent = info.resampler == "multinomial" or info.rule == "never"
-        if info.conditional or not (independent or info.ess_threshold == 0):
+        if not self.tells_variance:
             what = "conditional SMC" if info.conditional else f"{info.resampler} resampling"
             raise ValueError(
                 f"one run cannot tell the variance of log Z_hat under {what}, only under "
@@ -566,7 +578,7 @@ class SMCTrace:
             "absorbing EOS": (self.info.eos_token_id, eos),
         }
         differences = [
-            f"{name} {own!r}, and the target has {other!r}"
+            f"{name} {quoted(own)}, and the target has {quoted(other)}"
             for name, (own, other) in pairs.items()
             if own != other
         ]

@@ -178,7 +178,9 @@ def check_bound(name: str, value: Any) -> float | None:
     except (TypeError, ValueError, RuntimeError):
         bound = math.nan
     if not math.isfinite(bound) or isinstance(value, str):
-        raise PotentialError(f"{name} must be a finite number in nats or None; got {value!r}.")
+        raise PotentialError(
+            f"{name} must be a finite number in nats or None; got {quoted(value)}."
+        )
     return bound
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tsmc_widgets.errors import PotentialError, check_one_of, whole_number
+from tsmc_widgets.errors import PotentialError, check_one_of, quoted, whole_number
 from tsmc_widgets.targets.checked import (
     FailedOnText,
     as_numbers,
@@ -242,7 +242,8 @@ class ClassConditional(ConditionalPotential):
         numbered = any(re.match(r"\s*\d", name) for name in classes)
         if bare and numbered and whole_number(observed) is not None:
             raise ValueError(
-                f"observed={observed!r} may mean a class's name or its index, as the classes of "
+                f"observed={quoted(observed)} may mean a class's name or its index, as the "
+                "classes of "
                 f"{self.classifier.name} are {names}: give one of these names, or an index as "
                 "torch.tensor([index]), such as a row of observed from exact_samples."
             )
@@ -253,7 +254,7 @@ class ClassConditional(ConditionalPotential):
         if index is None or not 0 <= index < len(classes):
             raise ValueError(
                 f"observed must be the name of a class, or one index from 0 to {len(classes) - 1} "
-                f"of the classes of {self.classifier.name}, {names}; got {observed!r}."
+                f"of the classes of {self.classifier.name}, {names}; got {quoted(observed)}."
             )
         return index
 
@@ -282,7 +283,7 @@ def cached_classifier(
     if not isinstance(model, SupportsLogits):
         raise TypeError(
             "A classifier must have labels and a method logits(texts), or be the name or folder "
-            f"of a transformers sequence classifier; got {model!r}."
+            f"of a transformers sequence classifier; got {quoted(model)}."
         )
     return CachedClassifier(model, name, source)
 
@@ -297,7 +298,7 @@ def _check_shipped(argument: str, name: str) -> None:
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
             f"{argument} must be one of {', '.join(shipped)}, or the name or folder of another "
-            f"classifier; got {name!r}.{hint}"
+            f"classifier; got {quoted(name)}.{hint}"
         )
 
 
@@ -320,7 +321,8 @@ def class_index(label: str | SupportsIndex, classifier: CachedClassifier) -> int
         names = ", ".join(repr(name) for name in classes)
         problem = "fits several" if matches else "is none"
         raise ValueError(
-            f"label {label!r} {problem} of the classes of {classifier.name}: {names}. Give one of "
+            f"label {quoted(label)} {problem} of the classes of {classifier.name}: {names}. Give "
+            "one of "
             "these names."
         )
     return matches[0]
@@ -466,7 +468,8 @@ class TemperedReward(TextPotential):
         super().__init__(scope=scope)
         if not (math.isfinite(beta) and beta > 0):
             raise ValueError(
-                f"beta must be a positive finite number; got {beta!r}. To favour low rewards give "
+                f"beta must be a positive finite number; got {quoted(beta)}. To favour low "
+                "rewards give "
                 "a function that returns the negated reward."
             )
         self.beta = float(beta)

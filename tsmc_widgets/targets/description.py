@@ -221,7 +221,8 @@ def _json(phi: Potential, name: str, value: Any) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(
-        f"{phi.describe()} cannot be described in JSON: its {name} is an object, {value!r}; give "
+        f"{phi.describe()} cannot be described in JSON: its {name} is an object, {quoted(value)}; "
+        "give "
         "it by a name or a folder."
     )
 
@@ -248,7 +249,7 @@ def _checked(problem: Any) -> dict[str, Any]:
     check_number("power", problem.get("power", 1), "(0, inf)")
     check_settings(tempered_of(problem))
     if problem.get("stop") is not None and problem.get("eos") != "absorb":
-        raise ValueError(f"stop={problem['stop']!r} says where texts end: give eos='absorb'.")
+        raise ValueError(f"stop={quoted(problem['stop'])} says where texts end: give eos='absorb'.")
     _toy_of(problem["model"])
     _check_potential(problem["potential"])
     try:
@@ -267,12 +268,12 @@ def _check_potential(described: Any) -> None:
     if not isinstance(described, Mapping) or "kind" not in described:
         raise ValueError(
             "a potential must be described as {'kind': its name, ...its arguments}, or as a list "
-            f"of these; got {described!r}."
+            f"of these; got {quoted(described)}."
         )
     check_one_of("kind of a potential", described["kind"], sorted(KINDS))
     kind, arguments, _, beta = take_apart(described)
     if isinstance(beta, bool) or not isinstance(beta, float | int) or not beta > 0:
-        raise ValueError(f"beta of a potential must be a positive number; got {beta!r}.")
+        raise ValueError(f"beta of a potential must be a positive number; got {quoted(beta)}.")
     for value in arguments.values():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, Mapping) and "kind" in each:
@@ -290,7 +291,7 @@ def _toy_of(model: Any) -> Problem | None:
         return None
     toy = load_problem(model.removeprefix(TABLE))
     if toy.table is None:
-        raise ValueError(f"model {model!r} is none: {toy.name!r} is no toy with a table.")
+        raise ValueError(f"model {quoted(model)} is none: {toy.name!r} is no toy with a table.")
     return toy
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import quoted
 from tsmc_widgets.models.protocol import LanguageModel, eos_ids
 from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
@@ -107,7 +108,7 @@ def ending_of(lm: LanguageModel, stop: Stop) -> Ending:
     if not all(isinstance(text, str) and text for text in texts):
         raise ValueError(
             "stop must be a non-empty text, a list of these, or a function of a token's text; got "
-            f"{stop!r}."
+            f"{quoted(stop)}."
         )
     transition = torch.zeros(1, lm.vocab_size, dtype=torch.int64)
     transition = _search(texts, lm) if texts else transition

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError, PotentialError, check_integer
+from tsmc_widgets.errors import BudgetError, PotentialError, check_integer, quoted
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
@@ -212,7 +212,7 @@ def _check_request(n: int, seed: SupportsIndex, budget: int) -> None:
     check_integer("budget", budget)
     check_integer("seed", seed, at_least=0)
     if int(seed) >= 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {seed!r}.")
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {quoted(seed)}.")
 
 
 @dataclass(slots=True)

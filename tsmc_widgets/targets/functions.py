@@ -173,7 +173,7 @@ def unwrapped(value: Any) -> Any:
 def check_callable(function: object) -> Callable[..., Any]:
     """The function, or a TypeError."""
     if not callable(function):
-        raise TypeError(f"The function of a potential must be callable; got {function!r}.")
+        raise TypeError(f"The function of a potential must be callable; got {quoted(function)}.")
     return function
 
 
@@ -247,15 +247,18 @@ def importable(name: str) -> bool:
 def _imported(path: str) -> Callable[..., Any]:
     if not importable(path):
         raise ValueError(
-            f"a function is named by where to import it from, as 'module:function'; got {path!r}."
+            f"a function is named by where to import it from, as 'module:function'; got "
+            f"{quoted(path)}."
         )
     module, _, inside = path.partition(":")
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"There is no module {module!r} to import: {error}.") from error
+        raise ValueError(f"There is no module {quoted(module)} to import: {error}.") from error
     for part in inside.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"{path!r} names nothing: {module!r} has no {inside!r}.")
+            raise ValueError(
+                f"{quoted(path)} names nothing: {quoted(module)} has no {quoted(inside)}."
+            )
         found = getattr(found, part)
     return found

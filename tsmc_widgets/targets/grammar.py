@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, UnsupportedModelError, import_extra
+from tsmc_widgets.errors import PotentialError, UnsupportedModelError, import_extra, quoted
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.context import Context
@@ -172,7 +172,7 @@ class FullMatch(FormalLanguage):
 def check_text(kind: str, text: Any) -> str:
     """The text of a language, or ValueError if it is none or too long."""
     if not isinstance(text, str):
-        raise ValueError(f"{kind} must be a text; got {text!r}.")
+        raise ValueError(f"{kind} must be a text; got {quoted(text)}.")
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{kind} may have {MOST_CHARACTERS:,} characters; got {len(text):,}.")
     return text
@@ -305,7 +305,7 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
     if not fast:
         raise UnsupportedModelError(
             "A grammar needs to know what each token writes: give a model with a fast tokenizer of "
-            f"transformers, or a TabularLM; got {lm!r}."
+            f"transformers, or a TabularLM; got {quoted(lm)}."
         )
     hf = import_extra("llguidance.hf", "grammar", "A grammar")
     try:
@@ -313,7 +313,7 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
     except ValueError as error:
         raise UnsupportedModelError(
             "A grammar needs a tokenizer whose tokens write the same text everywhere, as "
-            f"byte-level ones do, and that of {lm!r} is none: {error}."
+            f"byte-level ones do, and that of {quoted(lm)} is none: {error}."
         ) from error
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError
+from tsmc_widgets.errors import PotentialError, quoted
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
 from tsmc_widgets.targets.checked import as_numbers, check_bound
 from tsmc_widgets.targets.context import Context, bracketed, part_log_phi
@@ -293,7 +293,7 @@ class Constant(AutomatonPotential):
 
     def __init__(self, value: float | int = 0.0) -> None:
         if not math.isfinite(value):
-            raise ValueError(f"value must be a finite number in nats; got {value!r}.")
+            raise ValueError(f"value must be a finite number in nats; got {quoted(value)}.")
         self.value = self.log_phi_max = value
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
@@ -612,7 +612,8 @@ def as_potential(phi: Any) -> Potential:
     if isinstance(phi, type):
         hint = f"That is a class: did you mean {phi.__name__}(...)?"
     raise TypeError(
-        f"A potential must be an object with a method log_phi(tokens); got {phi!r}. {hint}".rstrip()
+        f"A potential must be an object with a method log_phi(tokens); got {quoted(phi)}. "
+        f"{hint}".rstrip()
     )
 
 
@@ -627,9 +628,11 @@ def _is_number(value: object) -> bool:
 def _refuse_number(factor: object) -> None:
     if _is_number(factor):
         raise TypeError(
-            f"A potential is not multiplied by a number; got {factor!r}. A constant factor leaves "
-            f"sigma as it is: write Mixture([phi], [{factor!r}]) to have it in Z, "
-            f"Mixture([phi_a, phi_b], [{factor!r}, 1]) for weights in a sum, and phi ** beta for a "
+            f"A potential is not multiplied by a number; got {quoted(factor)}. A constant factor "
+            "leaves "
+            f"sigma as it is: write Mixture([phi], [{quoted(factor)}]) to have it in Z, "
+            f"Mixture([phi_a, phi_b], [{quoted(factor)}, 1]) for weights in a sum, and phi ** "
+            "beta for a "
             "power."
         )
 
@@ -641,7 +644,7 @@ def _check_beta(beta: object) -> float:
         value = math.nan
     if isinstance(beta, bool | str) or not math.isfinite(value) or value < 0:
         raise ValueError(
-            f"The power of a potential must be a finite number of at least 0; got {beta!r}."
+            f"The power of a potential must be a finite number of at least 0; got {quoted(beta)}."
         )
     return value
 

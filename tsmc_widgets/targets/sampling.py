@@ -9,13 +9,15 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import ModelOutputError
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, ReservingCarry
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.checked import check_answer, show_tokens
 from tsmc_widgets.targets.ending import Ending
 
 PIECE = 2**25
 """Tables of log-probabilities have at most about so many numbers at a time."""
+CACHED = 2**31
+"""KV caches of the texts that are drawn at a time take at most about so many bytes."""
 
 
 def base_samples(
@@ -28,11 +30,16 @@ def base_samples(
     ending: Ending | None = None,
 ) -> Int[Tensor, "n num_steps"]:
     """Draw ``n`` texts of ``num_steps`` tokens from p0, or of fewer where they end before."""
-    rows = max(1, PIECE // lm.vocab_size)
-    counts = [min(rows, n - start) for start in range(0, n, rows)]
-    pieces = [
-        _sample_piece(lm, prompt_tokens, num_steps, count, generator, ending) for count in counts
-    ]
+    # The prompt is read once.
+    with torch.no_grad():
+        start = lm.prefill(prompt_tokens.unsqueeze(0))
+    rows = PIECE // lm.vocab_size
+    if isinstance(start.carry, ReservingCarry):
+        cache = start.carry.most_bytes(1, len(prompt_tokens) + num_steps - 1)
+        rows = min(rows, int(CACHED // max(1, cache)))
+    rows = max(1, rows)
+    counts = [min(rows, n - done) for done in range(0, n, rows)]
+    pieces = [_sample_piece(lm, start, num_steps, count, generator, ending) for count in counts]
     return torch.cat([prompt_tokens.new_empty((0, num_steps)), *pieces])
 
 
@@ -106,20 +113,19 @@ def _so_far(tokens: Tensor, live: Tensor, t: int) -> Int[Tensor, "live t"]:
 
 def _sample_piece(
     lm: LanguageModel,
-    prompt_tokens: Int[Tensor, " length"],
+    step: LMStep,
     num_steps: int,
     count: int,
     generator: torch.Generator,
     ending: Ending | None,
 ) -> Int[Tensor, "count num_steps"]:
-    device = prompt_tokens.device
+    device = step.log_probs.device
     fill = 0 if ending is None else ending.fill
     tokens = torch.full((count, num_steps), fill, dtype=torch.int64, device=device)
     live = torch.arange(count, device=device)
     with torch.no_grad():
-        step = lm.prefill(prompt_tokens.unsqueeze(0))
         log_probs = step.log_probs.expand(count, -1)
-        # The prompt is read once: at first every text stands on row 0 of the carry.
+        # At first every text stands on row 0 of the carry.
         rows = torch.zeros_like(live)
         for t in range(num_steps):
             check_answer(

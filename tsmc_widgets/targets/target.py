@@ -95,7 +95,9 @@ class Target:
                 "use eos='ignore' for texts of exactly num_steps tokens."
             )
         if eos == "ignore" and stop is not None:
-            raise ValueError(f"stop={stop!r} says where texts end besides EOS: give eos='absorb'.")
+            raise ValueError(
+                f"stop={quoted(stop)} says where texts end besides EOS: give eos='absorb'."
+            )
         check_number("power", power, "(0, inf)")
         phi = as_potential(potential)
         if power != 1 and phi.is_conditional:
@@ -329,7 +331,7 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
         )
     for token in ids:
         if isinstance(token, bool) or not hasattr(token, "__index__"):
-            raise TypeError(f"prompt must hold integer token ids; got {token!r} among them.")
+            raise TypeError(f"prompt must hold integer token ids; got {quoted(token)} among them.")
         if not 0 <= token < lm.vocab_size:
             raise UnknownTokenError(
                 f"Token id {token} of the prompt is not in the vocabulary: ids are 0 to "
@@ -348,7 +350,7 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(
                 "Each chat message must be a dictionary with 'role' and 'content'; "
-                f"got {message!r}."
+                f"got {quoted(message)}."
             )
     template = getattr(lm, "apply_chat_template", None)
     if template is None:

@@ -18,6 +18,7 @@ from tsmc_widgets.errors import (
     check_number,
     check_one_of,
     import_extra,
+    quoted,
 )
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
@@ -265,7 +266,7 @@ def _adapt(
             peft.inject_adapter_in_model(config, body)
         except ValueError as error:
             raise UnsupportedModelError(
-                f"peft cannot adapt target_modules={targets!r} of a {body.config.model_type} "
+                f"peft cannot adapt target_modules={quoted(targets)} of a {body.config.model_type} "
                 f"model: {error}"
             ) from error
     body.eval()
@@ -291,7 +292,7 @@ def _targets(body: nn.Module, target_modules: str | Sequence[str] | None) -> str
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(
                 "target_modules must be a list of names of layers, 'all-linear' or None; got "
-                f"{target_modules!r}."
+                f"{quoted(target_modules)}."
             )
         return names
     known = import_extra(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, quoted
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.twists.bodies import OwnBodyTwist, OwnStates, bare_copy
 from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep, of_other
@@ -46,7 +46,7 @@ class ClassEncoder:
         """A user's class index, bare or as a row of one, as a batch of one row."""
         index = torch.as_tensor(observed, device=self.lm.device)
         if index.numel() != 1 or index.is_floating_point():
-            raise ValueError(f"observed must be one class index; got {observed!r}.")
+            raise ValueError(f"observed must be one class index; got {quoted(observed)}.")
         return index.reshape(1, 1)
 
     def encode(self, observed: Int[Tensor, "batch ..."]) -> Float[Tensor, "batch code"]:
@@ -85,7 +85,7 @@ class TokenEncoder:
         if tokens.is_floating_point() or tokens.numel() != self.length:
             raise ValueError(
                 f"observed must be {self.length} token ids, or a text of as many tokens; got "
-                f"{observed!r}."
+                f"{quoted(observed)}."
             )
         return tokens.reshape(1, -1)
 
@@ -195,8 +195,8 @@ class ConditionalTwist(NeuralTwist):
         if (num_classes is None) == (observed_length is None):
             raise ValueError(
                 "give num_classes for an observed class, or observed_length for observed tokens, "
-                f"and not both; got num_classes={num_classes!r} and "
-                f"observed_length={observed_length!r}."
+                f"and not both; got num_classes={quoted(num_classes)} and "
+                f"observed_length={quoted(observed_length)}."
             )
         if num_classes is not None:
             encoder = ClassEncoder(lm, num_classes)

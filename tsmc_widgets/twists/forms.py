@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_one_of, quoted
 from tsmc_widgets.targets.classifier import ClassConditional
 from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.protocol import Mixture, Potential, Power, Product
@@ -94,6 +94,6 @@ def make_twist(form: str, target: Target, *, link: str = "log", seed: int = 0) -
         waits = "waits for" if target.is_conditional else "depends on no"
         raise ValueError(
             f"{target.potential.describe()} {waits} observation: form must be one of "
-            f"{', '.join(fitting)}; got {form!r}."
+            f"{', '.join(fitting)}; got {quoted(form)}."
         )
     return TWIST_FORMS[form].make(target, link, seed)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import check_integer, check_one_of, quoted
 from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, by_rows
 from tsmc_widgets.targets.target import check_model
 from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep
@@ -96,7 +96,7 @@ class TrainableModule(OnePassTwist, nn.Module):
         if self.link == "sigmoid" and log_psi >= log_bound:
             raise ValueError(
                 f"the sigmoid link has psi < {math.exp(log_bound):.4g}: log_psi must be < "
-                f"{log_bound!r}; got {log_psi!r}."
+                f"{quoted(log_bound)}; got {quoted(log_psi)}."
             )
         self.constants.copy_(torch.tensor([log_psi, log_bound], dtype=torch.float64))
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.files import page_path
-from tsmc_widgets.models.gguf import SMOLLM2
-from tsmc_widgets.models.loading import load_language_model, model_facts
+from tsmc_widgets.models.gguf import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smollm2_file
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, put, slider
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 
-MODELS = (
-    "storybook",
-    SMOLLM2,
-    *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table),
-)
+MODELS = ("storybook", SMOLLM2, *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
 UNCHANGED = {"temperature": 1.0, "top_p": 1.0, "power": 1.0}
 """Settings of the model that have controls, and where they change nothing."""
 _LONGEST = 64
@@ -58,6 +52,8 @@ class ProblemPanel(Quiet):
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
         self.editor = PotentialEditor(described["potential"], self._edited, likely)
+        self._given = {described["model"]}
+        self._model_before: str | None = None
         self._settle()
         self.fields["problem"].observe(self._choose, "value")
         self.fields["model"].observe(self._choose_model, "value")
@@ -103,6 +99,8 @@ class ProblemPanel(Quiet):
         """Show another problem; nothing is told."""
         described = describe_problem(problem)
         self._base = described["name"].removesuffix(", changed")
+        self._given.add(described["model"])
+        self._model_before = None
         self._form = described.get("form")
         self._kept = {name: described[name] for name in SETTINGS if name in described}
         with self._quietly():
@@ -119,23 +117,40 @@ class ProblemPanel(Quiet):
         self._changed()
 
     def _choose_model(self, change: Any) -> None:
-        """Take a model that can be used, and say what it costs; else go back to the one before."""
+        """Take a model that the page may read; whether it can be loaded is seen in the run."""
         if self._quiet:
             return
-        name, facts = change["new"].strip(), ""
+        name, self._model_before = change["new"].strip(), self._model_before or change["old"]
         try:
-            if name not in MODELS and (Path(name).exists() or Path(name).is_absolute()):
+            if name not in self._given:
                 page_path(name)
-            if name != MODELS[0] and not name.startswith(TABLE):
-                facts = model_facts(load_language_model(name))
-        except (OSError, TsmcError, ValueError) as error:
-            with self._quietly():
-                self.fields["model"].value = change["old"]
-            self.note.value = f"<span>{html.escape(message_of(error))}</span>"
+            if name == SMOLLM2:
+                smollm2_file()
+        except (TsmcError, ValueError) as error:
+            self.take_model_back(error)
             return
         self._edited()
+
+    @property
+    def model_is_new(self) -> bool:
+        """Whether a person has chosen the model, and it was not loaded yet."""
+        return self._model_before is not None
+
+    def take_model(self, facts: str) -> None:
+        """Keep the model that was chosen, and say what it costs."""
+        self._model_before = None
         if facts:
-            self.note.value = f"<span>{html.escape(facts)}</span>"
+            self._say(facts)
+
+    def take_model_back(self, error: Exception) -> None:
+        """Show the model before the one that was chosen, and why that cannot be used."""
+        with self._quietly():
+            self.fields["model"].value = self._model_before
+        self._model_before = None
+        self._say(message_of(error))
+
+    def _say(self, text: str) -> None:
+        self.note.value = f"<span>{html.escape(text)}</span>"
 
     def _edited(self) -> None:
         if self._quiet:
@@ -152,7 +167,7 @@ class ProblemPanel(Quiet):
         text = PROBLEMS[name].teaches if name in PROBLEMS else ""
         if not text and self._base in PROBLEMS:
             text = f"Changed from {self._base}."
-        self.note.value = f"<span>{html.escape(text)}</span>"
+        self._say(text)
 
 
 def _observes(described: dict[str, Any]) -> Any:
@@ -163,6 +178,7 @@ def _observes(described: dict[str, Any]) -> Any:
 
 def _fields(now: dict[str, Any]) -> dict[str, Any]:
     name = now["name"] if now["name"] in PROBLEMS else ""
+    smollm2 = "" if has_smollm2() else f"; {SMOLLM2} needs {INSTALL_SMOLLM2}"
     options = [(_OWN, ""), *((each.title, name) for name, each in PROBLEMS.items())]
     return {
         "problem": dress(
@@ -170,7 +186,8 @@ def _fields(now: dict[str, Any]) -> dict[str, Any]:
             value=name,
         ),
         "model": dress(
-            ipw.Combobox, "model p₀", "What ships, a toy's table, or a name of transformers",
+            ipw.Combobox, "model p₀",
+            f"What ships, a toy's table, a transformers name, a folder or GGUF file{smollm2}",
             value=now["model"], options=MODELS, continuous_update=False,
         ),
         "prompt": dress(

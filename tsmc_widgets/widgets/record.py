@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -31,35 +32,69 @@ PageTraits = type(
 _TINY = np.finfo(np.float32).smallest_subnormal
 
 
+WAITS = "\u25cc"
+"""Stands for bytes of a character that a later token may complete."""
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+
+
 class Words:
     """Places of tokens in one list of texts that only grows.
 
+    A token that ends amid a character reads ``WAITS`` there, and one that completes it reads the
+    whole character: what a token reads like depends on the bytes that wait before it.
+
     Attributes:
         texts: text of each place.
-        ids: token id of each place.
+        waiting: the bytes that may wait, by number; none at 0.
     """
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.ids: list[int] = []
-        self._places = np.full(0, -1, dtype=np.int64)
+        self.waiting = [b""]
+        self._places: dict[int, int] = {}
+        self._after: list[int] = []
 
-    def place(self, tokens: np.ndarray, texts: Any) -> np.ndarray:
-        """The places of tokens; unknown ones are added with what ``texts`` says of them."""
-        seen = np.unique(tokens)
-        missing = int(seen[-1]) + 1 - len(self._places) if seen.size else 0
-        if missing > 0:
-            self._places = np.concatenate([self._places, np.full(missing, -1)])
-        new = seen[self._places[seen] < 0]
-        self._places[new] = len(self.texts) + np.arange(len(new))
-        self.texts += [texts[int(token)] for token in new]
-        self.ids += new.tolist()
-        return _small(self._places[tokens])
+    def place(
+        self, tokens: np.ndarray, before: np.ndarray, texts: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The place of each token, and the number of what waits after it.
+
+        Args:
+            tokens: ids.
+            before: number of what waits before each of them.
+            texts: what each token reads like alone, by id.
+        """
+        keys, inverse = np.unique(before.astype(np.int64) << 32 | tokens, return_inverse=True)
+        for key in keys.tolist():
+            if key not in self._places:
+                self._places[key] = self._add(key & (2**32 - 1), key >> 32, texts)
+        places = np.array([self._places[key] for key in keys.tolist()], dtype=np.uint32)
+        after = np.array([self._after[place] for place in places], dtype=np.uint32)
+        return places[inverse.reshape(-1)], after[inverse.reshape(-1)]
 
     def find(self, token: int | None) -> int:
-        """The place of one token; -1 where it has not occurred."""
-        known = token is not None and 0 <= token < len(self._places)
-        return int(self._places[token]) if known else -1
+        """The place of one token after whole characters; -1 where it has not occurred."""
+        return self._places.get(-1 if token is None else token, -1)
+
+    def _add(self, token: int, before: int, texts: Any) -> int:
+        text, rest = texts[token], b""
+        if _BYTES.fullmatch(text):
+            new = bytes.fromhex(re.sub("<0x|>", "", text))
+            decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+            text = decoder.decode(self.waiting[before] + new)
+            rest = decoder.getstate()[0]
+            if rest:  # A blank before the character comes with it.
+                whole, text = text, text.rstrip(" ")
+                rest = whole[len(text) :].encode() + rest
+                text += WAITS
+        elif before:
+            # A text of its own leaves the character before it unfinished.
+            return self.place(np.array([token]), np.zeros(1), texts)[0].item()
+        if rest not in self.waiting:
+            self.waiting.append(rest)
+        self.texts.append(text)
+        self._after.append(self.waiting.index(rest))
+        return len(self.texts) - 1
 
 
 class Pages:
@@ -78,6 +113,8 @@ class Pages:
         self.words = Words()
         self.pages: list[bytes] = []
         self._known: list[int] = []
+        self._waiting: np.ndarray | None = None
+        self._placed: list[tuple[np.ndarray, np.ndarray]] = []
         self._pooled: list[tuple[float, float, float]] = []
 
     def extend(self, trace: Any) -> None:
@@ -99,14 +136,33 @@ class Pages:
         columns |= _token_columns(trace, self.run, steps)
         if trace.tables:
             columns |= _tables(trace, self.run, steps)
-        for name in ("tokens", "table_tokens") if trace.tables else ("tokens",):
-            columns[name] = self.words.place(columns[name], trace.token_texts)
+        while len(self._placed) < steps.stop:
+            self._placed.append(self._place(trace, len(self._placed)))
+        tokens, next_tokens = zip(*self._placed[steps], strict=True)
+        columns["tokens"] = _small(np.concatenate(tokens))
+        if trace.tables:
+            columns["table_tokens"] = _small(np.concatenate(next_tokens))
         facts |= {
             "known": known,
             "texts": self.words.texts[known:],
             "table_width": int(trace.tables[0].tokens.shape[1]) if trace.tables else 0,
         }
         return pack(facts, columns)
+
+    def _place(self, trace: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the particles' tokens at a step, and of the likeliest next tokens before it."""
+        tokens = array(trace.columns.tokens[self.run])[step]
+        before = np.zeros(len(tokens), dtype=np.uint32)
+        if self._waiting is not None:
+            before = self._waiting[array(trace.columns.ancestors[self.run])[step]]
+        placed, self._waiting = self.words.place(tokens, before, trace.token_texts)
+        if not trace.tables:
+            return placed, placed
+        table = trace.tables[step]
+        used, some = np.unique(array(table.rows)[self.run], return_index=True)
+        nexts = array(table.tokens)[used]
+        waits = np.repeat(before[some], nexts.shape[1])
+        return placed, self.words.place(nexts.reshape(-1), waits, trace.token_texts)[0]
 
     def _population(self, trace: Any, steps: slice) -> dict[str, np.ndarray]:
         """What every view of a run needs of some steps."""
@@ -151,8 +207,8 @@ def _small(places: np.ndarray) -> np.ndarray:
 
 
 def _token_columns(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
-    """Tokens and their log-probabilities, step-major, in the smallest types that show them."""
-    columns = {"tokens": array(trace.columns.tokens[run])[steps]}
+    """Log-probabilities of tokens, step-major, in the smallest types that show them."""
+    columns = {}
     for name in ("log_increment", "log_psi", "log_p", "log_q"):
         columns[name] = array(getattr(trace.columns, name)[run])[steps].astype(np.float32)
     return columns
@@ -164,9 +220,8 @@ def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
     for table in trace.tables[steps]:
         used, rows = np.unique(array(table.rows)[run], return_inverse=True)
         found = {"table_rows": _small(rows.reshape(-1)), "table_sizes": np.uint32([len(used)])}
-        for name in ("tokens", "log_p", "log_q", "log_psi"):
-            values = array(getattr(table, name))[used]
-            found[f"table_{name}"] = values if name == "tokens" else values.astype(np.float32)
+        for name in ("log_p", "log_q", "log_psi"):
+            found[f"table_{name}"] = array(getattr(table, name))[used].astype(np.float32)
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     joined = {name: np.concatenate(values) for name, values in parts.items()}
@@ -273,7 +328,7 @@ class Recorder:
         """
         count = int(trace.num_runs)
         if not 0 <= run < count:
-            raise ValueError(f"run must be one of 0..{count - 1}; got {run!r}.")
+            raise ValueError(f"run must be one of 0..{count - 1}; got {quoted(run)}.")
         if self._panels and target is not None:
             trace.check_target(target)
         ends = None if bracket is None else [number(end) for end in bracket_ends(bracket)]

@@ -134,8 +134,8 @@ def _looks(run: MethodRun) -> dict[str, Any]:
 
 
 def _samples(samples: dict[str, Any]) -> dict[str, Any]:
-    mean = samples["mean_phi"]
+    mean = samples["log_mean_phi"]
     return {
         "texts": [[text, finite(value, 4)] for text, value in samples["texts"]],
-        "mean_phi": [finite(mean.mean, 3), finite(mean.standard_error, 3)],
+        "log_mean_phi": [finite(mean.value), finite(mean.standard_error)],
     }

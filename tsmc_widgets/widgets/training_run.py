@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_one_of
-from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns, log_z_bounds
+from tsmc_widgets.errors import check_integer, check_one_of, quoted
+from tsmc_widgets.evaluation.bounds import LogZBounds, log_z_bounds
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
 from tsmc_widgets.learning.objectives import draws_from_base, link_for
 from tsmc_widgets.learning.positives import ExactPool, Positives, ReplayedPositives
@@ -125,7 +126,7 @@ class TrainSettings:
         if not LEAST_RATE <= self.learning_rate <= MOST_RATE:
             raise ValueError(
                 f"learning_rate must be from {LEAST_RATE:g} to {MOST_RATE:g}, or 0 for the form's "
-                f"usual one; got {self.learning_rate!r}."
+                f"usual one; got {quoted(self.learning_rate)}."
             )
         for name in self.methods:
             check_one_of("method", name, METHODS)
@@ -366,7 +367,7 @@ class TrainingRun:
         return {
             "texts": list(zip(texts, log_phi[:SHOWN_TEXTS].tolist(), strict=True)),
             "ess": float(numerics.ess(trace.columns.log_weights[0, -1])) / NUM_TEXTS,
-            "mean_phi": MeanOverRuns.of(log_phi.exp()),
+            "log_mean_phi": PooledOverRuns.of(log_phi),
         }
 
 

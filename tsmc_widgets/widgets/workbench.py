@@ -16,12 +16,14 @@ from tsmc_widgets.experiments.code import code_of, words_of
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.files import page_path
+from tsmc_widgets.models.gguf import progress_told
+from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.controls import Note, classed, show_only
+from tsmc_widgets.widgets.controls import Note, classed
 from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
@@ -53,7 +55,8 @@ class ModelFields(ipw.VBox):
         )
         self.button.observe(lambda _: self._fold(), "value")
         row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
-        super().__init__([row, *self._settings.values()])
+        self.folded = classed(ipw.VBox(list(self._settings.values())), "tw-model-settings")
+        super().__init__([row, self.folded])
         self._fold()
 
     def unfold_what_is_set(self) -> None:
@@ -62,7 +65,7 @@ class ModelFields(ipw.VBox):
             self.button.value = True
 
     def _fold(self) -> None:
-        show_only(self._settings, dict.fromkeys(self._settings, self.button.value))
+        self.folded.layout.display = None if self.button.value else "none"
 
 
 def arrange(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> ipw.Box:
@@ -329,7 +332,9 @@ class Workbench(RunPage):
             raise ValueError(self.problem.editor.error)
         problem = self.problem.problem
         name = problem if isinstance(problem, str) else problem["name"]
-        spec = normal(self._spec.with_(problem=problem, **self.sampler.values(name)))
+        lm = "" if self.problem.model_is_new else self._spec.lm
+        values = self.sampler.values(name)
+        spec = normal(self._spec.with_(problem=problem, lm=lm, **values))
         check_places(spec, self._given)
         return spec
 
@@ -341,11 +346,34 @@ class Workbench(RunPage):
             recording = self._recording if self.replay.value else None
             how = {"top_k": NEXT_TOKENS, "twists": self._twists, "recording": recording}
             # Toys do without transformers, which takes seconds to import.
-            toy = parse_problem(spec.problem).table is not None
+            toy = parse_problem(spec.problem).table is not None and not spec.lm
             with nullcontext() if toy else no_progress_bars():
+                self._load_model(spec, toy=toy)
                 return start_spec(spec, **how)
 
         self.launch(spec, make, rest=rest)
+
+    def _load_model(self, spec: RunSpec, *, toy: bool) -> None:
+        """Load the model of a run, in its thread; a new one that cannot be is taken back."""
+        facts = ""
+        try:
+            if not toy:
+                name = spec.lm or parse_problem(spec.problem).model
+                where = {"device": spec.device or None, "dtype": spec.dtype or None}
+                with progress_told(self._tell):
+                    lm = load_language_model(name, **where)
+                facts = model_facts(lm) if self.problem.model_is_new else ""
+        except Exception as error:
+            if self.problem.model_is_new and spec is self._spec:
+                self.problem.take_model_back(error)
+                self._spec = spec.with_(problem=self.problem.problem)
+                self._describe()
+            raise
+        if self.problem.model_is_new and spec is self._spec:
+            self.problem.take_model(facts)
+
+    def _tell(self, words: str) -> None:
+        self.view.status = {"state": "running", "text": words}
 
     def _describe(self) -> None:
         """Formula, lesson and code of the spec; whatever was wrong before is gone."""

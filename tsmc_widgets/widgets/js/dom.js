@@ -92,11 +92,37 @@ export function icon(name) {
   return svg("0 0 16 16", [{ d: ICONS[name] }]);
 }
 
-/** A token as a cell shows it: blanks that would not be seen become marks. @param {string} text */
-export function readable(text) {
+/** Stands for bytes of a character that a later token may complete. */
+export const WAITS = "◌";
+/** Letters of scripts that put blanks between words. */
+const OF_WORD = /^(?!\p{sc=Han}|\p{sc=Hiragana}|\p{sc=Katakana}|\p{sc=Thai}|\p{sc=Lao}|\p{sc=Khmer}|\p{sc=Myanmar})\p{L}/u;
+/** Signs that are not seen alone, or turn the text around them. */
+const UNSEEN = /^[\p{M}\p{Cf}\p{Cc}]+$/u;
+
+/**
+ * A token as a cell shows it: blanks that would not be seen become marks. Where tokens bring the blank
+ * before a word, the rarer case is marked: a word without one goes on (‿), another sign has one (␣).
+ * @param {string} text @param {boolean} [spaced] whether tokens of this vocabulary bring their blanks
+ */
+export function readable(text, spaced = false) {
   const marked = text.replace(/\r?\n/g, "↵").replace(/\t/g, "⇥");
-  if (marked.trim() !== "") return marked.trim();
-  return marked === "" ? "∅" : "␣";
+  const word = marked.trim();
+  if (word === "") return marked === "" ? "∅" : "␣";
+  if (UNSEEN.test(word)) return Array.from(word, codePoint).join(" ");
+  if (!spaced || word === WAITS) return word;
+  const own = marked.startsWith(" ");
+  if (OF_WORD.test(word)) return own ? word : `‿${word}`;
+  return own ? `␣${word}` : word;
+}
+
+/** @param {string} sign */
+function codePoint(sign) {
+  return `U+${(sign.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/** Whether a token brings the blank before a word. @param {string} text */
+export function bringsBlank(text) {
+  return /^ \S/.test(text);
 }
 
 /** @param {number} value @param {number} [digits] */

@@ -1,6 +1,6 @@
 /** @file The grid of tokens: one row a particle, one cell a token, drawn on a canvas. */
 
-import { SIZES, clamp, css, fitCanvas, h, measure, percent } from "./dom.js";
+import { SIZES, WAITS, clamp, css, fitCanvas, h, measure, percent } from "./dom.js";
 import { Columns, HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
 import { fill, rect, word } from "./plot.js";
 import { ENDED, ENDS } from "./record.js";
@@ -181,7 +181,7 @@ export class TokenGrid {
         }
         rect(context, x, y + 1, width, ROW_HEIGHT - 2, (pale ? palette.faint : palette.cell)[indices[at]]);
         const word = ended === ENDS ? "∎" : columns.fit(record, s, record.tokens[at]);
-        texts[pale ? 1 : 0].push([word, x + 3, y]);
+        texts[word === WAITS ? 2 : pale ? 1 : 0].push([word, x + 3, y]);
         if (indices[at] === DEAD) {
           rect(context, x + 2, y + ROW_HEIGHT / 2, width - 4, 1, css(theme.muted));
         }

@@ -1,6 +1,6 @@
 /** @file One token under the lens: what else could have been written, and what the choice cost. */
 
-import { h, number, percent, table } from "./dom.js";
+import { WAITS, h, number, percent, table } from "./dom.js";
 import { lineage } from "./genealogy.js";
 import { ENDED, ENDS, GOING } from "./record.js";
 
@@ -8,7 +8,7 @@ const CONTEXT_TOKENS = 8;
 
 export class Inspector {
   constructor() {
-    this.title = h("p", { class: "pv-inspected" });
+    this.title = h("p", { class: "pv-inspected", dir: "auto" });
     this.where = h("p", { class: "pv-note" });
     this.hint = h("p", { class: "pv-note pv-hint" });
     this.rows = h("tbody");
@@ -61,7 +61,7 @@ export class Inspector {
     const said = record.ending[at] ? "∎" : record.words[record.tokens[at]];
     this.title.replaceChildren(
       h("span", { class: "pv-context" }, lead + joined(before), " "),
-      h("strong", {}, said),
+      h("strong", { dir: "auto" }, said),
     );
     const end = record.ending[at] === ENDED ? " · the text ended earlier" : record.ending[at] ? " · the text ends here" : "";
     this.where.textContent = `step ${s + 1} · slot ${slot}${end}`;
@@ -90,7 +90,7 @@ export class Inspector {
         "tr",
         mark ? { class: "pv-chosen", "aria-current": "true" } : {},
         h("th", { scope: "row" }, mark ? h("span", { class: "pv-arrow", title: "the token drawn" }, "▸") : "",
-          token === record.header.eos ? "∎ end" : record.words[token]),
+          h("bdi", {}, token === record.header.eos ? "∎ end" : record.words[token])),
         share("p0", Math.exp(logP), number(logP)),
         share("psi", Number.isFinite(highest) ? Math.exp(logPsi - highest) : NaN, number(logPsi), true),
         share("q", Math.exp(logQ), number(logQ)),
@@ -130,7 +130,8 @@ export class Inspector {
 /** Tokens as a text; what blanks there are is theirs or, where they have none, ours. @param {string[]} tokens */
 function joined(tokens) {
   const own = tokens.some((text) => /^\s/.test(text));
-  return tokens.join(own ? "" : " ").replace(/\s+/g, " ");
+  const whole = tokens.map((text, i) => (i + 1 < tokens.length ? text.replace(WAITS, "") : text));
+  return whole.join(own ? "" : " ").replace(/\s+/g, " ");
 }
 
 /** @param {RunRecord} record @param {number} at */

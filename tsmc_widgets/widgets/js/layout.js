@@ -15,6 +15,9 @@ const GAP = 3;
 /** Share of a column's tokens that fit where not all can; the others end in an ellipsis. */
 const FITTING = 0.985;
 
+/** An emoji may be made of several code points. */
+const CLUSTERS = new Intl.Segmenter();
+
 export class Columns {
   constructor() {
     /** @type {number[]} */
@@ -35,8 +38,9 @@ export class Columns {
   measure(record, theme, layout, room) {
     const context = /** @type {CanvasRenderingContext2D} */ (probe);
     context.font = `12px ${theme.font}`;
-    if (this.font !== theme.font || this.id !== record.id) this.wordWidths = [];
-    [this.font, this.id, this.room] = [theme.font, record.id, room];
+    const known = `${theme.font} ${record.id} ${record.spaced}`;
+    if (this.known !== known) this.wordWidths = [];
+    [this.font, this.known, this.room] = [theme.font, known, room];
     for (let i = this.wordWidths.length; i < record.words.length; i++) {
       this.wordWidths.push(context.measureText(record.words[i]).width);
     }
@@ -86,7 +90,7 @@ export class Columns {
     if (text === undefined) {
       const context = /** @type {CanvasRenderingContext2D} */ (probe);
       context.font = `12px ${this.font}`;
-      const letters = [...record.words[token]];
+      const letters = Array.from(CLUSTERS.segment(record.words[token]), ({ segment }) => segment);
       do letters.pop();
       while (letters.length && context.measureText(`${letters.join("")}…`).width > room);
       text = `${letters.join("")}…`;

@@ -229,7 +229,7 @@ export class Samples extends TextTable {
       h("td", {}, percent(Number(weight))),
       h("td", {}, String(copies)),
       h("td", {}, number(Number(logPhi))),
-      h("td", {}, h("span", { class: "pv-note" }, prompt), ` ${readableText(text)}`),
+      h("td", {}, h("span", { class: "pv-note" }, prompt), " ", h("bdi", {}, readableText(text))),
     ]);
   }
 }

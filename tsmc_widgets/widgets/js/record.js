@@ -1,6 +1,6 @@
 /** @file The record of a run as typed arrays, read from pages that arrive while the run goes on. */
 
-import { readable } from "./dom.js";
+import { bringsBlank, readable } from "./dom.js";
 
 const ARRAYS = {
   uint8: Uint8Array,
@@ -82,8 +82,9 @@ export class RunRecord {
     }
     /** @type {string[]} */
     this.texts = [];
-    /** @type {string[]} */
+    /** As cells show them. @type {string[]} */
     this.words = [];
+    this.spaced = false;
     /** @type {NextTokens[]} */
     this.tables = [];
     /** @type {any[]} */
@@ -133,8 +134,11 @@ export class RunRecord {
     if (!texts) return;
     texts.forEach((/** @type {string} */ text, /** @type {number} */ i) => {
       this.texts[known + i] = text;
-      this.words[known + i] = readable(text);
     });
+    const spaced = this.spaced || texts.some(bringsBlank);
+    const from = spaced === this.spaced ? known : 0;
+    this.spaced = spaced;
+    for (let i = from; i < known + texts.length; i++) this.words[i] = readable(this.texts[i], spaced);
     this._readTables(facts, columns);
     for (let s = first; s < first + steps; s++) this._derive(s);
   }

@@ -3,10 +3,12 @@
  * when the view has come to rest.
  */
 
-import { h, percent } from "./dom.js";
+import { WAITS, h, percent } from "./dom.js";
 import { HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
 import { ENDED, ENDS } from "./record.js";
 import { DEAD } from "./scales.js";
+
+const PART = "bytes of a character that a later token may complete";
 
 export class TextRows {
   constructor() {
@@ -84,7 +86,8 @@ export class TextRows {
       node.style.left = `${HEAD_WIDTH + grid.columns.left(s)}px`;
       node.style.width = `${grid.columns.width(s)}px`;
       node.className = this._kind(view, at, gone);
-      if (word !== whole && !gone) node.title = whole;
+      if (word === WAITS) node.title = PART;
+      else if (word !== whole && !gone) node.title = whole;
       else if (node.title) node.removeAttribute("title");
     }
   }

@@ -26,7 +26,7 @@ export class Factors {
     const titles = [
       ["factor φᵢ", { title: "" }],
       ["mean log φᵢ (nats)", { title: "Mean under the final weights, in nats: an estimate of the mean under σ" }],
-      ["killed at step T", { title: "Share of the weight that reaches step T, before φ enters the weights, on texts with φᵢ = 0" }],
+      ["killed at the end", { title: "Share of the weight that reaches the end of a text, before φ enters it, on texts with φᵢ = 0" }],
       ["by it alone", { title: "The same, on texts that no other factor rules out" }],
     ];
     this.el = h(
@@ -135,7 +135,7 @@ export class SampleTable extends TextTable {
       head.setAttribute("aria-sort", on ? (this.order.down ? "descending" : "ascending") : "none");
     }
     this.fill(sorted.slice(0, MAX_ROWS), (sample) =>
-      COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, show(sample))),
+      COLUMNS.map(({ key, show }) => h("td", { "data-key": key }, h("bdi", {}, show(sample)))),
     );
   }
 

@@ -73,7 +73,7 @@ const RACE_TITLES = [
   ["upper bound", "Estimate of E[upper bound] in nats, with its 95 % t-interval"],
   ["gap", "Upper minus lower bound, in nats, ± one standard error"],
   ["r", "Correlation of learned and optimal log ψ, means of each step removed"],
-  ["mean φ", "Mean of φ over texts of its own proposal, ± one standard error; an estimate"],
+  ["log mean φ", "Log of the mean of φ over texts of its own proposal, in nats, ± one standard error; an estimate"],
 ];
 
 /** One row of numbers for each method; choosing a row chooses what the other panels show. */
@@ -114,7 +114,6 @@ export class RaceTable {
     const look = looks.find(({ method }) => method === racer.method);
     const within = (/** @type {number[]} */ [mean, low, high]) =>
       mean === null ? "−∞" : `${number(mean)} [${low === null ? "?" : number(low)}, ${high === null ? "?" : number(high)}]`;
-    const mean = look?.samples?.mean_phi;
     return [
       racer.skipped ? `${racer.done} (${racer.skipped} skipped)` : String(racer.done),
       ess ? percent(ess[1]) : "–",
@@ -122,9 +121,17 @@ export class RaceTable {
       last ? within(last.slice(4, 7)) : "–",
       last && last[7] !== null ? `${number(last[7])} ± ${number(last[8])}` : "–",
       look?.correlation == null ? "–" : number(look.correlation),
-      mean ? `${number(mean[0], 3)} ± ${number(mean[1], 3)}` : "–",
+      logMeanPhi(look?.samples),
     ];
   }
+}
+
+/** @param {any} samples @param {string} [unit] */
+function logMeanPhi(samples, unit = "") {
+  if (!samples) return "–";
+  const [value, error] = samples.log_mean_phi;
+  if (value === null) return "−∞";
+  return `${number(value)} ± ${error === null ? "?" : number(error)}${unit}`;
 }
 
 /** Texts side by side: of the model itself, and of the proposal that the twist has learned. */
@@ -146,17 +153,13 @@ export class BeforeAfter {
 
   show({ before, look, chosen, header }) {
     const texts = `the first of ${header.num_texts} texts`;
-    this._fill(this.before, before, `mean φ ${this._mean(before)}; ${texts}`, header);
+    this._fill(this.before, before, `log mean φ ${logMeanPhi(before, " s.e. nats")}; ${texts}`, header);
     this.el.hidden = !before;
     const after = look?.samples;
     this.after.el.hidden = !after;
     if (!after) return;
     this.after.heading.textContent = `After ${plural(look.at, "update")} of ${methodName(chosen.method)}: q ∝ p₀ ψ`;
-    this._fill(this.after, after, `mean φ ${this._mean(after)}; the same noise, not weighted or resampled`, header);
-  }
-
-  _mean(samples) {
-    return samples ? `${number(samples.mean_phi[0], 3)} ± ${number(samples.mean_phi[1], 3)} s.e.` : "–";
+    this._fill(this.after, after, `log mean φ ${logMeanPhi(after, " s.e. nats")}; the same noise, not weighted or resampled`, header);
   }
 
   /** @param {any} column @param {any} samples @param {string} note @param {any} header */
@@ -167,7 +170,7 @@ export class BeforeAfter {
     const rows = samples.texts.map(([text, logPhi]) => {
       const share = logPhi === null ? 0 : clamp(1 + logPhi / BAR_NATS, 0, 1);
       const value = h("td", { class: "tl-phi" }, meter(share), number(logPhi ?? -Infinity));
-      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), ` ${readableText(text)}`));
+      return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), " ", h("bdi", {}, readableText(text))));
     });
     column.body.replaceChildren(...rows);
   }
