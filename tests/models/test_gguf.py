@@ -12,7 +12,9 @@ from models.checkpoints import make_gguf
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import MissingExtraError, UnsupportedModelError
-from tsmc_widgets.models import gguf, load_language_model
+from tsmc_widgets.models import gguf, load_classifier, load_language_model
+from tsmc_widgets.models.precision import has_bfloat16
+from tsmc_widgets.targets.protocol import KINDS, is_packages
 from tsmc_widgets.testing import check_language_model
 
 CONVERT = """
@@ -110,15 +112,50 @@ def test_what_is_missing_is_named_with_its_pip_line(cache, tmp_path, monkeypatch
         load_language_model("smollm2")
 
 
+def potentials(lm):
+    """One of each kind that ships."""
+    stars = load_classifier("storybook/stars")
+    short = tw.Length(at_most=2)
+    return [
+        tw.Constant(0.5), short * tw.ContainsWord("the"), short**0.5, tw.Mixture([short, short]),
+        short, tw.TextFunction(len_of), tw.TokenFunction(first_of),
+        tw.ClassProbability(stars, label="5 stars"),
+        tw.ClassConditional(stars).condition("5 stars"),
+        tw.RewardThreshold(len_of, at_least=9.0), tw.TemperedReward(len_of, beta=0.1),
+        tw.ContainsToken(" the"), tw.AvoidsToken(" the"), tw.CountToken(" the", at_most=1),
+        tw.Continuation(" king"), tw.Infilling(num_tokens=1).condition(lm.encode(" king")),
+        tw.JSONSchema({"type": "boolean"}), tw.Grammar('start: " king" | " queen"'),
+        tw.FullMatch("[a-z ]+"), tw.ContainsWord("king"), tw.AvoidsWord("king"),
+        tw.MatchesRegex("^ [a-z]"),
+    ]  # fmt: skip
+
+
+def len_of(text):
+    return float(len(text))
+
+
+def first_of(tokens):
+    return -(tokens[:, 0].double() % 7)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not gguf.has_smollm2(), reason=f"no smollm2: {gguf.INSTALL_SMOLLM2}")
 def test_smollm2_end_to_end(cache):
     lm = tw.load_language_model("smollm2")
     assert (lm.vocab_size, lm.context_length) == (49_152, 8_192)
+    assert lm.dtype == (torch.bfloat16 if has_bfloat16() else torch.float32)
     check_language_model(lm, num_steps=4, batch=2)
-    for phi in (tw.ContainsWord("the"), tw.Continuation(" king"), tw.Length(at_least=3)):
-        target = tw.Target(lm, phi, prompt="Once upon a time there was a", num_steps=4)
-        trace = tw.run_smc(target, num_particles=8, rule="never", dead_runs="keep", seed=0)
-        drawn = trace.tokens.reshape(-1, 4)
-        log_q = trace.paths("log_q").sum(-1).reshape(-1)
-        torch.testing.assert_close(target.log_p(drawn).double(), log_q, rtol=0, atol=1e-3)
+    tried = potentials(lm)
+    shipped = {name for name, kind in KINDS.items() if is_packages(kind)}
+    assert {type(phi).__name__ for phi in tried} | {"ClassConditional", "Infilling"} == shipped
+    for phi in tried:
+        target = tw.Target(lm, phi, prompt="There was a", num_steps=3, eos="absorb")
+        language = isinstance(phi, tw.JSONSchema | tw.Grammar | tw.FullMatch)
+        steered = {"twist": tw.LookAheadTwist(target), "proposal": tw.TwistInduced()}
+        trace = tw.run_smc(
+            target, num_particles=8, rule="never", dead_runs="keep", seed=0,
+            **(steered if language else {}),
+        )  # fmt: skip
+        expected = target.log_sigma_tilde(trace.tokens) - trace.paths("log_q").sum(-1)[0]
+        assert expected.isfinite().any() or not language
+        torch.testing.assert_close(trace.log_weights, expected, rtol=0, atol=1e-3)
