@@ -1,6 +1,6 @@
 """Speed and memory of SMC on a real model, smollm2, each figure beside what it is to reach.
 
-    python benchmarks/real.py [--without-memory]
+    python benchmarks/real.py
 
 Times are ratios of medians of interleaved runs in one process. Memory is the growth of a process's
 peak over what it held before, beside what keys and values of all particles take by themselves.
@@ -8,7 +8,6 @@ peak over what it held before, beside what keys and values of all particles take
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import multiprocessing
 import resource
@@ -108,7 +107,6 @@ def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, flo
 def memory() -> Iterator[Figure]:
     """Peak memory, in a process of its own for each size."""
     for num_particles, num_steps in ((1024, 8), (4096, 16)):
-        # A new process takes over the peak of what starts it: this one must still be small.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             peak, grown, cache = pool.submit(peak_of_sweep, num_particles, num_steps).result()
@@ -119,24 +117,18 @@ def memory() -> Iterator[Figure]:
             yield f"{about}peak of the process", f"{peak / GB:.1f} GB", "5 GB"
 
 
+def figures() -> Iterator[Figure]:
+    """Every figure, memory first: a new process takes over the peak of what starts it."""
+    yield from memory()
+    yield from speed(tw.load_language_model("smollm2"))
+    yield from growth(tw.load_language_model("storybook"))
+
+
 def main() -> None:
     """Print a line for each figure as it is known."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--without-memory", action="store_true", help="leave out what takes longest"
-    )
-    args = parser.parse_args()
     print(f"{'':62} {'measured':>22} {'at most':>8}", flush=True)
-    figures = [] if args.without_memory else [memory()]
-    figures.append(measured(speed, "smollm2"))
-    figures.append(measured(growth, "storybook"))
-    for name, value, target in itertools.chain(*figures):
+    for name, value, target in figures():
         print(f"{name:62} {value:>22} {target:>8}", flush=True)
-
-
-def measured(measure: Callable[[Any], Iterator[Figure]], name: str) -> Iterator[Figure]:
-    """Figures of a model that is loaded when the first is asked for."""
-    yield from measure(tw.load_language_model(name))
 
 
 if __name__ == "__main__":
