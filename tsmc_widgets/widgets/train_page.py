@@ -252,7 +252,7 @@ class TrainSession(LivePage):
         self.live.pause()
 
     def stop(self) -> None:
-        """End; all that was learned stays, and Start goes on."""
+        """End after the update in progress; all that was learned stays, and Start goes on."""
         self.live.cancel()
 
     def restart(self) -> None:

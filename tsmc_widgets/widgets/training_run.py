@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_one_of, quoted
+from tsmc_widgets.errors import check_integer, check_one_of, quoted, stop_when
 from tsmc_widgets.evaluation.bounds import LogZBounds, log_z_bounds
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
@@ -246,7 +246,8 @@ class TrainingRun:
             return
         run = min(self.runs, key=lambda run: run.trainer.done)
         self.doing = "training"
-        run.update()
+        with stop_when(lambda: False):  # Stop ends a training between two updates.
+            run.update()
         done = run.trainer.done
         if done % EVERY == 0 or done == self.goal:
             self._todo.append(lambda: self._evaluate(run))

@@ -1,0 +1,135 @@
+"""Speed and memory of SMC on a real model, smollm2, each figure beside what it is to reach.
+
+    python benchmarks/real.py
+
+Times are ratios of medians of interleaved runs in one process. Memory is the growth of a process's
+peak over what it held before, beside what keys and values of all particles take by themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+import tsmc_widgets as tw
+from benchmarks.sweep import Scored, bare_loop, interleaved
+
+PROMPT = "Once upon a time there was a"
+GB = 1e9
+
+Figure = tuple[str, str, str]
+"""What it is, its value, and what it is to reach."""
+
+
+def sweeps(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
+    """A function that runs SMC once, with other noise in each call."""
+    target = tw.Target(lm, Scored(), prompt=PROMPT, num_steps=num_steps)
+    seeds = itertools.count()
+    return lambda: tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
+
+
+def bare(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
+    """A function that samples as many sequences with transformers alone."""
+    prompt = torch.tensor(lm.encode(PROMPT))
+    return lambda: bare_loop(lm.model, prompt, num_particles, num_steps)
+
+
+def products(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
+    """A function that multiplies every weight matrix with as many rows as a sweep does: the floor.
+
+    It is bound by the bandwidth to read the weights, or by the arithmetic.
+    """
+    linear = [each.weight for each in lm.model.modules() if isinstance(each, torch.nn.Linear)]
+    rows = {w.shape[1]: torch.randn(num_particles, w.shape[1]).to(w.dtype) for w in linear}
+
+    @torch.no_grad()
+    def multiply() -> None:
+        for _, weight in itertools.product(range(num_steps), linear):
+            torch.nn.functional.linear(rows[weight.shape[1]], weight)
+
+    return multiply
+
+
+def speed(lm: Any) -> Iterator[Figure]:
+    """A sweep of smollm2 beside the bare loop and beside its matrix products."""
+    size = {"num_particles": 64, "num_steps": 16}
+    jobs = {job.__name__: job(lm, **size) for job in (sweeps, bare, products)}
+    times = interleaved(jobs, repeats=5)
+    about = f"smollm2, {str(lm.dtype)[6:]}, K = 64, T = 16: "
+    sweep, loop, floor = (times[name] for name in jobs)
+    yield f"{about}sweep / bare loop", f"{sweep / loop:.2f} ({sweep:.1f} s)", "0.4"
+    yield f"{about}sweep / matrix products", f"{sweep / floor:.1f}", "3"
+
+
+def growth(lm: Any) -> Iterator[Figure]:
+    """How the time of a sweep of storybook grows, and a small one beside the bare loop."""
+    sizes = [
+        (64, 20),
+        (128, 20),
+        (512, 20),
+        (1024, 20),
+        (2048, 20),
+        (4096, 20),
+        (64, 40),
+        (1024, 40),
+    ]
+    times = interleaved({f"{K} {T}": sweeps(lm, K, T) for K, T in sizes}, repeats=5)
+    for size in (64, 512, 2048):
+        ratio = times[f"{2 * size} 20"] / times[f"{size} 20"]
+        yield f"storybook, T = 20: time(K = {2 * size}) / time(K = {size})", f"{ratio:.2f}", "2.1"
+    for size in (64, 1024):
+        ratio = times[f"{size} 40"] / times[f"{size} 20"]
+        yield f"storybook, K = {size}: time(T = 40) / time(T = 20)", f"{ratio:.2f}", "2.1"
+    times = interleaved({"sweep": sweeps(lm, 8, 20), "bare": bare(lm, 8, 20)}, repeats=25)
+    ratio = times["sweep"] / times["bare"]
+    yield "storybook, K = 8, T = 20: sweep / bare loop", f"{ratio:.2f}", "1.15"
+
+
+def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, float]:
+    """Peak of this process in bytes, its growth in a sweep of smollm2, and the KV cache's size."""
+    lm = tw.load_language_model("smollm2")
+    sweeps(lm, 4, 2)()
+    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sweeps(lm, num_particles, num_steps)()
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = lm.prefill(torch.tensor([lm.encode(PROMPT)]))
+    pairs: Any = [step.carry.layer(index) for index in range(len(step.carry.store.windows))]
+    read = num_particles * (step.carry.length + num_steps - 1) / step.carry.length
+    return peak, peak - before, read * sum(part.nbytes for pair in pairs for part in pair)
+
+
+def memory() -> Iterator[Figure]:
+    """Peak memory, in a process of its own for each size."""
+    for num_particles, num_steps in ((1024, 8), (4096, 16)):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            peak, grown, cache = pool.submit(peak_of_sweep, num_particles, num_steps).result()
+        about = f"smollm2, K = {num_particles}, T = {num_steps}: "
+        value, most = f"{grown / GB:.2f} / {cache / GB:.2f} GB", (1.3 * cache + 0.5 * GB) / GB
+        yield f"{about}peak / KV cache", f"{value} = {grown / cache:.1f}", f"{most:.2f} GB"
+        if num_particles == 4096:
+            yield f"{about}peak of the process", f"{peak / GB:.1f} GB", "5 GB"
+
+
+def figures() -> Iterator[Figure]:
+    """Every figure, memory first: a new process takes over the peak of what starts it."""
+    yield from memory()
+    yield from speed(tw.load_language_model("smollm2"))
+    yield from growth(tw.load_language_model("storybook"))
+
+
+def main() -> None:
+    """Print a line for each figure as it is known."""
+    print(f"{'':62} {'measured':>22} {'at most':>8}", flush=True)
+    for name, value, target in figures():
+        print(f"{name:62} {value:>22} {target:>8}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
