@@ -6,7 +6,6 @@ import torch
 import tsmc_widgets as tw
 from tsmc_widgets.errors import check_integer, listed, message_of, quoted
 from tsmc_widgets.evaluation import LogZ
-from tsmc_widgets.files import page_path
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.factor_editor import FactorRow
 
@@ -40,7 +39,6 @@ REFUSED = {
     "measures": lambda _: tw.RunSpec(problem="rainy-week", measures=WORDS),
     "specs": lambda _: list(tw.map_runs([WORDS])),
     "log_z": lambda _: LogZ.of(WORDS),
-    "path": lambda _: page_path("../" + WORDS),
 }
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import filelock
 
-from tsmc_widgets.errors import quoted
-
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
@@ -116,8 +114,7 @@ def page_path(name: str | Path, *, begins: str = "") -> Path:
     path = (here / name).resolve()
     if not str(name).strip() or path == here or not path.is_relative_to(here):
         raise ValueError(
-            f"a page reads and writes inside the notebook's folder only; got {quoted(str(name))}. "
-            "Other "
+            f"a page reads and writes inside the notebook's folder only; got {str(name)!r}. Other "
             "places are given in Python."
         )
     if begins and path.exists():
@@ -127,8 +124,7 @@ def page_path(name: str | Path, *, begins: str = "") -> Path:
                 first = file.read(len(begins.encode()))
         if first != begins.encode():
             raise FileExistsError(
-                f"{quoted(str(name))} is there already and was not written by such a page: give "
-                "another "
+                f"{str(name)!r} is there already and was not written by such a page: give another "
                 "name."
             )
     return Path(name)

@@ -155,12 +155,7 @@ def test_no_class_finalizes_what_was_never_made(monkeypatch):
 def test_python_ends_quietly_with_pages_open():
     script = """
 import tsmc_widgets as tw
-page = tw.Workbench("late-evidence", num_particles=4096, num_runs=40)
-view = tw.ParticleView(tw.run_smc(tw.load_problem("rainy-week").target(), num_particles=4))
-try:
-    view.run = 7
-except Exception as error:
-    kept = error
+pages = [tw.WatchSMC(), tw.TrainSession(problem="rainy-week")]
 """
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
