@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "tsmc_widgets"
 RANKS = {
     "errors": 0,
-    "files": 0,
+    "files": 1,
     "numerics": 1,
     "models": 2,
     "targets": 3,

@@ -14,7 +14,7 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 31_000,
+    "Python lines": 31_200,
     "Python files": 120,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
