@@ -70,7 +70,7 @@ def judge(texts: list[str]) -> torch.Tensor:
 def needed() -> dict[str, Any]:
     """Arguments by their names that make a call valid and short."""
     story = tw.load_language_model("storybook")
-    small = {"num_particles": 2, "num_runs": 2, "num_exact": 0, "num_samples": 2}
+    small: dict[str, Any] = {"num_particles": 2, "num_runs": 2, "num_exact": 0, "num_samples": 2}
     samples = tw.exact(toy()).sample(4, 0)
     bounds = tw.log_z_bounds(toy(), num_particles=(1, 2), num_runs=3)
     return {
@@ -237,7 +237,7 @@ def main() -> None:
     totals: Counter[str] = Counter()
     print(f"| public name | {' | '.join(OUTCOMES)} |\n| --- |{' --- |' * len(OUTCOMES)}")
     bad = []
-    for name in sorted(set(tw.__all__) - MADE_BY_OTHERS - PAGES):
+    for name in sorted({*tw.__all__} - MADE_BY_OTHERS - PAGES):  # type: ignore[attr-defined]
         found = cases_of(name)
         counts = Counter(case[0] for case in found)
         totals += counts

@@ -98,9 +98,9 @@ def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, flo
     before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sweeps(lm, num_particles, num_steps)()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step = lm.prefill(torch.tensor([lm.encode(PROMPT)]))
-    pairs: Any = [step.carry.layer(index) for index in range(len(step.carry.store.windows))]
-    read = num_particles * (step.carry.length + num_steps - 1) / step.carry.length
+    carry: Any = lm.prefill(torch.tensor([lm.encode(PROMPT)])).carry
+    pairs = [carry.layer(index) for index in range(len(carry.store.windows))]
+    read = num_particles * (carry.length + num_steps - 1) / carry.length
     return peak, peak - before, read * sum(part.nbytes for pair in pairs for part in pair)
 
 

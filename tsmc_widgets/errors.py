@@ -135,7 +135,7 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"
 
 
-def quoted(value: object) -> str:
+def quoted(value: Any) -> str:
     """A value as messages quote it: its ``repr``, short."""
     if isinstance(value, str):
         return repr(shortened(value, QUOTED_CHARACTERS))

@@ -6,7 +6,7 @@ import importlib
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -86,7 +86,7 @@ def model_facts(lm: HuggingFaceLM) -> str:
     token = torch.zeros(1, dtype=torch.int64, device=lm.device)
     step = lm.prefill(token.unsqueeze(0))
     started = time.perf_counter()
-    lm.advance(token, step.carry)
+    lm.advance(token, cast("Any", step.carry))
     seconds = time.perf_counter() - started
     return (
         f"{model.config.model_type}, {lm.vocab_size:,} tokens, {str(lm.dtype)[6:]}, "

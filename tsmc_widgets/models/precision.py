@@ -111,7 +111,7 @@ class BFloat16Arithmetic(TorchFunctionMode):
     it is, once rounded, the same bfloat16.
     """
 
-    def __init__(self, head: torch.nn.Module, weight: OutputWeight) -> None:
+    def __init__(self, head: Any, weight: OutputWeight) -> None:
         super().__init__()
         self._head, self._weight = head, weight
 
@@ -127,7 +127,8 @@ class BFloat16Arithmetic(TorchFunctionMode):
                 return functional.linear(args[0].float(), self._weight.of(args[1]), bias)
             return _enough_rows(args[0], args[1], lambda rows: func(rows, *args[1:], **kwargs))
         if func is torch.addmm:
-            return _enough_rows(*args[1:3], lambda rows: func(args[0], rows, *args[2:], **kwargs))
+            bias, rows, weight = args
+            return _enough_rows(rows, weight, lambda some: func(bias, some, weight, **kwargs))
         return func(*args, **kwargs)
 
 

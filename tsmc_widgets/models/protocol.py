@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -73,6 +73,11 @@ class LazyTable:
         return func(*whole, **(kwargs or {}))
 
 
+if TYPE_CHECKING:
+    Table = Tensor  # What it stands for.
+else:
+    Table = Float[Tensor, "batch vocab"] | LazyTable
+
 # A table of this many cells or more is not held whole.
 LAZY_CELLS = 2**24
 
@@ -100,7 +105,7 @@ class LMStep:
         by_rows: whether a large table of log-probs would be a ``LazyTable``.
     """
 
-    log_probs: Float[Tensor, "batch vocab"] | LazyTable
+    log_probs: Table
     hidden: Float[Tensor, "batch width"] | None
     carry: Carry
     by_rows: bool = False

@@ -104,9 +104,9 @@ class PrefixSteps:
                 cdf = log_q.exp().cumsum(-1, dtype=torch.float64)
                 wanted = torch.where(wanted < 0, search_rows(cdf, own, uniforms[members]), wanted)
             tokens[members] = wanted
-            for values, table in zip(logs, (log_p, log_q, log_psi), strict=True):
-                if table is not None:
-                    values[members] = table[own, wanted].double()
+            for values, of_rows in zip(logs, (log_p, log_q, log_psi), strict=True):
+                if of_rows is not None:
+                    values[members] = of_rows[own, wanted].double()
             if top_k:
                 tables.append(_likeliest(log_p, log_q, log_psi, top_k))
         shape = rows.shape

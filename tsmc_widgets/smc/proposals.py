@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import quoted
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LazyTable, LMStep, by_rows
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, Table, by_rows
 from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
 
@@ -24,7 +24,7 @@ class ProposalStep:
         carry: goes into the next ``advance``; None where the proposal keeps nothing.
     """
 
-    log_q_next: Float[Tensor, "batch vocab"] | LazyTable
+    log_q_next: Table
     carry: Carry | None
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.models.protocol import Carry, LazyTable, LMStep, TeacherForced
+from tsmc_widgets.models.protocol import Carry, LMStep, Table, TeacherForced
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class TwistStep:
         carry: goes into the next ``advance``; None where the twist keeps nothing.
     """
 
-    log_psi_next: Float[Tensor, "batch vocab"] | LazyTable
+    log_psi_next: Table
     carry: Carry | None
 
 
