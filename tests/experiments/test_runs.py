@@ -221,10 +221,10 @@ class Gate:
         self.started, self.open = threading.Semaphore(0), threading.Semaphore(0)
         work = runs.work
 
-        def gated(text, shared):
+        def gated(*given):
             self.started.release()
             self.open.acquire()
-            return work(text, shared)
+            return work(*given)
 
         monkeypatch.setattr(runs, "work", gated)
 

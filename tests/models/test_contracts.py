@@ -91,7 +91,7 @@ def batch_mean(step):
 
 
 def lose_a_chunk(self, batch, length):
-    chunks = HuggingFaceLM._chunks(self, batch, length)
+    chunks = list(HuggingFaceLM._chunks(self, batch, length))
     return [chunks[0]] * len(chunks) if batch % len(chunks) == 0 else chunks
 
 
