@@ -170,11 +170,11 @@ def test_a_means_of_some_seeds_is_shown_as_such(make, gate):
 def test_a_failure_is_told_beside_the_others_and_tried_again(make, monkeypatch):
     work = runs.work
 
-    def broken(spec, shared):
+    def broken(spec, *given):
         if '"method": "optimal"' in spec:
             error = {"type": "ValueError", "message": "<script>no</script>", "traceback": ""}
             return {"error": error, "seconds": 0.1}
-        return work(spec, shared)
+        return work(spec, *given)
 
     session = make()
     with monkeypatch.context() as patch:
