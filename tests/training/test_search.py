@@ -64,14 +64,14 @@ def test_it_says_what_to_call(found):
 
 
 def test_a_training_that_breaks_down_is_last(monkeypatch):
-    true = TwistTrainer.update
+    true = TwistTrainer._take
 
     def broken(self):
         if self.batch_size == 32:
             raise FloatingPointError("the loss is nan")
         return true(self)
 
-    monkeypatch.setattr(TwistTrainer, "update", broken)
+    monkeypatch.setattr(TwistTrainer, "_take", broken)
     result = search_settings(
         unit_target(),
         form="table",
