@@ -70,10 +70,10 @@ def test_what_a_control_group_leaves(tmp_path):
 
 ENDS = """
 import torch, tsmc_widgets as tw
-from smc.toys import chain
 from tsmc_widgets.smc.trace import TraceColumns
 
-target = tw.Target(chain(), tw.ContainsToken("b"), prompt="a", num_steps=5)
+lm = tw.TabularLM.markov([0.7, 0.3], [[0.7, 0.3], [0.5, 0.5]], symbols="ab")
+target = tw.Target(lm, tw.ContainsToken("b"), prompt="a", num_steps=5)
 whole = tw.run_smc(target, num_particles=4)
 advance, stack, calls = tw.TabularLM.advance, TraceColumns.stack, []
 
