@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,13 +91,19 @@ def growth(lm: Any) -> Iterator[Figure]:
     yield "storybook, K = 8, T = 20: sweep / bare loop", f"{ratio:.2f}", "1.15"
 
 
+def most_resident() -> int:
+    """Largest resident size in bytes, where that of getrusage begins with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, float]:
     """Peak of this process in bytes, its growth in a sweep of smollm2, and the KV cache's size."""
     lm = tw.load_language_model("smollm2")
     sweeps(lm, 4, 2)()
-    before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most_resident()
     sweeps(lm, num_particles, num_steps)()
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = most_resident()
     carry: Any = lm.prefill(torch.tensor([lm.encode(PROMPT)])).carry
     pairs = [carry.layer(index) for index in range(len(carry.store.windows))]
     read = num_particles * (carry.length + num_steps - 1) / carry.length
