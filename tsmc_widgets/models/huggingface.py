@@ -240,8 +240,7 @@ class HuggingFaceLM(TokenizerText):
         """Log-probs from what the output embedding reads, in models where it alone makes them."""
         with self._arithmetic():
             logits = self._head(states.to(self._head.weight.dtype).unsqueeze(1))[:, -1]
-        if self._textless:
-            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
+        logits = self._with_text(logits)
         return torch.log_softmax(logits, dim=-1, dtype=_wide(logits))
 
     def _passes(
@@ -306,8 +305,7 @@ class HuggingFaceLM(TokenizerText):
             options["logits_to_keep"] = keep
         with _inputs_of(self._head, skip=skip_head) as seen, self._arithmetic():
             logits = self.model(input_ids=tokens, **options).logits
-        if self._textless:
-            logits = logits.index_fill(-1, self._textless_on(logits.device), -torch.inf)
+        logits = self._with_text(logits)
         return logits, seen[0].to(_wide(seen[0])) if seen else None
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
@@ -315,8 +313,12 @@ class HuggingFaceLM(TokenizerText):
             return BFloat16Arithmetic(self._head, self._output_weight)
         return float32_arithmetic(self.model)
 
-    def _textless_on(self, device: torch.device) -> Tensor:
-        return torch.tensor(self._textless, device=device)
+    def _with_text(self, logits: Tensor) -> Tensor:
+        """Logits in which ids without a text have none of the mass."""
+        if not self._textless:
+            return logits
+        ids = torch.tensor(self._textless, device=logits.device)
+        return logits.index_fill(-1, ids, -torch.inf)
 
     @torch.no_grad()
     def _has_one_answer(self) -> bool:

@@ -35,9 +35,12 @@ def search_cdf(
     cdf: Float[Tensor, "rows n"], uniforms: Float[Tensor, "rows draws"]
 ) -> Int[Tensor, "rows draws"]:
     """``invert_cdf`` where the cumulative mass is at hand (float64, its last entry the total)."""
-    total = cdf[..., -1:]
-    below = torch.nextafter(total, torch.zeros_like(total))
-    return torch.searchsorted(cdf, torch.minimum(uniforms * total, below), right=True)
+    return torch.searchsorted(cdf, _places(cdf[..., -1:], uniforms), right=True)
+
+
+def _places(total: Tensor, uniforms: Tensor) -> Tensor:
+    """Where uniforms fall below the total mass, which none reaches by rounding."""
+    return torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
 
 
 def search_rows(
@@ -46,8 +49,7 @@ def search_rows(
     """``search_cdf`` for draws that share rows: each one's row is ``own``."""
     if own.shape[0] * cdf.shape[1] <= _GATHERED:
         return search_cdf(cdf[own], uniforms.unsqueeze(1)).squeeze(1)
-    total = cdf[:, -1][own]
-    wanted = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    wanted = _places(cdf[own, -1], uniforms)
     # Bisection: a copy of a row for each draw would outweigh all else.
     low, high = torch.zeros_like(own), torch.full_like(own, cdf.shape[1] - 1)
     for _ in range((cdf.shape[1] - 1).bit_length()):
