@@ -37,8 +37,7 @@ from tsmc_widgets.learning.positives import Positives, ReplayedPositives, Weight
 from tsmc_widgets.learning.processes import Processes
 from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
 from tsmc_widgets.learning.samples import Samples, score
-from tsmc_widgets.smc.memory import check as check_memory
-from tsmc_widgets.smc.memory import of_training
+from tsmc_widgets.smc.memory import check_training
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
 
@@ -196,8 +195,7 @@ class TwistTrainer:
         check_target(target)
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
-        advice = f"batch_size ({batch_size:,}) or num_steps ({target.num_steps:,})"
-        check_memory(of_training(target, batch_size), target.prompt_tokens.device, advice)
+        check_training(target, batch_size)
         check_integer("seed", seed, at_least=0)
         check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
         _check_fits(twist, self.weights)

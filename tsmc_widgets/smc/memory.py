@@ -133,6 +133,12 @@ def check_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> 
     check(need, target.prompt_tokens.device, advice, config.memory_limit)
 
 
+def check_training(target: Target, batch_size: int) -> None:
+    """Raise MemoryLimitError where an update may take more than it is allowed."""
+    advice = f"batch_size ({batch_size:,}) or num_steps ({target.num_steps:,})"
+    check(of_training(target, batch_size), target.prompt_tokens.device, advice)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that a process may still take there; less where its control group sets a limit."""
     if device.type == "cuda":
