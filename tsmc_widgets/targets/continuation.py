@@ -12,7 +12,7 @@ from torch import Tensor
 from tsmc_widgets.errors import ContextLengthError, check_integer
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.notation import quoted
+from tsmc_widgets.targets.notation import in_quotes
 from tsmc_widgets.targets.protocol import BoundOnly, ConditionalPotential
 from tsmc_widgets.targets.sampling import log_p_suffix
 from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids
@@ -51,7 +51,7 @@ class Continuation(BoundOnly):
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:
         """``log p₀(“ the end” | s)``."""
-        return f"log p₀({quoted(part['observed'])} | s)"
+        return f"log p₀({in_quotes(part['observed'])} | s)"
 
     def describe(self) -> str:
         """``p(" the end" | text)``."""
@@ -111,7 +111,7 @@ class Infilling(ConditionalPotential):
     def formula(cls, part: Mapping[str, Any]) -> str:
         """``log p₀(“ the end” | s)``."""
         observed = part.get("observed")
-        what = f"next {part['num_tokens']} tokens" if observed is None else quoted(observed)
+        what = f"next {part['num_tokens']} tokens" if observed is None else in_quotes(observed)
         return f"log p₀({what} | s)"
 
     def example(self, joint: Callable[[], tuple[Any, Tensor]]) -> str | list[int]:

@@ -34,7 +34,7 @@ def call(name: str, maker: Callable[..., Any], given: Mapping[str, Any]) -> str:
     return f"{name}({', '.join([*args, *(f'{key}={value}' for key, value in options.items())])})"
 
 
-def quoted(value: Any) -> str:
+def in_quotes(value: Any) -> str:
     """A word, or tokens in a row, in typographic quotes; ids of tokens as ``#7``."""
     if isinstance(value, list | tuple):
         words = all(isinstance(token, str) for token in value)
@@ -44,7 +44,7 @@ def quoted(value: Any) -> str:
 
 def any_of(part: Mapping[str, Any]) -> str:
     """The words or tokens of a description with "or" between them."""
-    return " or ".join(map(quoted, part.get("args", ())))
+    return " or ".join(map(in_quotes, part.get("args", ())))
 
 
 def scope_of(part: Mapping[str, Any]) -> str:
