@@ -385,9 +385,10 @@ class RunPage(LivePage):
         def make_and_note() -> Any:
             session = make()
             found = contradiction(session.target.potential)
-            if found is not None:
+            if found:
+                named = " and ".join(f"“{each}”" for each in found)
                 raise ValueError(
-                    f"No text satisfies φ: “{found[0]}” and “{found[1]}” contradict each other. "
+                    f"No text satisfies φ: {named} contradict each other. "
                     "Take one of them away, or change its words."
                 )
             self.target, self._asked = session.target, spec
