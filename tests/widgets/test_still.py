@@ -88,7 +88,7 @@ def test_training_and_comparison_keep_their_tables(screen):
     assert "<td>ctl</td>" in screen.outputs[0]["text/html"]
     comparison = tw.CompareSession(
         "rainy-week", ("none",), folder=None, workers=1, num_particles=(1,), seeds=1, num_runs=2,
-        num_exact=0, num_samples=4,
+        num_exact=4, num_samples=4,
     )  # fmt: skip
     comparison._ipython_display_()
     assert "0 of 1 done" in screen.outputs[2]["text/html"]
