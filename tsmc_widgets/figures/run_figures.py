@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, require
+from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.figures.tables import check_frame, exact_of, lines, one_row_each, require
 from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 MOST_BINS = 200
@@ -71,6 +72,10 @@ def log_z_histogram(
         theme: "light" or "dark".
         title: above the figure.
     """
+    check_frame(frame)
+    check_one_of("side", side, ("lower", "upper"))
+    if bins is not None:
+        bins = check_integer("bins", bins)
     if "side" in frame.columns:
         frame = frame[frame["side"] == side]
     require(frame, ["log_z"], "a histogram")

@@ -60,6 +60,8 @@ class TokenizerText:
             UnknownTokenError: the vocabulary lacks a word of the text.
             ControlTokenError: the text spells a control token, and that was not allowed.
         """
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise UnknownTokenError(f"no encoding has the lone surrogates of {quoted(text)}.")
         ids = self._given_tokenizer.encode(text, add_special_tokens=False)
         if not control_tokens:
             self._check_control(ids, text)

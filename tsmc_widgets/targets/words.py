@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, tensor
 
-from tsmc_widgets.errors import PotentialError, check_one_of, quoted
+from tsmc_widgets.errors import PotentialError, check_kind, check_one_of, quoted
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.targets.automata import TokenAutomaton, combine, explore
@@ -398,6 +398,7 @@ class MatchesRegex(TextIndicator):
 
     def __init__(self, pattern: str, *, scope: Scope = "continuation") -> None:
         super().__init__(scope=scope)
+        check_kind("pattern", pattern, str, "a text")
         try:
             self._regex = self._compiled(pattern)
         except (re.error, regex.error) as error:

@@ -14,10 +14,11 @@ import torch
 import traitlets
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import quoted
+from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.smc.genealogy import paths
+from tsmc_widgets.smc.trace import check_trace
 
 NUM_PAGES = 16
 """Pages of a run. A live run sends its newest page again and again, the full ones once."""
@@ -236,7 +237,15 @@ def replicate_facts(trace: Any, replicates: Any = None) -> dict[str, Any] | None
     ``mean``, ``low`` and ``high`` are the mean of the last log Z_hat, a lower bound on log Z on
     average, and its 95 % t-interval.
     """
-    every = array(trace.columns.log_z if replicates is None else replicates).astype(np.float64)
+    try:
+        every = array(trace.columns.log_z if replicates is None else replicates)
+        every = every.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"replicates must be log Z_hat, (runs, steps), in nats; got {quoted(replicates)}."
+        ) from error
+    if every.ndim != 2:
+        raise ValueError(f"replicates must have shape (runs, steps); got {every.shape}.")
     if len(every) < 2 or not every.shape[1] or not _one_target(trace):
         return None
     mean = MeanOverRuns.of(torch.from_numpy(every[:, -1].copy()))
@@ -326,11 +335,16 @@ class Recorder:
             run_id: equal numbers say that this is the run of the last call, grown; None is
                 another run.
         """
+        check_trace(trace)
         count = int(trace.num_runs)
-        if not 0 <= run < count:
+        if check_integer("run", run, at_least=0) >= count:
             raise ValueError(f"run must be one of 0..{count - 1}; got {quoted(run)}.")
         if self._panels and target is not None:
             trace.check_target(target)
+        elif target is not None:
+            check_kind("target", target, str, "a text")
+        if exact_log_z is not None:
+            check_number("exact_log_z", exact_log_z, "[-inf, inf]")
         ends = None if bracket is None else [number(end) for end in bracket_ends(bracket)]
         pages = self._grow(trace, run, run_id)
         words = "" if self._panels else target
