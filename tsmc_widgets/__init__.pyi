@@ -1,5 +1,6 @@
 """Public names and where they live: read by `lazy_loader`, editors and type checkers."""
 
+from .course import check as check
 from .evaluation import (
     BoundsTable as BoundsTable,
     Divergences as Divergences,
