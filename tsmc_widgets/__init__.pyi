@@ -35,6 +35,7 @@ from .figures import (
     log_z_histogram as log_z_histogram,
     profiles_figure as profiles_figure,
     psi_scatter as psi_scatter,
+    target_figure as target_figure,
 )
 from .learning import (
     ConstantRate as ConstantRate,

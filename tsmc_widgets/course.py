@@ -24,9 +24,9 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.resampling import SCHEMES, resample
+from tsmc_widgets.targets.context import SupportsLogPhi
 from tsmc_widgets.targets.functions import TokenFunction
 from tsmc_widgets.targets.problems import load_problem
-from tsmc_widgets.targets.protocol import SupportsLogPhi
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.tokens import ContainsToken
 from tsmc_widgets.targets.toys import RAIN, WEATHER, weather
