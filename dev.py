@@ -24,10 +24,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
-NOTEBOOK = "notebooks/01_watch_smc.ipynb"
-APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
-APP_SERVER = "notebooks/voila/serve.py"
-EXTRAS = "lab,hf,smollm2,grammar,cluster,dev"
+EXTRAS = "lab,hf,smollm2,grammar,cluster,dev,docs"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -131,32 +128,9 @@ def pip_install(python: Path) -> list[str]:
     return [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
 
 
-def lab_command(python: Path, arguments: Iterable[str], *, root_user: bool) -> list[str]:
-    """Command that opens JupyterLab, on loopback only, on the first notebook."""
-    options = [
-        f"--ServerApp.root_dir={ROOT}",
-        "--ServerApp.ip=127.0.0.1",
-        f"--LabApp.default_url=/lab/tree/{NOTEBOOK}",
-        "--LabApp.extension_manager=readonly",
-    ]
-    allow = ["--allow-root"] if root_user else []
-    return [str(python), "-m", "jupyterlab", *options, *allow, *arguments]
-
-
-def app_command(python: Path, notebook: str | Path, arguments: Iterable[str]) -> list[str]:
-    """Command that serves a notebook, on loopback and by a token; cells appear as they finish."""
-    options = [
-        "--Voila.ip=127.0.0.1",
-        "--VoilaConfiguration.template=workbench",
-        "--VoilaConfiguration.progressive_rendering=True",
-    ]
-    return [str(python), str(ROOT / APP_SERVER), str(notebook), *options, *arguments]
-
-
-def app_path(environ: Mapping[str, str]) -> str:
-    """JUPYTER_PATH under which Voila finds the app's template, before what it holds already."""
-    rest = environ.get("JUPYTER_PATH")
-    return os.pathsep.join([str(ROOT / "notebooks"), *([rest] if rest else [])])
+def package_program(python: Path, *arguments: str) -> list[str]:
+    """Command line of the package's own program, ``tsmc-widgets``."""
+    return [str(python), "-m", "tsmc_widgets", *arguments]
 
 
 def check_commands(python: Path) -> dict[str, list[str]]:
@@ -358,13 +332,8 @@ def main(argv: list[str]) -> int:
     choice = torch_choice(arguments, os.environ, remembered().get("torch"))
     arguments = [each for each in arguments if each not in ("--default-torch", "--cpu-torch")]
     python = set_up(choice)
-    if command == "lab":
-        say("Opening JupyterLab; press Ctrl-C twice here to end it.")
-        return hand_over(lab_command(python, arguments, root_user=is_root()))
-    if command == "app":
-        os.environ["JUPYTER_PATH"] = app_path(os.environ)
-        say("Serving the app on this machine; its address has a token. Press Ctrl-C to end it.")
-        return hand_over(app_command(python, APP_NOTEBOOK, arguments))
+    if command in ("lab", "app"):
+        return hand_over(package_program(python, command, *arguments))
     if command == "test":
         ensure_chromium()
         return hand_over(test_command(python, arguments, os.cpu_count() or 1))

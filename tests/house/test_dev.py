@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -118,32 +117,7 @@ def test_torch_is_pinned():
     assert dev.pinned("torch", constraints) == "torch==2.13.0"
 
 
-def test_lab_opens_the_notebook_on_loopback():
-    command = dev.lab_command(Path("python"), ["--no-browser"], root_user=False)
-    assert "--ServerApp.ip=127.0.0.1" in command
-    assert "--LabApp.extension_manager=readonly" in command
-    assert f"--LabApp.default_url=/lab/tree/{dev.NOTEBOOK}" in command
-    assert command[-1] == "--no-browser"
-    assert "--allow-root" not in command
-    assert "--allow-root" in dev.lab_command(Path("python"), [], root_user=True)
-
-
-def test_app_is_served_on_loopback_only():
-    command = dev.app_command(Path("python"), "a.ipynb", ["--no-browser"])
-    assert command[1:3] == [str(ROOT / dev.APP_SERVER), "a.ipynb"]
-    assert "--Voila.ip=127.0.0.1" in command
-    assert command[-1] == "--no-browser"
-
-
-def test_app_keeps_the_users_jupyter_path():
-    assert dev.app_path({}) == str(ROOT / "notebooks")
-    own = dev.app_path({"JUPYTER_PATH": "mine"})
-    assert own == os.pathsep.join([str(ROOT / "notebooks"), "mine"])
-
-
-def test_notebooks_and_benchmarks_are_there():
-    for name in (dev.NOTEBOOK, dev.APP_NOTEBOOK, dev.APP_SERVER):
-        assert (ROOT / name).is_file()
+def test_benchmarks_are_named():
     with pytest.raises(dev.SetupError, match=r"house.*sweep"):
         dev.bench(Path("python"), ["nothing"])
 
