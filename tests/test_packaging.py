@@ -1,4 +1,4 @@
-"""Wheel and source archive build, and an empty environment with the wheel runs the README's tour."""
+"""Wheel and source archive build; the wheel alone, in a new environment, runs the README's tour."""
 
 import os
 import re
@@ -48,7 +48,8 @@ def test_what_is_in_the_archives(built):
     ):
         assert path in inside
     assert not [path for path in inside if path.startswith(("tests", "training"))]
-    names = {name.partition("/")[2] for name in tarfile.open(source).getnames()}
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"README.md", "CHANGELOG.md", "CITATION.cff", "dev.py", "LICENSE"} <= names
     assert {"training/twists.py", "tests/test_packaging.py", "docs/paper_map.md"} <= names
 

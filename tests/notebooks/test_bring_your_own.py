@@ -1,4 +1,4 @@
-"""The last lesson, and the workbench in it: it runs without a person, and a person can work it in JupyterLab."""
+"""The last lesson and its workbench: it runs alone, and a person can work it in JupyterLab."""
 
 import pytest
 from notebook_support import NOTEBOOKS, check_saved_outputs, first_live_cell, printed, run_notebook
