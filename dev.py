@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,8 @@ USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
                 -n0 runs them in one process)
   check         check format, lint, types and the order of imports
   bench NAME    run benchmarks/NAME.py
+  docs          build the site in build/site, offline, and check its links and anchors
+  release X.Y.Z write a version everywhere it stands, and date the changes under it
   setup         only make the environment
 
 On Linux the CPU build of torch is taken; --default-torch (or TSMC_TORCH=default) takes the
@@ -317,6 +320,32 @@ def bench(python: Path, arguments: list[str]) -> int:
     return hand_over([str(python), "-m", f"benchmarks.{arguments[0]}", *arguments[1:]])
 
 
+def release(arguments: list[str], root: Path = ROOT) -> int:
+    """Write a version into the package, the citation and the changes, with today's date."""
+    if len(arguments) != 1 or not re.fullmatch(r"\d+\.\d+\.\d+", arguments[0]):
+        raise SetupError(f"Give one version, such as 0.2.0; got {' '.join(arguments) or 'none'}.")
+    version, today = arguments[0], time.strftime("%Y-%m-%d")
+    changes = root / "CHANGELOG.md"
+    if f"## {version}" in changes.read_text(encoding="utf-8"):
+        raise SetupError(f"CHANGELOG.md has a part for {version} already: choose a later version.")
+    for path, old, new in (
+        (root / "pyproject.toml", r'^version = ".*"$', f'version = "{version}"'),
+        (
+            root / "tsmc_widgets" / "__init__.py",
+            r'^__version__ = ".*"$',
+            f'__version__ = "{version}"',
+        ),
+        (root / "CITATION.cff", r"^version: .*$", f"version: {version}"),
+        (changes, r"^## Unreleased$", f"## Unreleased\n\n## {version}, {today}"),
+    ):
+        text, count = re.subn(old, new, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if count != 1:
+            raise SetupError(f"{path.name} has {count} places for the version; it must have one.")
+        path.write_text(text, encoding="utf-8")
+    say(f"Version {version} stands everywhere: look at `git diff`, commit, and tag v{version}.")
+    return 0
+
+
 def test_command(python: Path, arguments: Sequence[str], cores: int) -> list[str]:
     """Command that runs the tests, whole files in parallel unless `-n` says otherwise."""
     parallel = [] if any(each.startswith("-n") for each in arguments) else [f"-n{min(cores, 4)}"]
@@ -326,9 +355,11 @@ def test_command(python: Path, arguments: Sequence[str], cores: int) -> list[str
 def main(argv: list[str]) -> int:
     """Run a command line; the exit status."""
     command, *arguments = argv or ["help"]
-    if command not in ("lab", "app", "test", "check", "bench", "setup"):
+    if command not in ("lab", "app", "test", "check", "bench", "docs", "release", "setup"):
         say(USAGE)
         return 0 if command in ("help", "-h", "--help") else 2
+    if command == "release":
+        return release(arguments)
     choice = torch_choice(arguments, os.environ, remembered().get("torch"))
     arguments = [each for each in arguments if each not in ("--default-torch", "--cpu-torch")]
     python = set_up(choice)
@@ -341,6 +372,8 @@ def main(argv: list[str]) -> int:
         return check(python)
     if command == "bench":
         return bench(python, arguments)
+    if command == "docs":
+        return hand_over([str(python), "docs/build.py"])
     return 0
 
 

@@ -174,6 +174,21 @@ def test_failed_installation_says_where_to_read_more(project, done, monkeypatch)
     assert str(dev.LOG) in str(error.value)
 
 
+def test_release_writes_one_version_everywhere(tmp_path):
+    (tmp_path / "tsmc_widgets").mkdir()
+    names = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md", "tsmc_widgets/__init__.py")
+    for name in names:
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert dev.release(["9.8.7"], tmp_path) == 0
+    for name in names:
+        before = (ROOT / name).read_text(encoding="utf-8")
+        after = (tmp_path / name).read_text(encoding="utf-8")
+        assert after.count("9.8.7") == before.count("9.8.7") + 1, name
+    for arguments, message in (([], "got none"), (["9.8"], "got 9.8"), (["9.8.7"], "already")):
+        with pytest.raises(dev.SetupError, match=message):
+            dev.release(arguments, tmp_path)
+
+
 def test_unknown_command_shows_the_usage(capsys):
     assert dev.main(["lap"]) == 2
     assert "python3 dev.py" in capsys.readouterr().out
