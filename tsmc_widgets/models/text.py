@@ -163,8 +163,8 @@ class TokenizerText:
             hints.append(quoted(word) + (f" (nearest: {', '.join(near)})" if near else ""))
         more = f" and {len(words) - 5} more" if len(words) > 5 else ""
         return (
-            f"The model's vocabulary lacks {', '.join(hints)}{more}, which are in the text "
-            f"{quoted(text)}: use other words."
+            f"The model's vocabulary lacks {', '.join(hints)}{more} of the text {quoted(text)}: "
+            "use other words."
         )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:

@@ -67,7 +67,7 @@ class NamedFunction(BoundOnly, kind=False):
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:
         """``f(s)``."""
-        return f"{str(part['function']).rpartition(':')[2]}(s)"
+        return f"{str(part['function']).rpartition(':')[2] or 'f'}(s)"
 
 
 class TextFunction(TextPotential, NamedFunction):

@@ -455,7 +455,7 @@ def _samples(trace: Any, run: int, pages: Pages) -> dict[str, Any]:
 def _facts(info: Any) -> Iterable[str]:
     """How the run was made, a fact a string."""
     yield f"proposal: {info.proposal}"
-    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {_spaced(info.twist)}"
+    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {twist_in_words(info.twist)}"
     if info.rule == "never" or info.ess_threshold == 0:
         yield "no resampling"
     else:
@@ -466,8 +466,26 @@ def _facts(info: Any) -> Iterable[str]:
         yield f"seed {info.seed}"
 
 
-def _spaced(name: str) -> str:
-    """The name of a class of twists in plain letters: LookAheadTwist is look-ahead."""
+_TWISTS = {
+    "TemperedTwist": "a power of another",
+    "PowerRamp": "a ramp of p₀’s power",
+    "TreeTwist": "optimal ψ*, enumerated",
+    "ChainTwist": "optimal ψ*, of the Markov chain",
+    "TableTwist": "table of prefixes",
+    "TableHeadTwist": "table that learns",
+    "LinearHeadTwist": "linear head",
+    "MLPHeadTwist": "MLP head",
+    "LoRATwist": "LoRA on the body",
+    "BodyTwist": "transformer of its own",
+    "ConditionalHeadTwist": "head that reads the observation",
+    "ConditionalBodyTwist": "transformer that reads the observation",
+}
+
+
+def twist_in_words(name: str) -> str:
+    """What a class of twists is, for a reader: LookAheadTwist is look-ahead."""
+    if name in _TWISTS:
+        return _TWISTS[name]
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Twist")).lower() or name
 
 

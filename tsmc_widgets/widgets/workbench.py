@@ -187,10 +187,9 @@ class Workbench(RunPage):
         self.formula = Note("", tag="p")
         self.refusal = Note("tw-wrong-page", role="alert")
         self.replayed = Note("tw-replay")
-        self.replay = ipw.Checkbox(
-            state.replay,
+        self.replay = ipw.ToggleButton(
+            value=state.replay,
             description="re-weight where valid",
-            indent=False,
             tooltip=_REPLAY,
             layout={"width": "auto"},
         )
