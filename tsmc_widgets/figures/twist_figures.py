@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,7 +47,7 @@ def psi_scatter(
     texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
     shown = [_short(text) for text in texts]
     errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
-    has_errors = not math.isclose(float(errors.max()), 0.0)
+    has_errors = float(errors.max()) > 0
     figure.add_trace(
         go.Scatter(
             x=frame["optimal"],
@@ -82,7 +81,8 @@ def psi_scatter(
     )
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
-    note(figure, *_written(statistics), "dashed: equal", "bars: 95 % intervals of rollouts" if has_errors else "")
+    bars = "bars: 95 % intervals of rollouts" if has_errors else ""
+    note(figure, *_written(statistics), "dashed: equal", bars)
     figure.update_layout(height=480)
     return figure
 
