@@ -1,7 +1,7 @@
 """Sphinx with MyST: pages in Markdown, and a reference from docstrings by the same generator.
 
-Chosen over MkDocs (no new release line) and Zensical (young; no reference of its own) for autodoc, and
-because a missing page or anchor fails the build without a network.
+Chosen over MkDocs and Zensical, tried on one page each: a reference by autodoc, and a missing
+page or anchor fails the build without a network.
 """
 
 import sys

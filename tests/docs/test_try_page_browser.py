@@ -14,8 +14,9 @@ pytestmark = pytest.mark.browser
 FLOOR = -6.0
 RECORD = """() => {
     const r = document.querySelector('.pv')._view.record;
-    return Object.fromEntries(['tokens', 'ancestors', 'logIncrement', 'logP', 'logZ', 'ess', 'resampled']
-        .map(name => [name, [...r[name]].map(String)]).concat([['words', r.texts]]));
+    const names = ['tokens', 'ancestors', 'logIncrement', 'logP', 'logZ', 'ess', 'resampled'];
+    const columns = names.map(name => [name, [...r[name]].map(String)]);
+    return Object.fromEntries([...columns, ['words', r.texts]]);
 }"""
 CASES = {
     "stars": {"stars": 5, "beta": 4.0, "avoids": "broken", "contains": ""},
