@@ -24,8 +24,8 @@ import tsmc_widgets as tw
 from dev import find_chromium
 
 PICTURE = ROOT / "docs" / "images" / "run.png"
-SIZE = {"width": 1180, "height": 760}
-COLOURS = 64
+SIZE = {"width": 1180, "height": 880}
+COLOURS = 128
 
 
 def storybook_run() -> tw.SMCTrace:
@@ -54,14 +54,15 @@ def frames(path: Path, steps: int) -> list[Image.Image]:
         )
         page = browser.new_page(viewport=SIZE, reduced_motion="reduce")
         page.goto(path.as_uri())
-        page.locator(".pv-scroller").first.focus()
-        page.keyboard.press("Home")
+        page.get_by_role("button", name="Rewind to the prompt").click()
         found = []
         for step in range(steps + 1):
             page.get_by_text(f"step {step} of {steps}", exact=True).first.wait_for()
+            page.mouse.move(0, 0)
+            page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
             page.wait_for_timeout(150)
             found.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
-            page.keyboard.press("ArrowRight")
+            page.get_by_role("button", name="One step on").click()
         browser.close()
     return found
 
@@ -74,7 +75,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = tw.ParticleView(trace).to_html(Path(folder) / "run.html")
         pictures = frames(path, trace.num_steps)
-    palette = pictures[-1].quantize(COLOURS, dither=Image.Dither.NONE)
+    # One palette for all, of a step amid the run and the last one, so that no colour drifts.
+    both = Image.new("RGB", (SIZE["width"], 2 * SIZE["height"]))
+    both.paste(pictures[len(pictures) // 2], (0, 0))
+    both.paste(pictures[-1], (0, SIZE["height"]))
+    palette = both.quantize(COLOURS, dither=Image.Dither.NONE)
     small = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     waits = [1200, *[450] * (len(small) - 2), 3500]
     first, *rest = small
