@@ -7,6 +7,7 @@ from .evaluation import (
     LogZ as LogZ,
     LogZBounds as LogZBounds,
     all_prefixes as all_prefixes,
+    bellman_error as bellman_error,
     bracket_log_z as bracket_log_z,
     compare_log_psi as compare_log_psi,
     factor_breakdown as factor_breakdown,

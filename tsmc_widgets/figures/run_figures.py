@@ -13,9 +13,9 @@ import torch
 from plotly.subplots import make_subplots
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_number
-from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, require
-from tsmc_widgets.figures.theme import HEIGHT, Theme, new_figure, note, safe
+from tsmc_widgets.errors import check_integer, check_number, check_one_of
+from tsmc_widgets.figures.tables import check_frame, exact_of, lines, one_row_each, require
+from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets.target import Target
 
@@ -77,6 +77,10 @@ def log_z_histogram(
         theme: "light" or "dark".
         title: above the figure.
     """
+    check_frame(frame)
+    check_one_of("side", side, ("lower", "upper"))
+    if bins is not None:
+        bins = check_integer("bins", bins)
     if "side" in frame.columns:
         frame = frame[frame["side"] == side]
     require(frame, ["log_z"], "a histogram")
