@@ -3,11 +3,13 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
-from test_pages import ROOT
 
 from browser_support import free_port, served
+
+ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("marimo")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
