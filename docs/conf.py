@@ -17,7 +17,7 @@ release = version = tsmc_widgets.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-exclude_patterns = ["README.md"]
+exclude_patterns = ["tables/*.md"]
 html_theme = "furo"
 html_title = "tsmc_widgets"
 html_extra_path = ["extra"]
