@@ -1,8 +1,8 @@
 """Run a notebook and keep outputs that read well where no kernel is: a picture for each widget.
 
-python notebooks/save_outputs.py 01_watch_smc.ipynb
+python notebooks/save_outputs.py 03_resampling.ipynb
 
-Needs Chromium. The picture also goes to notebooks/images.
+Needs Chromium. Some pictures also go to docs/images.
 """
 
 import base64
@@ -19,10 +19,12 @@ from playwright.sync_api import Page, sync_playwright
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
+from notebook_support import WIDGET
+
 import browser_support as support
 from dev import find_chromium
 
-IMAGES = HERE / "images"
+IMAGES = HERE.parent / "docs" / "images"
 WIDTH = 1568
 STEP = 16
 FOLLOWED = 5
@@ -63,42 +65,55 @@ def see_it_compared(page: Page) -> None:
 
 
 def see_a_run(page: Page) -> None:
-    """Show a workbench whose first run is done."""
+    """Show a page whose first run is done."""
     page.wait_for_selector('.pv-status[data-state="done"]')
 
 
+def see_the_end(page: Page) -> None:
+    """Show a view of a run on record at its last step."""
+    page.wait_for_selector(".pv-row")
+    page.locator(".pv-scroller").first.focus()
+    page.keyboard.press("End")
+
+
 WIDGETS = {
-    "01_watch_smc.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
-    "02_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
-    "03_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
-    "04_workbench.ipynb": ("Workbench", "workbench.png", see_a_run),
+    "02_importance_sampling.ipynb": ("ParticleView", "", see_the_end),
+    "03_resampling.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
+    "04_twists.ipynb": ("Workbench", "", see_a_run),
+    "05_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
+    "06_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
+    "07_infilling.ipynb": ("ParticleView", "", see_the_end),
+    "08_red_teaming.ipynb": ("Workbench", "", see_a_run),
+    "09_soft_rl.ipynb": ("TrainSession", "", see_it_learned),
+    "10_real_models.ipynb": ("Workbench", "", see_a_run),
+    "12_bring_your_own.ipynb": ("Workbench", "workbench.png", see_a_run),
 }
+"""Of each notebook its widget, the file that keeps its picture, if any, and what it shows."""
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
-    """The first widget of a notebook, run in JupyterLab, as PNG."""
+def run_in_lab(path: Path, show: Callable[[Page], None]) -> tuple[nbformat.NotebookNode, bytes]:
+    """A notebook run from top to bottom in JupyterLab, and a picture of its first widget (PNG)."""
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         folder = Path(home) / "notebooks"
         folder.mkdir()
-        shutil.copy(notebook, folder)
-        kept = HERE / "results" / notebook.stem.partition("_")[2]
-        if kept.is_dir():
-            # What the notebook has computed a moment ago is shown, not computed again.
-            shutil.copytree(kept, folder / "results" / kept.name)
+        shutil.copy(path, folder)
+        shutil.copytree(HERE / "tables", folder / "tables")
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )
         with support.jupyter_lab(Path(home), folder) as url:
             page = browser.new_page(viewport={"width": WIDTH, "height": 3200})
-            page.set_default_timeout(240_000)
-            open_copy(page, url, notebook.name)
+            page.set_default_timeout(600_000)
+            open_copy(page, url, path.name)
             support.run_all_cells(page)
             show(page)
             page.evaluate("document.activeElement.blur()")
             picture = page.locator(".jp-OutputArea-output:has(.pv)").first.screenshot()
+            support.execute_command(page, "docmanager:save")
+            notebook = nbformat.read(folder / path.name, 4)
         browser.close()
-    return picture
+    return notebook, picture
 
 
 def picture_of_figure(described: dict) -> bytes:
@@ -122,16 +137,24 @@ def picture_of_figure(described: dict) -> bytes:
 def main(name: str) -> None:
     """Execute, picture, write."""
     path = HERE / name
-    notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
-    widget, image, show = WIDGETS[name]
-    picture = picture_of_view(path, show)
-    IMAGES.mkdir(exist_ok=True)
-    (IMAGES / image).write_bytes(picture)
+    widget, image, show = WIDGETS.get(name, ("", "", None))
+    picture = b""
+    if widget:
+        notebook, picture = run_in_lab(path, show)
+    else:
+        notebook = nbformat.read(path, 4)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        assert not any(each.output_type == "error" for each in cell.get("outputs", [])), cell.source
+    if image:
+        (IMAGES / image).write_bytes(picture)
+    for cell in notebook.cells:
+        cell.metadata.clear()
+        if cell.cell_type == "code":
+            # Without its kernel a live view is an error in place of a picture.
+            cell.outputs = [each for each in cell.outputs if WIDGET not in each.get("data", {})]
         for output in cell.get("outputs", []):
-            if widget in output.get("data", {}).get("text/plain", ""):
+            if widget and output.get("data", {}).get("text/plain", "").startswith(widget):
                 output["data"] = {
                     "image/png": base64.b64encode(picture).decode(),
                     "text/plain": f"{widget}: run this cell for the live view",
@@ -142,7 +165,8 @@ def main(name: str) -> None:
                     "image/png": base64.b64encode(drawn).decode(),
                     "text/plain": "a figure: run this cell to point at its marks",
                 }
-    notebook.metadata.pop("widgets", None)
+    kept = ("kernelspec", "language_info")
+    notebook.metadata = {name: notebook.metadata[name] for name in kept}
     nbformat.write(notebook, path)
     print(f"{name}: {path.stat().st_size // 1000} kB, picture {len(picture) // 1000} kB")
 

@@ -1,5 +1,6 @@
 """Public names and where they live: read by `lazy_loader`, editors and type checkers."""
 
+from .course import check as check
 from .evaluation import (
     BoundsTable as BoundsTable,
     Divergences as Divergences,
@@ -36,6 +37,7 @@ from .figures import (
     log_z_histogram as log_z_histogram,
     profiles_figure as profiles_figure,
     psi_scatter as psi_scatter,
+    target_figure as target_figure,
 )
 from .learning import (
     ConstantRate as ConstantRate,

@@ -11,7 +11,11 @@ with extras_named(__name__):
         where_figure,
     )
     from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
-    from tsmc_widgets.figures.run_figures import log_z_histogram, profiles_figure
+    from tsmc_widgets.figures.run_figures import (
+        log_z_histogram,
+        profiles_figure,
+        target_figure,
+    )
     from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
     from tsmc_widgets.figures.twist_figures import psi_scatter
 
@@ -28,6 +32,7 @@ __all__ = [
     "power_figure",
     "profiles_figure",
     "psi_scatter",
+    "target_figure",
     "theme_of",
     "where_figure",
 ]

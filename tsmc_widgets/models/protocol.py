@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from tsmc_widgets.errors import NoTokenizerError
+from tsmc_widgets.errors import NoTokenizerError, UnsupportedModelError, quoted
 
 
 @runtime_checkable
@@ -180,9 +180,38 @@ class LanguageModel(Protocol):
         ...
 
 
+_OPTIONAL: dict[str, Any] = {
+    "model": None,
+    "eos_token_ids": None,
+    "allows_empty_prompt": False,
+    "encode_prompt": None,
+    "apply_chat_template": None,
+    "max_rows": None,
+}
+
+
+def optional(lm: LanguageModel, name: str) -> Any:
+    """What a model may have besides the protocol, or what holds of models that lack it.
+
+    Args:
+        lm: any model.
+        name: "model", the torch module that computes its answers; "eos_token_ids", where several
+            tokens end a text; "allows_empty_prompt", whether it predicts a first token;
+            "encode_prompt", like ``encode``, of a text that begins a sequence;
+            "apply_chat_template", ids of chat messages; "max_rows" of one forward pass.
+    """
+    return getattr(lm, name, _OPTIONAL[name])
+
+
+def network(lm: LanguageModel) -> nn.Module | None:
+    """The torch module that computes a model's answers, kept as ``lm.model``; None without one."""
+    model = optional(lm, "model")
+    return model if isinstance(model, nn.Module) else None
+
+
 def eos_ids(lm: LanguageModel) -> tuple[int, ...]:
     """The tokens that end a text: ``lm.eos_token_ids`` where there are several, first its EOS."""
-    several = getattr(lm, "eos_token_ids", None)
+    several = optional(lm, "eos_token_ids")
     if several is None:
         return () if lm.eos_token_id is None else (lm.eos_token_id,)
     return tuple(several)
@@ -194,3 +223,27 @@ def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str
         return lm.decode(tokens)
     except NoTokenizerError:
         return [" ".join(f"#{token}" for token in row) for row in tokens.tolist()]
+
+
+def check_device(device: str | torch.device | None) -> str:
+    """The name of a device that torch knows, here or elsewhere; None is the CPU."""
+    try:
+        return str(torch.device("cpu" if device is None else device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"device must be one such as 'cpu', 'cuda' or 'cuda:1'; got {quoted(device)}."
+        ) from error
+
+
+def check_model(lm: object) -> None:
+    """Raise UnsupportedModelError unless ``lm`` has what a language model must have."""
+    needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
+    missing = [name for name in needed if not hasattr(lm, name)]
+    if isinstance(lm, type):
+        missing = ["an instance"]
+    if missing:
+        hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
+        raise UnsupportedModelError(
+            f"lm must be a language model of this package's protocol; got {quoted(lm)}, which "
+            f"lacks {', '.join(missing)}.{hint}"
+        )

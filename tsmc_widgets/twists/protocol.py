@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import check_kind
 from tsmc_widgets.models.protocol import Carry, LMStep, Table, TeacherForced
 
 
@@ -209,11 +210,11 @@ class OnePassTwist(BaseTwist):
         return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
 
-def of_other(attribute: str, *names: str) -> Iterator[property]:
-    """Properties that are those of the twist in an attribute, or ``BaseTwist``'s defaults."""
+def of_other(attribute: str, *names: str, base: type = BaseTwist) -> Iterator[property]:
+    """Properties that are those of the object in an attribute, or a base class's defaults."""
 
     def read(name: str) -> property:
-        default = getattr(BaseTwist, name, None)
+        default = vars(base).get(name)
         return property(lambda self: getattr(getattr(self, attribute), name, default))
 
     return map(read, names)
@@ -252,7 +253,16 @@ class AdaptedTwist(BaseTwist):
 
 def as_twist(twist: Any) -> Any:
     """The twist with all attributes of ``BaseTwist``; None, which is psi = 1, stays None."""
-    return twist if twist is None or isinstance(twist, BaseTwist) else AdaptedTwist(twist)
+    return None if twist is None else some_twist(twist)
+
+
+def some_twist(twist: Any) -> Any:
+    """The twist with all attributes of ``BaseTwist``; TypeError for anything else."""
+    if isinstance(twist, BaseTwist):
+        return twist
+    wanted = "a twist such as LookAheadTwist(target), or oracle.optimal_twist()"
+    check_kind("twist", twist, ("prefill", "advance", "log_psi"), wanted)
+    return AdaptedTwist(twist)
 
 
 def prefill_twist(
