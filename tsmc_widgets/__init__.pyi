@@ -123,6 +123,7 @@ from .widgets import (
     ParticleView as ParticleView,
     RunPanels as RunPanels,
     TrainSession as TrainSession,
+    TwistDebugger as TwistDebugger,
     WatchSMC as WatchSMC,
     Workbench as Workbench,
 )

@@ -45,7 +45,8 @@ class TwistReport:
         families: prefixes with siblings, log psi beside log psi*.
         findings: the verdict, what matters most first.
         prefixes: a table of the families: t, parent, token, text, log_psi, log_star,
-            log_star_error, in nats; error, log psi less log psi*, each less its mean at t.
+            log_star_error, in nats; error, log psi less log psi*, each less its mean at t;
+            ess_cost, the share of the ESS of weights psi* / psi that it costs its step.
         against: the same of another twist, at the same prefixes.
     """
 
@@ -160,12 +161,16 @@ class Stages:
         self.bellman = bellman_error(target, self.twist, population, seed=self.seed)
         self.families = pick_families(target, self.twist, self.bellman, seed=self.seed)
 
-    def report(self, families: Sequence[Family], prompts: Iterable[Any] = ()) -> TwistReport:
-        """The report, once log psi* of the families is known."""
+    def report(
+        self, families: Sequence[Family], prompts: Iterable[Any] = (), *, diagnosed: bool = True
+    ) -> TwistReport:
+        """The report, with the families whose log psi* is known; the verdict needs them all."""
         table = with_errors(family_frame(self.target, list(families)))
         report = TwistReport(self.target, self.twist, self.trace, self.bellman, families, table)
         report = replace(report, frame=step_frame(report, self.seed))
-        findings = [*self.notes, *Diagnosis(report, prompts, self.seed).findings()]
+        findings = [*self.notes]
+        if diagnosed:
+            findings += Diagnosis(report, prompts, self.seed).findings()
         return replace(report, findings=findings)
 
 
@@ -177,11 +182,22 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
         frame[name] = frame[column] - frame.groupby("t")[column].transform("mean")
         frame[f"{name}_within"] = frame[column] - frame.groupby("parent")[column].transform("mean")
     frame["error"] = frame["x"] - frame["z"]
+    frame["ess_cost"] = frame.groupby("t")["error"].transform(_ess_costs)
     frame["e"] = frame["log_star_error"]
     # At step 1 there is one parent, and its siblings are independent of each other.
     own = -1 - np.arange(len(frame))
     frame["cluster"] = np.where(frame["t"] == 1, own, frame["parent"])
     return frame
+
+
+def _ess_costs(error: pd.Series) -> np.ndarray:
+    """What share of the ESS of the weights psi*/psi each prefix of a step costs the others."""
+    weights = np.exp(-(error - error.min()).to_numpy())
+    first, second, count = weights.sum(), (weights**2).sum(), len(weights)
+    if count < 2:
+        return np.zeros(count)
+    rest = (first - weights) ** 2 / np.maximum(second - weights**2, 1e-300) / (count - 1)
+    return rest - first**2 / second / count
 
 
 def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
