@@ -10,19 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tsmc_widgets.errors import ModelOutputError, check_integer
+from tsmc_widgets.errors import ModelOutputError, TsmcError, check_integer
 from tsmc_widgets.evaluation.bellman import BellmanError, Population, bellman_error, run_twist
 from tsmc_widgets.evaluation.diagnosis import Diagnosis, Finding, fit
 from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.evaluation.siblings import (
+    ORACLE_BUDGET,
     ROLLOUTS,
     Family,
     family_frame,
     fill_in,
     pick_families,
+    reachable_oracle,
     read_again,
 )
-from tsmc_widgets.evaluation.twist_quality import bootstrap, increment_variance, profiles
+from tsmc_widgets.evaluation.twist_quality import (
+    bootstrap,
+    estimate_step_divergences,
+    increment_variance,
+    profiles,
+    step_divergences,
+)
+from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import BaseTwist, TwistStep, as_twist, prefill_twist
@@ -222,11 +231,39 @@ def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
     for quantity, name in (("ESS", "ess"), ("surviving ancestors", "ancestors")):
         part = both[both["quantity"] == quantity]
         names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-        frame = frame.merge(part[["t", *names]].rename(columns=names), on="t", how="outer")
+        part = part[["t", *names]].rename(columns=names)
+        part[[*names.values()]] = part[[*names.values()]].clip(0, 1)
+        frame = frame.merge(part, on="t", how="outer")
     rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
     if rows:
         frame = frame.merge(frame_of(rows), on="t", how="left")
     return frame
+
+
+def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
+    """The report with KL(sigma_t || pi_t) in its frame: kl, kl_low, kl_high, in nats.
+
+    Exact by enumeration where that reaches, else from exact samples and rollouts where rejection
+    finds enough; without either, and for a twist that only proposes, the report as it is.
+    """
+    target, twist = report.target, report.twist
+    if target.is_conditional or twist.proposal_only:
+        return report
+    try:
+        if reachable_oracle(target) is not None:
+            oracle = EnumeratedOracle(target, max_sequences=ORACLE_BUDGET)
+            found = step_divergences(target, twist, oracle)
+        else:
+            samples = target.exact_samples(16, seed=seed, budget=20_000, progress=False)
+            found = estimate_step_divergences(
+                target, twist, samples, log_z=samples, num_particles=32, num_runs=8,
+                rollouts=16, seed=seed,
+            )  # fmt: skip
+    except (TsmcError, ValueError):  # Too many sequences, too few samples, or Z = 0.
+        return report
+    names = {"value": "kl", "low": "kl_low", "high": "kl_high"}
+    columns = found[["t", *names]].rename(columns=names)
+    return replace(report, frame=report.frame.merge(columns, on="t", how="left"))
 
 
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:

@@ -210,7 +210,8 @@ def _worst(report: TwistReport, rollouts: Mapping[str, Sequence[str]]) -> list[d
         {
             "t": int(row["t"]), "text": row["text"], "log_psi": _finite(row["log_psi"]),
             "star": _with_error(row["log_star"], row["log_star_error"]),
-            "error": _finite(row["error"]), "cost": f"{row['ess_cost']:.1%}",
+            "error": _finite(row["error"]),
+            "cost": f"{100 * row['ess_cost']:.1f} %".replace("-", "−"),
             "rollouts": list(rollouts.get(row["text"], ())),
         }
         for row in worst

@@ -12,7 +12,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, check_integer
 from tsmc_widgets.evaluation.siblings import ROLLOUTS, Family, fill_in, read_again
-from tsmc_widgets.evaluation.twist_report import NUM_RUNS, Stages, TwistReport
+from tsmc_widgets.evaluation.twist_report import NUM_RUNS, Stages, TwistReport, with_kl
 from tsmc_widgets.evaluation.what_if import Fork, fork, power_rows
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
@@ -111,6 +111,9 @@ class DebugRun:
             again = [read_again(self.target, f, self._other.twist) for f in families]
             report = replace(report, against=self._other.report(again, self.prompts))
         self.report = report
+        yield
+        self.doing = "KL(σ_t‖π_t)"
+        self.report = report = with_kl(report, self.seed)
         yield
         self.doing = "rollouts of the worst prefixes"
         for row in worst_prefixes(report).to_dict("records") if len(report.prefixes) else []:
