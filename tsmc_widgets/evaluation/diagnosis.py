@@ -32,7 +32,7 @@ THRESHOLDS = {
     "underconfident": 2.0,
     "saturated": 0.4,
     "token": 0.6,
-    "other p0": 0.3,
+    "other p0": 0.15,
     "consistent": 0.05,
     "unlike": 0.6,
     "sure": 0.1,

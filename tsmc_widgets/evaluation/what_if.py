@@ -59,7 +59,9 @@ def power_rows(
         }  # fmt: skip
         if oracle is not None and not as_twist(twist).proposal_only:
             samples = oracle.sample(num_runs, seed)
-            above = run_conditional_smc(target, retained=samples, twist=tempered, **how)
+            above = run_conditional_smc(
+                target, retained=samples, twist=tempered, proposal=TwistInduced(), **how
+            )
             ends = t_interval(above.columns.log_z[:, -1])
             row |= dict(zip(("upper", "upper_low", "upper_high"), ends, strict=True))
             row["exact"] = oracle.log_z
