@@ -27,7 +27,7 @@ LOG = VENV / "setup.log"
 NOTEBOOK = "notebooks/01_watch_smc.ipynb"
 APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
 APP_SERVER = "notebooks/voila/serve.py"
-EXTRAS = "lab,hf,smollm2,grammar,cluster,dev"
+EXTRAS = "lab,hf,smollm2,sentiment,grammar,cluster,dev"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

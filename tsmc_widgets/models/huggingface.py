@@ -136,6 +136,12 @@ class HuggingFaceLM(TokenizerText):
         return self._head.weight.dtype
 
     @property
+    def output_embedding(self) -> Float[Tensor, "vocab width"]:
+        """The output layer's weight in the dtype of log-probs, not to be written."""
+        weight = self._head.weight.detach()
+        return weight if weight.dtype == _wide(weight) else self._output_weight.of(weight)
+
+    @property
     def device(self) -> torch.device:
         """Where the model's parameters are."""
         return self._head.weight.device

@@ -13,6 +13,7 @@ import torch
 from tsmc_widgets.errors import quoted
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
+from tsmc_widgets.models.vader import PREFIX, SENTIMENTS, VaderSentiment
 
 if TYPE_CHECKING:
     from tsmc_widgets.models.classifier import TextClassifier
@@ -61,19 +62,22 @@ def load_classifier(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     max_tokens: int | None = None,
-) -> TextClassifier:
+) -> TextClassifier | VaderSentiment:
     """Load a sequence classifier; the same arguments give the same object.
 
     A folder whose files were written since is read again, into a new object.
 
     Args:
-        name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package), a
-            transformers name or a folder.
+        name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package),
+            "vader/positive" or "vader/negative" (see ``VaderSentiment``), a transformers name or a
+            folder.
         device: where to put the model; None is the CPU.
         dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
             and the checkpoint's own elsewhere.
         max_tokens: tokens that one forward pass reads at most; see ``TextClassifier``.
     """
+    if str(name_or_folder).startswith(PREFIX):
+        return _vader(str(name_or_folder).removeprefix(PREFIX))
     source = _resolve(name_or_folder)
     where = _device(device)
     return _load("TextClassifier", source, _state(source), where, dtype, max_tokens=max_tokens)
@@ -92,6 +96,9 @@ def model_facts(lm: HuggingFaceLM) -> str:
         f"{model.config.model_type}, {lm.vocab_size:,} tokens, {str(lm.dtype)[6:]}, "
         f"{gigabytes:.2g} GB, {seconds:.2g} s a step for one row."
     )
+
+
+_vader = lru_cache(maxsize=len(SENTIMENTS))(VaderSentiment)
 
 
 @lru_cache(maxsize=2 * _CACHED_MODELS)

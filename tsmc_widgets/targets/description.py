@@ -77,7 +77,7 @@ def parse_problem(problem: Any) -> Problem:
         tempered=tempered_of(described),
         stop=described.get("stop"),
         power=described.get("power", 1),
-        form=described.get("form", "MLP head"),
+        form=described.get("form", ""),
         description=described,
     )
 

@@ -53,7 +53,7 @@ class Problem:
         table: makes the toy's model; None for other models.
         eos: "ignore" or "absorb", as for ``Target``.
         form: recommended form of the twist, a name of ``twists.forms``; that of a toy is for its
-            target once it is conditioned.
+            target once it is conditioned. "" is the usual one for the model's vocabulary.
         conditional: whether phi waits for an observation o, so that samples come with one.
         exact: whether ``tw.exact`` knows everything about it.
         twin: name of the problem that is the same experiment on the other model; "" for none.
@@ -73,7 +73,7 @@ class Problem:
     classifier: str = ""
     table: Callable[[], LanguageModel] | None = field(default=None, repr=False)
     eos: Literal["ignore", "absorb"] = "ignore"
-    form: str = "MLP head"
+    form: str = ""
     conditional: bool = False
     exact: bool = False
     twin: str = ""
@@ -86,6 +86,9 @@ class Problem:
         """Check what a typing slip would break later."""
         check_integer("num_steps", self.num_steps)
         check_one_of("eos", self.eos, ("ignore", "absorb"))
+        if not self.form:
+            small = self.table is not None or self.model == "storybook"
+            object.__setattr__(self, "form", "MLP head" if small else "tied head")
 
     @property
     def title(self) -> str:

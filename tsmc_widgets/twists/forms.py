@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsmc_widgets.errors import check_one_of, quoted
+from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.classifier import ClassConditional
 from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.protocol import Mixture, Potential, Power, Product
@@ -14,6 +15,7 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
 from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.tied import TiedHeadTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 
@@ -70,12 +72,29 @@ def _table_sizes(target: Target) -> dict[str, Any]:
 TWIST_FORMS = {
     "linear head": TwistForm(LinearHeadTwist, seeded=False),
     "MLP head": TwistForm(MLPHeadTwist),
+    "tied head": TwistForm(TiedHeadTwist),
     "own body": TwistForm(BodyTwist),
     "LoRA": TwistForm(LoRATwist),
     "table": TwistForm(TableHeadTwist, seeded=False, options=_table_sizes),
     "conditional head": TwistForm(ConditionalHeadTwist, options=observation),
     "conditional body": TwistForm(ConditionalBodyTwist, options=observation),
 }
+
+
+TIED_FROM = 4096
+"""Tokens from which on a head of its own for each would learn from too few sequences."""
+
+
+def default_twist(lm: LanguageModel, *, link: str = "log", seed: int = 0) -> TrainableModule:
+    """The form for a model's vocabulary at psi = 1: a tied head where it is large, else an MLP.
+
+    Args:
+        lm: the base model, which must have a hidden state.
+        link: "log", or "sigmoid" for psi <= 1, which FUDGE needs.
+        seed: of its first values.
+    """
+    kind = TiedHeadTwist if lm.vocab_size >= TIED_FROM else MLPHeadTwist
+    return kind(lm, link=link, seed=seed)
 
 
 def make_twist(form: str, target: Target, *, link: str = "log", seed: int = 0) -> TrainableModule:
