@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
-NOTEBOOK = "notebooks/01_watch_smc.ipynb"
-APP_NOTEBOOK = "notebooks/04_workbench.ipynb"
-APP_SERVER = "notebooks/voila/serve.py"
-EXTRAS = "lab,hf,smollm2,sentiment,grammar,cluster,dev"
+EXTRAS = "lab,hf,smollm2,sentiment,grammar,cluster,dev,docs"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -48,6 +46,8 @@ USAGE = """usage: python3 dev.py COMMAND [--default-torch] [arguments]
                 -n0 runs them in one process)
   check         check format, lint, types and the order of imports
   bench NAME    run benchmarks/NAME.py
+  docs          build the site in build/site, offline, and check its links and anchors
+  release X.Y.Z write a version everywhere it stands, and date the changes under it
   setup         only make the environment
 
 On Linux the CPU build of torch is taken; --default-torch (or TSMC_TORCH=default) takes the
@@ -131,32 +131,9 @@ def pip_install(python: Path) -> list[str]:
     return [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
 
 
-def lab_command(python: Path, arguments: Iterable[str], *, root_user: bool) -> list[str]:
-    """Command that opens JupyterLab, on loopback only, on the first notebook."""
-    options = [
-        f"--ServerApp.root_dir={ROOT}",
-        "--ServerApp.ip=127.0.0.1",
-        f"--LabApp.default_url=/lab/tree/{NOTEBOOK}",
-        "--LabApp.extension_manager=readonly",
-    ]
-    allow = ["--allow-root"] if root_user else []
-    return [str(python), "-m", "jupyterlab", *options, *allow, *arguments]
-
-
-def app_command(python: Path, notebook: str | Path, arguments: Iterable[str]) -> list[str]:
-    """Command that serves a notebook, on loopback and by a token; cells appear as they finish."""
-    options = [
-        "--Voila.ip=127.0.0.1",
-        "--VoilaConfiguration.template=workbench",
-        "--VoilaConfiguration.progressive_rendering=True",
-    ]
-    return [str(python), str(ROOT / APP_SERVER), str(notebook), *options, *arguments]
-
-
-def app_path(environ: Mapping[str, str]) -> str:
-    """JUPYTER_PATH under which Voila finds the app's template, before what it holds already."""
-    rest = environ.get("JUPYTER_PATH")
-    return os.pathsep.join([str(ROOT / "notebooks"), *([rest] if rest else [])])
+def package_program(python: Path, *arguments: str) -> list[str]:
+    """Command line of the package's own program, ``tsmc-widgets``."""
+    return [str(python), "-m", "tsmc_widgets", *arguments]
 
 
 def check_commands(python: Path) -> dict[str, list[str]]:
@@ -343,6 +320,32 @@ def bench(python: Path, arguments: list[str]) -> int:
     return hand_over([str(python), "-m", f"benchmarks.{arguments[0]}", *arguments[1:]])
 
 
+def release(arguments: list[str], root: Path = ROOT) -> int:
+    """Write a version into the package, the citation and the changes, with today's date."""
+    if len(arguments) != 1 or not re.fullmatch(r"\d+\.\d+\.\d+", arguments[0]):
+        raise SetupError(f"Give one version, such as 0.2.0; got {' '.join(arguments) or 'none'}.")
+    version, today = arguments[0], time.strftime("%Y-%m-%d")
+    changes = root / "CHANGELOG.md"
+    if f"## {version}" in changes.read_text(encoding="utf-8"):
+        raise SetupError(f"CHANGELOG.md has a part for {version} already: choose a later version.")
+    for path, old, new in (
+        (root / "pyproject.toml", r'^version = ".*"$', f'version = "{version}"'),
+        (
+            root / "tsmc_widgets" / "__init__.py",
+            r'^__version__ = ".*"$',
+            f'__version__ = "{version}"',
+        ),
+        (root / "CITATION.cff", r"^version: .*$", f"version: {version}"),
+        (changes, r"^## Unreleased$", f"## Unreleased\n\n## {version}, {today}"),
+    ):
+        text, count = re.subn(old, new, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if count != 1:
+            raise SetupError(f"{path.name} has {count} places for the version; it must have one.")
+        path.write_text(text, encoding="utf-8")
+    say(f"Version {version} stands everywhere: look at `git diff`, commit, and tag v{version}.")
+    return 0
+
+
 def test_command(python: Path, arguments: Sequence[str], cores: int) -> list[str]:
     """Command that runs the tests, whole files in parallel unless `-n` says otherwise."""
     parallel = [] if any(each.startswith("-n") for each in arguments) else [f"-n{min(cores, 4)}"]
@@ -352,19 +355,16 @@ def test_command(python: Path, arguments: Sequence[str], cores: int) -> list[str
 def main(argv: list[str]) -> int:
     """Run a command line; the exit status."""
     command, *arguments = argv or ["help"]
-    if command not in ("lab", "app", "test", "check", "bench", "setup"):
+    if command not in ("lab", "app", "test", "check", "bench", "docs", "release", "setup"):
         say(USAGE)
         return 0 if command in ("help", "-h", "--help") else 2
+    if command == "release":
+        return release(arguments)
     choice = torch_choice(arguments, os.environ, remembered().get("torch"))
     arguments = [each for each in arguments if each not in ("--default-torch", "--cpu-torch")]
     python = set_up(choice)
-    if command == "lab":
-        say("Opening JupyterLab; press Ctrl-C twice here to end it.")
-        return hand_over(lab_command(python, arguments, root_user=is_root()))
-    if command == "app":
-        os.environ["JUPYTER_PATH"] = app_path(os.environ)
-        say("Serving the app on this machine; its address has a token. Press Ctrl-C to end it.")
-        return hand_over(app_command(python, APP_NOTEBOOK, arguments))
+    if command in ("lab", "app"):
+        return hand_over(package_program(python, command, *arguments))
     if command == "test":
         ensure_chromium()
         return hand_over(test_command(python, arguments, os.cpu_count() or 1))
@@ -372,6 +372,8 @@ def main(argv: list[str]) -> int:
         return check(python)
     if command == "bench":
         return bench(python, arguments)
+    if command == "docs":
+        return hand_over([str(python), "docs/build.py"])
     return 0
 
 

@@ -1,8 +1,8 @@
 """Run a notebook and keep outputs that read well where no kernel is: a picture for each widget.
 
-python notebooks/save_outputs.py 01_watch_smc.ipynb
+python notebooks/save_outputs.py 03_resampling.ipynb
 
-Needs Chromium. The picture also goes to notebooks/images.
+Needs Chromium. Some pictures also go to docs/images.
 """
 
 import base64
@@ -19,10 +19,12 @@ from playwright.sync_api import Page, sync_playwright
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
+from notebook_support import WIDGET
+
 import browser_support as support
 from dev import find_chromium
 
-IMAGES = HERE / "images"
+IMAGES = HERE.parent / "docs" / "images"
 WIDTH = 1568
 STEP = 16
 FOLLOWED = 5
@@ -63,16 +65,30 @@ def see_it_compared(page: Page) -> None:
 
 
 def see_a_run(page: Page) -> None:
-    """Show a workbench whose first run is done."""
+    """Show a page whose first run is done."""
     page.wait_for_selector('.pv-status[data-state="done"]')
 
 
+def see_the_end(page: Page) -> None:
+    """Show a view of a run on record at its last step."""
+    page.wait_for_selector(".pv-row")
+    page.locator(".pv-scroller").first.focus()
+    page.keyboard.press("End")
+
+
 WIDGETS = {
-    "01_watch_smc.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
-    "02_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
-    "03_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
-    "04_workbench.ipynb": ("Workbench", "workbench.png", see_a_run),
+    "02_importance_sampling.ipynb": ("ParticleView", "", see_the_end),
+    "03_resampling.ipynb": ("WatchSMC", "watch_smc.png", follow_a_particle),
+    "04_twists.ipynb": ("Workbench", "", see_a_run),
+    "05_learn_a_twist.ipynb": ("TrainSession", "learn_a_twist.png", see_it_learned),
+    "06_bounds_and_kl.ipynb": ("CompareSession", "bounds_and_kl.png", see_it_compared),
+    "07_infilling.ipynb": ("ParticleView", "", see_the_end),
+    "08_red_teaming.ipynb": ("Workbench", "", see_a_run),
+    "09_soft_rl.ipynb": ("TrainSession", "", see_it_learned),
+    "10_real_models.ipynb": ("Workbench", "", see_a_run),
+    "12_bring_your_own.ipynb": ("Workbench", "workbench.png", see_a_run),
 }
+"""Of each notebook its widget, the file that keeps its picture, if any, and what it shows."""
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -124,14 +140,17 @@ def main(name: str) -> None:
     path = HERE / name
     notebook = nbformat.read(path, 4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
-    widget, image, show = WIDGETS[name]
-    picture = picture_of_view(path, show)
-    IMAGES.mkdir(exist_ok=True)
-    (IMAGES / image).write_bytes(picture)
+    widget, image, show = WIDGETS.get(name, ("", "", None))
+    picture = picture_of_view(path, show) if widget else b""
+    if image:
+        (IMAGES / image).write_bytes(picture)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            # Without its kernel a live view is an error in place of a picture.
+            cell.outputs = [each for each in cell.outputs if WIDGET not in each.get("data", {})]
         for output in cell.get("outputs", []):
-            if widget in output.get("data", {}).get("text/plain", ""):
+            if widget and output.get("data", {}).get("text/plain", "").startswith(widget):
                 output["data"] = {
                     "image/png": base64.b64encode(picture).decode(),
                     "text/plain": f"{widget}: run this cell for the live view",

@@ -196,12 +196,14 @@ def voila_app(home, notebook):
         home: An empty folder for settings, kernels' files and the log.
         notebook: The file to serve.
     """
+    from tsmc_widgets import __main__ as program
+
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     options = [f"--Voila.port={port}", "--Voila.port_retries=0", "--no-browser"]
-    command = dev.app_command(Path(sys.executable), notebook, options)
+    command = program.app_command(notebook, options)
     environment = lab_environment(home)
-    environment["JUPYTER_PATH"] = dev.app_path(environment)
+    environment["JUPYTER_PATH"] = program.app_path(environment)
     environment["JUPYTER_TOKEN"] = TOKEN
     with served(url, command, environment, home / "voila.log"):
         yield url

@@ -7,6 +7,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def outputs(notebook):
@@ -50,7 +51,7 @@ def run_notebook(path, folder, *, replace=()):
         kernel_name="python3",
     ).execute()
     shown = outputs(notebook)
-    assert any(WIDGET in output.get("data", {}) for output in shown)
+    assert any({WIDGET, PLOTLY} & {*output.get("data", {})} for output in shown)
     streams = [output for output in shown if output.output_type == "stream"]
     assert [output.text for output in streams if output.name == "stderr"] == []
     return notebook

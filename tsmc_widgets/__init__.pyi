@@ -1,11 +1,13 @@
 """Public names and where they live: read by `lazy_loader`, editors and type checkers."""
 
+from .course import check as check
 from .evaluation import (
     BoundsTable as BoundsTable,
     Divergences as Divergences,
     LogZ as LogZ,
     LogZBounds as LogZBounds,
     all_prefixes as all_prefixes,
+    bellman_error as bellman_error,
     bracket_log_z as bracket_log_z,
     compare_log_psi as compare_log_psi,
     factor_breakdown as factor_breakdown,
@@ -34,6 +36,7 @@ from .figures import (
     log_z_histogram as log_z_histogram,
     profiles_figure as profiles_figure,
     psi_scatter as psi_scatter,
+    target_figure as target_figure,
 )
 from .learning import (
     ConstantRate as ConstantRate,

@@ -6,8 +6,9 @@ import contextlib
 import importlib
 import numbers
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path, PurePath
 from typing import Any
 
 import lazy_loader
@@ -172,6 +173,52 @@ def check_one_of(name: str, value: object, allowed: Iterable[object]) -> None:
     # Values of one type alone are compared: arrays have no single answer, and 1 is not True.
     if not any(isinstance(value, type(choice)) and value == choice for choice in allowed):
         raise ValueError(f"{name} must be one of {listed(allowed)}; got {quoted(value)}.")
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[str, ...], wanted: str) -> None:
+    """Raise TypeError unless a value is of a type, or has these methods and is no class."""
+    if isinstance(kind, type):
+        fits = isinstance(value, kind)
+    else:
+        methods = (getattr(value, each, None) for each in kind)
+        fits = not isinstance(value, type) and all(map(callable, methods))
+    if not fits:
+        raise TypeError(f"{name} must be {wanted}; got {quoted(value)}.")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise TypeError unless a value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable; got {quoted(value)}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless a value is True or False."""
+    check_kind(name, value, bool, "True or False")
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The value as a path, or an error unless it is one that a file can have."""
+    if not isinstance(value, str | PurePath):
+        raise TypeError(f"{name} must be a path, as text or pathlib.Path; got {quoted(value)}.")
+    try:
+        with contextlib.suppress(OSError):  # It may be made yet.
+            Path(value).stat()
+    except ValueError as error:
+        raise ValueError(f"{name} is no path: {error}; got {quoted(value)}.") from error
+    return Path(value)
+
+
+def as_list(name: str, value: Any, *, at_least: int = 1) -> list[Any]:
+    """One value or several as a list; texts, bytes and mappings are one. ValueError for too few."""
+    one = isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable)
+    try:
+        values = [value] if one else list(value)
+    except TypeError:  # An array without axes.
+        values = [value]
+    if len(values) < at_least:
+        raise ValueError(f"{name} must hold at least one choice; got none.")
+    return values
 
 
 def whole_number(value: Any) -> int | None:

@@ -259,7 +259,7 @@ def test_conditional_problems_are_compared_too():
     ("change", "message"),
     [
         ({"methods": ["clt"]}, "method must be one of none"),
-        ({"methods": []}, "at least one problem and one method"),
+        ({"methods": []}, "methods must hold at least one choice"),
         ({"problems": "nowhere"}, "no problem 'nowhere'"),
         ({"seeds": 0}, "seeds must be an integer of at least 1"),
         ({"budget": 0}, "num_updates must be an integer"),

@@ -6,8 +6,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from plotly.graph_objects import Figure
 
+import tsmc_widgets as tw
+from tsmc_widgets.course import two_days
 from tsmc_widgets.evaluation import Bracket
 from tsmc_widgets.figures import (
     THEMES,
@@ -18,6 +21,7 @@ from tsmc_widgets.figures import (
     log_z_histogram,
     profiles_figure,
     psi_scatter,
+    target_figure,
 )
 
 HOSTILE = "<script>alert(1)</script> $x^2$ & <b>"
@@ -316,3 +320,33 @@ def test_runs_that_nearly_agree_get_bins_too():
         spread = trace.xbins.end - trace.xbins.start
         assert 1 <= spread / trace.xbins.size < 300
         assert trace.xbins.start <= min(values) <= max(values) < trace.xbins.end
+
+
+def test_the_target_moves_with_its_slider():
+    target = two_days()
+    figure = target_figure(target, powers=(0, 1, 2.5))
+    (slider,) = figure.layout.sliders
+    p, sigma = (np.array(bar.y) for bar in figure.data)
+    for step, power in zip(slider.steps, (0, 1, 2.5), strict=True):
+        oracle = tw.exact(target.with_potential(target.potential**power)) if power else None
+        (moved,), (bar,) = step.args[0]["y"], step.args[1]
+        assert bar == 1
+        expected = p if oracle is None else oracle.log_sigma.exp()
+        assert np.allclose(moved, expected, atol=1e-12)
+        log_z = 0.0 if oracle is None else round(oracle.log_z, 3)
+        assert step.label == f"{power:g}, log Z = {log_z + 0.0:.3f}"
+    assert slider.active == 1
+    assert np.allclose(sigma, tw.exact(target).log_sigma.exp(), atol=1e-12)
+    assert list(figure.data[0].x) == target.labels(tw.exact(target).tokens)
+
+
+def test_of_many_texts_the_likeliest_are_drawn():
+    target = tw.load_problem("rainy-week").target()
+    figure = target_figure(target, powers=(1,), most=10)
+    oracle = tw.exact(target)
+    tops = torch.maximum(oracle.log_p.exp(), oracle.log_sigma.exp()).sort(descending=True).values
+    drawn = np.maximum(figure.data[0].y, figure.data[1].y)
+    assert sorted(drawn, reverse=True) == pytest.approx(tops[:10].tolist(), abs=1e-12)
+    assert "233 less likely texts are left out" in figure.layout.title.subtitle.text
+    with pytest.raises(ValueError, match="powers must be a number in"):
+        target_figure(target, powers=(-1,))

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -118,32 +117,7 @@ def test_torch_is_pinned():
     assert dev.pinned("torch", constraints) == "torch==2.13.0"
 
 
-def test_lab_opens_the_notebook_on_loopback():
-    command = dev.lab_command(Path("python"), ["--no-browser"], root_user=False)
-    assert "--ServerApp.ip=127.0.0.1" in command
-    assert "--LabApp.extension_manager=readonly" in command
-    assert f"--LabApp.default_url=/lab/tree/{dev.NOTEBOOK}" in command
-    assert command[-1] == "--no-browser"
-    assert "--allow-root" not in command
-    assert "--allow-root" in dev.lab_command(Path("python"), [], root_user=True)
-
-
-def test_app_is_served_on_loopback_only():
-    command = dev.app_command(Path("python"), "a.ipynb", ["--no-browser"])
-    assert command[1:3] == [str(ROOT / dev.APP_SERVER), "a.ipynb"]
-    assert "--Voila.ip=127.0.0.1" in command
-    assert command[-1] == "--no-browser"
-
-
-def test_app_keeps_the_users_jupyter_path():
-    assert dev.app_path({}) == str(ROOT / "notebooks")
-    own = dev.app_path({"JUPYTER_PATH": "mine"})
-    assert own == os.pathsep.join([str(ROOT / "notebooks"), "mine"])
-
-
-def test_notebooks_and_benchmarks_are_there():
-    for name in (dev.NOTEBOOK, dev.APP_NOTEBOOK, dev.APP_SERVER):
-        assert (ROOT / name).is_file()
+def test_benchmarks_are_named():
     with pytest.raises(dev.SetupError, match=r"house.*sweep"):
         dev.bench(Path("python"), ["nothing"])
 
@@ -198,6 +172,21 @@ def test_failed_installation_says_where_to_read_more(project, done, monkeypatch)
         dev.set_up("cpu")
     assert "--default-torch" in str(error.value)
     assert str(dev.LOG) in str(error.value)
+
+
+def test_release_writes_one_version_everywhere(tmp_path):
+    (tmp_path / "tsmc_widgets").mkdir()
+    names = ("pyproject.toml", "CITATION.cff", "CHANGELOG.md", "tsmc_widgets/__init__.py")
+    for name in names:
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert dev.release(["9.8.7"], tmp_path) == 0
+    for name in names:
+        before = (ROOT / name).read_text(encoding="utf-8")
+        after = (tmp_path / name).read_text(encoding="utf-8")
+        assert after.count("9.8.7") == before.count("9.8.7") + 1, name
+    for arguments, message in (([], "got none"), (["9.8"], "got 9.8"), (["9.8.7"], "already")):
+        with pytest.raises(dev.SetupError, match=message):
+            dev.release(arguments, tmp_path)
 
 
 def test_unknown_command_shows_the_usage(capsys):

@@ -16,6 +16,7 @@ RANKS = {
     "twists": 4,
     "smc": 5,
     "testing": 6,
+    "course": 6,
     "learning": 7,
     "evaluation": 8,
     "experiments": 9,

@@ -10,24 +10,20 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from notebook_support import first_live_cell
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-import dev
 from browser_support import TOKEN, voila_app
+from tsmc_widgets import __main__ as program
 
 VIEW = "document.querySelector('.pv')"
 
 
 @pytest.fixture
 def live_part(tmp_path):
-    """The app's notebook up to its first widget."""
-    path = dev.ROOT / dev.APP_NOTEBOOK
-    notebook = nbformat.read(path, 4)
-    last = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
-    notebook.cells = notebook.cells[: last + 1]
-    nbformat.write(notebook, tmp_path / path.name)
-    return tmp_path / path.name
+    """A copy of the app's notebook."""
+    return first_live_cell(program.notebooks() / program.APP, tmp_path)
 
 
 KERNEL = "/api/kernels/01234567-0123-0123-0123-0123456789ab"
@@ -119,7 +115,7 @@ def test_browser_is_handed_the_token_by_a_private_file(monkeypatch, tmp_path):
     pages = []
     monkeypatch.setattr("webbrowser.open", lambda uri, **_: pages.append(uri))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found = spec_from_file_location("serve", dev.ROOT / dev.APP_SERVER)
+    found = spec_from_file_location("serve", program.notebooks() / "voila" / "serve.py")
     serve = module_from_spec(found)
     found.loader.exec_module(serve)
     app = serve.App(port=1234, ip="127.0.0.1")

@@ -1,4 +1,4 @@
-"""The third notebook: its saved outputs read well, it runs alone, a person stops and goes on."""
+"""The lesson on bounds: its saved outputs read well, it runs alone, a person stops and goes on."""
 
 import re
 
@@ -14,7 +14,7 @@ from notebook_support import (
 
 from browser_support import run_all_cells
 
-NOTEBOOK = NOTEBOOKS / "03_bounds_and_kl.ipynb"
+NOTEBOOK = NOTEBOOKS / "06_bounds_and_kl.ipynb"
 VIEW = "document.querySelector('.cm')"
 STATE = "document.querySelector('.pv-status').dataset.state"
 
@@ -68,7 +68,6 @@ def test_a_person_starts_cancels_and_goes_on(open_notebook, tmp_path):
     page = open_notebook(first_live_cell(NOTEBOOK, tmp_path, replace=toy))
     run_all_cells(page)
     page.wait_for_selector(".cm")
-    page.get_by_role("button", name="Start", exact=True).click()
     page.wait_for_function(f"{VIEW}._stats.done >= 2")
     page.wait_for_function(f"{VIEW}.querySelector('.cm-one').innerText.includes('bound')")
     assert page.locator(".pv-lost").is_hidden()

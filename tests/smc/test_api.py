@@ -6,8 +6,10 @@ from smc.toys import chain, eos_target, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import ContextLengthError, UnknownTokenError
-from tsmc_widgets.smc.api import _check_parts, _check_retained
+from tsmc_widgets.smc.api import _check_retained
+from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.twists import TableTwist
+from tsmc_widgets.twists.protocol import as_twist
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +75,10 @@ def test_settings_that_are_refused(settings, message, target):
 def test_things_in_the_wrong_place(target):
     for wrong in ("base", tw.TwistInduced, target.lm):
         with pytest.raises(TypeError, match=r"proposal must be Base\(\), .*; got"):
-            _check_parts(target, wrong, None, {})
+            as_proposal(wrong)
     for wrong in (tw.exact(target), TableTwist):
         with pytest.raises(TypeError, match=r"oracle.optimal_twist\(\); got"):
-            _check_parts(target, None, wrong, {})
+            as_twist(wrong)
 
 
 def always_b(size):

@@ -166,7 +166,7 @@ def test_mixtures_that_are_refused():
     with pytest.raises(ValueError, match="2 numbers, one for each"):
         Mixture([a, a], [1.0])
     for weights in ([1.0, 0.0], [1.0, -2.0], [1.0, math.nan]):
-        with pytest.raises(ValueError, match="positive finite"):
+        with pytest.raises(ValueError, match=r"weights must be a number in \(0, inf\)"):
             Mixture([a, a], weights)
 
 
@@ -179,7 +179,7 @@ def test_what_is_no_potential_is_refused_with_a_hint():
         as_potential(3)
     with pytest.raises(TypeError):
         ContainsToken("c") * 3
-    with pytest.raises(ValueError, match="finite number in nats"):
+    with pytest.raises(ValueError, match=r"value must be a number in \(-inf, inf\); got inf"):
         Constant(math.inf)
     with pytest.raises(TypeError, match="depends on no observation"):
         (ContainsToken("c") * ContainsToken("b")).factors()[0].condition(1)

@@ -134,3 +134,18 @@ def test_what_json_cannot_hold_is_told():
         describe_potential(tw.ClassProbability(Stars(), label=3))
     with pytest.raises(ValueError, match="is not registered"):
         describe_potential(tw.TextFunction(len))
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ("Constant", r"\{'kind': its name, .* got 'Constant'"),
+        ([], r"\{'kind': its name, .* got \[\]"),
+        ({"kind": "Nonsense"}, "kind of a potential must be one of .* got 'Nonsense'"),
+        ([{"kind": "Constant", "worth": 1}], "Constant does not take what is given"),
+        ({"kind": "Constant", "beta": 0}, "beta of a potential must be a positive number; got 0"),
+    ],
+)
+def test_a_description_of_no_potential_is_refused(described, message):
+    with pytest.raises(ValueError, match=message):
+        parse_potential(described)

@@ -1,6 +1,8 @@
 import math
 import re
+import sys
 import threading
+import time
 
 import interegular
 import pytest
@@ -13,8 +15,10 @@ from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets import (
     AvoidsToken,
     AvoidsWord,
+    Constant,
     ContainsToken,
     ContainsWord,
+    CountToken,
     MatchesRegex,
     Target,
 )
@@ -148,10 +152,44 @@ def test_an_automaton_of_too_many_states_is_not_built(pattern):
     lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["a", "b"], separator="")
     target = Target(lm, MatchesRegex(pattern), prompt="", num_steps=30)
     assert target.potential.automaton() is None
-    with pytest.raises(BudgetError, match="has no automaton, or one of more states"):
+    with pytest.raises(BudgetError, match="has no automaton, or one of more states than fit"):
         tw.exact(target)
     few = Target(lm, MatchesRegex("a[ab]{3}$"), prompt="", num_steps=30)
     assert tw.exact(few).log_z == pytest.approx(-math.log(2))
+
+
+@pytest.mark.parametrize("kind", [ContainsToken, ContainsWord])
+def test_a_product_of_two_to_the_n_states_is_refused_at_once(kind):
+    size = 20
+    lm = TabularLM.markov(
+        [1 / size] * size, [[1 / size] * size] * size,
+        symbols=[f"w{i}" for i in range(size)], separator=" ",
+    )  # fmt: skip
+    phi = math.prod([kind(f"w{i}") for i in range(16)], start=Constant())
+    target = Target(lm, phi, prompt="", num_steps=40)
+    begun = time.process_time()
+    assert target.potential.automaton() is None
+    assert time.process_time() - begun < 2
+
+
+def test_an_automaton_whose_tables_do_not_fit_is_not_used(monkeypatch):
+    lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2)
+    target = Target(lm, ContainsToken("a"), prompt="", num_steps=30)
+    assert tw.exact(target).log_z == pytest.approx(math.log1p(-(0.5**30)))
+    # The package's name for the module is that of its function.
+    monkeypatch.setattr(sys.modules["tsmc_widgets.smc.exact"], "CHAIN_CELLS", 2 * 2 * 30 - 1)
+    with pytest.raises(BudgetError, match="states than fit"):
+        tw.exact(target)
+
+
+def test_counts_beyond_the_steps_take_no_state():
+    for at_least in (3, 10**12):
+        phi = CountToken("a", at_least=at_least) ** 2 * CountToken("b", at_most=10**12)
+        target = Target(letters(), phi, prompt="", num_steps=3)
+        assert len(target.potential.automaton().transition) < 100
+        assert torch.equal(
+            target.potential.automaton().log_phi(every(3, 3)), target.log_phi(every(3, 3))
+        )
 
 
 def test_other_users_of_the_library_have_no_budget(monkeypatch):
@@ -175,13 +213,18 @@ def test_other_users_of_the_library_have_no_budget(monkeypatch):
     ],
 )
 def test_factors_that_no_text_satisfies_are_found_from_their_automata(potential, contradict):
-    assert (contradiction(potential) is not None) == contradict
+    assert bool(contradiction(potential)) == contradict
+
+
+def test_three_factors_that_only_together_contradict_are_named_and_no_fourth():
+    phi = MatchesRegex("z") * AvoidsWord("a") * ContainsWord("a", "b") * AvoidsWord("b")
+    assert contradiction(phi) == ['avoids "a"', 'contains "a" or "b"', 'avoids "b"']
+    assert contradiction(phi * ContainsWord("b")) == ['avoids "b"', 'contains "b"']
 
 
 def test_contradicting_tokens_are_found_too():
     lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5], [0.5, 0.5]], symbols=["a", "b"])
     for avoided, contradict in [("a", True), ("b", False)]:
         phi = ContainsToken("a") * AvoidsToken(avoided)
-        assert (contradiction(Target(lm, phi, prompt="a", num_steps=2).potential) is None) != (
-            contradict
-        )
+        found = contradiction(Target(lm, phi, prompt="a", num_steps=2).potential)
+        assert bool(found) == contradict

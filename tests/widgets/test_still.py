@@ -85,12 +85,22 @@ def test_training_and_comparison_keep_their_tables(screen):
     training._ipython_display_()
     assert training.train(1, timeout=SECONDS)
     training.close()
-    comparison = tw.CompareSession("rainy-week", ("none",), folder=None, workers=1)
-    comparison._ipython_display_()
-    assert comparison.wait(SECONDS)
-    comparison.close()
     assert "<td>ctl</td>" in screen.outputs[0]["text/html"]
-    assert "0 of 3 done" in screen.outputs[2]["text/html"]
+    comparison = tw.CompareSession(
+        "rainy-week", ("none",), folder=None, workers=1, num_particles=(1,), seeds=1, num_runs=2,
+        num_exact=4, num_samples=4,
+    )  # fmt: skip
+    comparison._ipython_display_()
+    assert "0 of 1 done" in screen.outputs[2]["text/html"]
+    comparison.start()
+    assert comparison.wait(SECONDS)
+    tables = [comparison.comparison.to_html(which) for which in ("KL(q||σ)", "gap")]
+    comparison.close()
+    shown = screen.outputs[2]["text/html"]
+    assert "1 of 1 done" in shown
+    assert all(table in shown for table in tables)
+    assert len(shown) < 200_000
+    assert "Run this cell again" in screen.exported()
 
 
 NOTEBOOK = """import tsmc_widgets as tw

@@ -16,8 +16,9 @@ import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models import gguf
-from tsmc_widgets.targets.description import describe_problem
-from tsmc_widgets.widgets.record import replicate_facts
+from tsmc_widgets.targets.description import describe_problem, formula_of
+from tsmc_widgets.twists.storage import FORMS
+from tsmc_widgets.widgets.record import replicate_facts, twist_in_words
 from tsmc_widgets.widgets.run_page import in_words
 from tsmc_widgets.widgets.session import Progress
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
@@ -294,6 +295,9 @@ class TestReplay:
         workbench.set(rule="always")
         settle(workbench)
         assert words(workbench.replayed).strip() == "Run again on the same noise"
+        workbench.set(num_runs=8)
+        settle(workbench)
+        assert words(workbench.replayed).strip() == "Run again on the same noise in run 1"
         workbench.set(seed=4)
         settle(workbench)
         assert words(workbench.replayed).strip() == "Run again on other noise"
@@ -429,6 +433,18 @@ class TestWords:
         workbench.sampler.fields["seed"].value = 5
         assert not any(b.button_style for b in workbench.presets.buttons.values())
 
+    def test_sliders_that_add_up_their_steps_leave_the_spec(self, workbenches):
+        workbench = workbenches(PRESETS["Why SIS fails"].spec, num_particles=2)
+        spec, beta = workbench.spec, workbench.problem.editor.rows[0].fields["beta"]
+        for value in (10.000000000000002, 9.999999999999998):
+            beta.value = value
+            assert workbench.spec == spec
+        assert PRESETS["Why SIS fails"].spec.problem["potential"][0]["beta"] == beta.value == 10
+
+    def test_a_function_that_is_not_named_yet_stands_as_f(self):
+        parts = [{"kind": "TextFunction", "function": ""}, {"kind": "Constant"}]
+        assert formula_of({**EDITED, "potential": parts}).startswith("log φ(s) = f(s) + ")
+
     @pytest.mark.parametrize(
         "values",
         [
@@ -489,6 +505,15 @@ class TestWords:
         settle(workbench)
         for shown in (workbench.formula, workbench.refusal, workbench.problem.note):
             assert "<img" not in shown.value
+
+
+def test_no_twist_is_shown_by_the_name_of_its_class():
+    names = [name for name in FORMS if name.endswith("Twist")]
+    names += ["TemperedTwist", "TreeTwist", "ChainTwist", "TableTwist"]
+    shown = {name: twist_in_words(name) for name in names}
+    for name, said in shown.items():
+        assert said.lower() != name.lower().removesuffix("twist"), (name, said)
+    assert shown["MLPHeadTwist"] == "MLP head"
 
 
 class TestChoosingAModel:

@@ -1,6 +1,7 @@
 """How good a twist or proposal is: bounds on log Z and what follows from them."""
 
 from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseline, summary_frame
+from tsmc_widgets.evaluation.bellman import BellmanError, bellman_error
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, log_z_bounds, log_z_bounds_given
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
 from tsmc_widgets.evaluation.divergences import Divergences, KLEstimate, kl_divergences
@@ -29,6 +30,7 @@ from tsmc_widgets.evaluation.twist_quality import (
 __all__ = [
     "BASELINES",
     "BaselineRun",
+    "BellmanError",
     "BoundsTable",
     "Bracket",
     "BracketSearch",
@@ -43,6 +45,7 @@ __all__ = [
     "Prefixes",
     "PsiComparison",
     "all_prefixes",
+    "bellman_error",
     "bracket_log_z",
     "compare_log_psi",
     "estimate_step_divergences",

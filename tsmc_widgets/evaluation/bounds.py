@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, check_number
 from tsmc_widgets.evaluation.estimates import BoundsTable, LogZBounds, MeanOverRuns
 from tsmc_widgets.smc.api import run_conditional_smc, run_smc
 from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.smc.resampling import ResampleRule, resolve_rule
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.exact_samples import JointSamples
+from tsmc_widgets.targets.checked import as_ids
+from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target, check_target
 
 RULES = ("always", "ess", "never")
@@ -133,6 +134,9 @@ def log_z_bounds(
         raise ValueError(
             "with observations leave num_runs and exact_log_z out: each o has its own."
         )
+    check_integer("first_run", first_run, at_least=0)
+    if exact_log_z is not None:
+        check_number("exact_log_z", exact_log_z, "[-inf, inf]")
     tabulated = _is_several(num_particles) or _is_several(rule)
     sizes = list(num_particles) if _is_several(num_particles) else [num_particles]
     for size in sizes:
@@ -177,6 +181,7 @@ def log_z_bounds_given(
         num_particles: K.
         **settings: as for ``log_z_bounds``.
     """
+    check_target(target)
     if not target.is_conditional:
         what = target.potential.describe()
         raise ValueError(f"{what} waits for no observation: call log_z_bounds.")
@@ -252,7 +257,8 @@ def read_samples(
                 f"{what} waits for no observation, and these samples belong to many "
                 "observations o, each with a log Z of its own: give the target of the samples."
             )
-        return (None if given is None else tokens_of(given)), None, kind
+        name = "exact_samples" if kind == "bound" else "approximate_samples"
+        return (None if given is None else tokens_of(given, name)), None, kind
     if not isinstance(given, JointSamples) or kind == "estimate":
         raise ValueError(
             f"{what} waits for an observation: give joint samples, "
@@ -262,10 +268,12 @@ def read_samples(
     return given.tokens, given.observed, kind
 
 
-def tokens_of(samples: Any) -> Int[Tensor, "n steps"]:
+def tokens_of(samples: Any, name: str = "exact_samples") -> Int[Tensor, "n steps"]:
     """Tokens of samples, or of what a user gives in their place: a tensor or nested lists."""
-    return torch.as_tensor(getattr(samples, "tokens", samples))
+    if isinstance(samples, ExactSamples | JointSamples):
+        return samples.tokens
+    return as_ids(name, samples, ndim=2)
 
 
 def _is_several(value: Any) -> bool:
-    return isinstance(value, Sequence | Tensor) and not isinstance(value, str)
+    return isinstance(value, Sequence | Tensor) and not isinstance(value, str | bytes)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, check_integer
+from tsmc_widgets.errors import PotentialError, check_callable, check_integer
 from tsmc_widgets.evaluation.estimates import Bracket
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.checked import check_bound
@@ -458,6 +458,8 @@ class BracketSearch:
         again to go on.
         """
         check_integer("max_tokens", max_tokens, at_least=0)
+        if on_step is not None:
+            check_callable("on_step", on_step)
         try:
             while True:
                 before = self.bracket

@@ -417,6 +417,7 @@ def kl_divergences(
         ValueError: samples of the wrong kind or shape, or with phi = 0.
     """
     sampler = Sampler.of(proposal, twist)
+    check_integer("first_run", first_run, at_least=0)
     tokens, observed, kind = read_samples(target, exact_samples, approximate_samples)
     if observed is None:
         check_integer("num_samples", num_samples, at_least=2)

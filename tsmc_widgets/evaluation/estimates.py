@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import import_extra, quoted
+from tsmc_widgets.errors import check_number, import_extra, quoted
 from tsmc_widgets.smc.exact import Oracle
 from tsmc_widgets.targets.exact_samples import ExactSamples
 
@@ -513,7 +513,7 @@ class LogZ(Estimate):
         if isinstance(given, LogZ):
             return given
         if isinstance(given, int | float) and not isinstance(given, bool):
-            return cls(float(given), "exact, as given")
+            return cls(check_number("log_z", given, "(-inf, inf)"), "exact, as given")
         if isinstance(given, Oracle):
             return cls(given.log_z, "exact, by the oracle")
         if isinstance(given, BoundsTable):

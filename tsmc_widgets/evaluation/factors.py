@@ -10,9 +10,8 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import quoted
 from tsmc_widgets.smc.genealogy import paths
-from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.smc.trace import SMCTrace, check_trace
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.context import part_log_phi
 from tsmc_widgets.targets.protocol import Potential
@@ -55,8 +54,7 @@ def factor_breakdown(trace: SMCTrace, target: Target, *, run: int = 0) -> list[F
         ValueError: the run is not finished, or it is not of this target.
         PotentialError: a factor raised or misbehaved on a sequence.
     """
-    if not isinstance(trace, SMCTrace):
-        raise TypeError(f"trace must be an SMCTrace, as run_smc gives; got {quoted(trace)}.")
+    check_trace(trace)
     if not trace.done:
         raise ValueError(
             f"the run stands at step {trace.steps_done} of {trace.num_steps}: log phi is known of "

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import ModelOutputError, check_integer, quoted
+from tsmc_widgets.errors import ModelOutputError, check_integer, check_kind, quoted
 from tsmc_widgets.evaluation.bounds import tokens_of
 from tsmc_widgets.evaluation.divergences import kl_estimate
 from tsmc_widgets.evaluation.estimates import (
@@ -30,8 +30,10 @@ from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.sampling import base_samples, powered_samples
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.twists.protocol import some_twist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,6 +200,10 @@ def pick_prefixes(
     target: Target, samples: Int[Tensor, "n steps"], *, seed: int, rollouts: int = ROLLOUTS
 ) -> Prefixes:
     """Prefixes of four lengths, half from p0 and half from sigma, still without log psi*."""
+    check_target(target)
+    seed = check_integer("seed", seed, at_least=0, below=2**32)
+    check_integer("rollouts", rollouts, at_least=2)
+    samples = as_ids("samples", samples, ndim=2)
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_001)
     lengths = sorted({max(1, round(share * target.num_steps)) for share in SHARES})
     count, half = len(lengths) * PREFIXES, len(lengths) * PREFIXES // 2
@@ -546,6 +552,10 @@ def compare_log_psi(
     Raises:
         ValueError: a prefix has no optimal value yet.
     """
+    check_target(target)
+    twist = some_twist(twist)
+    check_kind("prefixes", prefixes, Prefixes, "those of all_prefixes or pick_prefixes")
+    check_integer("seed", seed, at_least=0)
     if bool(prefixes.log_psi.isnan().any()):
         raise ValueError(
             "some prefixes have no optimal log psi yet: call roll_out(target, prefixes, place, "

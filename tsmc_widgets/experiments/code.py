@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ def _assigned(name: str, factors: list[str]) -> str:
     if len(line) <= _WIDTH or len(factors) == 1:
         return line
     return f"{name} = (\n    " + "\n    * ".join(factors) + "\n)"
+
+
+def noise_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Whether two runs, in words as by ``words_of``, were drawn on one noise.
+
+    Noise is addressed by seed and run, so that the runs both have are the same at any R.
+    """
+    if any(before.get(name) != now.get(name) for name in ("seed", "K")):
+        return "other noise"
+    both = min(before["R"], now["R"])
+    if before["R"] == now["R"]:
+        return "the same noise"
+    return f"the same noise in {'run 1' if both == 1 else f'runs 1 to {both}'}"
 
 
 def twist_card(spec: RunSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import as_list, check_callable, check_integer, check_kind, check_one_of
 from tsmc_widgets.evaluation.estimates import AGREE, MeanOverRuns, frame_of, method_name
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.runs import RunResult, map_runs
@@ -376,12 +376,15 @@ class Comparison:
         learning_rates: Mapping[str, float] = MappingProxyType({}),
         **settings: Any,
     ) -> None:
-        methods = _several(methods)
+        methods = as_list("methods", methods)
         for method in methods:
             check_one_of("method", method, [m for m in METHODS if m != "saved"])
-        if isinstance(seeds, int):
-            check_integer("seeds", seeds)
-            seeds = range(seeds)
+        several = as_list("seeds", seeds)
+        if several == [seeds]:
+            several = range(check_integer("seeds", seeds))
+        check_kind("learning_rates", learning_rates, Mapping, "a mapping of methods to rates")
+        for method in learning_rates:
+            check_one_of("method of learning_rates", method, LEARNING_METHODS)
         if not isinstance(budget, Training):
             budget = Training(num_updates=budget)
         plans = {
@@ -391,7 +394,7 @@ class Comparison:
         }
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
         if set(methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
-            settings["measures"] = (*_several(settings["measures"]), "texts")
+            settings["measures"] = (*as_list("measures", settings["measures"]), "texts")
         of_texts = settings | {"measures": ("texts",)}
         specs = [
             RunSpec(
@@ -401,9 +404,9 @@ class Comparison:
                 seed=seed,
                 **(of_texts if method in TEXT_METHODS else settings),
             )
-            for seed in dict.fromkeys(seeds)
+            for seed in dict.fromkeys(several)
             for method in methods
-            for problem in _several(problems)
+            for problem in as_list("problems", problems)
         ]
         self._hold(specs)
 
@@ -592,6 +595,8 @@ def compare(
         KeyboardInterrupt: as ever; its ``.comparison`` holds what was done.
         WorkerLostError: workers died; its ``.comparison`` holds what was done.
     """
+    if watch is not None:
+        check_callable("watch", watch)
     comparison = Comparison(
         problems,
         methods,
@@ -608,15 +613,6 @@ def compare(
         error.comparison = comparison
         raise
     return comparison
-
-
-def _several(value: Any) -> list[Any]:
-    """A list, from one or more; a description counts as one."""
-    one = isinstance(value, str | Mapping) or not isinstance(value, Iterable)
-    values = [value] if one else list(value)
-    if not values:
-        raise ValueError("give at least one problem and one method; got none.")
-    return values
 
 
 def _written(text: str, path: str | Path | None) -> str:

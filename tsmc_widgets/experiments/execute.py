@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tsmc_widgets.errors import message_of, quoted
+from tsmc_widgets.errors import check_kind, check_path, message_of, quoted
 from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.divergences import kl_divergences
@@ -282,9 +282,8 @@ def execute(spec: RunSpec, *, shared: str | Path | None = None, workers: int = 1
     Returns:
         One row for each number measured, with the columns ``COLUMNS``.
     """
-    if not isinstance(spec, RunSpec):
-        raise TypeError(f"spec must be a RunSpec; got {quoted(spec)}.")
-    folder = None if shared is None else Path(shared)
+    check_kind("spec", spec, RunSpec, "a RunSpec")
+    folder = None if shared is None else check_path("shared", shared)
     with one_thread(), allow_memory(spec.memory_limit, workers=workers):
         target = fresh_target(spec)
         held = held_out(spec, spec.num_exact, spec.seed, folder)

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer
+from tsmc_widgets.errors import check_integer, check_kind
 from tsmc_widgets.evaluation.estimates import LogZBounds
 from tsmc_widgets.experiments.runs import map_runs
 from tsmc_widgets.experiments.spec import RunSpec
@@ -47,6 +47,7 @@ def island_specs(spec: RunSpec, num_islands: int) -> list[RunSpec]:
         spec: one K, a multiple of ``num_islands``, and one rule.
         num_islands: M.
     """
+    check_kind("spec", spec, RunSpec, "a RunSpec")
     check_integer("num_islands", num_islands)
     if len(spec.num_particles) != 1 or len(spec.rule) != 1:
         raise ValueError(

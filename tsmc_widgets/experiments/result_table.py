@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tsmc_widgets.errors import as_list, check_kind
 from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.experiments.artifacts import DamagedFileError, read_file
 from tsmc_widgets.experiments.execute import COLUMNS
@@ -42,7 +43,8 @@ class ResultTable:
         self.damaged: dict[str, str] = {}
         self._known: dict[str, tuple[int, int]] = {}
         if self.folder is None:
-            for result in source:
+            for result in as_list("source", source, at_least=0):
+                check_kind("source", result, RunResult, "a folder, or results of map_runs")
                 self.add(result)
             return
         if not self.folder.is_dir():

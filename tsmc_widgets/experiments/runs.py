@@ -27,7 +27,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import TsmcError, as_exception, check_integer, quoted
+from tsmc_widgets.errors import (
+    TsmcError,
+    as_exception,
+    as_list,
+    check_flag,
+    check_integer,
+    check_kind,
+    check_path,
+    quoted,
+)
 from tsmc_widgets.experiments.artifacts import DamagedFileError, loads, read_file, write_file
 from tsmc_widgets.experiments.execute import Row, work
 from tsmc_widgets.experiments.spec import RunSpec
@@ -92,7 +101,7 @@ class ResultFolder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = check_path("folder", folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"folder must be a folder; {str(folder)!r} is a file.")
 
@@ -328,6 +337,13 @@ def pickled_functions(spec: RunSpec, executor: Executor) -> tuple[bytes, ...]:
     return (pickle.dumps(functions),) if functions else ()
 
 
+def check_executor(executor: Any) -> None:
+    """Raise TypeError unless it is None or takes work."""
+    if executor is not None:
+        wanted = "a concurrent.futures.Executor, such as client.get_executor() of Dask, or None"
+        check_kind("executor", executor, ("submit",), wanted)
+
+
 def map_runs(
     specs: Iterable[Any],
     executor: Any = None,
@@ -356,22 +372,19 @@ def map_runs(
         An iterator of ``RunResult``.
     """
     distinct: dict[str, RunSpec] = {}
-    for spec in specs:
+    for spec in as_list("specs", specs, at_least=0):
         if not isinstance(spec, RunSpec):
             raise TypeError(f"specs must hold RunSpec objects; got {quoted(spec)}.")
         distinct.setdefault(spec.key, spec)
-    if executor is not None and not hasattr(executor, "submit"):
-        raise TypeError(
-            "executor must be a concurrent.futures.Executor, or None; got "
-            f"{quoted(executor)}. Of a Dask client take client.get_executor()."
-        )
+    check_executor(executor)
+    check_flag("progress", progress)
     store = None if folder is None else ResultFolder(folder)
     if store is not None:
         # Fails at once, before anything is computed, where the folder cannot be written to.
         store.check_writable()
     if shared is None and folder is not None:
         shared = Path(folder) / "shared"
-    where = None if shared is None else Path(shared).absolute()
+    where = None if shared is None else check_path("shared", shared).absolute()
     return RunStream(list(distinct.values()), executor, store, where, progress=progress)
 
 

@@ -14,6 +14,7 @@ from tsmc_widgets.errors import (
     SpecFormatError,
     TsmcError,
     TwistFormatError,
+    as_list,
     check_integer,
     check_number,
     check_one_of,
@@ -24,8 +25,10 @@ from tsmc_widgets.errors import (
 )
 from tsmc_widgets.files import load_json
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
+from tsmc_widgets.models.protocol import check_device
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.targets.description import problem_reference
+from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.storage import shipped_folder, shipped_twists
 
 VERSION = 7
@@ -70,8 +73,7 @@ class Training:
     def __post_init__(self) -> None:
         """Check every number."""
         set_integers(self, num_updates=1, batch_size=2, max_draws=1, seed=0, observations=0, pool=0)
-        if not isinstance(self.form, str):
-            raise TypeError(f"form must be the name of a form of twist; got {quoted(self.form)}.")
+        check_one_of("form", self.form, ("", *TWIST_FORMS))
         set_numbers(self, learning_rate="[0, inf)")
 
 
@@ -145,11 +147,12 @@ class RunSpec:
         ):  # fmt: skip
             check_one_of(name, getattr(self, name), allowed)
         for name, allowed in (("rule", sorted(RULES)), ("measures", MEASURES)):
-            _several(self, name)
-            for choice in getattr(self, name):
+            choices = as_list(name, getattr(self, name))
+            for choice in choices:
                 check_one_of(name, choice, allowed)
-        _several(self, "num_particles")
-        sizes = tuple(check_integer("num_particles", size) for size in self.num_particles)
+            object.__setattr__(self, name, tuple(choices))
+        sizes = as_list("num_particles", self.num_particles)
+        sizes = tuple(check_integer("num_particles", size) for size in sizes)
         object.__setattr__(self, "num_particles", sizes)
         set_integers(self, num_runs=1, num_samples=2, max_draws=1, seed=0, num_exact=0)
         object.__setattr__(self, "ess_threshold", ESSBelow(self.ess_threshold).threshold)
@@ -158,6 +161,8 @@ class RunSpec:
             if not isinstance(value, str | Path):
                 raise TypeError(f"{name} must be a name or a folder; got {quoted(value)}.")
             object.__setattr__(self, name, str(value))
+        if self.device:
+            check_device(self.device)
         set_numbers(self, twist_power="(-inf, inf)")
         if self.memory_limit is not None:
             check_number("memory_limit", self.memory_limit, "(0, inf]")
@@ -334,12 +339,3 @@ def _known(kind: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}."
             raise ValueError(f"a {kind.__name__} has no field {quoted(name)}: {hint}")
     return given
-
-
-def _several(spec: RunSpec, name: str) -> None:
-    value = getattr(spec, name)
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        value = (value,)
-    if not value:
-        raise ValueError(f"{name} must hold at least one choice; got none.")
-    object.__setattr__(spec, name, tuple(value))

@@ -5,7 +5,11 @@ from tsmc_widgets.errors import extras_named
 with extras_named(__name__):
     from tsmc_widgets.figures.bound_figures import bounds_figure, gap_figure
     from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
-    from tsmc_widgets.figures.run_figures import log_z_histogram, profiles_figure
+    from tsmc_widgets.figures.run_figures import (
+        log_z_histogram,
+        profiles_figure,
+        target_figure,
+    )
     from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
     from tsmc_widgets.figures.twist_figures import psi_scatter
 
@@ -19,5 +23,6 @@ __all__ = [
     "log_z_histogram",
     "profiles_figure",
     "psi_scatter",
+    "target_figure",
     "theme_of",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_kind, check_one_of
+from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, pick, require
 from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
@@ -42,14 +43,16 @@ def bounds_figure(
     """
     check_one_of("estimate", estimate, ESTIMATES)
     quantity, middle, low, high = ESTIMATES[estimate]
-    results = "quantity" in frame.columns
     frame = pick(frame, quantity, middle)
+    results = "quantity" in frame.columns
     if results:
         low, high = "low", "high"
     require(frame, ("num_particles", "side", middle, low, high), "a figure of bounds")
     look, figure = new_figure(theme, title)
     over = "seeds" if "num_seeds" in frame.columns and frame["num_seeds"].max() > 1 else "runs"
     notes = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
+    if bracket is not None:
+        check_kind("bracket", bracket, Bracket, "what bracket_log_z gives")
     bounded = bracket is not None and math.isfinite(bracket.width)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for side in ("upper", "lower"):

@@ -9,7 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tsmc_widgets.figures.tables import lines, require
+from tsmc_widgets.errors import as_list, check_kind, listed, quoted
+from tsmc_widgets.figures.tables import check_frame, lines, require
 from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 BOTH_WAYS = ("KL(q||σ)", "KL(σ||q)")
@@ -18,7 +19,7 @@ BOTH_WAYS = ("KL(q||σ)", "KL(σ||q)")
 def kl_forest_figure(
     frame: pd.DataFrame,
     *,
-    label: str | Sequence[str] = "proposal",
+    label: str | Sequence[str] | None = "proposal",
     divergences: Sequence[str] = BOTH_WAYS,
     theme: str = "light",
     title: str = "Divergences between proposal and target",
@@ -29,16 +30,22 @@ def kl_forest_figure(
         frame: rows of ``Divergences.to_frame()`` of several methods, with a column that names
             them; or of a results table, whose ``quantity`` names the divergence. A column
             ``exact`` is marked where it is known.
-        label: column (or columns) that name the rows.
+        label: column (or columns) that name the rows; None takes those that differ.
         divergences: the panels.
         theme: "light" or "dark".
         title: above the figure.
     """
+    check_frame(frame)
     frame = frame.rename(columns={"quantity": "divergence"})
     require(frame, ("divergence", "value", "low", "high"), "a forest plot")
     look, empty = new_figure(theme, title)
-    panels = [name for name in divergences if (frame["divergence"] == name).any()]
-    require(frame[frame["divergence"].isin(panels)], ["value"], "a forest plot")
+    known = list(dict.fromkeys(frame["divergence"]))
+    panels = as_list("divergences", divergences)
+    if not any(name in known for name in panels if isinstance(name, str)):
+        raise ValueError(
+            f"divergences must name some of {listed(known)}; got {quoted(divergences)}."
+        )
+    panels = [name for name in panels if name in known]
     named = list(lines(frame[frame["divergence"].isin(panels)], label))
     figure = make_subplots(
         cols=len(panels),
@@ -89,6 +96,7 @@ def frontier_figure(
     """
     needed = ("kl", "kl_low", "kl_high", "reward", "reward_low", "reward_high")
     require(frame, needed, "a frontier")
+    check_kind("reward", reward, str, "a text")
     look, figure = new_figure(theme, title)
     for index, (name, rows) in enumerate(lines(frame, by)):
         rows = rows.sort_values("beta" if "beta" in rows.columns else "kl")

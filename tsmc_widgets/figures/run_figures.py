@@ -1,17 +1,23 @@
-"""Runs as figures: profiles over steps, and log Z_hat over runs."""
+"""Runs as figures: profiles over steps, log Z_hat over runs, and the target itself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
-from tsmc_widgets.figures.tables import exact_of, lines, one_row_each, require
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import check_integer, check_number, check_one_of
+from tsmc_widgets.figures.tables import check_frame, exact_of, lines, one_row_each, require
 from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
+from tsmc_widgets.smc.exact import EnumeratedOracle
+from tsmc_widgets.targets.target import Target
 
 MOST_BINS = 200
 
@@ -71,6 +77,10 @@ def log_z_histogram(
         theme: "light" or "dark".
         title: above the figure.
     """
+    check_frame(frame)
+    check_one_of("side", side, ("lower", "upper"))
+    if bins is not None:
+        bins = check_integer("bins", bins)
     if "side" in frame.columns:
         frame = frame[frame["side"] == side]
     require(frame, ["log_z"], "a histogram")
@@ -103,6 +113,92 @@ def log_z_histogram(
     figure.update_xaxes(title_text="log Ẑ, nats")
     figure.update_yaxes(title_text="density, 1 / nat")
     return figure
+
+
+def target_figure(
+    target: Target,
+    *,
+    powers: Sequence[float | int] = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 3, 4),
+    most: int = 27,
+    theme: str = "light",
+    title: str = "What the model writes, p₀, and what is asked for, σ",
+) -> go.Figure:
+    """p0 and sigma of every text of a target that can be enumerated; a slider moves phi's power.
+
+    The slider needs no kernel.
+
+    Args:
+        target: as for ``exact``.
+        powers: the values of beta to choose from; sigma is proportional to p0 phi^beta.
+        most: texts to draw; of more, those that are likeliest under p0 or sigma.
+        theme: "light" or "dark".
+        title: above the figure.
+
+    Raises:
+        BudgetError: the target has too many texts.
+    """
+    look, figure = new_figure(theme, title)
+    world = EnumeratedOracle(target)
+    for power in powers:
+        check_number("powers", power, "[0, inf)")
+    # 0 times -inf: to the power of 0, phi is 1 everywhere.
+    scaled = [power * world.log_phi if power else 0 * world.log_p for power in powers]
+    joint = world.log_p + torch.stack(scaled)
+    log_z = numerics.logsumexp(joint)
+    p, sigma = world.log_p.exp(), numerics.normalise(joint)
+    shown = torch.maximum(p, sigma.amax(0)).argsort(descending=True, stable=True)[:most]
+    shown = shown.sort().values
+    names = [safe(text) for text in target.labels(world.tokens[shown])]
+    start = min(range(len(powers)), key=lambda i: abs(powers[i] - 1))
+    for index, (name, heights) in enumerate([("p₀", p), ("σ", sigma[start])]):
+        figure.add_trace(
+            go.Bar(
+                x=names,
+                y=heights[shown].tolist(),
+                name=name,
+                marker_color=look.colour(index),
+                hovertemplate="%{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
+            )
+        )
+    figure.update_layout(
+        barmode="group",
+        height=HEIGHT + 90,
+        legend={"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        sliders=[_power_slider(powers, log_z.tolist(), sigma[:, shown].tolist(), start, look)],
+    )
+    left = len(world.tokens) - len(shown)
+    note(figure, "σ ∝ p₀ φ^β", f"{left:,} less likely texts are left out" if left else "")
+    figure.update_yaxes(title_text="probability", range=[0, 1])
+    return figure
+
+
+def _power_slider(
+    powers: Sequence[float | int],
+    log_z: list[float],
+    sigma: list[list[float]],
+    start: int,
+    look: Theme,
+) -> dict[str, Any]:
+    steps = [
+        {
+            "method": "restyle",
+            "label": f"{power:g}, log Z = {round(value, 3) + 0.0:.3f}",
+            "args": [{"y": [y]}, [1]],
+        }
+        for power, value, y in zip(powers, log_z, sigma, strict=True)
+    ]
+    for step in steps:
+        step["value"] = step["label"]
+    shown = {"prefix": "power β = ", "suffix": " nats", "font": {"size": 13, "color": look.ink}}
+    return {
+        "steps": steps,
+        "active": start,
+        "currentvalue": shown,
+        "font": {"color": "rgba(0,0,0,0)"},
+        "ticklen": 0,
+        "minorticklen": 0,
+        "pad": {"t": 44},
+    }
 
 
 def _bins(values: np.ndarray, count: int | None) -> tuple[float, float, float]:

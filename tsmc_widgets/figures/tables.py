@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
+
+from tsmc_widgets.errors import as_list, check_kind, quoted
 
 LABELS = ("problem", "method", "form", "rule")
 """Columns that may tell lines apart, most telling first."""
 
 
+def check_frame(frame: Any) -> None:
+    """Raise TypeError unless it is a table."""
+    check_kind("frame", frame, pd.DataFrame, "a table, such as to_frame() gives")
+
+
 def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     """Raise ValueError unless a table has these columns and a row."""
+    check_frame(frame)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise ValueError(
@@ -24,6 +33,7 @@ def require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 def pick(frame: pd.DataFrame, quantity: str, renamed: str) -> pd.DataFrame:
     """Rows of one quantity of a results table, its value renamed; other tables as they are."""
+    check_frame(frame)
     if "quantity" not in frame.columns or "value" not in frame.columns:
         return frame
     rows = frame[frame["quantity"] == quantity]
@@ -45,7 +55,9 @@ def lines(
             differ.remove("rule")
         names = differ or known[:1]
     else:
-        names = [by] if isinstance(by, str) else list(by)
+        names = as_list("by", by)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"by must be a name of a column, or a list of these; got {quoted(by)}.")
         require(frame, names, "by")
     if not names:
         yield "", frame

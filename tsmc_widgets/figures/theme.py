@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tsmc_widgets.errors import check_one_of, missing_extra
+from tsmc_widgets.errors import check_kind, check_one_of, missing_extra
 
 try:
     import plotly.graph_objects as go
@@ -149,6 +149,7 @@ def safe(text: object) -> str:
 def new_figure(theme: str, title: str) -> tuple[Theme, go.Figure]:
     """A theme by its name, and an empty figure in it."""
     look = theme_of(theme)
+    check_kind("title", title, str, "a text")
     return look, go.Figure(layout={"template": look.template(), "title": {"text": safe(title)}})
 
 

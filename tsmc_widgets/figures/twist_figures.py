@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from tsmc_widgets.errors import check_kind
 from tsmc_widgets.figures.tables import require
 from tsmc_widgets.figures.theme import new_figure, note, safe
 
@@ -33,6 +34,8 @@ def psi_scatter(
         title: above the figure.
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
+    if statistics is not None:
+        check_kind("statistics", statistics, Mapping, "numbers by their names, or None")
     look, figure = new_figure(theme, title)
     frame = frame[np.isfinite(frame[["learned", "optimal"]]).all(axis=1)]
     values = pd.concat([frame["learned"], frame["optimal"]])

@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import NoSignalError, check_one_of
+from tsmc_widgets.errors import NoSignalError, check_kind, check_number, check_one_of
 from tsmc_widgets.learning.samples import Scored
 
 FLOOR = 30.0
@@ -334,9 +334,11 @@ def resolve_method(method: str | Mapping[str, float]) -> dict[str, float]:
     if isinstance(method, str):
         check_one_of("method", method, METHODS)
         method = SUMS.get(method, {method: 1.0})
+    check_kind("method", method, Mapping, "a name, or a mapping of losses to weights")
     weights = dict(method)
-    for name in weights:
+    for name, weight in weights.items():
         check_one_of("the loss", name, sorted(RECIPES))
+        check_number("weight of a loss", weight, "(0, inf)")
     if not weights:
         raise ValueError("method must name at least one loss; got none.")
     if "ppo" in weights and len(weights) > 1:

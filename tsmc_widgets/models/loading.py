@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from tsmc_widgets.errors import quoted
+from tsmc_widgets.errors import check_integer, check_path, quoted
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
+from tsmc_widgets.models.protocol import check_device
 from tsmc_widgets.models.vader import PREFIX, SENTIMENTS, VaderSentiment
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def load_language_model(
         max_rows: rows that one forward pass reads at most; see ``HuggingFaceLM``.
     """
     source = _resolve(name_or_folder)
-    where = _device(device)
-    return _load("HuggingFaceLM", source, _state(source), where, dtype, max_rows=max_rows)
+    how = _checked(device, dtype, "max_rows", max_rows)
+    return _load("HuggingFaceLM", source, _state(source), **how)
 
 
 def load_classifier(
@@ -79,8 +80,8 @@ def load_classifier(
     if str(name_or_folder).startswith(PREFIX):
         return _vader(str(name_or_folder).removeprefix(PREFIX))
     source = _resolve(name_or_folder)
-    where = _device(device)
-    return _load("TextClassifier", source, _state(source), where, dtype, max_tokens=max_tokens)
+    how = _checked(device, dtype, "max_tokens", max_tokens)
+    return _load("TextClassifier", source, _state(source), **how)
 
 
 def model_facts(lm: HuggingFaceLM) -> str:
@@ -118,7 +119,7 @@ def _load(
 
 def _resolve(name_or_folder: str | Path) -> str:
     """Where a shipped name leads; any other name as it is (./storybook is a folder)."""
-    name = str(name_or_folder)
+    name = str(check_path("name_or_folder", name_or_folder))
     first, _, rest = name.partition("/")
     if first == "storybook":
         storybook = importlib.import_module("tsmc_widgets.models.storybook")
@@ -144,5 +145,14 @@ def _state(source: str) -> FolderState | None:
     return str(folder.resolve()), tuple(files)
 
 
-def _device(device: str | torch.device | None) -> str:
-    return "cpu" if device is None else str(device)
+def _checked(device: Any, dtype: Any, limit: str, most: int | None) -> dict[str, Any]:
+    """What the loaders share: names of device and dtype, and a limit on what a pass reads."""
+    name = str(dtype).removeprefix("torch.")
+    known = dtype is None or isinstance(getattr(torch, name, None), torch.dtype)
+    if not known or not isinstance(dtype, torch.dtype | str | None):
+        raise ValueError(
+            f"dtype must be a torch.dtype or its name, such as 'float32'; got {quoted(dtype)}."
+        )
+    if most is not None:
+        most = check_integer(limit, most)
+    return {"device": check_device(device), "dtype": dtype, limit: most}

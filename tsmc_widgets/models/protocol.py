@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import NoTokenizerError
+from tsmc_widgets.errors import NoTokenizerError, UnsupportedModelError, quoted
 
 
 @runtime_checkable
@@ -194,3 +194,27 @@ def readable(lm: LanguageModel, tokens: Int[Tensor, "batch length"]) -> list[str
         return lm.decode(tokens)
     except NoTokenizerError:
         return [" ".join(f"#{token}" for token in row) for row in tokens.tolist()]
+
+
+def check_device(device: str | torch.device | None) -> str:
+    """The name of a device that torch knows, here or elsewhere; None is the CPU."""
+    try:
+        return str(torch.device("cpu" if device is None else device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"device must be one such as 'cpu', 'cuda' or 'cuda:1'; got {quoted(device)}."
+        ) from error
+
+
+def check_model(lm: object) -> None:
+    """Raise UnsupportedModelError unless ``lm`` has what a language model must have."""
+    needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
+    missing = [name for name in needed if not hasattr(lm, name)]
+    if isinstance(lm, type):
+        missing = ["an instance"]
+    if missing:
+        hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
+        raise UnsupportedModelError(
+            f"lm must be a language model of this package's protocol; got {quoted(lm)}, which "
+            f"lacks {', '.join(missing)}.{hint}"
+        )

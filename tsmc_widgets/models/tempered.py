@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer, check_number
-from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced, by_rows
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced, by_rows, check_model
 from tsmc_widgets.models.tabular import TabularLM
 
 TIE = 1e-4
@@ -47,8 +47,11 @@ class Tempered:
     min_p: float | int | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_settings(self.settings)
+        """Check model and numbers."""
+        check_model(self.lm)
+        given = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        keeps_all = {name for name, value in given.items() if value is None} - {"temperature"}
+        check_settings({name: given[name] for name in given if name not in keeps_all})
 
     vocab_size, eos_token_id, context_length, device, encode, decode, token_text = (
         property(attrgetter(f"lm.{name}"))

@@ -60,6 +60,8 @@ class TokenizerText:
             UnknownTokenError: the vocabulary lacks a word of the text.
             ControlTokenError: the text spells a control token, and that was not allowed.
         """
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise UnknownTokenError(f"no encoding has the lone surrogates of {quoted(text)}.")
         ids = self._given_tokenizer.encode(text, add_special_tokens=False)
         if not control_tokens:
             self._check_control(ids, text)
@@ -161,8 +163,8 @@ class TokenizerText:
             hints.append(quoted(word) + (f" (nearest: {', '.join(near)})" if near else ""))
         more = f" and {len(words) - 5} more" if len(words) > 5 else ""
         return (
-            f"The model's vocabulary lacks {', '.join(hints)}{more}, which are in the text "
-            f"{quoted(text)}: use other words."
+            f"The model's vocabulary lacks {', '.join(hints)}{more} of the text {quoted(text)}: "
+            "use other words."
         )
 
     def _unknown_words(self, text: str, unknown: int) -> list[str]:

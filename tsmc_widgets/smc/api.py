@@ -19,6 +19,7 @@ from tsmc_widgets.smc.resampling import Never, ResampleRule, resolve_rule
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCConfig
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.exact_samples import ExactSamples, JointSamples
 from tsmc_widgets.targets.target import Target, check_target, require_unconditional
 from tsmc_widgets.twists.protocol import Twist
@@ -40,7 +41,7 @@ def start_smc(
     **options: Any,
 ) -> SMCSession:
     """Prepare a run to be stepped by hand; takes what ``run_smc`` takes, but ``progress``."""
-    _check_parts(target, proposal, twist, options)
+    _check_options(options)
     observed = options["observed"] = check_observed(target, options.get("observed"))
     if num_runs is None:
         num_runs = 1 if observed is None else observed.shape[0]
@@ -173,7 +174,7 @@ def run_conditional_smc(
         retained = retained.tokens
     observed = check_observed(target, observed)
     retained = _check_retained(target, retained, observed)
-    if num_runs is not None and num_runs != retained.shape[0]:
+    if num_runs is not None and check_integer("num_runs", num_runs) != retained.shape[0]:
         raise ValueError(
             f"num_runs must be the number of retained samples, {retained.shape[0]}, or left out; "
             f"got {num_runs}."
@@ -194,8 +195,8 @@ def run_conditional_smc(
     ).run(progress=progress)
 
 
-def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str, Any]) -> None:
-    """Validate arguments; suggest the closest keyword."""
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Suggest the closest keyword for one that there is not."""
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         known = sorted({*inspect.signature(run_smc).parameters, *_OPTIONS} - {"target", "options"})
@@ -204,15 +205,6 @@ def _check_parts(target: Target, proposal: Any, twist: Any, options: Mapping[str
             raise TypeError("start_smc shows no bar: give progress=True to its session's run.")
         hint = f": did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
         raise TypeError(f"run_smc has no keyword {quoted(unknown[0])}{hint}")
-    for name, value, methods, hint in (
-        ("proposal", proposal, ("prefill", "advance", "describe"),
-         "Base(), TwistInduced(twist) or ModelProposal(lm)"),
-        ("twist", twist, ("prefill", "advance", "log_psi"),
-         "a twist such as LookAheadTwist, or oracle.optimal_twist()"),
-    ):  # fmt: skip
-        missing = [method for method in methods if not callable(getattr(value, method, None))]
-        if value is not None and (missing or isinstance(value, type)):
-            raise TypeError(f"{name} must be {hint}; got {quoted(value)}.")
 
 
 def _check_proposal(target: Target, config: SMCConfig) -> None:
@@ -243,29 +235,26 @@ def check_observed(target: Target, observed: Any) -> Int[Tensor, "runs width"] |
             "sample target.condition(observed) for one of them, or give observed=, one for each "
             "run.",
         )
-    rows = torch.as_tensor(observed, device=target.prompt_tokens.device)
-    if rows.ndim != 2 or not len(rows) or rows.is_floating_point() or rows.dtype == torch.bool:
+    rows = as_ids("observed", observed, device=target.prompt_tokens.device)
+    if rows.ndim != 2 or not len(rows):
         raise ValueError(
             "observed must hold integers of shape (num_runs, width), one observation for each run, "
-            f"such as target.exact_samples(n, seed=0).observed; got {tuple(rows.shape)}, "
-            f"{rows.dtype}."
+            f"such as target.exact_samples(n, seed=0).observed; got {tuple(rows.shape)}."
         )
     check_integer("smallest entry of observed", int(rows.min()), at_least=0)
     target.potential.condition(rows[0])  # Says at once what else is wrong with an observation.
-    return rows.long()
+    return rows
 
 
 def _check_retained(
     target: Target, retained: Any, observed: Int[Tensor, "runs width"] | None = None
 ) -> Int[Tensor, "runs steps"]:
-    retained = torch.as_tensor(retained, device=target.prompt_tokens.device)
+    retained = as_ids("retained", retained, device=target.prompt_tokens.device)
     if retained.ndim != 2 or retained.shape[1] != target.num_steps or not retained.shape[0]:
         raise ValueError(
             f"retained must have shape (num_runs, {target.num_steps}), one exact sample of "
             f"{target.num_steps} tokens for each run; got {tuple(retained.shape)}."
         )
-    if retained.is_floating_point() or retained.dtype == torch.bool:
-        raise ValueError(f"retained must hold token ids; got dtype {retained.dtype}.")
     check_integer("smallest token of retained", int(retained.min()), at_least=0)
     if int(retained.max()) >= target.lm.vocab_size:
         raise ValueError(
@@ -276,7 +265,6 @@ def _check_retained(
             f"retained goes on after its EOS (token {target.eos_token_id}): with an absorbing EOS "
             "every token after the end must be EOS."
         )
-    retained = retained.long()
     if observed is None:
         log_phi = target.log_phi(retained)
     elif len(observed) != len(retained):

@@ -22,6 +22,9 @@ from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import Twist
 
+CHAIN_CELLS = 2**26
+"""Of the largest table of forward-backward: states times V times the larger of V and T."""
+
 
 class Oracle:
     """What is known exactly of a target.
@@ -78,7 +81,7 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
         max_sequences: enumeration's budget, in sequences of T tokens.
 
     Raises:
-        BudgetError: the target has more sequences than that and no automaton.
+        BudgetError: the target has more sequences than that and no automaton, or too large a one.
     """
     check_target(target)
     check_integer("max_sequences", max_sequences)
@@ -86,7 +89,8 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
     markov = table is not None and table.is_markov
     if markov:
         automaton = target.potential.automaton()
-        if automaton is not None:
+        widest = max(target.lm.vocab_size, target.num_steps)
+        if automaton is not None and automaton.transition.numel() * widest <= CHAIN_CELLS:
             return ChainOracle(target, automaton)
     try:
         return EnumeratedOracle(target, max_sequences=max_sequences)
@@ -95,7 +99,7 @@ def exact(target: Target, *, max_sequences: int = 2**20) -> Oracle:
             raise
         raise BudgetError(
             f"{error} This one, {target.potential.describe()}, has no automaton, or one of more "
-            "states than are built."
+            "states than fit."
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from tsmc_widgets.errors import MemoryLimitError
+from tsmc_widgets.errors import MemoryLimitError, check_integer, check_number
 from tsmc_widgets.models.protocol import ReservingCarry
 from tsmc_widgets.smc.prefixes import PrefixSteps
 from tsmc_widgets.targets.target import Target
@@ -50,6 +50,9 @@ def allow_memory(limit: float | int | None = None, *, workers: int = 1) -> Itera
         limit: None is half of what is free.
         workers: processes that share this.
     """
+    if limit is not None:
+        check_number("limit", limit, "(0, inf]")
+    check_integer("workers", workers)
     token = _ALLOWED.set((limit, workers))
     try:
         yield

@@ -10,8 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import quoted
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, Table, by_rows
+from tsmc_widgets.errors import check_kind, quoted, set_integers
+from tsmc_widgets.models.protocol import (
+    Carry,
+    LanguageModel,
+    LMStep,
+    Table,
+    by_rows,
+    check_model,
+)
+from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
 
 
@@ -183,14 +191,18 @@ class ModelProposal(BaseProposal):
 
     def __post_init__(self) -> None:
         """Check that a prompt of its own comes with the length of what it replaces."""
+        check_model(self.lm)
         if self.prompt_tokens is not None:
-            object.__setattr__(self, "prompt_tokens", torch.as_tensor(self.prompt_tokens))
+            ids = as_ids("prompt_tokens", self.prompt_tokens, ndim=1)
+            object.__setattr__(self, "prompt_tokens", ids)
         if (self.prompt_tokens is None) != (self.prompt_length is None):
             raise ValueError(
                 "prompt_tokens and prompt_length go together: give both, prompt_length being the "
                 "number of tokens of the target's prompt that prompt_tokens replace, or neither; "
                 f"got prompt_length={quoted(self.prompt_length)}."
             )
+        if self.prompt_length is not None:
+            set_integers(self, prompt_length=0)
 
     def prefill(
         self, tokens: Int[Tensor, "batch length"], lm_step: LMStep, twist_step: TwistStep | None
@@ -261,7 +273,11 @@ def as_proposal(proposal: Any) -> Any:
     """The proposal with all attributes of ``BaseProposal``; None is the base model."""
     if proposal is None:
         return Base()
-    return proposal if isinstance(proposal, BaseProposal) else AdaptedProposal(proposal)
+    if isinstance(proposal, BaseProposal):
+        return proposal
+    wanted = "Base(), TwistInduced(twist) or ModelProposal(lm)"
+    check_kind("proposal", proposal, ("prefill", "advance", "describe"), wanted)
+    return AdaptedProposal(proposal)
 
 
 def tilt(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_number, check_one_of, quoted, set_integers
+from tsmc_widgets.errors import check_kind, check_number, check_one_of, quoted, set_integers
 from tsmc_widgets.numerics import normalise
 
 Weights = Float[Tensor, "runs particles"]
@@ -204,9 +204,10 @@ def resolve_rule(rule: str | ResampleRule | None, ess_threshold: float | None) -
     if isinstance(rule, str):
         check_one_of("rule", rule, RULES)
         return RULES[rule]()
-    if not isinstance(rule, ResampleRule):
-        raise TypeError(
-            f"rule must be always, ess, never or an object such as EveryNSteps(2); got "
-            f"{quoted(rule)}."
-        )
+    check_rule(rule)
     return rule
+
+
+def check_rule(rule: Any) -> None:
+    """Raise TypeError unless it can be asked when to resample."""
+    check_kind("rule", rule, ("due",), "always, ess, never or an object such as EveryNSteps(2)")

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from tsmc_widgets.errors import AllParticlesDeadError, check_integer
+from tsmc_widgets.errors import AllParticlesDeadError, check_flag, check_integer, check_kind
 from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace, TraceInfo
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 
 
 class SMCSession:
@@ -30,6 +30,8 @@ class SMCSession:
         Raises:
             MemoryLimitError: the runs would not fit the memory.
         """
+        check_target(target)
+        check_kind("config", config, SMCConfig, "an SMCConfig")
         check_run(target, config)
         self.target = target
         self.config = config
@@ -93,6 +95,7 @@ class SMCSession:
             on_step: called with each record.
             progress: whether to show a bar with tokens a second and distinct prefixes.
         """
+        check_flag("progress", progress)
         try:
             with self._bar() if progress else contextlib.nullcontext() as show:
                 while not self.done:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_number, check_one_of, quoted, set_integers
+from tsmc_widgets.errors import check_kind, check_number, check_one_of, quoted, set_integers
 from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
 from tsmc_widgets.smc.proposals import Base, as_proposal
-from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule
+from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule, check_rule
 from tsmc_widgets.twists.protocol import Twist, as_twist
 
 
@@ -68,21 +69,24 @@ class SMCConfig:
                 "prefix, so it cannot weigh particles: pass proposal=TwistInduced(twist) and "
                 "leave twist=None."
             )
+        check_rule(self.rule)
         if self.noise is None:
             object.__setattr__(self, "noise", AddressedNoise(0, self.num_runs))
+        check_kind("noise", self.noise, ("uniform",), "an object such as AddressedNoise")
         self._check_one_for_each_run("observed", "observation")
-        if self.retained is None:
-            return
-        if self.resampler != "multinomial":
+        self._check_one_for_each_run("retained", "sample")
+        if self.retained is not None and self.resampler != "multinomial":
             raise ValueError(
                 "resampler must be multinomial in conditional SMC, where plain stratified, "
                 f"systematic and residual resampling are biased; got {quoted(self.resampler)}."
             )
-        self._check_one_for_each_run("retained", "sample")
 
     def _check_one_for_each_run(self, name: str, what: str) -> None:
         rows = getattr(self, name)
-        if rows is not None and rows.shape[0] != self.num_runs:
+        if rows is None:
+            return
+        check_kind(name, rows, Tensor, f"a tensor of integers, one {what} for each run")
+        if not rows.ndim or rows.shape[0] != self.num_runs:
             raise ValueError(
                 f"{name} must hold one {what} for each of the {self.num_runs} runs; "
                 f"got {rows.shape[0]}."

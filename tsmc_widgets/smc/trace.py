@@ -22,6 +22,7 @@ from tsmc_widgets.errors import (
     NoTokenizerError,
     TraceFormatError,
     check_integer,
+    check_kind,
     import_extra,
     quoted,
 )
@@ -600,7 +601,7 @@ class SMCTrace:
         )
 
     def _check_run(self, run: int) -> None:
-        if not 0 <= run < self.num_runs:
+        if check_integer("run", run, at_least=0) >= self.num_runs:
             raise ValueError(f"run must be in 0..{self.num_runs - 1}; got {run}.")
 
     def _last(self, column: str) -> Tensor:
@@ -689,3 +690,8 @@ def pareto_k(array_stats: Any, log_weights: Float[Tensor, " particles"]) -> floa
     except ValueError:
         # All weights of the tail are equal.
         return math.nan
+
+
+def check_trace(trace: Any) -> None:
+    """Raise TypeError unless it is an ``SMCTrace``."""
+    check_kind("trace", trace, SMCTrace, "an SMCTrace, as run_smc gives")

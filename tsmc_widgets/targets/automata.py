@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STATE_LIMIT = 50_000
-"""Combined automata with more states than this are not built."""
+STATE_LIMIT = 2**14
+CELL_LIMIT = 2**22
+"""Automata of more states, or of more states times tokens, are not built: there may be 2^n."""
+_PIECE = 2**20
+"""Cells that are made at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +55,61 @@ def combine(
     """Run automata side by side; ``log_value`` maps their values (states, n) to one (states,).
 
     Only states that can be reached are kept. None if one of them is None, or if there are more
-    than STATE_LIMIT states.
+    than are built.
     """
     if any(automaton is None for automaton in automata):
         return None
-    tables = [automaton.transition for automaton in automata]
-    radices = [1]
-    for table in tables:
-        radices.append(radices[-1] * table.shape[0])
+    tables = [automaton.transition.cpu().numpy() for automaton in automata]
+    radices = [math.prod(len(table) for table in tables[:i]) for i in range(len(tables) + 1)]
     if radices.pop() >= 2**62:
         return None
-    numbers = {tuple(automaton.initial for automaton in automata): 0}
-    queue = [next(iter(numbers))]
-    rows = []
-    for states in queue:  # grows while it is read
-        following = [table[state] for table, state in zip(tables, states, strict=True)]
-        codes = sum(f * radix for f, radix in zip(following, radices, strict=True))
-        distinct, inverse = torch.unique(codes, return_inverse=True)
-        targets = []
-        for code in distinct.tolist():
-            pair = tuple(
-                code // radix % table.shape[0] for table, radix in zip(tables, radices, strict=True)
-            )
-            if pair not in numbers:
-                numbers[pair] = len(numbers)
-                queue.append(pair)
-            targets.append(numbers[pair])
-        if len(numbers) > STATE_LIMIT:
+    sizes = list(zip(tables, radices, strict=True))
+    found = explore(
+        sum(a.initial * radix for a, radix in zip(automata, radices, strict=True)),
+        lambda codes: sum(radix * table[codes // radix % len(table)] for table, radix in sizes),
+        tables[0].shape[1],
+    )
+    if found is None:
+        return None
+    device = automata[0].transition.device
+    codes, transition = found
+    values = [
+        automaton.log_value[torch.from_numpy(codes // radix % len(table)).to(device)].double()
+        for automaton, (table, radix) in zip(automata, sizes, strict=True)
+    ]
+    return TokenAutomaton(
+        0, torch.from_numpy(transition).to(device), log_value(torch.stack(values, dim=-1))
+    )
+
+
+def explore(
+    initial: int, follow: Callable[[np.ndarray], np.ndarray], vocab_size: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The states that can be reached from ``initial``, each an integer, and their transitions.
+
+    Args:
+        initial: where texts begin.
+        follow: next state for each of some states and each token, (states, vocab).
+        vocab_size: V.
+
+    Returns:
+        The states, and the place among them of the next one, (states, vocab); None where there are
+        more than are built.
+    """
+    most = min(STATE_LIMIT, CELL_LIMIT // vocab_size)
+    places, states, rows = {initial: 0}, [initial], []
+    at = 0
+    while at < len(states):
+        part = states[at : at + max(1, _PIECE // vocab_size)]
+        at += len(part)
+        following, inverse = np.unique(follow(np.array(part)), return_inverse=True)
+        found = following.tolist()
+        states += [state for state in found if state not in places]
+        if len(states) > most:
             return None
-        rows.append(torch.tensor(targets, device=codes.device)[inverse])
-    members = torch.tensor(queue, device=tables[0].device)
-    values = [automaton.log_value[members[:, i]].double() for i, automaton in enumerate(automata)]
-    return TokenAutomaton(0, torch.stack(rows), log_value(torch.stack(values, dim=-1)))
+        reached = [places.setdefault(state, len(places)) for state in found]
+        rows.append(np.array(reached)[inverse].reshape(len(part), vocab_size))
+    return np.array(states), np.concatenate(rows)
 
 
 def pattern_automaton(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError, quoted
+from tsmc_widgets.errors import ModelOutputError, PotentialError, TsmcError, check_number, quoted
 
 ShowRow = Callable[[Tensor], str]
 """Says what a row of tokens is, in words: ``the text 'a b c'``."""
@@ -169,19 +169,34 @@ def as_numbers(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64).detach()
 
 
+def as_ids(
+    name: str, values: Any, *, ndim: int | None = None, device: torch.device | None = None
+) -> Int[Tensor, ...]:
+    """Integers such as token ids, of a tensor, an array or lists; an error for anything else."""
+    try:
+        ids = torch.as_tensor(values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must hold token ids, in a tensor, an array or lists; got {quoted(values)}."
+        ) from error
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"{name} must hold token ids; got dtype {ids.dtype}.")
+    if ids.ndim != (ids.ndim if ndim is None else ndim):
+        axes = "one axis" if ndim == 1 else f"{ndim} axes"
+        raise ValueError(f"{name} must have {axes}; got shape {tuple(ids.shape)}.")
+    return ids.long()
+
+
 def check_bound(name: str, value: Any) -> float | None:
     """An upper bound on log phi or on a reward as a float, or PotentialError."""
     if value is None:
         return None
     try:
-        bound = float(value)
-    except (TypeError, ValueError, RuntimeError):
-        bound = math.nan
-    if not math.isfinite(bound) or isinstance(value, str):
+        return check_number(name, value, "(-inf, inf)")
+    except ValueError as error:
         raise PotentialError(
             f"{name} must be a finite number in nats or None; got {quoted(value)}."
-        )
-    return bound
+        ) from error
 
 
 def _as_tensor(values: Any, name: str) -> Float64[Tensor, "*shape"]:

@@ -18,7 +18,14 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tsmc_widgets.errors import PotentialError, check_one_of, quoted, whole_number
+from tsmc_widgets.errors import (
+    PotentialError,
+    check_kind,
+    check_number,
+    check_one_of,
+    quoted,
+    whole_number,
+)
 from tsmc_widgets.targets.checked import (
     FailedOnText,
     as_numbers,
@@ -350,6 +357,8 @@ class Reward:
 
     def __init__(self, source: RewardLike, takes: Takes, name: str | None) -> None:
         check_one_of("takes", takes, ("text", "texts"))
+        if name is not None:
+            check_kind("name", name, str, "a text")
         self.source, self.takes = source, takes
         self.classifier = None
         if callable(source) and not isinstance(source, SupportsLogits):
@@ -412,8 +421,11 @@ class RewardThreshold(TextPotential):
         super().__init__(scope=scope)
         if at_most is None and at_least is None:
             raise ValueError("Give at_most, at_least or both; got neither.")
-        self.at_most = math.inf if at_most is None else float(at_most)
-        self.at_least = -math.inf if at_least is None else float(at_least)
+        either = "[-inf, inf]"
+        self.at_most = math.inf if at_most is None else check_number("at_most", at_most, either)
+        self.at_least = (
+            -math.inf if at_least is None else check_number("at_least", at_least, either)
+        )
         if not self.at_least <= self.at_most:
             raise ValueError(
                 f"at_least must not exceed at_most; got at_least={at_least}, at_most={at_most}."
@@ -466,13 +478,12 @@ class TemperedReward(TextPotential):
         name: str | None = None,
     ) -> None:
         super().__init__(scope=scope)
-        if not (math.isfinite(beta) and beta > 0):
+        try:
+            self.beta = check_number("beta", beta, "(0, inf)")
+        except ValueError as error:
             raise ValueError(
-                f"beta must be a positive finite number; got {quoted(beta)}. To favour low "
-                "rewards give "
-                "a function that returns the negated reward."
-            )
-        self.beta = float(beta)
+                f"{error} To favour low rewards give a function that returns the negated reward."
+            ) from error
         self.reward_max = check_bound("reward_max", reward_max)
         self.reward = Reward(reward, takes, name)
 

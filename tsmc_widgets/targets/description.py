@@ -72,7 +72,7 @@ def parse_problem(problem: Any) -> Problem:
         table=None if toy is None else toy.table,
         prompt=described["prompt"],
         num_steps=described["num_steps"],
-        potential=lambda _: parse_potential(described["potential"]),
+        potential=lambda _: _potential_of(described["potential"]),
         eos=described.get("eos", "ignore"),
         tempered=tempered_of(described),
         stop=described.get("stop"),
@@ -102,9 +102,18 @@ def describe_problem(problem: str | Problem | Mapping[str, Any]) -> dict[str, An
 
 
 def parse_potential(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Potential:
-    """The potential that a description asks for; see ``parse_problem``."""
+    """The potential that a description asks for; see ``parse_problem``.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    _check_potential(described)
+    return _potential_of(described)
+
+
+def _potential_of(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Potential:
     if not isinstance(described, Mapping):
-        return reduce(mul, [parse_potential(part) for part in described])
+        return reduce(mul, map(_potential_of, described))
     kind, arguments, observed, beta = take_apart(described)
     options = {name: _parsed(value) for name, value in arguments.items()}
     potential = kind(*options.pop("args", ()), **options)
@@ -188,7 +197,7 @@ def observation_of(problem: Any, lm: LanguageModel | None) -> Any:
 
 def _parsed(value: Any) -> Any:
     if isinstance(value, Mapping) and "kind" in value:
-        return parse_potential(value)
+        return _potential_of(value)
     return [_parsed(each) for each in value] if isinstance(value, list) else value
 
 

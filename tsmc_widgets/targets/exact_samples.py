@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError, PotentialError, check_integer, quoted
+from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_integer, quoted
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
@@ -314,6 +314,7 @@ def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:
 
 
 def _bar(total: int, progress: bool) -> Any:
+    check_flag("progress", progress)
     from tqdm.auto import tqdm
 
     kind = "exact samples"

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_one_of, listed, quoted
+from tsmc_widgets.errors import check_callable, check_kind, check_one_of, listed, quoted
 from tsmc_widgets.targets.checked import call_checked, check_bound, log_phi_checked
 from tsmc_widgets.targets.notation import call, code_value
 from tsmc_widgets.targets.protocol import BoundOnly
@@ -34,9 +34,9 @@ class NamedFunction(BoundOnly, kind=False):
         if name is None:
             named = isinstance(function, str)
             name = function.rpartition(":")[2] if named else function_name(function)
-        self.function = check_callable(
-            find_function(function) if isinstance(function, str) else function
-        )
+        check_kind("name", name, str, "a text")
+        self.function = find_function(function) if isinstance(function, str) else function
+        check_callable("function", self.function)
         self.log_phi_max = check_bound("log_phi_max", log_phi_max)
         self.name = name
 
@@ -67,7 +67,7 @@ class NamedFunction(BoundOnly, kind=False):
     @classmethod
     def formula(cls, part: Mapping[str, Any]) -> str:
         """``f(s)``."""
-        return f"{str(part['function']).rpartition(':')[2]}(s)"
+        return f"{str(part['function']).rpartition(':')[2] or 'f'}(s)"
 
 
 class TextFunction(TextPotential, NamedFunction):
@@ -170,13 +170,6 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
-def check_callable(function: object) -> Callable[..., Any]:
-    """The function, or a TypeError."""
-    if not callable(function):
-        raise TypeError(f"The function of a potential must be callable; got {quoted(function)}.")
-    return function
-
-
 def function_name(function: Callable[..., Any]) -> str:
     """What people call a function."""
     name = getattr(function, "__name__", type(function).__name__)
@@ -203,10 +196,12 @@ def register_function(function: Callable[..., Any] | str, *, name: str = "") -> 
     Raises:
         ValueError: there is no such module or function.
     """
+    check_kind("name", name, str, "a text")
     if isinstance(function, str):
         name, function = name or function, _imported(function)
+    check_callable("function", function)
     name = name or function_name(function)
-    _REGISTERED[name] = check_callable(function)
+    _REGISTERED[name] = function
     return name
 
 

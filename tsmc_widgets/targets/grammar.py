@@ -18,7 +18,13 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, UnsupportedModelError, import_extra, quoted
+from tsmc_widgets.errors import (
+    PotentialError,
+    UnsupportedModelError,
+    check_kind,
+    import_extra,
+    quoted,
+)
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.context import Context
@@ -171,8 +177,11 @@ class FullMatch(FormalLanguage):
 
 def check_text(kind: str, text: Any) -> str:
     """The text of a language, or ValueError if it is none or too long."""
-    if not isinstance(text, str):
-        raise ValueError(f"{kind} must be a text; got {quoted(text)}.")
+    check_kind(kind, text, str, "a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{kind} must be a text that UTF-8 has; got {quoted(text)}.") from error
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"{kind} may have {MOST_CHARACTERS:,} characters; got {len(text):,}.")
     return text

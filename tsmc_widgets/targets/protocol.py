@@ -10,11 +10,12 @@ from functools import cached_property
 from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import PotentialError, quoted
+from tsmc_widgets.errors import PotentialError, check_number, quoted
 from tsmc_widgets.targets.automata import TokenAutomaton, combine
 from tsmc_widgets.targets.checked import as_numbers, check_bound
 from tsmc_widgets.targets.context import Context, bracketed, part_log_phi
@@ -292,8 +293,7 @@ class Constant(AutomatonPotential):
     """
 
     def __init__(self, value: float | int = 0.0) -> None:
-        if not math.isfinite(value):
-            raise ValueError(f"value must be a finite number in nats; got {quoted(value)}.")
+        check_number("value", value, "(-inf, inf)")
         self.value = self.log_phi_max = value
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
@@ -477,17 +477,18 @@ class Mixture(Composed):
     """
 
     def __init__(self, parts: Sequence[Any], weights: Sequence[float | int] | None = None) -> None:
-        if not parts:
-            raise ValueError("A mixture needs at least one potential; got none.")
-        weights = [1.0] * len(parts) if weights is None else list(weights)
-        if len(weights) != len(parts):
+        if not isinstance(parts, list | tuple) or not parts:
             raise ValueError(
-                f"weights must be {len(parts)} numbers, one for each potential; got {weights}."
+                f"parts must be a list of at least one potential; got {quoted(parts)}."
             )
-        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-            raise ValueError(f"weights must be positive finite numbers; got {weights}.")
         self.parts = tuple(as_potential(part) for part in parts)
-        self.weights = tuple(float(weight) for weight in weights)
+        weights = [1.0] * len(parts) if weights is None else weights
+        if np.ndim(weights) != 1 or len(weights) != len(parts):
+            raise ValueError(
+                f"weights must be {len(parts)} numbers, one for each potential; got "
+                f"{quoted(weights)}."
+            )
+        self.weights = tuple(check_number("weights", weight, "(0, inf)") for weight in weights)
 
     def _of(self, parts: Sequence[Potential]) -> Mixture:
         return Mixture(parts, self.weights)

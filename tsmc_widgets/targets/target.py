@@ -20,7 +20,14 @@ from tsmc_widgets.errors import (
     check_one_of,
     quoted,
 )
-from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced, by_rows, readable
+from tsmc_widgets.models.protocol import (
+    LanguageModel,
+    LMStep,
+    TeacherForced,
+    by_rows,
+    check_model,
+    readable,
+)
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.ending import Ending, Stop, ending_of
@@ -359,20 +366,6 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
             "text."
         )
     return list(template([dict(message) for message in messages]))
-
-
-def check_model(lm: object) -> None:
-    """Raise UnsupportedModelError unless ``lm`` has what a language model must have."""
-    needed = ("vocab_size", "prefill", "advance", "log_prob", "encode", "decode")
-    missing = [name for name in needed if not hasattr(lm, name)]
-    if isinstance(lm, type):
-        missing = ["an instance"]
-    if missing:
-        hint = " Load a name with load_language_model." if isinstance(lm, str) else ""
-        raise UnsupportedModelError(
-            f"lm must be a language model of this package's protocol; got {quoted(lm)}, which "
-            f"lacks {', '.join(missing)}.{hint}"
-        )
 
 
 def _check_length(lm: LanguageModel, prompt_length: int, num_steps: int) -> None:

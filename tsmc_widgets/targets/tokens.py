@@ -147,7 +147,7 @@ class CountToken(TokenPatterns):
     def _automaton(self) -> TokenAutomaton | None:
         transition, ends = self._pattern_automaton()
         finder = TokenAutomaton(0, transition, torch.zeros(len(ends), dtype=torch.float64))
-        cap = _cap(self.at_least, self.at_most)
+        cap = _cap(self.at_least, self.at_most, self.context.num_steps)
         # State (count, finder's state); entering an end adds one, up to the cap.
         states = len(ends)
         count = torch.arange(cap + 1, device=ends.device).repeat_interleave(states)
@@ -201,7 +201,7 @@ class Length(AutomatonPotential):
     @cached_property
     def _automaton(self) -> TokenAutomaton:
         lm = self.context.lm
-        cap = _cap(self.at_least, self.at_most)
+        cap = _cap(self.at_least, self.at_most, self.context.num_steps)
         # States 0..cap count while the text runs, cap + 1 + n keep the length of one that ended.
         running = torch.arange(cap + 1, device=lm.device)
         transition = (running + 1).clamp(max=cap).unsqueeze(-1).repeat(2, lm.vocab_size)
@@ -272,8 +272,9 @@ def _check_range(at_least: int | None, at_most: int | None) -> tuple[int, int | 
     return low, None if at_most is None else int(at_most)
 
 
-def _cap(at_least: int, at_most: int | None) -> int:
-    return at_least if at_most is None else at_most + 1
+def _cap(at_least: int, at_most: int | None, num_steps: int) -> int:
+    """From where on counts need not be told apart; a text has no more than all its tokens."""
+    return min(num_steps + 1, at_least if at_most is None else at_most + 1)
 
 
 def _range_words(at_least: int, at_most: int | None, unit: str) -> str:

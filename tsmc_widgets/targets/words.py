@@ -6,19 +6,23 @@ import itertools
 import math
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
+from operator import and_
 from typing import Any, Literal
 
+import numpy as np
 import regex
 import torch
 from jaxtyping import Float64
 from torch import Tensor, tensor
 
-from tsmc_widgets.errors import PotentialError, check_one_of, quoted
+from tsmc_widgets.errors import PotentialError, check_kind, check_one_of, quoted
+from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.models.tempered import table_of
-from tsmc_widgets.targets.automata import STATE_LIMIT, TokenAutomaton, combine
+from tsmc_widgets.targets.automata import TokenAutomaton, combine, explore
 from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, scope_of
@@ -99,47 +103,46 @@ def text_automaton(
     if machine is None or max(characters) > "\x7f" or not _agrees(machine, finds, characters):
         return None
     start = machine.read(machine.initial, prompt) if scope == "full" else machine.initial
-    first = (start, prompt != "")
-    numbers = {first: 0}
-    queue = [first]
-    rows = []
-    for state, started in queue:  # grows while it is read
-        row = []
-        for token, symbol in enumerate(lm.symbols):
-            if token in lm.eos_token_ids:
-                following = (state, started)
-            else:
-                text = lm.separator + symbol if started else symbol
-                following = (machine.read(state, text), True)
-            if following not in numbers:
-                numbers[following] = len(numbers)
-                queue.append(following)
-            row.append(numbers[following])
-        if len(numbers) > STATE_LIMIT:
-            return None
-        rows.append(row)
-    found = torch.tensor([machine.accepts(state) for state, _ in queue], device=lm.device)
+    moves = machine.moves(lm)
+    # A state and whether a text has begun, as one integer.
+    reached = explore(int(2 * start) + (prompt != ""), moves.__getitem__, lm.vocab_size)
+    if reached is None:
+        return None
+    states, transition = reached
+    found = torch.from_numpy(machine.accepts[states // 2]).to(lm.device)
     return TokenAutomaton(
-        0, torch.tensor(rows, dtype=torch.int64, device=lm.device), log_indicator(found == wanted)
+        0, torch.from_numpy(transition).to(lm.device), log_indicator(found == wanted)
     )
 
 
 class _Machine:
-    """A deterministic automaton over characters; -1 is the state without a way out."""
+    """A deterministic automaton over characters, whose last state has no way out."""
 
     def __init__(self, fsm: Any) -> None:
-        self.initial = fsm.initial
-        self._alphabet, self._map, self._finals = fsm.alphabet, fsm.map, fsm.finals
+        self.initial, self._alphabet = fsm.initial, fsm.alphabet
+        dead = len(fsm.states)
+        self.accepts = np.isin(np.arange(dead + 1), list(fsm.finals))
+        self._table = np.full((dead + 1, 1 + max(fsm.alphabet.by_transition)), dead)
+        for state, row in fsm.map.items():
+            for kind, following in row.items():
+                self._table[state, kind] = following
 
-    def read(self, state: int, text: str) -> int:
-        """State after a text."""
+    def read(self, state: Any, text: str) -> Any:
+        """State after a text, or states."""
         for character in text:
-            state = self._map.get(state, {}).get(self._alphabet[character], -1)
+            state = self._table[state, self._alphabet[character]]
         return state
 
-    def accepts(self, state: int) -> bool:
-        """Whether a text may end in a state."""
-        return state in self._finals
+    def moves(self, lm: TabularLM) -> np.ndarray:
+        """Next state after each state and token, both as ``2 * state + begun``."""
+        states, columns = np.arange(len(self._table)), []
+        for token, symbol in enumerate(lm.symbols):
+            if token in lm.eos_token_ids:
+                columns.append(np.stack([2 * states, 2 * states + 1], -1))
+            else:
+                after = [self.read(states, text) for text in (symbol, lm.separator + symbol)]
+                columns.append(2 * np.stack(after, -1) + 1)
+        return np.stack(columns, -1).reshape(-1, lm.vocab_size)
 
 
 def _character_machine(pattern: str) -> _Machine | None:
@@ -162,38 +165,47 @@ def _within_budget(build: Callable[[], Any]) -> Any:
         _STEPS_LEFT.reset(budget)
 
 
-def contradiction(potential: Potential) -> tuple[str, str] | None:
-    """Two factors, in words, that no text satisfies at once, as their automata tell; else None."""
+def contradiction(potential: Potential) -> list[str]:
+    """The fewest factors, in words, that no text satisfies at once, as their automata tell."""
     bare = [f.part if isinstance(f, Power) else f for f in potential.factors()]
     kinds = [factor for factor in bare if isinstance(factor, AutomatonPotential)]
-    for one, other in itertools.combinations(kinds, 2):
-        if _contradict(one, other):
-            return one.describe(), other.describe()
-    return None
+    for found in [*itertools.combinations(kinds, 2), tuple(kinds)]:
+        if len(found) > 1 and _contradict(found):
+            for factor in found:
+                fewer = [each for each in found if each is not factor]
+                found = fewer if len(fewer) > 1 and _contradict(fewer) else found
+            return [factor.describe() for factor in found]
+    return []
 
 
-def _contradict(one: AutomatonPotential, other: AutomatonPotential) -> bool:
-    """Whether no text satisfies both; False where their automata do not tell."""
-    if not (isinstance(one, TextIndicator) and isinstance(other, TextIndicator)):
-        both = combine([one.automaton(), other.automaton()], lambda logs: logs.sum(-1))
-        return both is not None and bool((both.log_value == -math.inf).all())
-    patterns = one._whole_text_pattern(), other._whole_text_pattern()
-    wanted = one._wanted, other._wanted
-    if one.scope != other.scope or None in patterns or not any(wanted):
-        return False
-    return bool(_within_budget(lambda: _common(patterns, wanted).empty()))
+def _contradict(factors: Sequence[AutomatonPotential]) -> bool:
+    """Whether no text satisfies all of them; False where their automata do not tell."""
+    texts: dict[str, list[TextIndicator]] = defaultdict(list)
+    for factor in factors:
+        if isinstance(factor, TextIndicator) and factor._whole_text_pattern() is not None:
+            texts[factor.scope].append(factor)
+    if any(_no_text_fits(group) for group in texts.values()):
+        return True
+    over_tokens = [each for each in (factor.automaton() for factor in factors) if each is not None]
+    both = combine(over_tokens, lambda logs: logs.sum(-1)) if len(over_tokens) > 1 else None
+    return both is not None and bool((both.log_value == -math.inf).all())
 
 
-def _common(patterns: Sequence[str], wanted: Sequence[bool]) -> Any:
-    """Automaton of the texts that each pattern fits, or does not where it is not wanted."""
+def _no_text_fits(factors: Sequence[TextIndicator]) -> bool:
     from interegular import parse_pattern
 
-    automata = [parse_pattern(pattern).to_fsm() for pattern in patterns]
-    first, second = (
-        each if wants else each.everythingbut()
-        for each, wants in zip(automata, wanted, strict=True)
-    )
-    return first & second
+    if len(factors) < 2 or not any(factor._wanted for factor in factors):
+        return False
+
+    def nothing() -> bool:
+        automata = [parse_pattern(factor._whole_text_pattern()).to_fsm() for factor in factors]
+        wanted = [
+            each if factor._wanted else each.everythingbut()
+            for each, factor in zip(automata, factors, strict=True)
+        ]
+        return reduce(and_, wanted).empty()
+
+    return bool(_within_budget(nothing))
 
 
 _STEPS_LEFT: ContextVar[list[int] | None] = ContextVar("steps_left", default=None)
@@ -257,7 +269,7 @@ def _agrees(machine: _Machine, finds: Callable[[str], bool], characters: Sequenc
         "".join(generator.choices(characters, k=generator.randint(1, 12))) for _ in range(TRIALS)
     )
     return all(
-        machine.accepts(machine.read(machine.initial, text)) == finds(text)
+        bool(machine.accepts[machine.read(machine.initial, text)]) == finds(text)
         for text in itertools.chain(short, longer)
     )
 
@@ -386,6 +398,7 @@ class MatchesRegex(TextIndicator):
 
     def __init__(self, pattern: str, *, scope: Scope = "continuation") -> None:
         super().__init__(scope=scope)
+        check_kind("pattern", pattern, str, "a text")
         try:
             self._regex = self._compiled(pattern)
         except (re.error, regex.error) as error:

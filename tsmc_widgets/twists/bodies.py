@@ -21,8 +21,7 @@ from tsmc_widgets.errors import (
     quoted,
 )
 from tsmc_widgets.models.checkpoint import import_transformers
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced
-from tsmc_widgets.targets.target import check_model
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, check_model
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
@@ -284,11 +283,11 @@ def _adapt(
 
 
 def _targets(body: nn.Module, target_modules: str | Sequence[str] | None) -> str | list[str]:
-    if target_modules == "all-linear":
+    if isinstance(target_modules, str) and target_modules == "all-linear":
         return "all-linear"
     if target_modules is not None:
         # peft takes any other text for a regular expression, which a file may not bring.
-        names = [] if isinstance(target_modules, str) else list(target_modules)
+        names = list(target_modules) if isinstance(target_modules, list | tuple) else []
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(
                 "target_modules must be a list of names of layers, 'all-linear' or None; got "

@@ -25,6 +25,7 @@ from tsmc_widgets.twists.protocol import (
     TwistStep,
     as_twist,
     of_other,
+    some_twist,
 )
 
 FLOOR = -12.0
@@ -215,7 +216,7 @@ class TemperedTwist(BaseTwist):
 
     def __init__(self, twist: Twist, beta: float | int) -> None:
         self.beta = check_number("beta", beta, "(-inf, inf)")
-        self.twist = as_twist(twist)
+        self.twist = some_twist(twist)
 
     def prefill(self, tokens: Int[Tensor, "batch length"], lm_step: LMStep) -> TwistStep:
         """Read the prompts."""
@@ -282,6 +283,7 @@ class PowerRamp(BaseTwist):
     def __init__(
         self, target: Target, *, start: float | int = 1.0, twist: Twist | None = None
     ) -> None:
+        check_target(target)
         check_number("start", start, "(0, inf)")
         self.target, self.start, self.twist = target, float(start), as_twist(twist)
         self.prompt_length = len(target.prompt_tokens)

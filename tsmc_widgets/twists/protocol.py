@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tsmc_widgets.errors import check_kind
 from tsmc_widgets.models.protocol import Carry, LMStep, Table, TeacherForced
 
 
@@ -254,7 +255,16 @@ class AdaptedTwist(BaseTwist):
 
 def as_twist(twist: Any) -> Any:
     """The twist with all attributes of ``BaseTwist``; None, which is psi = 1, stays None."""
-    return twist if twist is None or isinstance(twist, BaseTwist) else AdaptedTwist(twist)
+    return None if twist is None else some_twist(twist)
+
+
+def some_twist(twist: Any) -> Any:
+    """The twist with all attributes of ``BaseTwist``; TypeError for anything else."""
+    if isinstance(twist, BaseTwist):
+        return twist
+    wanted = "a twist such as LookAheadTwist(target), or oracle.optimal_twist()"
+    check_kind("twist", twist, ("prefill", "advance", "log_psi"), wanted)
+    return AdaptedTwist(twist)
 
 
 def prefill_twist(

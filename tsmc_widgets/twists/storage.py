@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsmc_widgets.errors import TwistFormatError, check_one_of, import_extra
+from tsmc_widgets.errors import TwistFormatError, check_one_of, check_path, import_extra, quoted
 from tsmc_widgets.files import checksum, load_json, write_atomically
-from tsmc_widgets.models.protocol import LanguageModel, readable
+from tsmc_widgets.models.protocol import LanguageModel, check_model, readable
 from tsmc_widgets.models.tempered import Tempered
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.conditional import ClassEncoder
 from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
@@ -173,7 +173,11 @@ def save_twist(
             "conditional twist save the twist itself, not what condition(observed) gives."
         )
     check_one_of("dtype", dtype, _DTYPES)
-    folder = Path(folder)
+    folder = check_path("folder", folder)
+    if target is not None:
+        check_target(target)
+    if history is not None and not isinstance(history, list | tuple):
+        raise TypeError(f"history must be a list, in JSON's types; got {quoted(history)}.")
     weights = import_extra("safetensors.torch", "hf", "Saving or loading a twist").save(
         _weights(twist, dtype)
     )
@@ -217,7 +221,8 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
         TwistFormatError: the files are no twist, are damaged or of a newer version, or the twist
             belongs to another base model.
     """
-    folder = shipped_folder(folder) or Path(folder)
+    check_model(lm)
+    folder = shipped_folder(folder) or check_path("folder", folder)
     card = _read_card(folder)
     difference = other_model(lm, card["base_model"])
     if difference:

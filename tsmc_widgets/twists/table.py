@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import BudgetError, check_integer
+from tsmc_widgets.errors import BudgetError, check_integer, check_kind, quoted
 from tsmc_widgets.models.protocol import LanguageModel, TeacherForced
 from tsmc_widgets.twists.protocol import OnePassTwist, SteppedTwist
 from tsmc_widgets.twists.trainable import TrainableModule
@@ -63,7 +63,11 @@ class TableTwist(_PrefixTables):
             log_tables: log psi_1, log psi_2, ... in nats; -inf is allowed, NaN and +inf are not.
             prompt_length: tokens of the prompt, which the tables leave out.
         """
+        check_integer("prompt_length", prompt_length, at_least=0)
+        if not isinstance(log_tables, list | tuple):
+            raise TypeError(f"log_tables must be a list of tensors; got {quoted(log_tables)}.")
         for t, table in enumerate(log_tables, start=1):
+            check_kind(f"log_tables[{t - 1}]", table, Tensor, "a tensor of log psi, in nats")
             if table.ndim != t or len(set(table.shape)) != 1:
                 raise ValueError(
                     f"log_tables[{t - 1}] must have {t} axes of one size V; got shape "

@@ -13,8 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tsmc_widgets.errors import check_integer, check_one_of, quoted
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, by_rows
-from tsmc_widgets.targets.target import check_model
+from tsmc_widgets.models.protocol import (
+    Carry,
+    LanguageModel,
+    LMStep,
+    TeacherForced,
+    by_rows,
+    check_model,
+)
 from tsmc_widgets.twists.protocol import OnePassTwist, TwistStep
 
 LINKS = ("log", "sigmoid")

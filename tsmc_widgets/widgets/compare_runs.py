@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.errors import check_integer, check_one_of
+from tsmc_widgets.errors import as_list, check_integer, check_one_of, check_path
 from tsmc_widgets.experiments.compare import Comparison
 from tsmc_widgets.experiments.runs import (
     CancellablePool,
     ResultFolder,
     RunResult,
     RunStream,
+    check_executor,
     map_runs,
 )
 from tsmc_widgets.experiments.spec import METHODS as ALL_METHODS
@@ -71,18 +72,18 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         """Check every choice, and bring each into its one form."""
-        problems = [problem_reference(problem) for problem in _several("problems", self.problems)]
+        problems = [problem_reference(problem) for problem in as_list("problems", self.problems)]
         names = [parse_problem(problem).name for problem in problems]
         if len(set(names)) < len(names):
             raise ValueError(f"every problem must have a name of its own; got {', '.join(names)}.")
         object.__setattr__(self, "problems", tuple(problems))
         for name, allowed in (("methods", METHODS), ("rules", tuple(sorted(RULES)))):
-            chosen = _several(name, getattr(self, name))
+            chosen = as_list(name, getattr(self, name))
             for choice in chosen:
                 check_one_of(name, choice, allowed)
             kept = dict.fromkeys(chosen)
             object.__setattr__(self, name, tuple(c for c in allowed if c in kept))
-        sizes = _several("num_particles", self.num_particles)
+        sizes = as_list("num_particles", self.num_particles)
         for size in sizes:
             check_integer("num_particles", size)
         object.__setattr__(self, "num_particles", tuple(sorted({int(size) for size in sizes})))
@@ -218,14 +219,6 @@ def _group(name: str, model: str) -> str:
     return {"table": "toys", "storybook": "storybook"}.get(model, "paper")
 
 
-def _several(name: str, value: Any) -> list[Any]:
-    one = isinstance(value, str | int | Mapping) or not isinstance(value, Iterable)
-    values = [value] if one else list(value)
-    if not values:
-        raise ValueError(f"{name} must hold at least one choice; got none.")
-    return values
-
-
 MOST_WORKERS = 8
 """Processes that are started unasked; each holds models of its own."""
 POLL_SECONDS = 0.2
@@ -251,6 +244,9 @@ class ComparisonRuns:
     def __init__(
         self, *, folder: str | Path | None, workers: int | None, executor: Any = None
     ) -> None:
+        check_executor(executor)
+        if folder is not None:
+            folder = check_path("folder", folder)
         if workers is None:
             cores = min(os.cpu_count() or 1, MOST_WORKERS)
             workers = getattr(executor, "_max_workers", None) or cores

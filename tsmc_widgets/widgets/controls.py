@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import ipywidgets as ipw
+import traitlets
 from IPython import get_ipython
 
 from tsmc_widgets.errors import check_one_of
@@ -47,12 +48,20 @@ def text(name: str, tooltip: str, value: str = "", placeholder: str = "") -> ipw
     )
 
 
+class Slider(ipw.FloatSlider):
+    """A slider of decimal numbers: the page adds steps up, and 10 comes as 10.000000000000002."""
+
+    @traitlets.validate("value")
+    def _validate_value(self, proposal: Any) -> float:
+        return float(f"{super()._validate_value(proposal):.12g}")
+
+
 def slider(
     name: str, tooltip: str, value: float, low: float, high: float, step: float, show: str = ".2f"
 ) -> ipw.FloatSlider:
     """A number, shown in the format ``show``."""
     options = {"value": value, "min": low, "max": high, "step": step, "readout_format": show}
-    return dress(ipw.FloatSlider, name, tooltip, **options)
+    return dress(Slider, name, tooltip, **options)
 
 
 def sizes(name: str, tooltip: str, value: int, options: Iterable[int]) -> ipw.SelectionSlider:

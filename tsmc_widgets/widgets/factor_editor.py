@@ -13,7 +13,7 @@ import ipywidgets as ipw
 from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import Note, close_whole, split_words
+from tsmc_widgets.widgets.controls import Note, Slider, close_whole, split_words
 
 Part = Mapping[str, Any]
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
@@ -118,10 +118,10 @@ def _choice(name: str, label: str, tooltip: str, options: Sequence[str]) -> Cont
     return Control(name, make)
 
 
-def _power(part: Part) -> ipw.FloatSlider:
+def _power(part: Part) -> Slider:
     beta = float(part.get("beta", 1))
     return _control(
-        ipw.FloatSlider, "power β", "The factor to this power: more insists",
+        Slider, "power β", "The factor to this power: more insists",
         value=beta, min=min(0.5, beta), max=max(20.0, beta), step=0.5, readout_format=".3g",
     )  # fmt: skip
 
@@ -199,10 +199,10 @@ def _mode_menu(part: Part) -> ipw.Dropdown:
     )  # fmt: skip
 
 
-def _score(part: Part) -> ipw.FloatSlider:
+def _score(part: Part) -> Slider:
     eta = part.get(_mode(part), 0.0)
     return _control(
-        ipw.FloatSlider, "score η", "φ is 1 on this side of the score, else 0",
+        Slider, "score η", "φ is 1 on this side of the score, else 0",
         value=eta, min=min(-8.0, eta), max=max(8.0, eta), step=0.1, readout_format=".3g",
     )  # fmt: skip
 

@@ -11,7 +11,8 @@ from typing import Any
 import anywidget
 import traitlets
 
-from tsmc_widgets.errors import check_one_of, message_of, quoted
+from tsmc_widgets.errors import check_integer, check_one_of, message_of, quoted
+from tsmc_widgets.smc.trace import check_trace
 from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
 from tsmc_widgets.widgets.record import PageTraits
 from tsmc_widgets.widgets.still import Still, still_of_run
@@ -158,6 +159,7 @@ class RunView(Still, FrontEnd, PageTraits):
     group = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, recorder: Any, shown: dict[str, Any], run: int, **state: Any) -> None:
+        run = check_integer("run", run, at_least=0)
         self._recorder = recorder
         self._shown = shown if shown["trace"] is not None else {}
         # All of it at once: what a front end hears while it starts may be lost.
@@ -193,6 +195,7 @@ class RunView(Still, FrontEnd, PageTraits):
 
     def _put(self, shown: dict[str, Any], run: int | None, run_id: int | None) -> None:
         """Show this instead; run None is the one on show, where the trace has it."""
+        check_trace(shown["trace"])
         if run is None:
             run = self.run if self.run < shown["trace"].num_runs else 0
         traits = self._recorder.encode(run=run, run_id=run_id, **shown)

@@ -8,6 +8,7 @@ from typing import Any
 
 import traitlets
 
+from tsmc_widgets.errors import check_kind
 from tsmc_widgets.widgets.front_end import RunView, join_modules
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.record import Recorder
@@ -164,6 +165,7 @@ class RunPanels(RunView):
     ) -> None:
         shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
         shown["replicates"] = replicates
+        check_kind("group", group, str, "a text")
         super().__init__(Recorder(panels=True), shown, run, group=group)
 
     def update(

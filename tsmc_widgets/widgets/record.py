@@ -14,10 +14,11 @@ import torch
 import traitlets
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import quoted
+from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.smc.genealogy import paths
+from tsmc_widgets.smc.trace import check_trace
 
 NUM_PAGES = 16
 """Pages of a run. A live run sends its newest page again and again, the full ones once."""
@@ -236,7 +237,15 @@ def replicate_facts(trace: Any, replicates: Any = None) -> dict[str, Any] | None
     ``mean``, ``low`` and ``high`` are the mean of the last log Z_hat, a lower bound on log Z on
     average, and its 95 % t-interval.
     """
-    every = array(trace.columns.log_z if replicates is None else replicates).astype(np.float64)
+    try:
+        every = array(trace.columns.log_z if replicates is None else replicates)
+        every = every.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"replicates must be log Z_hat, (runs, steps), in nats; got {quoted(replicates)}."
+        ) from error
+    if every.ndim != 2:
+        raise ValueError(f"replicates must have shape (runs, steps); got {every.shape}.")
     if len(every) < 2 or not every.shape[1] or not _one_target(trace):
         return None
     mean = MeanOverRuns.of(torch.from_numpy(every[:, -1].copy()))
@@ -326,11 +335,16 @@ class Recorder:
             run_id: equal numbers say that this is the run of the last call, grown; None is
                 another run.
         """
+        check_trace(trace)
         count = int(trace.num_runs)
-        if not 0 <= run < count:
+        if check_integer("run", run, at_least=0) >= count:
             raise ValueError(f"run must be one of 0..{count - 1}; got {quoted(run)}.")
         if self._panels and target is not None:
             trace.check_target(target)
+        elif target is not None:
+            check_kind("target", target, str, "a text")
+        if exact_log_z is not None:
+            check_number("exact_log_z", exact_log_z, "[-inf, inf]")
         ends = None if bracket is None else [number(end) for end in bracket_ends(bracket)]
         pages = self._grow(trace, run, run_id)
         words = "" if self._panels else target
@@ -441,7 +455,7 @@ def _samples(trace: Any, run: int, pages: Pages) -> dict[str, Any]:
 def _facts(info: Any) -> Iterable[str]:
     """How the run was made, a fact a string."""
     yield f"proposal: {info.proposal}"
-    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {_spaced(info.twist)}"
+    yield "no twist (ψ = 1)" if info.twist is None else f"twist: {twist_in_words(info.twist)}"
     if info.rule == "never" or info.ess_threshold == 0:
         yield "no resampling"
     else:
@@ -452,8 +466,26 @@ def _facts(info: Any) -> Iterable[str]:
         yield f"seed {info.seed}"
 
 
-def _spaced(name: str) -> str:
-    """The name of a class of twists in plain letters: LookAheadTwist is look-ahead."""
+_TWISTS = {
+    "TemperedTwist": "a power of another",
+    "PowerRamp": "a ramp of p₀’s power",
+    "TreeTwist": "optimal ψ*, enumerated",
+    "ChainTwist": "optimal ψ*, of the Markov chain",
+    "TableTwist": "table of prefixes",
+    "TableHeadTwist": "table that learns",
+    "LinearHeadTwist": "linear head",
+    "MLPHeadTwist": "MLP head",
+    "LoRATwist": "LoRA on the body",
+    "BodyTwist": "transformer of its own",
+    "ConditionalHeadTwist": "head that reads the observation",
+    "ConditionalBodyTwist": "transformer that reads the observation",
+}
+
+
+def twist_in_words(name: str) -> str:
+    """What a class of twists is, for a reader: LookAheadTwist is look-ahead."""
+    if name in _TWISTS:
+        return _TWISTS[name]
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Twist")).lower() or name
 
 

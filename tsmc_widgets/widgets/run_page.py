@@ -17,7 +17,7 @@ from torch import Tensor
 from tsmc_widgets.errors import Stopped, TsmcError, check_stop, message_of, stop_when
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
-from tsmc_widgets.experiments.code import words_of
+from tsmc_widgets.experiments.code import noise_words, words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.exact import exact
@@ -106,8 +106,7 @@ def compare(a: Pinned, b: Pinned) -> str:
         for name in {**before, **after}
         if before.get(name) != after.get(name)
     ]
-    same_noise = all(before.get(name) == after.get(name) for name in ("seed", "K", "R"))
-    noise = "on the same noise" if same_noise else "on other noise"
+    noise = f"on {noise_words(before, after)}"
     nats = ""
     if math.isfinite(a.log_z) and math.isfinite(b.log_z):
         nats = f" ({'+' if b.log_z > a.log_z else ''}{_number(b.log_z - a.log_z)} nats)"
@@ -385,9 +384,10 @@ class RunPage(LivePage):
         def make_and_note() -> Any:
             session = make()
             found = contradiction(session.target.potential)
-            if found is not None:
+            if found:
+                named = " and ".join(f"“{each}”" for each in found)
                 raise ValueError(
-                    f"No text satisfies φ: “{found[0]}” and “{found[1]}” contradict each other. "
+                    f"No text satisfies φ: {named} contradict each other. "
                     "Take one of them away, or change its words."
                 )
             self.target, self._asked = session.target, spec

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_one_of, quoted, stop_when
+from tsmc_widgets.errors import check_integer, check_kind, check_one_of, quoted, stop_when
 from tsmc_widgets.evaluation.bounds import LogZBounds, log_z_bounds
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
@@ -115,6 +115,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the choices, and fill in the usual form and rate."""
+        check_kind("problem", self.problem, str, "a name")
         object.__setattr__(self, "problem", problem_name(self.problem))
         check_one_of("problem", self.problem, PROBLEM_LABELS)
         forms = forms_of(self.problem)

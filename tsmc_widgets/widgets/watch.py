@@ -8,11 +8,17 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import AllParticlesDeadError, UnknownTokenError, check_one_of, shortened
+from tsmc_widgets.errors import (
+    AllParticlesDeadError,
+    UnknownTokenError,
+    check_kind,
+    check_one_of,
+    shortened,
+)
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.loading import load_language_model
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, check_model
 from tsmc_widgets.smc.replay import ReplaySession
 from tsmc_widgets.targets.classifier import cached_classifier
 from tsmc_widgets.targets.description import parse_potential
@@ -411,7 +417,10 @@ class WatchSMC(RunPage):
         _ = start.spec  # Refused before there are widgets to be left behind.
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
-            self.judges = (Judges() if judges is None else judges).loaded()
+            check_model(self.lm)
+            judges = Judges() if judges is None else judges
+            check_kind("judges", judges, Judges, "Judges(...)")
+            self.judges = judges.loaded()
         super().__init__()
         self.controls = Controls(start, self.judges, self.start)
         self.presets = PresetBar(lambda preset: self.controls.set(**preset.values))

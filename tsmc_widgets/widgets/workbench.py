@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import message_of
+from tsmc_widgets.errors import as_list, check_kind, check_path, message_of
 from tsmc_widgets.experiments.code import code_of, words_of
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
@@ -162,9 +162,11 @@ class Workbench(RunPage):
         folder: str | Path = "workbench_twists",
         **changes: Any,
     ) -> None:
+        self.train, self.folder = train, check_path("folder", folder)
+        if train is not None:
+            check_kind("train", train, TrainSession, "a TrainSession")
         _register(functions)
         state = _state_of(shown, changes)
-        self.train, self.folder = train, Path(folder)
         super().__init__(panels=RunPanels())
         self.add_class("tw-workbench")
         self._spec = state.spec
@@ -185,10 +187,9 @@ class Workbench(RunPage):
         self.formula = Note("", tag="p")
         self.refusal = Note("tw-wrong-page", role="alert")
         self.replayed = Note("tw-replay")
-        self.replay = ipw.Checkbox(
-            state.replay,
+        self.replay = ipw.ToggleButton(
+            value=state.replay,
             description="re-weight where valid",
-            indent=False,
             tooltip=_REPLAY,
             layout={"width": "auto"},
         )
@@ -462,5 +463,5 @@ def _register(functions: Mapping[str, Callable[..., Any]] | Sequence[Any]) -> No
         for name, function in functions.items():
             register_function(function, name=name)
         return
-    for function in functions:
+    for function in as_list("functions", functions, at_least=0):
         register_function(function)

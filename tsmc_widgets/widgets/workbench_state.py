@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import PageFormatError, check_one_of, set_integers, whole_number
+from tsmc_widgets.experiments.code import noise_words
 from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
 from tsmc_widgets.files import load_json, page_path, write_atomically
 from tsmc_widgets.targets.description import describe_problem, models_of, named_functions
@@ -198,8 +199,7 @@ def replay_words(
     if before is None:
         return "", ""
     changed = [name for name in now if before.get(name) != now.get(name)]
-    same = all(before.get(name) == now.get(name) for name in ("seed", "K", "R"))
-    done = f"Run again on {'the same' if same else 'other'} noise"
+    done = f"Run again on {noise_words(before, now)}"
     if changed != ["φ"]:
         return done, ""
     if now["twist ψ"] in ("look-ahead", "optimal"):

@@ -58,7 +58,9 @@ function progressLine({ state = "idle", done = 0, total = 0, running = [], left,
     const rest = running.length > 1 ? ` and ${running.length - 1} more` : "";
     parts.push(`at ${name} for ${Math.round(spent + age)} s${rest}`);
   } else if (busy) parts.push(`starting ${plural(workers, "worker")}`);
-  if (state === "running" && left !== null && left !== undefined && running.length) parts.push(`about ${about(left - age)} left`);
+  if (state === "running" && left !== null && left !== undefined && running.length) {
+    parts.push(left > age ? `about ${about(left - age)} left` : "longer than runs like it took");
+  }
   if (state === "paused" || state === "cancelled") parts.push(state);
   if (!busy && folder) parts.push(`kept in ${folder}`);
   return parts.join(" · ");

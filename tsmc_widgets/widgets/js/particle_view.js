@@ -1,6 +1,6 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
-import { host, runsOf } from "./contact.js";
+import { host, nameSliders, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { TokenGrid } from "./grid.js";
@@ -53,6 +53,7 @@ class ParticleView extends RunView {
   _showStatus() {
     const status = this.model.get("status");
     this.status.show(status);
+    nameSliders(this.root);
     // A run that was asked to wait ends its step first: the button need not wait for that.
     this.transport.setRunning(status?.state === "running" && !this.model.get("hold"));
   }

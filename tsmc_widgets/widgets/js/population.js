@@ -102,7 +102,7 @@ export class Population {
   _strands(view, s, from, to) {
     const { theme, record: { K } } = view;
     const { width: wide, height: tall } = this.image;
-    const shades = [0.1, view.marks ? 0.2 : 0.36].map((share) => pack(mix(theme.background, theme.text, share)));
+    const shades = (theme.dark ? [0.2, view.marks ? 0.3 : 0.55] : [0.1, view.marks ? 0.2 : 0.36]).map((share) => pack(mix(theme.background, theme.text, share)));
     const colours = [...shades, pack(theme.lineage)];
     const row = tall / K;
     const eased = Array.from({ length: to - from }, (_, i) => {

@@ -60,7 +60,8 @@ export function drawRibbons(context, view, s, { left, right, top, bottom, y }) {
     path.bezierCurveTo(middle, y1, middle, p1, left, p1);
     path.closePath();
   });
-  const styles = [css(theme.text, 0.05), css(theme.text, view.marks ? 0.09 : 0.2), css(theme.lineage, 0.45)];
+  const [faint, living] = theme.dark ? [0.12, 0.36] : [0.05, 0.2];
+  const styles = [css(theme.text, faint), css(theme.text, view.marks ? living / 2 : living), css(theme.lineage, 0.45)];
   paths.forEach((path, kind) => {
     context.fillStyle = styles[kind];
     context.fill(path);

@@ -130,7 +130,7 @@ export function readTheme(root) {
 export function makePalette(quantity, theme) {
   const [cell, faint] = [new Array(256), new Array(256)];
   const [overview, dim, faded] = [0, 0, 0].map(() => new Uint32Array(256));
-  const neutral = mix(theme.background, theme.text, theme.dark ? 0.24 : 0.16);
+  const neutral = mix(theme.background, theme.text, theme.dark ? 0.38 : 0.16);
   const cap = quantity.diverging || !theme.dark ? 0.55 : 0.4;
   for (let index = 0; index < 256; index++) {
     const { rgb, strength } = hueAt(quantity, Math.max(0, index - 1) / 254, theme.dark);
@@ -140,7 +140,8 @@ export function makePalette(quantity, theme) {
     const base = mix(theme.background, theme.text, 0.06);
     cell[index] = dead ? css(base) : css(mix(base, rgb, cap * force));
     faint[index] = css(mix(theme.background, mix(base, rgb, dead ? 0 : cap * force), 0.4));
-    const solid = dead ? mix(theme.background, theme.text, 0.8) : mix(neutral, rgb, force);
+    // In both themes what is dead is darker than all that lives.
+    const solid = dead ? (theme.dark ? [0, 0, 0] : mix(theme.background, theme.text, 0.8)) : mix(neutral, rgb, force);
     overview[index] = pack(solid);
     dim[index] = pack(mix(theme.background, solid, 0.5));
     faded[index] = pack(mix(theme.background, solid, 0.26));

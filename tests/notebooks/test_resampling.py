@@ -1,4 +1,4 @@
-"""The first notebook: it runs without a person, and a person can work it in JupyterLab."""
+"""The lesson on resampling: it runs without a person, and a person can work it in JupyterLab."""
 
 import pytest
 from notebook_support import (
@@ -12,7 +12,7 @@ from notebook_support import (
 
 from browser_support import run_all_cells
 
-NOTEBOOK = NOTEBOOKS / "01_watch_smc.ipynb"
+NOTEBOOK = NOTEBOOKS / "03_resampling.ipynb"
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_saved_outputs_read_well_without_a_kernel():
 
 def test_notebook_runs_without_a_person(tmp_path):
     notebook = run_notebook(NOTEBOOK, tmp_path)
-    assert "log Z estimate" in printed(notebook)
+    assert "first days survive" in printed(notebook)
     live, plain = (float(part) for part in value_of(notebook, "watch.trace.log_z").split(","))
     assert live == plain
 

@@ -1,11 +1,11 @@
-"""The workbench's notebook: it runs without a person, and a person can work it in JupyterLab."""
+"""The last lesson and its workbench: it runs alone, and a person can work it in JupyterLab."""
 
 import pytest
 from notebook_support import NOTEBOOKS, check_saved_outputs, first_live_cell, printed, run_notebook
 
 from browser_support import run_all_cells
 
-NOTEBOOK = NOTEBOOKS / "04_workbench.ipynb"
+NOTEBOOK = NOTEBOOKS / "12_bring_your_own.ipynb"
 
 pytestmark = pytest.mark.slow
 

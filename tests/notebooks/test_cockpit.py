@@ -1,0 +1,54 @@
+"""The pages as a person sees and clicks them, served by Voila."""
+
+import nbformat
+import pytest
+
+from browser_support import TOKEN, voila_app
+from tsmc_widgets.widgets.watch import PRESETS
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+
+@pytest.fixture
+def show(page, tmp_path):
+    """Function that serves a cell, and gives the page once its first run is done."""
+    servers = []
+
+    def serve(cell, width=1440, height=900):
+        home = tmp_path / "home"
+        home.mkdir()
+        cells = [nbformat.v4.new_code_cell(f"import tsmc_widgets as tw\n{cell}")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+        servers.append(voila_app(home, tmp_path / "page.ipynb"))
+        url = servers[0].__enter__()
+        page.set_viewport_size({"width": width, "height": height})
+        page.set_default_timeout(120_000)
+        page.goto(f"{url}/?token={TOKEN}")
+        page.wait_for_selector(".pv-status[data-state='done']")
+        return page
+
+    yield serve
+    for server in servers:
+        page.goto("about:blank")
+        server.__exit__(None, None, None)
+
+
+def run_after(page, act):
+    """Act, and wait until the run that follows is done."""
+    old = page.evaluate("document.querySelector('.pv')._view.record.id")
+    act()
+    page.wait_for_function(
+        f"document.querySelector('.pv')._view.record.id > {old}"
+        " && document.querySelector('.pv-status').dataset.state === 'done'"
+    )
+
+
+def test_every_lesson_keeps_its_text_and_every_slider_has_a_name(show):
+    page = show("tw.Workbench()")
+    for name, preset in PRESETS.items():
+        run_after(page, lambda name=name: page.get_by_role("button", name=name).click())
+        # Sliders answer a little later, with numbers that were added up in steps.
+        page.wait_for_timeout(500)
+        assert page.get_by_text(preset.text).count() == 1, name
+    names = "handles => handles.map(handle => handle.getAttribute('aria-label'))"
+    assert all(page.locator(".noUi-handle").evaluate_all(names))

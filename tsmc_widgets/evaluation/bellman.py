@@ -1,0 +1,388 @@
+"""Bellman error of a twist: log psi_t(s) against log E_p0[psi_{t+1}(s, .)], without rollouts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int
+from scipy import stats
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import check_integer
+from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.smc import genealogy
+from tsmc_widgets.smc.api import check_observed, run_smc
+from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
+from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.twists.protocol import as_twist
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = Float64[Tensor, "runs steps particles"]
+NUM_RUNS, NUM_PARTICLES = 8, 16
+MAX_PHI = 4096
+"""Sequences on which phi is asked at most for the expectation of one step."""
+LEAST_DRAWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Prefixes of every length: particles of runs, of which each descends from one before.
+
+    Attributes:
+        tokens: s_t of each particle.
+        ancestors: slot of the step before that each descends from.
+        observed: one observation for each run, where the target waits for one.
+    """
+
+    tokens: Int[Tensor, "runs steps particles"]
+    ancestors: Int[Tensor, "runs steps particles"]
+    observed: Int[Tensor, "runs width"] | None = None
+
+    @classmethod
+    def of(cls, sequences: Any, observed: Any = None) -> Population:
+        """The particles of a trace, or whole sequences (n, T), each a run of its own."""
+        if isinstance(sequences, SMCTrace):
+            columns, given = sequences.columns, sequences.info.observed
+            given = None if given is None else torch.tensor(given)
+            return cls(columns.tokens, columns.ancestors, given)
+        tokens = torch.as_tensor(sequences).unsqueeze(-1)
+        return cls(tokens, torch.zeros_like(tokens), observed)
+
+    @classmethod
+    def drawn(
+        cls, target: Target, twist: Any, *, seed: int, num_runs: int = NUM_RUNS,
+        num_particles: int = NUM_PARTICLES, observed: Any = None,
+    ) -> Population:  # fmt: skip
+        """Half of the runs propose and resample by the twist, half draw from p0."""
+        how = {
+            "num_runs": num_runs, "num_particles": num_particles, "seed": seed,
+            "dead_runs": "keep", "observed": observed,
+        }  # fmt: skip
+        twist = as_twist(twist)
+        if twist.proposal_only:
+            own = run_smc(target, proposal=TwistInduced(twist), **how)
+        else:
+            own = run_smc(target, proposal=TwistInduced(), twist=twist, **how)
+        base = run_smc(target, rule="never", first_run=num_runs, **how)
+        a, b = cls.of(own), cls.of(base)
+        both = None if a.observed is None else torch.cat([a.observed, b.observed])
+        return cls(torch.cat([a.tokens, b.tokens]), torch.cat([a.ancestors, b.ancestors]), both)
+
+    def prefix(self, run: int, t: int, particle: int) -> list[int]:
+        """Tokens of the particle of step t, from the first on."""
+        tokens = []
+        for step in range(t - 1, -1, -1):
+            tokens.append(int(self.tokens[run, step, particle]))
+            particle = int(self.ancestors[run, step, particle])
+        return tokens[::-1]
+
+
+@dataclass(frozen=True)
+class BellmanError:
+    """Log psi_t(s) - log E_p0[psi_{t+1}(s, .)] at the prefixes of a population, in nats.
+
+    psi* has 0 everywhere. phi stands for psi at T and wherever a sequence ends; the error of step T
+    itself is that of the twist's psi_T, which proposes but never weighs, against phi. A constant
+    for each t is free, so what counts is the spread within a step. Prefixes that have ended have no
+    error: NaN.
+
+    Attributes:
+        target: whose twist.
+        population: the prefixes.
+        log_psi: log psi_t of each.
+        log_value: log E_p0[psi_{t+1}(s, .)], under the power of the target; log phi at T.
+        value_error: standard error of ``log_value``; 0 where no draw was needed.
+    """
+
+    target: Target
+    population: Population
+    log_psi: Columns
+    log_value: Columns
+    value_error: Columns
+
+    @cached_property
+    def error(self) -> Columns:
+        """Log psi less log value; 0 where both are -inf, NaN for ended prefixes."""
+        both = torch.isneginf(self.log_psi) & torch.isneginf(self.log_value)
+        return torch.where(both, 0.0, self.log_psi - torch.where(both, 0.0, self.log_value))
+
+    @cached_property
+    def centred(self) -> Columns:
+        """``error`` with the mean of each t taken off; NaN where it is not finite."""
+        finite = torch.isfinite(self.error)
+        values = torch.where(finite, self.error, math.nan)
+        return values - values.nanmean(dim=(0, 2), keepdim=True)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each t.
+
+        Columns: t; mean with low and high, its 95 % t-interval over runs; spread, the root of the
+        mean squared deviation from that mean, less what sampling phi adds, with spread_low and
+        spread_high; tail_low and tail_high, the 2.5 and 97.5 % quantiles about the mean; one_zero,
+        prefixes at which only one side is 0; num_prefixes, in which equal ones count each; all in
+        nats. ``bound`` is 1 / T: the cost of SMC is polynomial in T while errors stay O(1/T).
+        """
+        steps = range(self.log_psi.shape[1])
+        return frame_of([self._row(t) for t in steps if self._known(t).any()])
+
+    def prefixes(self, count: int | None = None) -> pd.DataFrame:
+        """Distinct prefixes, the largest deviation from the mean of their step first.
+
+        Columns: t, text, log_psi, log_value, error (centred), value_error, particles, run,
+        particle.
+        """
+        rows: dict[tuple[int, ...], dict[str, Any]] = {}
+        places = torch.isfinite(self.centred).nonzero().tolist()
+        places.sort(key=lambda place: -abs(float(self.centred[tuple(place)])))
+        for run, t, particle in places:
+            tokens = self.population.prefix(run, t + 1, particle)
+            seen = self.population.observed
+            key = (*tokens, -1, *([] if seen is None else seen[run].tolist()))
+            if key in rows:
+                rows[key]["particles"] += 1
+                continue
+            if count is not None and len(rows) == count:
+                break
+            at = (run, t, particle)
+            text = self.target.labels(torch.tensor([tokens], device=self.target.lm.device))[0]
+            rows[key] = {
+                "t": t + 1, "text": text, "log_psi": float(self.log_psi[at]),
+                "log_value": float(self.log_value[at]), "error": float(self.centred[at]),
+                "value_error": float(self.value_error[at]), "particles": 1,
+                "run": run, "particle": particle,
+            }  # fmt: skip
+        return frame_of(list(rows.values()))
+
+    def along(self, values: Tensor) -> Tensor:
+        """Values (runs, steps, particles) along each last particle's path."""
+        return genealogy.paths(self.population.ancestors, values)
+
+    def _known(self, t: int) -> Bool[Tensor, "runs particles"]:
+        return torch.isfinite(self.centred[:, t])
+
+    def _row(self, t: int) -> dict[str, Any]:
+        known, error, centred = self._known(t), self.error[:, t], self.centred[:, t]
+        runs = known.any(1)
+        of_runs = torch.where(known, error, math.nan)[runs].nanmean(1)
+        excess = torch.where(known, centred**2 - self.value_error[:, t] ** 2, math.nan)
+        squares = t_interval(excess[runs].nanmean(1))
+        mean = t_interval(of_runs)
+        spread = [math.sqrt(max(0.0, v)) if v == v else v for v in squares]
+        tails = np.quantile(centred[known].numpy(), [0.025, 0.975])
+        return {
+            "t": t + 1,
+            **dict(zip(("mean", "low", "high"), mean, strict=True)),
+            **dict(zip(("spread", "spread_low", "spread_high"), spread, strict=True)),
+            "tail_low": float(tails[0]), "tail_high": float(tails[1]),
+            "one_zero": int(torch.isinf(error).sum()), "num_prefixes": int(known.sum()),
+            "bound": 1 / self.log_psi.shape[1],
+        }  # fmt: skip
+
+
+def t_interval(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
+    """Mean over independent runs with its 95 % t-interval; NaN ends for one run."""
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return mean, math.nan, math.nan
+    reach = float(stats.t.ppf(0.975, count - 1) * values.std()) / math.sqrt(count)
+    return mean, mean - reach, mean + reach
+
+
+@torch.no_grad()
+def bellman_error(
+    target: Target,
+    twist: Any,
+    sequences: Any = None,
+    *,
+    observed: Any = None,
+    seed: int = 0,
+    max_phi: int = MAX_PHI,
+) -> BellmanError:
+    """Log psi_t(s) - log E_p0[psi_{t+1}(s, .)] at many prefixes; no rollouts, no exact samples.
+
+    SMC's cost turns from exponential to polynomial in T where it is O(1/T) a step (arXiv
+    2602.01381). The models read each distinct prefix once.
+
+    Args:
+        target: sigma.
+        twist: psi, of any form.
+        sequences: a trace, whose particles of every step are the prefixes; or tokens (n, T) without
+            the prompt; None draws particles by the twist and from p0.
+        observed: where the target waits for an observation, one for each sequence, or for each of
+            the runs that are drawn.
+        seed: of what is drawn.
+        max_phi: for the last token phi is asked about all V where phi offers that, or where the
+            prefixes have no more continuations than this; else about so many draws of p0 and p0 psi
+            in equal parts, and ``value_error`` is their standard error.
+
+    Raises:
+        ModelOutputError: psi is NaN or +inf; says after which prefix.
+    """
+    check_target(target)
+    check_integer("max_phi", max_phi)
+    if sequences is None:
+        runs = NUM_RUNS if observed is None else len(observed)
+        population = Population.drawn(target, twist, seed=seed, num_runs=runs, observed=observed)
+    else:
+        population = Population.of(sequences, observed)
+    check_observed(target, population.observed)
+    return _Walk(target, as_twist(twist), population, seed, max_phi).errors()
+
+
+class _Walk:
+    """Reads a population step by step, as the sampler would, and compares each with the next."""
+
+    def __init__(
+        self, target: Target, twist: Any, population: Population, seed: int, max_phi: int
+    ) -> None:
+        self.target, self.twist, self.population = target, twist, population
+        self.max_phi, device = max_phi, target.lm.device
+        self.generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_301)
+        runs, self.num_steps, self.size = population.tokens.shape
+        self.tokens = population.tokens.to(device)
+        self.ancestors = population.ancestors.to(device)
+        self.observed = None if population.observed is None else population.observed.to(device)
+        self.seen = self.observed
+        rows = torch.zeros(runs, dtype=torch.int64, device=device)
+        if self.observed is not None:
+            self.seen, rows = torch.unique(self.observed, dim=0, return_inverse=True)
+        self.rows = rows.unsqueeze(1).expand(-1, self.size)
+        self.live = torch.ones_like(self.rows, dtype=torch.bool)
+        self.paths = self.tokens.new_zeros(runs, self.size, 0)
+
+    def errors(self) -> BellmanError:
+        """Every step."""
+        target, shape = self.target, self.population.tokens.shape
+        log_psi, log_value, error = (torch.full(shape, math.nan).double() for _ in range(3))
+        count = 1 if self.seen is None else len(self.seen)
+        none = self.tokens.new_zeros(count, 0)
+        steps = prefill_steps(
+            target, Base(), self.twist, none, observed=self.seen, most_rows=self.rows.numel()
+        )
+        for t in range(1, self.num_steps + 1):
+            if t > 1:
+                value, deviation = self._values(steps, t)
+                for column, found in ((log_value, value), (error, deviation)):
+                    column[:, t - 2] = torch.where(self.live, found[self.rows], math.nan).cpu()
+            before = self._read(steps, t, log_psi)
+            if t == self.num_steps:
+                log_value[:, -1], error[:, -1] = self._log_phi(before), 0.0
+            elif not bool(self.live.any()):
+                break
+            else:
+                steps = self._extend(steps)
+        return BellmanError(target, self.population, log_psi, log_value, error)
+
+    def _read(self, steps: PrefixSteps, t: int, log_psi: Columns) -> Tensor:
+        """Take the tokens of step t and note their log psi; which paths had not ended before."""
+        came = self.ancestors[:, t - 1]
+        self.rows, self.live = self.rows.gather(1, came), self.live.gather(1, came)
+        before = self.live
+        tokens = self.tokens[:, t - 1]
+        drawn = steps.draw(self.rows, torch.zeros(self.rows.shape).double(), given=tokens)
+        self.paths = self.paths.gather(1, came.unsqueeze(-1).expand_as(self.paths))
+        self.paths = torch.cat([self.paths, tokens.unsqueeze(-1)], dim=-1)
+        if self.target.ending is not None:
+            ends = self.target.ending.ends(self.paths.flatten(0, 1)).reshape(before.shape)
+            self.live = before & ~ends
+        counts = before if t == self.num_steps else self.live
+        log_psi[:, t - 1] = torch.where(counts, drawn.log_psi, math.nan).cpu()
+        return before
+
+    def _extend(self, steps: PrefixSteps) -> PrefixSteps:
+        members = self.live.reshape(-1).nonzero().squeeze(1)
+        tokens = self.paths[..., -1]
+        pairs = distinct_pairs(self.rows, tokens, members, self.target.lm.vocab_size)
+        flat = self.paths.reshape(-1, self.paths.shape[-1])
+        steps = advance_steps(self.target, Base(), self.twist, steps, pairs, flat)
+        rows = torch.zeros_like(self.rows).reshape(-1)
+        rows[members] = pairs.inverse
+        self.rows = rows.reshape(self.rows.shape)
+        if self.observed is not None:
+            self.seen = self.observed[pairs.first // self.size]
+        return steps
+
+    def _log_phi(self, live: Tensor) -> Float64[Tensor, "runs particles"]:
+        observed = None
+        if self.observed is not None:
+            observed = self.observed.repeat_interleave(self.size, 0)
+        log_phi = self._phi(self.paths.flatten(0, 1), observed).reshape(live.shape)
+        return torch.where(live, log_phi, math.nan).cpu()
+
+    def _phi(self, tokens: Tensor, observed: Tensor | None) -> Float64[Tensor, " n"]:
+        """Log phi of sequences, filled up to T where they have ended."""
+        left = self.target.num_steps - tokens.shape[1]
+        if left:
+            tokens = torch.nn.functional.pad(tokens, (0, left), value=self.target.eos_token_id)
+        if observed is None:
+            return self.target.log_phi(tokens)
+        return self.target.log_phi_given(tokens, observed)
+
+    def _values(self, steps: PrefixSteps, t: int) -> tuple[Tensor, Tensor]:
+        """Log E_p0[psi_t] after each distinct prefix of t - 1 tokens, and its standard error."""
+        values, errors = [], []
+        prefixes = steps.prefixes()
+        for start, log_p, _, log_psi in steps.parts():
+            rows = slice(start, start + len(log_p))
+            seen = None if self.seen is None else self.seen[rows]
+            log_p, log_psi = log_p.double(), log_psi.double()
+            error = torch.zeros(len(log_p), dtype=torch.float64, device=log_p.device)
+            if t == self.num_steps:
+                each = self.max_phi // steps.size
+                value, error = self._last(prefixes[rows], seen, log_p, log_psi, each)
+            else:
+                log_psi = self._ended(prefixes[rows], seen, log_psi)
+                value = numerics.logsumexp(_product(log_p, log_psi))
+            values.append(value)
+            errors.append(error)
+        return torch.cat(values), torch.cat(errors)
+
+    def _ended(self, prefixes: Tensor, seen: Tensor | None, log_psi: Tensor) -> Tensor:
+        """Log psi with log phi for the next tokens that end a sequence."""
+        if self.target.ending is None:
+            return log_psi
+        row, token = self.target.ending.next(prefixes).nonzero(as_tuple=True)
+        whole = torch.cat([prefixes[row], token.unsqueeze(1)], dim=1)
+        log_phi = self._phi(whole, None if seen is None else seen[row])
+        return log_psi.index_put((row, token), log_phi)
+
+    def _last(
+        self, prefixes: Tensor, seen: Tensor | None, log_p: Tensor, log_psi: Tensor, each: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log E_p0[phi] over the last token of some prefixes, and its standard error."""
+        count, vocab = log_p.shape
+        exactly = torch.zeros(count, dtype=torch.float64, device=log_p.device)
+        if seen is None and self.target.log_phi_next is not None:
+            return numerics.logsumexp(_product(log_p, self.target.log_phi_next(prefixes))), exactly
+        draws = vocab if vocab <= each else max(LEAST_DRAWS, each)
+        if vocab <= each:
+            tokens, log_ratio = torch.arange(vocab).expand(count, -1), log_p
+        else:
+            q = (numerics.normalise(log_p) + numerics.normalise(_product(log_p, log_psi))) / 2
+            tokens = torch.multinomial(q, draws, replacement=True, generator=self.generator)
+            log_ratio = log_p.gather(1, tokens) - q.gather(1, tokens).log() - math.log(draws)
+        row = torch.arange(count, device=log_p.device).repeat_interleave(draws)
+        whole = torch.cat([prefixes[row], tokens.to(row.device).reshape(-1, 1)], dim=1)
+        log_phi = self._phi(whole, None if seen is None else seen[row]).reshape(count, draws)
+        terms = _product(log_ratio, log_phi)
+        value = numerics.logsumexp(terms)
+        if vocab <= each:
+            return value, exactly
+        shares = torch.where(torch.isneginf(value), 0.0, terms.T - value).T.exp() * draws
+        return value, shares.std(1) / math.sqrt(draws)
+
+
+def _product(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """Sum of logs in which a zero stays a zero."""
+    return torch.where((log_a == -math.inf) | (log_b == -math.inf), -math.inf, log_a + log_b)
