@@ -139,13 +139,13 @@ class TokenSums:
 
     Attributes:
         hidden: the state that predicts each token.
-        log_p: log p0 of each token, times the target's power; None where it was not asked for.
+        log_p: log p0 of each token, times the target's power.
         log_norm: log sum_v p0 psi_t at the twist as it was; None where it was not asked for.
         mean: ``mean_embedding`` of the twist-induced q, the gradient of that; None likewise.
     """
 
     hidden: Float[Tensor, "n steps width"]
-    log_p: Float64[Tensor, "n steps"] | None = None
+    log_p: Float64[Tensor, "n steps"]
     log_norm: Float64[Tensor, "n steps"] | None = None
     mean: Float[Tensor, "n steps width1"] | None = None
 
@@ -319,13 +319,14 @@ def _tied_terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms
     It is that of <g(h), E_q[e_v]> + b(h), in which E_q[e_v] is a constant.
     """
     sums = samples.sums
-    if sums is None or (p0 and sums.log_p is None):
+    if sums is None:
         sums = read_sums(target, twist, samples.tokens)
-    log_psi = twist.log_psi_at(sums.hidden, samples.tokens).double()
+    tokens = _after_prompt(target, samples.tokens)
+    inputs = twist.inputs(tokens, len(target.prompt_tokens), sums.hidden)
+    log_psi = twist.log_psi_at(inputs, samples.tokens).double()
     if not p0 or sums.mean is None:
-        nothing = torch.full_like(log_psi, math.nan, requires_grad=False)
-        return log_psi, nothing if sums.log_p is None else sums.log_p, nothing
-    slope = twist.head.along(sums.hidden, sums.mean).double()
+        return log_psi, sums.log_p, torch.full_like(sums.log_p, math.nan)
+    slope = twist.head.along(inputs, sums.mean).double()
     return log_psi, sums.log_p, sums.log_norm + (slope - slope.detach())
 
 
@@ -335,13 +336,15 @@ def read_sums(target: Target, twist: Any, tokens: Int[Tensor, "n steps"]) -> Tok
     each = max(1, LAZY_CELLS // (tokens.shape[1] * target.lm.vocab_size))
     parts = []
     for part in tokens.split(each):
-        base = read(target, part)
-        log_p, hidden = base.log_probs.flatten(0, 1), base.hidden.flatten(0, 1)
-        log_psi = twist.value_given(hidden, None)
+        base, length = read(target, part), len(target.prompt_tokens)
+        inputs = twist.inputs(_after_prompt(target, part), length, base.hidden).flatten(0, 1)
+        log_p, log_psi = base.log_probs.flatten(0, 1), twist.value_given(inputs, None)
         log_q, chosen = tilt(log_p, log_psi), part.reshape(-1, 1)
         p, psi, q = (each.gather(1, chosen).double() for each in (log_p, log_psi, log_q))
-        mean = twist.mean_embedding(hidden, log_q)
-        columns = (hidden, p, p + psi - q, mean)
+        weights = log_q.exp()
+        if twist.link == "sigmoid":  # d log psi / d raw = 1 - psi / bound.
+            weights *= -torch.expm1(log_psi - twist.log_bound)
+        columns = (base.hidden.flatten(0, 1), p, p + psi - q, twist.head.mean_embedding(weights))
         parts.append([each.reshape(*part.shape, -1) for each in columns])
     hidden, log_p, log_norm, mean = (torch.cat(column) for column in zip(*parts, strict=True))
     return TokenSums(hidden, log_p.squeeze(-1), log_norm.squeeze(-1), mean)
@@ -390,7 +393,8 @@ def draw_samples(
             room for the vocabulary at every token.
         twist: what learns from them; one with a tied head needs no more of these than their sums.
     """
-    tied = twist if as_twist(twist) is not None and as_twist(twist).is_tied else None
+    # Of the sigmoid the gradient also takes psi of all tokens: it is read when it is wanted.
+    tied = twist if twist is not None and as_twist(twist).is_tied and twist.link == "log" else None
     session = start_smc(
         target,
         num_particles=num_particles,
@@ -422,7 +426,9 @@ def draw_samples(
     log_p = trace.paths("log_p").reshape(samples.tokens.shape).to(samples.tokens.device)
     sums = TokenSums(first, log_p)
     if second is not None:
-        log_psi = tied.log_psi_at(first, samples.tokens).detach().double()
+        tokens = _after_prompt(target, samples.tokens)
+        inputs = tied.inputs(tokens, len(target.prompt_tokens), first)
+        log_psi = tied.log_psi_at(inputs, samples.tokens).detach().double()
         sums = replace(sums, log_norm=log_p + log_psi - samples.log_q, mean=second)
     return replace(samples, sums=sums)
 
@@ -437,10 +443,7 @@ def _answers(
         return hidden, steps.lm.log_probs[rows]
     if steps.proposal.log_q_next is steps.lm.log_probs:
         return hidden, None
-    means = [
-        tied.mean_embedding(steps.lm.hidden[start : start + len(log_q)], log_q)
-        for start, _, log_q, _ in steps.parts()
-    ]
+    means = [tied.head.mean_embedding(log_q.exp()) for _, _, log_q, _ in steps.parts()]
     return hidden, torch.cat(means)[rows]
 
 

@@ -8,17 +8,26 @@ of e_v under q, so that no table of (sequences, steps, vocabulary) is made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from tsmc_widgets.errors import UnsupportedModelError, check_integer
-from tsmc_widgets.models.protocol import LanguageModel
-from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.targets.description import describe_potential, parse_potential
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.twists.lookahead import so_far, text_factors
+from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist, hidden_width
 
 _EPS = 1e-6
+SCORES = 2
+"""Inputs that ``ScoredStates`` adds."""
+_LEVEL_TEXTS = 64
+_MOST_SCORE = 4.0
 
 
 class PerInput(nn.Linear):
@@ -36,8 +45,8 @@ class PerInput(nn.Linear):
 class TiedHead(nn.Module):
     """<g(h), e_v> / width + b(h), with e_v the output embedding, centred and of unit mean square.
 
-    The state h is divided by its root mean square. The embedding is the base model's own tensor,
-    frozen, and no part of the parameters.
+    The state h is divided by its root mean square; inputs after it come as they are. The embedding
+    is the base model's own tensor, frozen, and no part of the parameters.
 
     Args:
         lm: the base model, which must have an ``output_embedding``.
@@ -51,6 +60,7 @@ class TiedHead(nn.Module):
         self, lm: LanguageModel, inputs: int, *, width: int, depth: int, seed: int
     ) -> None:
         super().__init__()
+        self.hidden = hidden_width(lm)
         embedding = output_embedding(lm)
         check_integer("depth", depth, at_least=0)
         check_integer("width", width)
@@ -75,7 +85,9 @@ class TiedHead(nn.Module):
     def direction(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows width1"]:
         """G and b as they multiply the raw embedding and 1: (..., width + 1)."""
         states = states.to(self.last.weight.dtype)
-        states = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + _EPS)
+        hidden = states[..., : self.hidden]
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
+        states = torch.cat([hidden * scale, states[..., self.hidden :]], dim=-1)
         answer = self.last(self.body(states))
         g, b = answer[..., :-1] / self.scale, answer[..., -1:]
         return torch.cat([g, b - (g * self.centre).sum(-1, keepdim=True)], dim=-1)
@@ -114,6 +126,83 @@ def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
     return embedding.float()
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredCarry:
+    """Tokens that each row has generated, on whose text phi is asked."""
+
+    tokens: Int[Tensor, "batch steps"]
+
+    def select(self, rows: Int[Tensor, " picked"]) -> ScoredCarry:
+        """Carry of the given rows."""
+        return ScoredCarry(self.tokens[rows])
+
+
+class ScoredStates(BaseStates):
+    """Hidden states with two more inputs: log phi of the text so far, standardised, and t / T.
+
+    A hidden state knows what will be said, and phi what has been: what a text has earned so far is
+    exact here, and a head learns what is still to come.
+
+    Args:
+        target: whose factors of whole texts are read.
+
+    Attributes:
+        level: mean and standard deviation of log phi over texts of p0, which standardise it.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.lm)
+        self.target, self.parts = target, text_factors(target)
+        self.prompt_length = len(target.prompt_tokens)
+        self._strength = self.width**0.5
+        self.level = torch.tensor([0.0, 1.0], dtype=torch.float64, device=target.lm.device)
+        self.width += SCORES
+
+    def measure(self, seed: int) -> Float64[Tensor, " two"]:
+        """The level, from texts drawn from p0."""
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
+        drawn = self._log_phi(self.target.context.draw(_LEVEL_TEXTS, generator))
+        finite = drawn[drawn.isfinite()]
+        if len(finite) < 2 or float(finite.std()) == 0:
+            return self.level
+        return torch.stack([finite.mean(), finite.std()])
+
+    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+        """The inputs after whole prefixes."""
+        carry = ScoredCarry(tokens[:, self.prompt_length :])
+        return self._beside(lm_step.hidden, carry.tokens), carry
+
+    def advance(self, tokens: Tensor, carry: Any, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+        """The inputs after one more token."""
+        carry = ScoredCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1))
+        return self._beside(lm_step.hidden, carry.tokens), carry
+
+    @torch.no_grad()
+    def teacher_force(
+        self, tokens: Tensor, prompt_length: int, base: TeacherForced | None
+    ) -> Float[Tensor, "batch steps width"]:
+        """The inputs before each token after the prompt."""
+        hidden = super().teacher_force(tokens, prompt_length, base)
+        own = tokens[:, prompt_length:]
+        steps = range(hidden.shape[1])
+        return torch.stack([self._beside(hidden[:, t], own[:, :t]) for t in steps], dim=1)
+
+    def _beside(
+        self, hidden: Float[Tensor, "batch hidden"], tokens: Int[Tensor, "batch steps"]
+    ) -> Float[Tensor, "batch width"]:
+        score = (self._log_phi(tokens) - self.level[0]) / self.level[1]
+        score = score.clamp(-_MOST_SCORE, _MOST_SCORE) / 2
+        time = torch.full_like(score, tokens.shape[1] / self.target.num_steps)
+        extra = self._strength * torch.stack([score, time], dim=1)
+        return torch.cat([hidden, extra.to(hidden)], dim=1)
+
+    def _log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        for part, beta in self.parts:
+            total += beta * so_far(part, tokens)
+        return total
+
+
 class TiedHeadTwist(NeuralTwist):
     """Log psi_t(s_{<t}, .) = <g(h), e_v> + b(h): a head tied to the output embedding.
 
@@ -125,6 +214,8 @@ class TiedHeadTwist(NeuralTwist):
         lm: the base model, of transformers; it stays as it is.
         width: of the layers between; 16, say, makes a head of low rank.
         depth: number of layers between; 0 makes g linear in the hidden state h.
+        scored: a target whose factors of whole texts the head reads beside h, at the text so far:
+            see ``ScoredStates``. None reads h alone.
         link: "log", or "sigmoid" for psi <= 1.
         seed: of the first values of the layers between.
     """
@@ -135,33 +226,71 @@ class TiedHeadTwist(NeuralTwist):
         *,
         width: int = 256,
         depth: int = 1,
+        scored: Target | Mapping[str, Any] | None = None,
         link: str = "log",
         seed: int = 0,
     ) -> None:
-        states = BaseStates(lm)
+        scored = _target_of(scored, lm)
+        states = BaseStates(lm) if scored is None else ScoredStates(scored)
         head = TiedHead(lm, states.width, width=width, depth=depth, seed=seed)
-        super().__init__(lm, states, head, link, {"width": width, "depth": depth})
+        options = {"width": width, "depth": depth, "scored": scored is not None}
+        super().__init__(lm, states, head, link, options)
+        self.scored = scored
+        if scored is not None:
+            self.register_buffer("phi_level", states.measure(seed))
+            self._load_level()
 
     is_tied = True
 
+    def inputs(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        hidden: Float[Tensor, "batch steps hidden"],
+    ) -> Float[Tensor, "batch steps width"]:
+        """What the head reads before each token after the prompt, given the hidden states."""
+        base = TeacherForced(hidden, hidden)  # No form with a tied head reads log-probs.
+        return self._states.teacher_force(tokens, prompt_length, base)
+
     def log_psi_at(
-        self, hidden: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]
+        self, inputs: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]
     ) -> Float[Tensor, "*rows"]:
         """Log psi of one token in each row, with gradients."""
-        return self._linked(self.head.at(hidden, tokens))
+        return self._linked(self.head.at(inputs, tokens))
 
-    @torch.no_grad()
-    def mean_embedding(
-        self, hidden: Float[Tensor, "rows width"], log_q: Float[Tensor, "rows vocab"]
-    ) -> Float[Tensor, "rows width1"]:
-        """The ``TiedHead.along`` of which has the gradient of log sum_v p0 psi, at this q."""
-        weights = log_q.exp()
-        if self.link == "sigmoid":  # d log psi / d raw = 1 - psi / bound.
-            weights *= -torch.expm1(self.value_given(hidden, None) - self.log_bound)
-        return self.head.mean_embedding(weights)
+    def card_options(self) -> dict[str, Any]:
+        """The options, with what describes the scored target."""
+        if self.scored is None:
+            return self.options | {"scored": None}
+        described = {
+            "potential": describe_potential(self.scored.potential),
+            "prompt": self.scored.prompt_tokens.tolist(),
+            "num_steps": self.scored.num_steps,
+        }
+        return self.options | {"scored": described}
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As of any module; the level of phi is told to the states."""
+        found = super().load_state_dict(*arguments, **options)
+        self._load_level()
+        return found
+
+    def _load_level(self) -> None:
+        if self.scored is not None:
+            self._states.level = self.phi_level
 
     def _last_layer(self) -> list[Tensor]:
         return [self.head.last.bias, self.head.last.weight]
 
     def _shared(self) -> list[Any]:
-        return [*super()._shared(), self.head.embedding]
+        return [*super()._shared(), self.head.embedding, self.scored, self._states]
+
+
+def _target_of(scored: Target | Mapping[str, Any] | None, lm: LanguageModel) -> Target | None:
+    """A target, or the one of which ``card_options`` made these; None where phi is not read."""
+    if isinstance(scored, Mapping):
+        phi = parse_potential(scored["potential"])
+        scored = Target(lm, phi, prompt=scored["prompt"], num_steps=scored["num_steps"])
+    if scored is not None:
+        check_target(scored)
+    return scored
