@@ -24,6 +24,9 @@ from tsmc_widgets.twists.lookahead import so_far, text_factors
 from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist, hidden_width
 
 _EPS = 1e-6
+BODY_GAIN, LAST_GAIN, TILT_GAIN = 16.0, 8.0, 3.0
+"""How far one step moves layers, g and b, and log psi by g, relative to the rate: by search on
+sentiment of SmolLM2, see docs/learning_on_real_models.md."""
 SCORES = 2
 """Inputs that ``ScoredStates`` adds."""
 _LEVEL_TEXTS = 64
@@ -31,19 +34,23 @@ _MOST_SCORE = 4.0
 
 
 class PerInput(nn.Linear):
-    """A linear layer of its inputs divided by their number.
+    """A linear layer of its inputs times gain / number of inputs.
 
-    One step of Adam at rate r moves each output by about r, whatever the width (the rule of muP:
-    Yang and Hu 2021), so that one rate serves models of every size.
+    One step of Adam at rate r moves an output by about r times the gain, whatever the width (the
+    rule of muP: Yang and Hu 2021), so that one rate serves models of every size.
     """
+
+    def __init__(self, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__(inputs, outputs, dtype=torch.float32)
+        self.gain = gain
 
     def forward(self, states: Tensor) -> Tensor:
         """The layer's outputs."""
-        return super().forward(states / self.in_features)
+        return super().forward(states * (self.gain / self.in_features))
 
 
 class TiedHead(nn.Module):
-    """<g(h), e_v> / width + b(h), with e_v the output embedding, centred and of unit mean square.
+    """<g(h), e_v> / width + b(h), with e_v the output embedding of unit mean square.
 
     The state h is divided by its root mean square; inputs after it come as they are. The embedding
     is the base model's own tensor, frozen, and no part of the parameters.
@@ -67,20 +74,19 @@ class TiedHead(nn.Module):
         generator = torch.Generator().manual_seed(check_integer("seed", seed, at_least=0))
         layers: list[nn.Module] = []
         for at in range(depth):
-            layer = PerInput(width if at else inputs, width, dtype=torch.float32)
-            nn.init.normal_(layer.weight, std=layer.in_features**0.5, generator=generator)
+            layer = PerInput(width if at else inputs, width, BODY_GAIN)
+            std = layer.in_features**0.5 / BODY_GAIN
+            nn.init.normal_(layer.weight, std=std, generator=generator)
             nn.init.zeros_(layer.bias)
             layers += [layer, nn.SiLU()]
         self.body = nn.Sequential(*layers).to(lm.device)
-        last = PerInput(width if depth else inputs, embedding.shape[1] + 1, dtype=torch.float32)
+        last = PerInput(width if depth else inputs, embedding.shape[1] + 1, LAST_GAIN)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.last = last.to(lm.device)
         object.__setattr__(self, "embedding", embedding)
-        centre = embedding.mean(0)
-        scale = (embedding - centre).square().mean().sqrt() * embedding.shape[1]
-        self.register_buffer("centre", centre.float(), persistent=False)
-        self.register_buffer("scale", scale.float(), persistent=False)
+        scale = embedding.square().mean().sqrt() * embedding.shape[1] / TILT_GAIN
+        self.register_buffer("scale", scale, persistent=False)
 
     def direction(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows width1"]:
         """G and b as they multiply the raw embedding and 1: (..., width + 1)."""
@@ -89,8 +95,7 @@ class TiedHead(nn.Module):
         scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
         states = torch.cat([hidden * scale, states[..., self.hidden :]], dim=-1)
         answer = self.last(self.body(states))
-        g, b = answer[..., :-1] / self.scale, answer[..., -1:]
-        return torch.cat([g, b - (g * self.centre).sum(-1, keepdim=True)], dim=-1)
+        return torch.cat([answer[..., :-1] / self.scale, answer[..., -1:]], dim=-1)
 
     def forward(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows vocab"]:
         """Values of every token."""
