@@ -1,4 +1,4 @@
-"""Which K, twist and resampling: what each choice costs and gives, the evidence of docs/choosing.md.
+"""Which K, twist and resampling: what each costs and gives, the evidence of docs/choosing.md.
 
     python benchmarks/choices.py [--runs 100]
 

@@ -7,6 +7,7 @@ made is used once. Each case ends in one of
              the argument or quotes the value
     unclear  another error: one of torch, NumPy or Python, or one that names neither
     silent   accepted though it does not fit the signature
+    lost     an event (``fault_events``) after which something is missing that was promised
     hang     no end within the time limit, or the process died
 
 Each public name is tried in a fork of its own, which needs Linux or macOS.
@@ -27,7 +28,8 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -36,11 +38,15 @@ import pandas as pd
 import torch
 
 import tsmc_widgets as tw
+from benchmarks.fault_events import EVENTS, Event
 from tsmc_widgets.evaluation.twist_quality import profiles
 from tsmc_widgets.targets.grammar import FormalLanguage
 
-SECONDS = 5
-OUTCOMES = ("ok", "unclear", "silent", "hang")
+SECONDS = 10
+"""Of the process itself, for one case: a busy machine is no fault."""
+MOST_SECONDS = 600
+"""For all cases of one name."""
+OUTCOMES = ("ok", "unclear", "silent", "lost", "hang")
 VALUES: dict[str, Any] = {
     "None": None, "True": True, "-1": -1, "2.5": 2.5, "nan": math.nan, "inf": math.inf,
     "2**63": 2**63, "'nonsense'": "nonsense", "'\\ud800'": "\ud800", "b'abc'": b"abc",
@@ -254,7 +260,7 @@ def try_name(name: str) -> None:
         base = {key: value for key, value in base.items() if key in {p.name for p in parameters}}
     if name == "save_twist":
         base["folder"] = "faults_twist"
-    signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     several = [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
     try:
         given = dict(base)
@@ -268,7 +274,7 @@ def try_name(name: str) -> None:
         for label, value in VALUES.items():
             given = base | {parameter.name: value}
             args = [given.pop(each) for each in several]
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             detail = ""
             try:
                 use(function(*args, **given), known["lm"])
@@ -280,11 +286,23 @@ def try_name(name: str) -> None:
                 outcome = "ok" if clear else "unclear"
                 detail = f"{type(error).__name__}: {str(error)[:90]!r}"
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             print(f"CASE\t{outcome}\t{name}({parameter.name}={label})\t{detail}", flush=True)
 
 
-def cases_of(name: str) -> list[list[str]]:
+def try_event(event: Event) -> None:
+    """Print how an event ends."""
+    outcome, detail = "ok", ""
+    try:
+        event()
+    except AssertionError as error:
+        outcome, detail = "lost", str(error)
+    except Exception as error:  # noqa: BLE001 - judged
+        outcome, detail = "unclear", f"{type(error).__name__}: {error}"
+    print(f"CASE\t{outcome}\t{event.__name__}\t{detail}", flush=True)
+
+
+def cases_of(name: str, tried: Callable[[], None]) -> list[list[str]]:
     """Outcome, case and detail of each case, from a fork of this process."""
     with tempfile.TemporaryFile("w+") as found:
 
@@ -295,11 +313,11 @@ def cases_of(name: str) -> list[list[str]]:
                 contextlib.chdir(folder),
                 contextlib.redirect_stdout(found),
             ):
-                try_name(name)
+                tried()
 
         process = multiprocessing.get_context("fork").Process(target=run)
         process.start()
-        process.join(60)
+        process.join(MOST_SECONDS)
         process.kill()
         process.join()
         found.seek(0)
@@ -321,10 +339,13 @@ def main() -> None:
     needed()
     os.chdir(tempfile.mkdtemp())  # Some cases write files.
     totals: Counter[str] = Counter()
-    print(f"| public name | {' | '.join(OUTCOMES)} |\n| --- |{' --- |' * len(OUTCOMES)}")
+    print(f"| public name or event | {' | '.join(OUTCOMES)} |\n| --- |{' --- |' * len(OUTCOMES)}")
     bad = []
-    for name in sorted({*tw.__all__, *CONSTRUCTORS} - MADE_BY_OTHERS):  # type: ignore[attr-defined]
-        found = cases_of(name)
+    names = sorted({*tw.__all__, *CONSTRUCTORS} - MADE_BY_OTHERS)  # type: ignore[attr-defined]
+    tries = {name: partial(try_name, name) for name in names}
+    tries |= {event.__name__: partial(try_event, event) for event in EVENTS}
+    for name, tried in tries.items():
+        found = cases_of(name, tried)
         counts = Counter(case[0] for case in found)
         totals += counts
         bad += [case for case in found if case[0] != "ok"]

@@ -54,8 +54,8 @@ def write_course() -> None:
             (folder / path).write_bytes(content)
     index = [
         "# The course",
-        "Twelve lessons, each under ten minutes. `python3 dev.py lab` opens the first; here they are "
-        "as saved, with pictures in place of what moves. Exercises check themselves: "
+        "Twelve lessons, each under ten minutes. `python3 dev.py lab` opens the first; here they "
+        "are as saved, with pictures in place of what moves. Exercises check themselves: "
         '`tw.check("2.3", answer)`.',
         "```{toctree}\n:maxdepth: 1\n" + "\n".join(names) + "\n```",
     ]
@@ -135,9 +135,7 @@ def main() -> int:
     if done.returncode:
         return done.returncode
     broken = broken_links(SITE)
-    print(
-        "\n".join(broken) or f"The site is in {SITE.relative_to(ROOT)}; every link leads somewhere."
-    )
+    print("\n".join(broken) or f"{SITE.relative_to(ROOT)}: every link leads somewhere.")
     return bool(broken)
 
 

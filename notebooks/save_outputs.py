@@ -92,29 +92,28 @@ WIDGETS = {
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-def picture_of_view(notebook: Path, show: Callable[[Page], None]) -> bytes:
-    """The first widget of a notebook, run in JupyterLab, as PNG."""
+def run_in_lab(path: Path, show: Callable[[Page], None]) -> tuple[nbformat.NotebookNode, bytes]:
+    """A notebook run from top to bottom in JupyterLab, and a picture of its first widget (PNG)."""
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         folder = Path(home) / "notebooks"
         folder.mkdir()
-        shutil.copy(notebook, folder)
-        kept = HERE / "results" / notebook.stem.partition("_")[2]
-        if kept.is_dir():
-            # What the notebook has computed a moment ago is shown, not computed again.
-            shutil.copytree(kept, folder / "results" / kept.name)
+        shutil.copy(path, folder)
+        shutil.copytree(HERE / "tables", folder / "tables")
         browser = playwright.chromium.launch(
             executable_path=find_chromium(), args=support.CHROMIUM_FLAGS
         )
         with support.jupyter_lab(Path(home), folder) as url:
             page = browser.new_page(viewport={"width": WIDTH, "height": 3200})
-            page.set_default_timeout(240_000)
-            open_copy(page, url, notebook.name)
+            page.set_default_timeout(600_000)
+            open_copy(page, url, path.name)
             support.run_all_cells(page)
             show(page)
             page.evaluate("document.activeElement.blur()")
             picture = page.locator(".jp-OutputArea-output:has(.pv)").first.screenshot()
+            support.execute_command(page, "docmanager:save")
+            notebook = nbformat.read(folder / path.name, 4)
         browser.close()
-    return picture
+    return notebook, picture
 
 
 def picture_of_figure(described: dict) -> bytes:
@@ -138,14 +137,19 @@ def picture_of_figure(described: dict) -> bytes:
 def main(name: str) -> None:
     """Execute, picture, write."""
     path = HERE / name
-    notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
     widget, image, show = WIDGETS.get(name, ("", "", None))
-    picture = picture_of_view(path, show) if widget else b""
+    picture = b""
+    if widget:
+        notebook, picture = run_in_lab(path, show)
+    else:
+        notebook = nbformat.read(path, 4)
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(HERE)}}).execute()
+    for cell in notebook.cells:
+        assert not any(each.output_type == "error" for each in cell.get("outputs", [])), cell.source
     if image:
         (IMAGES / image).write_bytes(picture)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        cell.metadata.clear()
         if cell.cell_type == "code":
             # Without its kernel a live view is an error in place of a picture.
             cell.outputs = [each for each in cell.outputs if WIDGET not in each.get("data", {})]
@@ -161,7 +165,8 @@ def main(name: str) -> None:
                     "image/png": base64.b64encode(drawn).decode(),
                     "text/plain": "a figure: run this cell to point at its marks",
                 }
-    notebook.metadata.pop("widgets", None)
+    kept = ("kernelspec", "language_info")
+    notebook.metadata = {name: notebook.metadata[name] for name in kept}
     nbformat.write(notebook, path)
     print(f"{name}: {path.stat().st_size // 1000} kB, picture {len(picture) // 1000} kB")
 

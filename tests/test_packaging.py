@@ -1,4 +1,4 @@
-"""Wheel and source archive build; the wheel alone, in a new environment, runs the README's tour."""
+"""Wheel and source archive build; the wheel alone, in a new environment, runs the tour."""
 
 import os
 import re
@@ -15,8 +15,8 @@ import dev
 import tsmc_widgets
 
 ROOT = Path(dev.__file__).parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", TOUR, flags=re.DOTALL | re.MULTILINE)
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from tsmc_widgets.widgets.factor_editor import PotentialEditor
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.workbench_state import WorkbenchState
 
+ROOT = Path(__file__).parents[1]
 STRANGER = "stranger_of_the_tests"
 FUNCTION = {"kind": "TextFunction", "function": f"{STRANGER}:f"}
 PROBLEM = {
@@ -165,3 +168,16 @@ def test_pickled_weights_run_no_code(tmp_path):
     with pytest.raises((UnsupportedModelError, FileNotFoundError, pickle.UnpicklingError)):
         load_language_model(folder)
     assert not ran.exists()
+
+
+def test_each_line_of_the_threat_model_has_its_tests():
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (`test_[^|]+) \|$", page, re.MULTILINE)
+    assert {line.partition(":")[0] for line, _ in rows} == {
+        "author", "visitor", "saved page, spec or result", "saved page", "model or twist folder",
+        "worker",
+    }  # fmt: skip
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for _, tests in rows:
+        for test in re.findall(r"`(\w+)`", tests):
+            assert f"def {test}(" in source, test

@@ -15,6 +15,7 @@ from .evaluation import (
     log_z_bounds as log_z_bounds,
     log_z_bounds_given as log_z_bounds_given,
     pick_prefixes as pick_prefixes,
+    twist_report as twist_report,
 )
 from .experiments.compare import (
     Comparison as Comparison,

@@ -1,4 +1,4 @@
-"""A type checker finds nothing wrong with the README's code."""
+"""A type checker finds nothing wrong with the code of the tour."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_tour_has_the_types_it_should(tmp_path):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     tour = tmp_path / "tour.py"
     tour.write_text("\n".join(blocks), encoding="utf-8")

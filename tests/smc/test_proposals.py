@@ -72,6 +72,18 @@ def test_a_constant_factor_of_psi_changes_nothing():
     )
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e4, -3e4])
+def test_a_large_psi_leaves_its_digits_to_a_model_in_float32(shift):
+    generator = torch.Generator().manual_seed(0)
+    log_probs, log_psi = torch.randn(2, 40, 7, generator=generator, dtype=torch.float64)
+    log_probs = log_probs.log_softmax(-1)
+    expected, large = (log_probs + log_psi).log_softmax(-1), log_psi + shift
+    assert float((tilt(log_probs.float(), large) - expected).abs().max()) < 2e-6
+    if shift:
+        rounded = (log_probs.float() + large.float()).log_softmax(-1)
+        assert float((rounded - expected).abs().max()) > 1e-4
+
+
 def test_rows_that_psi_forbids_whole_fall_back_to_p0():
     log_probs = torch.tensor([[0.2, 0.8], [0.5, 0.5], [0.0, 1.0]]).log()
     forbidden = -torch.inf

@@ -84,10 +84,10 @@ def test_errors():
         RewardThreshold(count_a)
     with pytest.raises(ValueError, match="at_least must not exceed at_most"):
         RewardThreshold(count_a, at_least=2, at_most=1)
-    with pytest.raises(ValueError, match="at_most must be a number in .*; got nan"):
+    with pytest.raises(ValueError, match=r"at_most must be a number in .*; got nan"):
         RewardThreshold(count_a, at_most=math.nan)
     for beta in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="beta must be a number .*negated reward"):
+        with pytest.raises(ValueError, match=r"beta must be a number .*negated reward"):
             TemperedReward(count_a, beta=beta)
     with pytest.raises(ValueError, match="1 star, 2 stars, 3 stars: use ClassProbability"):
         RewardThreshold(Stars(), at_most=0)

@@ -4,6 +4,7 @@ from tsmc_widgets.evaluation.baselines import BASELINES, BaselineRun, run_baseli
 from tsmc_widgets.evaluation.bellman import BellmanError, bellman_error
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, log_z_bounds, log_z_bounds_given
 from tsmc_widgets.evaluation.bracket import Bracket, BracketSearch, bracket_log_z
+from tsmc_widgets.evaluation.diagnosis import Finding
 from tsmc_widgets.evaluation.divergences import Divergences, KLEstimate, kl_divergences
 from tsmc_widgets.evaluation.estimates import (
     BoundsTable,
@@ -26,6 +27,7 @@ from tsmc_widgets.evaluation.twist_quality import (
     run_diagnostics,
     step_divergences,
 )
+from tsmc_widgets.evaluation.twist_report import TwistReport, twist_report
 
 __all__ = [
     "BASELINES",
@@ -37,6 +39,7 @@ __all__ = [
     "ConditionalLogZBounds",
     "Divergences",
     "FactorShare",
+    "Finding",
     "KLEstimate",
     "LogZ",
     "LogZBounds",
@@ -44,6 +47,7 @@ __all__ = [
     "PooledOverRuns",
     "Prefixes",
     "PsiComparison",
+    "TwistReport",
     "all_prefixes",
     "bellman_error",
     "bracket_log_z",
@@ -61,4 +65,5 @@ __all__ = [
     "run_diagnostics",
     "step_divergences",
     "summary_frame",
+    "twist_report",
 ]

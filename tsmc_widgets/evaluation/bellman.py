@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Columns = Float64[Tensor, "runs steps particles"]
 NUM_RUNS, NUM_PARTICLES = 8, 16
-MAX_PHI = 4096
+MAX_PHI = 2048
 """Sequences on which phi is asked at most for the expectation of one step."""
 LEAST_DRAWS = 16
 
@@ -59,24 +59,24 @@ class Population:
         return cls(tokens, torch.zeros_like(tokens), observed)
 
     @classmethod
-    def drawn(
-        cls, target: Target, twist: Any, *, seed: int, num_runs: int = NUM_RUNS,
-        num_particles: int = NUM_PARTICLES, observed: Any = None,
-    ) -> Population:  # fmt: skip
+    def drawn(cls, target: Target, twist: Any, *, seed: int, observed: Any = None) -> Population:
         """Half of the runs propose and resample by the twist, half draw from p0."""
-        how = {
-            "num_runs": num_runs, "num_particles": num_particles, "seed": seed,
-            "dead_runs": "keep", "observed": observed,
-        }  # fmt: skip
-        twist = as_twist(twist)
-        if twist.proposal_only:
-            own = run_smc(target, proposal=TwistInduced(twist), **how)
-        else:
-            own = run_smc(target, proposal=TwistInduced(), twist=twist, **how)
-        base = run_smc(target, rule="never", first_run=num_runs, **how)
-        a, b = cls.of(own), cls.of(base)
-        both = None if a.observed is None else torch.cat([a.observed, b.observed])
-        return cls(torch.cat([a.tokens, b.tokens]), torch.cat([a.ancestors, b.ancestors]), both)
+        runs = NUM_RUNS if observed is None else len(observed)
+        how = {"num_runs": runs, "num_particles": NUM_PARTICLES, "seed": seed, "observed": observed}
+        return cls.beside_base(target, run_twist(target, twist, **how))
+
+    @classmethod
+    def beside_base(cls, target: Target, trace: SMCTrace) -> Population:
+        """The particles of a trace, and of as many more runs that draw from p0."""
+        own = cls.of(trace)
+        base = run_smc(
+            target, num_runs=trace.num_runs, num_particles=trace.num_particles, rule="never",
+            seed=trace.info.seed or 0, first_run=(trace.info.first_run or 0) + trace.num_runs,
+            dead_runs="keep", observed=own.observed,
+        )  # fmt: skip
+        tokens, ancestors = base.columns.tokens, base.columns.ancestors
+        both = None if own.observed is None else torch.cat([own.observed, own.observed])
+        return cls(torch.cat([own.tokens, tokens]), torch.cat([own.ancestors, ancestors]), both)
 
     def prefix(self, run: int, t: int, particle: int) -> list[int]:
         """Tokens of the particle of step t, from the first on."""
@@ -199,6 +199,18 @@ def t_interval(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
     return mean, mean - reach, mean + reach
 
 
+def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
+    """Runs that follow a twist as far as it may be followed; those that die are kept.
+
+    A twist that can only propose weighs nothing, and nothing is resampled.
+    """
+    twist = as_twist(twist)
+    parts = {"proposal": TwistInduced(), "twist": twist}
+    if twist.proposal_only:
+        parts = {"proposal": TwistInduced(twist)}
+    return run_smc(target, dead_runs="keep", **parts, **how)
+
+
 @torch.no_grad()
 def bellman_error(
     target: Target,
@@ -217,24 +229,25 @@ def bellman_error(
     Args:
         target: sigma.
         twist: psi, of any form.
-        sequences: a trace, whose particles of every step are the prefixes; or tokens (n, T) without
-            the prompt; None draws particles by the twist and from p0.
+        sequences: a trace, whose particles of every step are the prefixes; a ``Population``; or
+            tokens (n, T) without the prompt; None draws particles by the twist and from p0.
         observed: where the target waits for an observation, one for each sequence, or for each of
             the runs that are drawn.
         seed: of what is drawn.
         max_phi: for the last token phi is asked about all V where phi offers that, or where the
             prefixes have no more continuations than this; else about so many draws of p0 and p0 psi
-            in equal parts, and ``value_error`` is their standard error.
+            in equal parts, 16 a prefix at least and so of no more prefixes than that allows, and
+            ``value_error`` is their standard error. 0 leaves the last two steps out.
 
     Raises:
         ModelOutputError: psi is NaN or +inf; says after which prefix.
     """
     check_target(target)
-    check_integer("max_phi", max_phi)
+    check_integer("max_phi", max_phi, at_least=0)
+    population = sequences
     if sequences is None:
-        runs = NUM_RUNS if observed is None else len(observed)
-        population = Population.drawn(target, twist, seed=seed, num_runs=runs, observed=observed)
-    else:
+        population = Population.drawn(target, twist, seed=seed, observed=observed)
+    elif not isinstance(sequences, Population):
         population = Population.of(sequences, observed)
     check_observed(target, population.observed)
     return _Walk(target, as_twist(twist), population, seed, max_phi).errors()
@@ -271,6 +284,8 @@ class _Walk:
             target, Base(), self.twist, none, observed=self.seen, most_rows=self.rows.numel()
         )
         for t in range(1, self.num_steps + 1):
+            if t == self.num_steps and not self.max_phi:
+                break
             if t > 1:
                 value, deviation = self._values(steps, t)
                 for column, found in ((log_value, value), (error, deviation)):
@@ -339,8 +354,8 @@ class _Walk:
             log_p, log_psi = log_p.double(), log_psi.double()
             error = torch.zeros(len(log_p), dtype=torch.float64, device=log_p.device)
             if t == self.num_steps:
-                each = self.max_phi // steps.size
-                value, error = self._last(prefixes[rows], seen, log_p, log_psi, each)
+                part = (prefixes[rows], seen, log_p, log_psi)
+                value, error = self._last(*part, self.max_phi // steps.size)
             else:
                 log_psi = self._ended(prefixes[rows], seen, log_psi)
                 value = numerics.logsumexp(_product(log_p, log_psi))
@@ -366,6 +381,14 @@ class _Walk:
         if seen is None and self.target.log_phi_next is not None:
             return numerics.logsumexp(_product(log_p, self.target.log_phi_next(prefixes))), exactly
         draws = vocab if vocab <= each else max(LEAST_DRAWS, each)
+        asked = count if vocab <= each else max(1, min(count, self.max_phi // draws))
+        if asked < count:
+            # Every so many of them, so that p0's own are among them.
+            some = torch.linspace(0, count - 1, asked, device=log_p.device).round().long()
+            part = None if seen is None else seen[some]
+            found = self._last(prefixes[some], part, log_p[some], log_psi[some], each)
+            blank = torch.full_like(exactly, math.nan)
+            return blank.index_copy(0, some, found[0]), blank.index_copy(0, some, found[1])
         if vocab <= each:
             tokens, log_ratio = torch.arange(vocab).expand(count, -1), log_p
         else:

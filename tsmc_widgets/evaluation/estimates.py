@@ -94,9 +94,10 @@ class OverRuns(Estimate):
 class MeanOverRuns(OverRuns):
     """A mean over independent runs.
 
-    Its nominal 95 % t-interval, of 5 to 20 forward runs, covers E[log Z_hat] 92 to 99 % of the time
-    where log Z_hat spreads by up to 0.7 nats over runs, and 73 to 98 % at 1.0 to 1.7 nats, where
-    its tail is skewed (docs/coverage.md has targets and counts).
+    Its nominal 95 % t-interval, of 5 to 20 forward runs, covers E[log Z_hat] at least 92 % of the
+    time where log Z_hat spreads by up to 0.71 nats over runs, and at least 73 % at up to 1.71 nats,
+    where its tail is skewed; not where a run may die, whose log Z_hat of -inf the runs seen may
+    lack (docs/coverage.md has targets and counts).
 
     Attributes:
         mean: in nats; -inf where a run died.
@@ -141,8 +142,8 @@ class PooledOverRuns(OverRuns):
     The interval is Student's t with ``effective_runs`` - 1 degrees of freedom, so that few runs of
     uneven weight get a wide one. An average may be made by runs that are rarely seen, and no
     interval knows of what no run has shown: nominal 95 % intervals of 5 to 20 forward runs cover
-    94 to 98 % where log Z_hat spreads by up to 0.7 nats over runs, and 73 to 97 % at 1.7 nats
-    (docs/coverage.md has targets and counts). ``LogZBounds.certified`` holds at any spread.
+    log Z at least 92 % of the time where log Z_hat spreads by up to 0.71 nats over runs, and at
+    least 73 % at up to 1.71 nats (docs/coverage.md has targets and counts). ``LogZBounds.certified`` holds at any spread.
     """
 
     value: float

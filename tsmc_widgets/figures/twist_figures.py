@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,8 +33,6 @@ def psi_scatter(
         title: above the figure.
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
-    if statistics is not None:
-        check_kind("statistics", statistics, Mapping, "numbers by their names, or None")
     look, figure = new_figure(theme, title)
     frame = frame[np.isfinite(frame[["learned", "optimal"]]).all(axis=1)]
     values = pd.concat([frame["learned"], frame["optimal"]])
@@ -50,7 +47,7 @@ def psi_scatter(
     texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
     shown = [_short(text) for text in texts]
     errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
-    has_errors = not math.isclose(float(errors.max()), 0.0)
+    has_errors = float(errors.max()) > 0
     figure.add_trace(
         go.Scatter(
             x=frame["optimal"],
@@ -84,8 +81,8 @@ def psi_scatter(
     )
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
-    notes = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
-    note(figure, *notes, "dashed: equal", "bars: 95 % intervals of rollouts" if has_errors else "")
+    bars = "bars: 95 % intervals of rollouts" if has_errors else ""
+    note(figure, *_written(statistics), "dashed: equal", bars)
     figure.update_layout(height=480)
     return figure
 
@@ -93,3 +90,11 @@ def psi_scatter(
 def _short(text: object) -> str:
     text = str(text)
     return safe(text if len(text) <= LONGEST else f"{text[:30]} … {text[-45:]}")
+
+
+def _written(statistics: Mapping[str, float | int] | None) -> list[str]:
+    """Numbers with their names."""
+    if statistics is None:
+        return []
+    check_kind("statistics", statistics, Mapping, "numbers by their names, or None")
+    return [f"{name} {value:.3f}" for name, value in statistics.items()]

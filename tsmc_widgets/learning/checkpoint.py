@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from tsmc_widgets.errors import CheckpointError, import_extra, quoted
@@ -75,7 +76,8 @@ def read_checkpoint(
 
 def _plain(value: Any) -> Any:
     """JSON of what an evaluation holds besides JSON's types: tensors as lists, others as repr."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
+    arrays = Tensor | np.ndarray | np.generic
+    return value.tolist() if isinstance(value, arrays) else repr(value)
 
 
 def _pool_name(rank: int) -> str:

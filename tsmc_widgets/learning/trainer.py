@@ -76,6 +76,11 @@ class Update:
     kl: float | None = None
     kl_coefficient: float | None = None
 
+    @property
+    def gap(self) -> float:
+        """The evaluation's gap of bounds, in nats; NaN where it has none."""
+        return getattr(self.evaluation, "gap", math.nan)
+
 
 def _check_power(target: Target, weights: Mapping[str, float]) -> None:
     """Refuse losses whose psi is a mean of phi over p0's texts, which is not psi* under a power."""
@@ -126,7 +131,7 @@ def progress_bar(
 
     def show(update: Any) -> None:
         nonlocal gap
-        gap = getattr(update.evaluation, "gap", gap)
+        gap = gap if math.isnan(update.gap) else update.gap
         words = {"loss": "no signal", "ESS": f"{update.ess:.1f}"}
         if update.losses:
             words["loss"] = f"{weighted_sum(update.losses, weights):.3f}"
@@ -276,8 +281,7 @@ class TwistTrainer:
                 update = self._update(evaluate, every)
                 show(update)
                 yield update
-                gap = getattr(update.evaluation, "gap", math.nan)
-                if stop_gap is not None and gap <= stop_gap:
+                if stop_gap is not None and update.gap <= stop_gap:
                     return
 
     def update(self) -> Update:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsmc_widgets.errors import NoTokenizerError, UnsupportedModelError, quoted
 
@@ -180,9 +180,38 @@ class LanguageModel(Protocol):
         ...
 
 
+_OPTIONAL: dict[str, Any] = {
+    "model": None,
+    "eos_token_ids": None,
+    "allows_empty_prompt": False,
+    "encode_prompt": None,
+    "apply_chat_template": None,
+    "max_rows": None,
+}
+
+
+def optional(lm: LanguageModel, name: str) -> Any:
+    """What a model may have besides the protocol, or what holds of models that lack it.
+
+    Args:
+        lm: any model.
+        name: "model", the torch module that computes its answers; "eos_token_ids", where several
+            tokens end a text; "allows_empty_prompt", whether it predicts a first token;
+            "encode_prompt", like ``encode``, of a text that begins a sequence;
+            "apply_chat_template", ids of chat messages; "max_rows" of one forward pass.
+    """
+    return getattr(lm, name, _OPTIONAL[name])
+
+
+def network(lm: LanguageModel) -> nn.Module | None:
+    """The torch module that computes a model's answers, kept as ``lm.model``; None without one."""
+    model = optional(lm, "model")
+    return model if isinstance(model, nn.Module) else None
+
+
 def eos_ids(lm: LanguageModel) -> tuple[int, ...]:
     """The tokens that end a text: ``lm.eos_token_ids`` where there are several, first its EOS."""
-    several = getattr(lm, "eos_token_ids", None)
+    several = optional(lm, "eos_token_ids")
     if several is None:
         return () if lm.eos_token_id is None else (lm.eos_token_id,)
     return tuple(several)

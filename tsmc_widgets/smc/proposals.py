@@ -20,7 +20,7 @@ from tsmc_widgets.models.protocol import (
     check_model,
 )
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.twists.protocol import TwistStep, as_twist, prefill_twist
+from tsmc_widgets.twists.protocol import TwistStep, as_twist, of_other, prefill_twist
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,20 +242,19 @@ class AdaptedProposal(BaseProposal):
 
     inner: Any
 
+    _own, _says_follows, is_conditional = of_other(
+        "inner", "twist", "follows_twist", "is_conditional", base=BaseProposal
+    )
+
     @property
     def twist(self) -> Any:
         """The user's own ``twist``, if it has one."""
-        return as_twist(getattr(self.inner, "twist", None))
+        return as_twist(self._own)
 
     @property
     def follows_twist(self) -> bool:
         """Whether it says so and has no twist of its own."""
-        return self.twist is None and getattr(self.inner, "follows_twist", False)
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether it says so."""
-        return getattr(self.inner, "is_conditional", False)
+        return self.twist is None and self._says_follows
 
     @property
     def proposal_only(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -250,10 +251,9 @@ def _imported(path: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"There is no module {quoted(module)} to import: {error}.") from error
-    for part in inside.split("."):
-        if not hasattr(found, part):
-            raise ValueError(
-                f"{quoted(path)} names nothing: {quoted(module)} has no {quoted(inside)}."
-            )
-        found = getattr(found, part)
-    return found
+    try:
+        return attrgetter(inside)(found)
+    except AttributeError as error:
+        raise ValueError(
+            f"{quoted(path)} names nothing: {quoted(module)} has no {quoted(inside)}."
+        ) from error

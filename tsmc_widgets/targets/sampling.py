@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float64, Int
@@ -38,9 +39,12 @@ def base_samples(
         cache = start.carry.most_bytes(1, len(prompt_tokens) + num_steps - 1)
         rows = min(rows, int(CACHED // max(1, cache)))
     rows = max(1, rows)
-    counts = [min(rows, n - done) for done in range(0, n, rows)]
-    pieces = [_sample_piece(lm, start, num_steps, count, generator, ending) for count in counts]
-    return torch.cat([prompt_tokens.new_empty((0, num_steps)), *pieces])
+    pieces = [prompt_tokens.new_empty((0, num_steps))]
+    for done in range(0, n, rows):
+        # Every text stands on row 0 of the carry.
+        begun = prompt_tokens.new_zeros(min(rows, n - done), 0)
+        pieces.append(_sample_piece(lm, start, begun, num_steps, generator, ending))
+    return torch.cat(pieces)
 
 
 def log_p_suffix(
@@ -102,39 +106,79 @@ def powered_samples(
     return tokens, power * log_p - log_q
 
 
+def finished(
+    target: Any,
+    begun: Int[Tensor, "n t"],
+    copies: int,
+    *,
+    generator: torch.Generator,
+) -> tuple[Int[Tensor, "n copies num_steps"], Float64[Tensor, "n copies"]]:
+    """Sequences that p0 ends each of some living prefixes with, ``copies`` of each in one batch.
+
+    With a power of p0 they are draws from q, which has the power at each token, and the second
+    tensor is log p0(rest)**power / q(rest); else it is 0.
+    """
+    lm, prompt, ending = target.lm, target.prompt_tokens, target.ending
+    q = lm if target.power == 1 else Tempered(lm, temperature=1 / target.power)
+    left = target.num_steps - begun.shape[1]
+    each, pieces = max(1, PIECE // (lm.vocab_size * copies)), []
+    for part in begun.split(each):
+        with torch.no_grad():
+            step = q.prefill(torch.cat([prompt.expand(len(part), -1), part], dim=1))
+        rows = torch.arange(len(part), device=lm.device).repeat_interleave(copies)
+        ends = _sample_piece(q, step, part[rows], left, generator, ending, rows=rows)
+        pieces.append(torch.cat([part[rows], ends], dim=1))
+    tokens = torch.cat(pieces)
+    log_ratio = torch.zeros(len(tokens), dtype=torch.float64, device=lm.device)
+    if target.power != 1:
+        whole, length = torch.cat([prompt.expand(len(tokens), -1), tokens], dim=1), len(prompt)
+        log_p, log_q = (
+            log_p_suffix(model, whole, length + begun.shape[1], prompt_length=length, ending=ending)
+            for model in (lm, q)
+        )
+        log_ratio = target.power * log_p - log_q
+    return tokens.reshape(len(begun), copies, -1), log_ratio.reshape(len(begun), copies)
+
+
 def draw(probs: Float64[Tensor, "batch n"], generator: torch.Generator) -> Int[Tensor, " batch"]:
     """One index for each row, with the row's probabilities."""
     return torch.multinomial(probs, 1, generator=generator).squeeze(-1)
 
 
-def _so_far(tokens: Tensor, live: Tensor, t: int) -> Int[Tensor, "live t"]:
-    return tokens[live, :t]
+def _so_far(begun: Tensor, tokens: Tensor, live: Tensor, t: int) -> Int[Tensor, "live length"]:
+    return torch.cat([begun[live], tokens[live, :t]], dim=1)
 
 
 def _sample_piece(
     lm: LanguageModel,
     step: LMStep,
+    begun: Int[Tensor, "count t"],
     num_steps: int,
-    count: int,
     generator: torch.Generator,
     ending: Ending | None,
+    rows: Int[Tensor, " count"] | None = None,
 ) -> Int[Tensor, "count num_steps"]:
-    device = step.log_probs.device
+    """Go on from what each text has ``begun`` with, of which ``rows`` of the step are the answers.
+
+    Without ``rows`` every text stands on row 0 of the carry.
+    """
+    device, count = step.log_probs.device, len(begun)
     fill = 0 if ending is None else ending.fill
     tokens = torch.full((count, num_steps), fill, dtype=torch.int64, device=device)
     live = torch.arange(count, device=device)
     with torch.no_grad():
-        log_probs = step.log_probs.expand(count, -1)
-        # At first every text stands on row 0 of the carry.
-        rows = torch.zeros_like(live)
+        if rows is None:
+            rows, log_probs = torch.zeros_like(live), step.log_probs.expand(count, -1)
+        else:
+            log_probs = step.log_probs[rows]
         for t in range(num_steps):
             check_answer(
-                log_probs, "The base model", partial(_so_far, tokens, live, t), show_tokens
+                log_probs, "The base model", partial(_so_far, begun, tokens, live, t), show_tokens
             )
             chosen = draw(log_probs.double().exp(), generator)
             tokens[live, t] = chosen
             if ending is not None:
-                going = ~ending.ends(tokens[live, : t + 1])
+                going = ~ending.ends(_so_far(begun, tokens, live, t + 1))
                 live, chosen, rows = live[going], chosen[going], rows[going]
             if t + 1 == num_steps or not len(live):
                 break

@@ -19,6 +19,7 @@ from tsmc_widgets.errors import (
     check_number,
     check_one_of,
     quoted,
+    whole_number,
 )
 from tsmc_widgets.models.protocol import (
     LanguageModel,
@@ -26,6 +27,7 @@ from tsmc_widgets.models.protocol import (
     TeacherForced,
     by_rows,
     check_model,
+    optional,
     readable,
 )
 from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
@@ -318,7 +320,7 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
     if isinstance(prompt, np.ndarray):
         prompt = torch.tensor(prompt.astype(np.int64) if prompt.dtype.kind in "iu" else prompt)
     if isinstance(prompt, str):
-        ids = list(getattr(lm, "encode_prompt", lm.encode)(prompt))
+        ids = list((optional(lm, "encode_prompt") or lm.encode)(prompt))
     elif isinstance(prompt, Tensor):
         if prompt.ndim != 1 or prompt.is_floating_point() or prompt.dtype == torch.bool:
             raise ValueError(
@@ -337,14 +339,14 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
             + (" Decode it to text first." if isinstance(prompt, bytes | bytearray) else "")
         )
     for token in ids:
-        if isinstance(token, bool) or not hasattr(token, "__index__"):
+        if whole_number(token) is None:
             raise TypeError(f"prompt must hold integer token ids; got {quoted(token)} among them.")
         if not 0 <= token < lm.vocab_size:
             raise UnknownTokenError(
                 f"Token id {token} of the prompt is not in the vocabulary: ids are 0 to "
                 f"{lm.vocab_size - 1}."
             )
-    if not ids and not getattr(lm, "allows_empty_prompt", False):
+    if not ids and not optional(lm, "allows_empty_prompt"):
         raise ValueError(
             "The prompt is empty, and this model must read at least one token before it can "
             "predict: give a prompt, such as a first word or the model's BOS token."
@@ -359,7 +361,7 @@ def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[
                 "Each chat message must be a dictionary with 'role' and 'content'; "
                 f"got {quoted(message)}."
             )
-    template = getattr(lm, "apply_chat_template", None)
+    template = optional(lm, "apply_chat_template")
     if template is None:
         raise UnsupportedModelError(
             "This model has no chat template, so it cannot read chat messages: give the prompt as "

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, readable
+from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, network, optional, readable
 from tsmc_widgets.models.tempered import Tempered
 
 MIN_STEPS = 4
@@ -299,15 +299,9 @@ def check_language_model(
     _check_teacher_forcing(case, answers)
     if model is not None:
         _check_gradients(case, model)
-    if hasattr(lm, "max_rows"):
+    if optional(lm, "max_rows") is not None:
         _check_chunks(case, answers)
     _check_text(case)
-
-
-def network(lm: Any) -> Any:
-    """The torch module that computes a model's answers, kept as ``lm.model``; None without one."""
-    model = getattr(lm, "model", None)
-    return model if isinstance(model, torch.nn.Module) else None
 
 
 class _ModelCase(SteppingCase):

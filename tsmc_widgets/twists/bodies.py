@@ -21,7 +21,14 @@ from tsmc_widgets.errors import (
     quoted,
 )
 from tsmc_widgets.models.checkpoint import import_transformers
-from tsmc_widgets.models.protocol import Carry, LanguageModel, LMStep, TeacherForced, check_model
+from tsmc_widgets.models.protocol import (
+    Carry,
+    LanguageModel,
+    LMStep,
+    TeacherForced,
+    check_model,
+    optional,
+)
 from tsmc_widgets.twists.trainable import (
     BaseStates,
     NeuralTwist,
@@ -86,7 +93,7 @@ def bare_copy(lm: LanguageModel, *, share: bool) -> nn.Module:
     """
     check_model(lm)
     transformers = import_transformers("A twist with a body of its own")
-    model = getattr(lm, "model", None)
+    model = optional(lm, "model")
     if not isinstance(model, transformers.PreTrainedModel):
         raise UnsupportedModelError(
             f"{type(lm).__name__} has no transformer body to copy: use TableHeadTwist for a tiny "

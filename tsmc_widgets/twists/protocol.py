@@ -212,11 +212,11 @@ class OnePassTwist(BaseTwist):
         return log_psi_next.gather(-1, tokens[:, prompt_length:].unsqueeze(-1)).squeeze(-1)
 
 
-def of_other(attribute: str, *names: str) -> Iterator[property]:
-    """Properties that are those of the twist in an attribute, or ``BaseTwist``'s defaults."""
+def of_other(attribute: str, *names: str, base: type = BaseTwist) -> Iterator[property]:
+    """Properties that are those of the object in an attribute, or a base class's defaults."""
 
     def read(name: str) -> property:
-        default = getattr(BaseTwist, name, None)
+        default = vars(base).get(name)
         return property(lambda self: getattr(getattr(self, attribute), name, default))
 
     return map(read, names)

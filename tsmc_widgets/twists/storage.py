@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tsmc_widgets.errors import TwistFormatError, check_one_of, check_path, import_extra, quoted
 from tsmc_widgets.files import checksum, load_json, write_atomically
-from tsmc_widgets.models.protocol import LanguageModel, check_model, readable
+from tsmc_widgets.models.protocol import LanguageModel, check_model, network, optional, readable
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.conditional import ClassEncoder
@@ -38,10 +39,12 @@ def fingerprint(lm: LanguageModel) -> dict[str, Any]:
     if isinstance(lm, Tempered):
         return {**fingerprint(lm.lm), "tempered": lm.settings}
     values, dtype = _values(lm)
+    model = network(lm)
+    config = getattr(model, "config", None)
     step = max(1, math.ceil(values.numel() / _SAMPLES))
     return {
         "class": type(lm).__name__,
-        "model_type": getattr(getattr(_module(lm), "config", None), "model_type", None),
+        "model_type": None if config is None else config.model_type,
         "vocab_size": lm.vocab_size,
         "hidden_size": _hidden_size(lm),
         "dtype": dtype,
@@ -64,7 +67,7 @@ def other_model(lm: LanguageModel, saved: Mapping[str, Any]) -> str:
             return f"{word} {saved.get(key)}, and this one has {own[key]}"
     same = saved.get("sha256") == own["sha256"]
     # Parameters of one dtype are equal to the byte; what a model computes is not on every device.
-    if not same and (_module(lm) is None or saved.get("dtype") != own["dtype"]):
+    if not same and (network(lm) is None or saved.get("dtype") != own["dtype"]):
         same = _close(own["samples"], saved.get("samples", ()))
     return "" if same else "of the same type and sizes but with other weights"
 
@@ -78,13 +81,8 @@ def _close(own: list[float], saved: Any) -> bool:
     )
 
 
-def _module(lm: LanguageModel) -> torch.nn.Module | None:
-    model = getattr(lm, "model", None)
-    return model if isinstance(model, torch.nn.Module) else None
-
-
 def _hidden_size(lm: LanguageModel) -> int | None:
-    model = _module(lm)
+    model = network(lm)
     if model is None or not hasattr(model, "config"):
         return None
     return model.config.get_text_config(decoder=True).hidden_size
@@ -93,7 +91,7 @@ def _hidden_size(lm: LanguageModel) -> int | None:
 @torch.no_grad()
 def _values(lm: LanguageModel) -> tuple[Tensor, str]:
     """Values that make the model what it is, in float64 on the CPU, and the dtype they had."""
-    model = _module(lm)
+    model = network(lm)
     if model is None:
         answers = [lm.prefill(tokens).log_probs.exp() for tokens in _prompts(lm)]
         values = torch.cat([each.reshape(-1) for each in answers])
@@ -108,7 +106,7 @@ def _values(lm: LanguageModel) -> tuple[Tensor, str]:
 
 def _prompts(lm: LanguageModel) -> list[Tensor]:
     prompts = []
-    if getattr(lm, "allows_empty_prompt", False):
+    if optional(lm, "allows_empty_prompt"):
         prompts.append(torch.zeros(1, 0, dtype=torch.int64, device=lm.device))
     if lm.context_length is None or lm.context_length > 1:
         first = torch.arange(min(lm.vocab_size, _SAMPLES), device=lm.device)
@@ -314,7 +312,7 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
-    if hasattr(value, "tolist"):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return _finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

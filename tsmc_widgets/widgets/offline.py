@@ -29,7 +29,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<main id="views"></main>
+{body}<main id="views"></main>
 <script type="application/json" id="state">{state}</script>
 <script type="module">{script}</script>
 </body>
@@ -54,7 +54,16 @@ class Part:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Path:
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    parts: Sequence[Part],
+    run: int,
+    body: str = "",
+    script: str = "",
+    style: str = "",
+) -> Path:
     """Write a view of runs that needs neither kernel nor network; it appears whole or not at all.
 
     Args:
@@ -62,10 +71,13 @@ def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Pa
         title: of the page.
         parts: the widgets, from the top.
         run: the one that is shown first.
+        body: HTML above the widgets.
+        script: what else the page does; ``models`` are the widgets' models.
+        style: of what stands in ``body``.
     """
     modules = ",\n".join(_scoped(part.esm) for part in parts)
-    script = f"const widgets = [{modules}];\n{_SCRIPT}"
-    style = "\n".join(part.css for part in parts) + _STYLE
+    script = f"const widgets = [{modules}];\n{_SCRIPT}\n{script}"
+    style = "\n".join(part.css for part in parts) + _STYLE + style
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -83,6 +95,7 @@ def write_page(path: Path, *, title: str, parts: Sequence[Part], run: int) -> Pa
     page = _PAGE.format(
         policy=policy,
         title=html.escape(title),
+        body=body,
         style=style,
         state=json.dumps(state).replace("<", "\\u003c"),
         script=script,

@@ -15,6 +15,7 @@ import traitlets
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
+from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.smc.genealogy import paths
@@ -492,7 +493,7 @@ def twist_in_words(name: str) -> str:
 def bracket_ends(bracket: Any) -> tuple[float, float]:
     """Lower and upper end of a bracket, in nats; ValueError for anything that is none."""
     try:
-        if hasattr(bracket, "lower"):
+        if isinstance(bracket, Bracket):
             ends = (float(bracket.lower), float(bracket.upper))
         else:
             ends = tuple(map(float, bracket))

@@ -21,6 +21,7 @@ from tsmc_widgets.experiments.code import noise_words, words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.exact import exact
+from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
@@ -303,7 +304,7 @@ def replicate_log_z(session: Any, seconds: float) -> Float64[Tensor, "runs steps
         Stopped: the result is no longer wanted.
     """
     config, noise = session.config, session.config.noise
-    if config.num_runs > 1 or config.retained is not None or not hasattr(noise, "first_run"):
+    if config.num_runs > 1 or config.retained is not None or not isinstance(noise, AddressedNoise):
         return None
     if seconds * (REPLICATES - 1) > PATIENCE:
         return None

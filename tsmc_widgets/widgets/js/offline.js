@@ -48,7 +48,11 @@ class OfflineModel {
     this.set("welcome", this.get("hello"));
     if (this.asked === this.get("run")) return;
     this.asked = this.get("run");
-    const traits = reviveAll(this.runs[this.asked]);
+    this.update(reviveAll(this.runs[this.asked]));
+  }
+
+  /** Change several traits, then tell of each. @param {Record<string, any>} traits */
+  update(traits) {
     Object.assign(this.state, traits);
     for (const name of Object.keys(traits)) this._tell(name);
   }
@@ -64,8 +68,11 @@ class OfflineModel {
   }
 }
 
-stored.parts.forEach((/** @type {any} */ part, /** @type {number} */ i) => {
+/** The model of each view. */
+const models = stored.parts.map((/** @type {any} */ part, /** @type {number} */ i) => {
   const el = document.createElement("section");
   document.getElementById("views")?.append(el);
-  widgets[i].render({ model: new OfflineModel(part, stored.run), el });
+  const model = new OfflineModel(part, stored.run);
+  widgets[i].render({ model, el });
+  return model;
 });

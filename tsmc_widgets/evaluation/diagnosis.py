@@ -1,0 +1,539 @@
+"""Diagnosis of a twist: questions with measured thresholds, answered in sentences with numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tsmc_widgets.errors import quoted
+from tsmc_widgets.evaluation.bellman import BellmanError, bellman_error
+from tsmc_widgets.models.protocol import readable
+from tsmc_widgets.models.tempered import Tempered
+from tsmc_widgets.targets.target import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 400
+TEMPERATURES = (0.5, 0.7, 1.4, 2.0)
+THRESHOLDS = {
+    "varies": 0.02,
+    "flipped": -0.08,
+    "within": 0.2,
+    "between": 0.4,
+    "uninformative": 0.1,
+    "informative": 0.2,
+    "overconfident": 0.5,
+    "underconfident": 2.0,
+    "saturated": 0.4,
+    "token": 0.6,
+    "other p0": 0.3,
+    "consistent": 0.05,
+    "unlike": 0.6,
+    "sure": 0.1,
+}
+"""What a defect is beyond. Shares of psi*'s spread: ``varies``. Signed R^2: ``flipped``, ``within``
+(siblings), ``between`` (of within), ``uninformative``, ``informative``. Slopes of log psi* on log
+psi: ``overconfident``, ``underconfident``. Shares of prefixes: ``saturated``; of mean squared
+errors: ``token``, ``other p0``, ``consistent``. Nats of spread that are worth a word: ``sure``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A sentence of the verdict.
+
+    Attributes:
+        code: what it is about, in a word or two.
+        text: the sentence.
+        evidence: the numbers behind it, with 95 % intervals.
+        view: where they are drawn: "where", "tokens", "how" or "what if".
+        defect: whether it says that something is wrong.
+    """
+
+    code: str
+    text: str
+    evidence: str
+    view: str
+    defect: bool = True
+
+    def __str__(self) -> str:
+        """Sentence and evidence."""
+        return f"{self.text} ({self.evidence})"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How log psi* goes with log psi over some prefixes, both less the mean of their group.
+
+    Attributes:
+        r2: squared correlation with its sign, less what error of rollouts takes from it.
+        r2_interval: 95 %, by bootstrap over parents.
+        slope: of log psi* on log psi, which is the best power of psi: 1 is right.
+        slope_interval: the same.
+        psi: standard deviation of log psi, in nats.
+        star: of log psi*, less the error of rollouts.
+        count: prefixes.
+    """
+
+    r2: float
+    r2_interval: tuple[float, float]
+    slope: float
+    slope_interval: tuple[float, float]
+    psi: float
+    star: float
+    count: int
+
+    @property
+    def r2_words(self) -> str:
+        """R^2 with its sign and interval."""
+        return _words("R²", self.r2, self.r2_interval)
+
+    @property
+    def slope_words(self) -> str:
+        """Best power with its interval."""
+        return _words("best power of ψ", self.slope, self.slope_interval)
+
+
+def _words(name: str, value: float, interval: tuple[float, float]) -> str:
+    ends = " to ".join(f"{end:.2f}" for end in interval)
+    return f"{name} {value:.2f}, 95 % {ends}".replace("-", "−")
+
+
+def fit(frame: pd.DataFrame, seed: int = 0) -> Fit:
+    """Fit of columns x (log psi), z (log psi*), e (its error) and cluster, all already centred."""
+    clusters = frame["cluster"].to_numpy()
+    x, z, e = (frame[name].to_numpy() for name in ("x", "z", "e"))
+    names, place = np.unique(clusters, return_inverse=True)
+    parts = [x * x, z * z - e * e, x * z, np.ones_like(x)]
+    sums = np.stack([np.bincount(place, part, len(names)) for part in parts])
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(max(1, len(names)), [1 / max(1, len(names))] * len(names), RESAMPLES)
+    r2, slope = _of_sums(sums.sum(1))
+    r2s, slopes = _of_sums(sums @ drawn.T)
+    count = max(1, len(x))
+    total = sums.sum(1)
+    return Fit(
+        float(r2), _ends(r2s), float(slope), _ends(slopes),
+        math.sqrt(total[0] / count), math.sqrt(max(0.0, total[1] / count)), len(x),
+    )  # fmt: skip
+
+
+def _of_sums(sums: np.ndarray) -> tuple[Any, Any]:
+    xx, zz, xz = (np.maximum(sums[0], 1e-12), np.maximum(sums[1], 1e-12), sums[2])
+    return np.clip(np.sign(xz) * xz**2 / (xx * zz), -1, 1), xz / xx
+
+
+def _ends(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fit_within(frame: pd.DataFrame, seed: int = 0) -> Fit:
+    """Fit of siblings about the mean of their parent."""
+    of_parent = frame.groupby("parent")["t"].transform("size")
+    shrunk = frame["e"] * np.sqrt(1 - 1 / of_parent)
+    return fit(frame.assign(x=frame["x_within"], z=frame["z_within"], e=shrunk), seed)
+
+
+def fit_between(frame: pd.DataFrame, seed: int = 0) -> Fit:
+    """Fit of the means of parents about the mean of their step; step 1 has one parent."""
+    means = frame[frame["t"] > 1].groupby("parent").agg(
+        t=("t", "first"), x=("x", "mean"), z=("z", "mean"),
+        e=("e", lambda e: math.sqrt((e**2).sum()) / len(e)),
+    )  # fmt: skip
+    for name in ("x", "z"):
+        means[name] -= means.groupby("t")[name].transform("mean")
+    return fit(means.assign(cluster=means.index), seed)
+
+
+class Diagnosis:
+    """Asks one question after another; the first that is answered names the defect.
+
+    Args:
+        report: what was measured.
+        prompts: on which the twist may have been learned.
+        seed: of the bootstrap.
+    """
+
+    def __init__(self, report: Any, prompts: Iterable[Any] = (), seed: int = 0) -> None:
+        self.report, self.target, self.twist = report, report.target, report.twist
+        self.prompts, self.seed = list(prompts), seed
+        self.table = report.prefixes
+        self.all = fit(self.table, seed)
+        self.within, self.between = fit_within(self.table, seed), fit_between(self.table, seed)
+
+    def findings(self) -> list[Finding]:
+        """Defects first, then what else is worth knowing."""
+        named = [found for found in self._recorded() if found is not None]
+        if not named:
+            for ask in self._questions():
+                found = ask()
+                if found is not None:
+                    named = [found]
+                    break
+        head = named if any(found.defect for found in named) else [*named, self._healthy()]
+        return [*head, *self._remarks()]
+
+    def _questions(self) -> list[Callable[[], Finding | None]]:
+        return [
+            self._dead, self._unobservant, self._constant, self._until, self._late,
+            self._prefix_function, self._saturated, self._flipped, self._one_token, self._other_p0,
+            self._other_potential, self._power, self._unrelated,
+        ]  # fmt: skip
+
+    def _recorded(self) -> list[Finding | None]:
+        """What the twist's card and its model say that it was made for."""
+        card = getattr(self.twist, "card", None) or {}
+        made = card.get("target") or {}
+        target, found = self.target, []
+        here = self._bellman_words()
+        if made and made["potential"] != target.potential.describe():
+            what = f"Learned on another potential, {made['potential']}"
+            found.append(Finding("another potential", what, self.all.r2_words, "how"))
+        if made and list(made["prompt_tokens"]) != target.prompt_tokens.tolist():
+            what = f"Learned on another prompt, {quoted(made['prompt'])}"
+            found.append(Finding("another prompt", what, here, "where"))
+        own, its = _settings(target.lm), _settings(getattr(self.twist, "lm", target.lm))
+        power = made.get("power", 1)
+        if own != its or (made and power != target.power):
+            what = f"Made for a p₀ at {its or f'power {power:g}'}, and used at " + (
+                own or f"power {target.power:g}"
+            )
+            found.append(Finding("temperature of p0", what, here, "where"))
+        return found
+
+    def _bellman_words(self) -> str:
+        frame = self.report.bellman.frame
+        inner = frame[frame["t"] < self.target.num_steps]
+        if inner.empty:
+            return "no step before T"
+        worst = inner.loc[inner["bellman"].idxmax()] if "bellman" in inner else inner.loc[
+            inner["spread"].idxmax()
+        ]  # fmt: skip
+        low, high = worst["spread_low"], worst["spread_high"]
+        return (
+            f"Bellman error spreads by {worst['spread']:.2f} nats at step {int(worst['t'])}, 95 % "
+            f"{low:.2f} to {high:.2f}; 1/T is {worst['bound']:.2f}"
+        )
+
+    def _dead(self) -> Finding | None:
+        log_phi = self.report.bellman.log_value[:, -1]
+        asked = ~log_phi.isnan()
+        ends = torch.isfinite(self.report.trace.columns.log_z[:, -1]).any()
+        if ends or bool(torch.isfinite(log_phi[asked]).any()) or not len(log_phi[asked]):
+            return None
+        text = "No sequence has φ > 0, so that nothing can be said of ψ: soften φ, or draw more"
+        return Finding("dead target", text, f"of {int(asked.sum())} drawn", "where")
+
+    @property
+    def _blind(self) -> bool:
+        """Whether psi* hardly varies, so that there is nothing to know."""
+        return len(self.table) < 8 or self.all.star < THRESHOLDS["sure"]
+
+    def _unobservant(self) -> Finding | None:
+        population = self.report.bellman.population
+        if population.observed is None:
+            return None
+        other = replace(population, observed=population.observed.roll(1, 0))
+        again = bellman_error(self.target, self.twist, other, seed=self.seed)
+        moved = again.log_psi - self.report.bellman.log_psi
+        phi = (again.log_value - self.report.bellman.log_value)[:, -1]
+        spread, wanted = _spread(moved[:, :-1]), _spread(phi)
+        if spread > THRESHOLDS["varies"] * wanted or wanted < THRESHOLDS["sure"]:
+            return None
+        return Finding(
+            "ignores the observation",
+            "Ignores the observation: with another one ψ hardly changes, and φ does",
+            f"log ψ moves by {spread:.3f} nats, log φ by {wanted:.2f}", "tokens",
+        )  # fmt: skip
+
+    def _constant(self) -> Finding | None:
+        if self._blind or self.all.psi > THRESHOLDS["varies"] * self.all.star:
+            return None
+        return Finding(
+            "constant",
+            "Constant: ψ says the same of all prefixes of a step, so it neither leads nor weighs",
+            f"log ψ spreads by {self.all.psi:.3f} nats, log ψ* by {self.all.star:.2f}", "how",
+        )  # fmt: skip
+
+    def _until(self) -> Finding | None:
+        """Informative up to a step and not after it."""
+        if self._blind:
+            return None
+        steps = sorted(self.table["t"].unique())
+        for last in steps[:-1]:
+            before = self.table[self.table["t"] <= last]
+            after = self.table[self.table["t"] > last]
+            late, early = fit(after, self.seed), fit(before, self.seed)
+            siblings = fit_within(after, self.seed)
+            most = THRESHOLDS["uninformative"]
+            if early.r2_interval[0] < THRESHOLDS["informative"] or late.star < THRESHOLDS["sure"]:
+                continue
+            low = max(late.r2_interval[1], siblings.r2_interval[1])
+            flat = late.psi <= THRESHOLDS["varies"] * late.star
+            if not flat and (low > most or late.r2_interval[0] < -most):
+                continue
+            how = "constant" if flat else "unrelated to ψ*"
+            return Finding(
+                f"right until step {last}",
+                f"Informative until step {last}, then {how}",
+                f"until then {early.r2_words}; after it {late.r2_words}", "how",
+            )  # fmt: skip
+        return None
+
+    def _late(self) -> Finding | None:
+        """Psi of a prefix is that of the prefix before: siblings have one value."""
+        if self._blind or self.within.star < THRESHOLDS["sure"]:
+            return None
+        one_value = self.within.psi < THRESHOLDS["varies"] * self.all.psi
+        if not one_value or self.between.r2_interval[1] < THRESHOLDS["uninformative"]:
+            return None
+        return Finding(
+            "shifted by one step",
+            "One step behind: ψ_t says what ψ_{t−1} should, and all next tokens get one value",
+            f"siblings spread by {self.within.psi:.3f} nats where ψ* spreads by "
+            f"{self.within.star:.2f}; between prefixes {self.between.r2_words}", "tokens",
+        )  # fmt: skip
+
+    def _prefix_function(self) -> Finding | None:
+        good, bad = self.within, self.between
+        if self._blind or good.r2_interval[0] < THRESHOLDS["within"]:
+            return None
+        flat = bad.slope_interval[1] < good.slope_interval[0]
+        apart = max(bad.r2 / good.r2, bad.slope / good.slope) < THRESHOLDS["between"]
+        if not (flat and apart) or bad.star < THRESHOLDS["sure"]:
+            return None
+        by = f": it was learned by {self.twist.method.upper()}" if self.twist.method else ""
+        return Finding(
+            "prefix function",
+            f"Use it as a proposal only{by}; it ranks the next tokens of a prefix, and its values "
+            "mean nothing between prefixes",
+            f"among siblings {good.r2_words}; between prefixes {bad.r2_words}", "tokens",
+        )  # fmt: skip
+
+    def _saturated(self) -> Finding | None:
+        """Many prefixes at one end of psi's range, though psi* differs among them."""
+        if self._blind:
+            return None
+        values = self.table["log_psi"]
+        tolerance = 0.01 * float(values.max() - values.min())
+        low, high = values <= values.min() + tolerance, values >= values.max() - tolerance
+        share, inside = float((low | high).mean()), 0.0
+        if share < THRESHOLDS["saturated"] or tolerance == 0:
+            return None
+        for end in (low, high):
+            part = self.table[end]
+            if len(part) > 4:
+                inside = max(
+                    inside, math.sqrt(max(0.0, float((part["z"] ** 2 - part["e"] ** 2).mean())))
+                )
+        if inside < 0.4 * self.all.star:
+            return None
+        return Finding(
+            "saturated",
+            f"Saturated: ψ is at an end of its range, {values.min():.2f} or {values.max():.2f}, on "
+            "most prefixes, among which ψ* differs",
+            f"{share:.0%} of {len(values)} prefixes; log ψ* spreads by {inside:.2f} nats there",
+            "how",
+        )  # fmt: skip
+
+    def _flipped(self) -> Finding | None:
+        if self._blind or self.all.r2_interval[1] > THRESHOLDS["flipped"]:
+            return None
+        return Finding(
+            "flipped sign",
+            "Flipped sign: ψ prefers the prefixes that φ will dislike",
+            self.all.r2_words, "how",
+        )  # fmt: skip
+
+    def _one_token(self) -> Finding | None:
+        """One token whose siblings alone are off."""
+        if self._blind:
+            return None
+        table = self.table.assign(r=self.table["x_within"] - self.table["z_within"])
+        total = float((table["r"] ** 2 - table["e"] ** 2).sum())
+        if total / max(1, len(table)) < THRESHOLDS["sure"] ** 2:
+            return None
+        best = (0.0, -1, 0.0)
+        for token in table["token"].unique():
+            mark = (table["token"] == token).astype(float)
+            if mark.sum() < 4:
+                continue
+            mark -= mark.groupby(table["parent"]).transform("mean")
+            size = float((mark**2).sum())
+            gain = float((mark * table["r"]).sum()) / size if size else 0.0
+            best = max(best, (gain**2 * size, token, gain))
+        explained, token, gain = best
+        if explained < THRESHOLDS["token"] * total or abs(gain) < 1:
+            return None
+        mark = (table["token"] == token).astype(float)
+        mark -= mark.groupby(table["t"]).transform("mean")
+        repaired = fit(table.assign(x=table["x"] - gain * mark), self.seed)
+        least = max(self.all.r2, THRESHOLDS["informative"])
+        if repaired.r2_interval[0] < least:
+            return None
+        text = self.target.lm.token_text(int(token))
+        return Finding(
+            "one token",
+            f"Right but for the token {quoted(text)}, which it values by e^{abs(gain):.1f} too "
+            f"{'much' if gain > 0 else 'little'}",
+            f"this token explains {explained / total:.0%} of the error among siblings; without it "
+            f"{repaired.r2_words}", "tokens",
+        )  # fmt: skip
+
+    def _other_p0(self) -> Finding | None:
+        """The Bellman equation holds under another temperature or prompt."""
+        base = self._squares(self.report.bellman)
+        if base < (self.target.num_steps - 2) * THRESHOLDS["sure"] ** 2 / 4 or not base:
+            return None
+        made = (getattr(self.twist, "card", None) or {}).get("target") or {}
+        prompts = [*self.prompts, *([made["prompt_tokens"]] if made else [])]
+        ways = [
+            ("temperature of p0", f"temperature {tau:g}", Tempered(self.target.lm, temperature=tau),
+             None) for tau in TEMPERATURES
+        ]  # fmt: skip
+        ways += [("another prompt", "", self.target.lm, prompt) for prompt in prompts]
+        best = (1.0, "", "")
+        for code, name, lm, prompt in ways:
+            other = under(self.target, lm=lm, prompt=prompt)
+            found = bellman_error(other, self.twist, self.report.bellman.population, max_phi=0)
+            shown = readable(lm, other.prompt_tokens.unsqueeze(0))[0]
+            best = min(best, (self._squares(found) / base, code, name or f"prompt {quoted(shown)}"))
+        ratio, code, name = best
+        if ratio > THRESHOLDS["other p0"]:
+            return None
+        how = f"Learned on another prompt: ψ fits p₀ after {name}"
+        if code == "temperature of p0":
+            how = f"Temperature of p₀ differs: ψ fits p₀ at {name}"
+        return Finding(
+            code, how,
+            f"there the mean squared Bellman error is {ratio:.0%} of what it is here; "
+            f"{self._bellman_words()}", "where",
+        )  # fmt: skip
+
+    def _squares(self, found: BellmanError, steps: slice = slice(None, -2)) -> float:
+        excess = found.centred[:, steps] ** 2 - found.value_error[:, steps] ** 2
+        return float(excess.nanmean(dim=(0, 2)).nansum())
+
+    def _power(self) -> Finding | None:
+        low, high = self.all.slope_interval
+        if self._blind or low <= 0 or self.all.r2_interval[1] < THRESHOLDS["uninformative"]:
+            return None
+        evidence = f"{self.all.slope_words}; {self.all.r2_words}"
+        if high < THRESHOLDS["overconfident"]:
+            return Finding(
+                "overconfident", f"Overconfident: ψ^{self.all.slope:.2f} would fit ψ* better",
+                evidence, "what if",
+            )  # fmt: skip
+        if low > THRESHOLDS["underconfident"]:
+            return Finding(
+                "underconfident", f"Underconfident: ψ^{self.all.slope:.1f} would fit ψ* better",
+                evidence, "what if",
+            )  # fmt: skip
+        return None
+
+    def _other_potential(self) -> Finding | None:
+        """Consistent with p0 before the last step, and with another phi."""
+        if self._blind or self.all.r2_interval[1] > THRESHOLDS["unlike"]:
+            return None
+        inner = self._squares(self.report.bellman)
+        last = self._squares(self.report.bellman, slice(-2, -1))
+        scale = self.all.psi**2 * max(1, self.target.num_steps - 2)
+        if inner > THRESHOLDS["consistent"] * scale or last < self.all.psi**2 / 4:
+            return None
+        return Finding(
+            "another potential",
+            "Learned on another potential: ψ is consistent with p₀ from step to step, and not "
+            "with φ at the end",
+            f"mean squared Bellman error {inner:.3f} before the last step, {last:.2f} at it; "
+            f"{self.all.r2_words}", "where",
+        )  # fmt: skip
+
+    def _unrelated(self) -> Finding | None:
+        if self._blind or self.all.r2_interval[1] > THRESHOLDS["uninformative"]:
+            return None
+        return Finding(
+            "unrelated", "Unrelated to ψ*: not learned, or for another target",
+            self.all.r2_words, "how",
+        )  # fmt: skip
+
+    def _healthy(self) -> Finding:
+        if self._blind:
+            what = f"log ψ* spreads by {self.all.star:.2f} nats over {len(self.table)} prefixes"
+            return Finding("nothing to know", "There is next to nothing for ψ to know", what, "how",
+                           defect=False)  # fmt: skip
+        evidence = f"{self.all.r2_words}; {self.all.slope_words}"
+        return Finding("no defect", "No defect found", evidence, "how", defect=False)
+
+    def _remarks(self) -> list[Finding]:
+        """Where the variance is, and what a twist that only proposes is good for."""
+        found = []
+        if self.twist.proposal_only:
+            text = f"Learned by {self.twist.method.upper()}: it proposes, and must not weigh"
+            found.append(Finding("proposal only", text, "by its method", "how", defect=False))
+        frame = self.report.frame
+        variance = frame["variance"].fillna(0.0)
+        total = float(variance.sum())
+        if total < THRESHOLDS["sure"] ** 2:
+            return found
+        worst = int(frame.loc[variance.idxmax(), "t"])
+        share = float(variance.max()) / total
+        if share < 0.5:
+            return found
+        row = frame[frame["t"] == worst].iloc[0]
+        found.append(
+            Finding(
+                "one step costs most",
+                f"Step {worst} carries {share:.0%} of the variance of the log increments"
+                + self._culprit(worst),
+                f"variance {row['variance']:.2f}, 95 % {row['variance_low']:.2f} to "
+                f"{row['variance_high']:.2f}, of {total:.2f}", "where", defect=False,
+            )
+        )  # fmt: skip
+        return found
+
+    def _culprit(self, t: int) -> str:
+        """A word that is in the texts on which psi_T and phi differ most, if one stands out."""
+        if t < self.target.num_steps:
+            return ""
+        rows = self.report.bellman.prefixes()
+        rows = rows[rows["t"] == t] if len(rows) else rows
+        if len(rows) < 16:
+            return ""
+        error, texts = rows["error"].to_numpy(), [set(text.split()) for text in rows["text"]]
+        best = (0.0, "")
+        for word in set().union(*texts):
+            mark = np.array([word in text for text in texts], dtype=float)
+            if not 4 <= mark.sum() <= len(mark) - 4:
+                continue
+            best = max(best, (abs(float(np.corrcoef(mark, error)[0, 1])), word))
+        return f": ψ_T and φ disagree on texts with “{best[1]}”" if best[0] > 0.5 else ""
+
+
+def _spread(values: torch.Tensor) -> float:
+    """Standard deviation of what is finite."""
+    finite = values[torch.isfinite(values)]
+    return float(finite.std()) if len(finite) > 1 else 0.0
+
+
+def _settings(lm: Any) -> str:
+    """Temperature and cuts of a model, in words; empty for a plain one."""
+    if not isinstance(lm, Tempered):
+        return ""
+    return ", ".join(
+        f"{name} {value:g}" for name, value in lm.settings.items() if value is not None
+    )
+
+
+def under(target: Target, *, lm: Any, prompt: Any = None) -> Target:
+    """The same potential, length and ends under another p0."""
+    return Target(
+        lm, target.potential, prompt=target.prompt_tokens if prompt is None else prompt,
+        num_steps=target.num_steps, eos="absorb" if target.absorbs_eos else "ignore",
+        stop=target.stop, power=target.power,
+    )  # fmt: skip

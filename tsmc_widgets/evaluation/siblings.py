@@ -1,0 +1,230 @@
+"""Prefixes with siblings: log psi beside log psi*, within a prefix and between prefixes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from tsmc_widgets import numerics
+from tsmc_widgets.errors import TsmcError, check_integer
+from tsmc_widgets.evaluation.bellman import BellmanError, Population
+from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.models.tempered import table_of
+from tsmc_widgets.smc.exact import Oracle, exact
+from tsmc_widgets.smc.prefixes import prefill_steps
+from tsmc_widgets.smc.proposals import Base
+from tsmc_widgets.targets.sampling import finished
+from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import as_twist
+
+PARENTS, SIBLINGS, ROLLOUTS = 6, 4, 24
+EXACT_PARENTS = 32
+"""Where log psi* is known and need not be rolled out."""
+MOST_STEPS = 10
+ORACLE_BUDGET = 2**14
+
+
+def reachable_oracle(target: Target) -> Oracle | None:
+    """The oracle of a target whose model is a table and whose sequences are few, else None."""
+    table = table_of(target.lm)
+    if table is None and target.lm.vocab_size**target.num_steps > 1024:
+        return None
+    try:
+        return exact(target, max_sequences=ORACLE_BUDGET)
+    except TsmcError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Some prefixes of t - 1 tokens, each with the same number of next tokens.
+
+    Attributes:
+        t: length of the siblings.
+        tokens: of each sibling, from the first on.
+        log_psi: of each; NaN where a parent has fewer next tokens that go on.
+        log_star: log psi* of each, exact or rolled out; NaN until then, -inf where no rollout has
+            phi > 0.
+        error: standard error of ``log_star`` to first order; 0 where exact.
+        observed: one observation for each parent.
+    """
+
+    t: int
+    tokens: Int[Tensor, "parents siblings t"]
+    log_psi: Float64[Tensor, "parents siblings"]
+    log_star: Float64[Tensor, "parents siblings"]
+    error: Float64[Tensor, "parents siblings"]
+    observed: Int[Tensor, "parents width"] | None = None
+
+
+def pick_families(
+    target: Target,
+    twist: Any,
+    found: BellmanError,
+    *,
+    seed: int = 0,
+    parents: int | None = None,
+    siblings: int = SIBLINGS,
+) -> list[Family]:
+    """Families at up to ``MOST_STEPS`` steps before T, without log psi*.
+
+    Parents are distinct prefixes of the population; their next tokens are drawn without
+    replacement, half by p0 and half by p0 psi, from those that end nothing.
+    """
+    if parents is None:
+        known = not target.is_conditional and reachable_oracle(target) is not None
+        parents = EXACT_PARENTS if known else PARENTS
+    generator = torch.Generator().manual_seed(seed * 10_007 + 9_401)
+    steps = range(1, target.num_steps)
+    if len(steps) > MOST_STEPS:
+        kept = torch.linspace(1, target.num_steps - 1, MOST_STEPS).round().long().tolist()
+        steps = sorted(set(kept))
+    families = []
+    for t in steps:
+        begun, seen = _parents(found, t - 1, parents, generator)
+        if len(begun):
+            more = parents * siblings // len(begun)
+            family = _family(target, as_twist(twist), begun, seen, more, generator)
+            families.append(family)
+    return families
+
+
+def _parents(
+    found: BellmanError, t: int, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """Distinct living prefixes of t tokens, and what is observed with each."""
+    population: Population = found.population
+    runs, _, size = population.tokens.shape
+    alive = torch.ones(runs, size, dtype=torch.bool)
+    if t:
+        alive = ~found.log_psi[:, t - 1].isnan()
+    places = alive.nonzero()
+    places = places[torch.randperm(len(places), generator=generator)].tolist()
+    rows: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    for run, particle in places:
+        tokens = population.prefix(run, t, particle)
+        key = (*tokens, *([] if population.observed is None else population.observed[run].tolist()))
+        rows.setdefault(key, (tokens, run))
+        if len(rows) == count:
+            break
+    begun = torch.tensor([tokens for tokens, _ in rows.values()], dtype=torch.int64)
+    begun = begun.reshape(len(rows), t)
+    if population.observed is None:
+        return begun, None
+    return begun, population.observed[[run for _, run in rows.values()]]
+
+
+@torch.no_grad()
+def _family(
+    target: Target,
+    twist: Any,
+    begun: Tensor,
+    seen: Tensor | None,
+    siblings: int,
+    generator: torch.Generator,
+) -> Family:
+    begun = begun.to(target.lm.device)
+    seen = None if seen is None else seen.to(begun.device)
+    steps = prefill_steps(target, Base(), twist, begun, observed=seen, most_rows=len(begun))
+    log_p, log_psi = (table.double().cpu() for table in steps.whole())
+    q = numerics.normalise(log_p) + numerics.normalise(log_p + log_psi)
+    if target.ending is not None:
+        q[target.ending.next(begun).cpu()] = 0.0
+    # Gumbel's trick: the largest of log q plus noise are draws without replacement.
+    uniform = torch.rand(q.shape, generator=generator, dtype=torch.float64)
+    best = (q.log() - (-uniform.log()).log()).topk(min(siblings, q.shape[1]), dim=1)
+    own = log_psi.gather(1, best.indices)
+    own = torch.where(torch.isneginf(best.values), math.nan, own)
+    parent = begun.cpu().unsqueeze(1).expand(-1, best.indices.shape[1], -1)
+    tokens = torch.cat([parent, best.indices.unsqueeze(-1)], dim=-1)
+    blank = torch.full_like(own, math.nan)
+    return Family(begun.shape[1] + 1, tokens, own, blank, blank, seen)
+
+
+@torch.no_grad()
+def read_again(target: Target, family: Family, twist: Any) -> Family:
+    """The same prefixes with another twist's log psi."""
+    begun = family.tokens[:, 0, :-1].to(target.lm.device)
+    steps = prefill_steps(
+        target, Base(), as_twist(twist), begun, observed=family.observed, most_rows=len(begun)
+    )
+    log_psi = steps.whole()[1].double().cpu().gather(1, family.tokens[..., -1])
+    return replace(family, log_psi=torch.where(family.log_psi.isnan(), math.nan, log_psi))
+
+
+def solve(target: Target, family: Family, oracle: Oracle) -> Family:
+    """The family with exact log psi*."""
+    tokens = family.tokens.flatten(0, 1)
+    prompt = target.prompt_tokens.cpu().expand(len(tokens), -1)
+    log_psi = oracle.optimal_twist().log_psi(torch.cat([prompt, tokens], 1), prompt.shape[1])
+    log_star = log_psi[:, -1].double().reshape(family.log_psi.shape)
+    return replace(family, log_star=log_star, error=torch.zeros_like(log_star))
+
+
+def roll_out_family(
+    target: Target, family: Family, *, rollouts: int = ROLLOUTS, seed: int = 0
+) -> Family:
+    """The family with log psi* estimated by the mean of phi over sequences that p0 ends it with.
+
+    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0.
+    """
+    check_integer("rollouts", rollouts, at_least=2)
+    device = target.lm.device
+    generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_500 + family.t)
+    begun = family.tokens.flatten(0, 1).to(device)
+    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
+    flat = tokens.flatten(0, 1)
+    if family.observed is None:
+        log_phi = target.log_phi(flat)
+    else:
+        each = len(flat) // len(family.observed)
+        log_phi = target.log_phi_given(flat, family.observed.repeat_interleave(each, 0))
+    log_phi = (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
+    mean = numerics.logmeanexp(log_phi)
+    shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()
+    error = (shares.std(1) / math.sqrt(rollouts)).clamp(min=1 / rollouts)
+    shape = family.log_psi.shape
+    return replace(family, log_star=mean.reshape(shape), error=error.reshape(shape))
+
+
+def fill_in(
+    target: Target, families: list[Family], *, rollouts: int = ROLLOUTS, seed: int = 0
+) -> Iterator[Family]:
+    """Each family with its log psi*: exact where the oracle reaches, else rolled out."""
+    oracles: dict[Any, Oracle | None] = {}
+    if not target.is_conditional:
+        oracles[None] = reachable_oracle(target)
+    for family in families:
+        if family.observed is None and oracles[None] is not None:
+            yield solve(target, family, oracles[None])
+        else:
+            yield roll_out_family(target, family, rollouts=rollouts, seed=seed)
+
+
+def family_frame(target: Target, families: list[Family]) -> Any:
+    """One row a prefix: t, parent, token, text, log_psi, log_star, log_star_error, in nats."""
+    rows, parents = [], 0
+    for family in families:
+        texts = target.labels(family.tokens.flatten(0, 1).to(target.lm.device))
+        for place, text in enumerate(texts):
+            parent, sibling = divmod(place, family.tokens.shape[1])
+            at = (parent, sibling)
+            rows.append(
+                {
+                    "t": family.t,
+                    "parent": parents + parent,
+                    "token": int(family.tokens[parent, sibling, -1]),
+                    "text": text,
+                    "log_psi": float(family.log_psi[at]),
+                    "log_star": float(family.log_star[at]),
+                    "log_star_error": float(family.error[at]),
+                }
+            )
+        parents += len(family.tokens)
+    return frame_of(rows)

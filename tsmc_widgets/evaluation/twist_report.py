@@ -1,0 +1,265 @@
+"""What is wrong with a twist, if anything: sentences with numbers, from measured thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tsmc_widgets.errors import ModelOutputError, check_integer
+from tsmc_widgets.evaluation.bellman import BellmanError, Population, bellman_error, run_twist
+from tsmc_widgets.evaluation.diagnosis import Diagnosis, Finding, fit
+from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.evaluation.siblings import (
+    ROLLOUTS,
+    Family,
+    family_frame,
+    fill_in,
+    pick_families,
+    read_again,
+)
+from tsmc_widgets.evaluation.twist_quality import bootstrap, increment_variance, profiles
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.twists.protocol import BaseTwist, TwistStep, as_twist, prefill_twist
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUM_RUNS, NUM_PARTICLES = 8, 32
+
+
+@dataclass(frozen=True)
+class TwistReport:
+    """What was measured of a twist, and what it says.
+
+    Attributes:
+        target: sigma.
+        twist: psi, NaN and +inf taken for 0.
+        trace: runs that follow it.
+        bellman: its Bellman error on their particles and on draws of p0.
+        families: prefixes with siblings, log psi beside log psi*.
+        findings: the verdict, what matters most first.
+        prefixes: a table of the families: t, parent, token, text, log_psi, log_star,
+            log_star_error, in nats; error, log psi less log psi*, each less its mean at t.
+        against: the same of another twist, at the same prefixes.
+    """
+
+    target: Target
+    twist: Any
+    trace: SMCTrace
+    bellman: BellmanError
+    families: Sequence[Family]
+    prefixes: pd.DataFrame
+    findings: Sequence[Finding] = ()
+    against: TwistReport | None = None
+    frame: pd.DataFrame = field(default_factory=lambda: frame_of([]))
+
+    @property
+    def defects(self) -> list[str]:
+        """Codes of what is wrong, the most telling first; empty for a healthy twist."""
+        return [finding.code for finding in self.findings if finding.defect]
+
+    @property
+    def verdict(self) -> list[str]:
+        """The sentences with their evidence."""
+        return [str(finding) for finding in self.findings]
+
+    def __repr__(self) -> str:
+        """The verdict, a sentence a line."""
+        return "\n".join(self.verdict)
+
+
+def twist_report(
+    target: Target,
+    twist: Any,
+    against: Any = None,
+    *,
+    trace: SMCTrace | None = None,
+    rollouts: int = ROLLOUTS,
+    prompts: Iterable[Any] = (),
+    seed: int = 0,
+    observed: Any = None,
+) -> TwistReport:
+    """Measure a twist and say what is wrong with it, if anything.
+
+    Args:
+        target: sigma.
+        twist: psi, of any form.
+        against: another twist, measured at the same prefixes.
+        trace: runs of the target under the twist, several of them; None makes 8 of 32 particles.
+        rollouts: sequences for each prefix where no oracle reaches; 24 leave an error of log psi*
+            of about 0.2 nats where log phi spreads by one.
+        prompts: prompts on which the twist may have been learned, beside that of its card.
+        seed: of runs, prefixes and rollouts.
+        observed: one observation for each run, where the target waits for one; None draws eight.
+
+    Raises:
+        ValueError: the twist is of another vocabulary.
+        ModelOutputError: the base model gave NaN. Of a twist that does, a finding names the prefix.
+    """
+    check_target(target)
+    check_integer("rollouts", rollouts, at_least=2)
+    if target.is_conditional and observed is None and trace is None:
+        observed = target.exact_samples(NUM_RUNS, seed=seed, progress=False).observed
+    stages = Stages(target, twist, trace=trace, observed=observed, seed=seed)
+    families = list(fill_in(target, stages.families, rollouts=rollouts, seed=seed))
+    report = stages.report(families, prompts)
+    if against is None:
+        return report
+    other = Stages(target, against, observed=observed, seed=seed)
+    again = [read_again(target, family, other.twist) for family in families]
+    return replace(report, against=other.report(again, prompts))
+
+
+class Stages:
+    """The parts of a report in the order in which they come: runs, Bellman error, prefixes.
+
+    Attributes:
+        twist: psi, with 0 where it gave NaN or +inf.
+        notes: findings so far.
+        trace: runs that follow it.
+        bellman: its error on their particles.
+        families: prefixes with siblings, without log psi*.
+    """
+
+    def __init__(
+        self, target: Target, twist: Any, *, trace: SMCTrace | None = None, observed: Any = None,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.target, self.seed, self.notes = target, seed, []
+        self.twist = as_twist(twist)
+        try:
+            self._measure(trace, observed)
+        except ModelOutputError as error:
+            if not str(error).startswith("The twist"):
+                raise
+            words = str(error).partition(". Look for")[0]
+            self.notes.append(
+                Finding("not finite", f"{words}: it counts as 0 there", "one prefix is enough",
+                        "tokens")
+            )  # fmt: skip
+            self.twist = Finite(target, self.twist)
+            self._measure(None, observed)
+
+    def _measure(self, trace: SMCTrace | None, observed: Any) -> None:
+        target = self.target
+        if trace is None:
+            runs = NUM_RUNS if observed is None else len(observed)
+            self.trace = run_twist(
+                target, self.twist, num_runs=runs, num_particles=NUM_PARTICLES, seed=self.seed,
+                observed=observed,
+            )  # fmt: skip
+        else:
+            self.trace = trace
+        population = Population.beside_base(target, self.trace)
+        self.bellman = bellman_error(target, self.twist, population, seed=self.seed)
+        self.families = pick_families(target, self.twist, self.bellman, seed=self.seed)
+
+    def report(self, families: Sequence[Family], prompts: Iterable[Any] = ()) -> TwistReport:
+        """The report, once log psi* of the families is known."""
+        table = with_errors(family_frame(self.target, list(families)))
+        report = TwistReport(self.target, self.twist, self.trace, self.bellman, families, table)
+        report = replace(report, frame=step_frame(report, self.seed))
+        findings = [*self.notes, *Diagnosis(report, prompts, self.seed).findings()]
+        return replace(report, findings=findings)
+
+
+def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table of prefixes with what statistics read: centred within t and within parents."""
+    known = np.isfinite(frame["log_psi"]) & np.isfinite(frame["log_star"])
+    frame = frame[known].reset_index(drop=True)
+    for name, column in (("x", "log_psi"), ("z", "log_star")):
+        frame[name] = frame[column] - frame.groupby("t")[column].transform("mean")
+        frame[f"{name}_within"] = frame[column] - frame.groupby("parent")[column].transform("mean")
+    frame["error"] = frame["x"] - frame["z"]
+    frame["e"] = frame["log_star_error"]
+    # At step 1 there is one parent, and its siblings are independent of each other.
+    own = -1 - np.arange(len(frame))
+    frame["cluster"] = np.where(frame["t"] == 1, own, frame["parent"])
+    return frame
+
+
+def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
+    """One row for each t: what each instrument says of the step.
+
+    Columns: t; bellman, the spread of the Bellman error, with bellman_low and bellman_high; bound,
+    1 / T; variance, of the log increments, with low and high; ess and ancestors, shares of K, with
+    low and high; r2, slope and rank_correlation of learned against true log psi, with low and high,
+    where the step was looked at. All logs in nats, intervals of 95 %.
+    """
+    bellman = report.bellman.frame.rename(columns={
+        "spread": "bellman", "spread_low": "bellman_low", "spread_high": "bellman_high",
+    })  # fmt: skip
+    frame = bellman[["t", "bellman", "bellman_low", "bellman_high", "bound", "one_zero"]]
+    variance = increment_variance(report.trace).rename(columns={
+        "low": "variance_low", "high": "variance_high",
+    })  # fmt: skip
+    frame = frame.merge(
+        variance[["t", "variance", "variance_low", "variance_high"]], on="t", how="outer"
+    )
+    both = profiles(report.trace)
+    for quantity, name in (("ESS", "ess"), ("surviving ancestors", "ancestors")):
+        part = both[both["quantity"] == quantity]
+        names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
+        frame = frame.merge(part[["t", *names]].rename(columns=names), on="t", how="outer")
+    rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
+    if rows:
+        frame = frame.merge(frame_of(rows), on="t", how="left")
+    return frame
+
+
+def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
+    found = fit(part, seed)
+    intervals = bootstrap(part["x"].to_numpy(), part["z"].to_numpy(), seed)
+    rank = part["x"].rank().corr(part["z"].rank())
+    return {
+        "t": t,
+        "r2": found.r2, "r2_low": found.r2_interval[0], "r2_high": found.r2_interval[1],
+        "slope": found.slope, "slope_low": found.slope_interval[0],
+        "slope_high": found.slope_interval[1],
+        "rank_correlation": float(rank), "rank_correlation_low": intervals["rank_correlation"][0],
+        "rank_correlation_high": intervals["rank_correlation"][1], "num_prefixes": len(part),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _FiniteCarry:
+    """The other twist's carry and what each row has generated."""
+
+    inner: Any
+
+    def select(self, rows: Any) -> _FiniteCarry:
+        return _FiniteCarry(None if self.inner is None else self.inner.select(rows))
+
+
+class Finite(BaseTwist):
+    """Another twist with psi = 0 where it gives NaN or +inf, so that all else can be measured."""
+
+    def __init__(self, target: Target, twist: Any) -> None:
+        self.target, self.twist = target, as_twist(twist)
+        self.is_conditional, self.method = self.twist.is_conditional, self.twist.method
+        self.proposal_only = self.twist.proposal_only
+
+    def prefill(self, tokens: Any, lm_step: Any, observed: Any = None) -> TwistStep:
+        """Read the prompts."""
+        return self._finite(prefill_twist(self.twist, tokens, lm_step, observed))
+
+    def advance(self, tokens: Any, carry: Any, lm_step: Any) -> TwistStep:
+        """Read one more token for each row."""
+        return self._finite(self.twist.advance(tokens, carry.inner, lm_step))
+
+    def log_psi(self, tokens: Any, prompt_length: int) -> Any:
+        """Log psi_t along the tokens after the prompt."""
+        return _without_nan(self.twist.log_psi(tokens, prompt_length))
+
+    def _finite(self, step: TwistStep) -> TwistStep:
+        return TwistStep(_without_nan(step.log_psi_next[:]), _FiniteCarry(step.carry))
+
+
+def _without_nan(log_psi: torch.Tensor) -> torch.Tensor:
+    return torch.where(log_psi < math.inf, log_psi, -math.inf)
