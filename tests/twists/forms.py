@@ -36,7 +36,7 @@ def stir(twist, *, seed=0, head=0.2, others=0.05):
         for name, parameter in twist.named_parameters():
             scale = head if name.startswith(("head", "log_tables")) else others
             # Layers of a tied head divide by the number of their inputs.
-            scale *= 100 if name == "head.last.weight" else 1
+            scale *= 5 if name == "head.last.weight" else 1
             parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
     return twist
 

@@ -21,12 +21,12 @@ from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.targets.description import describe_potential, parse_potential
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.lookahead import so_far, text_factors
-from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist, hidden_width
+from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist
 
 _EPS = 1e-6
-BODY_GAIN, LAST_GAIN, TILT_GAIN = 16.0, 8.0, 3.0
-"""How far one step moves layers, g and b, and log psi by g, relative to the rate: by search on
-sentiment of SmolLM2, see docs/learning_on_real_models.md."""
+BODY_GAIN, LAST_GAIN, TILT_GAIN, LEVEL_GAIN = 16.0, 8.0, 3.0, 5.0
+"""How far one step moves layers, g and b, log psi by g, and the level of b, relative to the rate:
+by search on sentiment of SmolLM2, see docs/learning_on_real_models.md."""
 SCORES = 2
 """Inputs that ``ScoredStates`` adds."""
 _LEVEL_TEXTS = 64
@@ -58,16 +58,18 @@ class TiedHead(nn.Module):
     Args:
         lm: the base model, which must have an ``output_embedding``.
         inputs: width of the states.
+        extra: how many of the inputs are none of the hidden state's: those that ``ScoredStates``
+            adds at the end.
         width: of the layers between.
         depth: number of layers between; 0 makes g linear in h.
         seed: of the first values of the layers between; g and b start at zero.
     """
 
     def __init__(
-        self, lm: LanguageModel, inputs: int, *, width: int, depth: int, seed: int
+        self, lm: LanguageModel, inputs: int, *, extra: int = 0, width: int, depth: int, seed: int
     ) -> None:
         super().__init__()
-        self.hidden = hidden_width(lm)
+        self.hidden = inputs - extra
         embedding = output_embedding(lm)
         check_integer("depth", depth, at_least=0)
         check_integer("width", width)
@@ -85,6 +87,8 @@ class TiedHead(nn.Module):
         nn.init.zeros_(last.bias)
         self.last = last.to(lm.device)
         object.__setattr__(self, "embedding", embedding)
+        # Of b: 1, and what ``ScoredStates`` adds, so that its level is found in a few steps.
+        self.by_score = nn.Parameter(torch.zeros(1 + 2 * extra, device=lm.device))
         scale = embedding.square().mean().sqrt() * embedding.shape[1] / TILT_GAIN
         self.register_buffer("scale", scale, persistent=False)
 
@@ -95,7 +99,14 @@ class TiedHead(nn.Module):
         scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
         states = torch.cat([hidden * scale, states[..., self.hidden :]], dim=-1)
         answer = self.last(self.body(states))
-        return torch.cat([answer[..., :-1] / self.scale, answer[..., -1:]], dim=-1)
+        b = answer[..., -1:] + LEVEL_GAIN * self._basis(states) @ self.by_score.unsqueeze(1)
+        return torch.cat([answer[..., :-1] / self.scale, b], dim=-1)
+
+    def _basis(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows basis"]:
+        """1, the extra inputs, and these times the last of them, which is time."""
+        extra = states[..., self.hidden :] / self.hidden**0.5
+        one = torch.ones_like(states[..., :1])
+        return torch.cat([one, extra, extra * extra[..., -1:]], dim=-1)
 
     def forward(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows vocab"]:
         """Values of every token."""
@@ -229,7 +240,7 @@ class TiedHeadTwist(NeuralTwist):
         self,
         lm: LanguageModel,
         *,
-        width: int = 256,
+        width: int = 128,
         depth: int = 1,
         scored: Target | Mapping[str, Any] | None = None,
         link: str = "log",
@@ -237,7 +248,8 @@ class TiedHeadTwist(NeuralTwist):
     ) -> None:
         scored = _target_of(scored, lm)
         states = BaseStates(lm) if scored is None else ScoredStates(scored)
-        head = TiedHead(lm, states.width, width=width, depth=depth, seed=seed)
+        extra = 0 if scored is None else SCORES
+        head = TiedHead(lm, states.width, extra=extra, width=width, depth=depth, seed=seed)
         options = {"width": width, "depth": depth, "scored": scored is not None}
         super().__init__(lm, states, head, link, options)
         self.scored = scored
@@ -285,7 +297,7 @@ class TiedHeadTwist(NeuralTwist):
             self._states.level = self.phi_level
 
     def _last_layer(self) -> list[Tensor]:
-        return [self.head.last.bias, self.head.last.weight]
+        return [self.head.last.bias, self.head.last.weight, self.head.by_score]
 
     def _shared(self) -> list[Any]:
         return [*super()._shared(), self.head.embedding, self.scored, self._states]
