@@ -24,7 +24,7 @@ from tsmc_widgets.twists.lookahead import so_far, text_factors
 from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist
 
 _EPS = 1e-6
-BODY_GAIN, LAST_GAIN, TILT_GAIN, LEVEL_GAIN = 16.0, 8.0, 3.0, 5.0
+BODY_GAIN, LAST_GAIN, TILT_GAIN, LEVEL_GAIN = 16.0, 8.0, 3.0, 10.0
 """How far one step moves layers, g and b, log psi by g, and the level of b, relative to the rate:
 by search on sentiment of SmolLM2, see docs/learning_on_real_models.md."""
 SCORES = 2
