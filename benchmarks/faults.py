@@ -58,7 +58,7 @@ TEXTS = ("'nonsense'", "'\\ud800'")
 LEGAL: dict[str, tuple[str, ...]] = {
     # Any text: a title, a label, a name that is made with it, a pattern.
     **dict.fromkeys(("title", "name", "group", "folder", "shared", "twist_sha256"), TEXTS),
-    **dict.fromkeys(("words", "pattern", "reward"), TEXTS),
+    **dict.fromkeys(("words", "pattern", "reward", "separator"), TEXTS),
     # None is the base model, as for run_smc.
     "SMCConfig.proposal": ("None",),
     # In a list it is the rule that None is by itself.
@@ -164,6 +164,7 @@ def own() -> dict[str, dict[str, Any]]:
         "log_z_histogram": {"frame": table.runs_frame()},
         "profiles_figure": {"frame": profiles(trace)},
         "psi_scatter": {"frame": scatter},
+        "check": {"exercise": "1.1"},
         "HuggingFaceLM": {"model": needed()["lm"].model, "tokenizer": needed()["lm"].tokenizer},
         "TabularLM.markov": {"initial": [0.5, 0.5], "transition": [[0.5, 0.5]] * 2},
         "TabularLM.from_tables": {"tables": [torch.tensor([0.5, 0.5])]},

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_number, check_one_of
 from tsmc_widgets.figures.tables import check_frame, exact_of, lines, one_row_each, require
-from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
+from tsmc_widgets.figures.theme import HEIGHT, Theme, new_figure, note, safe
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets.target import Target
 
