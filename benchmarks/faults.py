@@ -67,6 +67,8 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "log_z": ("-1", "2.5", "2**63"),
     # A pair of numbers in nats, the lower one first.
     "bracket": ("np.array([1, 2])",),
+    # Any number may be an answer, right or wrong.
+    "answer": ("-1", "2.5", "inf", "2**63"),
     # JSON's types, which null is one of.
     "history": ("[None]",),
     # Mappings: keys that JSON Schema does not know are ignored; any number has a name.
