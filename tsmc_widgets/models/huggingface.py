@@ -19,6 +19,7 @@ from tsmc_widgets.errors import (
     ContextLengthError,
     UnsupportedModelError,
     check_integer,
+    check_kind,
     check_stop,
 )
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
@@ -75,6 +76,11 @@ class HuggingFaceLM(TokenizerText):
         *,
         max_rows: int | None = None,
     ) -> None:
+        if tokenizer is not None:
+            methods = ("encode", "convert_ids_to_tokens")
+            check_kind("tokenizer", tokenizer, methods, "a tokenizer of transformers, or None")
+        methods = ("forward", "get_output_embeddings")
+        check_kind("model", model, methods, "a causal model of transformers")
         super().__init__(tokenizer)
         _check_causal(model)
         self._windows = layer_windows(model.config)
