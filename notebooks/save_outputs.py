@@ -86,6 +86,7 @@ WIDGETS = {
     "08_red_teaming.ipynb": ("Workbench", "", see_a_run),
     "09_soft_rl.ipynb": ("TrainSession", "", see_it_learned),
     "10_real_models.ipynb": ("Workbench", "", see_a_run),
+    "11_debug_a_twist.ipynb": ("TwistDebugger", "", see_a_run),
     "12_bring_your_own.ipynb": ("Workbench", "workbench.png", see_a_run),
 }
 """Of each notebook its widget, the file that keeps its picture, if any, and what it shows."""

@@ -15,6 +15,7 @@ from .evaluation import (
     log_z_bounds as log_z_bounds,
     log_z_bounds_given as log_z_bounds_given,
     pick_prefixes as pick_prefixes,
+    power_sweep as power_sweep,
     twist_report as twist_report,
 )
 from .experiments.compare import (
@@ -31,12 +32,16 @@ from .experiments.spec import (
 )
 from .figures import (
     bounds_figure as bounds_figure,
+    calibration_figure as calibration_figure,
     frontier_figure as frontier_figure,
+    gains_figure as gains_figure,
     gap_figure as gap_figure,
     kl_forest_figure as kl_forest_figure,
     log_z_histogram as log_z_histogram,
+    power_figure as power_figure,
     profiles_figure as profiles_figure,
     psi_scatter as psi_scatter,
+    where_figure as where_figure,
     target_figure as target_figure,
 )
 from .learning import (
@@ -125,6 +130,7 @@ from .widgets import (
     ParticleView as ParticleView,
     RunPanels as RunPanels,
     TrainSession as TrainSession,
+    TwistDebugger as TwistDebugger,
     WatchSMC as WatchSMC,
     Workbench as Workbench,
 )

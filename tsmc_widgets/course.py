@@ -508,6 +508,26 @@ def _own_potential() -> tuple[tuple[Tensor, Tensor], Sequence[tuple[Tensor, str]
     ]
 
 
+def _right_power() -> tuple[float, Sequence[Slip]]:
+    """Least squares of log psi* on the log of its cube, at the first step of a week."""
+    log_star = exact(load_problem("rainy-week").target()).optimal_twist().log_psi(
+        torch.tensor([[0, 0], [0, 1], [0, 2]]), 1)[:, 0]  # fmt: skip
+    x, z = 3 * (log_star - log_star.mean()), log_star - log_star.mean()
+    return float((x * z).sum() / (x * x).sum()), [
+        (3.0, "That is the power that was taken. Undo it."),
+        (1.0, "ψ*³ leads to the same tokens, but too eagerly: its weights are those of ψ*³."),
+    ]
+
+
+def _only_siblings() -> tuple[str, Sequence[Slip]]:
+    """Q of a prefix is p0 psi normalised: a factor of the prefix cancels, and stays in a weight."""
+    log_psi = torch.tensor([[0.0, 1.0], [0.5, -1.0]], dtype=torch.float64)
+    moved = log_psi + torch.tensor([[4.0], [-7.0]], dtype=torch.float64)
+    cancels = torch.allclose(log_psi.softmax(1), moved.softmax(1))
+    hint = "A weight divides by ψ of the prefix before, which is off by the factor of another one."
+    return "propose" if cancels else "both", [("weigh", hint), ("both", hint)]
+
+
 def _islands() -> tuple[float, Sequence[Slip]]:
     log_z = torch.tensor([-2.0, -4.0], dtype=torch.float64)
     pooled = float(numerics.logmeanexp(log_z))
@@ -588,6 +608,11 @@ EXERCISES: dict[str, Exercise] = {
     "10.3": Exercise("Tokens after which no valid text can follow are masked, and p₀ is normalised "
         "again at each step. Are valid texts then drawn as often as under σ?", _masked,
         "Masks never look ahead at probabilities; weights repair it.", ("yes", "no")),
+    "11.1": Exercise("A twist is ψ*³. Which power of it is ψ*?", _right_power,
+        "The slope of log ψ* on log ψ is the best power of ψ."),
+    "11.2": Exercise("A twist is ψ* times a number that differs from prefix to prefix, and is the "
+        "same for all next tokens. What is it good for?", _only_siblings,
+        "In q the number cancels; in a weight it does not.", ("propose", "weigh", "both")),
     "12.1": PotentialExercise("Write a potential for weather (token ids sun 0, cloud 1, rain 2) "
         "under which each sunny day costs half a nat: an object with log_phi(tokens).",
         _own_potential, "A potential needs nothing else."),

@@ -28,6 +28,7 @@ from tsmc_widgets.evaluation.twist_quality import (
     step_divergences,
 )
 from tsmc_widgets.evaluation.twist_report import TwistReport, twist_report
+from tsmc_widgets.evaluation.what_if import Fork, fork, power_sweep
 
 __all__ = [
     "BASELINES",
@@ -40,6 +41,7 @@ __all__ = [
     "Divergences",
     "FactorShare",
     "Finding",
+    "Fork",
     "KLEstimate",
     "LogZ",
     "LogZBounds",
@@ -54,11 +56,13 @@ __all__ = [
     "compare_log_psi",
     "estimate_step_divergences",
     "factor_breakdown",
+    "fork",
     "increment_variance",
     "kl_divergences",
     "log_z_bounds",
     "log_z_bounds_given",
     "pick_prefixes",
+    "power_sweep",
     "profiles",
     "roll_out",
     "run_baseline",

@@ -32,7 +32,7 @@ THRESHOLDS = {
     "underconfident": 2.0,
     "saturated": 0.4,
     "token": 0.6,
-    "other p0": 0.3,
+    "other p0": 0.15,
     "consistent": 0.05,
     "unlike": 0.6,
     "sure": 0.1,
@@ -106,16 +106,18 @@ def _words(name: str, value: float, interval: tuple[float, float]) -> str:
 
 def fit(frame: pd.DataFrame, seed: int = 0) -> Fit:
     """Fit of columns x (log psi), z (log psi*), e (its error) and cluster, all already centred."""
+    if not len(frame):
+        return Fit(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0, 0)
     clusters = frame["cluster"].to_numpy()
     x, z, e = (frame[name].to_numpy() for name in ("x", "z", "e"))
     names, place = np.unique(clusters, return_inverse=True)
     parts = [x * x, z * z - e * e, x * z, np.ones_like(x)]
     sums = np.stack([np.bincount(place, part, len(names)) for part in parts])
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(max(1, len(names)), [1 / max(1, len(names))] * len(names), RESAMPLES)
+    drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
     r2, slope = _of_sums(sums.sum(1))
     r2s, slopes = _of_sums(sums @ drawn.T)
-    count = max(1, len(x))
+    count = len(x)
     total = sums.sum(1)
     return Fit(
         float(r2), _ends(r2s), float(slope), _ends(slopes),

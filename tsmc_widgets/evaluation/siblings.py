@@ -28,6 +28,7 @@ EXACT_PARENTS = 32
 """Where log psi* is known and need not be rolled out."""
 MOST_STEPS = 10
 ORACLE_BUDGET = 2**14
+FRAME = ("t", "parent", "token", "text", "log_psi", "log_star", "log_star_error")
 
 
 def reachable_oracle(target: Target) -> Oracle | None:
@@ -193,6 +194,20 @@ def roll_out_family(
     return replace(family, log_star=mean.reshape(shape), error=error.reshape(shape))
 
 
+def rollout_texts(
+    target: Target, begun: Int[Tensor, " t"], family: Family, *, count: int = 4, seed: int = 0
+) -> list[str]:
+    """Some sequences that p0 ends a prefix with, each after its log phi."""
+    generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_600 + family.t)
+    tokens, _ = finished(target, begun.unsqueeze(0).to(target.lm.device), count,
+                         generator=generator)  # fmt: skip
+    if target.is_conditional:
+        return target.labels(tokens[0])
+    log_phi = target.log_phi(tokens[0]).tolist()
+    rows = zip(log_phi, target.labels(tokens[0]), strict=True)
+    return [f"log φ {value:.2f}: {text}".replace("-", "−") for value, text in rows]
+
+
 def fill_in(
     target: Target, families: list[Family], *, rollouts: int = ROLLOUTS, seed: int = 0
 ) -> Iterator[Family]:
@@ -227,4 +242,5 @@ def family_frame(target: Target, families: list[Family]) -> Any:
                 }
             )
         parents += len(family.tokens)
-    return frame_of(rows)
+    frame = frame_of(rows, FRAME)
+    return frame.astype({name: float for name in FRAME if name.startswith("log")})

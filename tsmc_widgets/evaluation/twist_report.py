@@ -10,19 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tsmc_widgets.errors import ModelOutputError, check_integer
+from tsmc_widgets.errors import ModelOutputError, TsmcError, check_integer
 from tsmc_widgets.evaluation.bellman import BellmanError, Population, bellman_error, run_twist
 from tsmc_widgets.evaluation.diagnosis import Diagnosis, Finding, fit
 from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.evaluation.siblings import (
+    ORACLE_BUDGET,
     ROLLOUTS,
     Family,
     family_frame,
     fill_in,
     pick_families,
+    reachable_oracle,
     read_again,
 )
-from tsmc_widgets.evaluation.twist_quality import bootstrap, increment_variance, profiles
+from tsmc_widgets.evaluation.twist_quality import (
+    bootstrap,
+    estimate_step_divergences,
+    increment_variance,
+    profiles,
+    step_divergences,
+)
+from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import BaseTwist, TwistStep, as_twist, prefill_twist
@@ -45,7 +54,8 @@ class TwistReport:
         families: prefixes with siblings, log psi beside log psi*.
         findings: the verdict, what matters most first.
         prefixes: a table of the families: t, parent, token, text, log_psi, log_star,
-            log_star_error, in nats; error, log psi less log psi*, each less its mean at t.
+            log_star_error, in nats; error, log psi less log psi*, each less its mean at t;
+            ess_cost, the share of the ESS of weights psi* / psi that it costs its step.
         against: the same of another twist, at the same prefixes.
     """
 
@@ -160,12 +170,16 @@ class Stages:
         self.bellman = bellman_error(target, self.twist, population, seed=self.seed)
         self.families = pick_families(target, self.twist, self.bellman, seed=self.seed)
 
-    def report(self, families: Sequence[Family], prompts: Iterable[Any] = ()) -> TwistReport:
-        """The report, once log psi* of the families is known."""
+    def report(
+        self, families: Sequence[Family], prompts: Iterable[Any] = (), *, diagnosed: bool = True
+    ) -> TwistReport:
+        """The report, with the families whose log psi* is known; the verdict needs them all."""
         table = with_errors(family_frame(self.target, list(families)))
         report = TwistReport(self.target, self.twist, self.trace, self.bellman, families, table)
         report = replace(report, frame=step_frame(report, self.seed))
-        findings = [*self.notes, *Diagnosis(report, prompts, self.seed).findings()]
+        findings = [*self.notes]
+        if diagnosed:
+            findings += Diagnosis(report, prompts, self.seed).findings()
         return replace(report, findings=findings)
 
 
@@ -177,11 +191,22 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
         frame[name] = frame[column] - frame.groupby("t")[column].transform("mean")
         frame[f"{name}_within"] = frame[column] - frame.groupby("parent")[column].transform("mean")
     frame["error"] = frame["x"] - frame["z"]
+    frame["ess_cost"] = frame.groupby("t")["error"].transform(_ess_costs)
     frame["e"] = frame["log_star_error"]
     # At step 1 there is one parent, and its siblings are independent of each other.
     own = -1 - np.arange(len(frame))
     frame["cluster"] = np.where(frame["t"] == 1, own, frame["parent"])
     return frame
+
+
+def _ess_costs(error: pd.Series) -> np.ndarray:
+    """What share of the ESS of the weights psi*/psi each prefix of a step costs the others."""
+    weights = np.exp(-(error - error.min()).to_numpy())
+    first, second, count = weights.sum(), (weights**2).sum(), len(weights)
+    if count < 2:
+        return np.zeros(count)
+    rest = (first - weights) ** 2 / np.maximum(second - weights**2, 1e-300) / (count - 1)
+    return rest - first**2 / second / count
 
 
 def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
@@ -206,11 +231,39 @@ def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
     for quantity, name in (("ESS", "ess"), ("surviving ancestors", "ancestors")):
         part = both[both["quantity"] == quantity]
         names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-        frame = frame.merge(part[["t", *names]].rename(columns=names), on="t", how="outer")
+        part = part[["t", *names]].rename(columns=names)
+        part[[*names.values()]] = part[[*names.values()]].clip(0, 1)
+        frame = frame.merge(part, on="t", how="outer")
     rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
     if rows:
         frame = frame.merge(frame_of(rows), on="t", how="left")
     return frame
+
+
+def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
+    """The report with KL(sigma_t || pi_t) in its frame: kl, kl_low, kl_high, in nats.
+
+    Exact by enumeration where that reaches, else from exact samples and rollouts where rejection
+    finds enough; without either, and for a twist that only proposes, the report as it is.
+    """
+    target, twist = report.target, report.twist
+    if target.is_conditional or twist.proposal_only:
+        return report
+    try:
+        if reachable_oracle(target) is not None:
+            oracle = EnumeratedOracle(target, max_sequences=ORACLE_BUDGET)
+            found = step_divergences(target, twist, oracle)
+        else:
+            samples = target.exact_samples(16, seed=seed, budget=20_000, progress=False)
+            found = estimate_step_divergences(
+                target, twist, samples, log_z=samples, num_particles=32, num_runs=8,
+                rollouts=16, seed=seed,
+            )  # fmt: skip
+    except (TsmcError, ValueError):  # Too many sequences, too few samples, or Z = 0.
+        return report
+    names = {"value": "kl", "low": "kl_low", "high": "kl_high"}
+    columns = found[["t", *names]].rename(columns=names)
+    return replace(report, frame=report.frame.merge(columns, on="t", how="left"))
 
 
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:

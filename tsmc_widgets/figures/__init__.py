@@ -4,6 +4,12 @@ from tsmc_widgets.errors import extras_named
 
 with extras_named(__name__):
     from tsmc_widgets.figures.bound_figures import bounds_figure, gap_figure
+    from tsmc_widgets.figures.debug_figures import (
+        calibration_figure,
+        gains_figure,
+        power_figure,
+        where_figure,
+    )
     from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
     from tsmc_widgets.figures.run_figures import (
         log_z_histogram,
@@ -17,12 +23,16 @@ __all__ = [
     "THEMES",
     "Theme",
     "bounds_figure",
+    "calibration_figure",
     "frontier_figure",
+    "gains_figure",
     "gap_figure",
     "kl_forest_figure",
     "log_z_histogram",
+    "power_figure",
     "profiles_figure",
     "psi_scatter",
     "target_figure",
     "theme_of",
+    "where_figure",
 ]

@@ -273,3 +273,25 @@ class CompareView(FrontEnd):
     results = traitlets.Dict().tag(sync=True)
     stem = traitlets.Unicode("comparison").tag(sync=True)
     ask = traitlets.Dict().tag(sync=True)
+
+
+class DebugView(FrontEnd):
+    """Shows what Python says of a twist, and says in ``ask`` what was pressed.
+
+    Attributes:
+        data: verdict, charts, texts and tables.
+        step: the step on show.
+        group: views of one group, if it is not empty, move together.
+        budget: tokens of rollouts at most.
+        ask: the last press: ``act``, a counter ``n``, and what a fork needs.
+    """
+
+    _esm = join_modules("js/debug_view.js")
+    _css = join_modules("debug_view.css")
+    _takes = ("hello", "ask", "step", "budget")
+
+    data = traitlets.Dict().tag(sync=True)
+    step = traitlets.Int(1).tag(sync=True)
+    group = traitlets.Unicode("").tag(sync=True)
+    budget = traitlets.Int(0).tag(sync=True)
+    ask = traitlets.Dict().tag(sync=True)

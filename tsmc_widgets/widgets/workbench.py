@@ -31,6 +31,7 @@ from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
 from tsmc_widgets.widgets.train_page import TrainSession
+from tsmc_widgets.widgets.twist_debugger import TwistDebugger
 from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
 from tsmc_widgets.widgets.workbench_state import (
     BEGINS,
@@ -198,7 +199,9 @@ class Workbench(RunPage):
             save=lambda path: f"saved to {self.save(page_path(path, begins=BEGINS))}",
             load=self._load,
         )
-        self.bench.add_tools([self.code_button, self.file, self.replay])
+        self.debug_button = ipw.Button(description="Debug this twist", layout={"width": "auto"})
+        self.debug_button.on_click(lambda _: self._open_debugger())
+        self.bench.add_tools([self.code_button, self.file, self.replay, self.debug_button])
         self.bench.row.add_class("tw-bar")
         phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
         self.model = ModelFields(self.problem, self.sampler)
@@ -260,6 +263,24 @@ class Workbench(RunPage):
         _register(options.pop("functions", ()))
         state.check()
         return cls(state, **options)
+
+    def debug(self, **options: Any) -> TwistDebugger:
+        """The debugger of this run's twist, on its problem, with its particles and noise."""
+        if self.session is None:
+            raise ValueError("there is no run to debug yet: wait for one.")
+        return TwistDebugger.from_run(self.session, **options)
+
+    def _open_debugger(self) -> None:
+        """Show the debugger under the run, in place of the one before."""
+        try:
+            opened = self.debug()
+        except Exception as error:  # noqa: BLE001 - shown on the page
+            self.refusal.say(message_of(error))
+            return
+        rest = [each for each in self.children if isinstance(each, TwistDebugger)]
+        self.children = [*(each for each in self.children if each not in rest), opened]
+        for each in rest:
+            each.close()
 
     def explain(self, progress: Progress) -> str:
         """What stopped the run, or in which runs nothing is left."""

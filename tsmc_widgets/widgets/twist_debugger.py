@@ -1,0 +1,287 @@
+"""The page on which a twist is debugged: verdict first, then where, which tokens, how, what if."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as ipw
+
+from tsmc_widgets.errors import TsmcError, check_integer
+from tsmc_widgets.evaluation.siblings import ROLLOUTS, Family, fill_in, read_again
+from tsmc_widgets.evaluation.twist_report import NUM_RUNS, Stages, TwistReport, with_kl
+from tsmc_widgets.evaluation.what_if import Fork, fork, power_rows
+from tsmc_widgets.experiments.execute import start_spec
+from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.widgets.controls import close_whole
+from tsmc_widgets.widgets.debug_record import encode, texts_of_rollouts, worst_prefixes
+from tsmc_widgets.widgets.front_end import DebugView
+from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
+from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+from tsmc_widgets.widgets.still import table
+
+BUDGET = 200_000
+"""Tokens of rollouts."""
+
+
+class DebugRun:
+    """A report in the making, one instrument or one step's rollouts at a time.
+
+    Attributes:
+        report: as far as it has come.
+        powers: rows of the sweep over powers of psi.
+        rollouts: texts of rollouts of the worst prefixes.
+        doing: what is measured next.
+        spent: tokens of rollouts so far.
+    """
+
+    def __init__(
+        self, target: Target, twist: Any, against: Any, *, trace: SMCTrace | None, seed: int,
+        budget: Callable[[], int], prompts: Iterable[Any],
+    ) -> None:  # fmt: skip
+        self.target, self.seed, self.prompts = target, seed, list(prompts)
+        self._twist, self._against, self._trace, self._budget = twist, against, trace, budget
+        self.report: TwistReport | None = None
+        self.powers: list[dict[str, Any]] = []
+        self.rollouts: dict[str, list[str]] = {}
+        self.doing, self.done, self.spent, self.rolled = "running the twist", False, 0, ROLLOUTS
+        self._work = self._stages()
+
+    @property
+    def trace(self) -> TwistReport | None:
+        """The report, which the page shows."""
+        return self.report
+
+    def step(self) -> None:
+        """Measure one thing more."""
+        try:
+            next(self._work)
+        except StopIteration:
+            self.done = True
+
+    def roll_out_more(self) -> None:
+        """Double the rollouts of each prefix, and measure what follows from them again."""
+        self.rolled, self.spent, self.done = 2 * self.rolled, 0, False
+        self._work = self._with_rollouts()
+
+    def _stages(self) -> Iterator[None]:
+        observed = None
+        if self.target.is_conditional and self._trace is None:
+            drawn = self.target.exact_samples(NUM_RUNS, seed=self.seed, progress=False)
+            observed = drawn.observed
+        options = {"seed": self.seed, "observed": observed}
+        self._own = Stages(self.target, self._twist, trace=self._trace, **options)
+        self.report = self._own.report([], diagnosed=False)
+        self.doing = "rolling out ψ*"
+        yield
+        self._other = None
+        if self._against is not None:
+            self._other = Stages(self.target, self._against, **options)
+        yield from self._with_rollouts()
+        self.doing = "powers of ψ"
+        if not self.target.is_conditional and not self._own.twist.proposal_only:
+            with suppress(TsmcError):
+                for row in power_rows(self.target, self._own.twist, seed=self.seed):
+                    self.powers.append(row)
+                    yield
+
+    def _with_rollouts(self) -> Iterator[None]:
+        families: list[Family] = []
+        for family in fill_in(
+            self.target, self._own.families, rollouts=self.rolled, seed=self.seed
+        ):
+            families.append(family)
+            self.report = self._own.report(families, diagnosed=False)
+            if bool((family.error > 0).any()):
+                left = self.target.num_steps - family.t
+                self.spent += family.log_psi.numel() * self.rolled * left
+            yield
+            if self.spent >= self._budget():
+                break
+        self.doing = "verdict"
+        report = self._own.report(families, self.prompts)
+        if self._other is not None:
+            again = [read_again(self.target, f, self._other.twist) for f in families]
+            report = replace(report, against=self._other.report(again, self.prompts))
+        self.report = report
+        yield
+        self.doing = "KL(σ_t‖π_t)"
+        self.report = report = with_kl(report, self.seed)
+        yield
+        self.doing = "rollouts of the worst prefixes"
+        for row in worst_prefixes(report).to_dict("records") if len(report.prefixes) else []:
+            self.rollouts[row["text"]] = texts_of_rollouts(report, row, self.seed)
+        yield
+
+
+class TwistDebugger(LivePage):
+    """See where a twist is wrong, which token shows it, and what it costs.
+
+    Shown as the last line of a cell. The verdict comes first, each sentence with its numbers and
+    with the view that draws them; views move together, and a click on a step shows its particles.
+    All is measured in a background thread; rollouts stream in, and can be paused. ``report`` is
+    the same as an object, see ``tw.twist_report``.
+
+    Args:
+        target: sigma.
+        twist: psi, of any form.
+        against: another twist, drawn beside the first.
+        trace: several runs of the target under the twist; None makes them.
+        seed: of runs, prefixes and rollouts.
+        budget: tokens of rollouts at most; changed on the page.
+        prompts: prompts on which the twist may have been learned.
+    """
+
+    _subject = "measuring"
+    _raises = True
+
+    def __init__(
+        self,
+        target: Target,
+        twist: Any,
+        against: Any = None,
+        *,
+        trace: SMCTrace | None = None,
+        seed: int = 0,
+        budget: int = BUDGET,
+        prompts: Iterable[Any] = (),
+    ) -> None:
+        check_target(target)
+        budget = check_integer("budget", budget)
+        super().__init__(DebugView(budget=budget))
+        self.target, self.seed = target, seed
+        self.view.group = f"debug {self.model_id}"
+        self.particles = ParticleView()
+        self.particles.group = self.view.group
+        self.forks = ipw.Box([], layout={"flex_flow": "row wrap", "width": "100%"})
+        self.fork: Fork | None = None
+        self._shown: Any = None
+        self.children = [self.view, self.particles, self.forks]
+        self.view.observe(self._press, "ask")
+        self.run = DebugRun(
+            target, twist, against, trace=trace, seed=seed, budget=lambda: self.view.budget,
+            prompts=prompts,
+        )  # fmt: skip
+        self._submit(lambda: self.run, rest=0.0)
+
+    @classmethod
+    def from_run(cls, run: RunSpec | SMCSession, against: Any = None, **options: Any) -> Any:
+        """Debug the twist of a run, on its problem, with its particles and noise.
+
+        Args:
+            run: a ``RunSpec``, or the session of a run, such as a page's ``session``.
+            against: another twist.
+            **options: as for the debugger.
+
+        Raises:
+            ValueError: the run has no twist.
+        """
+        session = start_spec(run) if isinstance(run, RunSpec) else run
+        config = session.config
+        twist = config.twist if config.twist is not None else config.proposal.twist
+        if twist is None:
+            raise ValueError(
+                "this run has no twist to debug: choose one, such as look-ahead or a shipped one."
+            )
+        runs, trace = max(NUM_RUNS, config.num_runs), None
+        if config.observed is None and config.retained is None:
+            noise = replace(config.noise, num_runs=runs)
+            more = replace(config, num_runs=runs, noise=noise, dead_runs="keep", top_k=8)
+            trace = SMCSession(session.target, more).run()
+        options = {"seed": getattr(config.noise, "seed", 0), **options}
+        return cls(session.target, twist, against, trace=trace, **options)
+
+    @property
+    def report(self) -> TwistReport | None:
+        """What was measured so far."""
+        return self.run.report
+
+    @property
+    def _actions(self) -> dict[str, Callable[[], Any]]:
+        return {"start": self.start, "pause": self.live.pause, "fork": self._fork}
+
+    def start(self) -> None:
+        """Go on; once all is measured, with twice the rollouts."""
+        if self.live.progress.state in ("running", "paused"):
+            self.live.resume()
+            return
+        if self.run.done:
+            self.run.roll_out_more()
+        self._submit(lambda: self.run, rest=0.0)
+
+    def fork_at(self, particle: int, t: int, token: int | str) -> Fork:
+        """Force a token, an id or a text, on a particle at a step; both futures are shown."""
+        if isinstance(token, str):
+            ids = list(self.target.lm.encode(token))
+            if len(ids) != 1:
+                raise ValueError(f"token must be one token; {token!r} is {len(ids)} tokens.")
+            token = ids[0]
+        trace = self.report.trace
+        made = fork(
+            self.target, self.report.twist, particle=particle, t=t, token=int(token),
+            num_particles=trace.num_particles, seed=self.seed, run=self.particles.run,
+        )  # fmt: skip
+        close_whole(*self.forks.children)
+        views = []
+        for name, each in (("as it went", made.before), ("with the token forced", made.after)):
+            view = ParticleView(each, target=name)
+            view.group = self.view.group
+            view.layout.flex, view.layout.min_width = "1 1 480px", "0"
+            view.status = {"state": "done", "text": name}
+            views.append(view)
+        self.forks.children = views
+        self.fork = made
+        self._put_data()
+        return made
+
+    def _fork(self) -> None:
+        asked = self.view.ask
+        self.fork_at(int(asked["particle"]), self.view.step, str(asked["text"]))
+
+    def _show(self, progress: Progress) -> None:
+        if self.run.report is not None:
+            trace = self.run.report.trace
+            if self.particles.trace is not trace:
+                self.particles.update(trace, target=self.target.potential.describe())
+            self._put_data()
+        self._show_status(progress)
+
+    def _put_data(self) -> None:
+        self.view.data = encode(
+            self.run.report, powers=self.run.powers, fork=self.fork, rollouts=self.run.rollouts
+        )
+
+    def _show_status(self, progress: Progress) -> None:
+        doing = self.run.doing if progress.state in ("running", "paused") else ""
+        spent = f"{self.run.spent:,} tokens of rollouts" if self.run.spent else ""
+        words = {"done": "done", "failed": "stopped", "cancelled": "stopped"}
+        parts = [words.get(progress.state, doing), spent, f"{progress.seconds:.1f} s"]
+        self.view.status = {
+            "state": progress.state,
+            "text": ", ".join(part for part in parts if part),
+            "error": self._refusal or error_text(progress.error, "What was measured stays."),
+        }
+
+    def still(self) -> str:
+        """The verdict."""
+        findings = [] if self.report is None else self.report.findings
+        return table(("verdict", "evidence"), [(f.text, f.evidence) for f in findings])
+
+    def to_html(self, path: str | Path, *, title: str = "") -> Path:
+        """Write one file that shows all views on any machine, without kernel and network."""
+        if self.report is None:
+            raise ValueError("nothing has been measured yet: wait for the first view.")
+        run, trace = self.particles.run, self.report.trace
+        state = {"data": self.view.data, "group": "page", "step": self.view.step}
+        runs = {each: {} for each in runs_offline(trace, run)}
+        view = Part(self.view._esm, self.view._css, runs, state)
+        particles = self.particles.part(run=run, group="page")
+        title = title or page_title(particles.runs[run]["header"])
+        return write_page(Path(path), title=title, parts=[view, particles], run=run)
