@@ -113,7 +113,7 @@ def _loaded(
 
 
 def _load(*key: Any, **most: Any) -> Any:
-    """The same, one at a time: of two threads, a page's and a cell's, both would get half a model."""
+    """The same, one at a time: two threads, a page and a cell, would each get half a model."""
     with _LOADING:
         return _loaded(*key, **most)
 
