@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tsmc_widgets.models.huggingface import HuggingFaceLM
 
 _CACHED_MODELS = 4
+_LOADING = threading.RLock()
 _MODULES = {
     "HuggingFaceLM": "tsmc_widgets.models.huggingface",
     "TextClassifier": "tsmc_widgets.models.classifier",
@@ -103,7 +105,7 @@ _vader = lru_cache(maxsize=len(SENTIMENTS))(VaderSentiment)
 
 
 @lru_cache(maxsize=2 * _CACHED_MODELS)
-def _load(
+def _loaded(
     class_name: str,
     source: str,
     state: FolderState | None,
@@ -115,6 +117,12 @@ def _load(
     import_transformers(f"Loading {source}")
     loader = getattr(importlib.import_module(_MODULES[class_name]), class_name)
     return loader.from_pretrained(source, device=device, dtype=dtype, **most)
+
+
+def _load(*key: Any, **most: Any) -> Any:
+    """The same, one at a time: two threads, a page and a cell, would each get half a model."""
+    with _LOADING:
+        return _loaded(*key, **most)
 
 
 def _resolve(name_or_folder: str | Path) -> str:
