@@ -188,7 +188,8 @@ def use(made: Any, lm: Any) -> None:
         target = tw.Target(lm, made, prompt="the", num_steps=3)
         target.log_phi(torch.zeros(1, 3, dtype=torch.int64))
     elif isinstance(made, tuple(getattr(tw, name) for name in PAGES)):
-        made.close()
+        page: Any = made
+        page.close()
     elif isinstance(made, tw.SMCConfig):
         tw.SMCSession(toy(), made).run()
     elif isinstance(made, contextlib.AbstractContextManager):

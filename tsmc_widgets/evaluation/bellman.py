@@ -53,8 +53,8 @@ class Population:
     def of(cls, sequences: Any, observed: Any = None) -> Population:
         """The particles of a trace, or whole sequences (n, T), each a run of its own."""
         if isinstance(sequences, SMCTrace):
-            columns, given = sequences.columns, sequences.info.observed
-            given = None if given is None else torch.tensor(given)
+            columns, rows = sequences.columns, sequences.info.observed
+            given = None if rows is None else torch.tensor(rows)
             return cls(columns.tokens, columns.ancestors, given)
         tokens = as_ids("sequences", sequences, ndim=2).unsqueeze(-1)
         return cls(tokens, torch.zeros_like(tokens), observed)

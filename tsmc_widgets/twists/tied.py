@@ -65,6 +65,9 @@ class TiedHead(nn.Module):
         seed: of the first values of the layers between; g and b start at zero.
     """
 
+    embedding: Tensor
+    scale: Tensor
+
     def __init__(
         self, lm: LanguageModel, inputs: int, *, extra: int = 0, width: int, depth: int, seed: int
     ) -> None:
@@ -86,6 +89,7 @@ class TiedHead(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.last = last.to(lm.device)
+        # No buffer, as no state_dict is to hold it.
         object.__setattr__(self, "embedding", embedding)
         # Of b: 1, and what ``ScoredStates`` adds, so that its level is found in a few steps.
         self.by_score = nn.Parameter(torch.zeros(1 + 2 * extra, device=lm.device))
@@ -222,7 +226,7 @@ class ScoredStates(BaseStates):
 class TiedHeadTwist(NeuralTwist):
     """Log psi_t(s_{<t}, .) = <g(h), e_v> + b(h): a head tied to the output embedding.
 
-    For models of real vocabularies: of SmolLM2's 49,152 tokens it has 0.3 million parameters,
+    For models of real vocabularies: of SmolLM2's 49,152 tokens it has 0.15 million parameters,
     where ``MLPHeadTwist`` has 29 million. Starts at psi = 1, so that the twist-induced proposal is
     p0 exactly.
 
@@ -236,6 +240,12 @@ class TiedHeadTwist(NeuralTwist):
         seed: of the first values of the layers between.
     """
 
+    is_tied = True
+    head: TiedHead
+    _states: BaseStates
+    phi_level: Tensor
+    scored: Target | None
+
     def __init__(
         self,
         lm: LanguageModel,
@@ -247,7 +257,7 @@ class TiedHeadTwist(NeuralTwist):
         seed: int = 0,
     ) -> None:
         scored = _target_of(scored, lm)
-        states = BaseStates(lm) if scored is None else ScoredStates(scored)
+        states: Any = BaseStates(lm) if scored is None else ScoredStates(scored)
         extra = 0 if scored is None else SCORES
         head = TiedHead(lm, states.width, extra=extra, width=width, depth=depth, seed=seed)
         options = {"width": width, "depth": depth, "scored": scored is not None}
@@ -256,8 +266,6 @@ class TiedHeadTwist(NeuralTwist):
         if scored is not None:
             self.register_buffer("phi_level", states.measure(seed))
             self._load_level()
-
-    is_tied = True
 
     def inputs(
         self,
@@ -293,7 +301,7 @@ class TiedHeadTwist(NeuralTwist):
         return found
 
     def _load_level(self) -> None:
-        if self.scored is not None:
+        if isinstance(self._states, ScoredStates):
             self._states.level = self.phi_level
 
     def _last_layer(self) -> list[Tensor]:
