@@ -12,11 +12,13 @@ from typing import Any
 import ipywidgets as ipw
 import torch
 from jaxtyping import Float64
+from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets.errors import Stopped, TsmcError, check_stop, message_of, stop_when
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, welch
 from tsmc_widgets.experiments.code import noise_words, words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tempered import table_of
@@ -121,7 +123,27 @@ def compare(a: Pinned, b: Pinned) -> str:
         f"{a.duration} → {b.duration} s",
     ]
     what = "; ".join(changed) if changed else "nothing has changed yet"
-    return f"A → B, {noise}: {what}. {', '.join(parts)}."
+    verdict = f"B: ESS {b.ess} against {a.ess}; {_difference(a, b)}. "
+    return f"{verdict}A → B, {noise}: {what}. {', '.join(parts)}."
+
+
+def _difference(a: Pinned, b: Pinned) -> str:
+    """Whether mean log Z_hat differs by more than its error: a 95 % t-interval (Welch) about 0.
+
+    Taken as if the noise of both were independent.
+    """
+    means = []
+    for run in (a, b):
+        every = run.trace.columns.log_z if run.replicates is None else run.replicates
+        last = every[:, -1] if every.shape[1] else every.new_zeros(1)
+        if len(last) < 2 or not bool(torch.isfinite(last).all()):
+            return "how far log Ẑ differs beyond its error is not known"
+        means.append(MeanOverRuns.of(last))
+    gap, (error, freedom) = means[1].mean - means[0].mean, welch(*means)
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    if abs(gap) <= reach:
+        return f"log Ẑ differs within its error (±{_number(reach)} nats)"
+    return f"log Ẑ differs by {_number(gap)} ± {_number(reach)} nats, more than its error"
 
 
 def _quoted(value: Any) -> str:

@@ -129,7 +129,7 @@ class SamplerPanel(Quiet):
         twist, power = self.fields["twist"], self.fields["twist_power"]
         ships, now = _shipped_for(described), twist.value
         foreign = now in ("saved", TRAINED) or (
-            now.startswith(SHIP) and now.removeprefix(SHIP) not in ships
+            now.startswith(SHIP) and now.removeprefix(SHIP) != described["name"]
         )
         foreign = foreign or (now == "optimal" and not described["model"].startswith(TABLE))
         if not foreign and power.value == 1:
