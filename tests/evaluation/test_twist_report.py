@@ -217,13 +217,14 @@ def test_rollouts_of_a_family_agree_with_its_exact_psi():
     assert float((scores**2).mean()) < 2
 
 
+@pytest.fixture(scope="module")
+def problem():
+    target = tw.load_problem("one-star-review").target()
+    return target, tw.load_twist("one-star-review", target.lm)
+
+
 @pytest.mark.slow
 class TestStorybook:
-    @pytest.fixture(scope="class")
-    def problem(self):
-        target = tw.load_problem("one-star-review").target()
-        return target, tw.load_twist("one-star-review", target.lm)
-
     CHANGES = CHANGES | {
         "saturated": saturated(-2.1, -1.9),
         "one token": None,
