@@ -375,7 +375,9 @@ def test_each_lesson_shows_what_it_says(lessons):
     assert found.fresh_at is not None
     assert found.families < 32
     assert all("castle" in text for text, w in zip(full.texts(), full.weights) if w > 0.001)  # noqa: B905
-    assert judge_run(lessons["A good twist"], spread=0.06).level == "good"
+    good = judge_run(lessons["A good twist"], spread=0.06)
+    assert good.level in ("good", "fair")  # One heavy weight of 64 is enough for the latter.
+    assert good.families > 32
     sis, costs = lessons["Why SIS fails"], lessons["What resampling costs"]
     assert sis.ess[-1] < 16
     assert sis.ess[12] < 20

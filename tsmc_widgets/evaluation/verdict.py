@@ -39,10 +39,6 @@ WIDE, NARROW = 1.0, 0.5
 """Nats of standard deviation of log Z_hat above which a run is poor, and up to which good."""
 
 
-HEAVY = 0.7
-"""Pareto k above which the weights decide nothing reliably, at any K."""
-
-
 def judge_run(trace: Any, *, spread: float = math.nan, run: int = 0) -> RunVerdict:
     """Several signals in place of the last ESS, which resampling resets.
 
@@ -88,5 +84,5 @@ def judge_run(trace: Any, *, spread: float = math.nan, run: int = 0) -> RunVerdi
     elif not math.isfinite(spread):
         level = "open"
     else:
-        level = "good" if spread <= NARROW and families >= some and not k_hat > HEAVY else "fair"
+        level = "good" if spread <= NARROW and families >= some and not k_hat > trusted else "fair"
     return RunVerdict(level, tuple(reasons), families, fresh[-1] if fresh else None)
