@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "setup.json"
 LOG = VENV / "setup.log"
-EXTRAS = "lab,hf,smollm2,grammar,cluster,dev,docs"
+EXTRAS = "lab,hf,smollm2,sentiment,grammar,cluster,dev,docs"
 # Raise it when a change in this file must reach environments that already stand.
 RECIPE = 1
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"

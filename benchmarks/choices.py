@@ -52,7 +52,7 @@ def sizes(num_runs: int) -> Iterator[str]:
                 target, num_particles=num_particles, num_runs=num_runs, seed=0, **way
             )
             found[name, num_particles] = (trace.log_z, time.perf_counter() - start)
-    log_z = float(logmeanexp(found["shipped, q by the twist", SIZES[-1]][0]))
+    log_z = float(logmeanexp(torch.as_tensor(found["shipped, q by the twist", SIZES[-1]][0])))
     yield f"| twist | {' | '.join(f'K = {k}' for k in SIZES)} |"
     yield "|---|" + "---|" * len(SIZES)
     for name in twists(target):

@@ -75,9 +75,8 @@ def full_disk(*_: Any, **__: Any) -> None:
 
 def spec(**changes: Any) -> tw.RunSpec:
     """A short run."""
-    return tw.RunSpec(
-        **{"problem": "rainy-week", "num_particles": 2, "num_runs": 2, "num_exact": 0} | changes
-    )
+    usual: dict[str, Any] = {"problem": "rainy-week", "num_particles": 2, "num_runs": 2}
+    return tw.RunSpec(**usual | {"num_exact": 0} | changes)
 
 
 @event
@@ -92,7 +91,8 @@ def an_interrupt_within_a_run() -> None:
     try:
         session.run(on_step=stop)
     except KeyboardInterrupt as error:
-        require(error.trace.steps_done == 2, "the interrupt carries no trace")
+        stopped: Any = error
+        require(stopped.trace.steps_done == 2, "the interrupt carries no trace")
     require(session.run().done, "the run does not go on")
 
 

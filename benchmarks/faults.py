@@ -58,7 +58,7 @@ TEXTS = ("'nonsense'", "'\\ud800'")
 LEGAL: dict[str, tuple[str, ...]] = {
     # Any text: a title, a label, a name that is made with it, a pattern.
     **dict.fromkeys(("title", "name", "group", "folder", "shared", "twist_sha256"), TEXTS),
-    **dict.fromkeys(("words", "pattern", "reward"), TEXTS),
+    **dict.fromkeys(("words", "pattern", "reward", "separator"), TEXTS),
     # None is the base model, as for run_smc.
     "SMCConfig.proposal": ("None",),
     # In a list it is the rule that None is by itself.
@@ -67,6 +67,8 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "log_z": ("-1", "2.5", "2**63"),
     # A pair of numbers in nats, the lower one first.
     "bracket": ("np.array([1, 2])",),
+    # Any number may be an answer, right or wrong.
+    "answer": ("-1", "2.5", "inf", "2**63"),
     # JSON's types, which null is one of.
     "history": ("[None]",),
     # Mappings: keys that JSON Schema does not know are ignored; any number has a name.
@@ -164,6 +166,7 @@ def own() -> dict[str, dict[str, Any]]:
         "log_z_histogram": {"frame": table.runs_frame()},
         "profiles_figure": {"frame": profiles(trace)},
         "psi_scatter": {"frame": scatter},
+        "check": {"exercise": "1.1"},
         "HuggingFaceLM": {"model": needed()["lm"].model, "tokenizer": needed()["lm"].tokenizer},
         "TabularLM.markov": {"initial": [0.5, 0.5], "transition": [[0.5, 0.5]] * 2},
         "TabularLM.from_tables": {"tables": [torch.tensor([0.5, 0.5])]},
@@ -185,7 +188,8 @@ def use(made: Any, lm: Any) -> None:
         target = tw.Target(lm, made, prompt="the", num_steps=3)
         target.log_phi(torch.zeros(1, 3, dtype=torch.int64))
     elif isinstance(made, tuple(getattr(tw, name) for name in PAGES)):
-        made.close()
+        page: Any = made
+        page.close()
     elif isinstance(made, tw.SMCConfig):
         tw.SMCSession(toy(), made).run()
     elif isinstance(made, contextlib.AbstractContextManager):

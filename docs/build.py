@@ -110,7 +110,8 @@ def broken_links(site: Path) -> list[str]:
             address, anchor = urldefrag(link)
             if urlsplit(address).scheme or address.startswith("//"):
                 continue
-            goal = (path.parent / unquote(address)).resolve() if address else path
+            name = unquote(urlsplit(address).path)
+            goal = (path.parent / name).resolve() if name else path
             where = f"{path.relative_to(site)}: {link}"
             if not goal.is_file() and not (goal / "index.html").is_file():
                 found.append(f"{where} (no such file)")

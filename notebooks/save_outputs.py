@@ -28,6 +28,7 @@ IMAGES = HERE.parent / "docs" / "images"
 WIDTH = 1568
 STEP = 16
 FOLLOWED = 5
+DONE = ".pv-status[data-state=done]"
 
 
 def open_copy(page: Page, url: str, name: str) -> None:
@@ -41,7 +42,7 @@ def open_copy(page: Page, url: str, name: str) -> None:
 
 def follow_a_particle(page: Page) -> None:
     """Show a run at a step where one particle is followed."""
-    page.wait_for_selector('.pv-status[data-state="done"]')
+    page.wait_for_selector(DONE, state="attached")
     page.get_by_role("button", name="Rewind to the prompt").click()
     for _ in range(STEP):
         page.get_by_role("button", name="One step on").click()
@@ -52,12 +53,12 @@ def follow_a_particle(page: Page) -> None:
 
 def see_it_learned(page: Page) -> None:
     """Show a training at its end; the notebook's later cells have started it."""
-    page.wait_for_selector('.pv-status[data-state="done"]', timeout=600_000)
+    page.wait_for_selector(DONE, state="attached", timeout=600_000)
 
 
 def see_it_compared(page: Page) -> None:
     """Show a comparison at its end, with one method brought out."""
-    page.wait_for_selector('.pv-status[data-state="done"]', timeout=600_000)
+    page.wait_for_selector(DONE, state="attached", timeout=600_000)
     page.get_by_label("problem", exact=True).select_option("one-star-review")
     page.locator(".cm-method", has_text="shipped").click()
     page.mouse.move(0, 0)
@@ -66,7 +67,7 @@ def see_it_compared(page: Page) -> None:
 
 def see_a_run(page: Page) -> None:
     """Show a page whose first run is done."""
-    page.wait_for_selector('.pv-status[data-state="done"]')
+    page.wait_for_selector(DONE, state="attached")
 
 
 def see_the_end(page: Page) -> None:

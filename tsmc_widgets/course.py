@@ -140,7 +140,7 @@ def _same(given: float | int | str, value: float | int | str) -> bool:
     """Equal words, or numbers that agree to 1 %: three digits are enough, and slips lie apart."""
     if isinstance(value, str):
         return given == value
-    return math.isclose(given, value, rel_tol=0.01, abs_tol=1e-12)
+    return math.isclose(float(given), value, rel_tol=0.01, abs_tol=1e-12)
 
 
 # The world of lessons 1, 4, 5, 6 and 9: two days of weather after a sunny one, so nine texts.
@@ -384,11 +384,12 @@ def _gap() -> tuple[float, Sequence[Slip]]:
 
 def _rhyme() -> tuple[float, Sequence[Slip]]:
     target = load_problem("one-token-infilling").target()
-    log_z = EnumeratedOracle(target.condition([target.lm.token_id("clock")])).log_z
+    lm: Any = target.lm
+    log_z = EnumeratedOracle(target.condition([lm.token_id("clock")])).log_z
     return math.exp(log_z), [
         (log_z, "That is log Z(o). Z(o) itself is asked for."),
         (0.25, "The four words are not equally likely: p₀ of “clock” five words after “fox”."),
-        (float(target.lm.transition[0, 3]), "That is p₀ of it as the next word. o comes fifth."),
+        (float(lm.transition[0, 3]), "That is p₀ of it as the next word. o comes fifth."),
     ]  # fmt: skip
 
 

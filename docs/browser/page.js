@@ -21,8 +21,8 @@ let runs = 0;
 function asked() {
   const value = (name) => form.elements[name].value;
   const potential = new Potential({
-    contains: list(value("contains")),
-    avoids: list(value("avoids")),
+    contains: list(value("with")),
+    avoids: list(value("without")),
     stars: Number(value("stars")),
     beta: Number(value("beta")),
   });

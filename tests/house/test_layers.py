@@ -22,6 +22,7 @@ RANKS = {
     "experiments": 9,
     "figures": 10,
     "widgets": 11,
+    "__main__": 12,
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path

@@ -14,12 +14,12 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 31_200,
-    "Python files": 120,
+    "Python lines": 36_500,
+    "Python files": 134,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 5,
-    "probes for optional members": 35,
+    "probes for optional members": 20,
     "base names used more than once": 6,
     "files under 60 lines": 8,
 }

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tsmc_widgets.models import (
     TextClassifier,
     load_classifier,
     load_language_model,
+    loading,
 )
 from tsmc_widgets.models.checkpoint import check_fetchable
 from tsmc_widgets.targets.classifier import cached_classifier
@@ -234,3 +236,11 @@ def test_shipped_names_are_no_folders_of_the_reader(name, tmp_path, monkeypatch)
     assert load(name) is load(name)
     with pytest.raises(FileNotFoundError, match="has no config"):
         load_language_model("./storybook")
+
+
+def test_two_threads_share_one_whole_model():
+    loading._loaded.cache_clear()
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: load_language_model("storybook"), range(4)))
+    assert len({id(model) for model in models}) == 1
+    assert models[0].encode("I bought this")

@@ -36,6 +36,11 @@ def lab(open_notebook, tmp_path):
     return page
 
 
+def unfold(page, phrase):
+    """Press the phrase of the sentence that says this."""
+    page.locator(".tw-phrase", has_text=phrase).first.click()
+
+
 def slider(page, name):
     return page.locator(".widget-slider", has_text=name).get_by_role("slider").first
 
@@ -59,6 +64,7 @@ def test_a_person_composes_replays_and_compares(lab):
     done_again(
         page, lambda: chooser.select_option(label="Five days of weather with about two of rain")
     )
+    unfold(page, "look-ahead")
     done_again(page, lambda: page.get_by_label("twist ψ").select_option("none: ψ = 1"))
 
     # A factor's control is moved: re-weighted, and the page says so.
@@ -88,6 +94,8 @@ def test_a_person_composes_replays_and_compares(lab):
 @pytest.mark.browser
 def test_errors_are_words_and_texts_stay_texts(lab):
     page = lab
+    unfold(page, "well")
+    page.get_by_role("button", name="More", exact=True).click()
     prompt = page.get_by_label("prompt s₀")
     prompt.fill(EVIL)
     prompt.press("Enter")
@@ -115,14 +123,14 @@ def test_errors_are_words_and_texts_stay_texts(lab):
 
 CUT = """() => {
     const found = [];
-    const all = '.tw-panels, .tw-panels *, .tw-bar, .tw-formula';
+    const all = '.tw-rail, .tw-rail *, .tw-bar, .tw-formula';
     for (const el of document.querySelectorAll(all)) {
         const style = getComputedStyle(el);
         if (!/auto|scroll/.test(style.overflowX + style.overflowY)) continue;
         const wide = el.scrollWidth > el.clientWidth + 1;
         if (wide || el.scrollHeight > el.clientHeight + 1) found.push(`scrolls: ${el.className}`);
     }
-    for (const group of document.querySelectorAll('.tw-group')) {
+    for (const group of document.querySelectorAll('.tw-cockpit > .tw-rail')) {
         const box = group.getBoundingClientRect();
         for (const el of group.querySelectorAll('input, select, button, .widget-label')) {
             const own = el.getBoundingClientRect();
@@ -138,6 +146,8 @@ CUT = """() => {
 def test_nothing_is_cut_or_scrolls(lab):
     """No control is wider than its group, and no group has a scroll bar of its own."""
     page = lab
+    for phrase in ("tokens", "well", "table:eos", "look-ahead", "twist-induced", "below"):
+        unfold(page, phrase)
     titles = ("hostility", "leads to a text (infilling)", "length before EOS")
     for count, title in enumerate(titles, start=2):
         page.locator(".tw-add select").select_option(title)

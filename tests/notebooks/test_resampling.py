@@ -99,14 +99,15 @@ def test_a_person_compares_two_lessons(open_notebook, live_part, page):
     page.wait_for_function(f"{STATUS} === 'done' && {VIEW}._stats.steps === 20")
     page.get_by_role("button", name="Pin this run as A").click()
     page.wait_for_function("document.querySelectorAll('.pv').length === 2")
-    page.get_by_role("button", name="A good twist").click()
+    page.get_by_role("button", name="A full ESS, and no gain").click()
     sentence = page.get_by_text("A → B, on the same noise")
     page.get_by_text("twist ψ none → look-ahead").wait_for()
     assert "proposal q base → twist-induced" in sentence.inner_text()
 
     # One play head for both.
     steps = "[...document.querySelectorAll('.pv')].map(root => root._stats.t)"
-    page.locator(".pv-scroller").last.focus()
+    page.get_by_role("button", name="More", exact=True).click()
+    page.locator(".pv-scroller").first.focus()
     page.keyboard.press("Home")
     page.wait_for_function(f"{steps}.every(t => t === 0)")
     page.keyboard.press("ArrowRight")
@@ -120,5 +121,5 @@ def test_a_person_compares_two_lessons(open_notebook, live_part, page):
         ".then(() => null)"
     )
     page.wait_for_function(f"{VIEW}._view.theme.dark")
-    page.locator(".pv").last.locator(".pv-cell").first.click()
-    page.locator(".pv").last.locator(".pv-next .pv-chosen").wait_for()
+    page.locator(".pv").first.locator(".pv-cell").first.click()
+    page.locator(".pv").first.locator(".pv-next .pv-chosen").wait_for()

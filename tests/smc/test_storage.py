@@ -158,7 +158,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"version": storage.VERSION + 1}, r"format 2; .* up to format 1: update"),
+            ({"version": storage.VERSION + 1}, r"format 3; .* up to format 2: update"),
             ({"version": "1"}, "not a trace"),
             *[
                 ({part: None}, "lacks a part")

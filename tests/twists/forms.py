@@ -9,6 +9,8 @@ PROMPT_LENGTH = 3
 FORMS = {
     "linear": lambda lm, **options: tw.LinearHeadTwist(lm, **options),
     "mlp": lambda lm, **options: tw.MLPHeadTwist(lm, width=24, **options),
+    "tied": lambda lm, **options: tw.TiedHeadTwist(lm, width=24, **options),
+    "tied, linear": lambda lm, **options: tw.TiedHeadTwist(lm, depth=0, **options),
     "body": lambda lm, **options: tw.BodyTwist(lm, **options),
     "body, mlp": lambda lm, **options: tw.BodyTwist(lm, head="mlp", **options),
     "lora": lambda lm, **options: tw.LoRATwist(lm, rank=4, **options),
@@ -33,6 +35,8 @@ def stir(twist, *, seed=0, head=0.2, others=0.05):
     with torch.no_grad():
         for name, parameter in twist.named_parameters():
             scale = head if name.startswith(("head", "log_tables")) else others
+            # Layers of a tied head divide by the number of their inputs.
+            scale *= 5 if name == "head.last.weight" else 1
             parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
     return twist
 

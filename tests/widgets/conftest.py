@@ -9,6 +9,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.record import NUM_PAGES
 from tsmc_widgets.widgets.session import leave_a_core
@@ -73,7 +74,7 @@ SHOW_CODED = "([esm, css, state]) => showState([esm, css, revive(state)])"
 def build_trace(
     K=64, T=24, *, done=None, seed=0, threshold=0.5, dead_at=(), all_dead_at=None, num_runs=1
 ):
-    """Something with the attributes of an SMCTrace, from random numbers."""
+    """An SMCTrace of random numbers."""
     rng = np.random.default_rng(seed)
     done = T if done is None else done
     shape = (num_runs, T, K)
@@ -94,17 +95,17 @@ def build_trace(
     )
     # Cut, so that runs of one seed are one run, more or less grown.
     columns = SimpleNamespace(**{name: each[:, :done] for name, each in vars(columns).items()})
-    return SimpleNamespace(
-        columns=columns,
-        num_particles=K,
-        num_steps=T,
-        num_runs=num_runs,
-        steps_done=done,
-        prompt="I bought this",
-        token_texts=dict(enumerate(WORDS)),
-        final_texts=[texts(columns, run, K, done) for run in range(num_runs)],
-        tables=[],
-        info=SimpleNamespace(
+    attributes = {
+        "columns": columns,
+        "num_particles": K,
+        "num_steps": T,
+        "num_runs": num_runs,
+        "steps_done": done,
+        "prompt": "I bought this",
+        "token_texts": dict(enumerate(WORDS)),
+        "final_texts": [texts(columns, run, K, done) for run in range(num_runs)],
+        "tables": [],
+        "info": SimpleNamespace(
             potential='avoids "broken" × p(5 stars | text)^2',
             proposal="base model",
             twist=None,
@@ -116,7 +117,10 @@ def build_trace(
             seed=seed,
             eos_token_id=None,
         ),
-    )
+    }
+    # Class attributes, which stand in place of the properties of the true class.
+    attributes["__setattr__"] = object.__setattr__
+    return object.__new__(type("BuiltTrace", (SMCTrace,), attributes))
 
 
 def weigh(increments, threshold, rng):

@@ -1,7 +1,6 @@
 """What the panels are sent, against the trace that it was made of."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from smc.observed import infilling
 from smc.toys import chain, eos_target
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.record import NUM_PAGES, unpack
@@ -97,7 +97,7 @@ def test_factors_come_with_the_target_once_the_run_is_done(target):
     assert [each["killed"] for each in panels.header["factors"]] == [s.killed for s in shares]
 
 
-@pytest.mark.parametrize("bracket", [(-3, -2.5), SimpleNamespace(lower=-3.0, upper=-2.5)])
+@pytest.mark.parametrize("bracket", [(-3, -2.5), Bracket(-3.0, -2.5, 0.1, 1, 1, 1, 1, 0.0, False)])
 def test_a_bracket_has_two_ends(trace, bracket):
     assert RunPanels(trace, bracket=bracket).header["bracket"] == [-3.0, -2.5]
     assert RunPanels(trace, bracket=(-math.inf, 1)).header["bracket"] == ["-Infinity", 1.0]

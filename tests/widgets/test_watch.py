@@ -9,6 +9,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import UnknownTokenError
+from tsmc_widgets.evaluation.verdict import judge_run
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
@@ -208,7 +209,8 @@ def test_hold_and_steps_from_the_view(lm):
 def test_controls_without_effect_are_out_of_the_way(lm):
     watch = WatchSMC(lm, judges=Judges(Stars(), None), prompt="a", num_steps=2, num_particles=2)
     fields = watch.controls.fields
-    shown = {child for group in watch.controls.children for child in group.children}
+    folds = watch.controls.sentence.children
+    shown = {child for fold in folds for child in fold.children}
     assert fields["stars"] in shown
     assert fields["hostility"] not in shown
     assert fields["star_beta"].layout.display is None
@@ -257,8 +259,9 @@ def test_a_pinned_run_stays_beside_the_next(watch):
     trace = watch.trace
     watch.bench.button.value = True
     assert watch.bench.pinned.trace.log_z == trace.log_z
-    pinned, live = watch.bench.children[1].children
-    assert live is watch.view
+    assert watch.view in watch.bench.children
+    pinned = watch.bench.pinned_view
+    assert watch.bench._views.children[0].children == (pinned,)
     assert pinned.header["steps_done"] == 6
     assert "nothing has changed yet" in watch.bench.sentence.value
     watch.set(twist="none")
@@ -271,7 +274,8 @@ def test_a_pinned_run_stays_beside_the_next(watch):
     assert watch.wait(20)
     assert "on other noise" in watch.bench.sentence.value
     watch.bench.button.value = False
-    assert watch.bench.children[1].children == (watch.view,)
+    assert watch.bench._views.children == ()
+    assert watch.view.beside == {}
     assert watch.bench.pinned is None
     assert watch.bench.sentence.value == ""
 
@@ -284,7 +288,8 @@ def test_pinning_again_replaces_a(watch):
     watch.pin()
     assert watch.bench.pinned.spec.seed == 3
     assert watch.bench.pinned_view is not first
-    assert len(watch.bench.children[1].children) == 2
+    assert len(watch.bench._views.children) == 1
+    assert watch.view.beside["ess"] == watch.bench.pinned.trace.ess.tolist()
     assert watch.bench.button.value is True
 
 
@@ -328,7 +333,8 @@ def test_dead_runs_are_compared_too(dead):
 
 def test_lessons_set_every_control_that_they_are_about():
     controls = Controls(RunSettings(avoids="x", seed=9), Judges("stars", "host"), lambda _: None)
-    bar = PresetBar(lambda preset: controls.set(**preset.values))
+    own = {name: preset for name, preset in PRESETS.items() if preset.values is not None}
+    bar = PresetBar(lambda preset: controls.set(**preset.values), own)
     for name, button in bar.buttons.items():
         button.click()
         bar.show(controls.settings.spec)
@@ -341,6 +347,17 @@ def test_lessons_set_every_control_that_they_are_about():
     assert not any(button.button_style for button in bar.buttons.values())
 
 
+@pytest.mark.slow
+def test_only_the_good_twist_makes_log_z_vary_less():
+    def spread(spec):
+        return float(start_spec(spec.with_(num_runs=40)).run().log_z.std())
+
+    good = PRESETS["A good twist"].spec
+    assert spread(good) < 0.5 * spread(good.with_(method="none", proposal=""))
+    full = PRESETS["A full ESS, and no gain"].spec
+    assert spread(full) > 0.7 * spread(PRESETS["Late evidence"].spec)
+
+
 @pytest.fixture(scope="module")
 def lessons():
     """The run of every lesson on the model that ships."""
@@ -349,13 +366,18 @@ def lessons():
 
 @pytest.mark.slow
 def test_each_lesson_shows_what_it_says(lessons):
-    late, good = lessons["Late evidence"], lessons["A good twist"]
+    late, full = lessons["Late evidence"], lessons["A full ESS, and no gain"]
     assert late.ess[:-1].min() == pytest.approx(64)
     assert late.ess[-1] < 8
     assert not late.columns.resampled.any()
-    assert good.ess[-1] > 48
-    assert good.columns.resampled.any()
-    assert all("castle" in text for text, w in zip(good.texts(), good.weights) if w > 0.001)  # noqa: B905
+    assert full.ess[-1] > 48
+    found = judge_run(full)
+    assert found.fresh_at is not None
+    assert found.families < 32
+    assert all("castle" in text for text, w in zip(full.texts(), full.weights) if w > 0.001)  # noqa: B905
+    good = judge_run(lessons["A good twist"], spread=0.06)
+    assert good.level in ("good", "fair")  # One heavy weight of 64 is enough for the latter.
+    assert good.families > 32
     sis, costs = lessons["Why SIS fails"], lessons["What resampling costs"]
     assert sis.ess[-1] < 16
     assert sis.ess[12] < 20

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint, make_gguf
+from scipy import stats
 from smc.toys import differing_columns
 
 import tsmc_widgets as tw
@@ -349,6 +350,12 @@ class TestSideBySide:
         ess = [float(t.ess[:, -1].mean()) for t in (a, b)]
         assert f"ESS at the end {ess[0]:.1f} of 16 → {ess[1]:.1f} of 16" in said
         assert "A → B, on the same noise: φ" in said
+        test = stats.ttest_ind(a.log_z.numpy(), b.log_z.numpy(), equal_var=False)
+        within = bool(test.pvalue >= 0.05)
+        assert said.startswith(
+            f"B: ESS {ess[1]:.1f} of 16 against {ess[0]:.1f} of 16; log Ẑ differs "
+        )
+        assert ("within its error" in said) == within
 
     def test_all_play_heads_are_tied(self, workbenches):
         workbench = workbenches("rainy-week")
@@ -514,6 +521,41 @@ def test_no_twist_is_shown_by_the_name_of_its_class():
     for name, said in shown.items():
         assert said.lower() != name.lower().removesuffix("twist"), (name, said)
     assert shown["MLPHeadTwist"] == "MLP head"
+
+
+class TestWhatBelongsToAProblem:
+    def test_another_problem_drops_the_twist_and_its_power(self, workbenches):
+        workbench = workbenches("rainy-week", method="optimal", num_particles=8)
+        workbench.sampler.fields["twist_power"].value = -0.25
+        workbench.problem.fields["problem"].value = "one-star-review"
+        workbench.live.cancel()
+        # What ships for the problem takes the place of a twist that cannot be there.
+        assert (workbench.spec.method, workbench.spec.twist_power) == ("shipped", 1.0)
+        assert "is dropped" in words(workbench.sampler.said)
+
+    def test_what_serves_the_next_problem_stays(self, workbenches):
+        workbench = workbenches("rainy-week", method="optimal", num_particles=8)
+        workbench.problem.fields["problem"].value = "late-evidence"
+        settle(workbench)
+        assert workbench.spec.method == "optimal"
+        assert words(workbench.sampler.said) == ""
+        # A changed problem is not another one.
+        workbench.sampler.fields["twist_power"].value = 0.5
+        workbench.problem.fields["num_steps"].value -= 1
+        settle(workbench)
+        assert workbench.spec.twist_power == 0.5
+
+    def test_a_learned_twist_takes_q_along_and_can_be_undone(self, workbenches):
+        workbench = workbenches("one-star-review", method="none", num_particles=2)
+        workbench.sampler.fields["proposal"].value = "base"
+        workbench.sampler.fields["twist"].value = "ship:one-star-review"
+        workbench.live.cancel()
+        assert (workbench.spec.method, workbench.spec.proposal) == ("shipped", "twist")
+        assert "q is twist-induced now" in words(workbench.sampler.said)
+        workbench.sampler.undo.click()
+        workbench.live.cancel()
+        assert workbench.spec.proposal == "base"
+        assert workbench.sampler.line.layout.display == "none"
 
 
 class TestChoosingAModel:

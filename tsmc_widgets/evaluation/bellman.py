@@ -21,8 +21,9 @@ from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.smc.trace import SMCTrace
+from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.protocol import as_twist
+from tsmc_widgets.twists.protocol import as_twist, some_twist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +53,10 @@ class Population:
     def of(cls, sequences: Any, observed: Any = None) -> Population:
         """The particles of a trace, or whole sequences (n, T), each a run of its own."""
         if isinstance(sequences, SMCTrace):
-            columns, given = sequences.columns, sequences.info.observed
-            given = None if given is None else torch.tensor(given)
+            columns, rows = sequences.columns, sequences.info.observed
+            given = None if rows is None else torch.tensor(rows)
             return cls(columns.tokens, columns.ancestors, given)
-        tokens = torch.as_tensor(sequences).unsqueeze(-1)
+        tokens = as_ids("sequences", sequences, ndim=2).unsqueeze(-1)
         return cls(tokens, torch.zeros_like(tokens), observed)
 
     @classmethod
@@ -243,14 +244,16 @@ def bellman_error(
         ModelOutputError: psi is NaN or +inf; says after which prefix.
     """
     check_target(target)
+    twist = some_twist(twist)
     check_integer("max_phi", max_phi, at_least=0)
+    seed = check_integer("seed", seed, at_least=0, below=2**32)
     population = sequences
     if sequences is None:
         population = Population.drawn(target, twist, seed=seed, observed=observed)
     elif not isinstance(sequences, Population):
         population = Population.of(sequences, observed)
     check_observed(target, population.observed)
-    return _Walk(target, as_twist(twist), population, seed, max_phi).errors()
+    return _Walk(target, twist, population, seed, max_phi).errors()
 
 
 class _Walk:

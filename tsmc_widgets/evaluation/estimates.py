@@ -143,7 +143,8 @@ class PooledOverRuns(OverRuns):
     uneven weight get a wide one. An average may be made by runs that are rarely seen, and no
     interval knows of what no run has shown: nominal 95 % intervals of 5 to 20 forward runs cover
     log Z at least 92 % of the time where log Z_hat spreads by up to 0.71 nats over runs, and at
-    least 73 % at up to 1.71 nats (docs/coverage.md has targets and counts). ``LogZBounds.certified`` holds at any spread.
+    least 73 % at up to 1.71 nats (docs/coverage.md has targets and counts).
+    ``LogZBounds.certified`` holds at any spread.
     """
 
     value: float

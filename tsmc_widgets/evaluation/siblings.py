@@ -82,7 +82,7 @@ def pick_families(
         known = not target.is_conditional and reachable_oracle(target) is not None
         parents = EXACT_PARENTS if known else PARENTS
     generator = torch.Generator().manual_seed(seed * 10_007 + 9_401)
-    steps = range(1, target.num_steps)
+    steps = list(range(1, target.num_steps))
     if len(steps) > MOST_STEPS:
         kept = torch.linspace(1, target.num_steps - 1, MOST_STEPS).round().long().tolist()
         steps = sorted(set(kept))
@@ -105,8 +105,8 @@ def _parents(
     alive = torch.ones(runs, size, dtype=torch.bool)
     if t:
         alive = ~found.log_psi[:, t - 1].isnan()
-    places = alive.nonzero()
-    places = places[torch.randperm(len(places), generator=generator)].tolist()
+    living = alive.nonzero()
+    places = living[torch.randperm(len(living), generator=generator)].tolist()
     rows: dict[tuple[int, ...], tuple[list[int], int]] = {}
     for run, particle in places:
         tokens = population.prefix(run, t, particle)

@@ -43,7 +43,7 @@ def power_rows(
     """The rows of ``power_sweep`` one by one."""
     require_unconditional(target, "sweep the target of one observation.")
     oracle = reachable_oracle(target)
-    how = {"num_particles": num_particles, "seed": seed}
+    how: dict[str, Any] = {"num_particles": num_particles, "seed": seed}
     for power in powers:
         tempered = TemperedTwist(twist, power)
         trace = run_twist(target, tempered, num_runs=num_runs, **how)

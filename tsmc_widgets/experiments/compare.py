@@ -381,7 +381,7 @@ class Comparison:
             check_one_of("method", method, [m for m in METHODS if m != "saved"])
         several = as_list("seeds", seeds)
         if several == [seeds]:
-            several = range(check_integer("seeds", seeds))
+            several = list(range(check_integer("seeds", seeds)))
         check_kind("learning_rates", learning_rates, Mapping, "a mapping of methods to rates")
         for method in learning_rates:
             check_one_of("method of learning_rates", method, LEARNING_METHODS)

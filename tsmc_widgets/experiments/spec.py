@@ -152,8 +152,8 @@ class RunSpec:
                 check_one_of(name, choice, allowed)
             object.__setattr__(self, name, tuple(choices))
         sizes = as_list("num_particles", self.num_particles)
-        sizes = tuple(check_integer("num_particles", size) for size in sizes)
-        object.__setattr__(self, "num_particles", sizes)
+        sizes = [check_integer("num_particles", size) for size in sizes]
+        object.__setattr__(self, "num_particles", tuple(sizes))
         set_integers(self, num_runs=1, num_samples=2, max_draws=1, seed=0, num_exact=0)
         object.__setattr__(self, "ess_threshold", ESSBelow(self.ess_threshold).threshold)
         for name in ("lm", "classifier", "device", "twist", "twist_sha256"):

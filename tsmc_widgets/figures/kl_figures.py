@@ -64,14 +64,14 @@ def kl_forest_figure(
         categoryorder="array", categoryarray=[safe(name) for name in names[::-1]], showgrid=False
     )
     figure.update_layout(showlegend=False, height=max(220, 130 + 34 * len(names)))
-    known = "exact" in frame.columns and bool(frame["exact"].notna().any())
-    endless = bool((frame["value"] == math.inf).any())
+    is_known = "exact" in frame.columns and bool(frame["exact"].notna().any())
+    is_infinite = bool((frame["value"] == math.inf).any())
     note(
         figure,
         "dots: estimates",
         "bars: 95 % intervals",
-        "◇ exact" if known else "",
-        "▷ ∞ infinite for certain" if endless else "",
+        "◇ exact" if is_known else "",
+        "▷ ∞ infinite for certain" if is_infinite else "",
     )
     return figure
 

@@ -13,11 +13,11 @@ import torch
 from plotly.subplots import make_subplots
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_number, check_one_of
+from tsmc_widgets.errors import as_list, check_integer, check_number, check_one_of
 from tsmc_widgets.figures.tables import check_frame, exact_of, lines, one_row_each, require
-from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
+from tsmc_widgets.figures.theme import HEIGHT, Theme, new_figure, note, safe
 from tsmc_widgets.smc.exact import EnumeratedOracle
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_target
 
 MOST_BINS = 200
 
@@ -137,10 +137,11 @@ def target_figure(
     Raises:
         BudgetError: the target has too many texts.
     """
+    check_target(target)
+    powers = [check_number("powers", power, "[0, inf)") for power in as_list("powers", powers)]
+    most = check_integer("most", most)
     look, figure = new_figure(theme, title)
     world = EnumeratedOracle(target)
-    for power in powers:
-        check_number("powers", power, "[0, inf)")
     # 0 times -inf: to the power of 0, phi is 1 everywhere.
     scaled = [power * world.log_phi if power else 0 * world.log_p for power in powers]
     joint = world.log_p + torch.stack(scaled)

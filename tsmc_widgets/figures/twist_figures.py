@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tsmc_widgets.errors import check_kind
+from tsmc_widgets.errors import check_kind, shortened
 from tsmc_widgets.figures.tables import require
 from tsmc_widgets.figures.theme import new_figure, note, safe
 
@@ -45,7 +45,7 @@ def psi_scatter(
         )
     )  # fmt: skip
     texts = frame["text"] if "text" in frame.columns else [""] * len(frame)
-    shown = [_short(text) for text in texts]
+    shown = [safe(shortened(str(text), LONGEST)) for text in texts]
     errors = frame["optimal_error"] if "optimal_error" in frame.columns else 0 * frame["optimal"]
     has_errors = float(errors.max()) > 0
     figure.add_trace(
@@ -85,11 +85,6 @@ def psi_scatter(
     note(figure, *_written(statistics), "dashed: equal", bars)
     figure.update_layout(height=480)
     return figure
-
-
-def _short(text: object) -> str:
-    text = str(text)
-    return safe(text if len(text) <= LONGEST else f"{text[:30]} … {text[-45:]}")
 
 
 def _written(statistics: Mapping[str, float | int] | None) -> list[str]:

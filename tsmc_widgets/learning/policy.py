@@ -205,14 +205,16 @@ class PolicySteps:
         # All processes go on or none does, as each must take as many steps as the others.
         if average(float(batch.log_phi.max() > -math.inf)) == 0:
             raise NoSignalError("no text of the batch has phi > 0, so there is nothing to reward.")
-        base = read(self.target, batch.tokens) if batch.base is None else batch.base
-        batch = replace(batch, base=base)
+        if batch.sums is None and batch.base is None:
+            batch = replace(batch, base=read(self.target, batch.tokens))
+        hidden = (batch.base if batch.sums is None else batch.sums).hidden
+        batch = replace(batch, sums=None)  # They are of the twist as it was, and steps move it.
         code = None
         if self._encoder is not None:
             code = self._encoder.encode(batch.observed)
         with torch.no_grad():
             scored = score(self.target, self.twist, batch)
-            values = self.critic(base.hidden, code).expand_as(scored.log_p)
+            values = self.critic(hidden, code).expand_as(scored.log_p)
             coefficient = float(self.critic.kl_coefficient)
             advantages, returns = advantages_and_returns(
                 scored,
@@ -229,7 +231,7 @@ class PolicySteps:
         for _ in range(self.settings.epochs):
             scored = score(self.target, self.twist, batch)
             policy = ppo_loss(scored, old_log_q, scaled, clip=float(self.settings.clip))
-            gaps = torch.where(live, self.critic(base.hidden, code) - returns, 0.0)
+            gaps = torch.where(live, self.critic(hidden, code) - returns, 0.0)
             critic = (gaps**2).sum() / live.sum()
             norms.append(step(policy + CRITIC_WEIGHT * critic))
             losses = {"ppo": float(policy.detach()), "critic": float(critic.detach())}

@@ -224,7 +224,7 @@ class ReplayedPositives:
         """Add the batch of an update; what is older than ``keep`` updates or later is dropped."""
         self._begin()
         # Without the base model's answers, which take room for the vocabulary at every token.
-        self._parts[update] = replace(batch, base=None)
+        self._parts[update] = replace(batch, base=None, sums=None)
         oldest = update - self.keep * self.stride
         for old in [u for u in self._parts if 0 <= u <= oldest or u > update]:
             del self._parts[old]
@@ -343,6 +343,7 @@ class PlainBatches:
             proposal=Base() if self.from_base else TwistInduced(self.twist),
             seed=self.seed,
             run=address,
+            twist=self.twist,
         )
         source = self.positives
         if source is None:

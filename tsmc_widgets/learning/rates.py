@@ -65,6 +65,7 @@ Rate = ConstantRate | FallingRate
 DEFAULT_RATES: dict[str, Rate] = {
     "LinearHeadTwist": FallingRate(3e-3),
     "MLPHeadTwist": FallingRate(2e-3),
+    "TiedHeadTwist": FallingRate(0.1, after=50),
     "BodyTwist": FallingRate(2e-3),
     "LoRATwist": FallingRate(2e-3),
     "ConditionalHeadTwist": FallingRate(3e-3),

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError
-from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.models.protocol import LAZY_CELLS, TeacherForced
 from tsmc_widgets.smc.api import start_smc
+from tsmc_widgets.smc.prefixes import PrefixSteps
+from tsmc_widgets.smc.proposals import tilt
 from tsmc_widgets.smc.sampler import init, step
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
@@ -35,6 +37,7 @@ class Samples:
         group: which observation each text belongs to; weights are never pooled across groups.
         observed: what was observed with each text, for conditional twists; None for others.
         base: the base model's answers along each text, where they are at hand.
+        sums: what losses read of them for a twist with a tied head, in place of ``base``.
         places: each text's row in the pool that it comes from, where it comes from one.
     """
 
@@ -45,6 +48,7 @@ class Samples:
     group: Int[Tensor, " n"]
     observed: Int[Tensor, "n width"] | None = None
     base: TeacherForced | None = None
+    sums: TokenSums | None = None
     places: Int[Tensor, " n"] | None = None
 
     @classmethod
@@ -127,6 +131,23 @@ class Samples:
             if isinstance(value := getattr(self, name), Tensor)
         }
         return replace(self, **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Base model and tied head along texts, sums over the vocabulary taken.
+
+    Attributes:
+        hidden: the state that predicts each token.
+        log_p: log p0 of each token, times the target's power.
+        log_norm: log sum_v p0 psi_t at the twist as it was; None where it was not asked for.
+        mean: ``mean_embedding`` of the twist-induced q, the gradient of that; None likewise.
+    """
+
+    hidden: Float[Tensor, "n steps width"]
+    log_p: Float64[Tensor, "n steps"]
+    log_norm: Float64[Tensor, "n steps"] | None = None
+    mean: Float[Tensor, "n steps width1"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,17 +276,8 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         p0: whether the loss reads more of them than log psi; else a twist with a body of its own
             needs no base model here.
     """
-    tokens = _after_prompt(target, samples.tokens)
-    base = read(target, samples.tokens) if p0 and samples.base is None else samples.base
-    extra = {} if samples.observed is None else {"observed": samples.observed}
-    log_psi_next = twist.log_psi_next(tokens, len(target.prompt_tokens), base, **extra)
-    chosen = samples.tokens.unsqueeze(-1)
-    log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
-    if p0:
-        log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
-        log_norm = _log_norm(base.log_probs, log_psi_next)
-    else:
-        log_p = log_norm = torch.full_like(log_psi, math.nan, requires_grad=False)
+    terms = _tied_terms if as_twist(twist).is_tied else _terms
+    log_psi, log_p, log_norm = terms(target, twist, samples, p0)
     live = torch.ones_like(samples.tokens, dtype=torch.bool)
     if target.ending is not None:
         live = ~target.ending.after(samples.tokens)
@@ -281,6 +293,61 @@ def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> S
         level=as_twist(twist).level,
         log_bound=as_twist(twist).log_bound,
     )
+
+
+Terms = tuple[Float64[Tensor, "n steps"], Float64[Tensor, "n steps"], Float64[Tensor, "n steps"]]
+
+
+def _terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms:
+    """Log psi, log p0 and log sum_v p0 psi_t, from tables of all tokens."""
+    tokens = _after_prompt(target, samples.tokens)
+    base = read(target, samples.tokens) if p0 and samples.base is None else samples.base
+    extra = {} if samples.observed is None else {"observed": samples.observed}
+    log_psi_next = twist.log_psi_next(tokens, len(target.prompt_tokens), base, **extra)
+    chosen = samples.tokens.unsqueeze(-1)
+    log_psi = log_psi_next.gather(-1, chosen).squeeze(-1).double()
+    if not p0:
+        nothing = torch.full_like(log_psi, math.nan, requires_grad=False)
+        return log_psi, nothing, nothing
+    log_p = base.log_probs.gather(-1, chosen).squeeze(-1).double()
+    return log_psi, log_p, _log_norm(base.log_probs, log_psi_next)
+
+
+def _tied_terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms:
+    """The same for a tied head: the value of log sum_v p0 psi_t is known, and its gradient.
+
+    It is that of <g(h), E_q[e_v]> + b(h), in which E_q[e_v] is a constant.
+    """
+    sums = samples.sums
+    if sums is None:
+        sums = read_sums(target, twist, samples.tokens)
+    tokens = _after_prompt(target, samples.tokens)
+    inputs = twist.inputs(tokens, len(target.prompt_tokens), sums.hidden)
+    log_psi = twist.log_psi_at(inputs, samples.tokens).double()
+    if not p0 or sums.mean is None:
+        return log_psi, sums.log_p, torch.full_like(sums.log_p, math.nan)
+    slope = twist.head.along(inputs, sums.mean).double()
+    return log_psi, sums.log_p, sums.log_norm + (slope - slope.detach())
+
+
+@torch.no_grad()
+def read_sums(target: Target, twist: Any, tokens: Int[Tensor, "n steps"]) -> TokenSums:
+    """Sums along texts, as few texts at a time as make tables of bounded size."""
+    each = max(1, LAZY_CELLS // (tokens.shape[1] * target.lm.vocab_size))
+    parts = []
+    for part in tokens.split(each):
+        base, length = read(target, part), len(target.prompt_tokens)
+        inputs = twist.inputs(_after_prompt(target, part), length, base.hidden).flatten(0, 1)
+        log_p, log_psi = base.log_probs.flatten(0, 1), twist.value_given(inputs, None)
+        log_q, chosen = tilt(log_p, log_psi), part.reshape(-1, 1)
+        p, psi, q = (each.gather(1, chosen).double() for each in (log_p, log_psi, log_q))
+        weights = log_q.exp()
+        if twist.link == "sigmoid":  # d log psi / d raw = 1 - psi / bound.
+            weights *= -torch.expm1(log_psi - twist.log_bound)
+        columns = (base.hidden.flatten(0, 1), p, p + psi - q, twist.head.mean_embedding(weights))
+        parts.append([each.reshape(*part.shape, -1) for each in columns])
+    hidden, log_p, log_norm, mean = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenSums(hidden, log_p.squeeze(-1), log_norm.squeeze(-1), mean)
 
 
 def _log_norm(
@@ -310,6 +377,7 @@ def draw_samples(
     run: int,
     observed: Int[Tensor, "runs width"] | None = None,
     keep_answers: bool = True,
+    twist: Any = None,
 ) -> Samples:
     """Independent weighted texts of a sweep without resampling, with the base model's answers.
 
@@ -323,7 +391,10 @@ def draw_samples(
         observed: one observation for each run, where the target waits for one; or None.
         keep_answers: whether the samples bring the base model's answers with them, which take
             room for the vocabulary at every token.
+        twist: what learns from them; one with a tied head needs no more of these than their sums.
     """
+    # Of the sigmoid the gradient also takes psi of all tokens: it is read when it is wanted.
+    tied = twist if twist is not None and as_twist(twist).is_tied and twist.link == "log" else None
     session = start_smc(
         target,
         num_particles=num_particles,
@@ -339,20 +410,41 @@ def draw_samples(
     while state.t < target.num_steps:
         if keep_answers:
             # Without resampling particle k at step t is particle k of every later step.
-            rows, lm_step = state.rows.reshape(-1), state.steps.lm
-            hidden = None if lm_step.hidden is None else lm_step.hidden[rows]
-            answers.append((lm_step.log_probs[rows], hidden))
+            answers.append(_answers(state.steps, state.rows.reshape(-1), tied))
         state, record = step(state, target, config)
         records.append(record)
-    samples = Samples.of_trace(SMCTrace.from_records(tuple(records), target, config))
-    samples = samples.to(target.prompt_tokens.device)
+    trace = SMCTrace.from_records(tuple(records), target, config)
+    samples = Samples.of_trace(trace).to(target.prompt_tokens.device)
     if not keep_answers:
         return samples
-    log_probs, hidden = (
+    first, second = (
         None if parts[0] is None else torch.stack(parts, dim=1)
         for parts in zip(*answers, strict=True)
     )
-    return replace(samples, base=TeacherForced(log_probs, hidden))
+    if tied is None:
+        return replace(samples, base=TeacherForced(second, first))
+    log_p = trace.paths("log_p").reshape(samples.tokens.shape).to(samples.tokens.device)
+    sums = TokenSums(first, log_p)
+    if second is not None:
+        tokens = _after_prompt(target, samples.tokens)
+        inputs = tied.inputs(tokens, len(target.prompt_tokens), first)
+        log_psi = tied.log_psi_at(inputs, samples.tokens).detach().double()
+        sums = replace(sums, log_norm=log_p + log_psi - samples.log_q, mean=second)
+    return replace(samples, sums=sums)
+
+
+@torch.no_grad()
+def _answers(
+    steps: PrefixSteps, rows: Int[Tensor, " n"], tied: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """Each text's hidden state; and log p0 of all tokens, or of a tied q the mean embedding."""
+    hidden = None if steps.lm.hidden is None else steps.lm.hidden[rows]
+    if tied is None:
+        return hidden, steps.lm.log_probs[rows]
+    if steps.proposal.log_q_next is steps.lm.log_probs:
+        return hidden, None
+    means = [tied.head.mean_embedding(log_q.exp()) for _, _, log_q, _ in steps.parts()]
+    return hidden, torch.cat(means)[rows]
 
 
 class PoolReader:

@@ -19,6 +19,7 @@ from tsmc_widgets.errors import (
     ContextLengthError,
     UnsupportedModelError,
     check_integer,
+    check_kind,
     check_stop,
 )
 from tsmc_widgets.models.cache import Extension, KVCarry, layer_windows
@@ -75,6 +76,11 @@ class HuggingFaceLM(TokenizerText):
         *,
         max_rows: int | None = None,
     ) -> None:
+        if tokenizer is not None:
+            methods = ("encode", "convert_ids_to_tokens")
+            check_kind("tokenizer", tokenizer, methods, "a tokenizer of transformers, or None")
+        methods = ("forward", "get_output_embeddings")
+        check_kind("model", model, methods, "a causal model of transformers")
         super().__init__(tokenizer)
         _check_causal(model)
         self._windows = layer_windows(model.config)
@@ -134,6 +140,12 @@ class HuggingFaceLM(TokenizerText):
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return self._head.weight.dtype
+
+    @property
+    def output_embedding(self) -> Float[Tensor, "vocab width"]:
+        """The output layer's weight in the dtype of log-probs, not to be written."""
+        weight = self._head.weight.detach()
+        return weight if weight.dtype == _wide(weight) else self._output_weight.of(weight)
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +15,14 @@ from tsmc_widgets.errors import check_integer, check_path, quoted
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
 from tsmc_widgets.models.protocol import check_device
+from tsmc_widgets.models.vader import PREFIX, SENTIMENTS, VaderSentiment
 
 if TYPE_CHECKING:
     from tsmc_widgets.models.classifier import TextClassifier
     from tsmc_widgets.models.huggingface import HuggingFaceLM
 
 _CACHED_MODELS = 4
+_LOADING = threading.RLock()
 _MODULES = {
     "HuggingFaceLM": "tsmc_widgets.models.huggingface",
     "TextClassifier": "tsmc_widgets.models.classifier",
@@ -62,19 +65,22 @@ def load_classifier(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     max_tokens: int | None = None,
-) -> TextClassifier:
+) -> TextClassifier | VaderSentiment:
     """Load a sequence classifier; the same arguments give the same object.
 
     A folder whose files were written since is read again, into a new object.
 
     Args:
-        name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package), a
-            transformers name or a folder.
+        name_or_folder: "storybook/stars" or "storybook/hostility" (ship with the package),
+            "vader/positive" or "vader/negative" (see ``VaderSentiment``), a transformers name or a
+            folder.
         device: where to put the model; None is the CPU.
         dtype: of the parameters, whose arithmetic is at least float32; None is float32 on the CPU
             and the checkpoint's own elsewhere.
         max_tokens: tokens that one forward pass reads at most; see ``TextClassifier``.
     """
+    if str(name_or_folder).startswith(PREFIX):
+        return _vader(str(name_or_folder).removeprefix(PREFIX))
     source = _resolve(name_or_folder)
     how = _checked(device, dtype, "max_tokens", max_tokens)
     return _load("TextClassifier", source, _state(source), **how)
@@ -95,8 +101,11 @@ def model_facts(lm: HuggingFaceLM) -> str:
     )
 
 
+_vader = lru_cache(maxsize=len(SENTIMENTS))(VaderSentiment)
+
+
 @lru_cache(maxsize=2 * _CACHED_MODELS)
-def _load(
+def _loaded(
     class_name: str,
     source: str,
     state: FolderState | None,
@@ -108,6 +117,12 @@ def _load(
     import_transformers(f"Loading {source}")
     loader = getattr(importlib.import_module(_MODULES[class_name]), class_name)
     return loader.from_pretrained(source, device=device, dtype=dtype, **most)
+
+
+def _load(*key: Any, **most: Any) -> Any:
+    """The same, one at a time: two threads, a page and a cell, would each get half a model."""
+    with _LOADING:
+        return _loaded(*key, **most)
 
 
 def _resolve(name_or_folder: str | Path) -> str:

@@ -11,7 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, listed, quoted
+from tsmc_widgets.errors import (
+    ContextLengthError,
+    UnknownTokenError,
+    as_list,
+    check_integer,
+    check_kind,
+    check_number,
+    listed,
+    quoted,
+)
 from tsmc_widgets.models.protocol import LMStep, TeacherForced
 
 
@@ -25,6 +34,10 @@ class TabularCarry:
     def select(self, rows: Int[Tensor, " batch"]) -> TabularCarry:
         """Carry of the given rows."""
         return TabularCarry(self.index[rows], self.length)
+
+
+MOST_TABLE_BITS = 28
+"""Random tables of more numbers than two to the power of this are not made."""
 
 
 class TabularLM:
@@ -52,7 +65,10 @@ class TabularLM:
         self.vocab_size = len(self.symbols)
         self.is_markov = markov
         self.context_length = None if markov else len(log_tables)
-        ends = [eos] if isinstance(eos, str) else eos or ()
+        check_kind("separator", separator, str, "a text")
+        ends = [] if eos is None else as_list("eos", eos, at_least=0)
+        for symbol in ends:
+            check_kind("eos", symbol, str, "a symbol, or several")
         self.eos_token_ids = tuple(self.token_id(symbol) for symbol in ends)
         self.eos_token_id = self.eos_token_ids[0] if self.eos_token_ids else None
         self._log_tables = list(log_tables)
@@ -100,9 +116,10 @@ class TabularLM:
 
         The longest text, prompt included, has ``len(tables)`` tokens.
         """
-        if not tables:
+        if not isinstance(tables, list | tuple) or not tables:
             raise ValueError(
-                "tables must hold at least one table, that of the first token; got none."
+                "tables must be a list of at least one table, that of the first token; got "
+                f"{quoted(tables)}."
             )
         checked = [
             _distributions(f"tables[{t}]", table, ndim=t + 1) for t, table in enumerate(tables)
@@ -122,8 +139,17 @@ class TabularLM:
         cls, vocab_size: int, num_steps: int, *, seed: int, concentration: float = 1.0
     ) -> TabularLM:
         """Explicit tables drawn from a symmetric Dirichlet: no two prefixes alike."""
+        vocab_size = check_integer("vocab_size", vocab_size)
+        num_steps = check_integer("num_steps", num_steps, below=2**16)
+        if num_steps * math.log2(vocab_size) > MOST_TABLE_BITS:
+            raise ValueError(
+                f"vocab_size={vocab_size} and num_steps={num_steps} make a table of "
+                f"{vocab_size}**{num_steps} numbers, and 2**{MOST_TABLE_BITS} are allowed."
+            )
+        seed = check_integer("seed", seed, at_least=0)
+        concentration = check_number("concentration", concentration, "(0, inf)")
         generator = torch.Generator().manual_seed(seed)
-        alpha = torch.full((vocab_size,), float(concentration), dtype=torch.float64)
+        alpha = torch.full((vocab_size,), concentration, dtype=torch.float64)
         tables = []
         for t in range(num_steps):
             gammas = torch._standard_gamma(
@@ -227,7 +253,10 @@ class TabularLM:
 
 
 def _distributions(name: str, values: Tensor | Sequence, *, ndim: int) -> Tensor:
-    table = torch.as_tensor(values, dtype=torch.float64)
+    try:
+        table = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must hold probabilities; got {quoted(values)}.") from error
     if table.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} axes; got shape {tuple(table.shape)}.")
     sums = table.sum(-1, keepdim=True)
@@ -250,9 +279,12 @@ def _check_symbols(symbols: Sequence[str] | None, vocab_size: int) -> list[str]:
             for i in range(vocab_size)
         ]
     else:
-        names = list(symbols)
+        names = list(symbols) if isinstance(symbols, Sequence) else []
+    if not all(isinstance(name, str) for name in names):
+        names = []
     if len(names) != vocab_size or len(set(names)) != vocab_size or "" in names:
         raise ValueError(
-            f"symbols must be {vocab_size} different, non-empty texts, one a token; got {names}."
+            f"symbols must be {vocab_size} different, non-empty texts, one a token; got "
+            f"{quoted(symbols)}."
         )
     return names

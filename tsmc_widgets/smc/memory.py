@@ -20,6 +20,7 @@ from tsmc_widgets.errors import MemoryLimitError, check_integer, check_number
 from tsmc_widgets.models.protocol import ReservingCarry
 from tsmc_widgets.smc.prefixes import PrefixSteps
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.protocol import as_twist
 from tsmc_widgets.twists.trainable import NeuralTwist
 
 Need = Mapping[str, float | int]
@@ -97,8 +98,13 @@ def of_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> Nee
     }
 
 
-def of_training(target: Target, batch_size: int) -> Need:
+def of_training(target: Target, twist: Any, batch_size: int) -> Need:
     """What an update may take beside the twist's own activations."""
+    if as_twist(twist).is_tied:  # States, mean embeddings and their gradients.
+        width = twist.head.embedding.shape[1]
+        tables = min(PASS, 32 * batch_size * target.lm.vocab_size)
+        states = TRAINING_TABLES * 4 * batch_size * target.num_steps * width
+        return {"log-probabilities of a step": tables, "states of a batch": states}
     cells = batch_size * target.num_steps * target.lm.vocab_size
     return {"log-probabilities of a batch": TRAINING_TABLES * 4 * cells}
 
@@ -136,10 +142,10 @@ def check_run(target: Target, config: Any, steps: PrefixSteps | None = None) -> 
     check(need, target.prompt_tokens.device, advice, config.memory_limit)
 
 
-def check_training(target: Target, batch_size: int) -> None:
+def check_training(target: Target, twist: Any, batch_size: int) -> None:
     """Raise MemoryLimitError where an update may take more than it is allowed."""
     advice = f"batch_size ({batch_size:,}) or num_steps ({target.num_steps:,})"
-    check(of_training(target, batch_size), target.prompt_tokens.device, advice)
+    check(of_training(target, twist, batch_size), target.prompt_tokens.device, advice)
 
 
 def free_bytes(device: torch.device) -> int:

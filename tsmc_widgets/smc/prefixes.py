@@ -153,6 +153,8 @@ class NextTokenTable:
         log_p: log p0 of each.
         log_q: log q of each.
         log_psi: log psi_t of each; zeros without a twist.
+        log_value: log of the sum of p0 psi_t over all V, in nats: what psi_t gives the prefix
+            before a token is drawn; NaN in traces saved before it was recorded.
     """
 
     rows: Int[Tensor, "runs particles"]
@@ -160,6 +162,7 @@ class NextTokenTable:
     log_p: Float[Tensor, "prefixes k"]
     log_q: Float[Tensor, "prefixes k"]
     log_psi: Float[Tensor, "prefixes k"]
+    log_value: Float[Tensor, " prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,16 +292,18 @@ def _likeliest(
     log_q: Float[Tensor, "rows vocab"],
     log_psi: Float[Tensor, "rows vocab"] | None,
     k: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The k likeliest next tokens of each prefix with their log p0, log q and log psi."""
+) -> tuple[Tensor, ...]:
+    """The k likeliest next tokens of each prefix: columns of ``NextTokenTable`` after its rows."""
     highest = torch.maximum(log_p, log_q)
+    joint = log_p if log_psi is None else log_p + log_psi
+    log_value = joint.double().logsumexp(1)
     if log_psi is not None:
         # A prefix that psi gives up has no distribution p0 psi.
-        wanted = (log_p + log_psi).log_softmax(1).nan_to_num(nan=-torch.inf)
+        wanted = (joint - log_value.unsqueeze(1)).nan_to_num(nan=-torch.inf)
         highest = torch.maximum(highest, wanted.to(highest))
     best = highest.topk(min(k, log_p.shape[1]), dim=1).indices
     of_psi = log_p.new_zeros(best.shape) if log_psi is None else log_psi.gather(1, best)
-    return best, log_p.gather(1, best), log_q.gather(1, best), of_psi
+    return best, log_p.gather(1, best), log_q.gather(1, best), of_psi, log_value
 
 
 def _last_step_twist(

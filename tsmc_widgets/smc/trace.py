@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = "tsmc_widgets.SMCTrace"
-VERSION = 1
+VERSION = 2
 _HEADER_BYTES = 1000
 """Of a header, for each token at most: its text, and its share of the rest."""
 _MOST_TOKENS = 2**20
@@ -244,6 +244,9 @@ def _load(path: Path) -> dict[str, Any]:
         return kind(**{f.name: torch.from_numpy(arrays[prefix + f.name]) for f in fields(kind)})
 
     try:
+        for t in range(header["tables"] if header["version"] < 2 else 0):
+            nothing = np.full(len(arrays[f"table_{t}_tokens"]), np.nan)
+            arrays[f"table_{t}_log_value"] = nothing
         parts = {
             "columns": read(TraceColumns),
             "info": TraceInfo(**header["info"]),

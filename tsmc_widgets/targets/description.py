@@ -77,7 +77,7 @@ def parse_problem(problem: Any) -> Problem:
         tempered=tempered_of(described),
         stop=described.get("stop"),
         power=described.get("power", 1),
-        form=described.get("form", "MLP head"),
+        form=described.get("form", ""),
         description=described,
     )
 
@@ -101,7 +101,7 @@ def describe_problem(problem: str | Problem | Mapping[str, Any]) -> dict[str, An
     return {**described, "potential": [dict(part) for part in parts_of(described)]}
 
 
-def parse_potential(described: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Potential:
+def parse_potential(described: Mapping[str, Any] | Sequence[Any]) -> Potential:
     """The potential that a description asks for; see ``parse_problem``.
 
     Raises:

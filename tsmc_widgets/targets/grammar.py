@@ -24,6 +24,7 @@ from tsmc_widgets.errors import (
     check_kind,
     import_extra,
     quoted,
+    shortened,
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tabular import TabularLM
@@ -107,7 +108,7 @@ class JSONSchema(FormalLanguage):
         except (TypeError, ValueError) as error:
             raise ValueError(f"schema must be a JSON object: {error}.") from error
         if not isinstance(self.schema, Mapping):
-            raise ValueError(f"schema must be a JSON object; got {text[:_SHOWN]}.")
+            raise ValueError(f"schema must be a JSON object; got {quoted(text)}.")
         super().__init__("schema", text, f"start: %json {text}")
 
     @classmethod
@@ -370,5 +371,4 @@ def _title(schema: Any) -> str:
 
 def _short(text: str) -> str:
     """A text on one line, cut where it is long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+    return shortened(" ".join(text.split()), _SHOWN)

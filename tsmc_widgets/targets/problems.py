@@ -24,6 +24,7 @@ from tsmc_widgets.targets.classifier import (
     ClassifierLike,
     ClassProbability,
     RewardThreshold,
+    TemperedReward,
     cached_classifier,
 )
 from tsmc_widgets.targets.continuation import Infilling
@@ -53,7 +54,7 @@ class Problem:
         table: makes the toy's model; None for other models.
         eos: "ignore" or "absorb", as for ``Target``.
         form: recommended form of the twist, a name of ``twists.forms``; that of a toy is for its
-            target once it is conditioned.
+            target once it is conditioned. "" is the usual one for the model's vocabulary.
         conditional: whether phi waits for an observation o, so that samples come with one.
         exact: whether ``tw.exact`` knows everything about it.
         twin: name of the problem that is the same experiment on the other model; "" for none.
@@ -73,7 +74,7 @@ class Problem:
     classifier: str = ""
     table: Callable[[], LanguageModel] | None = field(default=None, repr=False)
     eos: Literal["ignore", "absorb"] = "ignore"
-    form: str = "MLP head"
+    form: str = ""
     conditional: bool = False
     exact: bool = False
     twin: str = ""
@@ -86,6 +87,9 @@ class Problem:
         """Check what a typing slip would break later."""
         check_integer("num_steps", self.num_steps)
         check_one_of("eos", self.eos, ("ignore", "absorb"))
+        if not self.form:
+            small = self.table is not None or self.model == "storybook"
+            object.__setattr__(self, "form", "MLP head" if small else "tied head")
 
     @property
     def title(self) -> str:
@@ -241,6 +245,11 @@ def _infilling(num_tokens: int) -> Maker:
 
 def _reward(**bounds: float) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
+
+
+def _tempered(beta: int) -> Maker:
+    """Of a judge whose scalar logit is at most 1, as VADER's is."""
+    return lambda judge: TemperedReward(judge, beta=beta, reward_max=1.0)
 
 
 def _problems(**usual: Any) -> Callable[..., Problem]:
@@ -485,6 +494,48 @@ _PRODUCTS = """Products of our shop as JSON:
 {"name": "Plum jam", "category": "food", "price": 4, "note": "Made by hand."}
 """
 
+_smollm2 = _problems(model="smollm2", num_steps=16, classifier="vader/negative")
+_STORY = "Once upon a time, there was a"
+
+_SENTIMENTS = (
+    _smollm2(
+        "happy-review",
+        "reviews of a film that VADER finds positive: exp(5 sentiment)",
+        "The paper's sentiment experiment on a real model: phi is soft, and p0 not far off.",
+        _tempered(5),
+        prompt="The movie was",
+        classifier="vader/positive",
+    ),
+    _smollm2(
+        "unhappy-review",
+        "reviews of a product that VADER finds negative: exp(-5 sentiment)",
+        "The same from the other end, which an instruction-tuned model seldom writes.",
+        _tempered(5),
+        prompt="This product is",
+    ),
+    _smollm2(
+        "unhappy-story",
+        "stories that VADER finds negative: exp(-5 sentiment)",
+        "The paper's undesirable stories on a real model.",
+        _tempered(5),
+        prompt=_STORY,
+    ),
+    _smollm2(
+        "unhappy-story-beta-10",
+        "the same, sharpened: exp(-10 sentiment)",
+        "A soft potential close to a rare indicator.",
+        _tempered(10),
+        prompt=_STORY,
+    ),
+    _smollm2(
+        "unhappy-story-threshold",
+        "stories with a VADER sentiment of at most -0.9",
+        "A rare indicator on a real model: Z is about 1e-3.",
+        _reward(at_least=0.9),
+        prompt=_STORY,
+    ),
+)
+
 _CONSTRAINED = (
     Problem(
         name="product-json",
@@ -500,7 +551,7 @@ _CONSTRAINED = (
     ),
 )
 
-PROBLEMS = Problems((*_TWINS, *_TOYS, *_CONSTRAINED, *_PAPER))
+PROBLEMS = Problems((*_TWINS, *_TOYS, *_SENTIMENTS, *_CONSTRAINED, *_PAPER))
 """Every named problem: twins of the paper's on the model that ships, toys, the paper's own."""
 
 

@@ -6,11 +6,13 @@ from tsmc_widgets.twists.conditional import (
     ConditionalHeadTwist,
     ConditionedTwist,
 )
+from tsmc_widgets.twists.forms import default_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist, PowerRamp, TemperedTwist
 from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
 from tsmc_widgets.twists.storage import load_twist, save_twist, shipped_twists
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
+from tsmc_widgets.twists.tied import TiedHeadTwist
 
 __all__ = [
     "BodyTwist",
@@ -27,10 +29,12 @@ __all__ = [
     "TableHeadTwist",
     "TableTwist",
     "TemperedTwist",
+    "TiedHeadTwist",
     "TrainableTwist",
     "TreeTwist",
     "Twist",
     "TwistStep",
+    "default_twist",
     "load_twist",
     "save_twist",
     "shipped_twists",

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from tsmc_widgets.errors import check_one_of, quoted
+from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.classifier import ClassConditional
 from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.protocol import Mixture, Potential, Power, Product
-from tsmc_widgets.targets.target import Target
+from tsmc_widgets.targets.target import Target, check_model
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
+from tsmc_widgets.twists.lookahead import text_factors
 from tsmc_widgets.twists.table import TableHeadTwist
+from tsmc_widgets.twists.tied import TiedHeadTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 
@@ -67,15 +70,44 @@ def _table_sizes(target: Target) -> dict[str, Any]:
     return {"num_steps": target.num_steps, "prompt_length": len(target.prompt_tokens)}
 
 
+def _scored(target: Target) -> dict[str, Any]:
+    return {"scored": target} if text_factors(target) else {}
+
+
 TWIST_FORMS = {
     "linear head": TwistForm(LinearHeadTwist, seeded=False),
     "MLP head": TwistForm(MLPHeadTwist),
+    "tied head": TwistForm(TiedHeadTwist, options=_scored),
     "own body": TwistForm(BodyTwist),
     "LoRA": TwistForm(LoRATwist),
     "table": TwistForm(TableHeadTwist, seeded=False, options=_table_sizes),
     "conditional head": TwistForm(ConditionalHeadTwist, options=observation),
     "conditional body": TwistForm(ConditionalBodyTwist, options=observation),
 }
+
+
+TIED_FROM = 4096
+"""Tokens from which on a head of its own for each would learn from too few sequences."""
+
+
+def default_twist(
+    model: LanguageModel | Target, *, link: str = "log", seed: int = 0
+) -> TrainableModule:
+    """The form for a model's vocabulary at psi = 1: a tied head where it is large, else an MLP.
+
+    Args:
+        model: the base model, which must have a hidden state; or a target, and a tied head then
+            reads what its factors of whole texts say of the text so far.
+        link: "log", or "sigmoid" for psi <= 1, which FUDGE needs.
+        seed: of its first values.
+    """
+    target = model if isinstance(model, Target) else None
+    lm: Any = model if target is None else target.lm
+    check_model(lm)
+    if lm.vocab_size < TIED_FROM:
+        return MLPHeadTwist(lm, link=link, seed=seed)
+    options = {} if target is None or target.is_conditional else _scored(target)
+    return TiedHeadTwist(lm, link=link, seed=seed, **options)
 
 
 def make_twist(form: str, target: Target, *, link: str = "log", seed: int = 0) -> TrainableModule:

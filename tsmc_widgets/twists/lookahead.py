@@ -17,6 +17,7 @@ from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential, Power
 from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.targets.text import TextPotential
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
 from tsmc_widgets.twists.protocol import (
     BaseTwist,
@@ -123,14 +124,31 @@ class LookAheadTwist(SteppedTwist):
     def _so_far(
         self, part: Potential, level: float, tokens: Int[Tensor, "batch steps"]
     ) -> Float64[Tensor, " batch"]:
+        log_phi = so_far(part, tokens)
         if isinstance(part, RewardThreshold):
-            reward = part.reward(part.texts(tokens))
-            missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
-            return (-missed).clamp(min=FLOOR)
-        log_phi = part.log_phi(tokens).double()
+            return log_phi.clamp(min=FLOOR)
         if level == -math.inf:
             log_phi, level = torch.where(log_phi == -math.inf, log_phi, 0.0), 0.0
         return log_phi.clamp(min=level + FLOOR)
+
+
+def so_far(part: Potential, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+    """Log phi of sequences that go on; a threshold softened to one nat for each unit missed."""
+    if not isinstance(part, RewardThreshold):
+        return part.log_phi(tokens).double()
+    reward = part.reward(part.texts(tokens))
+    missed = torch.maximum(part.at_least - reward, reward - part.at_most).clamp(min=0.0)
+    return -missed.to(tokens.device)
+
+
+def text_factors(target: Target) -> list[tuple[Potential, float]]:
+    """Factors of phi that judge a text as a whole, by degrees, and their powers."""
+    parts = map(_unwrap, target.potential.factors())
+    return [
+        (part, beta)
+        for part, beta in parts
+        if isinstance(part, TextPotential) and not isinstance(part, TextIndicator)
+    ]
 
 
 def _unwrap(factor: Potential) -> tuple[Potential, float]:

@@ -109,6 +109,7 @@ class BaseTwist:
             it.
         log_bound: log of what psi stays below, in nats, for the sigmoid link.
         is_fresh: whether it has learned nothing, so that ``start_at`` may set its level.
+        is_tied: whether its head is a ``TiedHead``, of which losses need no table of all tokens.
     """
 
     method: str | None = None
@@ -120,6 +121,7 @@ class BaseTwist:
     level: float = 0.0
     log_bound: float = 0.0
     is_fresh: bool = False
+    is_tied: bool = False
 
     @property
     def form(self) -> str:

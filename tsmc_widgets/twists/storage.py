@@ -184,7 +184,7 @@ def save_twist(
         "format": FORMAT,
         "version": VERSION,
         "form": type(twist).__name__,
-        "options": twist.options,
+        "options": twist.card_options(),
         "base_model": fingerprint(twist.lm),
         "link": twist.link,
         "method": twist.method,

@@ -57,6 +57,22 @@ class TrainableModule(OnePassTwist, nn.Module):
         usual = torch.tensor([0.0 if link == "log" else -math.log(2.0), 0.0], dtype=torch.float64)
         self.register_buffer("constants", usual.to(lm.device))
 
+    def card_options(self) -> dict[str, Any]:
+        """The options in JSON's types, for a file.
+
+        Raises:
+            ValueError: one of them is an object that JSON cannot hold.
+        """
+        return self.options
+
+    def __repr__(self) -> str:
+        """Form, options that were given, size, and who trained it."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        learning = [each for each in self.parameters() if each.requires_grad]
+        count, size = (sum(map(f, learning)) for f in (Tensor.numel, lambda each: each.nbytes))
+        by = f", trained by {self.method}" if self.method else ""
+        return f"{type(self).__name__}({given}): {count:,} parameters, {size / 1e6:.2g} MB{by}"
+
     @property
     def level(self) -> float:
         """Log psi before anything was learned."""

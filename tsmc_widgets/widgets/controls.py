@@ -15,7 +15,9 @@ import ipywidgets as ipw
 import traitlets
 from IPython import get_ipython
 
-from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.errors import check_one_of, shortened
+from tsmc_widgets.experiments.code import words_of
+from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.resampling import SCHEMES
 
 REVIEW, STORY = "I bought this", "Once upon a time there was a"
@@ -203,6 +205,82 @@ def group(title: str, children: Sequence[ipw.Widget], *, grow: float = 1.0) -> i
     heading = ipw.Label(title, style={"font_weight": "600"})
     layout = {"flex": f"{grow} 1 230px", "padding": "0 18px 6px 0"}
     return ipw.VBox([heading, *children], layout=layout)
+
+
+SENTENCE = {
+    "size": "", "steps": "write", "prompt": "after", "model": "with", "phi": "; log φ =",
+    "twist": "; ψ =", "proposal": "; q =", "rule": "; resample",
+}  # fmt: skip
+"""The run in one sentence: what stands before each of its phrases."""
+
+
+def phrases_of(spec: RunSpec) -> dict[str, str]:
+    """Each phrase of the sentence that says what is run."""
+    words = words_of(spec)
+    size = f"{words['K']} particle{'s' * (words['K'] != 1)}"
+    twist = words["twist ψ"] if spec.method != "none" else "1"
+    return {
+        "size": size if words["R"] == 1 else f"{size} in {words['R']} runs",
+        "steps": f"{words['T']} token{'s' * (words['T'] != 1)}",
+        "prompt": words["prompt"] or "no prompt",
+        "model": words["model"],
+        "phi": words["φ"],
+        "twist": twist if spec.twist_power == 1 else f"({twist})^{spec.twist_power:g}",
+        "proposal": "p₀ψ (twist-induced)" if words["proposal q"] == "twist-induced" else "p₀",
+        "rule": {"ess": f"below {spec.ess_threshold:.0%}", "always": "at every step"}.get(
+            spec.rule[0], spec.rule[0]
+        ),
+    }
+
+
+class Rail(ipw.VBox):
+    """The run as one sentence; each phrase is a button that unfolds its controls below.
+
+    Args:
+        folds: the controls of each phrase of ``SENTENCE``; phrases without any are left out.
+        below: what stands under the controls.
+        unfolded: phrases whose controls are shown at first.
+    """
+
+    def __init__(
+        self,
+        folds: Mapping[str, Sequence[ipw.Widget]],
+        below: Sequence[ipw.Widget] = (),
+        unfolded: Sequence[str] = ("size", "phi"),
+    ) -> None:
+        self.phrases: dict[str, ipw.ToggleButton] = {}
+        said, boxes = [], []
+        for name, fields in folds.items():
+            phrase = classed(ipw.ToggleButton(tooltip="Change this"), "tw-phrase")
+            box = classed(ipw.VBox(list(fields)), "tw-fold")
+            link = self._link(box)
+            phrase.observe(link, "value")
+            phrase.value = name in unfolded
+            link({"new": phrase.value})
+            self.phrases[name] = phrase
+            said += [ipw.Label(SENTENCE[name]), phrase] if SENTENCE[name] else [phrase]
+            boxes.append(box)
+        sentence = classed(ipw.Box(said), "tw-sentence")
+        super().__init__([sentence, *boxes, *below])
+        self.add_class("tw-rail")
+
+    def say(self, spec: RunSpec) -> None:
+        """Show another run."""
+        for name, text in phrases_of(spec).items():
+            if name in self.phrases:
+                self.phrases[name].description = shortened(text, 60)
+
+    @staticmethod
+    def _link(box: ipw.Box) -> Callable[[Any], None]:
+        def show(change: Any) -> None:
+            box.layout.display = None if change["new"] else "none"
+
+        return show
+
+
+def cockpit(rail: ipw.Widget, main: ipw.Widget) -> ipw.Box:
+    """Controls beside what comes of them."""
+    return classed(ipw.Box([rail, classed(main, "tw-main")]), "tw-cockpit")
 
 
 class Quiet:

@@ -37,6 +37,7 @@ class ParticleView(RunView):
         group: views of one group, if it is not empty, move together.
         strips: whether the view draws ESS, log Z_hat, weights, ancestors and final samples itself;
             put out where ``RunPanels`` stands beside it.
+        beside: ``ess``, ``survivors`` and ``log_z`` of another run, drawn dashed.
         hold: whether the person at the view has asked a live run to wait.
         more: counts the steps asked for one by one at the end of what is recorded.
         status: ``state``, ``text`` and ``error`` of a live run.
@@ -47,6 +48,7 @@ class ParticleView(RunView):
     _takes = ("hello", "step", "run", "hold", "more")
 
     strips = traitlets.Bool(True).tag(sync=True)
+    beside = traitlets.Dict().tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
 

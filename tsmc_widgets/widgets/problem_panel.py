@@ -54,6 +54,7 @@ class ProblemPanel(Quiet):
         self.editor = PotentialEditor(described["potential"], self._edited, likely)
         self._given = {described["model"]}
         self._model_before: str | None = None
+        self._chosen = False
         self._settle()
         self.fields["problem"].observe(self._choose, "value")
         self.fields["model"].observe(self._choose_model, "value")
@@ -114,7 +115,13 @@ class ProblemPanel(Quiet):
         if self._quiet or not change["new"]:
             return
         self.set(change["new"])
+        self._chosen = True
         self._changed()
+
+    def take_choice(self) -> bool:
+        """Whether a person has just chosen another problem by name; False when asked again."""
+        chosen, self._chosen = self._chosen, False
+        return chosen
 
     def _choose_model(self, change: Any) -> None:
         """Take a model that the page may read; whether it can be loaded is seen in the run."""

@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
 from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
+from tsmc_widgets.evaluation.verdict import judge_run
 from tsmc_widgets.smc.genealogy import paths
 from tsmc_widgets.smc.trace import check_trace
 
@@ -222,7 +223,7 @@ def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
     for table in trace.tables[steps]:
         used, rows = np.unique(array(table.rows)[run], return_inverse=True)
         found = {"table_rows": _small(rows.reshape(-1)), "table_sizes": np.uint32([len(used)])}
-        for name in ("log_p", "log_q", "log_psi"):
+        for name in ("log_p", "log_q", "log_psi", "log_value"):
             found[f"table_{name}"] = array(getattr(table, name))[used].astype(np.float32)
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
@@ -370,6 +371,7 @@ class Recorder:
         if not self._panels:
             header |= {
                 "facts": list(_facts(trace.info)),
+                "verdict": _verdict(trace, run, header["replicates"]) if done else {},
                 "has_twist": trace.info.twist is not None,
                 "eos": pages.words.find(trace.info.eos_token_id),
             } | _samples(trace, run, pages)
@@ -419,6 +421,16 @@ def known(value: float | int | None, digits: int = 6) -> float | str | None:
 def finite(value: float | int, digits: int = 5) -> float | None:
     """A short number for JSON; None where it is not finite."""
     return number(value, digits) if math.isfinite(value) else None
+
+
+_LEVELS = {"good": "Good", "fair": "Fair", "poor": "Poor", "open": "Not known yet"}
+
+
+def _verdict(trace: Any, run: int, replicates: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a finished run is worth, in words."""
+    spread = None if replicates is None else replicates["spread"][-1]
+    found = judge_run(trace, spread=math.nan if spread is None else spread, run=run)
+    return {"level": found.level, "text": f"{_LEVELS[found.level]}: {'; '.join(found.reasons)}."}
 
 
 def _runs(trace: Any) -> list[float | str]:

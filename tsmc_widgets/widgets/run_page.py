@@ -12,11 +12,13 @@ from typing import Any
 import ipywidgets as ipw
 import torch
 from jaxtyping import Float64
+from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets.errors import Stopped, TsmcError, check_stop, message_of, stop_when
 from tsmc_widgets.evaluation.bounds import runs_at_once
 from tsmc_widgets.evaluation.bracket import Bracket, bracket_log_z
+from tsmc_widgets.evaluation.estimates import MeanOverRuns, welch
 from tsmc_widgets.experiments.code import noise_words, words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tempered import table_of
@@ -26,7 +28,7 @@ from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import contradiction
-from tsmc_widgets.widgets.controls import Note, Quiet, close_whole
+from tsmc_widgets.widgets.controls import Note, Quiet, classed, close_whole
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
@@ -121,7 +123,27 @@ def compare(a: Pinned, b: Pinned) -> str:
         f"{a.duration} → {b.duration} s",
     ]
     what = "; ".join(changed) if changed else "nothing has changed yet"
-    return f"A → B, {noise}: {what}. {', '.join(parts)}."
+    verdict = f"B: ESS {b.ess} against {a.ess}; {_difference(a, b)}. "
+    return f"{verdict}A → B, {noise}: {what}. {', '.join(parts)}."
+
+
+def _difference(a: Pinned, b: Pinned) -> str:
+    """Whether mean log Z_hat differs by more than its error: a 95 % t-interval (Welch) about 0.
+
+    Taken as if the noise of both were independent.
+    """
+    means = []
+    for run in (a, b):
+        every = run.trace.columns.log_z if run.replicates is None else run.replicates
+        last = every[:, -1] if every.shape[1] else every.new_zeros(1)
+        if len(last) < 2 or not bool(torch.isfinite(last).all()):
+            return "how far log Ẑ differs beyond its error is not known"
+        means.append(MeanOverRuns.of(last))
+    gap, (error, freedom) = means[1].mean - means[0].mean, welch(*means)
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    if abs(gap) <= reach:
+        return f"log Ẑ differs within its error (±{_number(reach)} nats)"
+    return f"log Ẑ differs by {_number(gap)} ± {_number(reach)} nats, more than its error"
 
 
 def _quoted(value: Any) -> str:
@@ -137,6 +159,7 @@ def _number(value: float) -> str:
 
 
 _NOT_YET = "Pin a run as A, then change anything: both are shown side by side, on the same noise."
+_MORE = "log Ẑ run by run, weights, factors of φ, samples; code, files and the pinned run"
 _HALF = {"flex": "1 1 480px", "min_width": "0", "width": "auto"}
 
 
@@ -167,14 +190,16 @@ class Bench(Quiet, ipw.VBox):
             disabled=True,
             layout={"width": "auto", "margin": "1px 8px 1px 2px"},
         )
-        self.sentence = Note("", flex="1 1 300px", margin="0")
+        self.sentence = classed(Note("", margin="0"), "tw-verdict")
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
-        self.side = _side(view, panels)
-        self._views = ipw.Box([self.side], layout=layout)
+        self.more = ipw.ToggleButton(description="More", tooltip=_MORE, layout={"width": "auto"})
+        self._views = ipw.Box([] if panels is None else [panels], layout=layout)
+        self.fold = classed(ipw.VBox([self._views]), "tw-more")
+        self.more.observe(lambda _: self._unfold(), "value")
         self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
-        layout = {"flex_flow": "row wrap", "align_items": "center", "padding": "0 0 4px 14px"}
-        self.row = ipw.Box([self.button, self.sentence], layout=layout)
-        super().__init__([self.row, self._views], layout={"width": "100%"})
+        self.row = classed(ipw.Box([self.button, self.more]), "tw-bar")
+        super().__init__([self.row, self.sentence, view, self.fold], layout={"width": "100%"})
+        self._unfold()
         if panels is not None:
             self.view.strips = False
             self._tie()
@@ -196,19 +221,25 @@ class Bench(Quiet, ipw.VBox):
             )
         self.pinned_view.status = {"state": "done", "text": f"A, pinned: {run.seconds:.1f} s"}
         self._tie()
-        self._views.children = [_side(self.pinned_view, self.pinned_panels), self.side]
+        pinned = [self.pinned_view, *filter(None, [self.pinned_panels])]
+        side = ipw.VBox(pinned, layout=_HALF)
+        self._views.children = [side, *filter(None, [self.panels])]
+        self.view.beside = overlay_of(run.trace, self.view.run)
         self._set_button(on=True)
         self.compare(run)
 
-    def add_tools(self, tools: list[ipw.Widget]) -> None:
-        """Put more controls beside the button; the sentence then stands under all of them."""
-        self.sentence.layout.flex = "1 1 100%"
-        self.row.children = [self.button, *tools, self.sentence]
+    def add_tools(self, beside: list[ipw.Widget], folded: list[ipw.Widget]) -> None:
+        """Put controls beside the buttons, and others first among what is folded away."""
+        self.row.children = [self.button, *beside, self.more]
+        self.fold.children = [*folded, *self.fold.children]
+
+    def _unfold(self) -> None:
+        self.fold.layout.display = None if self.more.value else "none"
 
     def unpin(self) -> None:
         """Show the live run alone."""
         self._put_away()
-        self._views.children = [self.side]
+        self._views.children = [] if self.panels is None else [self.panels]
         self._set_button(on=False)
         self.sentence.say("")
 
@@ -221,7 +252,8 @@ class Bench(Quiet, ipw.VBox):
     def _put_away(self) -> None:
         if self.panels is None:
             self.view.group = ""
-        close_whole(*self._views.children[:-1])
+        close_whole(*(each for each in self._views.children if each is not self.panels))
+        self.view.beside = {}
         self.pinned = self.pinned_view = self.pinned_panels = None
 
     def _tie(self) -> None:
@@ -236,14 +268,17 @@ class Bench(Quiet, ipw.VBox):
         self.button.description = "Put A away" if on else "Pin this run as A"
 
 
-def _side(view: ParticleView, panels: RunPanels | None) -> ipw.Widget:
-    if panels is None:
-        for name, value in _HALF.items():
-            setattr(view.layout, name, value)
-        return view
-    side = ipw.VBox([view, panels], layout=_HALF)
-    side.add_class("tw-side")
-    return side
+def overlay_of(trace: SMCTrace, run: int) -> dict[str, Any]:
+    """What a view draws dashed of a run pinned beside its own; that it died is null."""
+    run = min(run, trace.num_runs - 1)
+    columns = trace.columns
+    survivors = torch.as_tensor(trace.surviving_ancestors()).reshape(trace.num_runs, -1)[run]
+    return {
+        "size": trace.num_particles,
+        "ess": columns.ess[run].tolist(),
+        "survivors": survivors.tolist(),
+        "log_z": [value if math.isfinite(value) else None for value in columns.log_z[run].tolist()],
+    }
 
 
 EXACT_BUDGET = 1024
@@ -348,6 +383,12 @@ class RunPage(LivePage):
         self.panels = panels
         self.bench = Bench(self.view, self._pin, panels=panels)
         self.target: Target | None = None
+        self.present = ipw.ToggleButton(
+            description="Present",
+            tooltip="Larger type, no controls; Page Up and Page Down turn to another lesson",
+            layout={"width": "auto"},
+        )
+        self.present.observe(lambda change: self._present(change["new"]), "value")
         self._kept: Pinned | None = None
         self._asked: RunSpec | None = None
         self.view.observe(self._hold, "hold")
@@ -409,6 +450,9 @@ class RunPage(LivePage):
 
     def shown(self, progress: Progress) -> None:
         """Called from the thread after each frame; a subclass shows what else it has."""
+
+    def _present(self, on: bool) -> None:
+        (self.add_class if on else self.remove_class)("tw-present")
 
     def _pin(self, on: bool) -> None:
         (self.pin if on else self.unpin)()

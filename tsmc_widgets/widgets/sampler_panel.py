@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import ipywidgets as ipw
+
 from tsmc_widgets.experiments.spec import DTYPES, RunSpec
 from tsmc_widgets.targets.description import TABLE, is_conditional_kind, parts_of
 from tsmc_widgets.targets.problems import PROBLEMS
@@ -12,6 +14,7 @@ from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
     Note,
     Quiet,
+    classed,
     ess_slider,
     menu,
     particles,
@@ -63,6 +66,11 @@ class SamplerPanel(Quiet):
         self._changed, self._trained = changed, trained
         self.fields = _fields(spec)
         self.note = Note()
+        self.said = Note(role="status", margin="0")
+        self.undo = ipw.Button(description="Undo: q = p₀", layout={"width": "auto"})
+        self.undo.on_click(lambda _: self._put_back())
+        self.line = classed(ipw.HBox([self.said, self.undo]), "tw-line")
+        self._say("")
         self.set(spec, described)
         for field in self.fields.values():
             field.observe(self._edited, "value")
@@ -116,6 +124,36 @@ class SamplerPanel(Quiet):
                     put(self.fields[name], value)
         self.show_what_matters()
 
+    def leave(self, described: Mapping[str, Any]) -> None:
+        """Drop what belongs to the problem before: a twist made for it, and psi's power."""
+        twist, power = self.fields["twist"], self.fields["twist_power"]
+        ships, now = _shipped_for(described), twist.value
+        foreign = now in ("saved", TRAINED) or (
+            now.startswith(SHIP) and now.removeprefix(SHIP) != described["name"]
+        )
+        foreign = foreign or (now == "optimal" and not described["model"].startswith(TABLE))
+        if not foreign and power.value == 1:
+            return
+        what = "The twist" if foreign else "The power of ψ"
+        with self._quietly():
+            power.value = 1.0
+            if foreign:
+                own = described["name"] in ships
+                now = f"{SHIP}{described['name']}" if own else "look-ahead"
+                twist.options = self._options(described, now)
+                twist.value = now
+        self._say(f"{what} belonged to the problem before, and is dropped.")
+        self.show_what_matters()
+
+    def _say(self, text: str, *, undo: bool = False) -> None:
+        self.said.say(text)
+        self.undo.layout.display = None if undo else "none"
+        self.line.layout.display = None if text else "none"
+
+    def _put_back(self) -> None:
+        self._say("")
+        self.fields["proposal"].value = "base"
+
     def fit(self, described: Mapping[str, Any]) -> None:
         """Offer the twists that may serve a problem; the one in use stays in the menu."""
         field = self.fields["twist"]
@@ -149,6 +187,13 @@ class SamplerPanel(Quiet):
     def _edited(self, change: Any) -> None:
         if self._quiet:
             return
+        self._say("")
+        learned = change["new"] in (TRAINED, "saved") or str(change["new"]).startswith(SHIP)
+        if change["owner"] is self.fields["twist"] and learned:
+            with self._quietly():
+                if self.fields["proposal"].value == "base":
+                    self.fields["proposal"].value = "twist"
+                    self._say("q is twist-induced now, as a learned twist is made for.", undo=True)
         self.show_what_matters()
         self._changed()
 

@@ -65,7 +65,7 @@ METHOD_LABELS = {
 }
 """Methods of the menu, and what it calls them; the first is where a user starts."""
 METHODS = tuple(METHOD_LABELS)
-FORMS = ("linear head", "MLP head", "own body", "LoRA", "table")
+FORMS = ("tied head", "linear head", "MLP head", "own body", "LoRA", "table")
 
 
 def problem_name(problem: str) -> str:
@@ -120,7 +120,8 @@ class TrainSettings:
         check_one_of("problem", self.problem, PROBLEM_LABELS)
         forms = forms_of(self.problem)
         if not self.form:
-            object.__setattr__(self, "form", "MLP head" if "MLP head" in forms else forms[0])
+            usual = load_problem(self.problem).form
+            object.__setattr__(self, "form", usual if usual in forms else "MLP head")
         check_one_of("form", self.form, forms)
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", usual_rate(self.form).at(0))

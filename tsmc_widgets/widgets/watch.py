@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,13 @@ from tsmc_widgets.widgets.controls import (
     REVIEW,
     STORY,
     Note,
+    Rail,
     SettingsBox,
+    classed,
     close_whole,
+    cockpit,
     dress,
     ess_slider,
-    group,
     menu,
     particles,
     proposal,
@@ -222,16 +224,20 @@ class Controls(SettingsBox):
             [("my own", ""), *((name, name) for name in EXAMPLES)],
         )
         self.example.layout.display = None if stars and hostility else "none"
-        asked = ("prompt", "num_steps", "num_particles", "seed")
-        how = ("twist", "proposal", "resampler", "ess_threshold")
-        phi = ("contains", "avoids", *stars, *hostility)
-        groups = [
-            group("Text", [self.example, *(fields[name] for name in asked)], grow=1.4),
-            group("Potential φ: which texts", [fields[name] for name in phi]),
-            group("Sampler", [fields[name] for name in how]),
-        ]
-        placed = {*asked, *how, *phi}
+        names = {
+            "size": ("num_particles", "seed"),
+            "steps": ("num_steps",),
+            "prompt": ("prompt",),
+            "phi": ("contains", "avoids", *stars, *hostility),
+            "twist": ("twist",),
+            "proposal": ("proposal",),
+            "rule": ("ess_threshold", "resampler"),
+        }
+        folds = {name: [fields[each] for each in own] for name, own in names.items()}
+        self.sentence = Rail(folds)
+        placed = {each for own in names.values() for each in own}
         close_whole(*(field for name, field in fields.items() if name not in placed))
+        groups = [self.example, self.sentence]
         super().__init__(settings, fields, groups, changed)
         self.example.observe(self._take_example, "value")
 
@@ -249,6 +255,7 @@ class Controls(SettingsBox):
         }
         show_only(self.fields, shown)
         self.fields["proposal"].disabled = now.twist == "none"
+        self.sentence.say(now.spec)
         self.example.value = find_example(now)
 
 
@@ -319,17 +326,19 @@ class Preset:
     """One lesson.
 
     Attributes:
-        values: what the controls are set to, fields of ``RunSettings``.
+        values: what the controls are set to, fields of ``RunSettings``; None where these cannot.
         text: what there is to see, in a sentence or two.
+        run: the run that it shows where it has no values.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Any] | None
     text: str
+    run: RunSpec | None = None
 
     @property
     def spec(self) -> RunSpec:
         """The run that it shows."""
-        return RunSettings(**self.values).spec
+        return self.run or RunSettings(**self.values or {}).spec
 
 
 PRESETS: dict[str, Preset] = {
@@ -339,11 +348,25 @@ PRESETS: dict[str, Preset] = {
         "at 64, nothing is resampled, and then all weight falls on the few texts that happen to "
         "have one.",
     ),
-    "A good twist": Preset(
+    "A full ESS, and no gain": Preset(
         _CASTLE | {"twist": "look-ahead", "proposal": "twist-induced"},
-        "The same texts with a twist that estimates at each step who may still reach a castle: "
-        "evidence arrives early, resampling copies the promising, and nearly all 64 texts count "
-        "at the end.",
+        "The same texts with a twist that guesses who may still reach a castle. The ESS ends near "
+        "64, but only since resampling has just made the weights equal: far fewer first tokens "
+        "have descendants, and log Ẑ varies from run to run as much as without a twist.",
+    ),
+    "A good twist": Preset(
+        None,
+        "A twist that was trained for one-star reviews, with q induced by it: the weight still "
+        "comes from most of the 64 first tokens, and log Ẑ varies from run to run by a third of "
+        "what it does without a twist. Set ψ to none and compare.",
+        RunSpec(
+            problem="one-star-review",
+            method="shipped",
+            proposal="twist",
+            rule="ess",
+            num_particles=64,
+            num_runs=1,
+        ),
     ),
     "Why SIS fails": Preset(
         _ONE_STAR | {"ess_threshold": 0.0},
@@ -369,20 +392,25 @@ class PresetBar(ipw.VBox):
 
     Args:
         choose: called with the lesson whose button is pressed.
+        presets: the lessons, by name.
     """
 
-    def __init__(self, choose: Callable[[Preset], None]) -> None:
+    def __init__(
+        self, choose: Callable[[Preset], None], presets: Mapping[str, Preset] = PRESETS
+    ) -> None:
         self.text = Note("", tag="p", margin="0")
         self.buttons: dict[str, ipw.Button] = {}
-        self._specs = {name: preset.spec for name, preset in PRESETS.items()}
+        self.lessons = dict(presets)
+        self._specs = {name: preset.spec for name, preset in presets.items()}
         layout = {"width": "auto", "margin": "1px 4px 1px 2px"}
-        for name, preset in PRESETS.items():
+        for name, preset in presets.items():
             button = ipw.Button(description=name, tooltip=preset.text, layout=layout)
             button.on_click(lambda _, preset=preset: choose(preset))
             self.buttons[name] = button
         label = ipw.Label("Lessons", style={"font_weight": "600"})
         row = ipw.Box([label, *self.buttons.values()], layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.text], layout={"padding": "4px 0 0 14px", "width": "100%"})
+        super().__init__([row, self.text], layout={"width": "100%"})
+        self.add_class("tw-lessons")
 
     def show(self, spec: RunSpec) -> None:
         """Mark the lesson that shows this run, where there is one."""
@@ -423,10 +451,12 @@ class WatchSMC(RunPage):
             self.judges = judges.loaded()
         super().__init__()
         self.controls = Controls(start, self.judges, self.start)
-        self.presets = PresetBar(lambda preset: self.controls.set(**preset.values))
+        own = {name: preset for name, preset in PRESETS.items() if preset.values is not None}
+        self.presets = PresetBar(lambda preset: self.controls.set(**preset.values), own)
         judged = self.judges.stars is not None and self.judges.hostility is not None
         self.presets.layout.display = None if judged else "none"
-        self.children = [self.presets, self.controls, self.bench]
+        self.bench.add_tools([self.present], [])
+        self.children = [self.presets, cockpit(classed(self.controls, "tw-rail"), self.bench)]
         self.start(self.controls.settings, rest=0.0)
 
     @property

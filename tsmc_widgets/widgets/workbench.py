@@ -23,7 +23,7 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.controls import Note, classed
+from tsmc_widgets.widgets.controls import Note, Rail, classed, cockpit
 from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
@@ -69,31 +69,26 @@ class ModelFields(ipw.VBox):
         self.folded.layout.display = None if self.button.value else "none"
 
 
-def arrange(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> ipw.Box:
-    """Four groups of controls, in as many columns as fit."""
-    what = ("prompt", "num_steps", "eos")
-    how = ("twist", "folder", "twist_power", "proposal", "rule", "ess_threshold", "resampler")
-    size = ("num_particles", "num_runs", "seed")
-    groups = {
-        ("problem", "Problem"): [
-            problem.fields["problem"],
-            model,
-            *(problem.fields[name] for name in what),
-            problem.note,
-        ],
-        ("potential", "Potential φ: which texts"): [problem.editor],
-        ("sampler", "How to sample"): [*(sampler.fields[name] for name in how), sampler.note],
-        ("size", "How much"): [sampler.fields[name] for name in size],
+def rail_of(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> Rail:
+    """Every control under the phrase that it changes."""
+    fields = problem.fields | sampler.fields
+    names = {
+        "size": ("num_particles", "num_runs", "seed"),
+        "steps": ("num_steps", "eos"),
+        "prompt": ("prompt",),
+        "model": (),
+        "phi": (),
+        "twist": ("twist", "folder", "twist_power"),
+        "proposal": ("proposal",),
+        "rule": ("rule", "ess_threshold", "resampler"),
     }
-    boxes = [
-        classed(
-            ipw.VBox([classed(ipw.Label(title), "tw-title"), *children]),
-            "tw-group",
-            f"tw-group-{name}",
-        )
-        for (name, title), children in groups.items()
-    ]
-    return classed(ipw.Box(boxes, layout={"width": "100%"}), "tw-panels")
+    folds: dict[str, list[Any]] = {
+        name: [fields[each] for each in own] for name, own in names.items()
+    }
+    folds["model"] = [model]
+    folds["phi"] = [problem.editor]
+    folds["twist"].append(sampler.note)
+    return Rail(folds)
 
 
 class FileRow(ipw.HBox):
@@ -201,14 +196,16 @@ class Workbench(RunPage):
         )
         self.debug_button = ipw.Button(description="Debug this twist", layout={"width": "auto"})
         self.debug_button.on_click(lambda _: self._open_debugger())
-        self.bench.add_tools([self.code_button, self.file, self.replay, self.debug_button])
-        self.bench.row.add_class("tw-bar")
-        phi = ipw.VBox([self.formula, self.replayed], layout={"width": "100%"})
+        self.bench.add_tools(
+            [self.replay, self.present, self.debug_button], [self.file, self.code_button]
+        )
+        phi = classed(ipw.VBox([self.formula, self.replayed]), "tw-formula")
         self.model = ModelFields(self.problem, self.sampler)
-        controls = arrange(self.problem, self.sampler, self.model)
-        self.children = [
-            self.presets, controls, classed(phi, "tw-formula"), self.refusal, self.bench
-        ]  # fmt: skip
+        self.sentence = rail_of(self.problem, self.sampler, self.model)
+        chooser = [self.problem.fields["problem"], self.problem.note]
+        rail = classed(ipw.VBox([*chooser, self.sentence, self.sampler.line, phi]), "tw-rail")
+        main = ipw.VBox([self.refusal, self.bench])
+        self.children = [self.presets, cockpit(rail, main)]
         self._restore(state, rest=0.0)
 
     @property
@@ -354,6 +351,8 @@ class Workbench(RunPage):
             raise ValueError(self.problem.editor.error)
         problem = self.problem.problem
         name = problem if isinstance(problem, str) else problem["name"]
+        if self.problem.take_choice():
+            self.sampler.leave(self.problem.described)
         lm = "" if self.problem.model_is_new else self._spec.lm
         values = self.sampler.values(name)
         spec = normal(self._spec.with_(problem=problem, lm=lm, **values))
@@ -401,6 +400,7 @@ class Workbench(RunPage):
         """Formula, lesson and code of the spec; whatever was wrong before is gone."""
         self.refusal.say("")
         self.sampler.fit(self.problem.described)
+        self.sentence.say(self._spec)
         self.formula.say(formula_of(self._spec.problem))
         self.presets.show(self._spec)
         try:

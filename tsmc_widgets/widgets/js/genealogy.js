@@ -56,7 +56,7 @@ export function family(record, { step, slot }, t) {
 /**
  * The rows at step t: which slot stands in each row of a column. With "lineage" every column has
  * an order of its own, in which families stay together; else all columns share one.
- * @param {RunRecord} record @param {number} t @param {string} sort "slot", "weight" or "lineage"
+ * @param {RunRecord} record @param {number} t @param {string} sort "slot", "weight", "loss" or "lineage"
  */
 export function arrange(record, t, sort) {
   const key = `${t} ${sort}`;
@@ -67,6 +67,10 @@ export function arrange(record, t, sort) {
   if (sort === "weight" && t > 0) {
     const weights = record.weights.subarray((t - 1) * K, t * K);
     rows.sort((a, b) => weights[b] - weights[a] || a - b);
+  }
+  if (sort === "loss" && t > 0) {
+    const gains = record.logIncrement.subarray((t - 1) * K, t * K);
+    rows.sort((a, b) => (gains[a] === gains[b] ? a - b : gains[a] < gains[b] ? -1 : 1));
   }
   const ranks = new Uint32Array(K);
   rows.forEach((k, i) => (ranks[k] = i));

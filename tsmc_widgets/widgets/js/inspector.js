@@ -16,6 +16,7 @@ export class Inspector {
     this.table = table(["token", "p₀", ["ψ", { class: "pv-col-psi" }], "q"], this.rows, { class: "pv-next" });
     this.table.prepend(this.caption);
     this.sum = h("table", { class: "pv-sum" });
+    this.blame = h("p", { class: "pv-note pv-blame" });
     this.el = h(
       "section",
       { class: "pv-inspector", "aria-label": "Next-token inspector" },
@@ -25,6 +26,7 @@ export class Inspector {
       this.where,
       this.table,
       this.sum,
+      this.blame,
     );
     this.hint.textContent =
       "Point at a token, or click one to keep it: what else could have been written there, and how " +
@@ -39,7 +41,7 @@ export class Inspector {
     if (key === this.key) return;
     this.key = key;
     this.hint.hidden = Boolean(shown);
-    for (const part of [this.title, this.where, this.table, this.sum]) part.hidden = !shown;
+    for (const part of [this.title, this.where, this.table, this.sum, this.blame]) part.hidden = !shown;
     if (!shown) return;
     const { record } = view;
     const at = shown.s * record.K + shown.slot;
@@ -47,6 +49,7 @@ export class Inspector {
     const ended = record.ending[at] === ENDED;
     this.table.hidden = ended;
     this.sum.hidden = ended;
+    this.blame.hidden = ended;
     if (ended) return;
     this._table(record, shown, at);
     this._sum(record, shown, at);
@@ -99,6 +102,24 @@ export class Inspector {
     this.rows.replaceChildren(...rows);
   }
 
+  /**
+   * Whether the token drawn or the text before it changed the weight.
+   * @param {RunRecord} record @param {{s: number, slot: number}} cell @param {number} at @param {boolean} last
+   */
+  _blame(record, { s, slot }, at, last) {
+    const [drawn, changed] = [record.drawn[at], record.changed[at]];
+    this.blame.hidden = last || !record.header.has_twist || !Number.isFinite(drawn + changed);
+    if (this.blame.hidden) return;
+    const blind = nextTokens(record, s, slot).every(({ logPsi }, _, all) => Math.abs(logPsi - all[0].logPsi) < EQUAL);
+    const before = s > 0 ? record.words[record.tokens[(s - 1) * record.K + record.ancestors[at]]] : "the prompt";
+    const why = blind
+      ? `ψ is the same for every token here: it reads the text up to “${before}”, and this is what it thinks of that.`
+      : Math.abs(drawn) < EQUAL
+        ? "q follows ψ: the weight is the same whichever token is drawn, so this one is not to blame."
+        : "";
+    this.blame.textContent = `Of the increment ${signed(drawn)} is the token drawn, and ${signed(changed)} the twist's new value of the text before it. ${why}`;
+  }
+
   /** The increment as a sum. @param {RunRecord} record @param {{s: number, slot: number}} cell @param {number} at */
   _sum(record, { s, slot }, at) {
     const { K } = record;
@@ -114,6 +135,7 @@ export class Inspector {
       ["= log increment", `${signed(record.logIncrement[at])} nats`, ""],
       ["weight", percent(record.weights[at]), `${s > 0 && record.resampled[s] ? "resampled, " : ""}from ${percent(before)}`],
     ];
+    this._blame(record, { s, slot }, at, last);
     this.sum.replaceChildren(
       ...lines.map(([name, value, note], i) =>
         h(
@@ -126,6 +148,9 @@ export class Inspector {
     );
   }
 }
+
+/** Below this many nats two values are one. */
+const EQUAL = 1e-4;
 
 /** Tokens as a text; what blanks there are is theirs or, where they have none, ours. @param {string[]} tokens */
 function joined(tokens) {

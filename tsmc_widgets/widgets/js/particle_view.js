@@ -2,10 +2,11 @@
 
 import { host, nameSliders, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
+import { stepAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { TokenGrid } from "./grid.js";
 import { Inspector } from "./inspector.js";
-import { AncestorsStrip, EssStrip, RunLogZStrip, WeightsStrip, letScrub } from "./measures.js";
+import { AncestorsStrip, EssStrip, LossStrip, RunLogZStrip, WeightsStrip, errorInWords, letScrub } from "./measures.js";
 import { Heading, Menu, Samples } from "./panels.js";
 import { Population } from "./population.js";
 import { eachStrand } from "./ribbons.js";
@@ -15,7 +16,7 @@ import { Transport } from "./transport.js";
 
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
 const LAYOUTS = { slots: "slots and their copies", texts: "whole texts" };
-const SORTS = { lineage: "lineage", weight: "weight", slot: "slot" };
+const SORTS = { lineage: "lineage", weight: "weight", loss: "loss at this step", slot: "slot" };
 
 class ParticleView extends RunView {
   /** @param {Place} place */
@@ -28,10 +29,13 @@ class ParticleView extends RunView {
       { pick: (s, row) => this._pick(s, row), hover: (s, row) => this._hover(s, row), redraw: () => this.schedule() },
       signal,
     );
-    this.ess = new EssStrip();
-    this.strips = [new RunLogZStrip(), new WeightsStrip(), new AncestorsStrip()];
-    const [logZ, , ancestors] = this.strips;
-    letScrub([this.ess, logZ, ancestors], () => this.view.record, (t) => this.transport.scrub(t, true), signal);
+    this.loss = new LossStrip();
+    /** On one axis with the population. */
+    this.overSteps = [new EssStrip(), this.loss, new AncestorsStrip()];
+    this.strips = [new RunLogZStrip(), new WeightsStrip()];
+    const scrubbed = [this.overSteps[0], this.overSteps[2], this.strips[0]];
+    letScrub(scrubbed, () => this.view.record, (t) => this.transport.scrub(t, true), signal);
+    this.loss.canvas.addEventListener("click", (event) => this._blame(event), { signal });
     this.samples = new Samples((slot) => this._selectFinal(slot), signal);
     this.inspector = new Inspector();
     this.heading = new Heading(this.runs);
@@ -75,17 +79,20 @@ class ParticleView extends RunView {
     const menus = [this.layoutMenu, this.sortMenu, this.colourMenu].map(({ el: menuEl }) => menuEl);
     const toolbar = h("div", { class: "pv-toolbar" }, ...menus, this.legendPlace);
     const over = h("section", { class: "pv-over", "aria-label": "Population" });
-    over.append(this.transport.slider.rail, this.population.el, this.ess.el);
+    over.append(this.transport.slider.rail, this.population.el, ...this.overSteps.map((strip) => strip.el));
     const texts = h("section", { class: "pv-texts", "aria-label": "Particles" });
     texts.append(this.grid.el, this.legend.el, this.lineageNote);
     this.measures = h("section", { class: "pv-strips", "aria-label": "Measures of the run" });
     this.measures.append(...this.strips.map((strip) => strip.el));
     this.body = h("div", { class: "pv-body" }, over, this.measures, toolbar, texts, this.inspector.el, this.samples.el);
     const { el: status, alert, lost } = this.status;
+    this.verdict = h("p", { class: "pv-verdict", role: "status" });
+    this.numbers = h("p", { class: "pv-numbers" });
     this.transport.el.append(status);
+    this.top = h("div", { class: "pv-top" }, this.verdict, this.numbers, this.transport.el);
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.story = h("p", { class: "pv-story" });
-    this.root.append(this.heading.el, this.transport.el, this.story, alert, lost, this.empty, this.body);
+    this.root.append(this.heading.el, this.top, this.story, alert, lost, this.empty, this.body);
     // For tests.
     Object.assign(this.root, { _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     this._mount(el, this.grid.el);
@@ -95,7 +102,7 @@ class ParticleView extends RunView {
   /** Where panels beside the view draw the measures and list the samples, they are not here. */
   _showStrips() {
     const on = this.model.get("strips") !== false;
-    for (const part of [this.measures, this.ess.el, this.samples.el]) part.hidden = !on;
+    for (const part of [this.measures, this.samples.el]) part.hidden = !on;
     this.root.classList.toggle("pv-bare", !on);
     this.withStrips = on;
     if (on && this.view.record) this.samples.show(this.view.record);
@@ -105,7 +112,16 @@ class ParticleView extends RunView {
   _listen() {
     this._on(["status", "hold"], () => this._showStatus());
     this._on(["strips"], () => this._showStrips());
+    this._on(["beside"], () => this._lay());
+    this._lay();
     this.listen([], ["status", "header"]);
+  }
+
+  /** Another run's measures, drawn dashed over this one's. */
+  _lay() {
+    const beside = this.model.get("beside") ?? {};
+    this.view.beside = beside.ess ? beside : null;
+    this.schedule();
   }
 
   load() {
@@ -170,6 +186,19 @@ class ParticleView extends RunView {
     if (row < 0 || s < 0 || !view.order) view.hover = null;
     else if (old?.s !== s || old?.row !== row) view.hover = { s, row, slot: this.grid.slotAt(view, s, row) };
     if (view.hover !== old) this.schedule();
+  }
+
+  /** A bar of what a step lost was clicked: its step, worst first, and the worst under the lens. @param {MouseEvent} event */
+  _blame(event) {
+    const { record } = this.view;
+    if (!record) return;
+    const s = stepAt(this.loss.canvas, event, record.T);
+    if (s < 0 || s >= record.steps) return;
+    this.transport.scrub(s + 1, true);
+    this.sortMenu.value = "loss";
+    this._resort();
+    this.view.selection = null;
+    this.select(s + 1, record.loss(s).worst);
   }
 
   /** @param {number} slot */
@@ -271,7 +300,7 @@ class ParticleView extends RunView {
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    if (this.withStrips) for (const strip of [this.ess, ...this.strips]) strip.draw(view);
+    for (const strip of this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps) strip.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
@@ -298,6 +327,14 @@ class ParticleView extends RunView {
 
   /** The shown step, and the selected particle, in a sentence each. */
   _say() {
+    const { record, t, genealogy: { survivors } } = this.view;
+    const { level = "", text = "" } = record.header.verdict ?? {};
+    this.verdict.dataset.level = level;
+    write(this.verdict, text);
+    const logZ = t > 0 ? `log Ẑ ${number(record.logZ[t - 1])}${errorInWords(record, t)}` : "log Ẑ 0.00";
+    const ess = `ESS ${number(t > 0 ? record.ess[t - 1] : record.K, 1)} of ${record.K}`;
+    const numbers = [logZ, ess, `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
+    write(this.numbers, numbers);
     write(this.story, stepInWords(this.view.record, this.view.t));
     write(this.lineageNote, lineageInWords(this.view));
   }

@@ -122,6 +122,12 @@ export function label({ context, halo }, text, x, y, colour, align = "left") {
   word(context, text, x, y, css(colour), align);
 }
 
+/** The column of steps under a pointer, from 0; the axis is that of every plot over steps. @param {Element} canvas @param {MouseEvent} event @param {number} T */
+export function stepAt(canvas, event, T) {
+  const box = canvas.getBoundingClientRect();
+  return Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * T);
+}
+
 /** Ticks of an axis of shares. @type {[number, string][]} */
 export const SHARE_TICKS = [[0, "0 %"], [0.5, "50 %"], [1, "100 %"]];
 

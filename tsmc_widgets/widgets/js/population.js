@@ -35,7 +35,7 @@ export class Population {
     this.view = view;
     const { record, t, theme } = view;
     const { K, T } = record;
-    const extent = `${AXIS_HEIGHT + clamp(K * 14, 56, 190)}px`;
+    const extent = `${AXIS_HEIGHT + clamp(K * 14, 56, 150)}px`;
     if (this.canvas.style.height !== extent) this.canvas.style.height = extent;
     const { context, width, height, ratio } = fitCanvas(this.canvas);
     const wide = Math.round((width - LEFT - RIGHT) * ratio);
@@ -131,14 +131,14 @@ export class Population {
     context.fillStyle = css(theme.muted);
     context.textBaseline = "alphabetic";
     context.textAlign = "right";
-    const [first, last] = { slot: ["0", String(K - 1)], weight: ["heavy", "light"], lineage: ["", ""] }[sort];
+    const [first, last] = { slot: ["0", String(K - 1)], weight: ["heavy", "light"], loss: ["worst", "best"], lineage: ["", ""] }[sort];
     context.fillText(first, LEFT - 6, AXIS_HEIGHT + 9);
     if (K > 1) context.fillText(last, LEFT - 6, height - 2);
     context.save();
     context.translate(11, AXIS_HEIGHT + (height - AXIS_HEIGHT) / 2);
     context.rotate(-Math.PI / 2);
     context.textAlign = "center";
-    context.fillText({ slot: "slots", weight: "by weight", lineage: "families" }[sort], 0, 0);
+    context.fillText({ slot: "slots", weight: "by weight", loss: "by loss", lineage: "families" }[sort], 0, 0);
     context.restore();
     const half = clamp(0.4 * pitch, 1, 4);
     for (let s = 0; s < t; s++) {

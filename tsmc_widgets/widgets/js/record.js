@@ -30,6 +30,8 @@ const COLUMNS = {
   logP: ["log_p", Float32Array, "K"],
   logQ: ["log_q", Float32Array, "K"],
   gain: ["", Float32Array, "K"],
+  drawn: ["", Float32Array, "K"],
+  changed: ["", Float32Array, "K"],
   ending: ["", Uint8Array, "K"],
   families: ["", Uint32Array, "K"],
   places: ["", Uint32Array, "K"],
@@ -50,6 +52,7 @@ const COLUMNS = {
  * @property {Float32Array} logP
  * @property {Float32Array} logQ
  * @property {Float32Array} logPsi
+ * @property {Float32Array} value log of the sum of p0 psi, by prefix
  */
 
 /** A page of bytes: its facts and its columns. @param {DataView} data */
@@ -87,6 +90,8 @@ export class RunRecord {
     this.spaced = false;
     /** @type {NextTokens[]} */
     this.tables = [];
+    /** What each step costs, see `loss`. @type {any[]} */
+    this.losses = [];
     /** @type {any[]} */
     this.read = [];
     this.use(header);
@@ -145,7 +150,7 @@ export class RunRecord {
 
   _readTables({ first, steps, table_width: width }, columns) {
     if (!width) return;
-    let at = 0;
+    let [at, row] = [0, 0];
     for (let i = 0; i < steps; i++) {
       const end = at + columns.table_sizes[i] * width;
       this.tables[first + i] = {
@@ -155,7 +160,9 @@ export class RunRecord {
         logP: columns.table_log_p.subarray(at, end),
         logQ: columns.table_log_q.subarray(at, end),
         logPsi: columns.table_log_psi.subarray(at, end),
+        value: columns.table_log_value.subarray(row, row + columns.table_sizes[i]),
       };
+      row += columns.table_sizes[i];
       at = end;
     }
   }
@@ -171,6 +178,7 @@ export class RunRecord {
       this.gain[row + k] = this.logPsi[row + k] - (s > 0 ? this.logPsi[parent] : 0);
       const before = s > 0 ? this.ending[parent] : GOING;
       this.ending[row + k] = before ? ENDED : eos >= 0 && this.tokens[row + k] === eos ? ENDS : GOING;
+      this._split(s, k);
       if (s > 0) starts[places[parent] + 1] += 1;
     }
     // Children stand in the order of their parents, so that lines between columns never cross.
@@ -180,6 +188,55 @@ export class RunRecord {
       places[row + k] = place;
       families[row + place] = k;
     }
+  }
+
+  /**
+   * A log increment is what the twist thinks of the text before the token, log sum p0 psi_t - log
+   * psi_{t-1}, and what it thinks of the token drawn, log p0 psi_t / q - log sum p0 psi_t. Where a
+   * text ends, phi stands for psi_t and neither is known.
+   * @param {number} s @param {number} k
+   */
+  _split(s, k) {
+    const at = s * this.K + k;
+    const table = this.tables[s];
+    const ends = s + 1 === this.T || this.ending[at] === ENDS;
+    if (ends || this.ending[at] === ENDED) return;
+    const value = table ? table.value[table.rows[k]] : NaN;
+    this.drawn[at] = this.logP[at] + this.logPsi[at] - this.logQ[at] - value;
+    this.changed[at] = value - (this.logPsi[at] - this.gain[at]);
+  }
+
+  /** Normalised weight of a particle before step s + 1 draws its token. @param {number} s @param {number} k */
+  weightBefore(s, k) {
+    if (s === 0 || this.resampled[s]) return 1 / this.K;
+    return this.weights[(s - 1) * this.K + this.ancestors[s * this.K + k]];
+  }
+
+  /**
+   * Variance of the log increments of step s + 1 under the weights before it, in nats squared, as the
+   * sum of the covariances of its parts with it; the weight that dies apart; and the worst particle.
+   * @param {number} s
+   */
+  loss(s) {
+    if (this.losses[s]) return this.losses[s];
+    const { K, T, logIncrement, ending } = this;
+    const sums = { total: 0, drawn: 0, changed: 0, end: 0 };
+    let [mass, mean, killed, worst] = [0, 0, 0, 0];
+    for (let k = 0; k < K; k++) {
+      const [at, weight] = [s * K + k, this.weightBefore(s, k)];
+      if (logIncrement[at] < logIncrement[s * K + worst]) worst = k;
+      if (!Number.isFinite(logIncrement[at])) killed += weight;
+      else [mass, mean] = [mass + weight, mean + weight * logIncrement[at]];
+    }
+    for (let k = 0; k < K; k++) {
+      const at = s * K + k;
+      if (!Number.isFinite(logIncrement[at]) || mass === 0) continue;
+      const off = (this.weightBefore(s, k) * (logIncrement[at] - mean / mass)) / mass;
+      sums.total += off * logIncrement[at];
+      if (s + 1 === T || ending[at] === ENDS) sums.end += off * logIncrement[at];
+      else [sums.drawn, sums.changed] = [sums.drawn + off * this.drawn[at], sums.changed + off * this.changed[at]];
+    }
+    return (this.losses[s] = { ...sums, killed, worst });
   }
 
   /**

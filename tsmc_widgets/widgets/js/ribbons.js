@@ -11,7 +11,7 @@ export const CHOSEN = 2;
 /** Sibling groups of a column, kept while the order of the rows does not depend on the step. */
 function siblingGroupsOf(/** @type {any} */ view, /** @type {number} */ s) {
   const { record, order, sort } = view;
-  if (sort === "weight") return siblingGroups(record, s, order);
+  if (sort === "weight" || sort === "loss") return siblingGroups(record, s, order);
   const key = `${record.id} ${sort}`;
   if (view.siblingGroups?.key !== key) view.siblingGroups = { key, columns: [] };
   return (view.siblingGroups.columns[s] ??= siblingGroups(record, s, order));

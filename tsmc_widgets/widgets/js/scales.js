@@ -49,13 +49,13 @@ export const QUANTITIES = {
     value: (record, i) => record.logPsi[i],
   },
   gain: {
-    label: "log ψ gain",
-    caption: "log ψ gained by the token (nats)",
+    label: "token's part of ψ",
+    caption: "log increment owed to the token drawn (nats)",
     low: -4,
     high: 4,
     diverging: true,
     ticks: ["−4", "0", "+4"],
-    value: (record, i) => record.gain[i],
+    value: (record, i) => record.drawn[i],
   },
   surprise: {
     label: "surprise under p₀",

@@ -1,0 +1,191 @@
+"""Heads tied to the output embedding: sums over the vocabulary, gradients, scores, files."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from models.checkpoints import make_checkpoint
+from twists.forms import stir
+
+import tsmc_widgets as tw
+from tsmc_widgets.learning.samples import _terms, draw_samples, score
+from tsmc_widgets.learning.trainer import TwistTrainer
+from tsmc_widgets.models import HuggingFaceLM
+from tsmc_widgets.twists.forms import TIED_FROM
+from tsmc_widgets.twists.tied import TiedHead
+
+METHODS = ("ctl", "rl", "dpg", "sixo", "nvi", "ppo", "rl_sigma", "cd")
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    folder = make_checkpoint("llama", tmp_path_factory.mktemp("lm"))
+    return HuggingFaceLM.from_pretrained(folder)
+
+
+def vowels(text):
+    return 0.3 * sum(text.count(each) for each in "aeiou")
+
+
+@pytest.fixture(scope="module")
+def target(lm):
+    return tw.Target(lm, tw.TextFunction(vowels), prompt="once upon a", num_steps=5)
+
+
+def make(target, **options):
+    return stir(tw.TiedHeadTwist(target.lm, width=8, **{"scored": target, **options}))
+
+
+@pytest.mark.parametrize("scored", [False, True], ids=["state alone", "with phi so far"])
+@pytest.mark.parametrize("link", ["log", "sigmoid"])
+def test_sums_have_the_values_and_gradients_of_whole_tables(target, scored, link):
+    twist = make(target, link=link, scored=target if scored else None)
+    proposal = tw.TwistInduced(twist)
+    batch = draw_samples(target, num_particles=12, proposal=proposal, seed=0, run=0, twist=twist)
+    assert (batch.sums is None) == (link == "sigmoid")
+    assert batch.base is None or link == "sigmoid"
+    bare = replace(batch, sums=None, base=None)
+    weights = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(1)).double()
+
+    def gradients(log_psi, log_norm):
+        twist.zero_grad()
+        (weights[0] * log_psi + weights[1] * log_norm).sum().backward()
+        return [parameter.grad.clone() for parameter in twist.parameters()]
+
+    log_psi, log_p, log_norm = _terms(target, twist, bare, True)
+    expected = gradients(log_psi, log_norm)
+    for samples in (batch, bare):
+        found = score(target, twist, samples)
+        for one, other in ((found.log_psi, log_psi), (found.log_p, log_p)):
+            torch.testing.assert_close(one, other, rtol=2e-6, atol=2e-5)
+        torch.testing.assert_close(found.log_norm, log_norm, rtol=2e-6, atol=2e-5)
+        for one, other in zip(gradients(found.log_psi, found.log_norm), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_are_those_of_finite_differences(lm):
+    head = TiedHead(lm, 8, width=4, depth=1, seed=0).double()
+    object.__setattr__(head, "embedding", head.embedding.double())
+    torch.nn.init.normal_(head.last.weight, std=5.0)
+    states = torch.randn(3, 8, dtype=torch.float64)
+    log_p = torch.randn(3, lm.vocab_size).double().log_softmax(-1)
+
+    def log_norm(weight):
+        parameters = {"last.weight": weight}
+        return torch.func.functional_call(head, parameters, states).add(log_p).logsumexp(-1)
+
+    weight = head.last.weight.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(log_norm, weight)
+    log_norm(weight).sum().backward()
+    q = (head(states) + log_p).softmax(-1).detach()
+    head.zero_grad()
+    head.along(states, head.mean_embedding(q)).sum().backward()
+    torch.testing.assert_close(head.last.weight.grad, weight.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_the_steps_of_whole_tables(target, method, monkeypatch):
+    """Two updates with sums, and two by tables of all tokens, end at the same parameters."""
+
+    def trained():
+        twist = make(target)
+        trainer = TwistTrainer(target, twist, method=method, batch_size=16, seed=3)
+        for _ in trainer.updates(2):
+            pass
+        return values(twist)
+
+    def values(twist):
+        # Some losses leave b free: its gradient is rounding, of which Adam makes whole steps.
+        head = twist.head
+        for each in (head.last.weight.data[-1], head.last.bias.data[-1], head.by_score.data):
+            each.zero_()
+        return [parameter.detach().clone() for parameter in twist.parameters()]
+
+    start = values(make(target))
+    found = trained()
+    monkeypatch.setattr(tw.TiedHeadTwist, "is_tied", False)
+    for one, other, first in zip(found, trained(), start, strict=True):
+        moved = float((one - first).abs().max())
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-2 * moved)
+
+
+def test_one_step_moves_log_psi_alike_at_every_width(lm):
+    """Which is what the layers' division by their inputs is for."""
+    moves = []
+    for width in (16, 1024):
+        head = TiedHead(lm, 8, width=width, depth=1, seed=0)
+        optimiser = torch.optim.Adam(head.parameters(), lr=0.01)
+        states = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+        value = head(states)[0, 3]
+        value.backward()
+        optimiser.step()
+        moves.append(float((head(states)[0, 3] - value).detach()))
+    assert 0.5 < moves[0] / moves[1] < 2
+
+
+def test_a_scored_head_knows_what_the_text_so_far_has_earned(target):
+    twist = tw.TiedHeadTwist(target.lm, scored=target, depth=0)
+    states = twist._states
+    tokens = target.context.draw(6, torch.Generator().manual_seed(0))
+    whole = torch.cat([target.prompt_tokens.expand(6, -1), tokens], dim=1)
+    inputs = states.teacher_force(whole, len(target.prompt_tokens), None)
+    mean, spread = twist.phi_level.tolist()
+    so_far = (target.potential.log_phi(tokens[:, :3]) - mean) / spread / 2
+    expected = states._strength * so_far.clamp(-2, 2)
+    torch.testing.assert_close(inputs[:, 3, -2].double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_file_brings_its_potential_and_level(target, lm, tmp_path):
+    tw.register_function(vowels)
+    phi = tw.TextFunction(vowels)
+    twist = make(tw.Target(lm, phi, prompt="once upon a", num_steps=5))
+    loaded = tw.load_twist(tw.save_twist(twist, tmp_path / "one"), lm)
+    tokens = torch.randint(lm.vocab_size, (4, 9))
+    expected = twist.log_psi_next(tokens, len(target.prompt_tokens))
+    assert torch.equal(loaded.log_psi_next(tokens, len(target.prompt_tokens)), expected)
+    clone = copy.deepcopy(twist)
+    assert torch.equal(clone.log_psi_next(tokens, len(target.prompt_tokens)), expected)
+    assert clone.head.embedding is twist.head.embedding
+
+
+def test_a_potential_that_json_cannot_hold_is_refused_before_anything_is_written(lm, tmp_path):
+    target = tw.Target(lm, tw.TextFunction(lambda text: 0.0), prompt="once", num_steps=2)
+    with pytest.raises(ValueError, match="register_function"):
+        tw.save_twist(tw.TiedHeadTwist(lm, scored=target), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_model_without_an_output_embedding_is_refused():
+    toy = tw.load_problem("rainy-week").target()
+    with pytest.raises(ValueError, match="hidden state"):
+        tw.TiedHeadTwist(toy.lm)
+
+
+def test_the_default_form_follows_the_vocabulary(lm):
+    assert lm.vocab_size < TIED_FROM
+    assert isinstance(tw.default_twist(lm), tw.MLPHeadTwist)
+    large = tw.default_twist(tw.load_language_model("storybook"))
+    assert isinstance(large, tw.MLPHeadTwist)
+
+
+def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm):
+    """T = 1: log psi* = log phi, which a direction in the embedding makes."""
+    direction = torch.randn(
+        lm.output_embedding.shape[1], generator=torch.Generator().manual_seed(0)
+    )
+    values = (lm.output_embedding @ direction).double()
+    values = 1.5 * (values - values.mean()) / values.std()
+    phi = tw.TokenFunction(lambda tokens: values[tokens[:, -1]])
+    target = tw.Target(lm, phi, prompt="once upon a", num_steps=1)
+    twist = tw.TiedHeadTwist(lm, depth=0)
+    trainer = TwistTrainer(target, twist, method="rl", batch_size=256, learning_rate=0.05, seed=0)
+    for _ in trainer.updates(150):
+        pass
+    prompt = target.prompt_tokens.unsqueeze(0)
+    step = lm.prefill(prompt)
+    log_psi = twist.prefill(prompt, step).log_psi_next[0].double()
+    gap = (log_psi - values) - (log_psi - values).mean()
+    weights = (step.log_probs[0].double() + values).softmax(-1)
+    assert math.sqrt(float(weights @ gap**2)) < 0.1

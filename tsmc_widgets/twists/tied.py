@@ -1,0 +1,321 @@
+"""Heads tied to the base model's output embedding, for vocabularies of tens of thousands.
+
+Log psi(v) = <g(h), e_v> + b(h): a direction in the space in which the model tells tokens apart.
+An untied head of 50,000 rows learns each row from the few sequences that have its token; here all
+tokens learn together, and what a loss needs of a sum over the vocabulary is one vector, the mean
+of e_v under q, so that no table of (sequences, steps, vocabulary) is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor, nn
+
+from tsmc_widgets.errors import UnsupportedModelError, check_integer
+from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
+from tsmc_widgets.targets.description import describe_potential, parse_potential
+from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.twists.lookahead import so_far, text_factors
+from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist
+
+_EPS = 1e-6
+BODY_GAIN, LAST_GAIN, TILT_GAIN, LEVEL_GAIN = 16.0, 8.0, 3.0, 10.0
+"""How far one step moves layers, g and b, log psi by g, and the level of b, relative to the rate:
+by search on sentiment of SmolLM2, see docs/learning_on_real_models.md."""
+SCORES = 2
+"""Inputs that ``ScoredStates`` adds."""
+_LEVEL_TEXTS = 64
+_MOST_SCORE = 4.0
+
+
+class PerInput(nn.Linear):
+    """A linear layer of its inputs times gain / number of inputs.
+
+    One step of Adam at rate r moves an output by about r times the gain, whatever the width (the
+    rule of muP: Yang and Hu 2021), so that one rate serves models of every size.
+    """
+
+    def __init__(self, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__(inputs, outputs, dtype=torch.float32)
+        self.gain = gain
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The layer's outputs."""
+        return super().forward(states * (self.gain / self.in_features))
+
+
+class TiedHead(nn.Module):
+    """<g(h), e_v> / width + b(h), with e_v the output embedding of unit mean square.
+
+    The state h is divided by its root mean square; inputs after it come as they are. The embedding
+    is the base model's own tensor, frozen, and no part of the parameters.
+
+    Args:
+        lm: the base model, which must have an ``output_embedding``.
+        inputs: width of the states.
+        extra: how many of the inputs are none of the hidden state's: those that ``ScoredStates``
+            adds at the end.
+        width: of the layers between.
+        depth: number of layers between; 0 makes g linear in h.
+        seed: of the first values of the layers between; g and b start at zero.
+    """
+
+    embedding: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, lm: LanguageModel, inputs: int, *, extra: int = 0, width: int, depth: int, seed: int
+    ) -> None:
+        super().__init__()
+        self.hidden = inputs - extra
+        embedding = output_embedding(lm)
+        check_integer("depth", depth, at_least=0)
+        check_integer("width", width)
+        generator = torch.Generator().manual_seed(check_integer("seed", seed, at_least=0))
+        layers: list[nn.Module] = []
+        for at in range(depth):
+            layer = PerInput(width if at else inputs, width, BODY_GAIN)
+            std = layer.in_features**0.5 / BODY_GAIN
+            nn.init.normal_(layer.weight, std=std, generator=generator)
+            nn.init.zeros_(layer.bias)
+            layers += [layer, nn.SiLU()]
+        self.body = nn.Sequential(*layers).to(lm.device)
+        last = PerInput(width if depth else inputs, embedding.shape[1] + 1, LAST_GAIN)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.last = last.to(lm.device)
+        # No buffer, as no state_dict is to hold it.
+        object.__setattr__(self, "embedding", embedding)
+        # Of b: 1, and what ``ScoredStates`` adds, so that its level is found in a few steps.
+        self.by_score = nn.Parameter(torch.zeros(1 + 2 * extra, device=lm.device))
+        scale = embedding.square().mean().sqrt() * embedding.shape[1] / TILT_GAIN
+        self.register_buffer("scale", scale, persistent=False)
+
+    def direction(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows width1"]:
+        """G and b as they multiply the raw embedding and 1: (..., width + 1)."""
+        states = states.to(self.last.weight.dtype)
+        hidden = states[..., : self.hidden]
+        scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
+        states = torch.cat([hidden * scale, states[..., self.hidden :]], dim=-1)
+        answer = self.last(self.body(states))
+        b = answer[..., -1:] + LEVEL_GAIN * self._basis(states) @ self.by_score.unsqueeze(1)
+        return torch.cat([answer[..., :-1] / self.scale, b], dim=-1)
+
+    def _basis(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows basis"]:
+        """1, the extra inputs, and these times the last of them, which is time."""
+        extra = states[..., self.hidden :] / self.hidden**0.5
+        one = torch.ones_like(states[..., :1])
+        return torch.cat([one, extra, extra * extra[..., -1:]], dim=-1)
+
+    def forward(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows vocab"]:
+        """Values of every token."""
+        direction = self.direction(states)
+        return direction[..., :-1].to(self.embedding) @ self.embedding.T + direction[..., -1:]
+
+    def at(
+        self, states: Float[Tensor, "*rows inputs"], tokens: Int[Tensor, "*rows"]
+    ) -> Float[Tensor, "*rows"]:
+        """Values of one token in each row."""
+        return self.along(states, nn.functional.pad(self.embedding[tokens], (0, 1), value=1.0))
+
+    def along(
+        self, states: Float[Tensor, "*rows inputs"], mean: Float[Tensor, "*rows width1"]
+    ) -> Float[Tensor, "*rows"]:
+        """The sum over tokens whose weights have this ``mean_embedding``."""
+        return (self.direction(states) * mean).sum(-1)
+
+    def mean_embedding(self, weights: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows width1"]:
+        """Sums of weights times (e_v, 1): all that a gradient needs of a sum over tokens."""
+        total = weights.sum(-1, keepdim=True)
+        return torch.cat([weights.to(self.embedding) @ self.embedding, total], dim=-1)
+
+
+def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
+    """The base model's output embedding; raises UnsupportedModelError where it has none."""
+    embedding = getattr(lm, "output_embedding", None)
+    if embedding is None:
+        raise UnsupportedModelError(
+            f"{type(lm).__name__} has no output embedding to tie a head to: use another form, such "
+            "as TableHeadTwist for a tiny vocabulary, or a model that load_language_model gives."
+        )
+    return embedding.float()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCarry:
+    """Tokens that each row has generated, on whose text phi is asked."""
+
+    tokens: Int[Tensor, "batch steps"]
+
+    def select(self, rows: Int[Tensor, " picked"]) -> ScoredCarry:
+        """Carry of the given rows."""
+        return ScoredCarry(self.tokens[rows])
+
+
+class ScoredStates(BaseStates):
+    """Hidden states with two more inputs: log phi of the text so far, standardised, and t / T.
+
+    A hidden state knows what will be said, and phi what has been: what a text has earned so far is
+    exact here, and a head learns what is still to come.
+
+    Args:
+        target: whose factors of whole texts are read.
+
+    Attributes:
+        level: mean and standard deviation of log phi over texts of p0, which standardise it.
+    """
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.lm)
+        self.target, self.parts = target, text_factors(target)
+        self.prompt_length = len(target.prompt_tokens)
+        self._strength = self.width**0.5
+        self.level = torch.tensor([0.0, 1.0], dtype=torch.float64, device=target.lm.device)
+        self.width += SCORES
+
+    def measure(self, seed: int) -> Float64[Tensor, " two"]:
+        """The level, from texts drawn from p0."""
+        generator = torch.Generator(self.lm.device).manual_seed(seed)
+        drawn = self._log_phi(self.target.context.draw(_LEVEL_TEXTS, generator))
+        finite = drawn[drawn.isfinite()]
+        if len(finite) < 2 or float(finite.std()) == 0:
+            return self.level
+        return torch.stack([finite.mean(), finite.std()])
+
+    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+        """The inputs after whole prefixes."""
+        carry = ScoredCarry(tokens[:, self.prompt_length :])
+        return self._beside(lm_step.hidden, carry.tokens), carry
+
+    def advance(self, tokens: Tensor, carry: Any, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+        """The inputs after one more token."""
+        carry = ScoredCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1))
+        return self._beside(lm_step.hidden, carry.tokens), carry
+
+    @torch.no_grad()
+    def teacher_force(
+        self, tokens: Tensor, prompt_length: int, base: TeacherForced | None
+    ) -> Float[Tensor, "batch steps width"]:
+        """The inputs before each token after the prompt."""
+        hidden = super().teacher_force(tokens, prompt_length, base)
+        own = tokens[:, prompt_length:]
+        steps = range(hidden.shape[1])
+        return torch.stack([self._beside(hidden[:, t], own[:, :t]) for t in steps], dim=1)
+
+    def _beside(
+        self, hidden: Float[Tensor, "batch hidden"], tokens: Int[Tensor, "batch steps"]
+    ) -> Float[Tensor, "batch width"]:
+        score = (self._log_phi(tokens) - self.level[0]) / self.level[1]
+        score = score.clamp(-_MOST_SCORE, _MOST_SCORE) / 2
+        time = torch.full_like(score, tokens.shape[1] / self.target.num_steps)
+        extra = self._strength * torch.stack([score, time], dim=1)
+        return torch.cat([hidden, extra.to(hidden)], dim=1)
+
+    def _log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
+        total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        for part, beta in self.parts:
+            total += beta * so_far(part, tokens)
+        return total
+
+
+class TiedHeadTwist(NeuralTwist):
+    """Log psi_t(s_{<t}, .) = <g(h), e_v> + b(h): a head tied to the output embedding.
+
+    For models of real vocabularies: of SmolLM2's 49,152 tokens it has 0.15 million parameters,
+    where ``MLPHeadTwist`` has 29 million. Starts at psi = 1, so that the twist-induced proposal is
+    p0 exactly.
+
+    Args:
+        lm: the base model, of transformers; it stays as it is.
+        width: of the layers between; 16, say, makes a head of low rank.
+        depth: number of layers between; 0 makes g linear in the hidden state h.
+        scored: a target whose factors of whole texts the head reads beside h, at the text so far:
+            see ``ScoredStates``. None reads h alone.
+        link: "log", or "sigmoid" for psi <= 1.
+        seed: of the first values of the layers between.
+    """
+
+    is_tied = True
+    head: TiedHead
+    _states: BaseStates
+    phi_level: Tensor
+    scored: Target | None
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        *,
+        width: int = 128,
+        depth: int = 1,
+        scored: Target | Mapping[str, Any] | None = None,
+        link: str = "log",
+        seed: int = 0,
+    ) -> None:
+        scored = _target_of(scored, lm)
+        states: Any = BaseStates(lm) if scored is None else ScoredStates(scored)
+        extra = 0 if scored is None else SCORES
+        head = TiedHead(lm, states.width, extra=extra, width=width, depth=depth, seed=seed)
+        options = {"width": width, "depth": depth, "scored": scored is not None}
+        super().__init__(lm, states, head, link, options)
+        self.scored = scored
+        if scored is not None:
+            self.register_buffer("phi_level", states.measure(seed))
+            self._load_level()
+
+    def inputs(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        prompt_length: int,
+        hidden: Float[Tensor, "batch steps hidden"],
+    ) -> Float[Tensor, "batch steps width"]:
+        """What the head reads before each token after the prompt, given the hidden states."""
+        base = TeacherForced(hidden, hidden)  # No form with a tied head reads log-probs.
+        return self._states.teacher_force(tokens, prompt_length, base)
+
+    def log_psi_at(
+        self, inputs: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]
+    ) -> Float[Tensor, "*rows"]:
+        """Log psi of one token in each row, with gradients."""
+        return self._linked(self.head.at(inputs, tokens))
+
+    def card_options(self) -> dict[str, Any]:
+        """The options, with what describes the scored target."""
+        if self.scored is None:
+            return self.options | {"scored": None}
+        described = {
+            "potential": describe_potential(self.scored.potential),
+            "prompt": self.scored.prompt_tokens.tolist(),
+            "num_steps": self.scored.num_steps,
+        }
+        return self.options | {"scored": described}
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As of any module; the level of phi is told to the states."""
+        found = super().load_state_dict(*arguments, **options)
+        self._load_level()
+        return found
+
+    def _load_level(self) -> None:
+        if isinstance(self._states, ScoredStates):
+            self._states.level = self.phi_level
+
+    def _last_layer(self) -> list[Tensor]:
+        return [self.head.last.bias, self.head.last.weight, self.head.by_score]
+
+    def _shared(self) -> list[Any]:
+        return [*super()._shared(), self.head.embedding, self.scored, self._states]
+
+
+def _target_of(scored: Target | Mapping[str, Any] | None, lm: LanguageModel) -> Target | None:
+    """A target, or the one of which ``card_options`` made these; None where phi is not read."""
+    if isinstance(scored, Mapping):
+        phi = parse_potential(scored["potential"])
+        scored = Target(lm, phi, prompt=scored["prompt"], num_steps=scored["num_steps"])
+    if scored is not None:
+        check_target(scored)
+    return scored
