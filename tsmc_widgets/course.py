@@ -510,9 +510,10 @@ def _own_potential() -> tuple[tuple[Tensor, Tensor], Sequence[tuple[Tensor, str]
 
 
 def _right_power() -> tuple[float, Sequence[Slip]]:
-    """Least squares of log psi* on the log of its cube, at the first step of a week."""
-    log_star = exact(load_problem("rainy-week").target()).optimal_twist().log_psi(
-        torch.tensor([[0, 0], [0, 1], [0, 2]]), 1)[:, 0]  # fmt: skip
+    """Least squares of log psi* on the log of its cube, at the first step."""
+    week = EnumeratedOracle(Target(weather(), ContainsToken("rain"), prompt="sun", num_steps=3))
+    days = torch.tensor([[0, 0], [0, 1], [0, 2]])
+    log_star = week.optimal_twist().log_psi(days, 1)[:, 0]
     x, z = 3 * (log_star - log_star.mean()), log_star - log_star.mean()
     return float((x * z).sum() / (x * x).sum()), [
         (3.0, "That is the power that was taken. Undo it."),
