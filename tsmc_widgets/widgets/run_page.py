@@ -385,7 +385,7 @@ class RunPage(LivePage):
         self.target: Target | None = None
         self.present = ipw.ToggleButton(
             description="Present",
-            tooltip="Larger type, no controls; Page Up and Page Down turn to another lesson",
+            tooltip="Larger type, and the run alone: no controls beside it",
             layout={"width": "auto"},
         )
         self.present.observe(lambda change: self._present(change["new"]), "value")
