@@ -196,7 +196,7 @@ def test_intervals_of_rolled_out_psi_cover():
                 inside += int((gap <= 1.96 * rolled.error[known]).sum())
                 total += int(known.sum())
     assert total > 2000
-    # Log of a mean is a little low, and its error as well: 0.90 to 0.96 was measured.
+    # Log of a mean is a little low, and its error as well.
     assert 0.88 <= inside / total <= 0.97
 
 
