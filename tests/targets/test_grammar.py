@@ -247,7 +247,7 @@ def nested(depth):
 WRONG = {
     "a type": (lambda: tw.JSONSchema({"type": "objekt"}), "Invalid type: objekt"),
     "a keyword": (lambda: tw.JSONSchema({"not": {}}), r'Unimplemented keys: \["not"\]'),
-    "no schema": (lambda: tw.JSONSchema("[1]"), r"must be a JSON object; got \[1\]"),
+    "no schema": (lambda: tw.JSONSchema("[1]"), r"must be a JSON object; got '\[1\]'"),
     "no JSON": (lambda: tw.JSONSchema("{"), r"JSON object: .*line 1 column 2"),
     "no values": (lambda: tw.JSONSchema({"enum": [math.nan]}), "must be a JSON object: Out of"),
     "unsatisfiable": (
@@ -272,7 +272,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_used_is_told_with_its_place(case):
     make, message = WRONG[case]
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
         make()
     assert len(str(raised.value)) < 500
 

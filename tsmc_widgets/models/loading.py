@@ -127,7 +127,8 @@ def _load(*key: Any, **most: Any) -> Any:
 
 def _resolve(name_or_folder: str | Path) -> str:
     """Where a shipped name leads; any other name as it is (./storybook is a folder)."""
-    name = str(check_path("name_or_folder", name_or_folder))
+    check_path("name_or_folder", name_or_folder)
+    name = str(name_or_folder)
     first, _, rest = name.partition("/")
     if first == "storybook":
         storybook = importlib.import_module("tsmc_widgets.models.storybook")
@@ -156,10 +157,10 @@ def _state(source: str) -> FolderState | None:
 def _checked(device: Any, dtype: Any, limit: str, most: int | None) -> dict[str, Any]:
     """What the loaders share: names of device and dtype, and a limit on what a pass reads."""
     name = str(dtype).removeprefix("torch.")
-    known = dtype is None or isinstance(getattr(torch, name, None), torch.dtype)
+    known = dtype in (None, "auto") or isinstance(getattr(torch, name, None), torch.dtype)
     if not known or not isinstance(dtype, torch.dtype | str | None):
         raise ValueError(
-            f"dtype must be a torch.dtype or its name, such as 'float32'; got {quoted(dtype)}."
+            f"dtype must be a torch.dtype or its name, such as 'float32', or 'auto'; got {quoted(dtype)}."
         )
     if most is not None:
         most = check_integer(limit, most)

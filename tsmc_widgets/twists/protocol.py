@@ -262,8 +262,10 @@ def some_twist(twist: Any) -> Any:
     """The twist with all attributes of ``BaseTwist``; TypeError for anything else."""
     if isinstance(twist, BaseTwist):
         return twist
-    wanted = "a twist such as LookAheadTwist(target), or oracle.optimal_twist()"
-    check_kind("twist", twist, ("prefill", "advance", "log_psi"), wanted)
+    # Losses read log_psi_next alone, and measures of psi log_psi.
+    if not {"log_psi", "log_psi_next"} & {*dir(twist)}:
+        wanted = "a twist such as LookAheadTwist(target), or oracle.optimal_twist()"
+        check_kind("twist", twist, ("prefill", "advance", "log_psi"), wanted)
     return AdaptedTwist(twist)
 
 

@@ -97,7 +97,7 @@ class TiedHead(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def direction(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows width1"]:
-        """G and b as they multiply the raw embedding and 1: (..., width + 1)."""
+        """The vector (g, b), which multiplies the raw embedding and 1: (..., width + 1)."""
         states = states.to(self.last.weight.dtype)
         hidden = states[..., : self.hidden]
         scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
