@@ -50,12 +50,12 @@ export const QUANTITIES = {
   },
   gain: {
     label: "token's part of ψ",
-    caption: "log increment owed to the token drawn (nats)",
+    caption: "owed to the token drawn (nats); log ψ gain where that is not recorded",
     low: -4,
     high: 4,
     diverging: true,
     ticks: ["−4", "0", "+4"],
-    value: (record, i) => record.drawn[i],
+    value: (record, i) => (Number.isNaN(record.drawn[i]) ? record.gain[i] : record.drawn[i]),
   },
   surprise: {
     label: "surprise under p₀",
