@@ -160,7 +160,8 @@ def _checked(device: Any, dtype: Any, limit: str, most: int | None) -> dict[str,
     known = dtype in (None, "auto") or isinstance(getattr(torch, name, None), torch.dtype)
     if not known or not isinstance(dtype, torch.dtype | str | None):
         raise ValueError(
-            f"dtype must be a torch.dtype or its name, such as 'float32', or 'auto'; got {quoted(dtype)}."
+            "dtype must be a torch.dtype or its name, such as 'float32', or 'auto'; got "
+            f"{quoted(dtype)}."
         )
     if most is not None:
         most = check_integer(limit, most)
