@@ -365,6 +365,12 @@ class TestText:
         with pytest.raises(UnknownTokenError, match=r"'foxx' \(nearest: fox\), 'zebra'.*the foxx"):
             lm.encode("the foxx saw zebra")
 
+    def test_a_long_prompt_of_unknown_words_makes_a_short_message(self, lm):
+        words = [f"zeb{number}" for number in range(10_000)]
+        with pytest.raises(UnknownTokenError, match="and 9995 more") as raised:
+            lm.encode(" ".join(words))
+        assert len(str(raised.value)) < 500
+
     def test_byte_level_pieces_read_as_text(self, byte_lm):
         ids = byte_lm.encode("The fox\n\tfound a café ☃")
         pieces = [byte_lm.token_text(token) for token in ids]
