@@ -263,7 +263,7 @@ def some_twist(twist: Any) -> Any:
     if isinstance(twist, BaseTwist):
         return twist
     # Losses read log_psi_next alone, and measures of psi log_psi.
-    if not {"log_psi", "log_psi_next"} & {*dir(twist)}:
+    if isinstance(twist, type) or not {"log_psi", "log_psi_next"} & {*dir(twist)}:
         wanted = "a twist such as LookAheadTwist(target), or oracle.optimal_twist()"
         check_kind("twist", twist, ("prefill", "advance", "log_psi"), wanted)
     return AdaptedTwist(twist)
