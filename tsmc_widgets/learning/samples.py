@@ -140,13 +140,14 @@ class TokenSums:
     Attributes:
         hidden: the state that predicts each token.
         log_p: log p0 of each token, times the target's power.
-        log_norm: log sum_v p0 psi_t at the twist as it was; None where it was not asked for.
-        mean: ``mean_embedding`` of the twist-induced q, the gradient of that; None likewise.
+        log_q: log of the twist-induced q of each token, at the twist as it was.
+        mean: ``mean_embedding`` of that q: the gradient of log sum_v p0 psi_t, whose value is log
+            p0 + log psi - log q of any token. None where the texts are of p0.
     """
 
     hidden: Float[Tensor, "n steps width"]
     log_p: Float64[Tensor, "n steps"]
-    log_norm: Float64[Tensor, "n steps"] | None = None
+    log_q: Float64[Tensor, "n steps"]
     mean: Float[Tensor, "n steps width1"] | None = None
 
 
@@ -327,7 +328,8 @@ def _tied_terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms
     if not p0 or sums.mean is None:
         return log_psi, sums.log_p, torch.full_like(sums.log_p, math.nan)
     slope = twist.head.along(inputs, sums.mean).double()
-    return log_psi, sums.log_p, sums.log_norm + (slope - slope.detach())
+    log_norm = sums.log_p + log_psi.detach() - sums.log_q
+    return log_psi, sums.log_p, log_norm + (slope - slope.detach())
 
 
 @torch.no_grad()
@@ -340,14 +342,14 @@ def read_sums(target: Target, twist: Any, tokens: Int[Tensor, "n steps"]) -> Tok
         inputs = twist.inputs(_after_prompt(target, part), length, base.hidden).flatten(0, 1)
         log_p, log_psi = base.log_probs.flatten(0, 1), twist.value_given(inputs, None)
         log_q, chosen = tilt(log_p, log_psi), part.reshape(-1, 1)
-        p, psi, q = (each.gather(1, chosen).double() for each in (log_p, log_psi, log_q))
+        p, q = (each.gather(1, chosen).double() for each in (log_p, log_q))
         weights = log_q.exp()
         if twist.link == "sigmoid":  # d log psi / d raw = 1 - psi / bound.
             weights *= -torch.expm1(log_psi - twist.log_bound)
-        columns = (base.hidden.flatten(0, 1), p, p + psi - q, twist.head.mean_embedding(weights))
+        columns = (base.hidden.flatten(0, 1), p, q, twist.head.mean_embedding(weights))
         parts.append([each.reshape(*part.shape, -1) for each in columns])
-    hidden, log_p, log_norm, mean = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenSums(hidden, log_p.squeeze(-1), log_norm.squeeze(-1), mean)
+    hidden, log_p, log_q, mean = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenSums(hidden, log_p.squeeze(-1), log_q.squeeze(-1), mean)
 
 
 def _log_norm(
@@ -424,13 +426,7 @@ def draw_samples(
     if tied is None:
         return replace(samples, base=TeacherForced(second, first))
     log_p = trace.paths("log_p").reshape(samples.tokens.shape).to(samples.tokens.device)
-    sums = TokenSums(first, log_p)
-    if second is not None:
-        tokens = _after_prompt(target, samples.tokens)
-        inputs = tied.inputs(tokens, len(target.prompt_tokens), first)
-        log_psi = tied.log_psi_at(inputs, samples.tokens).detach().double()
-        sums = replace(sums, log_norm=log_p + log_psi - samples.log_q, mean=second)
-    return replace(samples, sums=sums)
+    return replace(samples, sums=TokenSums(first, log_p, samples.log_q, second))
 
 
 @torch.no_grad()

@@ -243,7 +243,6 @@ class TiedHeadTwist(NeuralTwist):
     is_tied = True
     head: TiedHead
     _states: BaseStates
-    phi_level: Tensor
     scored: Target | None
 
     def __init__(
@@ -264,8 +263,9 @@ class TiedHeadTwist(NeuralTwist):
         super().__init__(lm, states, head, link, options)
         self.scored = scored
         if scored is not None:
-            self.register_buffer("phi_level", states.measure(seed))
-            self._load_level()
+            # One tensor, so that a file that is read into the buffer reaches the states.
+            states.level = states.measure(seed)
+            self.register_buffer("phi_level", states.level)
 
     def inputs(
         self,
@@ -294,21 +294,12 @@ class TiedHeadTwist(NeuralTwist):
         }
         return self.options | {"scored": described}
 
-    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
-        """As of any module; the level of phi is told to the states."""
-        found = super().load_state_dict(*arguments, **options)
-        self._load_level()
-        return found
-
-    def _load_level(self) -> None:
-        if isinstance(self._states, ScoredStates):
-            self._states.level = self.phi_level
-
     def _last_layer(self) -> list[Tensor]:
         return [self.head.last.bias, self.head.last.weight, self.head.by_score]
 
     def _shared(self) -> list[Any]:
-        return [*super()._shared(), self.head.embedding, self.scored, self._states]
+        parts = [part for part, _ in text_factors(self.scored)] if self.scored else []
+        return [*super()._shared(), self.head.embedding, self.scored, *parts]
 
 
 def _target_of(scored: Target | Mapping[str, Any] | None, lm: LanguageModel) -> Target | None:
