@@ -340,6 +340,7 @@ def main() -> None:
     if chosen.name:
         try_name(chosen.name)
         return
+    torch.set_num_threads(1)  # A fork waits for ever on threads that it has not got.
     needed()
     os.chdir(tempfile.mkdtemp())  # Some cases write files.
     totals: Counter[str] = Counter()
