@@ -32,8 +32,6 @@ from tsmc_widgets.twists.storage import SHIPPED_FOLDER, load_twist, save_twist
 log = logging.getLogger(__name__)
 
 REMEMBERED = 50
-DRAWN = 4000
-"""Texts from q that measure KL(q||sigma), whose tail is heavy."""
 MEASURING_SEED = 10**6
 
 
@@ -47,6 +45,8 @@ class Training:
         held_out: exact samples that measure and are not learned from.
         start: the shipped twist that it begins with; "" for psi = 1.
         learning_rate: None for the form's usual one.
+        batch_size: sequences of an update.
+        drawn: sequences of q that measure KL(q||sigma), whose tail is heavy.
         seed: of everything.
     """
 
@@ -55,9 +55,12 @@ class Training:
     held_out: int = 500
     start: str = ""
     learning_rate: float | None = None
+    batch_size: int = 100
+    drawn: int = 4000
     seed: int = 1
 
 
+ON_SMOLLM2 = Training(method="rl", updates=150, held_out=150, batch_size=64, drawn=1000)
 TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
@@ -70,6 +73,7 @@ TRAININGS = {
     "star-review-conditional": Training(),
     "infilling-15-10": Training(method="ctl"),
     "infilling-2-1": Training(method="ctl"),
+    "happy-review": ON_SMOLLM2,
 }
 
 
@@ -91,7 +95,7 @@ def ship(
         return kl_divergences(
             target,
             proposal=TwistInduced(twist),
-            num_samples=DRAWN,
+            num_samples=training.drawn,
             exact_samples=exact,
             log_z=log_z,
             seed=MEASURING_SEED,
@@ -105,10 +109,11 @@ def ship(
         twist,
         method=training.method,
         learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
         seed=training.seed,
     )
     for update in trainer.updates(training.updates):
-        if update.number % 100 == 0:
+        if update.number % 10 == 0:
             log.info("%s: update %d, ESS %.1f", name, update.number, update.ess)
     history = _history(trainer)
     place = folder / name
@@ -135,7 +140,7 @@ def _samples(target: Target, training: Training) -> tuple[Any, LogZ | None]:
     if target.is_conditional:
         found = target.exact_samples(training.held_out, seed=MEASURING_SEED, progress=False)
         return found, None
-    draws = ExactDraws(target, training.seed, block=4096)
+    draws = ExactDraws(target, training.seed, block=1024)
     while len(draws) < training.held_out:
         draws.extend()
     value, error = draws.log_z

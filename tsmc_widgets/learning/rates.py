@@ -89,6 +89,18 @@ def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
     return learning_rate
 
 
+TIED_STEPS = 8
+"""Steps of path consistency on each batch for a tied head: see docs/learning_on_real_models.md."""
+
+
+def resolve_steps(steps: int | None, twist: Any, methods: Iterable[str]) -> int:
+    """The steps on each batch that were asked for, or the usual ones."""
+    if steps is not None:
+        return check_integer("steps", steps)
+    twist = as_twist(twist)
+    return TIED_STEPS if twist.is_tied and twist.link == "log" and {*methods} == {"rl"} else 1
+
+
 MIN_COMPLEMENT = 0.01
 """Smallest 1 - psi / bound, about, at which a twist with a bound starts."""
 

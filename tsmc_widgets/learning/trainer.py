@@ -35,7 +35,13 @@ from tsmc_widgets.learning.objectives import (
 from tsmc_widgets.learning.policy import PolicySteps, PPOSettings
 from tsmc_widgets.learning.positives import Positives, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.processes import Processes
-from tsmc_widgets.learning.rates import Rate, RunningAverage, resolve_rate, set_level
+from tsmc_widgets.learning.rates import (
+    Rate,
+    RunningAverage,
+    resolve_rate,
+    resolve_steps,
+    set_level,
+)
 from tsmc_widgets.learning.samples import Samples, score
 from tsmc_widgets.smc.memory import check_training
 from tsmc_widgets.targets.target import Target, check_target
@@ -172,7 +178,8 @@ class TwistTrainer:
             shared out among them. None gives each two, or a few more where that does not
             come out even.
         steps: of Adam on each batch. Drawing texts from a large model costs far more than a step of
-            a tied head, and every loss holds for texts of an earlier q.
+            a tied head, and every loss holds for texts of an earlier q. None takes 8 for path
+            consistency on a tied head, else 1.
         ppo: settings of that method, which takes steps of its own; None is ``PPOSettings()``.
         accelerator: an ``accelerate.Accelerator`` whose processes share the training; each takes
             texts of its own, ``batch_size`` of them. The base model must be on its device.
@@ -196,7 +203,7 @@ class TwistTrainer:
         averaging: float | int | None = None,
         positives: Positives | ConditionalPositives | None = None,
         observations: int | None = None,
-        steps: int = 1,
+        steps: int | None = None,
         ppo: PPOSettings | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
@@ -214,12 +221,12 @@ class TwistTrainer:
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
         self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
-        self.steps = check_integer("steps", steps)
+        self.steps = resolve_steps(steps, twist, self.weights)
         self.history: list[Update] = []
         self.warning, self._faint = "", 0
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={quoted(ppo)} needs method='ppo'; got {quoted(method)}.")
-        if steps > 1 and "ppo" in self.weights:
+        if self.steps > 1 and "ppo" in self.weights:
             raise ValueError(f"steps={steps} is not for ppo: say PPOSettings(epochs={steps}).")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
         self._share = Processes(accelerator)
@@ -232,7 +239,7 @@ class TwistTrainer:
             positives=positives,
             seed=seed,
             stride=self._share.count,
-            others=OTHERS if steps > 1 else 0,
+            others=OTHERS if self.steps > 1 else 0,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
