@@ -11,10 +11,9 @@ from learning.trainers import make_trainer, parameters, resumed
 
 from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
-from tsmc_widgets.learning import checkpoint
 from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
-from tsmc_widgets.learning.trainer import TwistTrainer
+from tsmc_widgets.learning.trainer import TwistTrainer, read_checkpoint
 from tsmc_widgets.twists import TableHeadTwist
 
 
@@ -132,7 +131,7 @@ class TestBytes:
         before, done = parameters(other).clone(), list(other.history)
 
         def cut(*arguments):
-            state, pool = checkpoint.read_checkpoint(*arguments)
+            state, pool = read_checkpoint(*arguments)
             return state | {"learning": state["learning"][:-1]}, pool
 
         monkeypatch.setattr(trainer_module, "read_checkpoint", cut)
