@@ -54,11 +54,7 @@ def test_blocks_depend_on_the_seed_and_their_number_alone(target):
 
 def test_blocks_without_a_hit():
     target = tw.Target(chain(), tw.MatchesRegex("c{16}"), prompt="a", num_steps=16)
+    assert ExactDraws(target, 0).tokens.shape == (0, 16)
     draws = drawn(target, 2)
     assert (len(draws), draws.tokens.shape) == (0, (0, 16))
     assert draws.log_z[0] == -float("inf")
-
-
-def test_nothing_drawn_yet(target):
-    with pytest.raises(ValueError, match=r"call extend\(\) first"):
-        _ = ExactDraws(target, 0).tokens

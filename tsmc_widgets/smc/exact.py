@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tabular import TabularCarry, TabularLM
 from tsmc_widgets.models.tempered import Tempered, table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise
@@ -21,7 +21,6 @@ from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import SteppedTwist, Twist, TwistStep
-from tsmc_widgets.twists.table import PrefixCarry
 
 
 class OptimalTwist(SteppedTwist):
@@ -29,11 +28,11 @@ class OptimalTwist(SteppedTwist):
 
     num_steps: int
 
-    def _step(self, carry: PrefixCarry) -> TwistStep:
-        if carry.depth >= self.num_steps:
+    def _step(self, carry: TabularCarry) -> TwistStep:
+        if carry.length >= self.num_steps:
             raise ValueError(
                 f"this optimal twist belongs to a target of {self.num_steps} steps and step "
-                f"{carry.depth + 1} is asked for: use the oracle of the target that is run."
+                f"{carry.length + 1} is asked for: use the oracle of the target that is run."
             )
         return super()._step(carry)
 
@@ -60,17 +59,17 @@ class TreeTwist(OptimalTwist):
         self.prompt_length = prompt_length
         self.num_steps = len(children)
 
-    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
-        return PrefixCarry(torch.zeros(len(tokens), dtype=torch.int64), 0)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
+        return TabularCarry(torch.zeros(len(tokens), dtype=torch.int64), 0)
 
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        children = self._children[carry.depth]
+    def _read(self, tokens: Int[Tensor, " batch"], carry: TabularCarry) -> TabularCarry:
+        children = self._children[carry.length]
         index = torch.where(carry.index < 0, -1, children[carry.index.clamp(min=0), tokens.cpu()])
-        return PrefixCarry(index, carry.depth + 1)
+        return TabularCarry(index, carry.length + 1)
 
-    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
-        places = self._children[carry.depth][carry.index.clamp(min=0)]
-        log_psi = self._log_psi[carry.depth + 1][places.clamp(min=0)]
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
+        places = self._children[carry.length][carry.index.clamp(min=0)]
+        log_psi = self._log_psi[carry.length + 1][places.clamp(min=0)]
         return torch.where((places < 0) | (carry.index < 0).unsqueeze(1), -math.inf, log_psi)
 
 
@@ -96,16 +95,18 @@ class ChainTwist(OptimalTwist):
         self.prompt_length = prompt_length
         self.num_steps = log_backward.shape[0]
 
-    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
-        return PrefixCarry(torch.full((len(tokens),), self.automaton.initial, dtype=torch.int64), 0)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
+        return TabularCarry(
+            torch.full((len(tokens),), self.automaton.initial, dtype=torch.int64), 0
+        )
 
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        return PrefixCarry(self.automaton.transition[carry.index, tokens.cpu()], carry.depth + 1)
+    def _read(self, tokens: Int[Tensor, " batch"], carry: TabularCarry) -> TabularCarry:
+        return TabularCarry(self.automaton.transition[carry.index, tokens.cpu()], carry.length + 1)
 
-    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
         states = self.automaton.transition[carry.index]
         vocab = torch.arange(states.shape[1]).expand_as(states)
-        return self.log_backward[carry.depth][vocab, states]
+        return self.log_backward[carry.length][vocab, states]
 
 
 CHAIN_CELLS = 2**26
