@@ -1,11 +1,11 @@
 """Equal arguments give equal bytes, and a training stopped anywhere goes on to the byte."""
 
 import random
-import sys
 
 import pytest
 import torch
 from damage import flipped
+from interrupting import Interrupter
 from learning.tables import unit_target
 from learning.trainers import make_trainer, parameters, resumed
 
@@ -15,22 +15,6 @@ from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer, read_checkpoint
 from tsmc_widgets.twists import TableHeadTwist
-
-
-class Stop:
-    """Raises KeyboardInterrupt before the n-th line of the package."""
-
-    def __init__(self, at):
-        self.left = at
-
-    def __call__(self, frame, event, arg):
-        if "tsmc_widgets" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
 
 
 class TestBytes:
@@ -175,14 +159,9 @@ class TestBytes:
             trainer = self.replayed(unit_target())
             trainer.update()
             before = parameters(trainer).clone()
-            sys.settrace(Stop(at))
-            try:
-                trainer.update()
+            if not isinstance(Interrupter(at).during(trainer.update), KeyboardInterrupt):
                 break
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                sys.settrace(None)
+            interrupted += 1
             assert trainer.done == 1 or trainer.done == 2
             if trainer.done == 1:
                 assert torch.equal(parameters(trainer), before)

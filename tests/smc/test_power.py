@@ -203,7 +203,7 @@ def test_losses_have_their_optimum_at_the_optimal_twist_of_the_power(loss):
 def test_a_trainer_learns_it_from_weighted_samples():
     target = powered(table_target(2, 3, seed=1), 2.0)
     oracle = EnumeratedOracle(target)
-    samples = Samples.of_trace(tw.run_smc(target, num_particles=4000, rule="never", seed=1))
+    samples = Samples.of_trace(tw.run_smc(target, num_particles=200, rule="never", seed=1))
     twist = ParameterTable(2, 3)
     descend(twist, lambda: rl_loss(score(target, twist, samples)), steps=600)
     scored = score(target, twist, samples)

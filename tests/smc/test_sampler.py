@@ -145,9 +145,9 @@ class TestOtherWays:
 
 
 class TestStatistics:
-    """40,000 runs in one batch, bad twists, an asymmetric phi; the tolerance is a z-score."""
+    """10,000 runs in one batch, bad twists, an asymmetric phi; the tolerance is a z-score."""
 
-    RUNS = 40_000
+    RUNS = 10_000
 
     @pytest.mark.parametrize("rule", RULES, ids=rule_name)
     @pytest.mark.parametrize("scheme", SCHEMES)
