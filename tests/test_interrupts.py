@@ -6,14 +6,16 @@ import random
 import pytest
 import torch
 from interrupting import Interrupter
+from learning.tables import unit_target
 from learning.trainers import make_trainer, parameters
 from smc.toys import differing, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts
 from tsmc_widgets.experiments.execute import one_thread
+from tsmc_widgets.learning.positives import ReplayedPositives
 
-POINTS = [pytest.param(6), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
+POINTS = [pytest.param(3), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
 
 
 def interrupts(act, count):
@@ -60,7 +62,11 @@ def test_training(method, count):
 
     def train():
         made.clear()
-        made.append(make_trainer(method, batch_size=8))
+        target = unit_target()
+        # A buffer that is used at every update.
+        buffer = ReplayedPositives(target, keep=2, start=64, on_policy_ess=2.0)
+        positives = buffer if method == "ctl" else None
+        made.append(make_trainer(method, target=target, batch_size=8, positives=positives))
         return list(made[-1].updates(steps, evaluate=lambda twist: twist.method, every=2))
 
     def learned(trainer):

@@ -5,7 +5,6 @@ import random
 import pytest
 import torch
 from damage import flipped
-from interrupting import Interrupter
 from learning.tables import unit_target
 from learning.trainers import make_trainer, parameters, resumed
 
@@ -150,25 +149,6 @@ class TestBytes:
             with pytest.raises(CheckpointError, match="no checkpoint that this trainer can resume"):
                 other.load(damaged)
         assert other.done == 0
-
-    def test_an_interrupt_anywhere_loses_nothing(self):
-        whole = self.replayed(unit_target())
-        list(whole.updates(3))
-        at, interrupted = 1, 0
-        while True:
-            trainer = self.replayed(unit_target())
-            trainer.update()
-            before = parameters(trainer).clone()
-            if not isinstance(Interrupter(at).during(trainer.update), KeyboardInterrupt):
-                break
-            interrupted += 1
-            assert trainer.done == 1 or trainer.done == 2
-            if trainer.done == 1:
-                assert torch.equal(parameters(trainer), before)
-            list(trainer.updates(3 - trainer.done))
-            assert torch.equal(parameters(trainer), parameters(whole))
-            at += 211
-        assert interrupted > 5
 
     def test_leaving_the_loop_is_a_pause(self):
         whole, paused = make_trainer(), make_trainer()
