@@ -8,14 +8,14 @@ import pytest
 import torch
 from learning.tables import Everything, ParameterTable, descend
 from smc.enumeration import expected_inverse_z, expected_z
-from smc.toys import TablePhi, chain, eos_target, table_target
+from smc.toys import TablePhi, chain, eos_target, reweight, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
 from tsmc_widgets.evaluation.twist_quality import all_prefixes, log_psi_path, rollout_log_phi
 from tsmc_widgets.learning import Samples, ctl_loss, dpg_loss, rl_loss, score
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
-from tsmc_widgets.smc.replay import CannotReweightError, Recording, reweight
+from tsmc_widgets.smc.replay import CannotReweightError, Recording
 from tsmc_widgets.testing import check_twist
 from tsmc_widgets.twists import TableTwist
 

@@ -33,7 +33,7 @@ def test_samples_are_those_of_sigma(target):
 def test_log_z_has_an_honest_error(target):
     log_z = tw.exact(target).log_z
     # Two blocks each, so that the errors of blocks are pooled too.
-    found = [ExactDraws(target, seed, block=128) for seed in range(200)]
+    found = [ExactDraws(target, seed, block=128) for seed in range(100)]
     for draws in found:
         draws.extend()
         draws.extend()

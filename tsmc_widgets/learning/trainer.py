@@ -403,7 +403,10 @@ class TwistTrainer:
         batch, positives = self._batches.draw(self._address)
         try:
             if all(update.skipped for update in self.history):
-                self._set_level(batch)
+                bound = self.target.potential.log_phi_max
+                set_level(
+                    self.twist, batch, self.weights, log_bound=bound, average=self._share.mean
+                )
             losses, norm, policy = self._descend(batch, positives)
         except NoSignalError:
             # Other processes may have a signal, so this one takes part in the step too.
@@ -423,10 +426,6 @@ class TwistTrainer:
             **policy,
         )
         return self._share.merge(update)
-
-    def _set_level(self, batch: Samples) -> None:
-        bound = self.target.potential.log_phi_max
-        set_level(self.twist, batch, self.weights, log_bound=bound, average=self._share.mean)
 
     def _descend(
         self, batch: Samples, positives: Samples | None
