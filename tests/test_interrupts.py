@@ -1,62 +1,30 @@
 """Ctrl-C at random operations of a run, a training and a comparison: what is recorded stays."""
 
 import contextlib
-import dis
 import random
-import sys
 
 import pytest
 import torch
+from interrupting import Interrupter
+from learning.tables import unit_target
 from learning.trainers import make_trainer, parameters
 from smc.toys import differing, eos_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import artifacts
 from tsmc_widgets.experiments.execute import one_thread
+from tsmc_widgets.learning.positives import ReplayedPositives
 
-RETURNS = {dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_GENERATOR")}
-POINTS = [pytest.param(6), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
-
-
-class Interrupter:
-    """Raises KeyboardInterrupt before the n-th operation of the package.
-
-    Not before a return, where Python does not look for signals.
-    """
-
-    def __init__(self, at=None):
-        self.at, self.count, self.place = at, 0, None
-
-    def __call__(self, frame, event, arg):
-        if "/tsmc_widgets/" not in frame.f_code.co_filename:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and frame.f_code.co_code[frame.f_lasti] not in RETURNS:
-            self.count += 1
-            if self.count == self.at:
-                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self
-
-    def during(self, act):
-        """What ``act`` returns, or the interrupt that ended it."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            return act()
-        except KeyboardInterrupt as error:
-            return error
-        finally:
-            sys.settrace(before)
+POINTS = [pytest.param(3), pytest.param(75, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
 
 
 def interrupts(act, count):
     """Yield ``count`` interrupts of ``act``, a function that makes its own world each time."""
-    counter = Interrupter()
+    counter = Interrupter(operations=True)
     counter.during(act)
     points = random.Random(0).sample(range(1, counter.count + 1), count)
     for at in sorted(points):
-        interrupter = Interrupter(at)
+        interrupter = Interrupter(at, operations=True)
         error = interrupter.during(act)
         # The number of operations varies with what is remembered, so that the last may not come.
         if isinstance(error, KeyboardInterrupt):
@@ -94,7 +62,11 @@ def test_training(method, count):
 
     def train():
         made.clear()
-        made.append(make_trainer(method, batch_size=8))
+        target = unit_target()
+        # A buffer that is used at every update.
+        buffer = ReplayedPositives(target, keep=2, start=64, on_policy_ess=2.0)
+        positives = buffer if method == "ctl" else None
+        made.append(make_trainer(method, target=target, batch_size=8, positives=positives))
         return list(made[-1].updates(steps, evaluate=lambda twist: twist.method, every=2))
 
     def learned(trainer):

@@ -14,8 +14,6 @@ import pytest
 import torch
 from evaluation.enumerated import divergences as exact_divergences
 from evaluation.enumerated import log_q_of_all, twist_psi
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from learning.trainers import parameters, shifted, trained
 from smc.observed import ConditionalTables, infilling
 from smc.toys import TablePhi, chain, table_target
@@ -54,7 +52,7 @@ from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.smc.resampling import RULES, SCHEMES
 from tsmc_widgets.targets.exact_samples import ExactDraws
 
-CONSTANTS = st.floats(-1e4, 1e4)
+CONSTANTS = (-1e4, 1e4)
 
 
 def table(c):
@@ -275,12 +273,9 @@ def plain_of(read, name):
     return said_of(read, name, 0.0)
 
 
+@pytest.mark.parametrize("c", CONSTANTS)
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
-@settings(max_examples=1, deadline=None)
-@example(c=-1e4)
-@example(c=1e4)
-@given(c=CONSTANTS)
 def test_a_constant_in_log_phi_moves_log_z_alone(read, name, c):
     assert_moved_by(c, said_of(read, name, c), plain_of(read, name))
 
@@ -343,11 +338,8 @@ def trained_from(method, source, c):
     return SOURCES[source](target, method=method)
 
 
+@pytest.mark.parametrize("c", CONSTANTS)
 @pytest.mark.parametrize(("method", "source"), TRAININGS)
-@settings(max_examples=1, deadline=None)
-@example(c=-1e4)
-@example(c=1e4)
-@given(c=CONSTANTS)
 def test_a_constant_in_log_phi_moves_what_is_learned_as_a_whole(method, source, c):
     found, plain = (trained_from(method, source, each) for each in (c, 0.0))
     weights = resolve_method(method)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets.errors import check_one_of
-from tsmc_widgets.evaluation.divergences import Divergences, KLEstimate, kl_divergences
+from tsmc_widgets.evaluation.divergences import Divergences, kl_divergences
 from tsmc_widgets.evaluation.estimates import LogZ
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -150,11 +150,7 @@ def _samples(target: Target, training: Training) -> tuple[Any, LogZ | None]:
 
 def _numbers(found: Divergences) -> dict[str, list[float]]:
     kls = {"KL(q||sigma)": found.q_sigma, "KL(sigma||q)": found.sigma_q, "sum": found.symmetrised}
-    return {name: _pair(kl) for name, kl in kls.items() if kl is not None}
-
-
-def _pair(kl: KLEstimate) -> list[float]:
-    return [kl.value, kl.standard_error]
+    return {name: [kl.value, kl.standard_error] for name, kl in kls.items() if kl is not None}
 
 
 def _history(trainer: TwistTrainer) -> list[dict[str, Any]]:

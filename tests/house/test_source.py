@@ -14,14 +14,14 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 36_500,
-    "Python files": 134,
+    "Python lines": 35_900,
+    "Python files": 126,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 5,
-    "probes for optional members": 20,
-    "base names used more than once": 6,
-    "files under 60 lines": 8,
+    "probes for optional members": 18,
+    "base names used more than once": 4,
+    "files under 60 lines": 0,
 }
 PRIVATE_FOLDERS = ["home", "opt", "root", "tmp", "Users", "work"]
 MACHINE = re.compile(rf"(?<![\w./~-])(?:/|[A-Z]:\\+)(?:{'|'.join(PRIVATE_FOLDERS)})(?![\w.-])")

@@ -1,7 +1,6 @@
 """Equal arguments give equal bytes, and a training stopped anywhere goes on to the byte."""
 
 import random
-import sys
 
 import pytest
 import torch
@@ -11,27 +10,10 @@ from learning.trainers import make_trainer, parameters, resumed
 
 from tsmc_widgets.errors import CheckpointError
 from tsmc_widgets.evaluation import log_z_bounds
-from tsmc_widgets.learning import checkpoint
 from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
-from tsmc_widgets.learning.trainer import TwistTrainer
+from tsmc_widgets.learning.trainer import TwistTrainer, read_checkpoint
 from tsmc_widgets.twists import TableHeadTwist
-
-
-class Stop:
-    """Raises KeyboardInterrupt before the n-th line of the package."""
-
-    def __init__(self, at):
-        self.left = at
-
-    def __call__(self, frame, event, arg):
-        if "tsmc_widgets" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
 
 
 class TestBytes:
@@ -132,7 +114,7 @@ class TestBytes:
         before, done = parameters(other).clone(), list(other.history)
 
         def cut(*arguments):
-            state, pool = checkpoint.read_checkpoint(*arguments)
+            state, pool = read_checkpoint(*arguments)
             return state | {"learning": state["learning"][:-1]}, pool
 
         monkeypatch.setattr(trainer_module, "read_checkpoint", cut)
@@ -167,30 +149,6 @@ class TestBytes:
             with pytest.raises(CheckpointError, match="no checkpoint that this trainer can resume"):
                 other.load(damaged)
         assert other.done == 0
-
-    def test_an_interrupt_anywhere_loses_nothing(self):
-        whole = self.replayed(unit_target())
-        list(whole.updates(3))
-        at, interrupted = 1, 0
-        while True:
-            trainer = self.replayed(unit_target())
-            trainer.update()
-            before = parameters(trainer).clone()
-            sys.settrace(Stop(at))
-            try:
-                trainer.update()
-                break
-            except KeyboardInterrupt:
-                interrupted += 1
-            finally:
-                sys.settrace(None)
-            assert trainer.done == 1 or trainer.done == 2
-            if trainer.done == 1:
-                assert torch.equal(parameters(trainer), before)
-            list(trainer.updates(3 - trainer.done))
-            assert torch.equal(parameters(trainer), parameters(whole))
-            at += 211
-        assert interrupted > 5
 
     def test_leaving_the_loop_is_a_pause(self):
         whole, paused = make_trainer(), make_trainer()

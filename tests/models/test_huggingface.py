@@ -24,8 +24,7 @@ from tsmc_widgets.errors import (
     UnsupportedModelError,
 )
 from tsmc_widgets.models import HuggingFaceLM
-from tsmc_widgets.models.huggingface import _inputs_of
-from tsmc_widgets.models.text import TokenizerText
+from tsmc_widgets.models.huggingface import TokenizerText, _inputs_of
 from tsmc_widgets.testing import check_language_model
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{{ 'once' }}"

@@ -24,8 +24,8 @@ from transformers import (
 from training.storybook import measure
 from training.storybook.batches import Encoded, encode, packed_rows, prefix_batch
 from training.storybook.grammar import REVIEW_PROMPT, STORY_PROMPT, Text, corpus
+from training.storybook.measure import draw
 from training.storybook.model_card import write_card
-from training.storybook.sampling import draw
 from tsmc_widgets.models import storybook
 
 PARTS = ("lm", "stars", "hostility")

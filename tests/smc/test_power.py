@@ -8,14 +8,14 @@ import pytest
 import torch
 from learning.tables import Everything, ParameterTable, descend
 from smc.enumeration import expected_inverse_z, expected_z
-from smc.toys import TablePhi, chain, eos_target, table_target
+from smc.toys import TablePhi, chain, eos_target, reweight, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
 from tsmc_widgets.evaluation.twist_quality import all_prefixes, log_psi_path, rollout_log_phi
 from tsmc_widgets.learning import Samples, ctl_loss, dpg_loss, rl_loss, score
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
-from tsmc_widgets.smc.replay import CannotReweightError, Recording, reweight
+from tsmc_widgets.smc.replay import CannotReweightError, Recording
 from tsmc_widgets.testing import check_twist
 from tsmc_widgets.twists import TableTwist
 
@@ -203,7 +203,7 @@ def test_losses_have_their_optimum_at_the_optimal_twist_of_the_power(loss):
 def test_a_trainer_learns_it_from_weighted_samples():
     target = powered(table_target(2, 3, seed=1), 2.0)
     oracle = EnumeratedOracle(target)
-    samples = Samples.of_trace(tw.run_smc(target, num_particles=4000, rule="never", seed=1))
+    samples = Samples.of_trace(tw.run_smc(target, num_particles=200, rule="never", seed=1))
     twist = ParameterTable(2, 3)
     descend(twist, lambda: rl_loss(score(target, twist, samples)), steps=600)
     scored = score(target, twist, samples)

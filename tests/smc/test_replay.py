@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smc.toys import TablePhi, chain, differing
+from smc.toys import TablePhi, chain, differing, reweight
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.smc import replay
-from tsmc_widgets.smc.replay import CannotReweightError, Recording, ReplaySession, reweight
+from tsmc_widgets.smc.replay import CannotReweightError, Recording, ReplaySession
 from tsmc_widgets.twists import TableTwist
 
 T = 5

@@ -2,11 +2,11 @@
 
 import itertools
 import pickle
-import sys
 from dataclasses import fields
 
 import pytest
 import torch
+from interrupting import Interrupter
 from smc.toys import TablePhi, chain, differing, eos_target, table_target
 from tqdm.auto import tqdm
 
@@ -156,49 +156,13 @@ class TestStepping:
         assert len(stopped) > 2 * len(set(stopped))
 
 
-class Interrupter:
-    """Raises KeyboardInterrupt before the n-th line (or operation) that the package executes."""
-
-    def __init__(self, at, *, operations=False):
-        self.left, self.operations = at, operations
-        self.place = None
-
-    def __call__(self, frame, event, arg):
-        # Files of the package alone: the runtime type checks of tests are no code of its own, and
-        # nine lines of ten are theirs.
-        source = "session.py" if self.operations else ".py"
-        place = frame.f_code.co_filename
-        if "tsmc_widgets" not in place or not place.endswith(source):
-            return None
-        if self.operations:
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == ("opcode" if self.operations else "line"):
-            self.left -= 1
-            if self.left == 0:
-                self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt
-        return self
-
-    def run(self, session):
-        """Run until interrupted; says whether it was."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            session.run()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
-
-
-def interrupted(make, *, every, operations=False):
+def interrupted(make, *, every, **options):
     """Interrupt a fresh run before each ``every``-th line, go on, compare with the whole run."""
     whole, count = make().run(), 0
     while True:
         session = make()
-        interrupter = Interrupter(1 + every * count, operations=operations)
-        if not interrupter.run(session):
+        interrupter = Interrupter(1 + every * count, **options)
+        if not isinstance(interrupter.during(session.run), KeyboardInterrupt):
             return count
         count += 1
         trace = session.trace
@@ -212,7 +176,7 @@ def interrupted(make, *, every, operations=False):
 
 class TestInterrupts:
     def test_between_lines(self, make):
-        assert interrupted(make, every=37) > 20
+        assert interrupted(make, every=101) > 7
 
     @pytest.mark.slow
     @pytest.mark.timeout(1800)
@@ -220,7 +184,7 @@ class TestInterrupts:
         assert interrupted(make, every=1) > 800
 
     def test_between_any_two_operations_of_the_session(self):
-        assert interrupted(table_session, every=3, operations=True) > 50
+        assert interrupted(table_session, every=11, operations=True, files="session.py") > 14
 
     def test_the_interrupt_carries_the_trace(self):
         session = table_session()

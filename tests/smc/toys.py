@@ -5,6 +5,7 @@ from dataclasses import fields
 import torch
 
 import tsmc_widgets as tw
+from tsmc_widgets.smc.replay import ReplaySession
 from tsmc_widgets.targets import Potential
 
 
@@ -85,6 +86,13 @@ def counted_reads(monkeypatch, lm):
         lambda lm, tokens, carry: (read.append(len(tokens)), advance(lm, tokens, carry))[1],
     )
     return read
+
+
+def reweight(recording, target, config):
+    """The trace that a fresh run of the target would give, from the record of another."""
+    session = ReplaySession(target, config, recording)
+    session.reweight()
+    return session.trace
 
 
 def z_score(values, expected):

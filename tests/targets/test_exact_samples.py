@@ -312,7 +312,7 @@ def test_without_batches_the_bias_of_stopping_is_as_large_as_it_says(n):
     assert 0.99 < mass @ np.log(n / draws / rate) / most < 1.001
 
 
-@pytest.mark.parametrize("n", [2, 8, 20, 40, 60])
+@pytest.mark.parametrize("n", [2, 8, 20, 40])
 def test_the_bias_of_stopping_is_as_small_as_it_says(n):
     for rate in (0.1, 0.3, n / 64, 0.7, 0.9):
         bias, log_bias = bias_of_stopping(n, rate)

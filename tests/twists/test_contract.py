@@ -9,12 +9,11 @@ from smc.toys import table_target
 from torch import nn
 
 import tsmc_widgets as tw
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tabular import TabularCarry, TabularLM
 from tsmc_widgets.smc.proposals import as_proposal
 from tsmc_widgets.testing import check_twist
 from tsmc_widgets.twists import LinearHeadTwist, TableTwist, TwistStep
 from tsmc_widgets.twists.protocol import as_twist
-from tsmc_widgets.twists.table import PrefixCarry
 
 
 class Shifted(TableTwist):
@@ -41,7 +40,7 @@ class InPlace(TableTwist):
     def advance(self, tokens, carry, lm_step):
         step = super().advance(tokens, carry, lm_step)
         object.__setattr__(carry, "index", step.carry.index)
-        object.__setattr__(carry, "depth", step.carry.depth)
+        object.__setattr__(carry, "length", step.carry.length)
         return step
 
 
@@ -65,28 +64,28 @@ class SharedAnswer(TableTwist):
         return replace(step, log_psi_next=kept.copy_(step.log_psi_next))
 
 
-class SortedCarry(PrefixCarry):
+class SortedCarry(TabularCarry):
     def select(self, rows):
-        return SortedCarry(self.index[rows.sort().values], self.depth)
+        return SortedCarry(self.index[rows.sort().values], self.length)
 
 
 class Sorting(TableTwist):
     """A selection gives the right rows in another order."""
 
     def _step(self, carry):
-        return replace(super()._step(carry), carry=SortedCarry(carry.index, carry.depth))
+        return replace(super()._step(carry), carry=SortedCarry(carry.index, carry.length))
 
 
-class WholeCarry(PrefixCarry):
+class WholeCarry(TabularCarry):
     def select(self, rows):
-        return WholeCarry(self.index[torch.arange(len(rows)) % len(self.index)], self.depth)
+        return WholeCarry(self.index[torch.arange(len(rows)) % len(self.index)], self.length)
 
 
 class Forgetful(TableTwist):
     """A selection is not followed."""
 
     def _step(self, carry):
-        return replace(super()._step(carry), carry=WholeCarry(carry.index, carry.depth))
+        return replace(super()._step(carry), carry=WholeCarry(carry.index, carry.length))
 
 
 class LateStart(TableTwist):
@@ -136,7 +135,7 @@ class ScribblingOnTokens(TableTwist):
 class NotANumber(TableTwist):
     def _step(self, carry):
         step = super()._step(carry)
-        return replace(step, log_psi_next=step.log_psi_next + (torch.nan if carry.depth else 0.0))
+        return replace(step, log_psi_next=step.log_psi_next + (torch.nan if carry.length else 0.0))
 
 
 class Infinite(TableTwist):

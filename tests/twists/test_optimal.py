@@ -7,9 +7,8 @@ import torch
 from smc.toys import chain, eos_target, table_target
 
 import tsmc_widgets as tw
-from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
+from tsmc_widgets.smc.exact import ChainOracle, ChainTwist, EnumeratedOracle, TreeTwist
 from tsmc_widgets.testing import check_twist
-from tsmc_widgets.twists import ChainTwist, TreeTwist
 
 
 def chain_target(num_steps=4, **options):

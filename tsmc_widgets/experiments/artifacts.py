@@ -253,7 +253,7 @@ def _saved(spec: RunSpec, target: Target) -> Any:
 
 def _learned(spec: RunSpec, target: Target, folder: Path | None) -> Any:
     """Trained once for all specs that ask for the same training."""
-    key = training_key(spec)
+    key = _key("twist", spec, {"method": spec.method, "training": asdict(spec.training)})
     where = Path(folder or ".") / "twists" / key
 
     def write(trained: tuple[Any, list[dict[str, Any]]]) -> None:
@@ -303,12 +303,8 @@ def _pool(spec: RunSpec, plan: Training, folder: Path | None) -> ExactPool | Non
     return ExactPool(found.tokens, found.log_phi, plan.seed)
 
 
-def training_key(spec: RunSpec) -> str:
-    """A stable hash of all that a spec's trained twist depends on."""
-    return _key("twist", spec, {"method": spec.method, "training": asdict(spec.training)})
-
-
 def _key(kind: str, spec: RunSpec, more: dict[str, Any]) -> str:
+    """A stable hash of all that an artifact depends on."""
     whole = {name: getattr(spec, name) for name in ("problem", "lm", "classifier", "device")}
     if spec.dtype:
         whole["dtype"] = spec.dtype

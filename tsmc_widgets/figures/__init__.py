@@ -3,21 +3,25 @@
 from tsmc_widgets.errors import extras_named
 
 with extras_named(__name__):
-    from tsmc_widgets.figures.bound_figures import bounds_figure, gap_figure
     from tsmc_widgets.figures.debug_figures import (
         calibration_figure,
         gains_figure,
         power_figure,
         where_figure,
     )
-    from tsmc_widgets.figures.kl_figures import frontier_figure, kl_forest_figure
+    from tsmc_widgets.figures.evaluation_figures import (
+        bounds_figure,
+        frontier_figure,
+        gap_figure,
+        kl_forest_figure,
+        psi_scatter,
+    )
     from tsmc_widgets.figures.run_figures import (
         log_z_histogram,
         profiles_figure,
         target_figure,
     )
     from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
-    from tsmc_widgets.figures.twist_figures import psi_scatter
 
 __all__ = [
     "THEMES",

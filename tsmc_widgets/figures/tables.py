@@ -51,8 +51,10 @@ def lines(
         known = [name for name in LABELS if name in frame.columns]
         differ = [name for name in known if frame[name].nunique(dropna=False) > 1]
         # A rule is already part of the name of a method such as "SMC, every step".
-        if "method" in differ and "rule" in differ and _same_partition(frame):
-            differ.remove("rule")
+        if "method" in differ and "rule" in differ:
+            pairs = frame[["method", "rule"]].drop_duplicates()
+            if len(pairs) == frame["method"].nunique():
+                differ.remove("rule")
         names = differ or known[:1]
     else:
         names = as_list("by", by)
@@ -82,7 +84,3 @@ def one_row_each(frame: pd.DataFrame, columns: Sequence[str], name: str) -> None
             f"line {name!r} has {len(twice)} rows where one is due ({place}): take the mean over "
             "seeds first, or name the columns that tell lines apart with by=."
         )
-
-
-def _same_partition(frame: pd.DataFrame) -> bool:
-    return len(frame[["method", "rule"]].drop_duplicates()) == frame["method"].nunique()

@@ -7,12 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tsmc_widgets.errors import check_kind, check_one_of, missing_extra
+import plotly.graph_objects as go
 
-try:
-    import plotly.graph_objects as go
-except ImportError:
-    raise missing_extra("plotly", "lab", "a figure") from None
+from tsmc_widgets.errors import check_kind, check_one_of
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -5,22 +5,26 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, check_path, quoted
+from tsmc_widgets.errors import check_integer, check_one_of, check_path, import_extra, quoted
 from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
 from tsmc_widgets.models.protocol import check_device
-from tsmc_widgets.models.vader import PREFIX, SENTIMENTS, VaderSentiment
 
 if TYPE_CHECKING:
     from tsmc_widgets.models.classifier import TextClassifier
     from tsmc_widgets.models.huggingface import HuggingFaceLM
 
+SENTIMENTS = ("positive", "negative")
+PREFIX = "vader/"
 _CACHED_MODELS = 4
 _LOADING = threading.RLock()
 _MODULES = {
@@ -99,6 +103,34 @@ def model_facts(lm: HuggingFaceLM) -> str:
         f"{model.config.model_type}, {lm.vocab_size:,} tokens, {str(lm.dtype)[6:]}, "
         f"{gigabytes:.2g} GB, {seconds:.2g} s a step for one row."
     )
+
+
+class VaderSentiment:
+    """VADER's sentiment of English texts as a classifier (Hutto and Gilbert 2014).
+
+    The compound score of a text in (-1, 1), from a lexicon of rated words and a few rules.
+
+    Its logit is the score itself, so that ``TemperedReward("vader/positive", beta=5,
+    reward_max=1)`` is phi = exp(5 compound); "vader/negative" gives minus the score.
+
+    Args:
+        sentiment: "positive" or "negative".
+
+    Attributes:
+        labels: the sentiment alone: a scalar logit.
+    """
+
+    def __init__(self, sentiment: str = "positive") -> None:
+        check_one_of("sentiment", sentiment, SENTIMENTS)
+        module = import_extra("vaderSentiment.vaderSentiment", "sentiment", "VADER's sentiment")
+        self.labels = [sentiment]
+        self._sign = 1.0 if sentiment == "positive" else -1.0
+        self._analyser = module.SentimentIntensityAnalyzer()
+
+    def logits(self, texts: Sequence[str]) -> Float[Tensor, "texts one"]:
+        """The score of each text, or minus it."""
+        scores = [self._sign * self._analyser.polarity_scores(text)["compound"] for text in texts]
+        return torch.tensor(scores, dtype=torch.float64).unsqueeze(1)
 
 
 _vader = lru_cache(maxsize=len(SENTIMENTS))(VaderSentiment)

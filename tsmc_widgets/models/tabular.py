@@ -26,7 +26,7 @@ from tsmc_widgets.models.protocol import LMStep, TeacherForced
 
 @dataclass(frozen=True, slots=True)
 class TabularCarry:
-    """Where each row stands: the prefix's index in the next table (Markov: its last token)."""
+    """Where each row stands: how many tokens, and the index of its prefix (Markov: its last)."""
 
     index: Int[Tensor, " batch"]
     length: int

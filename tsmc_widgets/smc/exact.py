@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import BudgetError, check_integer
-from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.models.tabular import TabularCarry, TabularLM
 from tsmc_widgets.models.tempered import Tempered, table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.noise import AddressedNoise
@@ -19,8 +20,94 @@ from tsmc_widgets.smc.resampling import Never, invert_cdf
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
-from tsmc_widgets.twists.protocol import Twist
+from tsmc_widgets.twists.protocol import SteppedTwist, Twist, TwistStep
+
+
+class OptimalTwist(SteppedTwist):
+    """psi* of a target of ``num_steps`` steps, computed on the CPU."""
+
+    num_steps: int
+
+    def _step(self, carry: TabularCarry) -> TwistStep:
+        if carry.length >= self.num_steps:
+            raise ValueError(
+                f"this optimal twist belongs to a target of {self.num_steps} steps and step "
+                f"{carry.length + 1} is asked for: use the oracle of the target that is run."
+            )
+        return super()._step(carry)
+
+
+class TreeTwist(OptimalTwist):
+    """The optimal twist by enumeration of every prefix."""
+
+    def __init__(
+        self,
+        children: Sequence[Int[Tensor, "_ vocab"]],
+        log_psi: Sequence[Float[Tensor, " _"]],
+        *,
+        prompt_length: int,
+    ) -> None:
+        """Follow the tree of p0's support, level by level.
+
+        Args:
+            children: ``children[t][i, v]`` is the place at level t + 1 of prefix i followed by v,
+                or -1 where p0 rules it out.
+            log_psi: ``log_psi[t][i]`` is log psi*_t of prefix i, in nats; level 0 is log Z.
+            prompt_length: tokens of the prompt.
+        """
+        self._children, self._log_psi = children, log_psi
+        self.prompt_length = prompt_length
+        self.num_steps = len(children)
+
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
+        return TabularCarry(torch.zeros(len(tokens), dtype=torch.int64), 0)
+
+    def _read(self, tokens: Int[Tensor, " batch"], carry: TabularCarry) -> TabularCarry:
+        children = self._children[carry.length]
+        index = torch.where(carry.index < 0, -1, children[carry.index.clamp(min=0), tokens.cpu()])
+        return TabularCarry(index, carry.length + 1)
+
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
+        places = self._children[carry.length][carry.index.clamp(min=0)]
+        log_psi = self._log_psi[carry.length + 1][places.clamp(min=0)]
+        return torch.where((places < 0) | (carry.index < 0).unsqueeze(1), -math.inf, log_psi)
+
+
+class ChainTwist(OptimalTwist):
+    """The optimal twist of a Markov chain whose potential a finite automaton computes."""
+
+    def __init__(
+        self,
+        automaton: TokenAutomaton,
+        log_backward: Float[Tensor, "steps vocab states"],
+        *,
+        prompt_length: int,
+    ) -> None:
+        """Follow the automaton.
+
+        Args:
+            automaton: gives the state after each token.
+            log_backward: entry [t - 1, v, a] is log psi*_t where token t is v and the state a.
+            prompt_length: tokens of the prompt.
+        """
+        self.automaton = automaton
+        self.log_backward = log_backward
+        self.prompt_length = prompt_length
+        self.num_steps = log_backward.shape[0]
+
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
+        return TabularCarry(
+            torch.full((len(tokens),), self.automaton.initial, dtype=torch.int64), 0
+        )
+
+    def _read(self, tokens: Int[Tensor, " batch"], carry: TabularCarry) -> TabularCarry:
+        return TabularCarry(self.automaton.transition[carry.index, tokens.cpu()], carry.length + 1)
+
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
+        states = self.automaton.transition[carry.index]
+        vocab = torch.arange(states.shape[1]).expand_as(states)
+        return self.log_backward[carry.length][vocab, states]
+
 
 CHAIN_CELLS = 2**26
 """Of the largest table of forward-backward: states times V times the larger of V and T."""
@@ -128,7 +215,7 @@ class EnumeratedOracle(Oracle):
             below = torch.where(children < 0, -math.inf, log_psi[0][children.clamp(min=0)])
             log_psi.insert(0, numerics.logsumexp(_plus(log_probs, below)))
         self.log_z = float(log_psi[0][0])
-        self._tree = PrefixTree([children for children, _ in levels], log_psi)
+        self._tree = [children for children, _ in levels], log_psi
 
     def __repr__(self) -> str:
         """Class, number of sequences and log Z."""
@@ -142,7 +229,7 @@ class EnumeratedOracle(Oracle):
 
     def optimal_twist(self) -> TreeTwist:
         """psi*_t of every prefix."""
-        return TreeTwist(self._tree, prompt_length=self.target.prompt_tokens.shape[0])
+        return TreeTwist(*self._tree, prompt_length=len(self.target.prompt_tokens))
 
     def marginals(self) -> Float[Tensor, "steps vocab"]:
         """Probability under sigma of each token at each step."""

@@ -83,20 +83,6 @@ def conditions(old: Recording, target: Target, config: SMCConfig) -> list[tuple[
     ]
 
 
-def reweight(recording: Recording, target: Target, config: SMCConfig) -> SMCTrace:
-    """The trace that a fresh run of ``target`` would give, from the record of another potential.
-
-    No model is called.
-
-    Raises:
-        CannotReweightError: a fresh run would differ in more than weights; says in what.
-        AllParticlesDeadError: the fresh run would raise it too; ``error.trace`` holds its steps.
-    """
-    session = ReplaySession(target, config, recording)
-    session.reweight()
-    return session.trace
-
-
 class ReplaySession(SMCSession):
     """A session that re-weights a recorded run where that is valid, and else runs.
 
@@ -138,7 +124,12 @@ class ReplaySession(SMCSession):
         return super().step()
 
     def reweight(self) -> None:
-        """Take all steps from the record; see the function ``reweight`` for what it raises."""
+        """Take all steps of the fresh run from the record; no model is called.
+
+        Raises:
+            CannotReweightError: a fresh run would differ in more than weights; says in what.
+            AllParticlesDeadError: the fresh run would raise it too; ``error.trace`` has its steps.
+        """
         old, self._recording = self._recording, None
         for holds, reason in conditions(old, self.target, self.config):
             if not holds:

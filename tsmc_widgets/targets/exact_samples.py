@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_integer, quoted
+from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_integer
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.protocol import ConditionalPotential, Potential
+from tsmc_widgets.targets.protocol import ConditionalPotential
 from tsmc_widgets.targets.sampling import powered_samples
 
 DEFAULT_BUDGET = 1_000_000
 SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
-
-
-@runtime_checkable
-class SupportsSampling(Protocol):
-    """What sampling asks of a target."""
-
-    potential: Potential
-    context: Context
-    power: float | int
-
-    def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
-        """Log phi of each row, checked."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +76,7 @@ class JointSamples:
 
 
 def rejection_samples(
-    target: SupportsSampling,
+    target: Any,
     n: int,
     *,
     seed: SupportsIndex,
@@ -101,7 +88,7 @@ def rejection_samples(
     Where p0 has a power, q is p0 with that power at each token and p0**power / q part of phi.
 
     Args:
-        target: its potential must know an upper bound ``log_phi_max``.
+        target: a ``Target``; its potential must know an upper bound ``log_phi_max``.
         n: how many samples.
         seed: the same seed gives the same samples, with or without a progress bar.
         budget: draws from p0 at most.
@@ -148,7 +135,7 @@ def rejection_samples(
 
 
 def joint_samples(
-    target: SupportsSampling,
+    target: Any,
     n: int,
     *,
     seed: SupportsIndex,
@@ -158,7 +145,7 @@ def joint_samples(
     """Draw texts from p0 and an observation for each: exact samples for their own observations.
 
     Args:
-        target: its potential must be p(o | s) itself.
+        target: a ``Target``; its potential must be p(o | s) itself.
         n: how many samples.
         seed: the same seed gives the same samples, with or without a progress bar.
         budget: draws from p0 at most; every draw is a sample, so no more than ``n`` are made.
@@ -211,15 +198,13 @@ def _check_request(n: int, seed: SupportsIndex, budget: int) -> None:
     check_integer("n", n)
     check_integer("budget", budget)
     check_integer("seed", seed, at_least=0)
-    if int(seed) >= 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1; got {quoted(seed)}.")
 
 
 @dataclass(slots=True)
 class _Search:
     """Accepted draws so far and the running sums over all draws."""
 
-    target: SupportsSampling
+    target: Any
     bound: float
     generator: torch.Generator
     proposed: int = 0
@@ -336,7 +321,6 @@ class ExactDraws:
     seed: int
     block: int = 512
     blocks: list[ExactSamples] = field(default_factory=list)
-    _joined: tuple[int, Tensor, Tensor] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Samples found."""
@@ -350,12 +334,15 @@ class ExactDraws:
     @property
     def tokens(self) -> Int[Tensor, "n steps"]:
         """The samples, in the order in which they were found."""
-        return self._all()[1]
+        steps = self.target.num_steps
+        none = self.target.prompt_tokens.new_empty((0, steps))
+        return torch.cat([none, *(block.tokens for block in self.blocks)])
 
     @property
     def log_phi(self) -> Float64[Tensor, " n"]:
         """Log phi of each, in nats."""
-        return self._all()[2]
+        none = torch.empty(0, dtype=torch.float64, device=self.target.prompt_tokens.device)
+        return torch.cat([none, *(block.log_phi for block in self.blocks)])
 
     @property
     def log_z(self) -> tuple[float, float]:
@@ -383,15 +370,3 @@ class ExactDraws:
             )
         except BudgetError as error:
             self.blocks.append(error.samples)
-
-    def _all(self) -> tuple[int, Tensor, Tensor]:
-        count = len(self.blocks)
-        if not count:
-            raise ValueError("no block has been drawn yet: call extend() first.")
-        if self._joined is None or self._joined[0] != count:
-            self._joined = (
-                count,
-                torch.cat([block.tokens for block in self.blocks]),
-                torch.cat([block.log_phi for block in self.blocks]),
-            )
-        return self._joined

@@ -221,7 +221,7 @@ def find_function(name: str) -> Callable[..., Any]:
         return _REGISTERED[name]
     how = (
         f"tw.register_function({quoted(name)}), if you trust it"
-        if _PATH.fullmatch(name)
+        if importable(name)
         else f"tw.register_function(your_function, name={quoted(name)})"
     )
     raise ValueError(

@@ -131,7 +131,7 @@ class Potential:
         return self.log_phi(tokens)
 
     def __add__(self, other: Any) -> Potential:
-        if not _is_potential(other) and not _is_number(other):
+        if not _is_potential(other) and not isinstance(other, Number):
             return NotImplemented
         raise TypeError(
             "Potentials are not added with +: write Mixture([phi_a, phi_b], [1, 1]) for the sum "
@@ -622,12 +622,8 @@ def _is_potential(phi: object) -> bool:
     return not isinstance(phi, type) and callable(getattr(phi, "log_phi", None))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Number)
-
-
 def _refuse_number(factor: object) -> None:
-    if _is_number(factor):
+    if isinstance(factor, Number):
         raise TypeError(
             f"A potential is not multiplied by a number; got {quoted(factor)}. A constant factor "
             "leaves "

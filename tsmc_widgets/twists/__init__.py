@@ -8,7 +8,6 @@ from tsmc_widgets.twists.conditional import (
 )
 from tsmc_widgets.twists.forms import default_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist, PowerRamp, TemperedTwist
-from tsmc_widgets.twists.optimal import ChainTwist, PrefixTree, TreeTwist
 from tsmc_widgets.twists.protocol import TrainableTwist, Twist, TwistStep
 from tsmc_widgets.twists.storage import load_twist, save_twist, shipped_twists
 from tsmc_widgets.twists.table import TableHeadTwist, TableTwist
@@ -16,7 +15,6 @@ from tsmc_widgets.twists.tied import TiedHeadTwist
 
 __all__ = [
     "BodyTwist",
-    "ChainTwist",
     "ConditionalBodyTwist",
     "ConditionalHeadTwist",
     "ConditionedTwist",
@@ -25,13 +23,11 @@ __all__ = [
     "LookAheadTwist",
     "MLPHeadTwist",
     "PowerRamp",
-    "PrefixTree",
     "TableHeadTwist",
     "TableTwist",
     "TemperedTwist",
     "TiedHeadTwist",
     "TrainableTwist",
-    "TreeTwist",
     "Twist",
     "TwistStep",
     "default_twist",

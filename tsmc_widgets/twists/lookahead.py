@@ -36,10 +36,10 @@ what phi may still allow. The level moves with phi, so that c phi gives c psi.""
 
 @dataclass(frozen=True, slots=True)
 class LookAheadCarry:
-    """The tokens that each row has generated, and the state of each automaton."""
+    """The tokens that each row has generated, and the state of each automaton that reads them."""
 
     tokens: Int[Tensor, "batch steps"]
-    states: tuple[Tensor, ...]
+    states: tuple[Tensor, ...] = ()
 
     def select(self, rows: Int[Tensor, " batch"]) -> LookAheadCarry:
         """Carry of the given rows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -11,22 +10,11 @@ from torch import Tensor, nn
 
 from tsmc_widgets.errors import BudgetError, check_integer, check_kind, quoted
 from tsmc_widgets.models.protocol import LanguageModel, TeacherForced
+from tsmc_widgets.models.tabular import TabularCarry
 from tsmc_widgets.twists.protocol import OnePassTwist, SteppedTwist
 from tsmc_widgets.twists.trainable import TrainableModule
 
 _MOST_ENTRIES = 2**24
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixCarry:
-    """How many tokens each row has generated, and the index of its prefix."""
-
-    index: Int[Tensor, " batch"]
-    depth: int
-
-    def select(self, rows: Int[Tensor, " batch"]) -> PrefixCarry:
-        """Carry of the given rows."""
-        return PrefixCarry(self.index[rows], self.depth)
 
 
 class _PrefixTables(SteppedTwist):
@@ -35,19 +23,19 @@ class _PrefixTables(SteppedTwist):
     vocab_size: int
     log_tables: Sequence[Tensor]
 
-    def _start(self, tokens: Int[Tensor, "batch length"]) -> PrefixCarry:
-        return PrefixCarry(tokens.new_zeros(tokens.shape[0]), 0)
+    def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
+        return TabularCarry(tokens.new_zeros(tokens.shape[0]), 0)
 
-    def _read(self, tokens: Int[Tensor, " batch"], carry: PrefixCarry) -> PrefixCarry:
-        return PrefixCarry(carry.index * self.vocab_size + tokens, carry.depth + 1)
+    def _read(self, tokens: Int[Tensor, " batch"], carry: TabularCarry) -> TabularCarry:
+        return TabularCarry(carry.index * self.vocab_size + tokens, carry.length + 1)
 
-    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
-        if carry.depth >= len(self.log_tables):
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
+        if carry.length >= len(self.log_tables):
             raise ValueError(
                 f"this twist has tables for {len(self.log_tables)} steps and step "
-                f"{carry.depth + 1} is asked for: make it for the num_steps of the target."
+                f"{carry.length + 1} is asked for: make it for the num_steps of the target."
             )
-        table = self.log_tables[carry.depth]
+        table = self.log_tables[carry.length]
         return table[carry.index.to(table.device)]
 
 
@@ -159,5 +147,5 @@ class TableHeadTwist(_PrefixTables, TrainableModule):
     def _last_layer(self) -> list[Tensor]:
         return list(self.log_tables)
 
-    def _value(self, carry: PrefixCarry) -> Float[Tensor, "batch vocab"]:
+    def _value(self, carry: TabularCarry) -> Float[Tensor, "batch vocab"]:
         return self._linked(super()._value(carry))

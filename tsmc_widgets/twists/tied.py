@@ -9,7 +9,6 @@ of e_v under q, so that no table of (sequences, steps, vocabulary) is made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from tsmc_widgets.errors import UnsupportedModelError, check_integer, quoted
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.targets.description import describe_potential, parse_potential
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.lookahead import so_far, text_factors
+from tsmc_widgets.twists.lookahead import LookAheadCarry, so_far, text_factors
 from tsmc_widgets.twists.trainable import BaseStates, NeuralTwist
 
 _EPS = 1e-6
@@ -140,17 +139,6 @@ def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
     return embedding.float()
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredCarry:
-    """Tokens that each row has generated, on whose text phi is asked."""
-
-    tokens: Int[Tensor, "batch steps"]
-
-    def select(self, rows: Int[Tensor, " picked"]) -> ScoredCarry:
-        """Carry of the given rows."""
-        return ScoredCarry(self.tokens[rows])
-
-
 class ScoredStates(BaseStates):
     """Hidden states with two more inputs: log phi of the text so far, standardised, and t / T.
 
@@ -181,14 +169,14 @@ class ScoredStates(BaseStates):
             return self.level
         return torch.stack([finite.mean(), finite.std()])
 
-    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+    def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, LookAheadCarry]:
         """The inputs after whole prefixes."""
-        carry = ScoredCarry(tokens[:, self.prompt_length :])
+        carry = LookAheadCarry(tokens[:, self.prompt_length :])
         return self._beside(lm_step.hidden, carry.tokens), carry
 
-    def advance(self, tokens: Tensor, carry: Any, lm_step: LMStep) -> tuple[Tensor, ScoredCarry]:
+    def advance(self, tokens: Tensor, carry: Any, lm_step: LMStep) -> tuple[Tensor, LookAheadCarry]:
         """The inputs after one more token."""
-        carry = ScoredCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1))
+        carry = LookAheadCarry(torch.cat([carry.tokens, tokens.unsqueeze(1)], dim=1))
         return self._beside(lm_step.hidden, carry.tokens), carry
 
     @torch.no_grad()
