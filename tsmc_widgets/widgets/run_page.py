@@ -382,6 +382,8 @@ class RunPage(LivePage):
         super().__init__(ParticleView(), rest=REST)
         self.panels = panels
         self.bench = Bench(self.view, self._pin, panels=panels)
+        if panels is not None:
+            self.view.write_page = lambda path: panels.to_html(path, view=self.view)
         self.target: Target | None = None
         self.present = ipw.ToggleButton(
             description="Present",

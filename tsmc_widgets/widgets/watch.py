@@ -15,6 +15,7 @@ from tsmc_widgets.errors import (
     check_one_of,
     shortened,
 )
+from tsmc_widgets.experiments.code import code_of
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.loading import load_language_model
@@ -443,6 +444,8 @@ class WatchSMC(RunPage):
     ) -> None:
         start = RunSettings(**settings)
         _ = start.spec  # Refused before there are widgets to be left behind.
+        # Else no spec says which model and classifiers these are.
+        self._ships = lm == "storybook" and judges is None
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
             check_model(self.lm)
@@ -472,6 +475,9 @@ class WatchSMC(RunPage):
         """Start this run in place of the one in progress."""
         spec = settings.spec
         self.presets.show(spec)
+        if self._ships:
+            code = code_of(spec, top_k=NEXT_TOKENS)
+            self.view.share = {"code": code, "spec": spec.to_json()}
 
         def make() -> ReplaySession:
             target = settings.target(self.lm, self.judges)

@@ -24,7 +24,6 @@ from tsmc_widgets.targets.description import describe_problem, formula_of, parse
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.controls import Note, Rail, classed, cockpit
-from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
@@ -189,16 +188,13 @@ class Workbench(RunPage):
             tooltip=_REPLAY,
             layout={"width": "auto"},
         )
-        self.code_button = CodeButton()
         self.file = FileRow(
             save=lambda path: f"saved to {self.save(page_path(path, begins=BEGINS))}",
             load=self._load,
         )
         self.debug_button = ipw.Button(description="Debug this twist", layout={"width": "auto"})
         self.debug_button.on_click(lambda _: self._open_debugger())
-        self.bench.add_tools(
-            [self.replay, self.present, self.debug_button], [self.file, self.code_button]
-        )
+        self.bench.add_tools([self.replay, self.present, self.debug_button], [self.file])
         phi = classed(ipw.VBox([self.formula, self.replayed]), "tw-formula")
         self.model = ModelFields(self.problem, self.sampler)
         self.sentence = rail_of(self.problem, self.sampler, self.model)
@@ -404,9 +400,10 @@ class Workbench(RunPage):
         self.formula.say(formula_of(self._spec.problem))
         self.presets.show(self._spec)
         try:
-            self.code_button.text = self.code
+            code = self.code
         except Exception as error:  # noqa: BLE001 - the run itself shows what is wrong
-            self.code_button.text = f"# {type(error).__name__}: {error}"
+            code = f"# {type(error).__name__}: {error}"
+        self.view.share = {"code": code, "spec": self._spec.to_json()}
 
     def _load(self, path: str) -> str:
         """Show what was saved in a file; gives what to say."""

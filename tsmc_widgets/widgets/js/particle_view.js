@@ -12,6 +12,7 @@ import { Population } from "./population.js";
 import { eachStrand } from "./ribbons.js";
 import { REST_MS, RunView } from "./run_view.js";
 import { MarkLegend, QUANTITIES, colourIndices, legend, makePalette } from "./scales.js";
+import { Share } from "./share.js";
 import { Transport } from "./transport.js";
 
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
@@ -49,6 +50,8 @@ class ParticleView extends RunView {
       },
       signal,
     );
+    const askPage = () => this._ask({ pages: (this.model.get("pages") ?? 0) + 1 });
+    this.share = new Share(this.model, () => this._figure(), askPage, () => this.schedule(), signal);
     this._build(el);
     this._listen();
     this._showStatus();
@@ -88,11 +91,11 @@ class ParticleView extends RunView {
     const { el: status, alert, lost } = this.status;
     this.verdict = h("p", { class: "pv-verdict", role: "status" });
     this.numbers = h("p", { class: "pv-numbers" });
-    this.transport.el.append(status);
+    this.transport.el.append(status, this.share.result, this.share.el);
     this.top = h("div", { class: "pv-top" }, this.verdict, this.numbers, this.transport.el);
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.story = h("p", { class: "pv-story" });
-    this.root.append(this.heading.el, this.top, this.story, alert, lost, this.empty, this.body);
+    this.root.append(this.heading.el, this.top, this.story, alert, lost, this.share.code, this.empty, this.body);
     // For tests.
     Object.assign(this.root, { _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     this._mount(el, this.grid.el);
@@ -113,6 +116,7 @@ class ParticleView extends RunView {
     this._on(["status", "hold"], () => this._showStatus());
     this._on(["strips"], () => this._showStrips());
     this._on(["beside"], () => this._lay());
+    this._on(["share"], () => this.share.offer());
     this._lay();
     this.listen([], ["status", "header"]);
   }
@@ -308,6 +312,19 @@ class ParticleView extends RunView {
     Object.assign(this.stats, { t: view.t, steps: view.record.steps });
     clearTimeout(this.rest);
     this.rest = setTimeout(() => this._rest(), REST_MS);
+  }
+
+  /** What the figure of this view is made of. */
+  _figure() {
+    const { view, population } = this;
+    const { prompt, target } = view.record.header;
+    const lines = [`“${prompt}”   ${target}`, this.verdict.textContent, this.numbers.textContent];
+    const strips = this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
+    const plots = strips.map((strip) => ({
+      canvas: strip.canvas, title: `${strip.title}${strip.colours ?? ""}: ${strip.said}`, draw: () => strip.draw(view),
+    }));
+    plots.unshift({ canvas: population.canvas, title: "Population", draw: () => population.draw(view) });
+    return { lines: lines.filter(Boolean), plots, theme: this.theme };
   }
 
   /** The token under the lens: the one that was clicked; it leaves while it is not on show. */
