@@ -23,6 +23,7 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
+from tsmc_widgets.widgets.code_editor import made_by_a_cell
 from tsmc_widgets.widgets.controls import Note, Rail, classed, cockpit
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
@@ -172,7 +173,8 @@ class Workbench(RunPage):
         self._run_wanted: int | None = None
         self._given: set[str] = set()
         self.presets = PresetBar(lambda preset: self.show(preset.spec))
-        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word)
+        typing = self._some_texts if made_by_a_cell() else None
+        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word, typing)
         self.sampler = SamplerPanel(
             state.spec,
             self.problem.described,
@@ -412,6 +414,13 @@ class Workbench(RunPage):
         self.unpin()
         self._restore(state)
         return f"loaded from {path}"
+
+    def _some_texts(self) -> list[str]:
+        """Three different texts of the newest run, on which a typed function is tried."""
+        trace, prompt = self.trace, self.problem.described["prompt"]
+        if trace is None or not trace.done or trace.prompt is None:
+            return [prompt]
+        return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:
         """The word that the model finds likeliest after the prompt of the newest run."""
