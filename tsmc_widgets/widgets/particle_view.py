@@ -45,11 +45,13 @@ class ParticleView(RunView):
         share: ``code`` and ``spec`` that make the run, for the menu; left out where not known.
         pages: counts the pages asked for in the menu; each is sent as bytes, and no file written.
         write_page: writes that page.
+        lesson: what is asked of a person before the run is played, see ``Preset``; empty for none.
+        lessons_done: counts presses of Next.
     """
 
     _esm = join_modules("js/particle_view.js")
     _css = join_modules("particle_view.css")
-    _takes = ("hello", "step", "run", "hold", "more", "pages")
+    _takes = ("hello", "step", "run", "hold", "more", "pages", "lessons_done")
 
     strips = traitlets.Bool(True).tag(sync=True)
     beside = traitlets.Dict().tag(sync=True)
@@ -57,6 +59,8 @@ class ParticleView(RunView):
     more = traitlets.Int(0).tag(sync=True)
     share = traitlets.Dict().tag(sync=True)
     pages = traitlets.Int(0).tag(sync=True)
+    lesson = traitlets.Dict().tag(sync=True)
+    lessons_done = traitlets.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -122,7 +126,7 @@ class ParticleView(RunView):
         """
         runs = runs_offline(self.trace, run)
         encoded = {each: Recorder().encode(run=each, **self._shown) for each in runs}
-        return Part(self._esm, self._css, encoded, {"share": self.share, **state})
+        return Part(self._esm, self._css, encoded, {"share": self.share, "lesson": self.lesson, **state})
 
     @traitlets.observe("pages")
     def _send_page(self, _: Any) -> None:

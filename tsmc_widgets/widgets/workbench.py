@@ -172,7 +172,7 @@ class Workbench(RunPage):
         self._then: RunSpec | None = None
         self._run_wanted: int | None = None
         self._given: set[str] = set()
-        self.presets = PresetBar(lambda preset: self.show(preset.spec))
+        self.presets = PresetBar(self.view, lambda preset: self.show(preset.spec))
         typing = self._some_texts if made_by_a_cell() else None
         self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word, typing)
         self.sampler = SamplerPanel(

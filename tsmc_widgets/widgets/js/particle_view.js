@@ -13,6 +13,7 @@ import { eachStrand } from "./ribbons.js";
 import { REST_MS, RunView } from "./run_view.js";
 import { MarkLegend, QUANTITIES, colourIndices, legend, makePalette } from "./scales.js";
 import { Share } from "./share.js";
+import { Tour } from "./tour.js";
 import { Transport } from "./transport.js";
 
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
@@ -52,7 +53,15 @@ class ParticleView extends RunView {
     );
     const askPage = () => this._ask({ pages: (this.model.get("pages") ?? 0) + 1 });
     this.share = new Share(this.model, () => this._figure(), askPage, () => this.schedule(), signal);
+    // A page without Python has the lessons as its runs, where it has them.
+    const course = Boolean(model.get("course"));
+    const next = () => this._ask(course ? { run: model.get("lesson").number } : { lessons_done: (model.get("lessons_done") ?? 0) + 1 });
+    const hasNext = course || !model.get("alone");
+    const play = (/** @type {number} */ t, /** @type {() => void} */ then) => this.transport.play(t, then);
+    const seek = (/** @type {number} */ t) => this.seek(t);
+    this.tour = new Tour({ seek, play, next, hasNext, look: (spot) => this._look(spot) }, signal);
     this._build(el);
+    this.root.classList.toggle("pv-course", course);
     this._listen();
     this._showStatus();
   }
@@ -95,7 +104,7 @@ class ParticleView extends RunView {
     this.top = h("div", { class: "pv-top" }, this.verdict, this.numbers, this.transport.el);
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.story = h("p", { class: "pv-story" });
-    this.root.append(this.heading.el, this.top, this.story, alert, lost, this.share.code, this.empty, this.body);
+    this.root.append(this.heading.el, this.tour.el, this.top, this.story, alert, lost, this.share.code, this.empty, this.body);
     // For tests.
     Object.assign(this.root, { _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     this._mount(el, this.grid.el);
@@ -117,8 +126,11 @@ class ParticleView extends RunView {
     this._on(["strips"], () => this._showStrips());
     this._on(["beside"], () => this._lay());
     this._on(["share"], () => this.share.offer());
+    const lesson = () => this.tour.show(this.model.get("lesson"));
+    this._on(["lesson"], lesson);
     this._lay();
     this.listen([], ["status", "header"]);
+    lesson();
   }
 
   /** Another run's measures, drawn dashed over this one's. */
@@ -142,7 +154,20 @@ class ParticleView extends RunView {
     if (this.withStrips) this.samples.show(record);
     if (!this.transport.playing) view.t = Math.min(this.wanted, record.steps);
     view.t = Math.min(view.t, record.steps);
+    this.tour.meet(record);
     this.schedule();
+  }
+
+  /** Light on one part, the others in the shade; all alike for "". @param {string} spot */
+  _look(spot) {
+    this.root.classList.toggle("pv-asking", this.tour.asking);
+    const [, loss] = this.overSteps;
+    const spots = { ess: this.overSteps[0].el, loss: loss.el, ancestors: this.overSteps[2].el, population: this.population.el, texts: this.grid.el };
+    for (const [name, el] of Object.entries(spots)) {
+      el.classList.toggle("pv-spot", name === spot);
+      el.classList.toggle("pv-shade", spot !== "" && name !== spot);
+    }
+    if (spot) spots[spot].scrollIntoView({ block: "nearest" });
   }
 
   _colour() {
