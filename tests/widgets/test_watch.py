@@ -281,17 +281,39 @@ def test_a_pinned_run_stays_beside_the_next(watch):
     assert watch.bench.sentence.value == ""
 
 
-def test_pinning_again_replaces_a(watch):
+def test_pinning_again_compares_with_the_newest_and_lists_them_all(watch):
+    bench = watch.bench
     watch.pin()
-    first = watch.bench.pinned_view
+    first = bench.pinned_view
+    assert bench.table.children == ()
     watch.set(seed=3)
     assert watch.wait(20)
     watch.pin()
-    assert watch.bench.pinned.spec.seed == 3
-    assert watch.bench.pinned_view is not first
-    assert len(watch.bench._views.children) == 1
-    assert watch.view.beside["ess"] == watch.bench.pinned.trace.ess.tolist()
-    assert watch.bench.button.value is True
+    assert bench.pinned.spec.seed == 3
+    assert bench.pinned_view is not first
+    assert len(bench._views.children) == 1
+    assert watch.view.beside["ess"] == bench.pinned.trace.ess.tolist()
+    assert bench.button.value is True
+    # A row for each: its sentence, its ESS, log Z_hat with its interval, ancestors.
+    rows = bench.table.children[1:]
+    for row, run in zip(rows, bench.kept, strict=True):
+        said = [cell.value for cell in row.children[1:5]]
+        assert "16 particles write 6 tokens after" in said[0]
+        assert (said[1], said[2]) == (f"<span>{run.ess}</span>", f"<span>{run.estimate}</span>")
+
+    watch.pin()
+    assert len(bench.kept) == 2
+    # A click compares with another, a click takes it away.
+    rows[0].children[0].click()
+    assert bench.pinned.spec.seed == 0
+    assert "seed 0 → 3" in bench.sentence.value
+    assert bench.table.children[1].children[0].disabled
+    bench.table.children[1].children[5].click()
+    assert [run.spec.seed for run in bench.kept] == [3]
+    assert bench.pinned.spec.seed == 3
+    assert bench.table.children == ()
+    watch.unpin()
+    assert (bench.pinned, bench.kept, bench.button.value) == (None, [], False)
 
 
 def test_nothing_to_pin_is_said(watch):

@@ -233,6 +233,12 @@ def phrases_of(spec: RunSpec) -> dict[str, str]:
     }
 
 
+def sentence_of(spec: RunSpec) -> str:
+    """The run in one sentence."""
+    phrases = phrases_of(spec)
+    return " ".join(f"{before} {phrases[name]}" for name, before in SENTENCE.items()).strip()
+
+
 class Rail(ipw.VBox):
     """The run as one sentence; each phrase is a button that unfolds its controls below.
 

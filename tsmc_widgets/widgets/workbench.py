@@ -411,7 +411,8 @@ class Workbench(RunPage):
         """Show what was saved in a file; gives what to say."""
         state = WorkbenchState.read(page_path(path))
         state.check(self._given)
-        self.unpin()
+        while self.bench.pinned is not None:
+            self.unpin()
         self._restore(state)
         return f"loaded from {path}"
 
