@@ -296,6 +296,7 @@ def test_pinning_again_compares_with_the_newest_and_lists_them_all(watch):
     assert bench.button.value is True
     # A row for each: its sentence, its ESS, log Z_hat with its interval, ancestors.
     rows = bench.table.children[1:]
+    assert len(rows) == 2, (len(bench.kept), [each.spec.seed for each in bench.kept], rows)
     for row, run in zip(rows, bench.kept, strict=True):
         said = [cell.value for cell in row.children[1:5]]
         assert "16 particles write 6 tokens after" in said[0]

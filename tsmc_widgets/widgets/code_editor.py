@@ -19,10 +19,10 @@ from tsmc_widgets.targets.functions import (
 )
 from tsmc_widgets.widgets.controls import Note, classed
 
-START = '''def log_phi(text):
+START = """def log_phi(text):
     # In nats; float("-inf") rules a text out.
     return -abs(len(text.split()) - 12)
-'''
+"""
 
 
 def made_by_a_cell() -> bool:

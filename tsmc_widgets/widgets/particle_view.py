@@ -126,7 +126,9 @@ class ParticleView(RunView):
         """
         runs = runs_offline(self.trace, run)
         encoded = {each: Recorder().encode(run=each, **self._shown) for each in runs}
-        return Part(self._esm, self._css, encoded, {"share": self.share, "lesson": self.lesson, **state})
+        return Part(
+            self._esm, self._css, encoded, {"share": self.share, "lesson": self.lesson, **state}
+        )
 
     @traitlets.observe("pages")
     def _send_page(self, _: Any) -> None:

@@ -176,9 +176,7 @@ class PinnedTable(ipw.VBox):
         remove: called with the run that is taken away.
     """
 
-    def __init__(
-        self, compare: Callable[[Pinned], None], remove: Callable[[Pinned], None]
-    ) -> None:
+    def __init__(self, compare: Callable[[Pinned], None], remove: Callable[[Pinned], None]) -> None:
         self._choose, self._drop = compare, remove
         super().__init__()
         self.add_class("tw-pinned")
@@ -319,7 +317,7 @@ class Bench(Quiet, ipw.VBox):
         self.fold.layout.display = None if self.more.value else "none"
 
     def unpin(self) -> None:
-        """Put the run away that is compared with; the live one stands alone where it was the last."""
+        """Put away the run that is compared with."""
         if self.pinned is not None:
             self._drop(self.pinned)
 

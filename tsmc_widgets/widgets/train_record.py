@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tsmc_widgets.errors import shortened
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.learning.trainer import weighted_sum
 from tsmc_widgets.models.protocol import readable
@@ -20,6 +21,8 @@ from tsmc_widgets.widgets.training_run import (
 )
 
 MOST_POINTS = 400
+_PREFIX = 60
+"""Letters of a prefix that are shown."""
 """Points of a curve that are sent; longer ones are averaged in pieces."""
 
 
@@ -124,7 +127,11 @@ def _looks(run: MethodRun) -> dict[str, Any]:
         scatter = run.scatter
         columns = ("step", "optimal", "error", "learned")
         rows = zip(*(scatter[name].tolist() for name in columns), strict=True)
-        looks["points"] = [[finite(value, 4) for value in row] for row in rows]
+        texts = [shortened(text, _PREFIX) for text in scatter["text"]]
+        looks["points"] = [
+            [*(finite(value, 4) for value in row), text]
+            for row, text in zip(rows, texts, strict=True)
+        ]
         looks["correlation"] = finite(scatter["correlation"])
         looks["interval"] = [finite(end) for end in scatter["interval"]]
     if run.samples is not None:

@@ -29,7 +29,6 @@ from tsmc_widgets.widgets.controls import (
     PROMPTS,
     REVIEW,
     STORY,
-    Note,
     Rail,
     SettingsBox,
     classed,

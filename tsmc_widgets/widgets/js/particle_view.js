@@ -4,6 +4,7 @@ import { host, nameSliders, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
 import { stepAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
+import { explain } from "./glossary.js";
 import { TokenGrid } from "./grid.js";
 import { Inspector } from "./inspector.js";
 import { AncestorsStrip, EssStrip, LossStrip, RunLogZStrip, WeightsStrip, errorInWords, letScrub } from "./measures.js";
@@ -372,11 +373,11 @@ class ParticleView extends RunView {
     const { record, t, genealogy: { survivors } } = this.view;
     const { level = "", text = "" } = record.header.verdict ?? {};
     this.verdict.dataset.level = level;
-    write(this.verdict, text);
+    explain(this.verdict, text);
     const logZ = t > 0 ? `log Ẑ ${number(record.logZ[t - 1])}${errorInWords(record, t)}` : "log Ẑ 0.00";
     const ess = `ESS ${number(t > 0 ? record.ess[t - 1] : record.K, 1)} of ${record.K}`;
     const numbers = [logZ, ess, `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
-    write(this.numbers, numbers);
+    explain(this.numbers, numbers);
     write(this.story, stepInWords(this.view.record, this.view.t));
     write(this.lineageNote, lineageInWords(this.view));
   }

@@ -2,6 +2,7 @@
 
 import { button, h, number, percent } from "./dom.js";
 import { genealogy } from "./genealogy.js";
+import { explain, explained } from "./glossary.js";
 
 /** What a lesson may ask for: the measure at step t, its name, and its value in words. */
 const MEASURES = {
@@ -51,8 +52,8 @@ export class Tour {
     if (!there) return this.on.look("");
     const { number: n, of, name, intro, question, choices } = lesson;
     this.title.textContent = `Lesson ${n} of ${of}: ${name}`;
-    this.intro.textContent = intro;
-    this.question.textContent = question;
+    explain(this.intro, intro);
+    explain(this.question, question);
     this.choices.replaceChildren(...choices.map(([words], i) => button({}, () => this._choose(i), this.signal, words)));
     this.next.hidden = n >= of || !this.on.hasNext;
     this.reset();
@@ -94,7 +95,7 @@ export class Tour {
     const before = since ? `${words(then, record)} after step ${since}, ` : "";
     const said = this.chosen === right ? "As you predicted. " : `The answer is “${choices[right][0]}”. `;
     this.answered = true;
-    this.result.replaceChildren(said, h("strong", {}, `${name}: ${before}${words(now, record)} after step ${step}. `), text);
+    this.result.replaceChildren(said, h("strong", {}, `${name}: ${before}${words(now, record)} after step ${step}. `), ...explained(text));
     this.again.hidden = false;
     this.on.look(spot);
   }
