@@ -15,15 +15,15 @@ from tsmc_widgets.widgets.training_run import (
     EVERY,
     NUM_RUNS,
     NUM_TEXTS,
-    PROBLEM_LABELS,
     MethodRun,
     TrainingRun,
+    problem_label,
 )
 
 MOST_POINTS = 400
+"""Points of a curve that are sent; longer ones are averaged in pieces."""
 _PREFIX = 60
 """Letters of a prefix that are shown."""
-"""Points of a curve that are sent; longer ones are averaged in pieces."""
 
 
 def thin(points: Sequence[tuple[int, float | int]]) -> list[list[float | None]]:
@@ -41,7 +41,7 @@ def encode_header(training: TrainingRun) -> dict[str, Any]:
     """What does not change while a training goes on."""
     settings, target = training.settings, training.target
     header = {
-        "problem": PROBLEM_LABELS[settings.problem],
+        "problem": problem_label(settings.problem),
         "form": settings.form,
         "methods": list(settings.methods),
         "batch_size": settings.batch_size,
