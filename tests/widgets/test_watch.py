@@ -366,6 +366,9 @@ def test_lessons_set_every_control_that_they_are_about():
         assert controls.settings.spec == PRESETS[name].spec
         assert button.button_style == "info"
         assert sum(b.button_style == "info" for b in bar.buttons.values()) == 1
+        # Nothing is asked about the run before, which is still on show.
+        assert view.lesson.get("name") != name
+        bar.ask(controls.settings.spec)
         asked = {field: view.lesson[field] for field in ("name", "number", "of", "question")}
         question = PRESETS[name].question
         assert asked == {"name": name, "number": number, "of": len(own), "question": question}
@@ -380,6 +383,7 @@ def test_next_chooses_the_lesson_after_the_one_on_show():
     bar = PresetBar(view, lambda preset: chosen.append(preset))
     for number, preset in enumerate(PRESETS.values(), 1):
         bar.show(preset.spec)
+        bar.ask(preset.spec)
         view.lessons_done += 1
         assert len(chosen) == min(number, len(PRESETS) - 1)
     assert chosen == [*PRESETS.values()][1:]

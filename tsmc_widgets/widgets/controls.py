@@ -236,7 +236,8 @@ def phrases_of(spec: RunSpec) -> dict[str, str]:
 def sentence_of(spec: RunSpec) -> str:
     """The run in one sentence."""
     phrases = phrases_of(spec)
-    return " ".join(f"{before} {phrases[name]}" for name, before in SENTENCE.items()).strip()
+    said = " ".join(f"{before} {phrases[name]}" for name, before in SENTENCE.items())
+    return said.strip().replace(" ;", ";")
 
 
 class Rail(ipw.VBox):

@@ -519,14 +519,19 @@ class PresetBar(ipw.VBox):
         view.observe(lambda change: self._go_on(), "lessons_done")
 
     def show(self, spec: RunSpec) -> None:
-        """Mark the lesson that shows this run, where there is one, and let the view ask."""
+        """Mark the lesson that shows this run, where there is one; nothing is asked of another."""
         found = [name for name, own in self._specs.items() if own == spec]
         for name, button in self.buttons.items():
             button.button_style = "info" if name in found else ""
-        names = [*self.lessons]
-        self.view.lesson = {} if not found else self.lessons[found[0]].traits(
-            found[0], names.index(found[0]) + 1, len(names)
-        )  # fmt: skip
+        if not found:
+            self.view.lesson = {}
+
+    def ask(self, spec: RunSpec) -> None:
+        """Let the view ask the question of the lesson that shows this run, which has begun."""
+        for number, (name, preset) in enumerate(self.lessons.items(), 1):
+            # A late frame of a run that was left asks nothing.
+            if self._specs[name] == spec and self.buttons[name].button_style:
+                self.view.lesson = preset.traits(name, number, len(self.lessons))
 
     def _go_on(self) -> None:
         """Choose the lesson after the one on show."""
@@ -598,6 +603,11 @@ class WatchSMC(RunPage):
             return start_spec(spec, target=target, top_k=NEXT_TOKENS, dead_runs="raise")
 
         self.launch(spec, make, rest=rest)
+
+    def shown(self, progress: Progress) -> None:
+        """Ask the lesson's question, where it is one's run."""
+        if progress.trace is not None:
+            self.presets.ask(self._asked)
 
     def explain(self, progress: Progress) -> str:
         """What stopped the run, and for dead particles what may help."""

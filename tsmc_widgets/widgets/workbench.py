@@ -288,6 +288,7 @@ class Workbench(RunPage):
         session = self.session
         if progress.trace is None:
             return
+        self.presets.ask(self._asked)
         if self._run_wanted is not None and self._run_wanted < progress.trace.num_runs:
             self.view.run, self._run_wanted = self._run_wanted, None
         now = words_of(self._asked)
