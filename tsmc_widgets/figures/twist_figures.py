@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import plotly.graph_objects as go
 
 from tsmc_widgets.errors import check_kind, shortened
 from tsmc_widgets.figures.tables import require
-from tsmc_widgets.figures.theme import new_figure, note, safe
+from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
 LONGEST = 80
 _WORST = 5
@@ -66,20 +67,7 @@ def psi_scatter(
                 "visible": has_errors,
                 "color": look.muted,
             },
-            marker={
-                "size": 8,
-                "opacity": 0.85,
-                "color": frame["t"],
-                "colorscale": [[0.0, look.colours[0]], [1.0, look.colours[4]]],
-                "line": {"width": 0.8, "color": look.ink},
-                "colorbar": {
-                    "title": {"text": "step t", "font": {"size": 12}},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                    "tick0": int(frame["t"].min()),
-                    "dtick": max(1, round(int(frame["t"].max() - frame["t"].min()) / 8)),
-                },
-            },
+            marker=_marker(frame["t"], look),
             text=shown,
             customdata=np.stack(
                 [frame["t"], 1.96 * errors, frame["learned"] - frame["optimal"]], axis=1
@@ -94,6 +82,24 @@ def psi_scatter(
     _list_worst(figure, frame)
     figure.update_layout(height=590)
     return figure
+
+
+def _marker(steps: pd.Series, look: Theme) -> dict[str, Any]:
+    """Of a point, coloured by its step."""
+    return {
+        "size": 8,
+        "opacity": 0.85,
+        "color": steps,
+        "colorscale": [[0.0, look.colours[0]], [1.0, look.colours[4]]],
+        "line": {"width": 0.8, "color": look.ink},
+        "colorbar": {
+            "title": {"text": "step t", "font": {"size": 12}},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tick0": int(steps.min()),
+            "dtick": max(1, round(int(steps.max() - steps.min()) / 8)),
+        },
+    }
 
 
 def _list_worst(figure: go.Figure, frame: pd.DataFrame) -> None:
