@@ -45,6 +45,13 @@ class TestLearning:
         assert said[-1] == f"{REPLAY_EVERY + 1} weighted batches"
         assert isinstance(trainer.positives, ReplayedPositives)
 
+    def test_more_steps_on_each_batch_learn_more_from_it(self):
+        few, many = (make_trainer("rl", steps=steps) for steps in (1, 5))
+        for trainer in (few, many):
+            list(trainer.updates(20))
+        assert many.done == 20
+        assert divergence(many.target, many.twist) < 0.7 * divergence(few.target, few.twist)
+
     def test_no_hit_is_counted_and_skipped(self):
         target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
         twist = TableHeadTwist(target.lm, num_steps=7, prompt_length=1)
@@ -215,6 +222,10 @@ class TestRefused:
         make_trainer(max_gradient_norm=math.inf).update()
         with pytest.raises(ValueError, match="n must be an integer"):
             list(make_trainer().updates(0))
+
+    def test_several_steps_of_a_method_that_takes_its_own(self):
+        with pytest.raises(ValueError, match=r"steps=2 .* PPOSettings\(epochs=2\)"):
+            make_trainer("ppo", steps=2)
 
     def test_samples_of_a_run_that_resampled(self):
         trace = tw.run_smc(unit_target(), num_particles=8, rule="always", seed=1)

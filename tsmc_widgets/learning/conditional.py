@@ -274,6 +274,7 @@ def make_batches(
     positives: Positives | ConditionalPositives | None,
     seed: int,
     stride: int,
+    others: int = 0,
 ) -> PlainBatches:
     """How updates are drawn: under many observations where the target waits for them.
 
@@ -287,6 +288,7 @@ def make_batches(
             observations, else ``ReplayedPositives``.
         seed: of all noise.
         stride: addresses from one update to the next, for sources that count updates.
+        others: tokens of q at each prefix for later steps on the same batch.
 
     Raises:
         TypeError: a twist or positives of the wrong kind.
@@ -294,7 +296,7 @@ def make_batches(
     """
     what, from_base = target.potential.describe(), draws_from_base(weights)
     batches = {"target": target, "twist": twist, "num_texts": batch_size, "from_base": from_base}
-    batches |= {"seed": seed, "stride": stride}
+    batches |= {"seed": seed, "stride": stride, "others": others}
     if not target.is_conditional:
         _check_plain(what, twist, observations, positives)
         source = ReplayedPositives(target, seed) if positives is None else positives

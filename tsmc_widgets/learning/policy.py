@@ -207,7 +207,10 @@ class PolicySteps:
             raise NoSignalError("no text of the batch has phi > 0, so there is nothing to reward.")
         if batch.sums is None and batch.base is None:
             batch = replace(batch, base=read(self.target, batch.tokens))
-        hidden = (batch.base if batch.sums is None else batch.sums).hidden
+        if batch.sums is None:
+            hidden = batch.base.hidden
+        else:
+            hidden = batch.sums.inputs[..., : self.twist.head.hidden]
         batch = replace(batch, sums=None)  # They are of the twist as it was, and steps move it.
         code = None
         if self._encoder is not None:

@@ -320,6 +320,7 @@ class PlainBatches:
         seed: of all noise.
         stride: addresses from one update to the next, for sources that count updates.
         observations: how many o share the texts of an update; None where nothing is observed.
+        others: tokens of q at each prefix for later steps on the same batch.
     """
 
     target: Target
@@ -330,6 +331,7 @@ class PlainBatches:
     seed: int
     stride: int = 1
     observations: int | None = None
+    others: int = 0
 
     def __post_init__(self) -> None:
         """Read no pool yet."""
@@ -344,6 +346,7 @@ class PlainBatches:
             seed=self.seed,
             run=address,
             twist=self.twist,
+            others=self.others,
         )
         source = self.positives
         if source is None:

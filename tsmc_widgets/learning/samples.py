@@ -138,17 +138,21 @@ class TokenSums:
     """Base model and tied head along texts, sums over the vocabulary taken.
 
     Attributes:
-        hidden: the state that predicts each token.
+        inputs: what the head reads before each token.
         log_p: log p0 of each token, times the target's power.
         log_q: log of the twist-induced q of each token, at the twist as it was.
+        was: the head's ``direction`` then.
         mean: ``mean_embedding`` of that q: the gradient of log sum_v p0 psi_t, whose value is log
             p0 + log psi - log q of any token. None where the texts are of p0.
+        others: tokens drawn from that q, of which the sum is read once steps have moved the twist.
     """
 
-    hidden: Float[Tensor, "n steps width"]
+    inputs: Float[Tensor, "n steps width"]
     log_p: Float64[Tensor, "n steps"]
     log_q: Float64[Tensor, "n steps"]
+    was: Float[Tensor, "n steps width1"]
     mean: Float[Tensor, "n steps width1"] | None = None
+    others: Int[Tensor, "n steps some"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,21 +319,27 @@ def _terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms:
 
 
 def _tied_terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms:
-    """The same for a tied head: the value of log sum_v p0 psi_t is known, and its gradient.
+    """The same for a tied head, without a table: log sum_v p0 psi_t was known to the sweep.
 
-    It is that of <g(h), E_q[e_v]> + b(h), in which E_q[e_v] is a constant.
+    It has moved since by log E_q[exp d(v)], with d(v) = <dg, e_v> + db the change of log psi and q
+    as it was: E_q[d] is exact, and what is beyond it comes from a few tokens of q. Before the
+    first step d = 0, and value and gradient are exact.
     """
     sums = samples.sums
     if sums is None:
         sums = read_sums(target, twist, samples.tokens)
-    tokens = _after_prompt(target, samples.tokens)
-    inputs = twist.inputs(tokens, len(target.prompt_tokens), sums.hidden)
-    log_psi = twist.log_psi_at(inputs, samples.tokens).double()
+    head, chosen = twist.head, samples.tokens
+    direction = head.direction(sums.inputs)
+    log_psi = twist.log_psi_of(direction, chosen).double()
     if not p0 or sums.mean is None:
         return log_psi, sums.log_p, torch.full_like(sums.log_p, math.nan)
-    slope = twist.head.along(inputs, sums.mean).double()
-    log_norm = sums.log_p + log_psi.detach() - sums.log_q
-    return log_psi, sums.log_p, log_norm + (slope - slope.detach())
+    change = direction - sums.was
+    moved = (change * sums.mean).sum(-1).double()
+    if sums.others is not None:
+        beyond = head.values(change.unsqueeze(-2), sums.others).double()
+        moved = moved + torch.logsumexp(beyond, -1) - math.log(beyond.shape[-1]) - beyond.mean(-1)
+    was = sums.log_p + twist.log_psi_of(sums.was, chosen).double() - sums.log_q
+    return log_psi, sums.log_p, was + moved
 
 
 @torch.no_grad()
@@ -340,16 +350,17 @@ def read_sums(target: Target, twist: Any, tokens: Int[Tensor, "n steps"]) -> Tok
     for part in tokens.split(each):
         base, length = read(target, part), len(target.prompt_tokens)
         inputs = twist.inputs(_after_prompt(target, part), length, base.hidden).flatten(0, 1)
+        was = twist.head.direction(inputs)
         log_p, log_psi = base.log_probs.flatten(0, 1), twist.value_given(inputs, None)
         log_q, chosen = tilt(log_p, log_psi), part.reshape(-1, 1)
         p, q = (each.gather(1, chosen).double() for each in (log_p, log_q))
         weights = log_q.exp()
         if twist.link == "sigmoid":  # d log psi / d raw = 1 - psi / bound.
             weights *= -torch.expm1(log_psi - twist.log_bound)
-        columns = (base.hidden.flatten(0, 1), p, q, twist.head.mean_embedding(weights))
+        columns = (inputs, p, q, was, twist.head.mean_embedding(weights))
         parts.append([each.reshape(*part.shape, -1) for each in columns])
-    hidden, log_p, log_q, mean = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenSums(hidden, log_p.squeeze(-1), log_q.squeeze(-1), mean)
+    inputs, log_p, log_q, was, mean = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenSums(inputs, log_p.squeeze(-1), log_q.squeeze(-1), was, mean)
 
 
 def _log_norm(
@@ -380,6 +391,7 @@ def draw_samples(
     observed: Int[Tensor, "runs width"] | None = None,
     keep_answers: bool = True,
     twist: Any = None,
+    others: int = 0,
 ) -> Samples:
     """Independent weighted texts of a sweep without resampling, with the base model's answers.
 
@@ -394,6 +406,7 @@ def draw_samples(
         keep_answers: whether the samples bring the base model's answers with them, which take
             room for the vocabulary at every token.
         twist: what learns from them; one with a tied head needs no more of these than their sums.
+        others: tokens of q at each prefix that such sums keep, for steps after the first.
     """
     # Of the sigmoid the gradient also takes psi of all tokens: it is read when it is wanted.
     tied = twist if twist is not None and as_twist(twist).is_tied and twist.link == "log" else None
@@ -409,38 +422,49 @@ def draw_samples(
     )
     config = session.config
     state, records, answers = init(target, config), [], []
+    generator = torch.Generator(target.prompt_tokens.device).manual_seed(seed * 1_000_003 + run)
     while state.t < target.num_steps:
         if keep_answers:
             # Without resampling particle k at step t is particle k of every later step.
-            answers.append(_answers(state.steps, state.rows.reshape(-1), tied))
+            rows = state.rows.reshape(-1)
+            answers.append(_answers(state.steps, rows, tied, others, generator))
         state, record = step(state, target, config)
         records.append(record)
     trace = SMCTrace.from_records(tuple(records), target, config)
     samples = Samples.of_trace(trace).to(target.prompt_tokens.device)
     if not keep_answers:
         return samples
-    first, second = (
+    columns = [
         None if parts[0] is None else torch.stack(parts, dim=1)
         for parts in zip(*answers, strict=True)
-    )
+    ]
+    hidden = columns[0]
     if tied is None:
-        return replace(samples, base=TeacherForced(second, first))
+        return replace(samples, base=TeacherForced(columns[1], hidden))
     log_p = trace.paths("log_p").reshape(samples.tokens.shape).to(samples.tokens.device)
-    return replace(samples, sums=TokenSums(first, log_p, samples.log_q, second))
+    inputs = twist.inputs(_after_prompt(target, samples.tokens), len(target.prompt_tokens), hidden)
+    with torch.no_grad():
+        was = twist.head.direction(inputs)
+    return replace(samples, sums=TokenSums(inputs, log_p, samples.log_q, was, *columns[1:]))
 
 
 @torch.no_grad()
 def _answers(
-    steps: PrefixSteps, rows: Int[Tensor, " n"], tied: Any
-) -> tuple[Tensor | None, Tensor | None]:
-    """Each text's hidden state; and log p0 of all tokens, or of a tied q the mean embedding."""
+    steps: PrefixSteps, rows: Int[Tensor, " n"], tied: Any, others: int, generator: torch.Generator
+) -> tuple[Tensor | None, ...]:
+    """Hidden state of each sequence; and log p0 of all tokens, or of a tied q mean and tokens."""
     hidden = None if steps.lm.hidden is None else steps.lm.hidden[rows]
     if tied is None:
         return hidden, steps.lm.log_probs[rows]
     if steps.proposal.log_q_next is steps.lm.log_probs:
-        return hidden, None
-    means = [tied.head.mean_embedding(log_q.exp()) for _, _, log_q, _ in steps.parts()]
-    return hidden, torch.cat(means)[rows]
+        return hidden, None, None
+    means, drawn = [], []
+    for _, _, log_q, _ in steps.parts():
+        q = log_q.exp()
+        means.append(tied.head.mean_embedding(q))
+        if others:
+            drawn.append(torch.multinomial(q, others, replacement=True, generator=generator))
+    return hidden, torch.cat(means)[rows], torch.cat(drawn)[rows] if others else None
 
 
 class PoolReader:

@@ -144,6 +144,8 @@ def progress_bar(
         yield show
 
 
+OTHERS = 32
+"""Tokens of q at each prefix from which later steps on a batch read its sum."""
 FAINT_STEPS = 10
 """Steps in a row with gradients below Adam's eps after which a training warns."""
 
@@ -169,7 +171,9 @@ class TwistTrainer:
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each two, or a few more where that does not
             come out even.
-        ppo: settings of that method; None is ``PPOSettings()``.
+        steps: of Adam on each batch. Drawing texts from a large model costs far more than a step of
+            a tied head, and every loss holds for texts of an earlier q.
+        ppo: settings of that method, which takes steps of its own; None is ``PPOSettings()``.
         accelerator: an ``accelerate.Accelerator`` whose processes share the training; each takes
             texts of its own, ``batch_size`` of them. The base model must be on its device.
         seed: address of all noise; equal arguments give equal bytes.
@@ -192,6 +196,7 @@ class TwistTrainer:
         averaging: float | int | None = None,
         positives: Positives | ConditionalPositives | None = None,
         observations: int | None = None,
+        steps: int = 1,
         ppo: PPOSettings | None = None,
         seed: int = 0,
         max_gradient_norm: float = 10.0,
@@ -200,19 +205,22 @@ class TwistTrainer:
         check_target(target)
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
-        check_training(target, twist, batch_size)
         check_integer("seed", seed, at_least=0)
         check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
         _check_fits(twist, self.weights)
+        check_training(target, twist, batch_size)
         _check_power(target, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist
         self.batch_size, self.seed = batch_size, seed
         self.learning_rate, self.max_gradient_norm = rate, max_gradient_norm
+        self.steps = check_integer("steps", steps)
         self.history: list[Update] = []
         self.warning, self._faint = "", 0
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={quoted(ppo)} needs method='ppo'; got {quoted(method)}.")
+        if steps > 1 and "ppo" in self.weights:
+            raise ValueError(f"steps={steps} is not for ppo: say PPOSettings(epochs={steps}).")
         self._policy = PolicySteps(target, twist, ppo) if "ppo" in self.weights else None
         self._share = Processes(accelerator)
         self._batches = make_batches(
@@ -224,6 +232,7 @@ class TwistTrainer:
             positives=positives,
             seed=seed,
             stride=self._share.count,
+            others=OTHERS if steps > 1 else 0,
         )
         modules = [twist] if self._policy is None else [twist, self._policy.critic]
         self._modules = nn.ModuleList(modules)
@@ -380,6 +389,7 @@ class TwistTrainer:
             "ppo": None if self._policy is None else repr(self._policy.settings),
             "processes": self._share.count,
             "seed": self.seed,
+            **({} if self.steps == 1 else {"steps": self.steps}),
         }
 
     @property
@@ -394,9 +404,13 @@ class TwistTrainer:
             if all(update.skipped for update in self.history):
                 self._set_level(batch)
             losses, norm, policy = self._descend(batch, positives)
+            for _ in range(1, self.steps):
+                self._descend(batch, positives)
         except NoSignalError:
-            # Other processes may have a signal, so this one takes part in the step too.
+            # Other processes may have a signal, so this one takes part in their steps too.
             losses, norm, policy = {}, self._step(None), {}
+            for _ in range(1, self.steps):
+                self._step(None)
         log_weights = batch.log_weights_by_group
         source = WeightedPositives() if positives is batch else self.positives
         update = Update(

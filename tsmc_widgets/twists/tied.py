@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import UnsupportedModelError, check_integer
+from tsmc_widgets.errors import UnsupportedModelError, check_integer, quoted
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.targets.description import describe_potential, parse_potential
 from tsmc_widgets.targets.target import Target, check_target
@@ -117,17 +117,11 @@ class TiedHead(nn.Module):
         direction = self.direction(states)
         return direction[..., :-1].to(self.embedding) @ self.embedding.T + direction[..., -1:]
 
-    def at(
-        self, states: Float[Tensor, "*rows inputs"], tokens: Int[Tensor, "*rows"]
+    def values(
+        self, direction: Float[Tensor, "*#rows width1"], tokens: Int[Tensor, "*#rows"]
     ) -> Float[Tensor, "*rows"]:
         """Values of one token in each row."""
-        return self.along(states, nn.functional.pad(self.embedding[tokens], (0, 1), value=1.0))
-
-    def along(
-        self, states: Float[Tensor, "*rows inputs"], mean: Float[Tensor, "*rows width1"]
-    ) -> Float[Tensor, "*rows"]:
-        """The sum over tokens whose weights have this ``mean_embedding``."""
-        return (self.direction(states) * mean).sum(-1)
+        return (direction[..., :-1] * self.embedding[tokens]).sum(-1) + direction[..., -1]
 
     def mean_embedding(self, weights: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows width1"]:
         """Sums of weights times (e_v, 1): all that a gradient needs of a sum over tokens."""
@@ -277,11 +271,11 @@ class TiedHeadTwist(NeuralTwist):
         base = TeacherForced(hidden, hidden)  # No form with a tied head reads log-probs.
         return self._states.teacher_force(tokens, prompt_length, base)
 
-    def log_psi_at(
-        self, inputs: Float[Tensor, "*rows width"], tokens: Int[Tensor, "*rows"]
+    def log_psi_of(
+        self, direction: Float[Tensor, "*#rows width1"], tokens: Int[Tensor, "*#rows"]
     ) -> Float[Tensor, "*rows"]:
-        """Log psi of one token in each row, with gradients."""
-        return self._linked(self.head.at(inputs, tokens))
+        """Log psi of one token in each row, with gradients, of the head's directions."""
+        return self._linked(self.head.values(direction, tokens))
 
     def card_options(self) -> dict[str, Any]:
         """The options, with what describes the scored target."""
@@ -305,6 +299,11 @@ class TiedHeadTwist(NeuralTwist):
 def _target_of(scored: Target | Mapping[str, Any] | None, lm: LanguageModel) -> Target | None:
     """A target, or the one of which ``card_options`` made these; None where phi is not read."""
     if isinstance(scored, Mapping):
+        if scored.keys() != {"potential", "prompt", "num_steps"}:
+            raise ValueError(
+                "scored must be a Target, or what a twist's card says of one; got "
+                f"{quoted(scored)}."
+            )
         phi = parse_potential(scored["potential"])
         scored = Target(lm, phi, prompt=scored["prompt"], num_steps=scored["num_steps"])
     if scored is not None:
