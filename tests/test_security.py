@@ -5,6 +5,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tsmc_widgets.errors import UnsupportedModelError
 from tsmc_widgets.experiments.execute import work
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.targets.description import parse_potential
+from tsmc_widgets.widgets.code_editor import made_by_a_cell
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
 from tsmc_widgets.widgets.problem_panel import ProblemPanel
 from tsmc_widgets.widgets.workbench_state import WorkbenchState
@@ -110,6 +112,43 @@ def test_the_notebooks_functions_are_chosen_by_name():
     row = PotentialEditor([{"kind": "TextFunction", "function": ""}], lambda: None).rows[0]
     row.fields["function"].value = "length of the tests"
     assert parse_potential([row.part]).describe() == "exp(length of the tests(text))"
+
+
+CELL = {"header": {"msg_type": "execute_request"}, "metadata": {"cellId": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "environment", "may"),
+    [
+        (CELL, {}, True),
+        (CELL, {"SERVER_SOFTWARE": "voila/0.5.13"}, False),
+        (CELL, {"VOILA_REQUEST_URL": ""}, False),
+        # As Voila, nbclient and others run notebooks; and a page's message that names a cell.
+        ({**CELL, "metadata": {}}, {}, False),
+        ({**CELL, "header": {"msg_type": "comm_msg"}}, {}, False),
+        ({}, {}, False),
+        (None, {}, False),
+    ],
+)
+def test_code_is_typed_only_where_a_cell_of_a_notebook_made_the_page(
+    monkeypatch, request_, environment, may
+):
+    assert not made_by_a_cell()
+    kernel = SimpleNamespace(get_parent=lambda: request_)
+    shell = SimpleNamespace(kernel=kernel)
+    monkeypatch.setattr("tsmc_widgets.widgets.code_editor.get_ipython", lambda: shell)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert made_by_a_cell() is may
+
+
+def test_without_a_cell_no_row_has_an_editor():
+    page = tw.Workbench({**PROBLEM, "potential": [{"kind": "TextFunction", "function": "len"}]})
+    try:
+        page.problem.editor.menu.value = "a Python function"
+        assert [row.code for row in page.problem.editor.rows] == [None, None]
+    finally:
+        page.close()
 
 
 def test_a_file_names_no_function(stranger, tmp_path):

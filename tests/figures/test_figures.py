@@ -256,6 +256,12 @@ def test_scatter_cuts_long_texts_and_draws_errors():
     assert max(map(len, points.text)) < 120
     assert list(points.error_x.array) == pytest.approx([0.196, 0.0, 0.392])
     assert list(figure.layout.xaxis.range) == list(figure.layout.yaxis.range)
+    frame = psi_frame()
+    residual = frame["learned"] - frame["optimal"]
+    assert points.customdata[:, 2] == pytest.approx(residual)
+    listed = figure.layout.annotations[-1].text.split("<br>")[1:]
+    worst = residual.abs().sort_values(ascending=False).iloc[:5]
+    assert [abs(float(line.split()[0])) for line in listed] == pytest.approx(worst, abs=0.006)
 
 
 @pytest.mark.parametrize("draw", [figure[0] for figure in FIGURES.values()])

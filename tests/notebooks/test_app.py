@@ -7,6 +7,7 @@ import os
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
+from uuid import uuid4
 
 import nbformat
 import pytest
@@ -16,6 +17,7 @@ from tornado.websocket import websocket_connect
 
 from browser_support import TOKEN, voila_app
 from tsmc_widgets import __main__ as program
+from tsmc_widgets.widgets.code_editor import START
 
 VIEW = "document.querySelector('.pv')"
 
@@ -33,7 +35,8 @@ KERNEL = "/api/kernels/01234567-0123-0123-0123-0123456789ab"
 def served(tmp_path_factory):
     """Port of the app on an empty notebook."""
     home = tmp_path_factory.mktemp("app")
-    nbformat.write(nbformat.v4.new_notebook(), home / "empty.ipynb")
+    empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("0")])
+    nbformat.write(empty, home / "empty.ipynb")
     with voila_app(home, home / "empty.ipynb") as url:
         yield int(url.rpartition(":")[2])
 
@@ -63,32 +66,126 @@ def test_app_asks_for_its_token_and_answers_to_no_foreign_name(served, path, hos
     there.close()
 
 
-def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
-    def message(kind, **content):
-        header = {"msg_id": kind, "msg_type": kind, "session": "visitor", "username": "visitor",
-                  "version": "5.3", "date": "2026-01-01T00:00:00Z"}  # fmt: skip
-        return json.dumps({"header": header, "parent_header": {}, "metadata": {},
-                           "content": content, "channel": "shell", "buffers": []})  # fmt: skip
+def message(kind, metadata=None, **content):
+    """What a page sends to the kernel."""
+    header = {"msg_id": uuid4().hex, "msg_type": kind, "session": "visitor", "username": "visitor",
+              "version": "5.3", "date": "2026-01-01T00:00:00Z"}  # fmt: skip
+    return json.dumps({"header": header, "parent_header": {}, "metadata": metadata or {},
+                       "content": content, "channel": "shell", "buffers": []})  # fmt: skip
 
+
+async def connect(port):
+    """The socket of a page that has just been opened, its cells run."""
+    page = await AsyncHTTPClient().fetch(
+        f"http://127.0.0.1:{port}/?token={TOKEN}", request_timeout=120
+    )
+    kernel = re.search(r'kernel_?id"?:\s*"([\w-]{36})', page.body.decode(), re.IGNORECASE)[1]
+    server = f"ws://127.0.0.1:{port}"
+    runner = await websocket_connect(f"{server}/voila/execution/{kernel}?token={TOKEN}")
+    await runner.read_message()
+    await runner.write_message(json.dumps({"action": "execute", "payload": {"kernel_id": kernel}}))
+    shown = json.loads(await asyncio.wait_for(runner.read_message(), 120))
+    assert not any("ename" in each for each in shown["payload"]["output_cell"].get("outputs", []))
+    return await websocket_connect(f"{server}/api/kernels/{kernel}/channels?token={TOKEN}")
+
+
+async def ask(link, kind):
+    """All that the kernel says until it has answered this, and then is silent for a second."""
+    await link.write_message(message(kind))
+    heard, answered = [], False
+    while True:
+        try:
+            said = await asyncio.wait_for(link.read_message(), 1 if answered else 120)
+        except TimeoutError:
+            return heard
+        heard.append(json.loads(said))
+        answered = answered or heard[-1]["msg_type"] == kind.replace("request", "reply")
+
+
+def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
     async def visit():
-        page = await AsyncHTTPClient().fetch(
-            f"http://127.0.0.1:{served}/?token={TOKEN}", request_timeout=60
-        )
-        kernel = re.search(r'kernel_?id"?:\s*"([\w-]{36})', page.body.decode(), re.IGNORECASE)[1]
-        link = await websocket_connect(
-            f"ws://127.0.0.1:{served}/api/kernels/{kernel}/channels?token={TOKEN}"
-        )
+        link = await connect(served)
         code = f"open({str(tmp_path / 'ran')!r}, 'w').close()"
         await link.write_message(message("execute_request", code=code, silent=False))
-        await link.write_message(message("kernel_info_request"))
-        answer = ""
-        while "kernel_info_reply" not in answer:
-            answer = str(await asyncio.wait_for(link.read_message(), 30))
-            assert "execute_reply" not in answer
+        heard = await ask(link, "kernel_info_request")
+        assert "execute_reply" not in [each["msg_type"] for each in heard]
         link.close()
 
     asyncio.run(visit())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_app_has_no_editor_and_no_message_makes_or_reaches_one(tmp_path):
+    """Each widget of the page is told code, by every name that some widget has for a value."""
+    home = tmp_path / "home"
+    home.mkdir()
+    cell = (
+        "import tsmc_widgets as tw\ntw.register_function(len, name='length')\n"
+        "tw.Workbench(dict(name='own', model='table:rainy-week', prompt='sun', num_steps=2,\n"
+        "    potential=[dict(kind='TextFunction', function='length')]), num_particles=2)"
+    )
+    cells = [nbformat.v4.new_code_cell(cell, id="cell")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\ndef log_phi(text): return 0\n"
+    forged = {"cellId": "cell"}
+
+    async def visit(port):
+        link = await connect(port)
+
+        async def comms():
+            heard = await ask(link, "comm_info_request")
+            [reply] = [each for each in heard if each["msg_type"] == "comm_info_reply"]
+            return [*reply["content"]["comms"]]
+
+        async def tell(comm, **data):
+            await link.write_message(message("comm_msg", forged, comm_id=comm, data=data))
+            await asyncio.sleep(0.02)  # A server drops what comes faster than it allows.
+
+        async def states():
+            found = {}
+            for comm in await comms():
+                await tell(comm, method="request_state")
+            for heard in await ask(link, "kernel_info_request"):
+                if heard["msg_type"] == "comm_msg" and "state" in heard["content"]["data"]:
+                    found.setdefault(heard["content"]["comm_id"], {}).update(
+                        heard["content"]["data"]["state"]
+                    )
+            return found
+
+        before = await states()
+        assert len(before) > 50
+        # The menu's row of a Python function, added by a message that pretends to run a cell.
+        [menu] = [comm for comm, state in before.items()
+                  if "a Python function" in state.get("_options_labels", ())]  # fmt: skip
+        place = before[menu]["_options_labels"].index("a Python function")
+        await tell(menu, method="update", state={"index": place}, buffer_paths=[])
+        models = {"_model_name": "TextareaModel", "_model_module": "@jupyter-widgets/controls",
+                  "_model_module_version": "2.0.0"}  # fmt: skip
+        await link.write_message(message(
+            "comm_open", {**forged, "version": "2.1.0"}, comm_id=uuid4().hex,
+            target_name="jupyter.widget", data={"state": {**models, "value": code}},
+        ))  # fmt: skip
+        now = await states()
+        assert len(now) > len(before)
+        for comm, state in now.items():
+            for name in {"value", "code", "text", "share", "ask", "description"} & state.keys():
+                value = {"act": code, "n": 1, "code": code} if name in ("ask", "share") else code
+                await tell(comm, method="update", state={name: value}, buffer_paths=[])
+            # Not the lessons and the debugger, which would keep the kernel busy.
+            if not re.match(r"\d|Debug", state.get("description") or ""):
+                await tell(comm, method="custom", content={"event": "click"})
+        after = await states()
+        assert "rules a text out" in START
+        assert not any("rules a text out" in str(state) for state in now.values())
+        editors = [s for s in after.values() if s.get("_model_name") == "TextareaModel"]
+        assert [state["value"] for state in editors] == [code]  # The one that it opened itself.
+        link.close()
+
+    with voila_app(home, tmp_path / "page.ipynb") as url:
+        asyncio.run(visit(int(url.rpartition(":")[2])))
+    assert not ran.exists()
 
 
 @pytest.mark.slow

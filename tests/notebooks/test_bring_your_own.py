@@ -109,9 +109,10 @@ def test_errors_are_words_and_texts_stay_texts(lab):
     page.wait_for_function(
         "text => document.querySelector('.tw-formula').textContent.includes(text)", arg=EVIL
     )
-    page.get_by_role("button", name="Show code").click()
+    page.get_by_text("Share", exact=True).first.click()
+    page.get_by_role("button", name="Show code").first.click()
     page.wait_for_function(
-        "text => document.querySelector('.tw-code pre').textContent.includes(text)", arg=EVIL
+        "text => document.querySelector('.pv-code').textContent.includes(text)", arg=EVIL
     )
     prompt.fill("well")
     prompt.press("Enter")

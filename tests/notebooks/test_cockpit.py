@@ -49,6 +49,6 @@ def test_every_lesson_keeps_its_text_and_every_slider_has_a_name(show):
         run_after(page, lambda name=name: page.get_by_role("button", name=name).click())
         # Sliders answer a little later, with numbers that were added up in steps.
         page.wait_for_timeout(500)
-        assert page.get_by_text(preset.text).count() == 1, name
+        assert page.get_by_text(preset.question).count() == 1, name
     names = "handles => handles.map(handle => handle.getAttribute('aria-label'))"
     assert all(page.locator(".noUi-handle").evaluate_all(names))

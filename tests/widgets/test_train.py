@@ -5,9 +5,11 @@ import threading
 
 import pytest
 
+import tsmc_widgets as tw
 from tsmc_widgets.experiments.spec import METHODS as COMPARED
 from tsmc_widgets.experiments.spec import TEXT_METHODS
 from tsmc_widgets.learning.objectives import METHODS as LEARNED
+from tsmc_widgets.targets import functions
 from tsmc_widgets.twists.storage import load_twist
 from tsmc_widgets.widgets.front_end import CompareView
 from tsmc_widgets.widgets.session import error_text
@@ -196,3 +198,27 @@ def test_controls_follow_the_problem_and_tell_once():
     assert not controls.rivals["ctl"].value
     with pytest.raises(ValueError, match="the control must be one of"):
         controls.set(form2="x")
+
+
+def test_a_problem_of_ones_own_is_trained_by_its_description():
+    source = "def log_phi(text):\n    return -float('rain' in text)\n"
+    name = tw.register_function(functions.TypedFunction(source), name="rain of the tests")
+    own = {
+        "name": "own", "model": "table:rainy-week", "prompt": "sun", "num_steps": 2,
+        "potential": [{"kind": "TextFunction", "function": name, "log_phi_max": 0}],
+    }  # fmt: skip
+    session = TrainSession(own, num_updates=2, batch_size=10)
+    try:
+        assert dict(session.controls.fields["problem"].options)["own"] == session.settings.problem
+        assert session.train(2, timeout=60)
+        assert session.target.potential.describe() == f"exp({name}(text))"
+        exact = tw.exact(session.target).log_z
+        log_z, error = session.training.log_z
+        assert abs(log_z - exact) < 4 * error + 1e-6
+        assert session.view.header["problem"] == "own"
+        assert len(session.view.looks["racers"][0]["points"][0]) == 5
+        session.set(problem="rainy-week")
+        session.set(problem=own)
+        assert session.settings.problem == session.training.settings.problem
+    finally:
+        session.close()

@@ -31,7 +31,7 @@ def racer(method, *, at=40, only=False):
 
 def look(method):
     samples = {"texts": [[EVIL, -0.25], ["fine", None]], "log_mean_phi": [-800.25, 0.05]}
-    points = [[2, 0.1 * i - 1, 0.2, 0.1 * i - 0.9] for i in range(20)]
+    points = [[2, 0.1 * i - 1, 0.2, 0.1 * i - 0.9 + (i > 14), f"{EVIL} {i}"] for i in range(20)]
     return {
         "method": method,
         "at": 40,
@@ -89,6 +89,23 @@ def test_every_number_says_what_it_is(open_training):
     assert "40 (2 skipped)" in row
     assert "−1.80 [−2.00, −1.60]" in row
     assert "log mean φ −800.25 ± 0.05 s.e. nats" in page.inner_text(".tl-texts")
+
+
+def test_a_pointer_at_a_prefix_reads_it_and_the_worst_are_listed(open_training):
+    page = open_training("ctl")
+    plot = page.locator(".pv-strip-scatter canvas")
+    x, y = page.evaluate("document.querySelector('.tl')._plots[3].places[17].slice(0, 2)")
+    plot.hover(position={"x": x, "y": y})
+    hover = page.locator(".tl-hover")
+    said = f"“{EVIL} 17”, t = 2: log ψ 1.80, log ψ* 0.70 ± 0.20 s.e., residual +1.10 nats"
+    assert hover.inner_text() == said
+    plot.hover(position={"x": 2, "y": 2})
+    assert hover.inner_text() == ""
+    page.get_by_text("The 5 worst prefixes").click()
+    listed = page.locator(".tl-worst li").all_inner_texts()
+    assert len(listed) == 5
+    assert all("residual +1.10 nats" in each for each in listed)
+    assert page.locator(".tl-worst img").count() == 0
 
 
 def test_texts_are_never_markup(open_training):

@@ -15,6 +15,7 @@ from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.widgets.controls import split_words
+from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.run_page import Pinned, compare, explain_dead
 from tsmc_widgets.widgets.watch import (
     EXAMPLES,
@@ -280,17 +281,40 @@ def test_a_pinned_run_stays_beside_the_next(watch):
     assert watch.bench.sentence.value == ""
 
 
-def test_pinning_again_replaces_a(watch):
+def test_pinning_again_compares_with_the_newest_and_lists_them_all(watch):
+    bench = watch.bench
     watch.pin()
-    first = watch.bench.pinned_view
-    watch.set(seed=3)
+    first = bench.pinned_view
+    assert bench.table.children == ()
+    watch.set(seed=4)
     assert watch.wait(20)
+    bench.another.click()
+    assert bench.pinned.spec.seed == 4
+    assert bench.pinned_view is not first
+    assert len(bench._views.children) == 1
+    assert watch.view.beside["ess"] == bench.pinned.trace.ess.tolist()
+    assert bench.button.value is True
+    # A row for each: its sentence, its ESS, log Z_hat with its interval, ancestors.
+    rows = bench.table.children[1:]
+    for row, run in zip(rows, bench.kept, strict=True):
+        said = [cell.value for cell in row.children[1:5]]
+        assert "16 particles write 6 tokens after" in said[0]
+        assert said[1] == f"<span>{run.ess}</span>"
+        # The interval comes once seven more runs are done.
+        assert said[2].startswith(f"<span>{run.estimate.split(' ')[0]}")
     watch.pin()
-    assert watch.bench.pinned.spec.seed == 3
-    assert watch.bench.pinned_view is not first
-    assert len(watch.bench._views.children) == 1
-    assert watch.view.beside["ess"] == watch.bench.pinned.trace.ess.tolist()
-    assert watch.bench.button.value is True
+    assert len(bench.kept) == 2
+    # A click compares with another, a click takes it away.
+    rows[0].children[0].click()
+    assert bench.pinned.spec.seed == 3
+    assert "seed 3 → 4" in bench.sentence.value
+    assert bench.table.children[1].children[0].disabled
+    bench.table.children[1].children[5].click()
+    assert [run.spec.seed for run in bench.kept] == [4]
+    assert bench.pinned.spec.seed == 4
+    assert bench.table.children == ()
+    watch.unpin()
+    assert (bench.pinned, bench.kept, bench.button.value) == (None, [], False)
 
 
 def test_nothing_to_pin_is_said(watch):
@@ -334,17 +358,38 @@ def test_dead_runs_are_compared_too(dead):
 def test_lessons_set_every_control_that_they_are_about():
     controls = Controls(RunSettings(avoids="x", seed=9), Judges("stars", "host"), lambda _: None)
     own = {name: preset for name, preset in PRESETS.items() if preset.values is not None}
-    bar = PresetBar(lambda preset: controls.set(**preset.values), own)
-    for name, button in bar.buttons.items():
+    view = ParticleView()
+    bar = PresetBar(view, lambda preset: controls.set(**preset.values), own)
+    for number, (name, button) in enumerate(bar.buttons.items(), 1):
         button.click()
         bar.show(controls.settings.spec)
         assert controls.settings.spec == PRESETS[name].spec
         assert button.button_style == "info"
         assert sum(b.button_style == "info" for b in bar.buttons.values()) == 1
-        assert PRESETS[name].text.split("'")[0] in bar.text.value
+        # Nothing is asked about the run before, which is still on show.
+        assert view.lesson.get("name") != name
+        bar.ask(controls.settings.spec)
+        asked = {field: view.lesson[field] for field in ("name", "number", "of", "question")}
+        question = PRESETS[name].question
+        assert asked == {"name": name, "number": number, "of": len(own), "question": question}
     controls.fields["num_steps"].value = 7
     bar.show(controls.settings.spec)
     assert not any(button.button_style for button in bar.buttons.values())
+    assert view.lesson == {}
+
+
+def test_next_chooses_the_lesson_after_the_one_on_show():
+    chosen, view = [], ParticleView()
+    bar = PresetBar(view, lambda preset: chosen.append(preset))
+    for number, preset in enumerate(PRESETS.values(), 1):
+        bar.show(preset.spec)
+        bar.ask(preset.spec)
+        view.lessons_done += 1
+        assert len(chosen) == min(number, len(PRESETS) - 1)
+    assert chosen == [*PRESETS.values()][1:]
+    bar.show(RunSettings(seed=77).spec)
+    view.lessons_done += 1
+    assert len(chosen) == len(PRESETS) - 1
 
 
 @pytest.mark.slow
@@ -362,6 +407,40 @@ def test_only_the_good_twist_makes_log_z_vary_less():
 def lessons():
     """The run of every lesson on the model that ships."""
     return {name: start_spec(preset.spec).run() for name, preset in PRESETS.items()}
+
+
+def measured(trace, measure, step):
+    """What a lesson asks for, from the trace alone."""
+    if measure == "ess":
+        return float(trace.ess[step - 1]) if step else trace.num_particles
+    assert step == trace.num_steps
+    return int(trace.surviving_ancestors()[0]) if measure == "ancestors" else max(trace.weights)
+
+
+RIGHT = {
+    "Three texts": "over two thirds", "Late evidence": "fewer than 8", "Why SIS fails": "It falls",
+    "Resampling": "It rises", "What resampling costs": "at most 6",
+    "A full ESS, and no gain": "at most 6", "A bad twist": "It falls",
+    "The best twist weighs": "8 to 60", "The best twist draws": "more than 60",
+    "A good twist": "more than 32",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_each_question_has_the_answer_that_its_text_explains(lessons):
+    assert [*RIGHT] == [*PRESETS]
+    for name, preset in PRESETS.items():
+        found = measured(lessons[name], preset.measure, preset.step)
+        found -= measured(lessons[name], preset.measure, preset.since) if preset.since else 0
+        fitting = [words for words, low in preset.choices if low is None or found >= low]
+        assert fitting[-1] == RIGHT[name]
+    resampling = lessons["Resampling"]
+    assert resampling.ess[8] < 32
+    assert resampling.columns.resampled[0, 9]
+    three = lessons["Three texts"].columns.log_psi[0, -1].tolist()
+    assert sorted(three) == pytest.approx([-4, -2, 0])
+    best = lessons["The best twist draws"]
+    assert best.log_z == pytest.approx(tw.exact(tw.load_problem("rainy-week").target()).log_z)
 
 
 @pytest.mark.slow

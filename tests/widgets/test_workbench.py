@@ -117,7 +117,7 @@ class TestSpec:
         again = run_of_code(workbench)
         assert differing_columns(again, workbench.trace) == []
         assert again.info == workbench.trace.info
-        assert workbench.code_button.text == workbench.code
+        assert workbench.view.share == {"code": workbench.code, "spec": workbench.spec.to_json()}
         # What the controls say is the same again, so that moving one changes that one alone.
         assert workbench._read() == workbench.spec
         workbench.sampler.fields["seed"].value = 11

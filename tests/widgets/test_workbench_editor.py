@@ -1,5 +1,8 @@
 """The workbench's controls: what each makes of phi, of the problem and of the twist."""
 
+import html
+import pickle
+
 import pytest
 import torch
 
@@ -321,3 +324,79 @@ def test_new_factors_start_with_what_there_is(monkeypatch):
         assert page.view.status["error"] == ""
     finally:
         page.close()
+
+
+TWO_WORDS = "import re\n\ndef log_phi(text):\n    return -2.0 * len(re.findall('sun', text))\n"
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """A page made by a cell of a notebook, with the row of a Python function."""
+    monkeypatch.setattr(functions, "_REGISTERED", {})
+    monkeypatch.setattr("tsmc_widgets.widgets.workbench.made_by_a_cell", lambda: True)
+    page = Workbench("rainy-week", num_particles=8)
+    assert page.wait(60)
+    page.problem.editor.set([])
+    page.problem.editor.menu.value = "a Python function"
+    page.wait(60)
+    yield page, page.problem.editor.rows[0]
+    page.close()
+
+
+def test_a_typed_function_is_tried_taken_and_copied_as_code(typed, page_threads):
+    page, row = typed
+    row.code.area.value = TWO_WORDS
+    texts = page._some_texts()
+    assert len(texts) == 3
+    for text in texts:
+        assert f"<td>{-2.0 * text.count('sun'):.2f}</td><td>{text}</td>" in row.code.preview.value
+    row.code.button.click()
+    assert page.wait(60)
+    assert page.view.status["error"] == ""
+    name = functions.TypedFunction(TWO_WORDS).name
+    assert page.spec.problem["potential"] == [{"kind": "TextFunction", "function": name}]
+    expected = [-2.0 * f"sun{text}".count("sun") for text in page.trace.texts()]
+    assert page.trace.columns.log_psi[0, -1].tolist() == expected
+    namespace, code = {}, page.code
+    del functions._REGISTERED[name]
+    exec(code, namespace)
+    assert namespace["trace"].log_z == page.trace.log_z
+    functions.register_function(functions.TypedFunction(TWO_WORDS), name=name)
+    # Another text is another function: nothing known of the one before is taken for it.
+    row.code.area.value = TWO_WORDS.replace("-2.0", "-3.0")
+    row.code.button.click()
+    assert page.wait(60)
+    assert page.spec.problem["potential"][0]["function"] != name
+    page.show(page.spec)
+    assert page.problem.editor.rows[0].code.area.value == row.code.area.value
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def log_phi(text):\n    return (\n", "Line 2: '(' was never closed."),
+        ("def log_phi(text):\n    n = 0\n    return 1 / n\n", "Line 3: ZeroDivisionError"),
+        ("import nothing_of_this_name\n", "Line 1: ModuleNotFoundError"),
+        ("x = 1\n", "Define a function log_phi(text)"),
+        ("def log_phi(text):\n    return 'a'\n", "log_phi must return a number"),
+        ("def log_phi(text):\n    return None\n", "log_phi must return a number"),
+        ("def log_phi(text):\n    return float('nan')\n", "it gave nan"),
+        ("def log_phi(text):\n    raise SystemExit\n", "Line 2: SystemExit"),
+    ],
+)
+def test_errors_of_typed_code_stand_on_the_page_with_their_line(typed, source, said):
+    page, row = typed
+    before = page.spec
+    row.code.area.value = source
+    assert said in html.unescape(row.code.error.value)
+    assert row.code.button.disabled
+    row.code._press()
+    assert page.spec == before
+    row.code.area.value = TWO_WORDS
+    assert row.code.error.value == ""
+
+
+def test_typed_functions_go_to_workers_as_their_source():
+    function = functions.TypedFunction(TWO_WORDS)
+    again = pickle.loads(pickle.dumps(function))
+    assert (again.source, again("sun sun")) == (TWO_WORDS, -4.0)

@@ -21,7 +21,7 @@ from tsmc_widgets.targets.description import (
     parts_of,
     tempered_of,
 )
-from tsmc_widgets.targets.functions import importable
+from tsmc_widgets.targets.functions import TypedFunction, importable, registered_function
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import KINDS, is_packages
 from tsmc_widgets.targets.protocol import code_of as code_of_potential
@@ -54,11 +54,13 @@ def code_of(spec: RunSpec, *, top_k: int = 0) -> str:
 def _imports(spec: RunSpec) -> str:
     lines, notes = [], []
     for name in named_functions(spec.problem):
+        shown = code_value(name)
         if importable(name):
             module, _, inside = name.partition(":")
             lines.append(f"from {module} import {inside.partition('.')[0]}")
+        elif isinstance(typed := registered_function(name), TypedFunction):
+            notes.append(f"{typed.source}\n\ntw.register_function(log_phi, name={shown})")
         else:
-            shown = code_value(name)
             notes.append(f"# {shown} is a function of the session: elsewhere, register it first.")
     for name in dict.fromkeys(part["kind"] for part in every_part(spec.problem)):
         if is_packages(KINDS[name]):

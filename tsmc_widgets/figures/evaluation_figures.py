@@ -350,6 +350,11 @@ def _draw_row(
 
 
 LONGEST = 80
+_WORST = 5
+_HOVER = (
+    "“%{text}”<br>t %{customdata[0]}: log ψ %{y:.3f}, log ψ* %{x:.3f} ± %{customdata[1]:.3f} "
+    "(95 %)<br>residual %{customdata[2]:+.3f} nats<extra></extra>"
+)
 
 
 def psi_scatter(
@@ -398,30 +403,57 @@ def psi_scatter(
                 "visible": has_errors,
                 "color": look.muted,
             },
-            marker={
-                "size": 8,
-                "opacity": 0.85,
-                "color": frame["t"],
-                "colorscale": [[0.0, look.colours[0]], [1.0, look.colours[4]]],
-                "line": {"width": 0.8, "color": look.ink},
-                "colorbar": {
-                    "title": {"text": "step t", "font": {"size": 12}},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                    "tick0": int(frame["t"].min()),
-                    "dtick": max(1, round(int(frame["t"].max() - frame["t"].min()) / 8)),
-                },
-            },
+            marker=_marker(frame["t"], look),
             text=shown,
-            hovertemplate="“%{text}”<br>optimal %{x:.3f}, learned %{y:.3f} nats<extra></extra>",
+            customdata=np.stack(
+                [frame["t"], 1.96 * errors, frame["learned"] - frame["optimal"]], axis=1
+            ),
+            hovertemplate=_HOVER,
         )
     )
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
     bars = "bars: 95 % intervals of rollouts" if has_errors else ""
     note(figure, *_written(statistics), "dashed: equal", bars)
-    figure.update_layout(height=480)
+    _list_worst(figure, frame)
+    figure.update_layout(height=590)
     return figure
+
+
+def _marker(steps: pd.Series, look: Theme) -> dict[str, Any]:
+    """Of a point, coloured by its step."""
+    return {
+        "size": 8,
+        "opacity": 0.85,
+        "color": steps,
+        "colorscale": [[0.0, look.colours[0]], [1.0, look.colours[4]]],
+        "line": {"width": 0.8, "color": look.ink},
+        "colorbar": {
+            "title": {"text": "step t", "font": {"size": 12}},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tick0": int(steps.min()),
+            "dtick": max(1, round(int(steps.max() - steps.min()) / 8)),
+        },
+    }
+
+
+def _list_worst(figure: go.Figure, frame: pd.DataFrame) -> None:
+    """The prefixes with the largest residuals, under the figure."""
+    residual = frame["learned"] - frame["optimal"]
+    order = residual.abs().sort_values(ascending=False, kind="stable").index[:_WORST]
+    texts = frame["text"] if "text" in frame.columns else frame["t"]
+    lines = [
+        f"{residual[at]:+.2f} nats at t = {frame['t'][at]}: "
+        f"“{safe(shortened(str(texts[at]), LONGEST))}”"
+        for at in order
+    ]
+    figure.add_annotation(
+        text="<br>".join([f"largest residuals, of {len(frame)} prefixes:", *lines]),
+        xref="paper", yref="paper", x=0, y=0, yshift=-58, yanchor="top", align="left",
+        showarrow=False,
+    )  # fmt: skip
+    figure.update_layout(margin_b=70 + 18 * (len(lines) + 1))
 
 
 def _written(statistics: Mapping[str, float | int] | None) -> list[str]:

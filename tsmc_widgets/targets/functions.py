@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal
@@ -148,6 +150,53 @@ class TokenFunction(NamedFunction):
         return [call_checked(value, row, name=name, show_row=show_row) for row in rows]
 
 
+_TYPED = "<log_phi>"
+"""Where tracebacks say that typed code stands."""
+
+
+class TypedFunction:
+    """``log_phi(text)`` from its source: making one runs that source. Pickled as the source.
+
+    Args:
+        source: Python that defines ``log_phi``, complete with its imports.
+
+    Attributes:
+        source: as above.
+        name: what descriptions call it: another text, another name.
+
+    Raises:
+        ValueError: the source cannot be run, or defines no such function; names the line.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.name = f"log_phi_{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+        namespace: dict[str, Any] = {"__name__": self.name}
+        self._run(lambda _: exec(compile(source, _TYPED, "exec"), namespace), "")
+        self._log_phi = namespace.get("log_phi")
+        if not callable(self._log_phi):
+            raise ValueError("Define a function log_phi(text), such as def log_phi(text): return 0")
+
+    def __call__(self, text: str) -> Any:
+        """Log phi of a text in nats; an error names its line."""
+        return self._run(self._log_phi, text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its source is all that there is to send."""
+        return TypedFunction, (self.source,)
+
+    def _run(self, function: Callable[[str], Any], text: str) -> Any:
+        try:
+            return function(text)
+        except SyntaxError as error:
+            raise ValueError(f"Line {error.lineno}: {error.msg}.") from error
+        except (Exception, SystemExit) as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == _TYPED]
+            place = f"Line {lines[-1]}: " if lines else ""
+            raise ValueError(f"{place}{type(error).__name__}: {error}") from error
+
+
 def call_on_texts(function: Callable[..., Any], takes: str, texts: Sequence[str]) -> Any:
     """Call a function of one text on each, or a function of many on all."""
     if takes == "texts":
@@ -233,6 +282,11 @@ def find_function(name: str) -> Callable[..., Any]:
 def registered_functions() -> tuple[str, ...]:
     """Names that descriptions may give to functions, in the order of their registration."""
     return tuple(_REGISTERED)
+
+
+def registered_function(name: str) -> Callable[..., Any] | None:
+    """What a name stands for here; None where it stands for nothing."""
+    return _REGISTERED.get(name)
 
 
 def importable(name: str) -> bool:

@@ -233,6 +233,13 @@ def phrases_of(spec: RunSpec) -> dict[str, str]:
     }
 
 
+def sentence_of(spec: RunSpec) -> str:
+    """The run in one sentence."""
+    phrases = phrases_of(spec)
+    said = " ".join(f"{before} {phrases[name]}" for name, before in SENTENCE.items())
+    return said.strip().replace(" ;", ";")
+
+
 class Rail(ipw.VBox):
     """The run as one sentence; each phrase is a button that unfolds its controls below.
 

@@ -13,9 +13,11 @@ import ipywidgets as ipw
 from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
+from tsmc_widgets.widgets.code_editor import CodeEditor
 from tsmc_widgets.widgets.controls import Note, Slider, close_whole, split_words
 
 Part = Mapping[str, Any]
+Typing = Callable[[], Sequence[str]] | None
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
 _STAR_NAMES = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
 _HOSTILE, _CALM = "hostile", "not hostile"
@@ -402,6 +404,8 @@ class FactorRow(ipw.VBox):
         part: its description.
         changed: called when a person has changed it.
         removed: called with the row when a person takes it away.
+        typing: gives the texts on which a function that is typed here is tried; None where no
+            code may be typed.
 
     Attributes:
         part: the description that the controls make; that of before where they make none.
@@ -409,7 +413,11 @@ class FactorRow(ipw.VBox):
     """
 
     def __init__(
-        self, part: Part, changed: Callable[[], None], removed: Callable[[FactorRow], None]
+        self,
+        part: Part,
+        changed: Callable[[], None],
+        removed: Callable[[FactorRow], None],
+        typing: Typing = None,
     ) -> None:
         self.kind: FactorKind = kind_of(part)
         self.part = dict(part)
@@ -427,11 +435,21 @@ class FactorRow(ipw.VBox):
         self.note.add_class("tw-note")
         head = ipw.HBox([title, self.remove])
         head.add_class("tw-factor-head")
-        super().__init__([head, *self.fields.values(), self.note])
+        self.code: CodeEditor | None = None
+        if typing is not None and self.kind.start["kind"] == "TextFunction":
+            self.code = CodeEditor(part["function"], typing, self._take)
+        super().__init__([head, *self.fields.values(), self.note, *filter(None, [self.code])])
         self.add_class("tw-factor")
         self._settle()
         for field in self.fields.values():
             field.observe(self._read, "value")
+
+    def _take(self, function: str) -> None:
+        """Choose a function that was just typed."""
+        menu = self.fields["function"]
+        if function not in dict(menu.options).values():
+            menu.options = [*menu.options, (function, function)]
+        menu.value = function
 
     def _read(self, _: Any) -> None:
         now = {name: field.value for name, field in self.fields.items()}
@@ -449,6 +467,8 @@ class FactorRow(ipw.VBox):
             field.layout.display = "none" if name in hidden else None
         note = self.kind.note
         text = self.error or (note if isinstance(note, str) else note())
+        if self.code is not None and not self.error:
+            text = "Choose a function that was registered, or write one:"
         self.note.value = f"<span>{html.escape(text)}</span>" if text else ""
         self.note.layout.display = None if text else "none"
         (self.add_class if self.error else self.remove_class)("tw-wrong")
@@ -461,6 +481,7 @@ class PotentialEditor(ipw.VBox):
         parts: the factors at first.
         changed: called after each change of a person.
         likely: gives a word that the model may well write; empty where none is known.
+        typing: as for ``FactorRow``.
     """
 
     def __init__(
@@ -468,8 +489,9 @@ class PotentialEditor(ipw.VBox):
         parts: Sequence[Part],
         changed: Callable[[], None],
         likely: Callable[[], str] = lambda: "",
+        typing: Typing = None,
     ) -> None:
-        self._changed, self._likely = changed, likely
+        self._changed, self._likely, self._typing = changed, likely, typing
         self.rows: list[FactorRow] = []
         self.menu = ipw.Dropdown(
             options=[(f"+ {_ADD}", ""), *((kind.title, kind.title) for kind in KINDS)],
@@ -511,7 +533,7 @@ class PotentialEditor(ipw.VBox):
         self._changed()
 
     def _row(self, part: Part) -> FactorRow:
-        return FactorRow(part, self._changed, self.remove)
+        return FactorRow(part, self._changed, self.remove, self._typing)
 
     def _replace(self, rows: list[FactorRow]) -> None:
         gone = [row for row in self.rows if row not in rows]

@@ -214,19 +214,6 @@ class RunView(Still, FrontEnd, PageTraits):
             self._put(self._shown, change["new"], None)
 
 
-class CodeButton(GuardedWidget):
-    """Copies ``text`` to the clipboard; shows it where the browser does not let it.
-
-    Attributes:
-        text: any text.
-    """
-
-    _esm = join_modules("js/code_button.js")
-    _css = join_modules("workbench.css")
-
-    text = traitlets.Unicode("").tag(sync=True)
-
-
 class TrainView(FrontEnd):
     """Shows what Python puts into its traits, and says in ``ask`` what was pressed.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import traitlets
 
-from tsmc_widgets.errors import check_kind
+from tsmc_widgets.errors import check_kind, message_of
 from tsmc_widgets.widgets.front_end import RunView, join_modules
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.record import Recorder
@@ -41,16 +42,25 @@ class ParticleView(RunView):
         hold: whether the person at the view has asked a live run to wait.
         more: counts the steps asked for one by one at the end of what is recorded.
         status: ``state``, ``text`` and ``error`` of a live run.
+        share: ``code`` and ``spec`` that make the run, for the menu; left out where not known.
+        pages: counts the pages asked for in the menu; each is sent as bytes, and no file written.
+        write_page: writes that page.
+        lesson: what is asked of a person before the run is played, see ``Preset``; empty for none.
+        lessons_done: counts presses of Next.
     """
 
     _esm = join_modules("js/particle_view.js")
     _css = join_modules("particle_view.css")
-    _takes = ("hello", "step", "run", "hold", "more")
+    _takes = ("hello", "step", "run", "hold", "more", "pages", "lessons_done")
 
     strips = traitlets.Bool(True).tag(sync=True)
     beside = traitlets.Dict().tag(sync=True)
     hold = traitlets.Bool(False).tag(sync=True)
     more = traitlets.Int(0).tag(sync=True)
+    share = traitlets.Dict().tag(sync=True)
+    pages = traitlets.Int(0).tag(sync=True)
+    lesson = traitlets.Dict().tag(sync=True)
+    lessons_done = traitlets.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -63,6 +73,7 @@ class ParticleView(RunView):
     ) -> None:
         shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
         super().__init__(Recorder(), shown | {"replicates": replicates}, run)
+        self.write_page: Callable[[Path], Path] = self.to_html
 
     def update(
         self,
@@ -115,7 +126,18 @@ class ParticleView(RunView):
         """
         runs = runs_offline(self.trace, run)
         encoded = {each: Recorder().encode(run=each, **self._shown) for each in runs}
-        return Part(self._esm, self._css, encoded, state)
+        return Part(
+            self._esm, self._css, encoded, {"share": self.share, "lesson": self.lesson, **state}
+        )
+
+    @traitlets.observe("pages")
+    def _send_page(self, _: Any) -> None:
+        try:
+            with TemporaryDirectory() as folder:
+                page = self.write_page(Path(folder) / "run.html")
+                self.send({"page": page.name}, [page.read_bytes()])
+        except Exception as error:  # noqa: BLE001 - shown on the page
+            self._refuse(message_of(error))
 
 
 def runs_offline(trace: Any, run: int) -> Sequence[int]:

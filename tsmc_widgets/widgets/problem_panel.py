@@ -14,7 +14,7 @@ from tsmc_widgets.models.gguf import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smol
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, put, slider
-from tsmc_widgets.widgets.factor_editor import PotentialEditor
+from tsmc_widgets.widgets.factor_editor import PotentialEditor, Typing
 
 MODELS = ("storybook", SMOLLM2, *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
 UNCHANGED = {"temperature": 1.0, "top_p": 1.0, "power": 1.0}
@@ -30,6 +30,7 @@ class ProblemPanel(Quiet):
         problem: what they show at first.
         changed: called after each change of a person.
         likely: as for ``PotentialEditor``.
+        typing: as for ``PotentialEditor``.
 
     Attributes:
         fields: the controls by name, the chooser included.
@@ -42,6 +43,7 @@ class ProblemPanel(Quiet):
         problem: str | dict[str, Any],
         changed: Callable[[], None],
         likely: Callable[[], str] = lambda: "",
+        typing: Typing = None,
     ) -> None:
         self._changed = changed
         self._base = problem if isinstance(problem, str) else problem["name"]
@@ -51,7 +53,7 @@ class ProblemPanel(Quiet):
         self.fields = _fields(described)
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
-        self.editor = PotentialEditor(described["potential"], self._edited, likely)
+        self.editor = PotentialEditor(described["potential"], self._edited, likely, typing)
         self._given = {described["model"]}
         self._model_before: str | None = None
         self._chosen = False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -28,7 +29,7 @@ from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import contradiction
-from tsmc_widgets.widgets.controls import Note, Quiet, classed, close_whole
+from tsmc_widgets.widgets.controls import Note, Quiet, classed, close_whole, sentence_of
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
@@ -55,6 +56,10 @@ class Pinned:
     exact_log_z: float | None = None
     bracket: Bracket | None = None
     replicates: Float64[Tensor, "runs steps"] | None = None
+
+    def is_of(self, other: Pinned) -> bool:
+        """Whether both are one run, of which one may know more than the other."""
+        return self.trace is other.trace and self.spec == other.spec
 
     @property
     def log_z(self) -> float:
@@ -163,8 +168,46 @@ _MORE = "log Ẑ run by run, weights, factors of φ, samples; code, files and th
 _HALF = {"flex": "1 1 480px", "min_width": "0", "width": "auto"}
 
 
+class PinnedTable(ipw.VBox):
+    """Pinned runs where they are several: a row each, to compare with it or to remove it.
+
+    Args:
+        compare: called with the run whose button is pressed.
+        remove: called with the run that is taken away.
+    """
+
+    def __init__(self, compare: Callable[[Pinned], None], remove: Callable[[Pinned], None]) -> None:
+        self._choose, self._drop = compare, remove
+        super().__init__()
+        self.add_class("tw-pinned")
+
+    def show(self, runs: Sequence[Pinned], chosen: Pinned | None) -> None:
+        """Show these, in the order in which they were pinned."""
+        gone = self.children
+        heads = ("Pinned run", "ESS", "log Ẑ, nats", "ancestors")
+        rows = [self._row(run, run is chosen) for run in runs]
+        cells = [classed(Note("tw-cell"), "tw-head") for _ in heads]
+        for cell, words in zip(cells, heads, strict=True):
+            cell.say(words)
+        self.children = [ipw.HBox([ipw.Label(), *cells, ipw.Label()]), *rows] if runs[1:] else []
+        close_whole(*gone)
+
+    def _row(self, run: Pinned, chosen: bool) -> ipw.HBox:
+        layout = {"width": "auto"}
+        compare = ipw.Button(description="A" if chosen else "compare", layout=layout)
+        compare.disabled, compare.tooltip = chosen, "Compare the live run with this one"
+        compare.on_click(lambda _: self._choose(run))
+        remove = ipw.Button(description="×", tooltip="Remove this run", layout=layout)
+        remove.on_click(lambda _: self._drop(run))
+        cells = [Note("tw-cell") for _ in range(4)]
+        said = (sentence_of(run.spec), run.ess, run.estimate, run.first_tokens)
+        for cell, words in zip(cells, said, strict=True):
+            cell.say(words)
+        return ipw.HBox([compare, *cells, remove])
+
+
 class Bench(Quiet, ipw.VBox):
-    """The live view, a button that pins its run, and the pinned run beside it.
+    """The live view, a button that pins its run, and the pinned runs: one of them beside it.
 
     Args:
         view: the live one.
@@ -183,6 +226,7 @@ class Bench(Quiet, ipw.VBox):
         self.panels = panels
         self.pinned_panels: RunPanels | None = None
         self.pinned: Pinned | None = None
+        self._now: Pinned | None = None
         self.pinned_view: ParticleView | None = None
         self.button = ipw.ToggleButton(
             description="Pin this run as A",
@@ -190,6 +234,16 @@ class Bench(Quiet, ipw.VBox):
             disabled=True,
             layout={"width": "auto", "margin": "1px 8px 1px 2px"},
         )
+        self.kept: list[Pinned] = []
+        # A person pins while the run's thread tells more of it.
+        self._changing = threading.RLock()
+        self.another = ipw.Button(
+            description="Pin this run too",
+            tooltip="Keep it in a table with those that are pinned",
+            layout={"width": "auto"},
+        )
+        self.another.on_click(lambda _: asked(True))
+        self.table = PinnedTable(self._beside, self._drop)
         self.sentence = classed(Note("", margin="0"), "tw-verdict")
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
         self.more = ipw.ToggleButton(description="More", tooltip=_MORE, layout={"width": "auto"})
@@ -197,19 +251,29 @@ class Bench(Quiet, ipw.VBox):
         self.fold = classed(ipw.VBox([self._views]), "tw-more")
         self.more.observe(lambda _: self._unfold(), "value")
         self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
-        self.row = classed(ipw.Box([self.button, self.more]), "tw-bar")
-        super().__init__([self.row, self.sentence, view, self.fold], layout={"width": "100%"})
+        self.row = classed(ipw.Box([self.button, self.another, self.more]), "tw-bar")
+        parts = [self.row, self.sentence, self.table, view, self.fold]
+        super().__init__(parts, layout={"width": "100%"})
         self._unfold()
+        self._set_button(on=False)
         if panels is not None:
             self.view.strips = False
             self._tie()
 
     def pin(self, run: Pinned | None) -> None:
-        """Keep this run beside the live one."""
+        """Keep this run beside the live one; others that were pinned stay in the table."""
         if run is None:
-            self._set_button(on=False)
+            self._set_button(on=self.pinned is not None)
             self.sentence.say("There is no finished run to pin yet.")
             return
+        with self._changing:
+            if not any(each.is_of(run) for each in self.kept):
+                self.kept.append(run)
+            self._beside(run)
+            self.compare(run)
+
+    def _beside(self, run: Pinned) -> None:
+        """Compare with this one of the pinned runs."""
         self._put_away()
         self.pinned = run
         shown = {"exact_log_z": run.exact_log_z, "replicates": run.replicates}
@@ -226,28 +290,48 @@ class Bench(Quiet, ipw.VBox):
         self._views.children = [side, *filter(None, [self.panels])]
         self.view.beside = overlay_of(run.trace, self.view.run)
         self._set_button(on=True)
-        self.compare(run)
+        self.table.show(self.kept, run)
+        if self._now is not None:
+            self.sentence.say(compare(run, self._now))
+
+    def _drop(self, run: Pinned) -> None:
+        """Take one pinned run away; of the others the newest is the one to compare with."""
+        self.kept = [each for each in self.kept if each is not run]
+        if run is not self.pinned:
+            self.table.show(self.kept, self.pinned)
+        elif self.kept:
+            self._beside(self.kept[-1])
+        else:
+            self._put_away()
+            self._views.children = [] if self.panels is None else [self.panels]
+            self._set_button(on=False)
+            self.sentence.say("")
+            self.table.show([], None)
 
     def add_tools(self, beside: list[ipw.Widget], folded: list[ipw.Widget]) -> None:
         """Put controls beside the buttons, and others first among what is folded away."""
-        self.row.children = [self.button, *beside, self.more]
+        self.row.children = [self.button, self.another, *beside, self.more]
         self.fold.children = [*folded, *self.fold.children]
 
     def _unfold(self) -> None:
         self.fold.layout.display = None if self.more.value else "none"
 
     def unpin(self) -> None:
-        """Show the live run alone."""
-        self._put_away()
-        self._views.children = [] if self.panels is None else [self.panels]
-        self._set_button(on=False)
-        self.sentence.say("")
+        """Put away the run that is compared with."""
+        if self.pinned is not None:
+            self._drop(self.pinned)
 
     def compare(self, run: Pinned) -> None:
         """Say how the live run, now done, differs from the pinned one."""
-        self.button.disabled = False
-        if self.pinned is not None:
-            self.sentence.say(compare(self.pinned, run))
+        with self._changing:
+            self._now = run
+            self.button.disabled = False
+            # What is known of a run may grow after it was pinned.
+            self.kept = [run if each.is_of(run) else each for each in self.kept]
+            if self.pinned is not None:
+                self.pinned = run if self.pinned.is_of(run) else self.pinned
+                self.table.show(self.kept, self.pinned)
+                self.sentence.say(compare(self.pinned, run))
 
     def _put_away(self) -> None:
         if self.panels is None:
@@ -266,6 +350,7 @@ class Bench(Quiet, ipw.VBox):
         with self._quietly():
             self.button.value = on
         self.button.description = "Put A away" if on else "Pin this run as A"
+        self.another.layout.display = None if on else "none"
 
 
 def overlay_of(trace: SMCTrace, run: int) -> dict[str, Any]:
@@ -382,6 +467,8 @@ class RunPage(LivePage):
         super().__init__(ParticleView(), rest=REST)
         self.panels = panels
         self.bench = Bench(self.view, self._pin, panels=panels)
+        if panels is not None:
+            self.view.write_page = lambda path: panels.to_html(path, view=self.view)
         self.target: Target | None = None
         self.present = ipw.ToggleButton(
             description="Present",
@@ -409,7 +496,7 @@ class RunPage(LivePage):
         self.bench.pin(self._kept)
 
     def unpin(self) -> None:
-        """Put A away."""
+        """Put A away; another pinned run takes its place, where there is one."""
         self.bench.unpin()
 
     def launch(

@@ -38,6 +38,7 @@ from tsmc_widgets.widgets.training_run import (
     TrainingRun,
     TrainSettings,
     forms_of,
+    problem_label,
     problem_name,
     speed,
     usual_rate,
@@ -126,6 +127,8 @@ def _fields(now: TrainSettings) -> dict[str, Any]:
         "size": "Particles of the bounds on log Z; with 1 their gap is KL(q||σ) + KL(σ||q)",
     }
     problems = [(label, name) for name, label in PROBLEM_LABELS.items()]
+    if not isinstance(now.problem, str):
+        problems.append((problem_label(now.problem), now.problem))
     methods = [(label, name) for name, label in METHOD_LABELS.items()]
     return {
         "problem": menu("problem", hints["problem"], now.problem, problems),
@@ -164,14 +167,15 @@ class TrainSession(LivePage):
     free; ``twist``, ``target`` and ``trainers`` are at hand in the next cell.
 
     Args:
-        problem: a name in the menu of problems.
+        problem: a name in the menu of problems, or a description as for ``RunSpec``, such as a
+            workbench's ``spec.problem``.
         **settings: where the other controls start, see ``TrainSettings``.
     """
 
     _subject = "training"
     _raises = True
 
-    def __init__(self, problem: str = "one-star-review", **settings: Any) -> None:
+    def __init__(self, problem: Any = "one-star-review", **settings: Any) -> None:
         start = TrainSettings(problem=problem, **settings)
         super().__init__(TrainView())
         self.training: TrainingRun | None = None
@@ -321,7 +325,7 @@ class TrainSession(LivePage):
             for method, every in self.bounds.items()
             if every
         ]
-        what = f"{PROBLEM_LABELS[self.settings.problem]}: {self.view.status.get('text', '')}"
+        what = f"{problem_label(self.settings.problem)}: {self.view.status.get('text', '')}"
         return f"<p>{html.escape(what)}</p>" + table(("method", "updates", "log Z"), rows)
 
     def _train(self, training: TrainingRun) -> None:

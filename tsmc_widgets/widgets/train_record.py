@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tsmc_widgets.errors import shortened
 from tsmc_widgets.evaluation.bounds import LogZBounds, MeanOverRuns
 from tsmc_widgets.learning.trainer import weighted_sum
 from tsmc_widgets.models.protocol import readable
@@ -14,13 +15,15 @@ from tsmc_widgets.widgets.training_run import (
     EVERY,
     NUM_RUNS,
     NUM_TEXTS,
-    PROBLEM_LABELS,
     MethodRun,
     TrainingRun,
+    problem_label,
 )
 
 MOST_POINTS = 400
 """Points of a curve that are sent; longer ones are averaged in pieces."""
+_PREFIX = 60
+"""Letters of a prefix that are shown."""
 
 
 def thin(points: Sequence[tuple[int, float | int]]) -> list[list[float | None]]:
@@ -38,7 +41,7 @@ def encode_header(training: TrainingRun) -> dict[str, Any]:
     """What does not change while a training goes on."""
     settings, target = training.settings, training.target
     header = {
-        "problem": PROBLEM_LABELS[settings.problem],
+        "problem": problem_label(settings.problem),
         "form": settings.form,
         "methods": list(settings.methods),
         "batch_size": settings.batch_size,
@@ -124,7 +127,11 @@ def _looks(run: MethodRun) -> dict[str, Any]:
         scatter = run.scatter
         columns = ("step", "optimal", "error", "learned")
         rows = zip(*(scatter[name].tolist() for name in columns), strict=True)
-        looks["points"] = [[finite(value, 4) for value in row] for row in rows]
+        texts = [shortened(text, _PREFIX) for text in scatter["text"]]
+        looks["points"] = [
+            [*(finite(value, 4) for value in row), text]
+            for row, text in zip(rows, texts, strict=True)
+        ]
         looks["correlation"] = finite(scatter["correlation"])
         looks["interval"] = [finite(end) for end in scatter["interval"]]
     if run.samples is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import check_integer, check_kind, check_one_of, quoted, stop_when
+from tsmc_widgets.errors import check_integer, check_one_of, quoted, stop_when
 from tsmc_widgets.evaluation.bounds import LogZBounds, log_z_bounds
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.twist_quality import Prefixes, all_prefixes, pick_prefixes, roll_out
@@ -21,8 +21,8 @@ from tsmc_widgets.learning.rates import DEFAULT_RATE, DEFAULT_RATES, Rate
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.targets.description import parse_problem, problem_reference
 from tsmc_widgets.targets.exact_samples import ExactDraws
-from tsmc_widgets.targets.problems import load_problem
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TWIST_FORMS, make_twist
 from tsmc_widgets.widgets.controls import MOST_SEED
@@ -68,14 +68,20 @@ METHODS = tuple(METHOD_LABELS)
 FORMS = ("tied head", "linear head", "MLP head", "own body", "LoRA", "table")
 
 
-def problem_name(problem: str) -> str:
-    """The name of a problem that is given by its label; any other text as it is."""
-    return {label: name for name, label in PROBLEM_LABELS.items()}.get(problem, problem)
+def problem_name(problem: Any) -> Any:
+    """The name of a problem that is given by its label; anything else as it is."""
+    names = {label: name for name, label in PROBLEM_LABELS.items()}
+    return names.get(problem, problem) if isinstance(problem, str) else problem
 
 
-def forms_of(problem: str) -> tuple[str, ...]:
+def problem_label(problem: Any) -> str:
+    """What the menu calls a problem: one that is described goes by its own name."""
+    return PROBLEM_LABELS[problem] if isinstance(problem, str) else problem["name"]
+
+
+def forms_of(problem: Any) -> tuple[str, ...]:
     """Forms of twist that fit the model of a problem: a table for a toy, else the others."""
-    return FORMS[-1:] if load_problem(problem).table else FORMS[:-1]
+    return FORMS[-1:] if parse_problem(problem).table else FORMS[:-1]
 
 
 def usual_rate(form: str) -> Rate:
@@ -92,7 +98,8 @@ class TrainSettings:
     """One training, in the words of the controls.
 
     Attributes:
-        problem: a name in ``PROBLEM_LABELS``; its label is taken too.
+        problem: a name in ``PROBLEM_LABELS``, or its label; or a description, as for ``RunSpec``,
+            with a model folder or registered functions of one's own.
         method: one of ``METHODS``.
         rivals: other methods that are trained beside it.
         form: a name in ``TWIST_FORMS`` that fits the problem; "" for its usual one.
@@ -103,7 +110,7 @@ class TrainSettings:
         seed: of all noise, at most ``MOST_SEED``.
     """
 
-    problem: str = "one-star-review"
+    problem: Any = "one-star-review"
     method: str = METHODS[0]
     rivals: tuple[str, ...] = ()
     form: str = ""
@@ -115,13 +122,19 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check the choices, and fill in the usual form and rate."""
-        check_kind("problem", self.problem, str, "a name")
-        object.__setattr__(self, "problem", problem_name(self.problem))
-        check_one_of("problem", self.problem, PROBLEM_LABELS)
+        problem = problem_name(self.problem)
+        if isinstance(problem, str):
+            check_one_of("problem", problem, PROBLEM_LABELS)
+        elif parse_problem(problem).conditional:
+            raise ValueError("problem must not wait for an observation: give φ one.")
+        else:
+            problem = problem_reference(problem)
+        object.__setattr__(self, "problem", problem)
         forms = forms_of(self.problem)
         if not self.form:
-            usual = load_problem(self.problem).form
-            object.__setattr__(self, "form", usual if usual in forms else "MLP head")
+            usual = parse_problem(self.problem).form
+            form = next(each for each in (usual, "MLP head", "table") if each in forms)
+            object.__setattr__(self, "form", form)
         check_one_of("form", self.form, forms)
         if not self.learning_rate:
             object.__setattr__(self, "learning_rate", usual_rate(self.form).at(0))
@@ -222,7 +235,7 @@ class TrainingRun:
     @property
     def exact(self) -> bool:
         """Whether log Z and log psi* are computed and not estimated."""
-        return load_problem(self.settings.problem).exact
+        return parse_problem(self.settings.problem).exact
 
     @property
     def trace(self) -> TrainingRun:
@@ -257,7 +270,7 @@ class TrainingRun:
     def _load(self) -> None:
         settings = self.settings
         with no_progress_bars():
-            self.target = load_problem(settings.problem).target()
+            self.target = parse_problem(settings.problem).target()
         if self.exact:
             self._todo.append(self._enumerate)
             return
@@ -327,6 +340,7 @@ class TrainingRun:
         self.doing = "measuring"
         done, twist = run.trainer.done, run.trainer.twist
         run.scatter = self.prefixes.compare(self.target, twist)
+        run.scatter["text"] = self._compared(twist, len(run.scatter["learned"]))
         run.samples = self._sample(TwistInduced(twist))
         bounds = self._bound(twist)
         if run.draws_from_base:
@@ -334,6 +348,14 @@ class TrainingRun:
         elif not run.ess:
             run.ess.append((0, run.samples["ess"]))
         run.bounds.append((done, bounds))
+
+    def _compared(self, twist: Any, count: int) -> list[str]:
+        """The prefixes that are compared: those at which neither twist is zero."""
+        texts = self.prefixes.texts(self.target)
+        if count == len(texts):
+            return texts
+        known = [(v > -math.inf).tolist() for v in self.prefixes.centred(self.target, twist)]
+        return [text for text, *both in zip(texts, *known, strict=True) if all(both)]
 
     def _bound(self, twist: Any) -> LogZBounds:
         size = self.settings.bound_particles

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
@@ -15,6 +16,7 @@ from tsmc_widgets.errors import (
     check_one_of,
     shortened,
 )
+from tsmc_widgets.experiments.code import code_of
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.loading import load_language_model
@@ -27,7 +29,6 @@ from tsmc_widgets.widgets.controls import (
     PROMPTS,
     REVIEW,
     STORY,
-    Note,
     Rail,
     SettingsBox,
     classed,
@@ -45,6 +46,9 @@ from tsmc_widgets.widgets.controls import (
     split_words,
     text,
 )
+from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.record import Recorder
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
 
@@ -319,105 +323,221 @@ _ONE_STAR = NOTHING_ASKED | {
     "prompt": REVIEW, "stars": 1, "star_beta": 10.0, "num_steps": 24, "seed": 0,
     "twist": "look-ahead", "proposal": "base", "resampler": "systematic",
 }  # fmt: skip
+_RAIN = RunSpec(problem="rainy-week", num_particles=64, num_runs=1, rule="ess")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One lesson.
+    """One lesson: a question to answer before the run is played, and the run that answers.
 
     Attributes:
         values: what the controls are set to, fields of ``RunSettings``; None where these cannot.
-        text: what there is to see, in a sentence or two.
         run: the run that it shows where it has no values.
+        intro: what is run, in a sentence or two.
+        question: what a person is to predict.
+        choices: the answers, and from which value on each is right; the first has no such value.
+        measure: what is asked for: "ess"; "ancestors", first tokens with descendants; "top", the
+            largest weight.
+        step: that the run is played to.
+        since: the step whose measure is taken off, at which the play begins; 0 for none.
+        spot: the part of the view to look at: "ess", "loss", "ancestors", "population", "texts".
+        text: what the answer shows.
     """
 
-    values: dict[str, Any] | None
-    text: str
+    values: dict[str, Any] | None = None
     run: RunSpec | None = None
+    intro: str
+    question: str
+    choices: tuple[tuple[str, float | int | None], ...]
+    measure: str = "ess"
+    step: int
+    since: int = 0
+    spot: str = "ess"
+    text: str
 
     @property
     def spec(self) -> RunSpec:
         """The run that it shows."""
         return self.run or RunSettings(**self.values or {}).spec
 
+    def traits(self, name: str, number: int, of: int) -> dict[str, Any]:
+        """What the view is told of it."""
+        asked = {each.name: getattr(self, each.name) for each in fields(self)}
+        del asked["values"], asked["run"]
+        return {**asked, "name": name, "number": number, "of": of}
+
+
+_MOVES = (("It falls", None), ("It stays about the same", -3), ("It rises", 3))
+_LEFT = (("at most 6", None), ("7 to 32", 7), ("more than 32", 33))
+_WORTH = (("fewer than 8", None), ("8 to 60", 8), ("more than 60", 60))
 
 PRESETS: dict[str, Preset] = {
+    "Three texts": Preset(
+        run=_RAIN.with_(method="none", num_particles=3, rule="never", seed=1),
+        intro="Three texts are drawn from a model of the weather; φ asks for two days of rain of "
+        "five. Each text weighs as much as φ gives it: importance sampling.",
+        question="Which share of the whole weight has the heaviest of the three at the end?",
+        choices=(("a third: all are alike", None), ("about a half", 0.4), ("over two thirds", 2/3)),
+        measure="top", step=5, spot="texts",
+        text="Three rows, three weights: with two days of rain φ = 1, with one e⁻², with none e⁻⁴, "
+        "each divided by their sum. Ẑ is the mean of the three values of φ.",
+    ),
     "Late evidence": Preset(
-        _CASTLE | {"twist": "none", "proposal": "base"},
-        "Every text must have a castle, and nothing says so before the last step: the ESS stays "
-        "at 64, nothing is resampled, and then all weight falls on the few texts that happen to "
-        "have one.",
-    ),
-    "A full ESS, and no gain": Preset(
-        _CASTLE | {"twist": "look-ahead", "proposal": "twist-induced"},
-        "The same texts with a twist that guesses who may still reach a castle. The ESS ends near "
-        "64, but only since resampling has just made the weights equal: far fewer first tokens "
-        "have descendants, and log Ẑ varies from run to run as much as without a twist.",
-    ),
-    "A good twist": Preset(
-        None,
-        "A twist that was trained for one-star reviews, with q induced by it: the weight still "
-        "comes from most of the 64 first tokens, and log Ẑ varies from run to run by a third of "
-        "what it does without a twist. Set ψ to none and compare.",
-        RunSpec(
-            problem="one-star-review",
-            method="shipped",
-            proposal="twist",
-            rule="ess",
-            num_particles=64,
-            num_runs=1,
-        ),
+        values=_CASTLE | {"twist": "none", "proposal": "base"},
+        intro="Now 64 texts. Each must have a castle, and nothing says so before the last step.",
+        question="How many of the 64 is the population worth (ESS) after the last step?",
+        choices=_WORTH, step=20,
+        text="The ESS stays at 64, nothing is resampled, and then all weight falls on the few "
+        "texts that happen to have a castle.",
     ),
     "Why SIS fails": Preset(
-        _ONE_STAR | {"ess_threshold": 0.0},
-        "Weights multiply from step to step and nothing is resampled: most of the 64 particles "
-        "carry no weight long before the end, and are computed for nothing.",
+        values=_ONE_STAR | {"ess_threshold": 0.0},
+        intro="One-star reviews. A look-ahead twist weighs texts while they are written, and "
+        "nothing is resampled: sequential importance sampling.",
+        question="Does the ESS rise or fall from step 4 to step 12?",
+        choices=_MOVES, since=4, step=12,
+        text="Weights multiply from step to step: most of the 64 particles carry no weight long "
+        "before the end, and are computed for nothing.",
+    ),
+    "Resampling": Preset(
+        values=_ONE_STAR | {"ess_threshold": 0.5},
+        intro="The same, but where the ESS falls below 32, 64 particles are drawn anew in "
+        "proportion to their weights: heavy ones are copied, light ones end.",
+        question="At step 9 the ESS is below 32, so step 10 begins by resampling. What does it do?",
+        choices=_MOVES, since=9, step=10, spot="population",
+        text="Copies of heavy texts stand where light ones stood, and all weights are equal again. "
+        "Ribbons lead from each text to its copies.",
     ),
     "What resampling costs": Preset(
-        _ONE_STAR | {"ess_threshold": 1.0, "resampler": "multinomial"},
-        "Resampling at every step keeps the ESS high, but families die out by chance: look at the "
-        "surviving ancestors, and follow the pale lines that end.",
+        values=_ONE_STAR | {"ess_threshold": 1.0, "resampler": "multinomial"},
+        intro="The same once more, resampled at every step.",
+        question="How many of the 64 first tokens have descendants at the end?",
+        choices=_LEFT, measure="ancestors", step=24, spot="ancestors",
+        text="Resampling at every step keeps the ESS high, but families die out by chance. Texts "
+        "that share an ancestor share its luck: they are not 64 independent ones.",
+    ),
+    "A full ESS, and no gain": Preset(
+        values=_CASTLE | {"twist": "look-ahead", "proposal": "twist-induced"},
+        intro="The castle again, with a twist that guesses who may still reach one, and tokens "
+        "drawn as it likes them. The ESS ends at 64 of 64.",
+        question="Of how many first tokens are these 64 texts the descendants?",
+        choices=_LEFT, measure="ancestors", step=20, spot="ancestors",
+        text="The ESS is full only since resampling has just made the weights equal, and log Ẑ "
+        "varies from run to run as much as without a twist. Look at the ancestors too.",
     ),
     "A bad twist": Preset(
-        _ONE_STAR | {"ess_threshold": 0.5, "twist": "reversed"},
-        "This twist prefers what φ dislikes: resampling copies the wrong families, and when φ "
-        "itself enters at the last step nearly all weight is gone. The mean of Ẑ over many "
-        "runs would still be right; one run is useless.",
+        values=_ONE_STAR | {"ess_threshold": 0.5, "twist": "reversed"},
+        intro="One-star reviews with a twist that prefers what φ dislikes. At the last step φ "
+        "itself takes the twist's place.",
+        question="What does the ESS do at the last step?",
+        choices=_MOVES, since=23, step=24,
+        text="Resampling has copied the wrong families, and when φ enters nearly all weight is "
+        "gone. The mean of Ẑ over many runs would still be right; one run is useless.",
     ),
-}
+    "The best twist weighs": Preset(
+        run=_RAIN.with_(method="optimal", proposal="base"),
+        intro="The weather is small enough to know the optimal twist ψ*: how likely φ is from each "
+        "text so far. Tokens are still drawn from p₀.",
+        question="How many of the 64 is the population worth after step 4?",
+        choices=_WORTH, step=4, spot="loss",
+        text="The twist is perfect, and still weight is lost: the tokens drawn from p₀ are to "
+        "blame, which do not know where the rain is needed.",
+    ),
+    "The best twist draws": Preset(
+        run=_RAIN.with_(method="optimal", proposal="twist"),
+        intro="The same optimal twist, now with tokens drawn in proportion to p₀ψ*.",
+        question="And how many is the population worth after step 5, the last?",
+        choices=_WORTH, step=5,
+        text="All 64: no step loses weight, each text is an exact sample of σ, and Ẑ is Z in every "
+        "single run. This is what learning a twist is after.",
+    ),
+    "A good twist": Preset(
+        run=RunSpec(
+            problem="one-star-review", method="shipped", proposal="twist", rule="ess",
+            num_particles=64, num_runs=1,
+        ),
+        intro="On a language model ψ* is out of reach. This twist was learned for one-star "
+        "reviews, and draws the tokens too.",
+        question="How many of the 64 first tokens have descendants at the end?",
+        choices=_LEFT, measure="ancestors", step=10, spot="ancestors",
+        text="The weight comes from most of the first tokens, and log Ẑ varies from run to run by "
+        "a third of what it does without a twist. Set ψ to none and compare.",
+    ),
+}  # fmt: skip
+"""In their order."""
+
+
+def write_lessons(path: str | Path, presets: Mapping[str, Preset] = PRESETS) -> Path:
+    """Run the lessons, and write one page that asks them on any machine, without kernel.
+
+    Args:
+        path: the file; an existing one is replaced.
+        presets: the lessons, by name, in their order.
+
+    Returns:
+        The path.
+    """
+    recorder, runs = Recorder(), {}
+    for number, (name, preset) in enumerate(presets.items()):
+        session = start_spec(preset.spec, top_k=NEXT_TOKENS)
+        session.run()
+        target = session.target.potential.describe()
+        runs[number] = recorder.encode(session.trace, run=0, target=target)
+        runs[number]["lesson"] = preset.traits(name, number + 1, len(presets))
+    part = Part(ParticleView._esm, ParticleView._css, runs, {"course": True})
+    return write_page(Path(path), title="Lessons in sequential Monte Carlo", parts=[part], run=0)
 
 
 class PresetBar(ipw.VBox):
-    """A button for each lesson, and what it shows.
+    """A button for each lesson; the view asks its question.
 
     Args:
-        choose: called with the lesson whose button is pressed.
+        view: that shows the run.
+        choose: called with the lesson that is chosen.
         presets: the lessons, by name.
     """
 
     def __init__(
-        self, choose: Callable[[Preset], None], presets: Mapping[str, Preset] = PRESETS
+        self,
+        view: ParticleView,
+        choose: Callable[[Preset], None],
+        presets: Mapping[str, Preset] = PRESETS,
     ) -> None:
-        self.text = Note("", tag="p", margin="0")
+        self.view = view
         self.buttons: dict[str, ipw.Button] = {}
         self.lessons = dict(presets)
         self._specs = {name: preset.spec for name, preset in presets.items()}
         layout = {"width": "auto", "margin": "1px 4px 1px 2px"}
-        for name, preset in presets.items():
-            button = ipw.Button(description=name, tooltip=preset.text, layout=layout)
+        for number, (name, preset) in enumerate(presets.items(), 1):
+            button = ipw.Button(description=f"{number} {name}", tooltip=preset.intro, layout=layout)
             button.on_click(lambda _, preset=preset: choose(preset))
             self.buttons[name] = button
         label = ipw.Label("Lessons", style={"font_weight": "600"})
         row = ipw.Box([label, *self.buttons.values()], layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.text], layout={"width": "100%"})
+        super().__init__([row], layout={"width": "100%"})
         self.add_class("tw-lessons")
+        view.observe(lambda change: self._go_on(), "lessons_done")
 
     def show(self, spec: RunSpec) -> None:
-        """Mark the lesson that shows this run, where there is one."""
+        """Mark the lesson that shows this run, where there is one; nothing is asked of another."""
         found = [name for name, own in self._specs.items() if own == spec]
         for name, button in self.buttons.items():
             button.button_style = "info" if name in found else ""
-        self.text.say(PRESETS[found[0]].text if found else "")
+        if not found:
+            self.view.lesson = {}
+
+    def ask(self, spec: RunSpec) -> None:
+        """Let the view ask the question of the lesson that shows this run, which has begun."""
+        for number, (name, preset) in enumerate(self.lessons.items(), 1):
+            # A late frame of a run that was left asks nothing.
+            if self._specs[name] == spec and self.buttons[name].button_style:
+                self.view.lesson = preset.traits(name, number, len(self.lessons))
+
+    def _go_on(self) -> None:
+        """Choose the lesson after the one on show."""
+        number = self.view.lesson.get("number")
+        if number is not None and number < len(self.lessons):
+            [*self.buttons.values()][number].click()
 
 
 class WatchSMC(RunPage):
@@ -443,6 +563,8 @@ class WatchSMC(RunPage):
     ) -> None:
         start = RunSettings(**settings)
         _ = start.spec  # Refused before there are widgets to be left behind.
+        # Else no spec says which model and classifiers these are.
+        self._ships = lm == "storybook" and judges is None
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
             check_model(self.lm)
@@ -452,7 +574,7 @@ class WatchSMC(RunPage):
         super().__init__()
         self.controls = Controls(start, self.judges, self.start)
         own = {name: preset for name, preset in PRESETS.items() if preset.values is not None}
-        self.presets = PresetBar(lambda preset: self.controls.set(**preset.values), own)
+        self.presets = PresetBar(self.view, lambda each: self.controls.set(**each.values), own)
         judged = self.judges.stars is not None and self.judges.hostility is not None
         self.presets.layout.display = None if judged else "none"
         self.bench.add_tools([self.present], [])
@@ -472,12 +594,20 @@ class WatchSMC(RunPage):
         """Start this run in place of the one in progress."""
         spec = settings.spec
         self.presets.show(spec)
+        if self._ships:
+            code = code_of(spec, top_k=NEXT_TOKENS)
+            self.view.share = {"code": code, "spec": spec.to_json()}
 
         def make() -> ReplaySession:
             target = settings.target(self.lm, self.judges)
             return start_spec(spec, target=target, top_k=NEXT_TOKENS, dead_runs="raise")
 
         self.launch(spec, make, rest=rest)
+
+    def shown(self, progress: Progress) -> None:
+        """Ask the lesson's question, where it is one's run."""
+        if progress.trace is not None:
+            self.presets.ask(self._asked)
 
     def explain(self, progress: Progress) -> str:
         """What stopped the run, and for dead particles what may help."""

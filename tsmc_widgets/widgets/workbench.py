@@ -23,8 +23,8 @@ from tsmc_widgets.smc.replay import Recording, ReplaySession
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
+from tsmc_widgets.widgets.code_editor import made_by_a_cell
 from tsmc_widgets.widgets.controls import Note, Rail, classed, cockpit
-from tsmc_widgets.widgets.front_end import CodeButton
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
@@ -172,8 +172,9 @@ class Workbench(RunPage):
         self._then: RunSpec | None = None
         self._run_wanted: int | None = None
         self._given: set[str] = set()
-        self.presets = PresetBar(lambda preset: self.show(preset.spec))
-        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word)
+        self.presets = PresetBar(self.view, lambda preset: self.show(preset.spec))
+        typing = self._some_texts if made_by_a_cell() else None
+        self.problem = ProblemPanel(state.spec.problem, self._moved, self._likely_word, typing)
         self.sampler = SamplerPanel(
             state.spec,
             self.problem.described,
@@ -189,16 +190,13 @@ class Workbench(RunPage):
             tooltip=_REPLAY,
             layout={"width": "auto"},
         )
-        self.code_button = CodeButton()
         self.file = FileRow(
             save=lambda path: f"saved to {self.save(page_path(path, begins=BEGINS))}",
             load=self._load,
         )
         self.debug_button = ipw.Button(description="Debug this twist", layout={"width": "auto"})
         self.debug_button.on_click(lambda _: self._open_debugger())
-        self.bench.add_tools(
-            [self.replay, self.present, self.debug_button], [self.file, self.code_button]
-        )
+        self.bench.add_tools([self.replay, self.present, self.debug_button], [self.file])
         phi = classed(ipw.VBox([self.formula, self.replayed]), "tw-formula")
         self.model = ModelFields(self.problem, self.sampler)
         self.sentence = rail_of(self.problem, self.sampler, self.model)
@@ -290,6 +288,7 @@ class Workbench(RunPage):
         session = self.session
         if progress.trace is None:
             return
+        self.presets.ask(self._asked)
         if self._run_wanted is not None and self._run_wanted < progress.trace.num_runs:
             self.view.run, self._run_wanted = self._run_wanted, None
         now = words_of(self._asked)
@@ -404,17 +403,26 @@ class Workbench(RunPage):
         self.formula.say(formula_of(self._spec.problem))
         self.presets.show(self._spec)
         try:
-            self.code_button.text = self.code
+            code = self.code
         except Exception as error:  # noqa: BLE001 - the run itself shows what is wrong
-            self.code_button.text = f"# {type(error).__name__}: {error}"
+            code = f"# {type(error).__name__}: {error}"
+        self.view.share = {"code": code, "spec": self._spec.to_json()}
 
     def _load(self, path: str) -> str:
         """Show what was saved in a file; gives what to say."""
         state = WorkbenchState.read(page_path(path))
         state.check(self._given)
-        self.unpin()
+        while self.bench.pinned is not None:
+            self.unpin()
         self._restore(state)
         return f"loaded from {path}"
+
+    def _some_texts(self) -> list[str]:
+        """Three different texts of the newest run, on which a typed function is tried."""
+        trace, prompt = self.trace, self.problem.described["prompt"]
+        if trace is None or not trace.done or trace.prompt is None:
+            return [prompt]
+        return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:
         """The word that the model finds likeliest after the prompt of the newest run."""

@@ -29,8 +29,9 @@ function keepKeysAround(root, signal) {
   document.addEventListener("focusin", keep, { signal });
 }
 
-/** Handles of the sliders around a view have no names of their own. @param {HTMLElement} root */
+/** Handles of the sliders around a view, and the menu of factors, have no names of their own. @param {HTMLElement} root */
 export function nameSliders(root) {
+  root.closest(".tsmc-watch")?.querySelector(".tw-add select")?.setAttribute("aria-label", "Add a factor");
   for (const handle of root.closest(".tsmc-watch")?.querySelectorAll(".noUi-handle:not([aria-label])") ?? []) {
     const label = handle.closest(".widget-inline-hbox")?.querySelector(".widget-label");
     if (label?.textContent) handle.setAttribute("aria-label", label.textContent);

@@ -220,9 +220,30 @@ export function measure(element) {
   return SIZES.get(element) ?? { width: 0, height: 0 };
 }
 
+/** Draws more pixels than the screen shows. */
+let sharper = 1;
+/** What is drawn in place of a canvas. @type {WeakMap<HTMLCanvasElement, any>} */
+const RECORDERS = new WeakMap();
+
+/** Draw with more pixels. @param {number} times @param {() => void} draw */
+export function sharply(times, draw) {
+  sharper = times;
+  draw();
+  sharper = 1;
+}
+
+/** Draw what is meant for a canvas elsewhere. @param {HTMLCanvasElement} canvas @param {any} elsewhere as `fitCanvas` gives it @param {() => void} draw */
+export function recordInto(canvas, elsewhere, draw) {
+  RECORDERS.set(canvas, elsewhere);
+  draw();
+  RECORDERS.delete(canvas);
+}
+
 /** A canvas whose bitmap follows the size it is shown at. @param {HTMLCanvasElement} canvas */
 export function fitCanvas(canvas) {
-  const ratio = globalThis.devicePixelRatio || 1;
+  const elsewhere = RECORDERS.get(canvas);
+  if (elsewhere) return elsewhere;
+  const ratio = (globalThis.devicePixelRatio || 1) * sharper;
   const { width, height } = SIZES.get(canvas) ?? measure(canvas);
   const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== t) [canvas.width, canvas.height] = [w, t];

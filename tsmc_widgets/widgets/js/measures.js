@@ -73,6 +73,8 @@ export class LossStrip extends Strip {
     const keys = PARTS.map(([part, name]) => h("span", { class: `pv-part pv-part-${part}` }, name));
     this.key = h("span", { class: "pv-note pv-parts" }, ...keys);
     this.el.querySelector("figcaption")?.append(this.key);
+    /** In words, where there is no key. */
+    this.colours = ` (blue: ${PARTS[0][1]}, orange: ${PARTS[1][1]}, grey: ${PARTS[2][1]})`;
   }
 
   draw({ record, t, theme }) {

@@ -1,6 +1,7 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
 import { button, h, icon, number, percent, plural, table, write } from "./dom.js";
+import { explained } from "./glossary.js";
 
 /** A labelled menu that keeps its choice where it can. */
 export class Menu {
@@ -75,7 +76,7 @@ export class Heading {
   show(prompt, target, facts) {
     this.prompt.textContent = prompt ? `“${readableText(prompt)}”` : "(no prompt)";
     this.target.textContent = target;
-    this.facts.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
+    this.facts.replaceChildren(...facts.map((fact) => h("span", {}, ...explained(fact))));
   }
 }
 

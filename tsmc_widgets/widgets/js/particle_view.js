@@ -4,6 +4,7 @@ import { host, nameSliders, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
 import { stepAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
+import { explain } from "./glossary.js";
 import { TokenGrid } from "./grid.js";
 import { Inspector } from "./inspector.js";
 import { AncestorsStrip, EssStrip, LossStrip, RunLogZStrip, WeightsStrip, errorInWords, letScrub } from "./measures.js";
@@ -12,6 +13,8 @@ import { Population } from "./population.js";
 import { eachStrand } from "./ribbons.js";
 import { REST_MS, RunView } from "./run_view.js";
 import { MarkLegend, QUANTITIES, colourIndices, legend, makePalette } from "./scales.js";
+import { Share } from "./share.js";
+import { Tour } from "./tour.js";
 import { Transport } from "./transport.js";
 
 const NOTHING_CHOSEN = { selection: null, marks: null, hover: null, focus: null };
@@ -49,7 +52,17 @@ class ParticleView extends RunView {
       },
       signal,
     );
+    const askPage = () => this._ask({ pages: (this.model.get("pages") ?? 0) + 1 });
+    this.share = new Share(this.model, () => this._figure(), askPage, () => this.schedule(), signal);
+    // A page without Python has the lessons as its runs, where it has them.
+    const course = Boolean(model.get("course"));
+    const next = () => this._ask(course ? { run: model.get("lesson").number } : { lessons_done: (model.get("lessons_done") ?? 0) + 1 });
+    const hasNext = course || !model.get("alone");
+    const play = (/** @type {number} */ t, /** @type {() => void} */ then) => this.transport.play(t, then);
+    const seek = (/** @type {number} */ t) => this.seek(t);
+    this.tour = new Tour({ seek, play, next, hasNext, look: (spot) => this._look(spot) }, signal);
     this._build(el);
+    this.root.classList.toggle("pv-course", course);
     this._listen();
     this._showStatus();
   }
@@ -88,11 +101,11 @@ class ParticleView extends RunView {
     const { el: status, alert, lost } = this.status;
     this.verdict = h("p", { class: "pv-verdict", role: "status" });
     this.numbers = h("p", { class: "pv-numbers" });
-    this.transport.el.append(status);
+    this.transport.el.append(status, this.share.result, this.share.el);
     this.top = h("div", { class: "pv-top" }, this.verdict, this.numbers, this.transport.el);
     this.root = h("div", { class: "pv", tabindex: "-1" });
     this.story = h("p", { class: "pv-story" });
-    this.root.append(this.heading.el, this.top, this.story, alert, lost, this.empty, this.body);
+    this.root.append(this.heading.el, this.tour.el, this.top, this.story, alert, lost, this.share.code, this.empty, this.body);
     // For tests.
     Object.assign(this.root, { _view: this.view, _grid: this.grid, _ribbons: eachStrand });
     this._mount(el, this.grid.el);
@@ -113,8 +126,12 @@ class ParticleView extends RunView {
     this._on(["status", "hold"], () => this._showStatus());
     this._on(["strips"], () => this._showStrips());
     this._on(["beside"], () => this._lay());
+    this._on(["share"], () => this.share.offer());
+    const lesson = () => this.tour.show(this.model.get("lesson"));
+    this._on(["lesson"], lesson);
     this._lay();
     this.listen([], ["status", "header"]);
+    lesson();
   }
 
   /** Another run's measures, drawn dashed over this one's. */
@@ -138,7 +155,20 @@ class ParticleView extends RunView {
     if (this.withStrips) this.samples.show(record);
     if (!this.transport.playing) view.t = Math.min(this.wanted, record.steps);
     view.t = Math.min(view.t, record.steps);
+    this.tour.meet(record);
     this.schedule();
+  }
+
+  /** Light on one part, the others in the shade; all alike for "". @param {string} spot */
+  _look(spot) {
+    this.root.classList.toggle("pv-asking", this.tour.asking);
+    const [, loss] = this.overSteps;
+    const spots = { ess: this.overSteps[0].el, loss: loss.el, ancestors: this.overSteps[2].el, population: this.population.el, texts: this.grid.el };
+    for (const [name, el] of Object.entries(spots)) {
+      el.classList.toggle("pv-spot", name === spot);
+      el.classList.toggle("pv-shade", spot !== "" && name !== spot);
+    }
+    if (spot) spots[spot].scrollIntoView({ block: "nearest" });
   }
 
   _colour() {
@@ -310,6 +340,19 @@ class ParticleView extends RunView {
     this.rest = setTimeout(() => this._rest(), REST_MS);
   }
 
+  /** What the figure of this view is made of. */
+  _figure() {
+    const { view, population } = this;
+    const { prompt, target } = view.record.header;
+    const lines = [`“${prompt}”   ${target}`, this.verdict.textContent, this.numbers.textContent];
+    const strips = this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
+    const plots = strips.map((strip) => ({
+      canvas: strip.canvas, title: `${strip.title}${strip.colours ?? ""}: ${strip.said}`, draw: () => strip.draw(view),
+    }));
+    plots.unshift({ canvas: population.canvas, title: "Population", draw: () => population.draw(view) });
+    return { lines: lines.filter(Boolean), plots, theme: this.theme };
+  }
+
   /** The token under the lens: the one that was clicked; it leaves while it is not on show. */
   _focus() {
     const { focus, t } = this.view;
@@ -330,11 +373,11 @@ class ParticleView extends RunView {
     const { record, t, genealogy: { survivors } } = this.view;
     const { level = "", text = "" } = record.header.verdict ?? {};
     this.verdict.dataset.level = level;
-    write(this.verdict, text);
+    explain(this.verdict, text);
     const logZ = t > 0 ? `log Ẑ ${number(record.logZ[t - 1])}${errorInWords(record, t)}` : "log Ẑ 0.00";
     const ess = `ESS ${number(t > 0 ? record.ess[t - 1] : record.K, 1)} of ${record.K}`;
     const numbers = [logZ, ess, `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
-    write(this.numbers, numbers);
+    explain(this.numbers, numbers);
     write(this.story, stepInWords(this.view.record, this.view.t));
     write(this.lineageNote, lineageInWords(this.view));
   }

@@ -1,6 +1,6 @@
 /** @file The plots of a training: loss, ESS, bounds on log Z, learned against optimal log psi. */
 
-import { css, number } from "./dom.js";
+import { css, h, number, write } from "./dom.js";
 import { drawMarker, methodName, styleOf } from "./methods.js";
 import {
   DASHED, LEFT, RIGHT, SHARE_TICKS, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word,
@@ -119,9 +119,51 @@ export class BoundsPlot extends Strip {
   }
 }
 
+/** @type {any[][]} */
+const NONE = [];
+/** Prefixes that are listed. */
+const WORST = 5;
+/** Pixels from which on a pointer is at a point. */
+const NEAR = 12;
+
+/** One prefix of the scatter in words. @param {any[]} point */
+function prefixInWords([t, optimal, error, learned, text = ""]) {
+  const sure = error > 0 ? ` ± ${number(error)} s.e.` : "";
+  const residual = `${learned > optimal ? "+" : ""}${number(learned - optimal)}`;
+  return `“${text}”, t = ${t}: log ψ ${number(learned)}, log ψ* ${number(optimal)}${sure}, residual ${residual} nats`;
+}
+
 /** Learned against optimal log psi, with the mean of each step removed from both. */
 export class ScatterPlot extends Strip {
   static about = ["Learned log ψ against the optimal one", "scatter"];
+
+  constructor() {
+    super();
+    this.hover = h("p", { class: "pv-note tl-hover", role: "status" });
+    this.worst = h("ol", {});
+    this.list = h("details", { class: "tl-worst" }, h("summary", {}, `The ${WORST} worst prefixes`), this.worst);
+    this.el.append(this.hover, this.list);
+    /** Where each point stands. @type {[number, number, any[]][]} */
+    this.places = [];
+    this.canvas.addEventListener("pointermove", (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+      const found = this.places.map(([px, py, point]) => /** @type {[number, any]} */ ([Math.hypot(px - x, py - y), point]));
+      const [far, point] = found.reduce((best, each) => (each[0] < best[0] ? each : best), [Infinity, null]);
+      write(this.hover, far < NEAR ? prefixInWords(point) : "");
+    });
+    this.canvas.addEventListener("pointerleave", () => write(this.hover, ""));
+  }
+
+  /** @param {any[][]} points */
+  _rank(points) {
+    if (this.ranked === points) return;
+    this.ranked = points;
+    const off = (/** @type {any[]} */ [, optimal, , learned]) => Math.abs(learned - optimal);
+    const worst = points.toSorted((a, b) => off(b) - off(a)).slice(0, WORST);
+    this.worst.replaceChildren(...worst.map((point) => h("li", {}, prefixInWords(point))));
+    this.list.hidden = worst.length === 0;
+  }
 
   draw({ chosen, look, theme, note }) {
     const points = look?.points ?? [];
@@ -135,6 +177,8 @@ export class ScatterPlot extends Strip {
     word(context, "optimal log ψ* →", width - RIGHT - 4, y(low) - 6, css(theme.muted), "right");
     const style = styleOf(chosen.method, theme);
     const few = points.length < 60;
+    this.places = points.map((point) => [x(point[1]), y(point[3]), point]);
+    this._rank(look?.points ?? NONE);
     for (const [, optimal, error, learned] of points) {
       const bar = [-error, error].map((side) => [x(optimal + side), y(learned)]);
       if (error > 0) line(context, bar, css(style.colour, 0.55));

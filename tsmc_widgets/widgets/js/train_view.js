@@ -43,6 +43,8 @@ class TrainView extends View {
     this.bar.el.append(status, this.bar.saving);
     this.root = h("div", { class: "pv tl", tabindex: "-1" });
     this.root.append(this.heading.el, this.bar.el, this.stale.el, alert, lost, this.empty, this.body);
+    // For tests.
+    Object.assign(this.root, { _plots: this.plots });
     this._mount(el);
   }
 

@@ -97,7 +97,8 @@ export class Transport {
     else this.play();
   }
 
-  play() {
+  /** @param {number} [until] the last step that is played @param {() => void} [then] once it is on show */
+  play(until = Infinity, then = () => {}) {
     if (this.complete && this.t >= this.steps) this.on.seek(0);
     this.on.hold(false);
     this.playing = true;
@@ -108,8 +109,11 @@ export class Transport {
       const due = Math.floor(((now - last) * this.rate) / 1000);
       if (due > 0) {
         last = now;
-        if (this.t < this.steps) this.on.seek(Math.min(this.steps, this.t + due));
-        if (this.complete && this.t >= this.steps) return this._stop(true);
+        if (this.t < this.steps) this.on.seek(Math.min(this.steps, until, this.t + due));
+        if (this.t >= until || (this.complete && this.t >= this.steps)) {
+          this._stop(true);
+          return then();
+        }
       }
       this.frame = requestAnimationFrame(tick);
     };
