@@ -172,9 +172,7 @@ def test_runs_that_agree_have_no_interval():
     """Not one of 0.46 nats about a variance or a share, which is what agreeing log Z have."""
     target = tw.load_problem("rainy-week").target()
     best = tw.exact(target).optimal_twist()
-    trace = tw.run_smc(
-        target, num_runs=8, num_particles=16, twist=best, proposal=tw.TwistInduced()
-    )
+    trace = tw.run_smc(target, num_runs=8, num_particles=16, twist=best, proposal=tw.TwistInduced())
     assert increment_variance(trace)["low"].isna().all()
     frame = of_quantity(trace, "surviving ancestors")
     assert frame["low"][:-1].isna().all()

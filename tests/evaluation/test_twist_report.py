@@ -124,7 +124,7 @@ def test_a_freshly_trained_twist_has_no_defect():
     target = random_toy(num_steps=4)
     twist = tw.TableHeadTwist(target.lm, num_steps=4, prompt_length=1)
     trainer = tw.TwistTrainer(target, twist, method="ctl", batch_size=200, seed=0)
-    trainer.train(300, progress=False)
+    list(trainer.updates(300))
     assert alarms(target, lambda _: twist, range(20)) <= 1
 
 

@@ -282,9 +282,9 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
     """How uneven each step makes the weights, as a mean over runs with its 95 % interval.
 
     Columns: t; variance, that of the log increment among living particles, weighted as they stood
-    before the step (nats squared), with low and high, as of ``mean_within``; relative_variance, that of
-    the increment itself over its squared mean, which is what the step costs (0 is free); and
-    num_runs. Runs in which all particles died before a step are left out of it.
+    before the step (nats squared), with low and high, as of ``mean_within``; relative_variance,
+    that of the increment itself over its squared mean, which is what the step costs (0 is free);
+    and num_runs. Runs in which all particles died before a step are left out of it.
     """
     columns, records = trace.columns, []
     for t in range(trace.steps_done):

@@ -83,8 +83,8 @@ def power_sweep(target: Target, twist: Any, **how: Any) -> pd.DataFrame:
     Returns:
         Columns: power; lower, the mean of log Z_hat in nats; pooled; spread, the standard deviation
         of log Z_hat over runs; ess, the last as a share of K; accepted, the share of sequences with
-        phi > 0; num_runs; and where an oracle reaches, upper and exact. lower, spread, ess, accepted
-        and upper have 95 % intervals over runs, in ``_low`` and ``_high``. The best power has the smallest spread: the
+        phi > 0; num_runs; and where an oracle reaches, upper and exact. All but pooled have 95 %
+        intervals over runs, in ``_low`` and ``_high``. The best power has the smallest spread: the
         gap of the bound is about half its square, and known better than the bound itself.
     """
     return frame_of(list(power_rows(target, twist, **how)))
