@@ -236,8 +236,9 @@ class TestStorybook:
     @pytest.mark.parametrize("name", [n for n in CHANGES if "step 3" not in n])
     def test_planted(self, problem, name):
         target, twist = problem
-        great = int(target.lm.encode(" great")[0])
-        change = self.CHANGES[name] or one_token(great, 8.0 if name == "one token" else -8.0)
+        # Both are drawn often: a token that neither p0 nor psi draws is not seen.
+        text, gain = (" great", 8.0) if name == "one token" else (" my", -8.0)
+        change = self.CHANGES[name] or one_token(int(target.lm.encode(text)[0]), gain)
         report = tw.twist_report(target, Changed(target, twist, change))
         assert report.defects == [name.strip()], report.verdict
 

@@ -38,6 +38,7 @@ THRESHOLDS = {
     "token": 0.6,
     "other p0": 0.15,
     "nearer p0": 0.95,
+    "t value": 3.0,
     "prompt": 0.4,
     "consistent": 0.05,
     "unlike": 0.6,
@@ -384,8 +385,7 @@ class Diagnosis:
         mark = (table["token"] == token).astype(float)
         mark -= mark.groupby(table["t"]).transform("mean")
         repaired = fit(table.assign(x=table["x"] - gain * mark), self.seed)
-        least = max(self.all.r2, THRESHOLDS["within"])
-        if repaired.r2_interval[0] < least:
+        if repaired.r2_interval[0] < THRESHOLDS["uninformative"] or repaired.r2 < self.all.r2:
             return None
         text = self.target.lm.token_text(int(token))
         return Finding(
@@ -427,11 +427,9 @@ class Diagnosis:
         for tau in TEMPERATURES if self._inconsistent else ():
             other = under(self.target, lm=Tempered(self.target.lm, temperature=tau))
             population = self.report.bellman.population
-            there = squares(bellman_error(other, self.twist, population, max_phi=0))
-            gain = base - there
-            error = float(gain.std()) / math.sqrt(len(gain))
-            t_value = float(gain.mean()) / error if error else 0.0
-            found.append((float(there.mean() / base.mean()), t_value, tau))
+            there = bellman_error(other, self.twist, population, max_phi=0)
+            ratio = float(squares(there).mean() / base.mean())
+            found.append((ratio, min(_t_values(self.report.bellman, there)), tau))
         return sorted(found)
 
     @property
@@ -452,8 +450,8 @@ class Diagnosis:
     def _nearer_temperature(self) -> Finding | None:
         """It holds better under another temperature, on the same sequences."""
         for ratio, t_value, tau in self._temperatures[:1]:
-            if ratio <= THRESHOLDS["nearer p0"] and t_value > 2:
-                more = f", t = {t_value:.1f} over runs; a prompt that was not tried looks the same"
+            if ratio <= THRESHOLDS["nearer p0"] and t_value > THRESHOLDS["t value"]:
+                more = f" (t = {t_value:.1f}); a prompt that was not tried can look the same"
                 return self._other_temperature(tau, ratio, more)
         return None
 
@@ -567,6 +565,24 @@ def squares(found: BellmanError, steps: slice = INNER) -> torch.Tensor:
     """Squared Bellman error of each run, summed over steps, less what sampling phi adds."""
     excess = found.centred[:, steps] ** 2 - found.value_error[:, steps] ** 2
     return excess.nanmean(2).nansum(1)
+
+
+def _t_values(here: BellmanError, there: BellmanError) -> tuple[float, float]:
+    """Student's t of the squared error that another p0 takes away, over runs and over prefixes.
+
+    Where prefixes are few, all runs share their errors, so that only prefixes tell of chance.
+    """
+    gain = (here.centred**2 - there.centred**2)[:, INNER]
+    of_runs = gain.nanmean(2).nansum(1)
+    known = torch.isfinite(gain)
+    step = torch.arange(gain.shape[1]).view(1, -1, 1).expand_as(gain)[known].double()
+    keys = torch.stack([step, here.log_psi[:, INNER][known], here.log_value[:, INNER][known]], 1)
+    place, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)[1:]
+    gains = torch.zeros(len(counts)).double().scatter_add_(0, place, gain[known] / len(place))
+    mean = gains.sum()
+    spread = (gains - counts / len(place) * mean).norm()
+    runs = of_runs.mean() / (of_runs.std() / math.sqrt(len(of_runs))).clamp(min=1e-12)
+    return float(runs), float(mean / spread.clamp(min=1e-12))
 
 
 def inconsistency(found: BellmanError) -> float:
