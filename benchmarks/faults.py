@@ -80,7 +80,7 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "functions": ("a class",),
 }
 """Values that are what they look like where the signature does not say so: by argument."""
-PAGES = ("CompareSession", "TrainSession", "WatchSMC", "Workbench")
+PAGES = ("CompareSession", "TrainSession", "TwistDebugger", "WatchSMC", "Workbench")
 MADE_BY_OTHERS = {
     "BoundsTable",
     "Divergences",
@@ -140,6 +140,9 @@ def own() -> dict[str, dict[str, Any]]:
     few = {"num_runs": 2, "num_exact": 0, "num_samples": 2, "num_particles": 2}
     scatter = pd.DataFrame({"t": [1, 2], "learned": [0.1, 0.2], "optimal": [0.1, 0.3], "text": "a"})
     divergences = tw.kl_divergences(toy(), num_samples=4, log_z=0.0, exact_samples=samples)
+    calibration = pd.DataFrame({"t": [1, 2], "r2": [0.9, 0.8], "slope": [1.0, 0.9]})
+    powers = pd.DataFrame({"power": [0.5, 1.0], "lower": [-2.0, -1.0], "spread": [0.3, 0.2]})
+    gains = pd.DataFrame({"t": [1], "token_text": "a", "gain": [0.1], "true_gain": [0.2]})
     ends = {"kl_low": 0.4, "kl_high": 0.6, "reward_low": -3.0, "reward_high": -1.0}
     return {
         "ConditionalHeadTwist": {"num_classes": 2},
@@ -160,6 +163,11 @@ def own() -> dict[str, dict[str, Any]]:
         "log_z_bounds_given": {"target": joint, "samples": joint.exact_samples(2, seed=0)},
         "compare": {"seeds": 2, **few},
         "kl_divergences": {"num_samples": 4},
+        "calibration_figure": {"frame": calibration},
+        "default_twist": {"model": needed()["lm"]},
+        "gains_figure": {"frame": gains},
+        "power_figure": {"frame": powers},
+        "where_figure": {"frame": pd.DataFrame({"t": [1, 2], "bellman": [0.1, 0.2], "bound": 0.5})},
         "frontier_figure": {"frame": pd.DataFrame({"kl": [0.5], "reward": [-2.0], **ends})},
         "gap_figure": {"frame": table.gap_frame()},
         "kl_forest_figure": {"frame": divergences.to_frame(), "label": "divergence"},
@@ -270,7 +278,7 @@ def try_name(name: str) -> None:
         given = dict(base)
         function(*[given.pop(each) for each in several], **given)
     except Exception as error:  # noqa: BLE001 - said
-        print(f"{name} is not tried, for it fails by itself: {error}", file=sys.stderr, flush=True)
+        print(f"CASE\tunclear\t{name}\tnot tried, for it fails by itself: {error}", flush=True)
         return
     for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:

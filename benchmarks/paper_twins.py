@@ -37,6 +37,7 @@ from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning import ConstantRate
 
 ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "notebooks" / "tables"
 METHODS = ("none", "ctl", "rl", "sixo", "fudge", "dpg", "ppo", "nvi", "cd")
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 SEARCH_SEED = 1000
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, two updates: a trial")
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "paper_twins")
-    parser.add_argument("--tables", type=Path, default=ROOT / "notebooks" / "tables")
+    parser.add_argument("--tables", type=Path, default=TABLES)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=None)
     parser.add_argument("--only", nargs="*", default=None, help=", ".join(parts(quick=True)))
@@ -288,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.search:
         search(chosen, options.tables, options.sequences)
         return
-    searched = read_rates(options.tables)
+    searched = read_rates(options.tables) or read_rates(TABLES)
     comparisons = {name: part.comparison(seeds, searched) for name, part in chosen.items()}
     start = time.perf_counter()
     try:

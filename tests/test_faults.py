@@ -1,6 +1,9 @@
 """The script of faults: its events end well, and it tells an unclear error from a clear one."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +42,13 @@ def test_clear_errors_are_told_from_others():
     assert fits("call", size, "-1")
     assert not fits("call", size, "'nonsense'")
     assert not fits("call", text, "object()")
+
+
+@pytest.mark.slow
+def test_no_case_is_other_than_ok():
+    script = [sys.executable, "-m", "benchmarks.faults"]
+    root = Path(__file__).parents[1]
+    ended = subprocess.run(script, cwd=root, capture_output=True, text=True, check=True)
+    everything = ended.stdout.splitlines()[-1].split("|")[1:-1]
+    assert int(everything[0].split()[-1]) > 7000
+    assert everything[2:] == [" 0 "] * 4, ended.stderr

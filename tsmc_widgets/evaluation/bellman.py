@@ -250,6 +250,7 @@ def bellman_error(
     seed = check_integer("seed", seed, at_least=0, below=2**32)
     population = sequences
     if sequences is None:
+        observed = None if observed is None else check_observed(target, observed)
         population = Population.drawn(target, twist, seed=seed, observed=observed)
     elif not isinstance(sequences, Population):
         population = Population.of(sequences, observed)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from tsmc_widgets.errors import ModelOutputError, TsmcError, check_integer
+from tsmc_widgets.errors import ModelOutputError, TsmcError, as_list, check_integer
 from tsmc_widgets.evaluation.bellman import BellmanError, Population, bellman_error, run_twist
 from tsmc_widgets.evaluation.diagnosis import Diagnosis, Finding, fit
 from tsmc_widgets.evaluation.estimates import frame_of
@@ -31,10 +32,17 @@ from tsmc_widgets.evaluation.twist_quality import (
     profiles,
     step_divergences,
 )
+from tsmc_widgets.smc.api import check_observed
 from tsmc_widgets.smc.exact import EnumeratedOracle
-from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.protocol import BaseTwist, TwistStep, as_twist, prefill_twist
+from tsmc_widgets.smc.trace import SMCTrace, check_trace
+from tsmc_widgets.targets.target import Target, check_target, prompt_ids
+from tsmc_widgets.twists.protocol import (
+    BaseTwist,
+    TwistStep,
+    as_twist,
+    prefill_twist,
+    some_twist,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,12 +117,15 @@ def twist_report(
         observed: one observation for each run, where the target waits for one; None draws eight.
 
     Raises:
-        ValueError: the twist is of another vocabulary.
+        ValueError: the twist is of another vocabulary, or the trace of another target.
         ModelOutputError: the base model gave NaN. Of a twist that does, a finding names the prefix.
     """
-    check_target(target)
+    twists = [twist] if against is None else [twist, against]
+    prompts, seed = check_measured(target, twists, trace, prompts, seed)
     check_integer("rollouts", rollouts, at_least=2)
-    if target.is_conditional and observed is None and trace is None:
+    if trace is None and observed is not None:
+        observed = check_observed(target, observed)
+    elif target.is_conditional and trace is None:
         observed = target.exact_samples(NUM_RUNS, seed=seed, progress=False).observed
     stages = Stages(target, twist, trace=trace, observed=observed, seed=seed)
     families = list(fill_in(target, stages.families, rollouts=rollouts, seed=seed))
@@ -124,6 +135,20 @@ def twist_report(
     other = Stages(target, against, observed=observed, seed=seed)
     again = [read_again(target, family, other.twist) for family in families]
     return replace(report, against=other.report(again, prompts))
+
+
+def check_measured(
+    target: Target, twists: Iterable[Any], trace: Any, prompts: Any, seed: Any
+) -> tuple[list[Tensor], int]:
+    """Token ids of the prompts, and the seed; an error for an argument that cannot be measured."""
+    check_target(target)
+    for twist in twists:
+        some_twist(twist)
+    if trace is not None:
+        check_trace(trace)
+        trace.check_target(target)
+    ids = [prompt_ids(target.lm, prompt) for prompt in as_list("prompts", prompts, at_least=0)]
+    return ids, check_integer("seed", seed, at_least=0, below=2**32)
 
 
 class Stages:

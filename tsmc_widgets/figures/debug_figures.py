@@ -44,7 +44,8 @@ def where_figure(
         theme: "light" or "dark".
         title: above the figure.
     """
-    require(frame, ("t", "bellman", "bound"), "a figure of where a twist errs")
+    for table in (frame,) if against is None else (frame, against):
+        require(table, ("t", "bellman", "bound"), "a figure of where a twist errs")
     figure, look, shown = _panels(frame, against, WHERE, theme, title)
     if "bellman" in shown:
         figure.add_hline(
@@ -70,7 +71,8 @@ def calibration_figure(
         theme: "light" or "dark".
         title: above the figure.
     """
-    require(frame, ("t", "r2", "slope"), "a figure of calibration")
+    for table in (frame,) if against is None else (frame, against):
+        require(table, ("t", "r2", "slope"), "a figure of calibration")
     frame = frame[frame["r2"].notna()]
     against = None if against is None else against[against["r2"].notna()]
     figure, look, shown = _panels(frame, against, CALIBRATION, theme, title)

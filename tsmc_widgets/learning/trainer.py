@@ -200,10 +200,10 @@ class TwistTrainer:
         check_target(target)
         self.weights = resolve_method(method)
         check_integer("batch_size", batch_size, at_least=2)
-        check_training(target, twist, batch_size)
         check_integer("seed", seed, at_least=0)
         check_number("max_gradient_norm", max_gradient_norm, "(0, inf]")
         _check_fits(twist, self.weights)
+        check_training(target, twist, batch_size)
         _check_power(target, self.weights)
         rate = resolve_rate(learning_rate, twist)
         self.target, self.twist = target, twist

@@ -157,7 +157,7 @@ def _state(source: str) -> FolderState | None:
 def _checked(device: Any, dtype: Any, limit: str, most: int | None) -> dict[str, Any]:
     """What the loaders share: names of device and dtype, and a limit on what a pass reads."""
     name = str(dtype).removeprefix("torch.")
-    known = dtype in (None, "auto") or isinstance(getattr(torch, name, None), torch.dtype)
+    known = dtype is None or name == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
     if not known or not isinstance(dtype, torch.dtype | str | None):
         raise ValueError(
             "dtype must be a torch.dtype or its name, such as 'float32', or 'auto'; got "

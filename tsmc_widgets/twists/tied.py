@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from tsmc_widgets.errors import UnsupportedModelError, check_integer
+from tsmc_widgets.errors import UnsupportedModelError, check_integer, quoted
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, TeacherForced
 from tsmc_widgets.targets.description import describe_potential, parse_potential
 from tsmc_widgets.targets.target import Target, check_target
@@ -305,6 +305,11 @@ class TiedHeadTwist(NeuralTwist):
 def _target_of(scored: Target | Mapping[str, Any] | None, lm: LanguageModel) -> Target | None:
     """A target, or the one of which ``card_options`` made these; None where phi is not read."""
     if isinstance(scored, Mapping):
+        if scored.keys() != {"potential", "prompt", "num_steps"}:
+            raise ValueError(
+                "scored must be a Target, or what a twist's card says of one; got "
+                f"{quoted(scored)}."
+            )
         phi = parse_potential(scored["potential"])
         scored = Target(lm, phi, prompt=scored["prompt"], num_steps=scored["num_steps"])
     if scored is not None:

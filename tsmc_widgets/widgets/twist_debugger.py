@@ -12,13 +12,19 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, check_integer
 from tsmc_widgets.evaluation.siblings import ROLLOUTS, Family, fill_in, read_again
-from tsmc_widgets.evaluation.twist_report import NUM_RUNS, Stages, TwistReport, with_kl
+from tsmc_widgets.evaluation.twist_report import (
+    NUM_RUNS,
+    Stages,
+    TwistReport,
+    check_measured,
+    with_kl,
+)
 from tsmc_widgets.evaluation.what_if import Fork, fork, power_rows
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
-from tsmc_widgets.targets.target import Target, check_target
+from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import close_whole
 from tsmc_widgets.widgets.debug_record import encode, texts_of_rollouts, worst_prefixes
 from tsmc_widgets.widgets.front_end import DebugView
@@ -44,9 +50,9 @@ class DebugRun:
 
     def __init__(
         self, target: Target, twist: Any, against: Any, *, trace: SMCTrace | None, seed: int,
-        budget: Callable[[], int], prompts: Iterable[Any],
+        budget: Callable[[], int], prompts: list[Any],
     ) -> None:  # fmt: skip
-        self.target, self.seed, self.prompts = target, seed, list(prompts)
+        self.target, self.seed, self.prompts = target, seed, prompts
         self._twist, self._against, self._trace, self._budget = twist, against, trace, budget
         self.report: TwistReport | None = None
         self.powers: list[dict[str, Any]] = []
@@ -153,7 +159,8 @@ class TwistDebugger(LivePage):
         budget: int = BUDGET,
         prompts: Iterable[Any] = (),
     ) -> None:
-        check_target(target)
+        twists = [twist] if against is None else [twist, against]
+        prompts, seed = check_measured(target, twists, trace, prompts, seed)
         budget = check_integer("budget", budget)
         super().__init__(DebugView(budget=budget))
         self.target, self.seed = target, seed
