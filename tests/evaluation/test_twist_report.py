@@ -101,7 +101,14 @@ def test_an_optimal_twist_has_no_defect(toy):
     assert (report.prefixes["error"].abs() < 1e-9).all()
 
 
+@pytest.mark.parametrize("name", ["rainy-week", "late-evidence"])
+def test_an_optimal_twist_of_few_values_is_not_saturated(name):
+    target = tw.load_problem(name).target()
+    assert tw.twist_report(target, tw.exact(target).optimal_twist()).defects == []
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_twenty_seeds_of_healthy_twists_raise_at_most_one_alarm(toy):
     """The optimal twist, and it with normal noise of a third of a nat at each prefix."""
@@ -250,7 +257,13 @@ class TestStorybook:
         assert tw.twist_report(story, twist).defects[0] == "another prompt"
         cold = under(target, lm=tw.Tempered(target.lm, temperature=0.5))
         assert tw.twist_report(cold, twist).defects[0] == "temperature of p0"
+        # Without a card, from data alone; a hotter p0 is not told, see docs/debugging.md.
+        plain = Changed(cold, twist, powered(1))
+        assert tw.twist_report(cold, plain).defects == ["temperature of p0"]
+        plain = Changed(story, twist, powered(1))
+        assert tw.twist_report(story, plain).defects == ["another prompt"]
 
+    @pytest.mark.timeout(1200)
     @pytest.mark.parametrize("name", ["one-star-review", "five-star-review"])
     def test_shipped_twists_are_healthy(self, name):
         target = tw.load_problem(name).target()
