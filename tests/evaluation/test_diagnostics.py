@@ -128,6 +128,57 @@ def test_profiles_are_means_over_runs(target, twist):
     assert profiles(tw.run_smc(target, num_particles=3))["low"].isna().all()
 
 
+@pytest.mark.slow
+def test_intervals_of_step_signals_stay_in_range_and_cover(target, twist):
+    """Of eight runs at a time: against enumeration at step 1, and many runs at the others."""
+    size, groups = 16, 100
+    how = {"num_particles": size, "twist": twist, "ess_threshold": 0.9}
+    whole = tw.run_smc(target, num_runs=4000, seed=5, **how)
+    traces = [tw.run_smc(target, num_runs=8, first_run=8 * i, **how) for i in range(groups)]
+    variances = [increment_variance(trace).set_index("t") for trace in traces]
+    log_p = target.lm.prefill(target.prompt_tokens.unsqueeze(0)).log_probs[0].double()
+    log_psi = twist.log_tables[0].detach().double().flatten()
+    centred = log_psi - (log_p.exp() * log_psi).sum()
+    exact = float((log_p.exp() * centred**2).sum()) * (1 - 1 / size)
+    assert increment_variance(whole)["variance"][0] == pytest.approx(exact, rel=0.02)
+    assert 0.88 <= coverage(variances, 1, exact) <= 1
+    for t in (2, 3):
+        truth = increment_variance(whole).set_index("t")["variance"][t]
+        assert 0.88 <= coverage(variances, t, truth) <= 1
+    assert all((frame["low"].dropna() > 0).all() for frame in variances)
+    for quantity in ("ESS", "surviving ancestors"):
+        frames = [of_quantity(trace, quantity) for trace in traces]
+        truth = of_quantity(whole, quantity)["mean"]
+        for t in (1, 2, 3):
+            assert 0.88 <= coverage(frames, t, truth[t]) <= 1
+        for frame in frames:
+            known = frame.dropna()
+            assert ((known["low"] > 0) & (known["high"] <= 1)).all()
+
+
+def of_quantity(trace, quantity):
+    frame = profiles(trace)
+    return frame[frame["quantity"] == quantity].set_index("t")
+
+
+def coverage(frames, t, truth):
+    rows = [frame.loc[t] for frame in frames]
+    known = [row for row in rows if not math.isnan(row["low"])]
+    assert len(known) > len(rows) / 2
+    return np.mean([row["low"] <= truth <= row["high"] for row in known])
+
+
+def test_runs_that_agree_have_no_interval():
+    """Not one of 0.46 nats about a variance or a share, which is what agreeing log Z have."""
+    target = tw.load_problem("rainy-week").target()
+    best = tw.exact(target).optimal_twist()
+    trace = tw.run_smc(target, num_runs=8, num_particles=16, twist=best, proposal=tw.TwistInduced())
+    assert increment_variance(trace)["low"].isna().all()
+    frame = of_quantity(trace, "surviving ancestors")
+    assert frame["low"][:-1].isna().all()
+    assert frame.iloc[-1][["mean", "low", "high"]].tolist() == [1, 1, 1]
+
+
 def test_each_run_speaks_for_itself(target, twist):
     trace = tw.run_smc(
         target, twist=twist, num_particles=100, num_runs=400, resampler="multinomial", seed=2

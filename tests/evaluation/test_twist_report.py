@@ -101,7 +101,14 @@ def test_an_optimal_twist_has_no_defect(toy):
     assert (report.prefixes["error"].abs() < 1e-9).all()
 
 
+@pytest.mark.parametrize("name", ["rainy-week", "late-evidence"])
+def test_an_optimal_twist_of_few_values_is_not_saturated(name):
+    target = tw.load_problem(name).target()
+    assert tw.twist_report(target, tw.exact(target).optimal_twist()).defects == []
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_twenty_seeds_of_healthy_twists_raise_at_most_one_alarm(toy):
     """The optimal twist, and it with normal noise of a third of a nat at each prefix."""
@@ -124,7 +131,7 @@ def test_a_freshly_trained_twist_has_no_defect():
     target = random_toy(num_steps=4)
     twist = tw.TableHeadTwist(target.lm, num_steps=4, prompt_length=1)
     trainer = tw.TwistTrainer(target, twist, method="ctl", batch_size=200, seed=0)
-    trainer.train(300, progress=False)
+    list(trainer.updates(300))
     assert alarms(target, lambda _: twist, range(20)) <= 1
 
 
@@ -236,8 +243,9 @@ class TestStorybook:
     @pytest.mark.parametrize("name", [n for n in CHANGES if "step 3" not in n])
     def test_planted(self, problem, name):
         target, twist = problem
-        great = int(target.lm.encode(" great")[0])
-        change = self.CHANGES[name] or one_token(great, 8.0 if name == "one token" else -8.0)
+        # Both are drawn often: a token that neither p0 nor psi draws is not seen.
+        text, gain = (" great", 8.0) if name == "one token" else (" my", -8.0)
+        change = self.CHANGES[name] or one_token(int(target.lm.encode(text)[0]), gain)
         report = tw.twist_report(target, Changed(target, twist, change))
         assert report.defects == [name.strip()], report.verdict
 
@@ -249,7 +257,13 @@ class TestStorybook:
         assert tw.twist_report(story, twist).defects[0] == "another prompt"
         cold = under(target, lm=tw.Tempered(target.lm, temperature=0.5))
         assert tw.twist_report(cold, twist).defects[0] == "temperature of p0"
+        # Without a card, from data alone; a hotter p0 is not told, see docs/debugging.md.
+        plain = Changed(cold, twist, powered(1))
+        assert tw.twist_report(cold, plain).defects == ["temperature of p0"]
+        plain = Changed(story, twist, powered(1))
+        assert tw.twist_report(story, plain).defects == ["another prompt"]
 
+    @pytest.mark.timeout(1200)
     @pytest.mark.parametrize("name", ["one-star-review", "five-star-review"])
     def test_shipped_twists_are_healthy(self, name):
         target = tw.load_problem(name).target()

@@ -15,13 +15,17 @@ from tsmc_widgets.evaluation import Bracket
 from tsmc_widgets.figures import (
     THEMES,
     bounds_figure,
+    calibration_figure,
     frontier_figure,
+    gains_figure,
     gap_figure,
     kl_forest_figure,
     log_z_histogram,
+    power_figure,
     profiles_figure,
     psi_scatter,
     target_figure,
+    where_figure,
 )
 
 HOSTILE = "<script>alert(1)</script> $x^2$ & <b>"
@@ -115,7 +119,32 @@ def psi_frame():
     )
 
 
+def steps_frame():
+    """As of ``TwistReport.frame``: nothing is known of calibration at T."""
+    frame = pd.DataFrame({"t": [1, 2, 3], "bound": 1 / 3})
+    for name in ("bellman", "variance", "ess", "ancestors", "kl", "r2", "slope"):
+        values = [0.2, 0.5, math.nan if name in ("r2", "slope") else 0.4]
+        frame[name] = values
+        frame[f"{name}_low"], frame[f"{name}_high"] = frame[name] / 2, frame[name] * 1.5
+    return frame
+
+
+def powers_frame():
+    frame = pd.DataFrame({"power": [0.0, 1.0, 2.0], "lower": [-3.0, -2.1, -2.5]})
+    return frame.assign(spread=[1.0, 0.1, 0.7], ess=0.5, accepted=0.8, upper=-1.9, exact=-2.0)
+
+
+def gains_frame():
+    return pd.DataFrame({
+        "t": [2, 3], "token_text": [HOSTILE, "b"], "gain": [0.5, -1.0], "true_gain": [0.2, -0.4],
+        "true_gain_error": [0.1, 0.0],
+    })  # fmt: skip
+
+
 FIGURES = {
+    "where": (where_figure, steps_frame, {"against": steps_frame()}),
+    "calibration": (calibration_figure, steps_frame, {}),
+    "gains": (gains_figure, gains_frame, {}),
     "bounds": (bounds_figure, lambda: bounds_frame(("SMC", HOSTILE)), {}),
     "gap": (gap_figure, gap_frame, {}),
     "forest": (kl_forest_figure, kl_frame, {"label": "method"}),
@@ -143,6 +172,20 @@ def test_every_figure_is_titled_escaped_and_pure(name, theme):
     assert "$x^2$" not in written
     assert figure.layout.template.layout.paper_bgcolor == THEMES[theme].paper
     assert figure.layout.template.layout.legend.y < 0, "a legend below the axis covers no data"
+
+
+def test_figures_of_a_twist_draw_its_table():
+    frame = steps_frame()
+    figure = where_figure(frame)
+    lines = [list(trace.y) for trace in figure.data if trace.mode == "lines+markers"]
+    assert lines == [frame[n].tolist() for n in ("variance", "ess", "ancestors", "bellman", "kl")]
+    assert [shape.y0 for shape in figure.layout.shapes] == [pytest.approx(1 / 3)]
+    calibrated = calibration_figure(frame, frame)
+    assert {len(t.y) for t in calibrated.data if t.mode == "lines+markers"} == {2}
+    powers = power_figure(powers_frame())
+    assert {shape.x0 for shape in powers.layout.shapes if shape.x0 == shape.x1} == {1.0}
+    bars = {trace.name: trace for trace in gains_figure(gains_frame()).data}
+    assert list(bars["true"].error_y.array) == pytest.approx([0.196, 0.0])
 
 
 def test_bounds_are_drawn_as_they_are():

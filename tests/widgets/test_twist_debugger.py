@@ -81,6 +81,20 @@ def test_a_run_keeps_its_problem_twist_and_noise(target, best):
     assert isinstance(session, SMCSession)
 
 
+def test_the_button_of_a_workbench_opens_the_debugger_of_its_run():
+    workbench = tw.Workbench()
+    assert workbench.wait(120)
+    workbench.debug_button.click()
+    opened = workbench.children[-1]
+    assert isinstance(opened, tw.TwistDebugger), workbench.refusal.value
+    assert opened.wait(240)
+    own, trace = workbench.session.trace, opened.report.trace
+    assert torch.equal(trace.columns.tokens[0], own.columns.tokens[0])
+    workbench.debug_button.click()
+    assert [isinstance(each, tw.TwistDebugger) for each in workbench.children].count(True) == 1
+    workbench.close()
+
+
 def test_what_cannot_be_measured_is_said_on_the_page(target):
     page = tw.TwistDebugger(target, tw.TableTwist.random(4, 5, seed=0, prompt_length=1))
     with pytest.raises(ValueError, match="the twist has 4 tokens"):
@@ -105,6 +119,7 @@ def test_a_budget_ends_rollouts():
 @pytest.mark.browser
 def test_every_view_in_a_browser(debugger, page, tmp_path):
     requests = []
+    debugger.fork_at(2, 3, 1)
     page.on("request", lambda request: requests.append(request.url))
     path = debugger.to_html(tmp_path / "debug.html")
     page.goto(path.as_uri())
@@ -123,6 +138,9 @@ def test_every_view_in_a_browser(debugger, page, tmp_path):
     step = page.locator(".td-table tbody td").first.inner_text()
     page.locator(".pv-transport", has_text=f"step {step} of 5").wait_for()
     assert page.locator(".td-token").count() >= 10
+    assert page.locator(".td-fork tbody tr").count() >= 2
+    for name in ("as it went", "with the token forced"):
+        assert page.get_by_text(name).first.is_visible()
     page.locator("summary").first.click()
     assert "log φ" in page.locator(".td-table details li").first.inner_text()
     assert requests == [path.as_uri()]

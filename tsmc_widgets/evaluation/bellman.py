@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.evaluation.estimates import frame_of, mean_within
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
@@ -177,9 +177,10 @@ class BellmanError:
         runs = known.any(1)
         of_runs = torch.where(known, error, math.nan)[runs].nanmean(1)
         excess = torch.where(known, centred**2 - self.value_error[:, t] ** 2, math.nan)
-        squares = t_interval(excess[runs].nanmean(1))
+        of_squares = excess[runs].nanmean(1)
+        squares = mean_within(of_squares) if of_squares.mean() > 0 else (0.0, math.nan, math.nan)
         mean = t_interval(of_runs)
-        spread = [math.sqrt(max(0.0, v)) if v == v else v for v in squares]
+        spread = [math.sqrt(square) for square in squares]
         tails = np.quantile(centred[known].numpy(), [0.025, 0.975])
         return {
             "t": t + 1,

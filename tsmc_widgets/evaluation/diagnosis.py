@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from tsmc_widgets.errors import quoted
-from tsmc_widgets.evaluation.bellman import BellmanError, bellman_error
+from tsmc_widgets.errors import TsmcError, quoted
+from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.target import Target
@@ -21,24 +23,29 @@ if TYPE_CHECKING:
 
 RESAMPLES = 400
 TEMPERATURES = (0.5, 0.7, 1.4, 2.0)
+NAMED_PROMPTS = ("I bought this", "Once upon a time there was a")
+"""Prompts of the twists that ship, which are tried where the model can read them."""
 THRESHOLDS = {
     "varies": 0.02,
     "flipped": -0.08,
     "within": 0.2,
     "between": 0.4,
     "uninformative": 0.1,
-    "informative": 0.2,
+    "jump": 4.0,
     "overconfident": 0.5,
     "underconfident": 2.0,
     "saturated": 0.4,
     "token": 0.6,
     "other p0": 0.15,
+    "nearer p0": 0.95,
+    "t value": 3.0,
+    "prompt": 0.4,
     "consistent": 0.05,
     "unlike": 0.6,
     "sure": 0.1,
 }
 """What a defect is beyond. Shares of psi*'s spread: ``varies``. Signed R^2: ``flipped``, ``within``
-(siblings), ``between`` (of within), ``uninformative``, ``informative``. Slopes of log psi* on log
+(siblings), ``between`` (of within), ``uninformative``. Slopes of log psi* on log
 psi: ``overconfident``, ``underconfident``. Shares of prefixes: ``saturated``; of mean squared
 errors: ``token``, ``other p0``, ``consistent``. Nats of spread that are worth a word: ``sure``."""
 
@@ -182,10 +189,13 @@ class Diagnosis:
         return [*head, *self._remarks()]
 
     def _questions(self) -> list[Callable[[], Finding | None]]:
+        if self._blind:
+            return [self._dead, self._unobservant, self._other_prompt, self._temperature]
         return [
-            self._dead, self._unobservant, self._constant, self._until, self._late,
-            self._prefix_function, self._saturated, self._flipped, self._one_token, self._other_p0,
-            self._other_potential, self._power, self._unrelated,
+            self._dead, self._unobservant, self._constant, self._other_prompt, self._until,
+            self._late, self._prefix_function, self._saturated, self._flipped, self._one_token,
+            self._temperature, self._other_potential, self._power, self._unrelated,
+            self._nearer_temperature,
         ]  # fmt: skip
 
     def _recorded(self) -> list[Finding | None]:
@@ -255,7 +265,7 @@ class Diagnosis:
         )  # fmt: skip
 
     def _constant(self) -> Finding | None:
-        if self._blind or self.all.psi > THRESHOLDS["varies"] * self.all.star:
+        if self.all.psi > THRESHOLDS["varies"] * self.all.star:
             return None
         return Finding(
             "constant",
@@ -264,33 +274,36 @@ class Diagnosis:
         )  # fmt: skip
 
     def _until(self) -> Finding | None:
-        """Informative up to a step and not after it."""
-        if self._blind:
-            return None
-        steps = sorted(self.table["t"].unique())
-        for last in steps[:-1]:
-            before = self.table[self.table["t"] <= last]
+        """Consistent up to a step, at which its value breaks with the next; uninformative after."""
+        found = self.report.bellman
+        errors = of_steps(found.centred**2 - found.value_error**2)
+        own = of_steps(centred(found.log_psi) ** 2)
+        for last in range(2, self.target.num_steps - 1):
+            before, here = max(errors[: last - 1]), errors[last - 1]
+            jump = here > max(THRESHOLDS["jump"] * before, own[last - 1] / 2)
+            if not jump or here < THRESHOLDS["sure"] ** 2:
+                continue
+            early = fit(self.table[self.table["t"] <= last], self.seed)
             after = self.table[self.table["t"] > last]
-            late, early = fit(after, self.seed), fit(before, self.seed)
-            siblings = fit_within(after, self.seed)
-            most = THRESHOLDS["uninformative"]
-            if early.r2_interval[0] < THRESHOLDS["informative"] or late.star < THRESHOLDS["sure"]:
+            late, siblings = fit(after, self.seed), fit_within(after, self.seed)
+            high = max(late.r2_interval[1], siblings.r2_interval[1])
+            most = max(late.r2, siblings.r2)
+            if late.star < THRESHOLDS["sure"] or most > THRESHOLDS["uninformative"]:
                 continue
-            low = max(late.r2_interval[1], siblings.r2_interval[1])
+            if not THRESHOLDS["uninformative"] < early.r2_interval[0] > min(high, late.r2 + 0.1):
+                continue
             flat = late.psi <= THRESHOLDS["varies"] * late.star
-            if not flat and (low > most or late.r2_interval[0] < -most):
-                continue
-            how = "constant" if flat else "unrelated to ψ*"
             return Finding(
                 f"right until step {last}",
-                f"Informative until step {last}, then {how}",
-                f"until then {early.r2_words}; after it {late.r2_words}", "how",
+                f"Informative until step {last}, then {'constant' if flat else 'unrelated to ψ*'}",
+                f"until then {early.r2_words}; after it {late.r2_words}; mean squared Bellman "
+                f"error {here:.2f} at the step, at most {before:.2f} before", "how",
             )  # fmt: skip
         return None
 
     def _late(self) -> Finding | None:
         """Psi of a prefix is that of the prefix before: siblings have one value."""
-        if self._blind or self.within.star < THRESHOLDS["sure"]:
+        if self.within.star < THRESHOLDS["sure"]:
             return None
         one_value = self.within.psi < THRESHOLDS["varies"] * self.all.psi
         if not one_value or self.between.r2_interval[1] < THRESHOLDS["uninformative"]:
@@ -304,7 +317,7 @@ class Diagnosis:
 
     def _prefix_function(self) -> Finding | None:
         good, bad = self.within, self.between
-        if self._blind or good.r2_interval[0] < THRESHOLDS["within"]:
+        if good.r2_interval[0] < THRESHOLDS["within"]:
             return None
         flat = bad.slope_interval[1] < good.slope_interval[0]
         apart = max(bad.r2 / good.r2, bad.slope / good.slope) < THRESHOLDS["between"]
@@ -320,8 +333,6 @@ class Diagnosis:
 
     def _saturated(self) -> Finding | None:
         """Many prefixes at one end of psi's range, though psi* differs among them."""
-        if self._blind:
-            return None
         values = self.table["log_psi"]
         tolerance = 0.01 * float(values.max() - values.min())
         low, high = values <= values.min() + tolerance, values >= values.max() - tolerance
@@ -330,10 +341,12 @@ class Diagnosis:
             return None
         for end in (low, high):
             part = self.table[end]
-            if len(part) > 4:
-                inside = max(
-                    inside, math.sqrt(max(0.0, float((part["z"] ** 2 - part["e"] ** 2).mean())))
-                )
+            # A twist of few values has equal psi at steps of different means: compare within t.
+            off = part["z"] - part.groupby("t")["z"].transform("mean")
+            freedom = len(part) - part["t"].nunique()
+            if freedom > 4:
+                square = (float((off**2).sum()) / freedom) - float((part["e"] ** 2).mean())
+                inside = max(inside, math.sqrt(max(0.0, square)))
         if inside < 0.4 * self.all.star:
             return None
         return Finding(
@@ -345,7 +358,7 @@ class Diagnosis:
         )  # fmt: skip
 
     def _flipped(self) -> Finding | None:
-        if self._blind or self.all.r2_interval[1] > THRESHOLDS["flipped"]:
+        if self.all.r2_interval[1] > THRESHOLDS["flipped"]:
             return None
         return Finding(
             "flipped sign",
@@ -355,8 +368,6 @@ class Diagnosis:
 
     def _one_token(self) -> Finding | None:
         """One token whose siblings alone are off."""
-        if self._blind:
-            return None
         table = self.table.assign(r=self.table["x_within"] - self.table["z_within"])
         total = float((table["r"] ** 2 - table["e"] ** 2).sum())
         if total / max(1, len(table)) < THRESHOLDS["sure"] ** 2:
@@ -376,8 +387,7 @@ class Diagnosis:
         mark = (table["token"] == token).astype(float)
         mark -= mark.groupby(table["t"]).transform("mean")
         repaired = fit(table.assign(x=table["x"] - gain * mark), self.seed)
-        least = max(self.all.r2, THRESHOLDS["informative"])
-        if repaired.r2_interval[0] < least:
+        if repaired.r2_interval[0] < THRESHOLDS["uninformative"] or repaired.r2 < self.all.r2:
             return None
         text = self.target.lm.token_text(int(token))
         return Finding(
@@ -388,43 +398,75 @@ class Diagnosis:
             f"{repaired.r2_words}", "tokens",
         )  # fmt: skip
 
-    def _other_p0(self) -> Finding | None:
-        """The Bellman equation holds under another temperature or prompt."""
-        base = self._squares(self.report.bellman)
-        if base < (self.target.num_steps - 2) * THRESHOLDS["sure"] ** 2 / 4 or not base:
+    def _other_prompt(self) -> Finding | None:
+        """Consistent on the sequences of another prompt, and not on those of this one."""
+        here = inconsistency(self.report.bellman)
+        if not self._inconsistent or here == 0:
             return None
-        made = (getattr(self.twist, "card", None) or {}).get("target") or {}
-        prompts = [*self.prompts, *([made["prompt_tokens"]] if made else [])]
-        ways = [
-            ("temperature of p0", f"temperature {tau:g}", Tempered(self.target.lm, temperature=tau),
-             None) for tau in TEMPERATURES
-        ]  # fmt: skip
-        ways += [("another prompt", "", self.target.lm, prompt) for prompt in prompts]
-        best = (1.0, "", "")
-        for code, name, lm, prompt in ways:
-            other = under(self.target, lm=lm, prompt=prompt)
-            found = bellman_error(other, self.twist, self.report.bellman.population, max_phi=0)
-            shown = readable(lm, other.prompt_tokens.unsqueeze(0))[0]
-            best = min(best, (self._squares(found) / base, code, name or f"prompt {quoted(shown)}"))
-        ratio, code, name = best
-        if ratio > THRESHOLDS["other p0"]:
+        best, observed = (1.0, ""), self.report.bellman.population.observed
+        for prompt in (*self.prompts, *NAMED_PROMPTS):
+            with suppress(TsmcError, ValueError, IndexError, RuntimeError):  # It cannot be read.
+                other = under(self.target, lm=self.target.lm, prompt=prompt)
+                if torch.equal(other.prompt_tokens, self.target.prompt_tokens):
+                    continue
+                some = None if observed is None else observed[:NUM_RUNS]
+                found = bellman_error(other, self.twist, observed=some, seed=self.seed, max_phi=0)
+                shown = readable(other.lm, other.prompt_tokens.unsqueeze(0))[0]
+                best = min(best, (inconsistency(found) / here, shown))
+        ratio, shown = best
+        if ratio > THRESHOLDS["prompt"]:
             return None
-        how = f"Learned on another prompt: ψ fits p₀ after {name}"
-        if code == "temperature of p0":
-            how = f"Temperature of p₀ differs: ψ fits p₀ at {name}"
         return Finding(
-            code, how,
-            f"there the mean squared Bellman error is {ratio:.0%} of what it is here; "
+            "another prompt", f"Learned on another prompt: ψ fits p₀ after {quoted(shown)}",
+            f"there the Bellman error has {100 * ratio * here:.0f} % of the variance of log ψ, "
+            f"here {100 * here:.0f} %; {self._bellman_words()}", "where",
+        )  # fmt: skip
+
+    @cached_property
+    def _temperatures(self) -> list[tuple[float, float, float]]:
+        """Share of the squared Bellman error that each temperature leaves, its t value, and it."""
+        base, found = squares(self.report.bellman), []
+        for tau in TEMPERATURES if self._inconsistent else ():
+            other = under(self.target, lm=Tempered(self.target.lm, temperature=tau))
+            population = self.report.bellman.population
+            there = bellman_error(other, self.twist, population, max_phi=0)
+            ratio = float(squares(there).mean() / base.mean())
+            found.append((ratio, min(_t_values(self.report.bellman, there)), tau))
+        return sorted(found)
+
+    @property
+    def _inconsistent(self) -> bool:
+        """Whether there is a Bellman error before the last two steps that is worth a word."""
+        inner = self.target.num_steps - 2
+        return inner > 0 and float(squares(self.report.bellman).mean()) > (
+            inner * THRESHOLDS["sure"] ** 2 / 4
+        )
+
+    def _temperature(self) -> Finding | None:
+        """The Bellman equation holds under another temperature."""
+        for ratio, _, tau in self._temperatures[:1]:
+            if ratio <= THRESHOLDS["other p0"]:
+                return self._other_temperature(tau, ratio)
+        return None
+
+    def _nearer_temperature(self) -> Finding | None:
+        """It holds better under another temperature, on the same sequences."""
+        for ratio, t_value, tau in self._temperatures[:1]:
+            if ratio <= THRESHOLDS["nearer p0"] and t_value > THRESHOLDS["t value"]:
+                more = f" (t = {t_value:.1f}); a prompt that was not tried can look the same"
+                return self._other_temperature(tau, ratio, more)
+        return None
+
+    def _other_temperature(self, tau: float, ratio: float, more: str = "") -> Finding:
+        return Finding(
+            "temperature of p0", f"Temperature of p₀ differs: ψ fits p₀ at temperature {tau:g}",
+            f"there the mean squared Bellman error is {ratio:.0%} of what it is here{more}; "
             f"{self._bellman_words()}", "where",
         )  # fmt: skip
 
-    def _squares(self, found: BellmanError, steps: slice = slice(None, -2)) -> float:
-        excess = found.centred[:, steps] ** 2 - found.value_error[:, steps] ** 2
-        return float(excess.nanmean(dim=(0, 2)).nansum())
-
     def _power(self) -> Finding | None:
         low, high = self.all.slope_interval
-        if self._blind or low <= 0 or self.all.r2_interval[1] < THRESHOLDS["uninformative"]:
+        if low <= 0 or self.all.r2_interval[1] < THRESHOLDS["uninformative"]:
             return None
         evidence = f"{self.all.slope_words}; {self.all.r2_words}"
         if high < THRESHOLDS["overconfident"]:
@@ -441,10 +483,10 @@ class Diagnosis:
 
     def _other_potential(self) -> Finding | None:
         """Consistent with p0 before the last step, and with another phi."""
-        if self._blind or self.all.r2_interval[1] > THRESHOLDS["unlike"]:
+        if self.all.r2_interval[1] > THRESHOLDS["unlike"]:
             return None
-        inner = self._squares(self.report.bellman)
-        last = self._squares(self.report.bellman, slice(-2, -1))
+        inner = float(squares(self.report.bellman).mean())
+        last = float(squares(self.report.bellman, slice(-2, -1)).mean())
         scale = self.all.psi**2 * max(1, self.target.num_steps - 2)
         if inner > THRESHOLDS["consistent"] * scale or last < self.all.psi**2 / 4:
             return None
@@ -457,7 +499,7 @@ class Diagnosis:
         )  # fmt: skip
 
     def _unrelated(self) -> Finding | None:
-        if self._blind or self.all.r2_interval[1] > THRESHOLDS["uninformative"]:
+        if self.all.r2_interval[1] > THRESHOLDS["uninformative"]:
             return None
         return Finding(
             "unrelated", "Unrelated to ψ*: not learned, or for another target",
@@ -515,6 +557,51 @@ class Diagnosis:
                 continue
             best = max(best, (abs(float(np.corrcoef(mark, error)[0, 1])), word))
         return f": ψ_T and φ disagree on texts with “{best[1]}”" if best[0] > 0.5 else ""
+
+
+INNER = slice(None, -2)
+"""Steps before the last two, whose error needs no phi."""
+
+
+def squares(found: BellmanError, steps: slice = INNER) -> torch.Tensor:
+    """Squared Bellman error of each run, summed over steps, less what sampling phi adds."""
+    excess = found.centred[:, steps] ** 2 - found.value_error[:, steps] ** 2
+    return excess.nanmean(2).nansum(1)
+
+
+def _t_values(here: BellmanError, there: BellmanError) -> tuple[float, float]:
+    """Student's t of the squared error that another p0 takes away, over runs and over prefixes.
+
+    Where prefixes are few, all runs share their errors, so that only prefixes tell of chance.
+    """
+    gain = (here.centred**2 - there.centred**2)[:, INNER]
+    of_runs = gain.nanmean(2).nansum(1)
+    known = torch.isfinite(gain)
+    step = torch.arange(gain.shape[1]).view(1, -1, 1).expand_as(gain)[known].double()
+    keys = torch.stack([step, here.log_psi[:, INNER][known], here.log_value[:, INNER][known]], 1)
+    place, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)[1:]
+    gains = torch.zeros(len(counts)).double().scatter_add_(0, place, gain[known] / len(place))
+    mean = gains.sum()
+    spread = (gains - counts / len(place) * mean).norm()
+    runs = of_runs.mean() / (of_runs.std() / math.sqrt(len(of_runs))).clamp(min=1e-12)
+    return float(runs), float(mean / spread.clamp(min=1e-12))
+
+
+def inconsistency(found: BellmanError) -> float:
+    """Mean squared Bellman error over the variance of log psi, both within steps."""
+    variance = sum(of_steps(centred(found.log_psi)[:, INNER] ** 2))
+    return float(squares(found).mean()) / variance if variance > 1e-9 else 0.0
+
+
+def of_steps(values: torch.Tensor) -> list[float]:
+    """Mean of each step over what is known."""
+    return values.nanmean(dim=(0, 2)).nan_to_num().tolist()
+
+
+def centred(values: torch.Tensor) -> torch.Tensor:
+    """Values with the mean of each step taken off; NaN where they are not finite."""
+    values = torch.where(torch.isfinite(values), values, math.nan)
+    return values - values.nanmean(dim=(0, 2), keepdim=True)
 
 
 def _spread(values: torch.Tensor) -> float:

@@ -189,6 +189,28 @@ def t_interval(
     return (middle - reach, middle + reach)
 
 
+def mean_within(
+    values: Float64[Tensor, " runs"], upper: float = math.inf
+) -> tuple[float, float, float]:
+    """Mean over independent runs of what lies in [0, upper], with a 95 % t-interval inside it.
+
+    By the delta method on the log, or with an upper end on the log odds, so that a variance stays
+    positive and a share of K between 0 and 1. NaN ends where the runs agree, or are one: they say
+    nothing of how they spread.
+    """
+    count, mean = len(values), float(values.mean())
+    error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
+    if error < AGREE * max(1.0, mean) or not 0 < mean < upper:
+        return mean, math.nan, math.nan
+    reach = float(stats.t.ppf(0.975, count - 1)) * error
+    if upper == math.inf:
+        return mean, mean * math.exp(-reach / mean), mean * math.exp(reach / mean)
+    rest = upper - mean
+    odds, reach = math.log(mean / rest), reach * upper / (mean * rest)
+    low, high = (upper / (1 + math.exp(-min(700.0, odds + end))) for end in (-reach, reach))
+    return mean, low, high
+
+
 def welch(*parts: Estimate, weight: float = 1.0) -> tuple[float, float]:
     """Standard error and degrees of freedom of a sum of independent parts, each times ``weight``.
 

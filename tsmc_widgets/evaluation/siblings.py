@@ -23,7 +23,7 @@ from tsmc_widgets.targets.sampling import finished
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
 
-PARENTS, SIBLINGS, ROLLOUTS = 6, 4, 24
+PARENTS, SIBLINGS, ROLLOUTS = 9, 4, 24
 EXACT_PARENTS = 32
 """Where log psi* is known and need not be rolled out."""
 MOST_STEPS = 10

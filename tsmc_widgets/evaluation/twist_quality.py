@@ -23,6 +23,7 @@ from tsmc_widgets.evaluation.estimates import (
     MeanOverRuns,
     PooledOverRuns,
     frame_of,
+    mean_within,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
@@ -278,12 +279,12 @@ def log_psi_path(
 
 
 def increment_variance(trace: SMCTrace) -> pd.DataFrame:
-    """How uneven each step makes the weights, as a mean over runs with its 95 % t-interval.
+    """How uneven each step makes the weights, as a mean over runs with its 95 % interval.
 
     Columns: t; variance, that of the log increment among living particles, weighted as they stood
-    before the step (nats squared), with standard_error, low and high; relative_variance, that of
-    the increment itself over its squared mean, which is what the step costs (0 is free); and
-    num_runs. Runs in which all particles died before a step are left out of it.
+    before the step (nats squared), with low and high, as of ``mean_within``; relative_variance,
+    that of the increment itself over its squared mean, which is what the step costs (0 is free);
+    and num_runs. Runs in which all particles died before a step are left out of it.
     """
     columns, records = trace.columns, []
     for t in range(trace.steps_done):
@@ -292,8 +293,9 @@ def increment_variance(trace: SMCTrace) -> pd.DataFrame:
         weights = numerics.normalise(before)
         alive = weights.sum(1) > 0
         spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
+        mean = dict(zip(("variance", "low", "high"), mean_within(spread), strict=True))
         more = {"relative_variance": float(relative.mean()), "num_runs": len(spread)}
-        records.append({"t": t + 1} | MeanOverRuns.of(spread).row("variance") | more)
+        records.append({"t": t + 1} | mean | more)
     return frame_of(records)
 
 
@@ -312,20 +314,20 @@ def shares_of_particles(traces: Sequence[SMCTrace]) -> dict[str, Float64[Tensor,
 
 
 def profiles(trace: SMCTrace) -> pd.DataFrame:
-    """ESS and surviving ancestors as shares of K, step by step, with 95 % t-intervals over runs.
+    """ESS and surviving ancestors as shares of K, step by step, with 95 % intervals over runs.
 
-    Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low, high, num_runs,
-    num_particles. One run has no interval.
+    Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low and high, as of
+    ``mean_within``, num_runs, num_particles. At T all survive, by definition.
     """
     records = []
     for quantity, shares in shares_of_particles([trace]).items():
         for t, share in enumerate(shares.T.contiguous(), start=1):
-            row = MeanOverRuns.of(share).row("mean")
-            if len(share) == 1:
-                row |= {"low": math.nan, "high": math.nan}
+            row = dict(zip(("mean", "low", "high"), mean_within(share, 1.0), strict=True))
+            if quantity == "surviving ancestors" and t == trace.steps_done and len(share) > 1:
+                row |= {"low": 1.0, "high": 1.0}
             counts = {"num_runs": len(share), "num_particles": trace.num_particles}
             records.append({"t": t, "quantity": quantity} | row | counts)
-    return frame_of(records).drop(columns="standard_error")
+    return frame_of(records)
 
 
 def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:

@@ -257,7 +257,6 @@ def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
         part = both[both["quantity"] == quantity]
         names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
         part = part[["t", *names]].rename(columns=names)
-        part[[*names.values()]] = part[[*names.values()]].clip(0, 1)
         frame = frame.merge(part, on="t", how="outer")
     rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
     if rows:

@@ -290,5 +290,10 @@ class TwistDebugger(LivePage):
         runs = {each: {} for each in runs_offline(trace, run)}
         view = Part(self.view._esm, self.view._css, runs, state)
         particles = self.particles.part(run=run, group="page")
+        parts = [view, particles]
+        for each in self.forks.children:
+            # A fork is of one run, and stands beside each of the page's.
+            fork = each.part(run=0, group="page")
+            parts.append(replace(fork, runs=dict.fromkeys(runs, fork.runs[0])))
         title = title or page_title(particles.runs[run]["header"])
-        return write_page(Path(path), title=title, parts=[view, particles], run=run)
+        return write_page(Path(path), title=title, parts=parts, run=run)

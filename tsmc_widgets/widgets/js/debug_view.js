@@ -56,7 +56,8 @@ function inWords(lines, over, at) {
   const found = lines.flatMap(({ who, x, y, low, high }) => {
     const k = x.indexOf(at);
     if (k < 0 || y[k] === null) return [];
-    const ends = low && low[k] !== null ? `, 95 % ${number(low[k])} to ${number(high[k])}` : "";
+    // Runs that agree say nothing of how they spread.
+    const ends = !low ? "" : low[k] === null ? ", the same in each run" : `, 95 % ${number(low[k])} to ${number(high[k])}`;
     return [`${lines.length > 1 ? `${who}: ` : ""}${number(y[k])}${ends}`];
   });
   if (!found.length) return over === "step" ? "click a step" : "";
