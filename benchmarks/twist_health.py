@@ -71,8 +71,8 @@ def main() -> None:
     for name, target, twist in healthy(given.quick):
         for seed in range(given.seeds):
             rows.append({"twist": name, "seed": seed} | measured(target, twist, seed))
-            print(" | ".join(str(v if isinstance(v, (str, int)) else round(v, 3))
-                             for v in rows[-1].values()), flush=True)  # fmt: skip
+            cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in rows[-1].values())
+            print(" | ".join(cells), flush=True)
     frame = pd.DataFrame(rows)
     print("statistic | worst of healthy twists | threshold")
     for column, (end, threshold) in BEYOND.items():
