@@ -115,6 +115,43 @@ def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+FORGED = {"cellId": "cell"}
+
+
+async def tell(link, comm, **data):
+    """Say something to a widget, as if a cell of the notebook did."""
+    await link.write_message(message("comm_msg", FORGED, comm_id=comm, data=data))
+    await asyncio.sleep(0.02)  # A server drops what comes faster than it allows.
+
+
+async def states(link):
+    """What each widget of the page holds."""
+    heard = await ask(link, "comm_info_request")
+    [reply] = [each for each in heard if each["msg_type"] == "comm_info_reply"]
+    found = dict.fromkeys(reply["content"]["comms"], None)
+    for comm in found:
+        await tell(link, comm, method="request_state")
+    while None in found.values():
+        try:
+            said = json.loads(await asyncio.wait_for(link.read_message(), 15))
+        except TimeoutError:  # Some say nothing: they are none of the page's.
+            break
+        content = said["content"]
+        if said["msg_type"] == "comm_msg" and "state" in content["data"]:
+            known = found.get(content["comm_id"]) or {}
+            found[content["comm_id"]] = known | content["data"]["state"]
+    return {comm: state for comm, state in found.items() if state}
+
+
+async def open_text(link, code):
+    """Make a field of text with code in it."""
+    model = {"_model_name": "TextareaModel", "_model_module": "@jupyter-widgets/controls",
+             "_model_module_version": "2.0.0", "value": code}  # fmt: skip
+    opened = message("comm_open", {**FORGED, "version": "2.1.0"}, comm_id=uuid4().hex,
+                     target_name="jupyter.widget", data={"state": model})  # fmt: skip
+    await link.write_message(opened)
+
+
 @pytest.mark.slow
 def test_the_app_has_no_editor_and_no_message_makes_or_reaches_one(tmp_path):
     """Each widget of the page is told code, by every name that some widget has for a value."""
@@ -129,54 +166,27 @@ def test_the_app_has_no_editor_and_no_message_makes_or_reaches_one(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
     ran = tmp_path / "ran"
     code = f"open({str(ran)!r}, 'w').close()\ndef log_phi(text): return 0\n"
-    forged = {"cellId": "cell"}
 
     async def visit(port):
         link = await connect(port)
-
-        async def comms():
-            heard = await ask(link, "comm_info_request")
-            [reply] = [each for each in heard if each["msg_type"] == "comm_info_reply"]
-            return [*reply["content"]["comms"]]
-
-        async def tell(comm, **data):
-            await link.write_message(message("comm_msg", forged, comm_id=comm, data=data))
-            await asyncio.sleep(0.02)  # A server drops what comes faster than it allows.
-
-        async def states():
-            found = {}
-            for comm in await comms():
-                await tell(comm, method="request_state")
-            for heard in await ask(link, "kernel_info_request"):
-                if heard["msg_type"] == "comm_msg" and "state" in heard["content"]["data"]:
-                    found.setdefault(heard["content"]["comm_id"], {}).update(
-                        heard["content"]["data"]["state"]
-                    )
-            return found
-
-        before = await states()
+        before = await states(link)
         assert len(before) > 50
         # The menu's row of a Python function, added by a message that pretends to run a cell.
         [menu] = [comm for comm, state in before.items()
                   if "a Python function" in state.get("_options_labels", ())]  # fmt: skip
         place = before[menu]["_options_labels"].index("a Python function")
-        await tell(menu, method="update", state={"index": place}, buffer_paths=[])
-        models = {"_model_name": "TextareaModel", "_model_module": "@jupyter-widgets/controls",
-                  "_model_module_version": "2.0.0"}  # fmt: skip
-        await link.write_message(message(
-            "comm_open", {**forged, "version": "2.1.0"}, comm_id=uuid4().hex,
-            target_name="jupyter.widget", data={"state": {**models, "value": code}},
-        ))  # fmt: skip
-        now = await states()
+        await tell(link, menu, method="update", state={"index": place}, buffer_paths=[])
+        await open_text(link, code)
+        now = await states(link)
         assert len(now) > len(before)
         for comm, state in now.items():
             for name in {"value", "code", "text", "share", "ask", "description"} & state.keys():
                 value = {"act": code, "n": 1, "code": code} if name in ("ask", "share") else code
-                await tell(comm, method="update", state={name: value}, buffer_paths=[])
+                await tell(link, comm, method="update", state={name: value}, buffer_paths=[])
             # Not the lessons and the debugger, which would keep the kernel busy.
             if not re.match(r"\d|Debug", state.get("description") or ""):
-                await tell(comm, method="custom", content={"event": "click"})
-        after = await states()
+                await tell(link, comm, method="custom", content={"event": "click"})
+        after = await states(link)
         assert "rules a text out" in START
         assert not any("rules a text out" in str(state) for state in now.values())
         editors = [s for s in after.values() if s.get("_model_name") == "TextareaModel"]
