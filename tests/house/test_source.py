@@ -14,8 +14,8 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 35_900,
-    "Python files": 126,
+    "Python lines": 36_500,
+    "Python files": 127,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 5,

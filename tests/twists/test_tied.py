@@ -214,3 +214,22 @@ def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm):
     gap = (log_psi - values) - (log_psi - values).mean()
     weights = (step.log_probs[0].double() + values).softmax(-1)
     assert math.sqrt(float(weights @ gap**2)) < 0.1
+
+
+@pytest.mark.slow
+def test_ten_updates_on_smollm2_bring_q_nearer_to_sigma():
+    """Of 200 sequences of p0, weighted for sigma: KL(sigma || p0) - KL(sigma || q) > 0."""
+    target = tw.load_problem("happy-review").target()
+    twist = tw.default_twist(target)
+    trainer = TwistTrainer(target, twist, method="rl", batch_size=64, seed=0)
+    assert trainer.steps == 8
+    assert [update.skipped for update in trainer.updates(10)] == [False] * 10
+    held_out = draw_samples(
+        target, num_particles=200, proposal=tw.Base(), seed=1, run=0, twist=None, keep_answers=False
+    )
+    with torch.no_grad():
+        scored = score(target, twist, held_out)
+    gain = (scored.log_q_psi - scored.log_p).sum(1)
+    weights = held_out.log_phi.softmax(0)
+    mean = float(weights @ gain)
+    assert mean > 3 * float((weights**2 @ (gain - mean) ** 2).sqrt())
