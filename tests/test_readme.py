@@ -83,6 +83,9 @@ def test_the_papers_comparison_is_what_was_measured():
         method = "none" if name == "p₀ itself" else name.lower()
         for experiment, cell in zip(head.split(" | "), cells.strip("| ").split(" | "), strict=True):
             for quantity, told in zip(("KL(q||σ)", "KL(σ||q)"), cell.split(" · "), strict=True):
+                if told == "diverges":
+                    assert (experiment, method, quantity) not in found.index
+                    continue
                 row = found.loc[(experiment, method, quantity)]
                 numbers = (row.value, (row.high - row.low) / 2)
                 for text, number in zip(told.split(" ± "), numbers, strict=True):
