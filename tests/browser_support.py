@@ -189,18 +189,19 @@ def jupyter_lab(home, notebook_dir):
 
 
 @contextmanager
-def voila_app(home, notebook):
+def voila_app(home, notebook, *settings):
     """Serve a notebook as `dev.py app` does, with ``TOKEN``; gives its address, without a slash.
 
     Args:
         home: An empty folder for settings, kernels' files and the log.
         notebook: The file to serve.
+        settings: More options of the server.
     """
     from tsmc_widgets import __main__ as program
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    options = [f"--Voila.port={port}", "--Voila.port_retries=0", "--no-browser"]
+    options = [f"--Voila.port={port}", "--Voila.port_retries=0", "--no-browser", *settings]
     command = program.app_command(notebook, options)
     environment = lab_environment(home)
     environment["JUPYTER_PATH"] = program.app_path(environment)
