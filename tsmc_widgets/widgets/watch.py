@@ -564,7 +564,7 @@ class WatchSMC(RunPage):
         start = RunSettings(**settings)
         _ = start.spec  # Refused before there are widgets to be left behind.
         # Else no spec says which model and classifiers these are.
-        self._ships = lm == "storybook" and judges is None
+        self._ships = isinstance(lm, str) and lm == "storybook" and judges is None
         with no_progress_bars():
             self.lm = load_language_model(lm) if isinstance(lm, str) else lm
             check_model(self.lm)
