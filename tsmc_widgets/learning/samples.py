@@ -422,7 +422,8 @@ def draw_samples(
     )
     config = session.config
     state, records, answers = init(target, config), [], []
-    generator = torch.Generator(target.prompt_tokens.device).manual_seed((seed * 1_000_003 + run) % 2**63)
+    generator = torch.Generator(target.prompt_tokens.device)
+    generator.manual_seed((seed * 1_000_003 + run) % 2**63)
     while state.t < target.num_steps:
         if keep_answers:
             # Without resampling particle k at step t is particle k of every later step.
