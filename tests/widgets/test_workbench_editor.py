@@ -396,6 +396,17 @@ def test_errors_of_typed_code_stand_on_the_page_with_their_line(typed, source, s
     assert row.code.error.value == ""
 
 
+def test_a_page_that_opens_on_a_function_has_its_editor(typed):
+    page, row = typed
+    row.code.area.value = TWO_WORDS
+    row.code.button.click()
+    assert page.wait(60)
+    again = Workbench(page.spec)
+    assert again.problem.editor.rows[0].code.area.value == TWO_WORDS
+    assert "<td>sun</td>" in again.problem.editor.rows[0].code.preview.value
+    again.close()
+
+
 def test_typed_functions_go_to_workers_as_their_source():
     function = functions.TypedFunction(TWO_WORDS)
     again = pickle.loads(pickle.dumps(function))

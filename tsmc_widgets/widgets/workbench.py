@@ -419,9 +419,9 @@ class Workbench(RunPage):
 
     def _some_texts(self) -> list[str]:
         """Three different texts of the newest run, on which a typed function is tried."""
-        trace, prompt = self.trace, self.problem.described["prompt"]
+        trace = self.trace
         if trace is None or not trace.done or trace.prompt is None:
-            return [prompt]
+            return [describe_problem(self._spec.problem)["prompt"]]
         return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:
