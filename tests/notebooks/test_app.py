@@ -11,6 +11,10 @@ from uuid import uuid4
 
 import nbformat
 import pytest
+from jupyter_server.services.kernels.connection.base import (
+    deserialize_msg_from_ws_v1,
+    serialize_msg_to_ws_v1,
+)
 from notebook_support import first_live_cell
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
@@ -19,6 +23,7 @@ from browser_support import TOKEN, voila_app
 from tsmc_widgets import __main__ as program
 from tsmc_widgets.widgets.code_editor import START
 
+PROTOCOL = "v1.kernel.websocket.jupyter.org"  # That of real pages: it carries buffers.
 VIEW = "document.querySelector('.pv')"
 
 
@@ -70,8 +75,15 @@ def message(kind, metadata=None, **content):
     """What a page sends to the kernel."""
     header = {"msg_id": uuid4().hex, "msg_type": kind, "session": "visitor", "username": "visitor",
               "version": "5.3", "date": "2026-01-01T00:00:00Z"}  # fmt: skip
-    return json.dumps({"header": header, "parent_header": {}, "metadata": metadata or {},
-                       "content": content, "channel": "shell", "buffers": []})  # fmt: skip
+    parts = [json.dumps(each).encode() for each in (header, {}, metadata or {}, content)]
+    return serialize_msg_to_ws_v1(parts, "shell")
+
+
+async def said(link, seconds):
+    """Type and content of the next message of the kernel."""
+    answer = await asyncio.wait_for(link.read_message(), seconds)
+    header, _, _, content = map(json.loads, deserialize_msg_from_ws_v1(answer)[1][:4])
+    return header["msg_type"], content
 
 
 async def connect(port):
@@ -86,29 +98,33 @@ async def connect(port):
     await runner.write_message(json.dumps({"action": "execute", "payload": {"kernel_id": kernel}}))
     shown = json.loads(await asyncio.wait_for(runner.read_message(), 120))
     assert not any("ename" in each for each in shown["payload"]["output_cell"].get("outputs", []))
-    return await websocket_connect(f"{server}/api/kernels/{kernel}/channels?token={TOKEN}")
+    channels = f"{server}/api/kernels/{kernel}/channels?token={TOKEN}"
+    return await websocket_connect(channels, subprotocols=[PROTOCOL])
+
+
+async def tell(link, told):
+    """Send a message."""
+    await link.write_message(told, binary=True)
 
 
 async def ask(link, kind):
     """All that the kernel says until it has answered this, and then is silent for a second."""
-    await link.write_message(message(kind))
+    await tell(link, message(kind))
     heard, answered = [], False
     while True:
         try:
-            said = await asyncio.wait_for(link.read_message(), 1 if answered else 120)
+            heard.append(await said(link, 1 if answered else 120))
         except TimeoutError:
             return heard
-        heard.append(json.loads(said))
-        answered = answered or heard[-1]["msg_type"] == kind.replace("request", "reply")
+        answered = answered or heard[-1][0] == kind.replace("request", "reply")
 
 
 def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
     async def visit():
         link = await connect(served)
         code = f"open({str(tmp_path / 'ran')!r}, 'w').close()"
-        await link.write_message(message("execute_request", code=code, silent=False))
-        heard = await ask(link, "kernel_info_request")
-        assert "execute_reply" not in [each["msg_type"] for each in heard]
+        await tell(link, message("execute_request", code=code, silent=False))
+        assert "execute_reply" not in [kind for kind, _ in await ask(link, "kernel_info_request")]
         link.close()
 
     asyncio.run(visit())
@@ -118,37 +134,34 @@ def test_a_visitor_sends_no_code_to_the_kernel(served, tmp_path):
 FORGED = {"cellId": "cell"}
 
 
-async def tell(link, comm, **data):
-    """Say something to a widget, as if a cell of the notebook did."""
-    await link.write_message(message("comm_msg", FORGED, comm_id=comm, data=data))
+def to_widget(comm, **data):
+    """A message for a widget, as if a cell of the notebook sent it."""
+    return message("comm_msg", FORGED, comm_id=comm, data=data)
 
 
 async def states(link):
     """What each widget of the page holds."""
     heard = await ask(link, "comm_info_request")
-    [reply] = [each for each in heard if each["msg_type"] == "comm_info_reply"]
-    found = dict.fromkeys(reply["content"]["comms"], None)
-    for comm in found:
-        await tell(link, comm, method="request_state")
-    while None in found.values():
-        try:
-            said = json.loads(await asyncio.wait_for(link.read_message(), 15))
-        except TimeoutError:  # Some say nothing: they are none of the page's.
-            break
-        content = said["content"]
-        if said["msg_type"] == "comm_msg" and "state" in content["data"]:
-            known = found.get(content["comm_id"]) or {}
-            found[content["comm_id"]] = known | content["data"]["state"]
-    return {comm: state for comm, state in found.items() if state}
+    [reply] = [content for kind, content in heard if kind == "comm_info_reply"]
+    found = {}
+    for comm in reply["comms"]:
+        await tell(link, to_widget(comm, method="request_state"))
+    for kind, content in await ask(link, "kernel_info_request"):
+        if kind == "comm_msg" and "state" in content["data"]:
+            found.setdefault(content["comm_id"], {}).update(content["data"]["state"])
+    return found
 
 
-async def open_text(link, code):
-    """Make a field of text with code in it."""
-    model = {"_model_name": "TextareaModel", "_model_module": "@jupyter-widgets/controls",
-             "_model_module_version": "2.0.0", "value": code}  # fmt: skip
-    opened = message("comm_open", {**FORGED, "version": "2.1.0"}, comm_id=uuid4().hex,
-                     target_name="jupyter.widget", data={"state": model})  # fmt: skip
-    await link.write_message(opened)
+def a_text(code):
+    """A message that opens a field of text with code in it."""
+    kind = {}
+    for part in ("model", "view"):
+        kind[f"_{part}_name"] = f"Textarea{part.capitalize()}"
+        kind[f"_{part}_module"] = "@jupyter-widgets/controls"
+        kind[f"_{part}_module_version"] = "2.0.0"
+    data = {"state": {**kind, "value": code}}
+    return message("comm_open", {**FORGED, "version": "2.1.0"}, comm_id=uuid4().hex,
+                   target_name="jupyter.widget", data=data)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -174,17 +187,18 @@ def test_the_app_has_no_editor_and_no_message_makes_or_reaches_one(tmp_path):
         [menu] = [comm for comm, state in before.items()
                   if "a Python function" in state.get("_options_labels", ())]  # fmt: skip
         place = before[menu]["_options_labels"].index("a Python function")
-        await tell(link, menu, method="update", state={"index": place}, buffer_paths=[])
-        await open_text(link, code)
+        await tell(link, to_widget(menu, method="update", state={"index": place}, buffer_paths=[]))
+        await tell(link, a_text(code))
         now = await states(link)
         assert len(now) > len(before)
         for comm, state in now.items():
             for name in {"value", "code", "text", "share", "ask", "description"} & state.keys():
                 value = {"act": code, "n": 1, "code": code} if name in ("ask", "share") else code
-                await tell(link, comm, method="update", state={name: value}, buffer_paths=[])
+                told = to_widget(comm, method="update", state={name: value}, buffer_paths=[])
+                await tell(link, told)
             # Not the lessons and the debugger, which would keep the kernel busy.
             if not re.match(r"\d|Debug", state.get("description") or ""):
-                await tell(link, comm, method="custom", content={"event": "click"})
+                await tell(link, to_widget(comm, method="custom", content={"event": "click"}))
         after = await states(link)
         assert "rules a text out" in START
         assert not any("rules a text out" in str(state) for state in now.values())
