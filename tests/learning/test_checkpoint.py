@@ -131,6 +131,11 @@ class TestBytes:
             make_trainer(seed=4).load(path)
         with pytest.raises(CheckpointError, match="method"):
             make_trainer("nvi").load(path)
+        several = make_trainer(steps=2)
+        with pytest.raises(CheckpointError, match="steps=None and this trainer has steps=2"):
+            several.load(path)
+        with pytest.raises(CheckpointError, match="steps=2 and this trainer has steps=None"):
+            make_trainer().load(several.save(tmp_path / "several"))
         data = path.read_bytes()
         for content in (b"", b"hello", data[: len(data) // 2], data[:-2]):
             path.write_bytes(content)

@@ -588,12 +588,13 @@ def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in json.loads(json.dumps(dict(wanted))).items():
-        if found.get(name) != value:
+    wanted = json.loads(json.dumps(dict(wanted)))
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
             raise CheckpointError(
                 f"{str(path)!r} was trained with {name}={quoted(found.get(name))} and this "
-                "trainer has "
-                f"{name}={quoted(value)}: make the trainer with the same arguments."
+                f"trainer has {name}={quoted(wanted.get(name))}: make the trainer with the same "
+                "arguments."
             )
 
 
