@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class Prefixes:
         return [target.labels(self.tokens[row : row + 1, :step])[0] for row, step in rows]
 
     def compare(self, target: Target, twist: Any) -> dict[str, Any]:
-        """Both log psi with the mean of each t taken off, their correlation and its interval.
+        """Both log psi with the mean of each t taken off, texts, correlation and its interval.
 
         Prefixes at which one of them is -inf are left out. Where the prefixes are all there are,
         both ends of the interval are the correlation itself.
@@ -116,6 +117,7 @@ class Prefixes:
             "optimal": optimal,
             "error": self.error.cpu().numpy()[finite],
             "step": self.step.cpu().numpy()[finite],
+            "text": list(compress(self.texts(target), finite)),
             "correlation": correlation,
             "interval": (
                 (correlation, correlation) if self.enumerated else fisher(correlation, len(learned))

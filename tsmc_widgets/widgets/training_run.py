@@ -340,7 +340,6 @@ class TrainingRun:
         self.doing = "measuring"
         done, twist = run.trainer.done, run.trainer.twist
         run.scatter = self.prefixes.compare(self.target, twist)
-        run.scatter["text"] = self._compared(twist, len(run.scatter["learned"]))
         run.samples = self._sample(TwistInduced(twist))
         bounds = self._bound(twist)
         if run.draws_from_base:
@@ -348,14 +347,6 @@ class TrainingRun:
         elif not run.ess:
             run.ess.append((0, run.samples["ess"]))
         run.bounds.append((done, bounds))
-
-    def _compared(self, twist: Any, count: int) -> list[str]:
-        """The prefixes that are compared: those at which neither twist is zero."""
-        texts = self.prefixes.texts(self.target)
-        if count == len(texts):
-            return texts
-        known = [(v > -math.inf).tolist() for v in self.prefixes.centred(self.target, twist)]
-        return [text for text, *both in zip(texts, *known, strict=True) if all(both)]
 
     def _bound(self, twist: Any) -> LogZBounds:
         size = self.settings.bound_particles
