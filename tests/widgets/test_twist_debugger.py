@@ -87,6 +87,7 @@ def test_the_button_of_a_workbench_opens_the_debugger_of_its_run():
     workbench.debug_button.click()
     opened = workbench.children[-1]
     assert isinstance(opened, tw.TwistDebugger), workbench.refusal.value
+    opened.view.budget = 1
     assert opened.wait(240)
     own, trace = workbench.session.trace, opened.report.trace
     assert torch.equal(trace.columns.tokens[0], own.columns.tokens[0])
@@ -130,13 +131,14 @@ def test_every_view_in_a_browser(debugger, page, tmp_path):
     where = page.get_by_role("region", name="Where").locator("canvas")
     assert where.count() == 5
     where.first.click(position={"x": 50, "y": 40})
-    page.locator(".pv-transport", has_text="step 1 of 5").wait_for()
+    # The run and both futures of the fork move along.
+    page.locator(".pv-transport", has_text="step 1 of 5").nth(2).wait_for()
     assert "step 1:" in where.first.get_attribute("aria-label")
     page.locator(".td-link").first.click()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "What if"
     page.locator(".td-table tbody tr").first.click()
     step = page.locator(".td-table tbody td").first.inner_text()
-    page.locator(".pv-transport", has_text=f"step {step} of 5").wait_for()
+    page.locator(".pv-transport", has_text=f"step {step} of 5").nth(2).wait_for()
     assert page.locator(".td-token").count() >= 10
     assert page.locator(".td-fork tbody tr").count() >= 2
     for name in ("as it went", "with the token forced"):
