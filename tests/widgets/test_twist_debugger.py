@@ -87,8 +87,8 @@ def test_the_button_of_a_workbench_opens_the_debugger_of_its_run():
     workbench.debug_button.click()
     opened = workbench.children[-1]
     assert isinstance(opened, tw.TwistDebugger), workbench.refusal.value
-    opened.view.budget = 1
-    assert opened.wait(240)
+    # The first view is enough here: all else takes a minute.
+    assert any(opened.report or opened.wait(0.1) for _ in range(1200))
     own, trace = workbench.session.trace, opened.report.trace
     assert torch.equal(trace.columns.tokens[0], own.columns.tokens[0])
     workbench.debug_button.click()
