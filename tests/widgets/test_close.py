@@ -38,8 +38,10 @@ def workbench():
 def watch():
     lm = tw.load_problem("rainy-week").target().lm
     page = tw.WatchSMC(lm, judges=Judges(None, None), prompt="", num_steps=3, num_particles=4)
-    assert page.wait(SECONDS)
-    page.pin()
+    for particles in (4, 5):
+        page.set(num_particles=particles)
+        assert page.wait(SECONDS)
+        page.pin()
     return page
 
 

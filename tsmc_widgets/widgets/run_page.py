@@ -69,15 +69,15 @@ class Pinned:
 
     @property
     def estimate(self) -> str:
-        """Log Z_hat, and the mean over runs with its 95 % interval where there are several."""
+        """Log Z_hat, and what several runs say together, with its 95 % interval."""
         found = replicate_facts(self.trace, self.replicates)
         if found is None:
             return _number(self.log_z)
         low, high = float(found["low"]), float(found["high"])
-        known = math.isfinite(low) and math.isfinite(high)
+        known = math.isfinite(low) or math.isfinite(high)
         ends = f", 95 % {_number(low)} to {_number(high)}" if known else ""
-        mean = f"mean {_number(float(found['mean']))}{ends}, from {found['runs']} runs"
-        return mean if self.trace.num_runs > 1 else f"{_number(self.log_z)} ({mean})"
+        pooled = f"{found['runs']} runs pooled {_number(float(found['pooled']))}{ends}"
+        return pooled if self.trace.num_runs > 1 else f"{_number(self.log_z)} ({pooled})"
 
     @property
     def ess(self) -> str:
@@ -158,9 +158,9 @@ def _quoted(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "−∞" if value < 0 else "unknown"
-    return f"{value:.2f}".replace("-", "−")
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.2f}".replace("-", "−").replace("inf", "∞")
 
 
 _NOT_YET = "Pin a run as A, then change anything: both are shown side by side, on the same noise."
@@ -183,14 +183,16 @@ class PinnedTable(ipw.VBox):
 
     def show(self, runs: Sequence[Pinned], chosen: Pinned | None) -> None:
         """Show these, in the order in which they were pinned."""
-        gone = self.children
+        gone, self.children = self.children, self._rows(runs, chosen) if runs[1:] else []
+        close_whole(*gone)
+
+    def _rows(self, runs: Sequence[Pinned], chosen: Pinned | None) -> list[ipw.HBox]:
         heads = ("Pinned run", "ESS", "log Ẑ, nats", "ancestors")
-        rows = [self._row(run, run is chosen) for run in runs]
         cells = [classed(Note("tw-cell"), "tw-head") for _ in heads]
         for cell, words in zip(cells, heads, strict=True):
             cell.say(words)
-        self.children = [ipw.HBox([ipw.Label(), *cells, ipw.Label()]), *rows] if runs[1:] else []
-        close_whole(*gone)
+        head = ipw.HBox([ipw.Label(), *cells, ipw.Label()])
+        return [head, *(self._row(run, run is chosen) for run in runs)]
 
     def _row(self, run: Pinned, chosen: bool) -> ipw.HBox:
         layout = {"width": "auto"}
