@@ -47,6 +47,8 @@ def test_two_lessons_of_a_file(course, page):
     assert page.locator(".pv-spot").evaluate_all("all => all.map(each => each.className)") == [
         "pv-scroller pv-spot"
     ]
+    # Rows are drawn with the next frame.
+    page.locator(".pv-row .pv-head", has_text="87 %").wait_for()
     shown = page.locator(".pv-row .pv-head").all_inner_texts()
     assert sorted(re.findall(r"[\d.]+ %", " ".join(shown))) == ["1.6 %", "12 %", "87 %"]
 
