@@ -99,6 +99,17 @@ def page(browser):
         yield page
 
 
+def accessibility_faults(page):
+    """What axe-core finds serious or critical on a page: the rule and the elements."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    return [
+        f"{found['id']}: {', '.join(node['html'] for node in found['nodes'])}"
+        for found in Axe().run(page).response["violations"]
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
 def free_port():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from browser_support import TOKEN, voila_app
+from browser_support import TOKEN, accessibility_faults, voila_app
 from tsmc_widgets.widgets.watch import PRESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
@@ -14,12 +14,12 @@ def show(page, tmp_path):
     """Function that serves a cell, and gives the page once its first run is done."""
     servers = []
 
-    def serve(cell, width=1440, height=900):
+    def serve(cell, width=1440, height=900, theme="light"):
         home = tmp_path / "home"
         home.mkdir()
         cells = [nbformat.v4.new_code_cell(f"import tsmc_widgets as tw\n{cell}")]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
-        servers.append(voila_app(home, tmp_path / "page.ipynb"))
+        servers.append(voila_app(home, tmp_path / "page.ipynb", f"--theme={theme}"))
         url = servers[0].__enter__()
         page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(120_000)
@@ -52,3 +52,18 @@ def test_every_lesson_keeps_its_text_and_every_slider_has_a_name(show):
         assert page.get_by_text(preset.question).count() == 1, name
     names = "handles => handles.map(handle => handle.getAttribute('aria-label'))"
     assert all(page.locator(".noUi-handle").evaluate_all(names))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "tw.Workbench()",
+        "tw.WatchSMC()",
+        'tw.TrainSession("rainy-week", num_updates=5)',
+        "page = tw.CompareSession('rainy-week', folder=None)\npage.start()\npage",
+        'tw.TwistDebugger.from_run(tw.RunSpec(problem="rainy-week", method="look-ahead"))',
+    ],
+)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_element_shuts_anybody_out(show, cell, theme):
+    assert accessibility_faults(show(cell, theme=theme)) == []

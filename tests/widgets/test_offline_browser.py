@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from browser_support import accessibility_faults
 from tsmc_widgets.widgets.particle_view import ParticleView
 
 pytestmark = pytest.mark.browser
@@ -71,6 +72,14 @@ def test_every_run_is_in_it(visit, page, evil_trace):
         expected = float(evil_trace.columns.log_z[run, -1])
         shown = page.locator(".pv-strip-logz .pv-strip-value", has_text=f"{abs(expected):.2f} nats")
         shown.wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_element_shuts_anybody_out(visit, page, evil_trace, scheme):
+    page.emulate_media(color_scheme=scheme)
+    visit(ParticleView(evil_trace, run=1))
+    page.locator(".pv-cell").first.hover()
+    assert accessibility_faults(page) == []
 
 
 def test_the_theme_is_the_systems(visit, page, make_trace):
