@@ -13,6 +13,7 @@ import torch
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import LogZBounds, MeanOverRuns, PooledOverRuns
 from tsmc_widgets.experiments.execute import start_spec
+from tsmc_widgets.widgets.record import replicate_facts
 
 TOYS = ("rainy-week", "late-evidence", "eos", "rare-event")
 STORIES = ("hostile-story", "one-star-review")
@@ -20,8 +21,10 @@ SIZES = (5, 8, 20, 100)
 BATCH = 100
 
 
-def log_z_hats(problem: str, method: str, num_particles: int, num_runs: int) -> torch.Tensor:
-    """Log Z_hat of runs with a page's defaults: systematic, below half of K."""
+def run(
+    problem: str, method: str, num_particles: int, num_runs: int
+) -> tuple[tw.SMCTrace, torch.Tensor]:
+    """Runs with a page's defaults, systematic below half of K: the last and all log Z_hat."""
     session = start_spec(
         tw.RunSpec(problem=problem, method=method, num_particles=num_particles, num_runs=1)
     )
@@ -37,18 +40,20 @@ def log_z_hats(problem: str, method: str, num_particles: int, num_runs: int) -> 
             dead_runs="keep",
         )
         parts.append(trace.columns.log_z[:, -1])
-    return torch.cat(parts)
+    return trace, torch.cat(parts)
 
 
-def row(name: str, values: torch.Tensor, log_z: float, n: int) -> str:
+def row(name: str, trace: tw.SMCTrace, values: torch.Tensor, log_z: float, n: int) -> str:
     """One line of the table: coverage of the intervals of n runs each."""
     groups = values[: len(values) // n * n].reshape(-1, n)
     mean = float(values.mean())
-    held = torch.zeros(3)
+    held = torch.zeros(4)
     for group in groups:
+        shown = replicate_facts(trace, group[:, None])
         ends = (
-            (MeanOverRuns.of(group).interval(), mean),
+            ((float(shown["low"]), float(shown["high"])), log_z),
             (PooledOverRuns.of(group).interval(), log_z),
+            (MeanOverRuns.of(group).interval(), mean),
             (LogZBounds.of(group, None, num_particles=1).certified(), log_z),
         )
         held += torch.tensor([low <= truth <= high for (low, high), truth in ends])
@@ -64,21 +69,22 @@ def main() -> None:
     parser.add_argument("--story-runs", type=int, default=1600, help="runs of each story problem")
     chosen = parser.parse_args()
     print(
-        "| runs of | s.d. of log Z_hat | n | intervals | mean, t: E[log Z_hat] "
-        "| pooled, t: log Z | certified: log Z |"
+        "| runs of | s.d. of log Z_hat | n | intervals | page: log Z | pooled, t: log Z "
+        "| mean, t: E[log Z_hat] | certified: log Z |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for problem in TOYS:
         log_z = tw.exact(tw.load_problem(problem).target()).log_z
         for method, size in (("none", 8), ("none", 64)):
-            values = log_z_hats(problem, method, size, chosen.runs)
+            trace, values = run(problem, method, size, chosen.runs)
             for n in SIZES:
-                print(row(f"{problem}, p0, K = {size}", values, log_z, n), flush=True)
+                print(row(f"{problem}, p0, K = {size}", trace, values, log_z, n), flush=True)
     for problem in STORIES:
-        values = log_z_hats(problem, "shipped", 64, chosen.story_runs)
+        trace, values = run(problem, "shipped", 64, chosen.story_runs)
         log_z = PooledOverRuns.of(values).value
         for n in SIZES:
-            print(row(f"{problem}, shipped twist, K = 64", values, log_z, n), flush=True)
+            name = f"{problem}, shipped twist, K = 64"
+            print(row(name, trace, values, log_z, n), flush=True)
 
 
 if __name__ == "__main__":

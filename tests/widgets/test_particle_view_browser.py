@@ -32,8 +32,8 @@ def test_log_z_says_how_sure_it_is(open_view, make_trace):
     page = open_view(ParticleView(trace, replicates=trace.columns.log_z + shifts))
     said = page.locator(".pv-strip-logz .pv-strip-value")
     number = r"−?\d\.\d\d"
-    mean = rf"{number} nats; mean of 3 runs {number}, 95 % {number} to {number}"
-    assert re.fullmatch(mean, said.inner_text())
+    pooled = rf"{number} nats; 3 runs pooled {number}, 95 % {number} to {number}"
+    assert re.fullmatch(pooled, said.inner_text())
     page.locator(".pv-scroller").focus()
     page.keyboard.press("ArrowLeft")
     wait_for_step(page, 2)

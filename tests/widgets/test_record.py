@@ -10,6 +10,7 @@ import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.api import run_smc, start_smc
@@ -169,11 +170,11 @@ def test_one_run_tells_no_error_and_several_tell_their_spread(chain):
     trace = run_smc(chain, num_particles=32, num_runs=8)
     found = encode(trace)["header"]["replicates"]
     every = trace.columns.log_z.numpy()
-    mean, error = every[:, -1].mean(), every[:, -1].std(ddof=1) / 8**0.5
-    reach = 2.3646242515927853 * error  # 97.5 % point of Student's t with 7 degrees of freedom
+    pooled = PooledOverRuns.of(trace.columns.log_z[:, -1])
+    assert pooled.value == pytest.approx(np.log(np.exp(every[:, -1]).mean()))
     assert found["spread"] == pytest.approx(every.std(0, ddof=1), rel=1e-4)
-    ends = [found[name] for name in ("mean", "low", "high")]
-    assert ends == pytest.approx([mean, mean - reach, mean + reach], abs=1e-12)
+    ends = [found[name] for name in ("pooled", "low", "high")]
+    assert ends == [pooled.value, *pooled.interval()]
     assert (found["runs"], found["dead"]) == (8, 0)
 
 
@@ -187,7 +188,16 @@ def test_dead_runs_have_no_spread(chain):
     every = torch.tensor([[-0.5, -1.0], [-0.5, -math.inf]], dtype=torch.float64)
     found = encode(run_smc(chain, num_particles=4), replicates=every)["header"]["replicates"]
     assert (found["dead"], found["spread"]) == (1, [0.0, None])
-    assert [found[name] for name in ("mean", "low", "high")] == ["-Infinity"] * 2 + ["Infinity"]
+    assert found["pooled"] == pytest.approx(-1.0 - math.log(2))
+
+
+def test_runs_that_agree_know_one_end_only(chain):
+    """What no run has shown may add to Z: Markov's inequality bounds it from below alone."""
+    every = torch.full((8, 2), -1.0, dtype=torch.float64)
+    found = encode(run_smc(chain, num_particles=4), replicates=every)["header"]["replicates"]
+    ends = [found[name] for name in ("pooled", "low", "high")]
+    assert ends[:2] == pytest.approx([-1.0, -1.0 - math.log(40) / 8])
+    assert ends[2] == "Infinity"
 
 
 @pytest.mark.parametrize("run", [0, 1])

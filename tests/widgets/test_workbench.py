@@ -15,6 +15,7 @@ from smc.toys import differing_columns
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models import gguf
 from tsmc_widgets.targets.description import describe_problem, formula_of
@@ -338,13 +339,12 @@ class TestSideBySide:
         settle(workbench)
         said = words(workbench.bench.sentence).replace("−", "-")
         a, b = workbench.bench.pinned.trace, workbench.trace
-        text = r"mean (\S+), 95 % (\S+) to (\S+), from 4 runs"
+        text = r"4 runs pooled ([-\d.]+), 95 % ([-\d.]+) to ([-\d.]+)"
         shown = re.search(rf"log Ẑ {text} → {text}", said).groups()
         for i, trace in enumerate((a, b)):
-            mean, error = float(trace.log_z.mean()), float(trace.log_z.std()) / 2
-            reach = 3.182446305 * error  # 97.5 % point of Student's t with 3 degrees of freedom
+            pooled = PooledOverRuns.of(trace.log_z)
             found = [float(number) for number in shown[3 * i : 3 * i + 3]]
-            assert found == pytest.approx([mean, mean - reach, mean + reach], abs=0.0051)
+            assert found == pytest.approx([pooled.value, *pooled.interval()], abs=0.0051)
         allowed = [int(torch.isfinite(t.log_phi).sum()) for t in (a, b)]
         assert f"accepted by φ {allowed[0]} of 64 → {allowed[1]} of 64 texts" in said
         ess = [float(t.ess[:, -1].mean()) for t in (a, b)]

@@ -16,7 +16,7 @@ import traitlets
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
 from tsmc_widgets.evaluation.bracket import Bracket
-from tsmc_widgets.evaluation.estimates import MeanOverRuns, PooledOverRuns
+from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
 from tsmc_widgets.evaluation.verdict import judge_run
 from tsmc_widgets.smc.genealogy import paths
@@ -236,8 +236,8 @@ def replicate_facts(trace: Any, replicates: Any = None) -> dict[str, Any] | None
     """How log Z_hat varies over runs on other noise; None where there is one run only.
 
     ``spread`` holds the standard deviation over runs after each step, null where a run has died;
-    ``mean``, ``low`` and ``high`` are the mean of the last log Z_hat, a lower bound on log Z on
-    average, and its 95 % t-interval.
+    ``pooled``, ``low`` and ``high`` are log Z as all runs together estimate it, and its 95 %
+    interval.
     """
     try:
         every = array(trace.columns.log_z if replicates is None else replicates)
@@ -250,15 +250,14 @@ def replicate_facts(trace: Any, replicates: Any = None) -> dict[str, Any] | None
         raise ValueError(f"replicates must have shape (runs, steps); got {every.shape}.")
     if len(every) < 2 or not every.shape[1] or not _one_target(trace):
         return None
-    mean = MeanOverRuns.of(torch.from_numpy(every[:, -1].copy()))
-    low, high = mean.interval()
+    pooled, low, high = _pool(trace, torch.from_numpy(every[:, -1].copy()))
     with np.errstate(invalid="ignore"):
         spread = every.std(0, ddof=1)
     return {
         "runs": len(every),
         "dead": int(np.isneginf(every[:, -1]).sum()),
         "spread": [finite(value) for value in spread],
-        "mean": number(mean.mean),
+        "pooled": number(pooled),
         "low": number(low),
         "high": number(high),
     }
@@ -561,13 +560,17 @@ def _ended(tokens: np.ndarray, eos: int | None) -> np.ndarray:
 
 
 def _pool(trace: Any, log_z: torch.Tensor) -> tuple[float, float, float]:
-    """Pooled estimate over runs with its 95 % interval; NaN where runs have no common target."""
+    """Pooled estimate over runs with its 95 % interval; NaN where runs have no common target.
+
+    Runs that agree tell nothing of what rarer ones would add: only one end is finite then.
+    """
     if not _one_target(trace):
         return (math.nan, math.nan, math.nan)
     pooled = PooledOverRuns.of(log_z, reciprocal=bool(trace.info.conditional))
     low, high = pooled.interval()
-    known = math.isfinite(low) and math.isfinite(high)
-    return (pooled.value, low, high) if known else (pooled.value, math.nan, math.nan)
+    if pooled.unseen:
+        low, high = (-math.inf, high) if trace.info.conditional else (low, math.inf)
+    return (pooled.value, low, high)
 
 
 def _one_target(trace: Any) -> bool:

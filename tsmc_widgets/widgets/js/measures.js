@@ -188,14 +188,14 @@ export class RunLogZStrip extends Strip {
   }
 }
 
-/** How far runs on other noise lie apart after step t, and at T their mean with its interval. @param {any} record @param {number} t */
+/** How far runs on other noise lie apart after step t, and at T what all say of log Z, with its interval. @param {any} record @param {number} t */
 export function spreadInWords(record, t) {
   const others = record.header.replicates;
   if (!others || t === 0) return "";
   const died = others.dead ? `, ${others.dead} of ${others.runs} runs died` : "";
-  const [mean, low, high] = [others.mean, others.low, others.high].map(Number);
-  if (t === record.T && Number.isFinite(low) && Number.isFinite(high)) {
-    return `; mean of ${others.runs} runs ${number(mean)}, 95 % ${number(low)} to ${number(high)}`;
+  const [pooled, low, high] = [others.pooled, others.low, others.high].map(Number);
+  if (t === record.T && (Number.isFinite(low) || Number.isFinite(high))) {
+    return `; ${others.runs} runs pooled ${number(pooled)}, 95 % ${number(low)} to ${number(high)}${died}`;
   }
   const spread = record.logZSpread(t);
   return Number.isFinite(spread) ? ` ± ${number(spread)} (s.d. over ${others.runs} runs)` : died;

@@ -149,7 +149,7 @@ function logZInWords(record, t) {
   if (!header.one_target) return `${mine}; every run has an observation, and so a log Z, of its own`;
   if (t === 0) return `${mine}; pooled: 0.00 nats`;
   const ends = [record.pooledLow[t - 1], record.pooledHigh[t - 1]];
-  const known = ends.every(Number.isFinite) ? `, 95 % ${interval(ends)} nats` : " nats, interval unknown";
+  const known = ends.some(Number.isFinite) ? `, 95 % ${interval(ends)} nats` : " nats, interval unknown";
   return `pooled estimate ${number(record.pooled[t - 1])}${known}; ${mine}`;
 }
 
