@@ -59,7 +59,7 @@ def test_every_lesson_keeps_its_text_and_every_slider_has_a_name(show):
     [
         "tw.Workbench()",
         "tw.WatchSMC()",
-        'tw.TrainSession("rainy-week", num_updates=5)',
+        "page = tw.TrainSession('rainy-week', num_updates=5)\npage.start()\npage",
         "page = tw.CompareSession('rainy-week', folder=None)\npage.start()\npage",
         'tw.TwistDebugger.from_run(tw.RunSpec(problem="rainy-week", method="look-ahead"))',
     ],
