@@ -344,11 +344,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", help="try one public name, here")
     chosen = parser.parse_args()
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        # A fork waits for ever on threads that it has not got, so torch must never start any.
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "OMP_NUM_THREADS": "1"})
     warnings.simplefilter("ignore")
     if chosen.name:
         try_name(chosen.name)
         return
-    torch.set_num_threads(1)  # A fork waits for ever on threads that it has not got.
     needed()
     os.chdir(tempfile.mkdtemp())  # Some cases write files.
     totals: Counter[str] = Counter()
