@@ -1,13 +1,12 @@
 """Make the README's moving picture: a run of the particle view, played step by step in Chromium.
 
-    python docs/moving_picture.py [--model smollm2]
+    python docs/moving_picture.py
 
-The run is real, and the page is the one that ``ParticleView.to_html`` writes.
+The run is real, of SmolLM2-135M, and the page is the one that ``ParticleView.to_html`` writes.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import tempfile
@@ -28,22 +27,11 @@ SIZE = {"width": 1180, "height": 880}
 COLOURS = 128
 
 
-def storybook_run() -> tw.SMCTrace:
-    """Reviews of five stars, by the model that ships."""
-    lm = tw.load_language_model("storybook")
-    phi = tw.AvoidsWord("broken") * tw.ClassProbability("storybook/stars", label=5) ** 6.0
-    target = tw.Target(lm, phi, prompt="I bought this", num_steps=16)
-    twist = tw.LookAheadTwist(target, seed=0)
-    return tw.run_smc(target, twist=twist, num_particles=24, seed=0, top_k=6)
-
-
-def smollm2_run() -> tw.SMCTrace:
-    """Tales with a royal in them, by SmolLM2-135M."""
-    lm = tw.load_language_model("smollm2")
-    phi = tw.ContainsWord("king", "queen", "prince", "princess")
-    target = tw.Target(lm, phi, prompt="Once upon a time there was a", num_steps=12)
-    twist = tw.LookAheadTwist(target, seed=0)
-    return tw.run_smc(target, twist=twist, num_particles=16, seed=0, top_k=6)
+def run(num_runs: int) -> tw.SMCTrace:
+    """Happy reviews, by SmolLM2-135M with the twist that ships."""
+    target = tw.load_problem("happy-review").target()
+    twist = tw.load_twist("happy-review", target.lm)
+    return tw.run_smc(target, twist=twist, num_particles=24, num_runs=num_runs, seed=0, top_k=6)
 
 
 def frames(path: Path, steps: int) -> list[Image.Image]:
@@ -69,11 +57,10 @@ def frames(path: Path, steps: int) -> list[Image.Image]:
 
 def main() -> None:
     """Run, play, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=("storybook", "smollm2"), default="storybook")
-    trace = (smollm2_run if parser.parse_args().model == "smollm2" else storybook_run)()
+    trace = run(1)
     with tempfile.TemporaryDirectory() as folder:
-        path = tw.ParticleView(trace).to_html(Path(folder) / "run.html")
+        view = tw.ParticleView(trace, replicates=run(8).columns.log_z)
+        path = view.to_html(Path(folder) / "run.html")
         pictures = frames(path, trace.num_steps)
     # One palette for all, of a step amid the run and the last one, so that no colour drifts.
     both = Image.new("RGB", (SIZE["width"], 2 * SIZE["height"]))
