@@ -189,6 +189,7 @@ def test_dead_runs_have_no_spread(chain):
     found = encode(run_smc(chain, num_particles=4), replicates=every)["header"]["replicates"]
     assert (found["dead"], found["spread"]) == (1, [0.0, None])
     assert found["pooled"] == pytest.approx(-1.0 - math.log(2))
+    assert [found[name] for name in ("low", "high")] == ["-Infinity", "Infinity"]
 
 
 def test_runs_that_agree_know_one_end_only(chain):
