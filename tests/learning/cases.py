@@ -1,13 +1,11 @@
 """Trainings that one process or several can do, by name."""
 
 from learning.tables import unit_target
+from learning.trainers import make_trainer, rare
 from smc.observed import ConditionalTables, infilling
-from smc.toys import chain
 
-import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.positives import ReplayedPositives, WeightedPositives
-from tsmc_widgets.twists import TableHeadTwist
 
 
 def make_case(kind, *, accelerator=None, processes=1):
@@ -22,27 +20,13 @@ def make_case(kind, *, accelerator=None, processes=1):
             accelerator=accelerator,
         )
     if kind == "rare":
-        target = tw.Target(chain(), tw.MatchesRegex("c{4}"), prompt="a", num_steps=4)
-        twist = TableHeadTwist(target.lm, num_steps=4, prompt_length=1)
-        return TwistTrainer(
-            target,
-            twist,
-            batch_size=12,
-            positives=WeightedPositives(),
-            learning_rate=0.05,
-            accelerator=accelerator,
-            seed=0,
+        return make_trainer(
+            target=rare(4), batch_size=12, positives=WeightedPositives(), accelerator=accelerator
         )
-    target = unit_target()
-    replayed = kind == "replayed"
-    # A buffer that is used at every update, and short enough to drop batches.
-    buffer = ReplayedPositives(target, keep=2, start=64, on_policy_ess=2.0)
-    return TwistTrainer(
-        target,
-        TableHeadTwist(target.lm, num_steps=3),
-        method="ctl" if replayed else kind,
-        positives=buffer if replayed else None,
-        batch_size=32,
-        learning_rate=0.05,
-        accelerator=accelerator,
+    target, positives = unit_target(), None
+    if kind == "replayed":
+        # A buffer that is used at every update, and short enough to drop batches.
+        kind, positives = "ctl", ReplayedPositives(target, keep=2, start=64, on_policy_ess=2.0)
+    return make_trainer(
+        kind, target=target, positives=positives, batch_size=32, accelerator=accelerator
     )

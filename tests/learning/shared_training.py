@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from learning.cases import make_case
+from learning.trainers import parameters
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     kind, folder = sys.argv[1], Path(sys.argv[2])
     accelerator = Accelerator(cpu=True)
     trainer = make_case(kind, accelerator=accelerator)
-    start = torch.cat([p.detach().reshape(-1) for p in trainer._modules.parameters()])
+    start = parameters(trainer)
     measured = {"evaluate": lambda twist: {"at": 1}, "every": 2, "progress": False}
     updates = list(trainer.updates(2, **measured))
     trainer.save(folder / "training")
@@ -28,7 +29,7 @@ def main() -> None:
     trainer.load(folder / "training")
     updates += trainer.updates(2, **measured)
     rank = accelerator.process_index
-    torch.save([p.detach() for p in trainer._modules.parameters()], folder / f"parameters{rank}.pt")
+    torch.save(parameters(trainer), folder / f"parameters{rank}.pt")
     (folder / f"history{rank}.json").write_text(
         json.dumps(
             [

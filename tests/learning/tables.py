@@ -31,6 +31,11 @@ class ParameterTable(nn.Module):
         return raw if self.link == "log" else nn.functional.logsigmoid(raw)
 
 
+def prefix_index(tokens, t):
+    """Place of each sequence's first t + 1 tokens among all of three."""
+    return tokens[:, : t + 1] @ (3 ** torch.arange(t, -1, -1))
+
+
 class Everything:
     """All sequences of a small target, with exact weights."""
 
@@ -44,7 +49,7 @@ class Everything:
         whole = torch.cat([target.prompt_tokens.expand(len(self.tokens), -1), self.tokens], 1)
         self.log_psi_star = self.oracle.optimal_twist().log_psi(whole, length).double()
 
-    def samples(self, log_q=None):
+    def samples(self):
         """Each sequence once; weighted for sigma. Prefix weights come out exact.
 
         Without an EOS each prefix stands in equally many sequences, so log q = 0 is uniform.
@@ -60,6 +65,25 @@ class Everything:
 
     def scored(self, twist):
         return score(self.target, twist, self.samples())
+
+    def drawn(self, log_q, size, generator):
+        """Independent texts of q, whose log q of each token of all sequences is given."""
+        whole = log_q.sum(1)
+        rows = torch.multinomial(whole.exp(), size, replacement=True, generator=generator)
+        return Samples(
+            tokens=self.tokens[rows],
+            log_q=log_q[rows],
+            log_weights=(self.oracle.log_p + self.oracle.log_phi - whole)[rows],
+            log_phi=self.oracle.log_phi[rows],
+            group=torch.zeros_like(rows),
+        )
+
+    def optimal_table(self):
+        """psi*_t of every prefix, as parameters."""
+        twist = ParameterTable(3, self.steps)
+        for t, table in enumerate(twist.tables):
+            table.data[prefix_index(self.tokens, t)] = self.log_psi_star[:, t]
+        return twist
 
 
 def full_target(seed=21):
@@ -94,6 +118,10 @@ def minimise(twist, loss):
         return value
 
     optimiser.step(closure)
+
+
+def flat_gradient(twist, loss):
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twist.parameters()))])
 
 
 def descend(twist, gradient_of, steps=2000, rate=0.3):

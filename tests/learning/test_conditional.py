@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learning.tables import descend
-from learning.worlds import EveryPair, flat_gradient
+from learning.tables import descend, flat_gradient
+from learning.worlds import EveryPair
 from smc.observed import ConditionalTables
 
 from tsmc_widgets.learning import conditional

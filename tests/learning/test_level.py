@@ -5,18 +5,18 @@ import warnings
 
 import pytest
 import torch
-from learning.tables import Everything, unit_target
-from learning.trainers import fresh, shifted, trained
+from learning.tables import Everything, flat_gradient, prefix_index, unit_target
+from learning.trainers import fresh, rare, shifted, trained
 from smc.toys import chain
 
 import tsmc_widgets as tw
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import NoSignalError
-from tsmc_widgets.learning.objectives import RECIPES, cd_loss, fudge_loss, link_for
+from tsmc_widgets.learning.objectives import RECIPES, cd_loss, fudge_loss
 from tsmc_widgets.learning.rates import MIN_COMPLEMENT, set_level
 from tsmc_widgets.learning.samples import draw_samples
 from tsmc_widgets.learning.trainer import FAINT_STEPS, TwistTrainer
-from tsmc_widgets.twists import TableHeadTwist, load_twist, save_twist
+from tsmc_widgets.twists import load_twist, save_twist
 
 SCALES = [0.0, math.log(1e-4), -20.0, -300.0]
 
@@ -56,14 +56,12 @@ class TestScale:
                     raw -= twist.level - float(
                         numerics.log1mexp(torch.tensor(twist.level, dtype=torch.float64))
                     )
-                rows = world.tokens[:, : t + 1] @ (3 ** torch.arange(t, -1, -1))
-                table.view(-1)[rows] = raw
+                table.view(-1)[prefix_index(world.tokens, t)] = raw
         found = world.scored(twist).log_psi.detach()
         assert float((found - world.log_psi_star).abs().max()) < 1e-9
 
         def slope():
-            found = torch.autograd.grad(loss(world.scored(twist)), list(twist.parameters()))
-            return max(float(each.abs().max()) for each in found)
+            return float(flat_gradient(twist, loss(world.scored(twist))).abs().max())
 
         assert slope() < 1e-12
         with torch.no_grad():
@@ -112,10 +110,10 @@ class TestSetting:
 
     @pytest.mark.parametrize("method", ["rl", "cd", "fudge"])
     def test_without_a_hit_nothing_is_learned(self, method):
-        target = tw.Target(chain(), tw.MatchesRegex("c{4}"), prompt="a", num_steps=4)
+        target = rare(4)
         batch = batch_of(target, size=2)
         assert not batch.has_hits
-        twist = TableHeadTwist(target.lm, num_steps=4, prompt_length=1, link=link_for(method))
+        twist = fresh(target, method)
         level = twist.level
         with pytest.raises(NoSignalError, match="scale of phi is not known"):
             set_level(twist, batch, [method])
@@ -126,7 +124,7 @@ class TestSetting:
 
     def test_the_sigmoid_stays_below_its_bound(self):
         target = tw.Target(chain(), tw.Constant(2.0), prompt="a", num_steps=2)
-        twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1, link="sigmoid")
+        twist = fresh(target, "fudge")
         set_level(twist, batch_of(target), ["fudge"], log_bound=2.0)
         assert (twist.level, twist.log_bound) == (2.0 - MIN_COMPLEMENT, 2.0)
         found = twist.log_psi(torch.zeros(1, 3, dtype=torch.int64), 1)

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from learning.tables import Everything, ParameterTable, descend, full_target, minimise, unit_target
+from learning.tables import (
+    Everything,
+    ParameterTable,
+    descend,
+    flat_gradient,
+    full_target,
+    minimise,
+    unit_target,
+)
 from smc.toys import eos_target
 
 import tsmc_widgets as tw
@@ -72,10 +80,7 @@ class TestOptima:
 
     def test_value_regression_is_exact(self, unit_world):
         """The loss is a square for each prefix alone: its one optimum is where the slope is 0."""
-        twist = ParameterTable(3, 3)
-        for t, table in enumerate(twist.tables):
-            rows = unit_world.tokens[:, : t + 1] @ (3 ** torch.arange(t, -1, -1))
-            table.data[rows] = unit_world.log_psi_star[:, t]
+        twist = unit_world.optimal_table()
         scored = unit_world.scored(twist)
         assert float(gaps(scored, unit_world).abs().max()) == 0
         assert float(flat_gradient(twist, cd_loss(scored)).abs().max()) < 1e-15
@@ -142,10 +147,6 @@ class TestEnds:
         assert float((found - samples.log_phi)[ended].abs().max()) < 1e-3
 
 
-def flat_gradient(twist, loss):
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twist.parameters()))])
-
-
 LOSSES = {
     "ctl": lambda s: ctl_loss(s, s),
     "ctl, two batches": lambda s: ctl_loss(s, replace(s)),
@@ -156,6 +157,18 @@ LOSSES = {
     "nvi": nvi_loss,
     "cd": cd_loss,
 }
+
+
+def gradient_z(world, twist, log_q, loss, expected, *, seed):
+    """Largest z-score of a loss's gradient, over 60 batches of q, against what is expected."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(60):
+        samples = world.drawn(log_q, 20_000, generator)
+        found.append(flat_gradient(twist, loss(score(world.target, twist, samples))))
+    found = torch.stack(found)
+    error = found.std(0) / math.sqrt(60)
+    return float(((found.mean(0) - expected) / error.clamp(min=1e-12)).abs().max())
 
 
 class TestGradients:
@@ -175,24 +188,7 @@ class TestGradients:
             expected = flat_gradient(twist, self.weighted_rl(everything, weights, decay))
         else:
             expected = flat_gradient(twist, loss(everything))
-        generator = torch.Generator().manual_seed(1)
-        found = []
-        for _ in range(60):
-            rows = torch.multinomial(
-                log_q.sum(1).exp(), 20_000, replacement=True, generator=generator
-            )
-            samples = Samples(
-                tokens=world.tokens[rows],
-                log_q=log_q[rows],
-                log_weights=(world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows],
-                log_phi=world.oracle.log_phi[rows],
-                group=torch.zeros_like(rows),
-            )
-            found.append(flat_gradient(twist, loss(score(world.target, twist, samples))))
-        found = torch.stack(found)
-        error = found.std(0) / math.sqrt(60)
-        z = (found.mean(0) - expected) / error.clamp(min=1e-12)
-        assert float(z.abs().max()) < 4.5
+        assert gradient_z(world, twist, log_q, loss, expected, seed=1) < 4.5
         assert float(expected.abs().max()) > 1e-3
 
     def weighted_rl(self, scored, weights, decay):
@@ -222,7 +218,7 @@ def test_ctl_follows_the_contrast_of_log_psi(world, batches):
 def test_ctl_is_the_divergence_of_sigma_from_pi(world, batches):
     """Up to a constant, which the optimal twist shows."""
     values, log_psis = [], []
-    for twist in (ParameterTable(3, 3, seed=5), optimal_table(world)):
+    for twist in (ParameterTable(3, 3, seed=5), world.optimal_table()):
         scored = [world.scored(twist) for _ in range(batches)]
         values.append(float(ctl_loss(scored[0], scored[-1]).detach()))
         log_psi = scored[0].log_psi.detach()
@@ -231,31 +227,6 @@ def test_ctl_is_the_divergence_of_sigma_from_pi(world, batches):
     divergence = world.oracle.log_sigma.exp() @ (log_psi_star - log_psi).mean(1)
     assert float(divergence) > 0.1
     assert values[0] - values[1] == pytest.approx(float(divergence), abs=1e-12)
-
-
-def drawn_from_q(world, twist, size):
-    """Texts of the twist-induced proposal itself, weighted for sigma."""
-    everything = world.scored(twist)
-    log_q = everything.log_q_psi.detach()
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.multinomial(log_q.sum(1).exp(), size, replacement=True, generator=generator)
-    log_weights = (world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows]
-    return Samples(
-        tokens=world.tokens[rows],
-        log_q=log_q[rows],
-        log_weights=log_weights,
-        log_phi=world.oracle.log_phi[rows],
-        group=torch.zeros_like(rows),
-    )
-
-
-def optimal_table(world):
-    twist = ParameterTable(3, world.steps)
-    index = torch.zeros_like(world.tokens[:, 0])
-    for t, table in enumerate(twist.tables):
-        index = index * 3 + world.tokens[:, t]
-        table.data[index] = world.log_psi_star[:, t]
-    return twist
 
 
 class TestOneBatch:
@@ -268,8 +239,9 @@ class TestOneBatch:
 
     @pytest.mark.parametrize("name", LOSSES)
     def test_no_noise_is_left_at_the_optimum(self, world, name):
-        twist = optimal_table(world)
-        samples = drawn_from_q(world, twist, 50)
+        twist = world.optimal_table()
+        log_q = world.scored(twist).log_q_psi.detach()
+        samples = world.drawn(log_q, 50, torch.Generator().manual_seed(3))
         together, apart = (
             flat_gradient(twist, loss(score(world.target, twist, samples)))
             for loss in self.LOSSES[name]
@@ -287,25 +259,11 @@ class TestOneBatch:
         twist = ParameterTable(3, 3, seed=5)
         expected = flat_gradient(twist, dpg_loss(world.scored(twist)))
         log_q = world.scored(twist).log_q_psi.detach()
-        generator = torch.Generator().manual_seed(4)
-        found = []
-        for _ in range(60):
-            rows = torch.multinomial(
-                log_q.sum(1).exp(), 20_000, replacement=True, generator=generator
-            )
-            samples = replace(
-                world.samples(),
-                tokens=world.tokens[rows],
-                log_q=log_q[rows],
-                log_weights=(world.oracle.log_p + world.oracle.log_phi - log_q.sum(1))[rows],
-                log_phi=world.oracle.log_phi[rows],
-                group=torch.zeros_like(rows),
-            )
-            scored = score(world.target, twist, samples)
-            found.append(flat_gradient(twist, dpg_loss(scored, from_q=True)))
-        found = torch.stack(found)
-        z = (found.mean(0) - expected) / (found.std(0) / math.sqrt(60))
-        assert float(z.abs().max()) < 4.5
+
+        def loss(scored):
+            return dpg_loss(scored, from_q=True)
+
+        assert gradient_z(world, twist, log_q, loss, expected, seed=4) < 4.5
 
 
 class TestInvariances:
@@ -366,13 +324,7 @@ class TestRefused:
     def test_no_hit(self, world):
         twist = ParameterTable(3, 3)
         samples = world.samples()
-        dead = Samples(
-            samples.tokens,
-            samples.log_q,
-            torch.full_like(samples.log_weights, -torch.inf),
-            samples.log_phi,
-            samples.group,
-        )
+        dead = replace(samples, log_weights=torch.full_like(samples.log_weights, -torch.inf))
         assert not dead.has_hits
         assert samples.has_hits
         scored = score(world.target, twist, dead)

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from learning.tables import Everything, ParameterTable, full_target, unit_target
+from learning.tables import Everything, ParameterTable, flat_gradient, full_target, unit_target
 from learning.trainers import make_trainer, parameters, resumed
-from learning.worlds import flat_gradient
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import AdaptiveKL, FixedKL, PPOSettings, TwistTrainer
@@ -25,11 +24,7 @@ class TestOptimum:
         target = unit_target()
         world = Everything(target)
         target.potential.log_table /= coefficient
-        tempered = Everything(target)
-        twist = ParameterTable(3, 3)
-        for t, table in enumerate(twist.tables):
-            rows = tempered.tokens[:, : t + 1] @ (3 ** torch.arange(t, -1, -1))
-            table.data[rows] = tempered.log_psi_star[:, t]
+        twist = Everything(target).optimal_table()
         assert self.slope(world, twist, coefficient) < 1e-12
         assert self.slope(world, twist, coefficient + 0.5) > 1e-3
 

@@ -84,8 +84,8 @@ def test_weights_are_summed_in_float64(target, level):
 
 class TestPoolReader:
     def samples(self, pool, places):
-        zeros = torch.zeros(len(places), 4, dtype=torch.float64)
-        return Samples(pool[places], zeros, zeros[:, 0], zeros[:, 0], places.long(), places=places)
+        zeros = torch.zeros(len(places), dtype=torch.float64)
+        return Samples.equal(pool[places], zeros, places=places)
 
     def test_it_says_what_the_model_says(self, target):
         pool, reader = random_tokens(250), PoolReader(target)

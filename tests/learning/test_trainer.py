@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from learning.tables import Everything, unit_target
-from learning.trainers import divergence, make_trainer, parameters
-from smc.toys import chain, table_target
+from learning.trainers import divergence, make_trainer, parameters, rare
+from smc.toys import table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import log_z_bounds
@@ -53,11 +53,7 @@ class TestLearning:
         assert divergence(many.target, many.twist) < 0.7 * divergence(few.target, few.twist)
 
     def test_no_hit_is_counted_and_skipped(self):
-        target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
-        twist = TableHeadTwist(target.lm, num_steps=7, prompt_length=1)
-        trainer = TwistTrainer(
-            target, twist, batch_size=4, positives=WeightedPositives(), learning_rate=0.1, seed=1
-        )
+        trainer = make_trainer(target=rare(7), batch_size=4, positives=WeightedPositives(), seed=1)
         before = parameters(trainer).clone()
         update = trainer.update()
         assert (update.skipped, update.hits, update.losses) == (True, 0, {})
@@ -67,23 +63,19 @@ class TestLearning:
 
     @pytest.mark.parametrize("method", ["rl", "ppo"])
     def test_values_are_not_learned_from_a_batch_without_a_hit(self, method):
-        target = tw.Target(chain(), tw.MatchesRegex("c{7}"), prompt="a", num_steps=7)
-        twist = TableHeadTwist(target.lm, num_steps=7, prompt_length=1)
-        trainer = TwistTrainer(target, twist, method=method, batch_size=4, seed=1)
+        trainer = make_trainer(method, target=rare(7), batch_size=4, seed=1)
         before = parameters(trainer).clone()
         assert all(update.skipped for update in trainer.updates(2))
         assert torch.equal(parameters(trainer), before)
 
     def test_the_level_is_that_of_the_first_batch_with_a_hit(self):
-        target = tw.Target(chain(), tw.MatchesRegex("c{2}"), prompt="a", num_steps=2)
-        twist = TableHeadTwist(target.lm, num_steps=2, prompt_length=1)
-        trainer = TwistTrainer(
-            target, twist, method="rl", batch_size=3, learning_rate=1e-9, averaging=0, seed=1
-        )
+        numbers = {"batch_size": 3, "learning_rate": 1e-9, "averaging": 0, "seed": 1}
+        trainer = make_trainer("rl", target=rare(2), **numbers)
         while not trainer.history or trainer.history[-1].skipped:
             update = trainer.update()
         assert trainer.skipped > 0
-        started = tw.run_smc(target, num_particles=2, twist=twist, seed=0, dead_runs="keep")
+        how = {"num_particles": 2, "twist": trainer.twist, "dead_runs": "keep"}
+        started = tw.run_smc(trainer.target, seed=0, **how)
         assert float(started.columns.log_psi[0, 0, 0]) == pytest.approx(update.log_z, abs=1e-6)
 
     def test_it_learns_from_no_noise_that_runs_have(self):

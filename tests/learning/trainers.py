@@ -2,8 +2,9 @@
 
 import torch
 from learning.tables import Everything, unit_target
+from smc.toys import chain
 
-from tsmc_widgets.learning.objectives import link_for
+import tsmc_widgets as tw
 from tsmc_widgets.learning.positives import ExactPool, ReplayedPositives, WeightedPositives
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.twists import TableHeadTwist
@@ -11,10 +12,14 @@ from tsmc_widgets.twists import TableHeadTwist
 
 def make_trainer(method="ctl", *, target=None, seed=0, **options):
     target = unit_target() if target is None else target
-    link = "sigmoid" if method == "fudge" else "log"
-    twist = TableHeadTwist(target.lm, num_steps=target.num_steps, link=link)
     options = {"batch_size": 64, "learning_rate": 0.05, **options}
-    return TwistTrainer(target, twist, method=method, seed=seed, **options)
+    return TwistTrainer(target, fresh(target, method), method=method, seed=seed, **options)
+
+
+def rare(length):
+    """Nothing but c after a, which p0 seldom writes."""
+    pattern = tw.MatchesRegex(f"c{{{length}}}")
+    return tw.Target(chain(), pattern, prompt="a", num_steps=length)
 
 
 def shifted(constant, *, bounded=True):
@@ -26,7 +31,12 @@ def shifted(constant, *, bounded=True):
 
 
 def fresh(target, method="rl"):
-    return TableHeadTwist(target.lm, num_steps=target.num_steps, link=link_for(method))
+    return TableHeadTwist(
+        target.lm,
+        num_steps=target.num_steps,
+        prompt_length=len(target.prompt_tokens),
+        link="sigmoid" if method == "fudge" else "log",
+    )
 
 
 def sources(target):
@@ -39,14 +49,8 @@ def sources(target):
 
 
 def trained(target, method, source="replayed", updates=8):
-    trainer = TwistTrainer(
-        target,
-        fresh(target, method),
-        method=method,
-        batch_size=24,
-        learning_rate=0.05,
-        positives=sources(target)[source],
-    )
+    positives = sources(target)[source]
+    trainer = make_trainer(method, target=target, batch_size=24, positives=positives)
     list(trainer.updates(updates))
     return trainer
 

@@ -47,7 +47,3 @@ class EveryPair:
         log_q = self.scored(twist).log_q_psi.detach().sum(1).reshape(3, -1)
         inner = (self.log_sigma.exp() * (self.log_sigma - log_q)).sum(1)
         return float((self.log_z.exp() * inner).sum())
-
-
-def flat_gradient(twist, loss):
-    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twist.parameters()))])

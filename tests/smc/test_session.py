@@ -184,7 +184,7 @@ class TestInterrupts:
         assert interrupted(make, every=1) > 800
 
     def test_between_any_two_operations_of_the_session(self):
-        assert interrupted(table_session, every=11, operations=True, files="session.py") > 14
+        assert interrupted(table_session, every=11, operations=True, files="api.py") > 14
 
     def test_the_interrupt_carries_the_trace(self):
         session = table_session()

@@ -7,7 +7,7 @@ import torch
 from evaluation.plants import Changed, constant, powered, random_toy
 
 import tsmc_widgets as tw
-from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.api import SMCSession
 
 
 @pytest.fixture(scope="module")

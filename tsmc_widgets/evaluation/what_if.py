@@ -14,10 +14,9 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.bellman import run_twist, t_interval
 from tsmc_widgets.evaluation.estimates import PooledOverRuns, frame_of, mean_within
 from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
-from tsmc_widgets.smc.api import run_conditional_smc, start_smc
+from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.sampler import ending, init, weight
-from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.state import SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target, require_unconditional

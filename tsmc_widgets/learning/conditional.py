@@ -107,10 +107,9 @@ class JointPositives:
         self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
     ) -> Samples:
         """The texts of the joint draws."""
-        zeros = torch.zeros(joint.tokens.shape, dtype=torch.float64, device=joint.tokens.device)
-        unknown = torch.full_like(zeros[:, 0], math.nan)
-        group = _groups(len(joint.tokens), 1, joint.tokens)
-        return Samples(joint.tokens, zeros, zeros[:, 0], unknown, group, joint.observed)
+        group = torch.arange(len(joint.tokens), device=joint.tokens.device)
+        unknown = torch.full_like(group, math.nan, dtype=torch.float64)
+        return Samples.equal(joint.tokens, unknown, group=group, observed=joint.observed)
 
     def describe(self) -> str:
         """The source in a few words."""
@@ -245,9 +244,9 @@ def rolled_out(target: Target, joint: JointSamples, texts: int) -> Samples:
     """
     count = len(joint.tokens)
     base = read(target, joint.tokens)
+    own = torch.arange(count, device=joint.tokens.device)
     shifts = torch.arange(1, texts + 1, device=joint.tokens.device)
-    rows = (torch.arange(count, device=joint.tokens.device).unsqueeze(1) + shifts) % count
-    rows = rows.reshape(-1)
+    rows = ((own.unsqueeze(1) + shifts) % count).reshape(-1)
     tokens, observed = joint.tokens[rows], joint.observed.repeat_interleave(texts, dim=0)
     log_q = base.chosen(joint.tokens).double()[rows]
     if target.ending is not None:
@@ -258,7 +257,7 @@ def rolled_out(target: Target, joint: JointSamples, texts: int) -> Samples:
         log_q=log_q,
         log_weights=torch.zeros_like(log_q[:, 0]),
         log_phi=torch.zeros_like(log_q[:, 0]),
-        group=_groups(count, texts, tokens),
+        group=own.repeat_interleave(texts),
         observed=observed,
         base=TeacherForced(base.log_probs[rows], hidden),
     )
@@ -388,7 +387,3 @@ def _check_numbers(
             f"texts, so observations must exceed the {particles} texts that each gets of "
             f"batch_size={batch_size}; got {observations}: raise observations."
         )
-
-
-def _groups(count: int, size: int, like: Tensor) -> Int[Tensor, " n"]:
-    return torch.arange(count, device=like.device).repeat_interleave(size)

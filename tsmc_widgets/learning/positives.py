@@ -96,10 +96,7 @@ class ExactPool:
         rounds = {int(r) for r in (places // len(self)).unique()}
         order = torch.cat([self._order(r) for r in sorted(rounds)])
         rows = order[places - min(rounds) * len(self)].to(self.tokens.device)
-        tokens = self.tokens[rows]
-        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
-        group = torch.zeros_like(tokens[:, 0])
-        return Samples(tokens, zeros, zeros[:, 0], self.log_phi[rows], group, places=rows)
+        return Samples.equal(self.tokens[rows], self.log_phi[rows], places=rows)
 
     def describe(self) -> str:
         """The source in a few words."""
@@ -209,10 +206,8 @@ class ReplayedPositives:
         rows = self._pick(torch.cat(self._shares(alive)), num_samples, update)
         rows, counts = torch.unique(rows, return_counts=True)
         parts = _concatenate([part for _, part in alive])
-        tokens, log_phi = parts.tokens[rows], parts.log_phi[rows]
-        log_q = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
-        weights = counts.double() / counts.max()
-        return Samples(tokens, log_q, weights.log(), log_phi, log_q[:, 0].long())
+        drawn = Samples.equal(parts.tokens[rows], parts.log_phi[rows])
+        return replace(drawn, log_weights=(counts.double() / counts.max()).log())
 
     def _is_on_policy(self, batch: Samples) -> bool:
         """Whether a batch is near enough to a sample of sigma to be used alone."""

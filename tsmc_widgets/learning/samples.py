@@ -59,14 +59,21 @@ class Samples:
         *,
         observed: Int[Tensor, "n width"] | None = None,
     ) -> Samples:
-        """Exact samples of sigma (each for its own observation): equal weights."""
+        """Exact samples of sigma (each for its own observation)."""
         if observed is None:
-            log_phi, group = target.log_phi(tokens), torch.zeros_like(tokens[:, 0])
-        else:
-            log_phi = target.log_phi_given(tokens, observed)
-            group = torch.unique(observed, dim=0, return_inverse=True)[1]
-        zeros = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
-        return cls(tokens, zeros, zeros[:, 0], log_phi, group, observed)
+            return cls.equal(tokens, target.log_phi(tokens))
+        group = torch.unique(observed, dim=0, return_inverse=True)[1]
+        log_phi = target.log_phi_given(tokens, observed)
+        return cls.equal(tokens, log_phi, group=group, observed=observed)
+
+    @classmethod
+    def equal(
+        cls, tokens: Int[Tensor, "n steps"], log_phi: Float64[Tensor, " n"], **columns: Any
+    ) -> Samples:
+        """Texts of weight one, whose log q no loss reads; one group unless it is given."""
+        log_q = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+        columns = {"group": torch.zeros_like(tokens[:, 0]), **columns}
+        return cls(tokens, log_q, log_q[:, 0], log_phi, **columns)
 
     @classmethod
     def of_trace(cls, trace: SMCTrace) -> Samples:

@@ -11,41 +11,27 @@ from torch import Tensor
 from tsmc_widgets.errors import check_integer
 
 
-def slots_at(
-    ancestors: Int[Tensor, "runs steps particles"], step: int
-) -> Int[Tensor, "runs particles"]:
-    """Slot at ``step`` (1..steps) that each particle of the last step descends from."""
-    num_steps = ancestors.shape[1]
-    slots = torch.arange(ancestors.shape[2]).expand(ancestors.shape[0], -1)
-    for t in range(num_steps, step, -1):
-        slots = ancestors[:, t - 1].gather(1, slots)
-    return slots
+def lineages(
+    ancestors: Int[Tensor, "runs steps particles"],
+) -> Int[Tensor, "runs steps particles"]:
+    """Slot at each step that each particle of the last step descends from."""
+    slots, found = torch.arange(ancestors.shape[2]).expand(ancestors.shape[0], -1), []
+    for before in reversed(ancestors.unbind(1)):
+        found.append(slots)
+        slots = before.gather(1, slots)
+    return torch.stack(found[::-1], dim=1) if found else ancestors
 
 
 def paths(ancestors: Int[Tensor, "runs steps particles"], values: Tensor) -> Tensor:
     """Values (runs, steps, particles) along each last particle's path: (runs, particles, steps)."""
-    slots = torch.arange(ancestors.shape[2]).expand(ancestors.shape[0], -1)
-    along = []
-    for t in range(ancestors.shape[1] - 1, -1, -1):
-        along.append(values[:, t].gather(1, slots))
-        slots = ancestors[:, t].gather(1, slots)
-    if not along:
-        return values.new_zeros(ancestors.shape[0], ancestors.shape[2], 0)
-    return torch.stack(along[::-1], dim=-1)
+    return values.gather(2, lineages(ancestors)).transpose(1, 2).contiguous()
 
 
 def surviving_ancestors(
     ancestors: Int[Tensor, "runs steps particles"],
 ) -> Int[Tensor, "runs steps"]:
     """How many slots of each step have a descendant at the last step."""
-    runs, num_steps, size = ancestors.shape
-    counts = []
-    slots = torch.arange(size).expand(runs, -1)
-    for t in range(num_steps - 1, -1, -1):
-        hit = torch.zeros(runs, size, dtype=torch.int64).scatter_(1, slots, 1)
-        counts.append(hit.sum(1))
-        slots = ancestors[:, t].gather(1, slots)
-    return torch.stack(counts[::-1], dim=1) if counts else torch.zeros(runs, 0, dtype=torch.int64)
+    return torch.zeros_like(ancestors).scatter(2, lineages(ancestors), 1).sum(2)
 
 
 def relative_variance(
@@ -63,7 +49,7 @@ def relative_variance(
     ancestors make it negative on average. It can be negative, and is NaN for one particle.
     """
     size = ancestors.shape[2]
-    families = slots_at(ancestors, since)
+    families = lineages(ancestors[:, since - 1 :])[:, 0]
     mass = torch.zeros_like(weights).scatter_add_(1, families, weights)
     between = weights.sum(1) ** 2 - (mass**2).sum(1)
     rounds = 1 + resampled[:, since:].sum(1)

@@ -75,14 +75,17 @@ class BaseProposal:
         twist: a twist of its own, by which it weighs p0; None where it has none.
         follows_twist: whether q is made of the sampler's own twist.
         is_conditional: whether ``prefill`` takes each row's observation as a fourth argument.
-        proposal_only: whether its own twist can only propose, so that nothing is to be resampled.
     """
 
     __slots__ = ()
     twist: Any = None
     follows_twist: bool = False
     is_conditional: bool = False
-    proposal_only: bool = False
+
+    @property
+    def proposal_only(self) -> bool:
+        """Whether its own twist can only propose, so that nothing is to be resampled."""
+        return self.twist is not None and self.twist.proposal_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +136,6 @@ class TwistInduced(BaseProposal):
     def is_conditional(self) -> bool:
         """Whether the twist of its own depends on an observation that is yet to be given."""
         return self.twist is not None and self.twist.is_conditional
-
-    @property
-    def proposal_only(self) -> bool:
-        """Whether the twist of its own can only propose."""
-        return self.twist is not None and self.twist.proposal_only
 
     def prefill(
         self,
@@ -255,11 +253,6 @@ class AdaptedProposal(BaseProposal):
     def follows_twist(self) -> bool:
         """Whether it says so and has no twist of its own."""
         return self.twist is None and self._says_follows
-
-    @property
-    def proposal_only(self) -> bool:
-        """Whether its own twist can only propose."""
-        return self.twist is not None and self.twist.proposal_only
 
     def __getattr__(self, name: str) -> Any:
         """Methods of the user's proposal."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import AllParticlesDeadError, TsmcError
 from tsmc_widgets.smc import sampler
-from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target

@@ -451,8 +451,7 @@ class SMCTrace:
         if not 0 <= particle < slots:
             raise ValueError(f"particle must be in 0..{slots - 1}; got {particle}.")
         self._check_run(run)
-        ones = torch.arange(slots).expand_as(self.columns.tokens)
-        return genealogy.paths(self.columns.ancestors, ones)[run, particle]
+        return genealogy.lineages(self.columns.ancestors)[run, :, particle]
 
     def surviving_ancestors(self) -> Int[Tensor, "*runs steps"]:
         """How many slots of each step have a descendant at the last step."""

@@ -23,9 +23,9 @@ from tsmc_widgets.evaluation.estimates import MeanOverRuns, welch
 from tsmc_widgets.experiments.code import noise_words, words_of
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.models.tempered import table_of
+from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.smc.noise import AddressedNoise
-from tsmc_widgets.smc.session import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import contradiction

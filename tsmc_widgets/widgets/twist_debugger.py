@@ -22,7 +22,7 @@ from tsmc_widgets.evaluation.twist_report import (
 from tsmc_widgets.evaluation.what_if import Fork, fork, power_rows
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.smc.session import SMCSession
+from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import close_whole
