@@ -198,6 +198,11 @@ class ClassConditional(ConditionalPotential):
         """Names of the classes; ``observed`` holds their indices."""
         return self.classifier.classes
 
+    @property
+    def observed_size(self) -> dict[str, int]:
+        """The number of classes."""
+        return {"num_classes": len(self.classes)}
+
     def condition(self, observed: str | SupportsIndex | Sequence[Any] | Tensor) -> ClassProbability:
         """The probability of one class.
 

@@ -15,7 +15,6 @@ from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_i
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.protocol import ConditionalPotential
 from tsmc_widgets.targets.sampling import powered_samples
 
 DEFAULT_BUDGET = 1_000_000
@@ -158,7 +157,7 @@ def joint_samples(
     """
     _check_request(n, seed, budget)
     potential = target.potential
-    if not isinstance(potential, ConditionalPotential):
+    if potential.draw_joint is None:
         raise PotentialError(
             f"Joint draws need a potential that is p(o | s) itself, such as Infilling or "
             f"ClassConditional; {potential.describe()} is not. Powers and products of p(o | s) "

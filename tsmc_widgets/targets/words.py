@@ -26,7 +26,7 @@ from tsmc_widgets.targets.automata import TokenAutomaton, combine, explore
 from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, scope_of
-from tsmc_widgets.targets.protocol import AutomatonPotential, Potential, Power, log_indicator
+from tsmc_widgets.targets.protocol import AutomatonPotential, Potential, log_indicator
 from tsmc_widgets.targets.text import Scope, TextPotential
 
 ANYTHING = "(?s:.)*"
@@ -167,7 +167,7 @@ def _within_budget(build: Callable[[], Any]) -> Any:
 
 def contradiction(potential: Potential) -> list[str]:
     """The fewest factors, in words, that no text satisfies at once, as their automata tell."""
-    bare = [f.part if isinstance(f, Power) else f for f in potential.factors()]
+    bare = [factor.unpowered()[0] for factor in potential.factors()]
     kinds = [factor for factor in bare if isinstance(factor, AutomatonPotential)]
     for found in [*itertools.combinations(kinds, 2), tuple(kinds)]:
         if len(found) > 1 and _contradict(found):
