@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError, check_integer, check_number
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
-from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
+from tsmc_widgets.targets.automata import TokenAutomaton, occurrence_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target, check_target
@@ -158,11 +158,10 @@ def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None
     patterns = list(word_tokens(part.words, lm))
     if not patterns:
         return None
-    transition, ends = pattern_automaton(patterns, lm.vocab_size, device=lm.device)
-    found = ends.nonzero().squeeze(1)
-    transition[found] = found.unsqueeze(1)
-    wanted = ends if isinstance(part, ContainsWord) else ~ends
-    return TokenAutomaton(0, transition, torch.where(wanted, 0.0, FLOOR).double())
+    wanted = isinstance(part, ContainsWord)
+    return occurrence_automaton(
+        patterns, lm.vocab_size, wanted=wanted, otherwise=FLOOR, device=lm.device
+    )
 
 
 def word_tokens(words: Iterable[str], lm: LanguageModel) -> Iterable[list[int]]:
