@@ -280,7 +280,10 @@ class ClassConditional(ConditionalPotential):
 
 
 def cached_classifier(
-    model: ClassifierLike | CachedClassifier, *, argument: str = "model"
+    model: ClassifierLike | CachedClassifier,
+    *,
+    argument: str = "model",
+    device: str | torch.device | None = None,
 ) -> CachedClassifier:
     """A classifier by object, name or folder, as potentials use it; errors name ``argument``."""
     if isinstance(model, CachedClassifier):
@@ -291,7 +294,7 @@ def cached_classifier(
         from tsmc_widgets.models.loading import load_classifier
 
         name, source = Path(model).name, str(model)
-        model = load_classifier(model)
+        model = load_classifier(model, device=device)
     if not isinstance(model, SupportsLogits):
         raise TypeError(
             "A classifier must have labels and a method logits(texts), or be the name or folder "

@@ -573,6 +573,11 @@ def is_packages(kind: type) -> bool:
 class UserPotential(BoundOnly, kind=False):
     """Any object with a ``log_phi`` method, with the rest of a potential filled in."""
 
+    log_phi_next, log_phi_bounds, viable_next = (
+        property(lambda self, name=name: self._own(name))
+        for name in ("log_phi_next", "log_phi_bounds", "viable_next")
+    )
+
     def __init__(self, inner: Any) -> None:
         self.inner = inner
 
@@ -595,21 +600,6 @@ class UserPotential(BoundOnly, kind=False):
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """The user's log phi, checked."""
         return part_log_phi(self.inner, tokens, self._context, name=self.describe())
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """The user's own, if it has one."""
-        return self._own("log_phi_next")
-
-    @property
-    def log_phi_bounds(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
-        """The user's own, if it has one."""
-        return self._own("log_phi_bounds")
-
-    @property
-    def viable_next(self) -> Callable[[Tensor], Tensor] | None:
-        """The user's own, if it has one."""
-        return self._own("viable_next")
 
     def automaton(self) -> TokenAutomaton | None:
         """The user's own, if it has one."""
