@@ -143,12 +143,8 @@ def joint_samples(
 ) -> JointSamples:
     """Draw texts from p0 and an observation for each: exact samples for their own observations.
 
-    Args:
-        target: a ``Target``; its potential must be p(o | s) itself.
-        n: how many samples.
-        seed: the same seed gives the same samples, with or without a progress bar.
-        budget: draws from p0 at most; every draw is a sample, so no more than ``n`` are made.
-        progress: whether to show a progress bar.
+    Arguments are those of ``rejection_samples``, but the potential must be p(o | s) itself, and as
+    every draw is a sample no more than ``n`` are made.
 
     Raises:
         BudgetError: the budget is less than ``n``; ``.samples`` holds as many as it allows.

@@ -99,8 +99,7 @@ class AvoidsToken(_TokenIndicator):
     """Phi = 1 where none of the tokens (or runs of tokens) is generated, else 0.
 
     Args:
-        patterns: each a token's text or id, or a list of them that must stand in a row. A text of
-            several tokens stands for all of them in a row.
+        patterns: as for ``ContainsToken``.
     """
 
     _wanted = False

@@ -359,10 +359,7 @@ class AvoidsWord(_Words):
     """Phi = 1 where none of the words or phrases stands in the text, else 0.
 
     Args:
-        words: whole words or phrases: "art" is not found in "part". Between the words of a phrase
-            any white space may stand.
-        scope: "continuation" looks at what was generated, "full" at the prompt too.
-        case: "ignore" or "match" upper and lower case.
+        words, scope, case: as for ``ContainsWord``.
     """
 
     _wanted = False
