@@ -12,7 +12,7 @@ from models.checkpoints import make_gguf
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import MissingExtraError, UnsupportedModelError
-from tsmc_widgets.models import gguf, load_classifier, load_language_model
+from tsmc_widgets.models import checkpoint, load_classifier, load_language_model
 from tsmc_widgets.models.precision import has_bfloat16
 from tsmc_widgets.targets.protocol import KINDS, is_packages
 from tsmc_widgets.testing import check_language_model
@@ -20,7 +20,7 @@ from tsmc_widgets.testing import check_language_model
 CONVERT = """
 import sys, time
 from pathlib import Path
-from tsmc_widgets.models import gguf
+from tsmc_widgets.models import checkpoint
 
 def convert(file, folder):
     folder.mkdir()
@@ -29,15 +29,15 @@ def convert(file, folder):
     time.sleep(float(sys.argv[3]))
     (folder / "half").rename(folder / "whole")
 
-gguf._convert = convert
+checkpoint._convert = convert
 file = Path(sys.argv[1])
-gguf.converted(file, file.parent / "cache")
+checkpoint.converted(file, file.parent / "cache")
 """
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(checkpoint, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -68,14 +68,16 @@ def test_an_interrupted_conversion_leaves_nothing(cache, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(gguf, "_convert", stop)
+        patch.setattr(checkpoint, "_convert", stop)
         with pytest.raises(KeyboardInterrupt):
-            gguf.converted(tmp_path / "tiny.gguf")
+            checkpoint.converted(tmp_path / "tiny.gguf")
     assert [each.name for each in cache.iterdir()] == ["locks"]
-    made = gguf.converted(tmp_path / "tiny.gguf")
+    made = checkpoint.converted(tmp_path / "tiny.gguf")
     first = (made / "model.safetensors").read_bytes()
     (made / "model.safetensors").write_bytes(first[:-1])
-    assert (gguf.converted(tmp_path / "tiny.gguf") / "model.safetensors").read_bytes() == first
+    assert (
+        checkpoint.converted(tmp_path / "tiny.gguf") / "model.safetensors"
+    ).read_bytes() == first
 
 
 def test_a_killed_conversion_is_made_again_by_one_of_those_who_wait(tmp_path):
@@ -103,7 +105,7 @@ def test_what_is_missing_is_named_with_its_pip_line(cache, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "gguf", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'tsmc-widgets\[smollm2\]'"):
-            gguf.converted(tmp_path / "tiny.gguf")
+            checkpoint.converted(tmp_path / "tiny.gguf")
     (tmp_path / "two.gguf").write_bytes(b"GGUF")
     with pytest.raises(UnsupportedModelError, match=r"holds 2 GGUF files, tiny.gguf, two.gguf"):
         load_language_model(tmp_path)
@@ -139,7 +141,9 @@ def first_of(tokens):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not gguf.has_smollm2(), reason=f"no smollm2: {gguf.INSTALL_SMOLLM2}")
+@pytest.mark.skipif(
+    not checkpoint.has_smollm2(), reason=f"no smollm2: {checkpoint.INSTALL_SMOLLM2}"
+)
 def test_smollm2_end_to_end(cache):
     lm = tw.load_language_model("smollm2")
     assert (lm.vocab_size, lm.context_length) == (49_152, 8_192)

@@ -20,7 +20,7 @@ from tsmc_widgets.errors import (
     PotentialError,
     UnsupportedModelError,
 )
-from tsmc_widgets.models.gguf import has_smollm2
+from tsmc_widgets.models.checkpoint import has_smollm2
 from tsmc_widgets.targets import grammar
 from tsmc_widgets.targets.description import describe_potential, formula_of, parse_potential
 from tsmc_widgets.targets.protocol import code_of

@@ -197,7 +197,7 @@ def test_wrong_types_have_clear_errors_and_transformers_stays_unloaded():
 def test_a_prompt_may_be_an_array_of_ids(dtype):
     given = Target(letters(), Constant(), prompt=np.array([0, 2], dtype=dtype), num_steps=2)
     assert given.prompt_tokens.tolist() == [0, 2]
-    with pytest.raises(ValueError, match="a tensor or array of integers, one axis"):
+    with pytest.raises(ValueError, match="prompt must hold token ids; got dtype"):
         Target(letters(), Constant(), prompt=np.array([0.0]), num_steps=2)
 
 

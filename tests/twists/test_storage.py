@@ -252,36 +252,17 @@ def cut(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
 
 
-def test_short_class_codes_of_format_1_mean_what_they_meant(gpt2, tmp_path):
-    twist = stir(CONDITIONAL["class, head"](gpt2))
-    tokens, observed = random_texts(gpt2), torch.tensor([2, 0, 1, 1, 2])
-    meant = twist.log_psi(tokens, 2, observed=observed)
-    with torch.no_grad():
-        twist.head[0].weight[:, -3:] *= twist.encoder.length
-    tw.save_twist(twist, tmp_path)
-    edited(tmp_path, version=1)
-    found = tw.load_twist(tmp_path, gpt2).log_psi(tokens, 2, observed=observed)
-    torch.testing.assert_close(found, meant, rtol=1e-5, atol=1e-5)
-    lengths = twist.encoder.encode(observed).norm(dim=1).tolist()
-    assert lengths == pytest.approx([twist.encoder.length] * 5)
-
-
 DAMAGES = {
     "card cut short": (lambda f: cut(f / "twist.json", 100), "does not describe a twist"),
     "card empty": (lambda f: cut(f / "twist.json", 0), "does not describe a twist"),
     "card no text": (lambda f: (f / "twist.json").write_bytes(b"\xff\xfe"), "does not describe"),
     "card a list": (lambda f: (f / "twist.json").write_text("[1]"), "does not describe a twist"),
     "foreign": (lambda f: edited(f, format="other"), "does not describe a twist"),
-    "newer": (lambda f: edited(f, version=5), "format 5; this version .* up to format 4.* update"),
+    "newer": (lambda f: edited(f, version=5), "format 5; this version .* format 4.* update"),
+    "older": (lambda f: edited(f, version=3), "format 3; .* format 4.* train the twist again"),
     "unchecked": (
         lambda f: (f / "twist.json").write_text(
-            json.dumps(
-                {
-                    k: v
-                    for k, v in json.loads((f / "twist.json").read_text()).items()
-                    if k != "sha256"
-                }
-            )
+            json.dumps({k: v for k, v in card_of(f).items() if k != "sha256"})
         ),
         "checksum does not match",
     ),

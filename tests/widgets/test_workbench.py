@@ -17,7 +17,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.experiments.execute import start_spec
-from tsmc_widgets.models import gguf
+from tsmc_widgets.models import checkpoint
 from tsmc_widgets.targets.description import describe_problem, formula_of
 from tsmc_widgets.twists.storage import FORMS
 from tsmc_widgets.widgets.record import replicate_facts, twist_in_words
@@ -564,7 +564,7 @@ class TestChoosingAModel:
     @pytest.fixture
     def page(self, workbenches, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(gguf, "cache_folder", lambda: tmp_path / "cache")
+        monkeypatch.setattr(checkpoint, "cache_folder", lambda: tmp_path / "cache")
         workbench = workbenches("eos", method="none", num_particles=4)
         workbench.problem.fields["prompt"].value = "The"
         settle(workbench)
@@ -579,7 +579,7 @@ class TestChoosingAModel:
             assert go_on.wait(60)
             return torch.float32
 
-        monkeypatch.setattr(gguf, "_stored_dtype", stored_dtype)
+        monkeypatch.setattr(checkpoint, "_stored_dtype", stored_dtype)
         page.view.observe(lambda change: said.append(change["new"]["text"]), "status")
         page.problem.fields["model"].value = "tiny.gguf"
         assert at_work.wait(60)

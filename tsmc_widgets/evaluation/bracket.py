@@ -18,7 +18,7 @@ from tsmc_widgets.evaluation.estimates import Bracket
 from tsmc_widgets.targets.automata import TokenAutomaton
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.ending import Ending
-from tsmc_widgets.targets.protocol import Power, log_indicator
+from tsmc_widgets.targets.protocol import log_indicator
 from tsmc_widgets.targets.target import Target, require_unconditional
 
 Bounds = tuple[Float64[Tensor, "n vocab"], Float64[Tensor, "n vocab"]]
@@ -127,10 +127,10 @@ def phi_bounds(target: Target) -> PhiBounds:
             return own_bounds(potential, vocab)
         if potential.viable_next is not None:
             return language_bounds(potential, target.eos_token_id if target.absorbs_eos else None)
-        parts = [(factor, 1.0) for factor in potential.factors()]
-        if isinstance(potential, Power):
-            parts = [(potential.part, potential.beta)]
-        if len(parts) > 1 or isinstance(potential, Power):
+        inner = potential.unpowered()
+        is_power = inner[0] is not potential
+        parts = [inner] if is_power else [(factor, 1.0) for factor in potential.factors()]
+        if len(parts) > 1 or is_power:
             return weighted_sum([(of(part), beta) for part, beta in parts])
         bound = check_bound(f"log_phi_max of {potential.describe()}", potential.log_phi_max)
         if bound is None:

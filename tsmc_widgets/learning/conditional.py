@@ -306,7 +306,7 @@ def make_batches(
             "ConditionalHeadTwist or ConditionalBodyTwist, or train for one observation with "
             "target.condition(observed)."
         )
-    if not isinstance(target.potential, ConditionalPotential):
+    if target.potential.draw_joint is None:
         raise ValueError(
             f"{what} has no joint draw: only p(o | s) itself, such as Infilling or "
             "ClassConditional, gives observations to train on. Condition on one observation."

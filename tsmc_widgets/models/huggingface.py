@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tsmc_widgets.errors import (
     ContextLengthError,
@@ -200,17 +201,8 @@ class TokenizerText:
         return list(dict.fromkeys(text[a:b].strip() for token, (a, b) in spans if token == unknown))
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Byte that each character of a byte-level BPE token stands for (as GPT-2 defined it)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [value for value in range(256) if value not in printable]
-    alphabet = {chr(value): value for value in printable}
-    return alphabet | {chr(256 + at): value for at, value in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()
-
-
+# Of each character of a byte-level BPE token.
+_BYTE_OF = {character: value for value, character in bytes_to_unicode().items()}
 # Of float32 logits or activations in one forward pass, whichever are wider.
 _PASS_BYTES = 2**28
 

@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer, check_one_of, check_path, import_extra, quoted
-from tsmc_widgets.models.checkpoint import import_transformers
-from tsmc_widgets.models.gguf import SMOLLM2, smollm2_file
+from tsmc_widgets.models.checkpoint import SMOLLM2, import_transformers, smollm2_file
 from tsmc_widgets.models.protocol import check_device
 
 if TYPE_CHECKING:

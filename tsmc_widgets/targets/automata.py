@@ -112,6 +112,20 @@ def explore(
     return np.array(states), np.concatenate(rows)
 
 
+def occurrence_automaton(
+    patterns: Sequence[Sequence[int]],
+    vocab_size: int,
+    *,
+    wanted: bool,
+    otherwise: float = -math.inf,
+    device: torch.device,
+) -> TokenAutomaton:
+    """Log phi is 0 where some pattern occurs (or, not ``wanted``, none), else ``otherwise``."""
+    transition, ends = pattern_automaton(patterns, vocab_size, device=device)
+    transition[ends] = ends.nonzero()[0]
+    return TokenAutomaton(0, transition, torch.where(ends == wanted, 0.0, otherwise).double())
+
+
 def pattern_automaton(
     patterns: Sequence[Sequence[int]], vocab_size: int, *, device: torch.device
 ) -> tuple[Int[Tensor, "states vocab"], Bool[Tensor, " states"]]:

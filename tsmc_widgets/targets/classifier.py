@@ -198,6 +198,11 @@ class ClassConditional(ConditionalPotential):
         """Names of the classes; ``observed`` holds their indices."""
         return self.classifier.classes
 
+    @property
+    def observed_size(self) -> dict[str, int]:
+        """The number of classes."""
+        return {"num_classes": len(self.classes)}
+
     def condition(self, observed: str | SupportsIndex | Sequence[Any] | Tensor) -> ClassProbability:
         """The probability of one class.
 
@@ -275,7 +280,10 @@ class ClassConditional(ConditionalPotential):
 
 
 def cached_classifier(
-    model: ClassifierLike | CachedClassifier, *, argument: str = "model"
+    model: ClassifierLike | CachedClassifier,
+    *,
+    argument: str = "model",
+    device: str | torch.device | None = None,
 ) -> CachedClassifier:
     """A classifier by object, name or folder, as potentials use it; errors name ``argument``."""
     if isinstance(model, CachedClassifier):
@@ -286,7 +294,7 @@ def cached_classifier(
         from tsmc_widgets.models.loading import load_classifier
 
         name, source = Path(model).name, str(model)
-        model = load_classifier(model)
+        model = load_classifier(model, device=device)
     if not isinstance(model, SupportsLogits):
         raise TypeError(
             "A classifier must have labels and a method logits(texts), or be the name or folder "

@@ -75,6 +75,11 @@ class Infilling(ConditionalPotential):
         check_integer("num_tokens", num_tokens)
         self.num_tokens = int(num_tokens)
 
+    @property
+    def observed_size(self) -> dict[str, int]:
+        """The number of tokens."""
+        return {"observed_length": self.num_tokens}
+
     def bind(self, context: Context) -> Infilling:
         """The model's context must hold prompt, T tokens and o."""
         check_room(context, self.num_tokens)

@@ -17,14 +17,7 @@ from tsmc_widgets.models.tempered import check_settings
 from tsmc_widgets.targets.classifier import CachedClassifier
 from tsmc_widgets.targets.functions import NamedFunction
 from tsmc_widgets.targets.problems import Problem, load_problem
-from tsmc_widgets.targets.protocol import (
-    KINDS,
-    ConditionalPotential,
-    Potential,
-    Power,
-    take_apart,
-    term_of,
-)
+from tsmc_widgets.targets.protocol import KINDS, Potential, take_apart, term_of
 from tsmc_widgets.targets.tokens import check_pattern, token_ids
 
 TABLE = "table:"
@@ -152,7 +145,7 @@ def parts_of(problem: Any) -> list[Mapping[str, Any]]:
 
 def is_conditional_kind(name: str) -> bool:
     """Whether potentials of this kind depend on an observation until they are given it."""
-    return issubclass(KINDS[name], ConditionalPotential)
+    return KINDS[name].draw_joint is not None
 
 
 def named_functions(problem: Any) -> tuple[str, ...]:
@@ -202,10 +195,11 @@ def _parsed(value: Any) -> Any:
 
 
 def _described_factor(phi: Potential) -> dict[str, Any]:
-    if isinstance(phi, Power):
-        factor = _described_factor(phi.part)
-        if "beta" not in factor and not isinstance(phi.part, Power):
-            beta = int(phi.beta) if phi.beta % 1 == 0 else phi.beta
+    part, power = phi.unpowered()
+    if part is not phi:
+        factor = _described_factor(part)
+        if "beta" not in factor:
+            beta = int(power) if power % 1 == 0 else power
             return factor if beta == 1 else {**factor, "beta": beta}
     name = type(phi).__name__
     if KINDS.get(name) is not type(phi):
@@ -323,8 +317,8 @@ def _own_factors(problem: Problem) -> list[dict[str, Any]]:
     if problem.group == "paper":
         # Its classifier may not be here, and would take its time.
         return own
-    phi = problem.own_potential()
-    if isinstance(phi, ConditionalPotential):
+    phi: Any = problem.own_potential()
+    if phi.draw_joint:
 
         def joint() -> tuple[Any, Any]:
             target = problem.target()

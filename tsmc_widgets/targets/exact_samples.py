@@ -15,7 +15,6 @@ from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_i
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
 from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.protocol import ConditionalPotential
 from tsmc_widgets.targets.sampling import powered_samples
 
 DEFAULT_BUDGET = 1_000_000
@@ -144,12 +143,8 @@ def joint_samples(
 ) -> JointSamples:
     """Draw texts from p0 and an observation for each: exact samples for their own observations.
 
-    Args:
-        target: a ``Target``; its potential must be p(o | s) itself.
-        n: how many samples.
-        seed: the same seed gives the same samples, with or without a progress bar.
-        budget: draws from p0 at most; every draw is a sample, so no more than ``n`` are made.
-        progress: whether to show a progress bar.
+    Arguments are those of ``rejection_samples``, but the potential must be p(o | s) itself, and as
+    every draw is a sample no more than ``n`` are made.
 
     Raises:
         BudgetError: the budget is less than ``n``; ``.samples`` holds as many as it allows.
@@ -158,7 +153,7 @@ def joint_samples(
     """
     _check_request(n, seed, budget)
     potential = target.potential
-    if not isinstance(potential, ConditionalPotential):
+    if potential.draw_joint is None:
         raise PotentialError(
             f"Joint draws need a potential that is p(o | s) itself, such as Infilling or "
             f"ClassConditional; {potential.describe()} is not. Powers and products of p(o | s) "

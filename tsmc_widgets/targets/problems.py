@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from tsmc_widgets.errors import check_integer, check_one_of, listed, quoted
-from tsmc_widgets.models.loading import load_classifier, load_language_model
+from tsmc_widgets.models.loading import load_language_model
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets import toys
@@ -149,7 +149,8 @@ class Problem:
         """Phi, for a target of another prompt or length; arguments are those of ``target``."""
         if not self.classifier:
             return self.potential(None)
-        return self.potential(judge_of(classifier or self.classifier, device))
+        judge = classifier or self.classifier
+        return self.potential(cached_classifier(judge, argument="classifier", device=device))
 
 
 class Problems(Mapping[str, Problem]):
@@ -183,16 +184,6 @@ class Problems(Mapping[str, Problem]):
             for name, problem in self.items()
         )
         return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
-
-
-def judge_of(
-    classifier: ClassifierLike, device: str | torch.device | None = None
-) -> CachedClassifier:
-    """The classifier of a problem, by object, name or folder."""
-    if device is None or not isinstance(classifier, str | Path):
-        return cached_classifier(classifier, argument="classifier")
-    loaded = load_classifier(classifier, device=device)
-    return CachedClassifier(loaded, Path(classifier).name, str(classifier))
 
 
 @lru_cache

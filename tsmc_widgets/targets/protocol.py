@@ -46,6 +46,8 @@ class Potential:
     log_phi_next: Callable[[Tensor], Tensor] | None = None
     log_phi_bounds: Callable[..., tuple[Tensor, Tensor]] | None = None
     viable_next: Callable[[Tensor], Tensor] | None = None
+    draw_joint: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    """Draws s ~ p0 and o ~ p(. | s), where phi is p(o | s) itself; see ConditionalPotential."""
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
         """Keep the arguments; copies keep them too."""
@@ -115,6 +117,15 @@ class Potential:
         """The factors of a product, each able to ``describe`` itself; of others, just this one."""
         return (self,)
 
+    def unpowered(self) -> tuple[Potential, float]:
+        """What a power raises, and its beta; of others, just this one and 1."""
+        return self, 1.0
+
+    @property
+    def observed_size(self) -> dict[str, int]:
+        """What a conditional twist must know of o: ``num_classes`` or ``observed_length``."""
+        return {}
+
     @property
     def is_conditional(self) -> bool:
         """Whether phi depends on an observation o, so that it needs ``condition(observed)``."""
@@ -156,7 +167,8 @@ class Potential:
         beta = _check_beta(beta)
         if beta == 0:
             return Constant()
-        powers = tuple(_power(factor, beta) for factor in self.factors())
+        inner = [factor.unpowered() for factor in self.factors()]
+        powers = [Power(part, own * beta) for part, own in inner]
         return powers[0] if len(powers) == 1 else Product(powers)
 
 
@@ -375,6 +387,11 @@ class Composed(BoundOnly, kind=False):
         """Whether some part is."""
         return any(part.is_conditional for part in self.parts)
 
+    @property
+    def observed_size(self) -> dict[str, int]:
+        """That of the first part that has one."""
+        return next(filter(None, (part.observed_size for part in self.parts)), {})
+
     def condition(self, observed: Any) -> Potential:
         """Condition every part that is conditional on the same observation."""
         if not self.is_conditional:
@@ -453,6 +470,11 @@ class Power(Composed):
     def _combined(self, logs: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
         return self.beta * logs[0]
 
+    def unpowered(self) -> tuple[Potential, float]:
+        """What is raised, and to which power."""
+        part, beta = self.part.unpowered()
+        return part, beta * self.beta
+
     def describe(self) -> str:
         """What is raised, ^ and beta."""
         return f"{bracketed(self.part.describe())}^{self.beta:g}"
@@ -517,8 +539,7 @@ def take_apart(
     """Kind, arguments, observation (or None) and power of a factor's description."""
     options = dict(part)
     kind = KINDS[options.pop("kind")]
-    waits = issubclass(kind, ConditionalPotential)
-    observed = options.pop("observed", None) if waits else None
+    observed = options.pop("observed", None) if kind.draw_joint else None
     # TemperedReward's beta is its own argument, and not a power.
     beta = 1 if "beta" in inspect.signature(kind).parameters else options.pop("beta", 1)
     return kind, options, observed, beta
@@ -552,6 +573,11 @@ def is_packages(kind: type) -> bool:
 class UserPotential(BoundOnly, kind=False):
     """Any object with a ``log_phi`` method, with the rest of a potential filled in."""
 
+    log_phi_next, log_phi_bounds, viable_next = (
+        property(lambda self, name=name: self._own(name))
+        for name in ("log_phi_next", "log_phi_bounds", "viable_next")
+    )
+
     def __init__(self, inner: Any) -> None:
         self.inner = inner
 
@@ -574,21 +600,6 @@ class UserPotential(BoundOnly, kind=False):
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float[Tensor, " batch"]:
         """The user's log phi, checked."""
         return part_log_phi(self.inner, tokens, self._context, name=self.describe())
-
-    @property
-    def log_phi_next(self) -> Callable[[Tensor], Tensor] | None:
-        """The user's own, if it has one."""
-        return self._own("log_phi_next")
-
-    @property
-    def log_phi_bounds(self) -> Callable[..., tuple[Tensor, Tensor]] | None:
-        """The user's own, if it has one."""
-        return self._own("log_phi_bounds")
-
-    @property
-    def viable_next(self) -> Callable[[Tensor], Tensor] | None:
-        """The user's own, if it has one."""
-        return self._own("viable_next")
 
     def automaton(self) -> TokenAutomaton | None:
         """The user's own, if it has one."""
@@ -644,9 +655,3 @@ def _check_beta(beta: object) -> float:
             f"The power of a potential must be a finite number of at least 0; got {quoted(beta)}."
         )
     return value
-
-
-def _power(factor: Potential, beta: float) -> Potential:
-    if isinstance(factor, Power):
-        return Power(factor.part, factor.beta * beta)
-    return Power(factor, beta)

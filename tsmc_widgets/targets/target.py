@@ -30,7 +30,7 @@ from tsmc_widgets.models.protocol import (
     optional,
     readable,
 )
-from tsmc_widgets.targets.checked import log_phi_checked, log_phi_next_checked
+from tsmc_widgets.targets.checked import as_ids, log_phi_checked, log_phi_next_checked
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
 from tsmc_widgets.targets.ending import Ending, Stop, ending_of
 from tsmc_widgets.targets.exact_samples import (
@@ -317,17 +317,12 @@ def require_unconditional(target: Target, remedy: str) -> None:
 
 def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
     """Token ids of a prompt given as text, token ids or chat messages."""
-    if isinstance(prompt, np.ndarray):
-        prompt = torch.tensor(prompt.astype(np.int64) if prompt.dtype.kind in "iu" else prompt)
+    if isinstance(prompt, np.ndarray) and prompt.dtype.kind in "iu":
+        prompt = torch.tensor(prompt.astype(np.int64))
     if isinstance(prompt, str):
         ids = list((optional(lm, "encode_prompt") or lm.encode)(prompt))
-    elif isinstance(prompt, Tensor):
-        if prompt.ndim != 1 or prompt.is_floating_point() or prompt.dtype == torch.bool:
-            raise ValueError(
-                "A prompt of token ids must be a tensor or array of integers, one axis; got shape "
-                f"{tuple(prompt.shape)}, {prompt.dtype}."
-            )
-        ids = prompt.tolist()
+    elif isinstance(prompt, Tensor | np.ndarray):
+        ids = as_ids("prompt", prompt, ndim=1).tolist()
     elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         ids = _chat_ids(lm, prompt)
     elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):

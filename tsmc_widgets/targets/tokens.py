@@ -12,7 +12,12 @@ from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError, check_integer, quoted, whole_number
 from tsmc_widgets.models.protocol import LanguageModel, eos_ids
-from tsmc_widgets.targets.automata import TokenAutomaton, combine, pattern_automaton
+from tsmc_widgets.targets.automata import (
+    TokenAutomaton,
+    combine,
+    occurrence_automaton,
+    pattern_automaton,
+)
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, between
 from tsmc_widgets.targets.protocol import AutomatonPotential, log_indicator
@@ -52,10 +57,6 @@ class TokenPatterns(AutomatonPotential, kind=False):
                 found[:, len(pattern) - 1 :] |= (windows == wanted).all(-1)
         return found
 
-    def _pattern_automaton(self) -> tuple[Tensor, Tensor]:
-        lm = self.context.lm
-        return pattern_automaton(self.token_ids, lm.vocab_size, device=lm.device)
-
     def _quoted(self) -> str:
         lm = None if self._context is None else self._context.lm
         return " or ".join(quote(pattern, lm) for pattern in self.patterns)
@@ -70,9 +71,19 @@ class _TokenIndicator(TokenPatterns, kind=False):
 
     @cached_property
     def _automaton(self) -> TokenAutomaton:
-        transition, ends = self._pattern_automaton()
-        transition[ends] = ends.nonzero()[0]
-        return TokenAutomaton(0, transition, log_indicator(ends == self._wanted))
+        lm = self.context.lm
+        return occurrence_automaton(
+            self.token_ids, lm.vocab_size, wanted=self._wanted, device=lm.device
+        )
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[token “c” in s]``, or ``log 1[no “c” in s]``."""
+        return f"log 1[{'token' if cls._wanted else 'no'} {any_of(part)} in s]"
+
+    def describe(self) -> str:
+        """``contains token "c"``, or ``avoids``."""
+        return f"{'contains' if self._wanted else 'avoids'} {self._quoted()}"
 
 
 class ContainsToken(_TokenIndicator):
@@ -83,34 +94,15 @@ class ContainsToken(_TokenIndicator):
             several tokens stands for all of them in a row.
     """
 
-    @classmethod
-    def formula(cls, part: Mapping[str, Any]) -> str:
-        """``log 1[token “c” in s]``."""
-        return f"log 1[token {any_of(part)} in s]"
-
-    def describe(self) -> str:
-        """``contains token "c"``."""
-        return f"contains {self._quoted()}"
-
 
 class AvoidsToken(_TokenIndicator):
     """Phi = 1 where none of the tokens (or runs of tokens) is generated, else 0.
 
     Args:
-        patterns: each a token's text or id, or a list of them that must stand in a row. A text of
-            several tokens stands for all of them in a row.
+        patterns: as for ``ContainsToken``.
     """
 
     _wanted = False
-
-    @classmethod
-    def formula(cls, part: Mapping[str, Any]) -> str:
-        """``log 1[no “c” in s]``."""
-        return f"log 1[no {any_of(part)} in s]"
-
-    def describe(self) -> str:
-        """``avoids token "c"``."""
-        return f"avoids {self._quoted()}"
 
 
 class CountToken(TokenPatterns):
@@ -145,8 +137,8 @@ class CountToken(TokenPatterns):
 
     @cached_property
     def _automaton(self) -> TokenAutomaton | None:
-        transition, ends = self._pattern_automaton()
-        finder = TokenAutomaton(0, transition, torch.zeros(len(ends), dtype=torch.float64))
+        lm = self.context.lm
+        transition, ends = pattern_automaton(self.token_ids, lm.vocab_size, device=lm.device)
         cap = _cap(self.at_least, self.at_most, self.context.num_steps)
         # State (count, finder's state); entering an end adds one, up to the cap.
         states = len(ends)
@@ -154,7 +146,7 @@ class CountToken(TokenPatterns):
         following = transition.repeat(cap + 1, 1)
         counted = (count.unsqueeze(-1) + ends[following].long()).clamp(max=cap)
         counter = TokenAutomaton(
-            finder.initial,
+            0,
             counted * states + following,
             log_in_range(count, self.at_least, self.at_most),
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -84,7 +82,6 @@ class SumOfWorths(BoundOnly, kind=False):
         return f"exp({terms})".replace("-", "−").replace("(+", "(")
 
 
-@lru_cache(maxsize=1)
 def weather() -> TabularLM:
     """Three kinds of day."""
     return TabularLM.markov(
@@ -95,7 +92,6 @@ def weather() -> TabularLM:
     )
 
 
-@lru_cache(maxsize=1)
 def seas() -> TabularLM:
     """A sea on which storms are rare and short."""
     return TabularLM.markov(
@@ -111,7 +107,6 @@ def three_storms() -> ContainsToken:
     return ContainsToken(["storm", "storm", "storm"])
 
 
-@lru_cache(maxsize=1)
 def roads() -> TabularLM:
     """A gate from which two roads lead that never meet; few take the one over the hill."""
     names = ("gate", "meadow", "brook", "hill", "peak")
@@ -129,7 +124,6 @@ def roads() -> TabularLM:
     )
 
 
-@lru_cache(maxsize=1)
 def mine() -> TabularLM:
     """A mine in which glitter pays at once and mostly ends in mud, which is absorbing."""
     return TabularLM.markov(
@@ -140,7 +134,6 @@ def mine() -> TabularLM:
     )
 
 
-@lru_cache(maxsize=1)
 def answers() -> TabularLM:
     """Short answers of yes, no and well, which end at the full stop."""
     return TabularLM.markov(
@@ -152,7 +145,6 @@ def answers() -> TabularLM:
     )
 
 
-@lru_cache(maxsize=1)
 def rhymes() -> TabularLM:
     """Four words of which each calls for another."""
     return TabularLM.markov(

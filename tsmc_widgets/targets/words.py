@@ -26,7 +26,7 @@ from tsmc_widgets.targets.automata import TokenAutomaton, combine, explore
 from tsmc_widgets.targets.checked import show_text
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import any_of, scope_of
-from tsmc_widgets.targets.protocol import AutomatonPotential, Potential, Power, log_indicator
+from tsmc_widgets.targets.protocol import AutomatonPotential, Potential, log_indicator
 from tsmc_widgets.targets.text import Scope, TextPotential
 
 ANYTHING = "(?s:.)*"
@@ -68,13 +68,6 @@ def _offers_choice(body: str) -> bool:
     while (fewer := re.sub(r"\([^()]*\)", "", bare)) != bare:
         bare = fewer
     return "|" in bare
-
-
-def word_pattern(words: Sequence[str], *, case: str) -> str:
-    """A pattern for whole texts that holds where one of the words stands by itself."""
-    bare = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words)
-    flags = "i" if case == "ignore" else ""
-    return rf"(?:{ANYTHING}\W)?(?{flags}:{bare})(?:\W{ANYTHING})?"
 
 
 def text_automaton(
@@ -167,7 +160,7 @@ def _within_budget(build: Callable[[], Any]) -> Any:
 
 def contradiction(potential: Potential) -> list[str]:
     """The fewest factors, in words, that no text satisfies at once, as their automata tell."""
-    bare = [f.part if isinstance(f, Power) else f for f in potential.factors()]
+    bare = [factor.unpowered()[0] for factor in potential.factors()]
     kinds = [factor for factor in bare if isinstance(factor, AutomatonPotential)]
     for found in [*itertools.combinations(kinds, 2), tuple(kinds)]:
         if len(found) > 1 and _contradict(found):
@@ -332,11 +325,20 @@ class _Words(TextIndicator, kind=False):
         self.words = words
         self.case = case
         bare = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words)
-        flags = regex.V0 | (regex.IGNORECASE if case == "ignore" else 0)
-        self._regex = regex.compile(rf"(?<!\w)(?:{bare})(?!\w)", flags)
+        self._bare = f"(?{'i' if case == 'ignore' else ''}:{bare})"
+        self._regex = regex.compile(rf"(?<!\w){self._bare}(?!\w)", regex.V0)
 
     def _whole_text_pattern(self) -> str | None:
-        return word_pattern(self.words, case=self.case)
+        return rf"(?:{ANYTHING}\W)?{self._bare}(?:\W{ANYTHING})?"
+
+    @classmethod
+    def formula(cls, part: Mapping[str, Any]) -> str:
+        """``log 1[“broken” in s]``, or ``log 1[no “broken” in s]``."""
+        return f"log 1[{'' if cls._wanted else 'no '}{any_of(part)} in {scope_of(part)}]"
+
+    def describe(self) -> str:
+        """``contains "broken"``, or ``avoids``."""
+        return f"{'contains' if self._wanted else 'avoids'} {self._quoted()}"
 
     def _quoted(self) -> str:
         return " or ".join(f'"{word}"' for word in self.words)
@@ -352,36 +354,15 @@ class ContainsWord(_Words):
         case: "ignore" or "match" upper and lower case.
     """
 
-    @classmethod
-    def formula(cls, part: Mapping[str, Any]) -> str:
-        """``log 1[“broken” in s]``."""
-        return f"log 1[{any_of(part)} in {scope_of(part)}]"
-
-    def describe(self) -> str:
-        """``contains "broken"``."""
-        return f"contains {self._quoted()}"
-
 
 class AvoidsWord(_Words):
     """Phi = 1 where none of the words or phrases stands in the text, else 0.
 
     Args:
-        words: whole words or phrases: "art" is not found in "part". Between the words of a phrase
-            any white space may stand.
-        scope: "continuation" looks at what was generated, "full" at the prompt too.
-        case: "ignore" or "match" upper and lower case.
+        words, scope, case: as for ``ContainsWord``.
     """
 
     _wanted = False
-
-    @classmethod
-    def formula(cls, part: Mapping[str, Any]) -> str:
-        """``log 1[no “broken” in s]``."""
-        return f"log 1[no {any_of(part)} in {scope_of(part)}]"
-
-    def describe(self) -> str:
-        """``avoids "broken"``."""
-        return f"avoids {self._quoted()}"
 
 
 class MatchesRegex(TextIndicator):

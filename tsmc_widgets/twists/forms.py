@@ -8,9 +8,6 @@ from typing import Any
 
 from tsmc_widgets.errors import check_one_of, quoted
 from tsmc_widgets.models.protocol import LanguageModel
-from tsmc_widgets.targets.classifier import ClassConditional
-from tsmc_widgets.targets.continuation import Infilling
-from tsmc_widgets.targets.protocol import Mixture, Potential, Power, Product
 from tsmc_widgets.targets.target import Target, check_model
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
@@ -47,23 +44,12 @@ class TwistForm:
 
 def observation(target: Target) -> dict[str, Any]:
     """What a conditional twist must know of o: ``num_classes`` or ``observed_length``."""
-    for part in _parts(target.potential):
-        if isinstance(part, ClassConditional):
-            return {"num_classes": len(part.classes)}
-        if isinstance(part, Infilling):
-            return {"observed_length": part.num_tokens}
+    if size := target.potential.observed_size:
+        return size
     raise ValueError(
         f"{target.potential.describe()} is no potential whose observation is known: make the twist "
         "yourself, with num_classes= or observed_length=."
     )
-
-
-def _parts(potential: Potential) -> list[Potential]:
-    if isinstance(potential, Power):
-        return _parts(potential.part)
-    if isinstance(potential, Product | Mixture):
-        return [inner for part in potential.parts for inner in _parts(part)]
-    return [potential]
 
 
 def _table_sizes(target: Target) -> dict[str, Any]:

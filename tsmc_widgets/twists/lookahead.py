@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tsmc_widgets.errors import UnknownTokenError, check_integer, check_number
 from tsmc_widgets.models.protocol import LanguageModel, LMStep, by_rows
-from tsmc_widgets.targets.automata import TokenAutomaton, pattern_automaton
+from tsmc_widgets.targets.automata import TokenAutomaton, occurrence_automaton
 from tsmc_widgets.targets.classifier import ClassProbability, RewardThreshold
-from tsmc_widgets.targets.protocol import Potential, Power
+from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.targets.text import TextPotential
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, TextIndicator
@@ -74,7 +74,7 @@ class LookAheadTwist(SteppedTwist):
         self._automata: list[TokenAutomaton] = []
         self._languages: list[Potential] = []
         for factor in target.potential.factors():
-            part, beta = _unwrap(factor)
+            part, beta = factor.unpowered()
             automaton = factor.automaton() or _word_automaton(part, target.lm)
             if automaton is not None:
                 self._automata.append(automaton)
@@ -143,19 +143,12 @@ def so_far(part: Potential, tokens: Int[Tensor, "batch steps"]) -> Float64[Tenso
 
 def text_factors(target: Target) -> list[tuple[Potential, float]]:
     """Factors of phi that judge a text as a whole, by degrees, and their powers."""
-    parts = map(_unwrap, target.potential.factors())
+    parts = [factor.unpowered() for factor in target.potential.factors()]
     return [
         (part, beta)
         for part, beta in parts
         if isinstance(part, TextPotential) and not isinstance(part, TextIndicator)
     ]
-
-
-def _unwrap(factor: Potential) -> tuple[Potential, float]:
-    beta = 1.0
-    while isinstance(factor, Power):
-        factor, beta = factor.part, beta * factor.beta
-    return factor, beta
 
 
 def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None:
@@ -165,11 +158,10 @@ def _word_automaton(part: Potential, lm: LanguageModel) -> TokenAutomaton | None
     patterns = list(word_tokens(part.words, lm))
     if not patterns:
         return None
-    transition, ends = pattern_automaton(patterns, lm.vocab_size, device=lm.device)
-    found = ends.nonzero().squeeze(1)
-    transition[found] = found.unsqueeze(1)
-    wanted = ends if isinstance(part, ContainsWord) else ~ends
-    return TokenAutomaton(0, transition, torch.where(wanted, 0.0, FLOOR).double())
+    wanted = isinstance(part, ContainsWord)
+    return occurrence_automaton(
+        patterns, lm.vocab_size, wanted=wanted, otherwise=FLOOR, device=lm.device
+    )
 
 
 def word_tokens(words: Iterable[str], lm: LanguageModel) -> Iterable[list[int]]:

@@ -19,7 +19,6 @@ from tsmc_widgets.files import checksum, load_json, write_atomically
 from tsmc_widgets.models.protocol import LanguageModel, check_model, network, optional, readable
 from tsmc_widgets.models.tempered import Tempered
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.conditional import ClassEncoder
 from tsmc_widgets.twists.forms import TWIST_FORMS
 from tsmc_widgets.twists.trainable import TrainableModule
 
@@ -216,7 +215,7 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
 
     Raises:
         FileNotFoundError: there is no such folder, or no twist in it.
-        TwistFormatError: the files are no twist, are damaged or of a newer version, or the twist
+        TwistFormatError: the files are no twist, are damaged or of another format, or the twist
             belongs to another base model.
     """
     check_model(lm)
@@ -238,11 +237,8 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     try:
         with _no_larger_than(weights):
             twist = FORMS[card["form"]](lm, **card["options"])
-        if card["version"] < 2:
-            _lengthen_codes(twist, weights)
-        if card["version"] < 3:
-            weights["constants"] = twist.constants
-        twist.load_state_dict(weights)
+        # Those that ship leave out the usual constants.
+        twist.load_state_dict({"constants": twist.constants, **weights})
     except (TypeError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise TwistFormatError(
             f"{str(folder)!r} holds weights that do not make a {card['form']} with the options "
@@ -270,15 +266,6 @@ def _no_larger_than(weights: Mapping[str, Tensor]) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _lengthen_codes(twist: TrainableModule, weights: dict[str, Tensor]) -> None:
-    """Read weights of format 1, whose codes of classes were of length one, for those of today."""
-    encoder = twist.encoder
-    if isinstance(encoder, ClassEncoder):
-        first = weights["head.0.weight"].float()
-        first[:, -encoder.width :] /= encoder.length
-        weights["head.0.weight"] = first
 
 
 def _weights(twist: TrainableModule, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -331,18 +318,18 @@ def _read_card(folder: Path) -> dict[str, Any]:
         version = card.get("version")
         if not isinstance(version, int):
             raise ValueError("its version is no number")
-        if card.get("sha256") != _card_checksum(card) and ("sha256" in card or version == VERSION):
+        if version == VERSION and card.get("sha256") != _card_checksum(card):
             raise ValueError("its checksum does not match")
     except ValueError as error:
         raise TwistFormatError(
             f"{str(path)!r} does not describe a twist saved by this package, or it is damaged or "
             f"cut short ({error}). Only what save_twist wrote can be loaded."
         ) from error
-    if version > VERSION or str(card.get("form")) not in FORMS:
+    if version != VERSION or str(card.get("form")) not in FORMS:
+        advice = "train the twist again" if version < VERSION else "update tsmc_widgets"
         raise TwistFormatError(
             f"{str(path)!r} is a {card.get('form')} of format {version}; this version of the "
-            f"package reads up to format {VERSION}, and the forms {', '.join(sorted(FORMS))}: "
-            "update tsmc_widgets."
+            f"package reads format {VERSION}, and the forms {', '.join(sorted(FORMS))}: {advice}."
         )
     for name, kind in _PARTS.items():
         if not isinstance(card.get(name), kind):

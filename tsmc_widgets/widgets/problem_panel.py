@@ -10,7 +10,7 @@ import ipywidgets as ipw
 
 from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.files import page_path
-from tsmc_widgets.models.gguf import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smollm2_file
+from tsmc_widgets.models.checkpoint import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smollm2_file
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, put, slider

@@ -16,7 +16,7 @@ from tsmc_widgets.experiments.code import code_of, words_of
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
 from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.files import page_path
-from tsmc_widgets.models.gguf import progress_told
+from tsmc_widgets.models.checkpoint import progress_told
 from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
