@@ -139,6 +139,17 @@ export class Status {
     this.el.hidden = text === "";
     write(this.alert, error);
     this.alert.hidden = error === "";
+    this._nameControls();
+  }
+
+  /** Handles of the sliders around a view, and the menu of factors, have no names of their own. */
+  _nameControls() {
+    const around = this.el.closest(".tsmc-watch");
+    around?.querySelector(".tw-add select")?.setAttribute("aria-label", "Add a factor");
+    for (const handle of around?.querySelectorAll(".noUi-handle:not([aria-label])") ?? []) {
+      const label = handle.closest(".widget-inline-hbox")?.querySelector(".widget-label");
+      if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+    }
   }
 }
 

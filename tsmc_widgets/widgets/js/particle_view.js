@@ -1,6 +1,6 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
-import { host, nameSliders, runsOf } from "./contact.js";
+import { host, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
 import { stepAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
@@ -70,7 +70,6 @@ class ParticleView extends RunView {
   _showStatus() {
     const status = this.model.get("status");
     this.status.show(status);
-    nameSliders(this.root);
     // A run that was asked to wait ends its step first: the button need not wait for that.
     this.transport.setRunning(status?.state === "running" && !this.model.get("hold"));
   }
