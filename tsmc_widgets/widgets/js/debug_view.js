@@ -3,7 +3,7 @@
 import { Group, View, host } from "./contact.js";
 import { button, css, h, number, table } from "./dom.js";
 import { ActionBar, Heading, Menu, Status } from "./panels.js";
-import { BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, dot, drawBand, drawPath, level, line, niceTicks, rangeOf } from "./plot.js";
+import { BOTTOM, DASHED, Strip, TOP, dot, drawBand, drawPath, level, line, niceTicks, rangeOf, shareAt } from "./plot.js";
 
 const TITLES = { where: "Where", tokens: "Which tokens", how: "How", "what if": "What if" };
 const SHADE_NATS = 3;
@@ -44,10 +44,8 @@ class Chart extends Strip {
 
   /** The place on the axis under a pointer. @param {PointerEvent} event */
   at(event) {
-    const box = this.canvas.getBoundingClientRect();
     const xs = this.chart.lines.flatMap((/** @type {any} */ each) => each.x);
-    const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
-    return Math.round(Math.min(...xs) + share * (Math.max(...xs) - Math.min(...xs)));
+    return Math.round(Math.min(...xs) + shareAt(this.canvas, event) * (Math.max(...xs) - Math.min(...xs)));
   }
 }
 

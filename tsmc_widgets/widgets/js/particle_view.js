@@ -2,7 +2,7 @@
 
 import { host, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
-import { stepAt } from "./plot.js";
+import { shareAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { explain } from "./glossary.js";
 import { TokenGrid } from "./grid.js";
@@ -221,7 +221,7 @@ class ParticleView extends RunView {
   _blame(event) {
     const { record } = this.view;
     if (!record) return;
-    const s = stepAt(this.loss.canvas, event, record.T);
+    const s = Math.floor(shareAt(this.loss.canvas, event) * record.T);
     if (s < 0 || s >= record.steps) return;
     this.transport.scrub(s + 1, true);
     this.sortMenu.value = "loss";

@@ -122,10 +122,10 @@ export function label({ context, halo }, text, x, y, colour, align = "left") {
   word(context, text, x, y, css(colour), align);
 }
 
-/** The column of steps under a pointer, from 0; the axis is that of every plot over steps. @param {Element} canvas @param {MouseEvent} event @param {number} T */
-export function stepAt(canvas, event, T) {
+/** Where on its axis, which runs from 0 to 1, a pointer is over a plot. @param {Element} canvas @param {MouseEvent} event */
+export function shareAt(canvas, event) {
   const box = canvas.getBoundingClientRect();
-  return Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * T);
+  return (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
 }
 
 /** Ticks of an axis of shares. @type {[number, string][]} */

@@ -1,7 +1,7 @@
 /** @file The whole population, some pixels for each particle and step, on the axis of the steps. */
 
 import { clamp, css, fitCanvas, h, mix } from "./dom.js";
-import { LEFT, RIGHT, dot, fill, line, rect } from "./plot.js";
+import { LEFT, RIGHT, dot, fill, line, rect, shareAt } from "./plot.js";
 import { CHOSEN, FAINT, LIVING, eachStrand } from "./ribbons.js";
 import { pack } from "./scales.js";
 
@@ -22,9 +22,8 @@ export class Population {
     if (!this.view) return;
     const { record, t, order } = this.view;
     const box = this.canvas.getBoundingClientRect();
-    const x = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
     const y = (event.clientY - box.top - AXIS_HEIGHT) / (box.height - AXIS_HEIGHT);
-    const s = Math.floor(x * record.T);
+    const s = Math.floor(shareAt(this.canvas, event) * record.T);
     if (s < 0 || s >= t || y < 0) return;
     const row = clamp(Math.floor(y * record.K), 0, record.K - 1);
     this.onPick(s + 1, order.column(s)[row]);
