@@ -49,6 +49,14 @@ export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Hand a file to the browser. @param {string} name @param {string} type @param {BlobPart} content */
+export function download(name, type, content) {
+  const link = h("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  link.click();
+  // The browser has taken hold of it once it has turned to the click.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 /**
  * An SVG that only adorns, with paths.
  * @param {string} box @param {Record<string, string>[]} paths attributes of each
@@ -220,17 +228,8 @@ export function measure(element) {
   return SIZES.get(element) ?? { width: 0, height: 0 };
 }
 
-/** Draws more pixels than the screen shows. */
-let sharper = 1;
 /** What is drawn in place of a canvas. @type {WeakMap<HTMLCanvasElement, any>} */
 const RECORDERS = new WeakMap();
-
-/** Draw with more pixels. @param {number} times @param {() => void} draw */
-export function sharply(times, draw) {
-  sharper = times;
-  draw();
-  sharper = 1;
-}
 
 /** Draw what is meant for a canvas elsewhere. @param {HTMLCanvasElement} canvas @param {any} elsewhere as `fitCanvas` gives it @param {() => void} draw */
 export function recordInto(canvas, elsewhere, draw) {
@@ -243,7 +242,7 @@ export function recordInto(canvas, elsewhere, draw) {
 export function fitCanvas(canvas) {
   const elsewhere = RECORDERS.get(canvas);
   if (elsewhere) return elsewhere;
-  const ratio = (globalThis.devicePixelRatio || 1) * sharper;
+  const ratio = globalThis.devicePixelRatio || 1;
   const { width, height } = SIZES.get(canvas) ?? measure(canvas);
   const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== t) [canvas.width, canvas.height] = [w, t];

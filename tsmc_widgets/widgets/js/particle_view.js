@@ -53,7 +53,7 @@ class ParticleView extends RunView {
       signal,
     );
     const askPage = () => this._ask({ pages: (this.model.get("pages") ?? 0) + 1 });
-    this.share = new Share(this.model, () => this._figure(), askPage, () => this.schedule(), signal);
+    this.share = new Share(this.model, () => this._figure(), askPage, signal);
     // A page without Python has the lessons as its runs, where it has them.
     const course = Boolean(model.get("course"));
     const next = () => this._ask(course ? { run: model.get("lesson").number } : { lessons_done: (model.get("lessons_done") ?? 0) + 1 });
