@@ -57,18 +57,20 @@ export function download(name, type, content) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
+/** An element of an SVG. @param {string} tag @param {Record<string, any>} [attributes] */
+export function svgNode(tag, attributes = {}) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
 /**
  * An SVG that only adorns, with paths.
  * @param {string} box @param {Record<string, string>[]} paths attributes of each
  */
 export function svg(box, paths) {
-  const make = (/** @type {string} */ tag, /** @type {Record<string, string>} */ attributes) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  };
-  const drawn = make("svg", { viewBox: box, "aria-hidden": "true" });
-  drawn.append(...paths.map((path) => make("path", path)));
+  const drawn = svgNode("svg", { viewBox: box, "aria-hidden": "true" });
+  drawn.append(...paths.map((path) => svgNode("path", path)));
   return drawn;
 }
 
@@ -143,8 +145,9 @@ export function number(value, digits = 2) {
   return Number(text) === 0 ? (0).toFixed(digits) : text.replace("-", "−");
 }
 
-/** A share of the whole weight, in per cent. @param {number} share in [0, 1] */
+/** A share of the whole weight, in per cent. @param {number} share in [0, 1]; NaN where it is not known */
 export function percent(share) {
+  if (Number.isNaN(share)) return "–";
   if (share <= 0) return "0 %";
   const digits = [0.0995, 0.00095, 0.000095, 0.0000095].findIndex((least) => share >= least);
   return digits < 0 ? "≈ 0 %" : `${(100 * share).toFixed(digits)} %`;

@@ -191,7 +191,7 @@ function nextTokens(record, s, slot) {
 function share(name, part, log, relative = false) {
   const fill = h("span", { class: `pv-fill pv-fill-${name}` });
   fill.style.width = `${(100 * (part || 0)).toFixed(1)}%`;
-  const text = Number.isNaN(part) ? "–" : relative ? log : percent(part);
+  const text = relative && !Number.isNaN(part) ? log : percent(part);
   const cell = h("td", name === "psi" ? { class: "pv-col-psi" } : {}, h("span", { class: "pv-track" }, fill), h("span", { class: "pv-share" }, text));
   cell.title = `log ${{ p0: "p₀", psi: "ψ", q: "q" }[name]} = ${log}`;
   return cell;

@@ -48,17 +48,12 @@ export class Factors {
           {},
           h("th", { scope: "row" }, name),
           h("td", {}, meter(Math.abs(means[i]) / largest), number(means[i])),
-          h("td", {}, meter(Number(killed), "rp-killed"), share(Number(killed))),
-          h("td", {}, share(Number(alone))),
+          h("td", {}, meter(Number(killed), "rp-killed"), percent(Number(killed))),
+          h("td", {}, percent(Number(alone))),
         ),
       ),
     );
   }
-}
-
-/** @param {number} value */
-function share(value) {
-  return Number.isNaN(value) ? "–" : percent(value);
 }
 
 const COLUMNS = [

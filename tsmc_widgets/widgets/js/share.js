@@ -1,8 +1,7 @@
 /** @file One menu for all that leaves the page: code, spec, figure, and the page itself. */
 
-import { SIZES, button, css, download, h, probe, recordInto } from "./dom.js";
+import { SIZES, button, css, download, h, probe, recordInto, svgNode } from "./dom.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 /** Pixels of a figure for one on the screen. */
 const SHARP = 2;
 const LINE = 20;
@@ -28,15 +27,13 @@ function paint(colour, as) {
 /** As much of a canvas's context as the plots use: what they draw becomes SVG. */
 class SvgContext {
   constructor() {
-    this.root = this.at = document.createElementNS(SVG, "g");
+    this.root = this.at = svgNode("g");
     Object.assign(this, { font: "", dash: [], path: "", textAlign: "left", textBaseline: "" });
   }
 
   /** @param {string} tag @param {Record<string, any>} attributes */
   _add(tag, attributes) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return this.at.appendChild(node);
+    return this.at.appendChild(svgNode(tag, attributes));
   }
 
   get _pen() {
@@ -166,8 +163,7 @@ async function figure(kind, words, plots, theme) {
     y += sizes[i].height + GAP;
   });
   if (kind === "png") return new Promise((done) => context.canvas.toBlob(done));
-  const root = document.createElementNS(SVG, "svg");
-  root.setAttribute("viewBox", `0 0 ${width} ${tall}`);
+  const root = svgNode("svg", { viewBox: `0 0 ${width} ${tall}` });
   root.append(context.root);
   return new XMLSerializer().serializeToString(root);
 }
