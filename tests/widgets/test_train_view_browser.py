@@ -94,7 +94,7 @@ def test_every_number_says_what_it_is(open_training):
 def test_a_pointer_at_a_prefix_reads_it_and_the_worst_are_listed(open_training):
     page = open_training("ctl")
     plot = page.locator(".pv-strip-scatter canvas")
-    x, y = page.evaluate("document.querySelector('.tl')._plots[3].places[17].slice(0, 2)")
+    x, y = page.evaluate("(({ x, y }) => [x, y])(root._plots[3].hover.marks[17])")
     plot.hover(position={"x": x, "y": y})
     hover = page.locator(".tl-hover")
     said = f"“{EVIL} 17”, t = 2: log ψ 1.80, log ψ* 0.70 ± 0.20 s.e., residual +1.10 nats"

@@ -3,49 +3,28 @@
 import { QUANTITIES_SHOWN, explained } from "./compare_tables.js";
 import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
 import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
-import { BOTTOM, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
+import { BOTTOM, Hover, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
 
-const NEAR = 14;
 const ROW = 24;
-
-/** Numbers under the pointer. */
-class Hover {
-  /** @param {Strip} strip @param {AbortSignal} signal */
-  constructor(strip, signal) {
-    this.tip = h("div", { class: "cm-tip", hidden: "" });
-    strip.el.append(this.tip);
-    /** @type {{x: number, y: number, text: string}[]} */
-    this.marks = [];
-    strip.canvas.addEventListener("pointermove", (event) => this._show(event), { signal });
-    strip.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true), { signal });
-  }
-
-  /** @param {number} x @param {number} y @param {string} text */
-  add(x, y, text) {
-    if (Number.isFinite(x) && Number.isFinite(y)) this.marks.push({ x, y, text });
-  }
-
-  /** @param {PointerEvent} event */
-  _show({ offsetX, offsetY, target }) {
-    const away = (/** @type {any} */ { x, y }) => Math.hypot(x - offsetX, y - offsetY);
-    const nearest = this.marks.reduce((best, mark) => (!best || away(mark) < away(best) ? mark : best), /** @type {any} */ (null));
-    this.tip.hidden = !nearest || away(nearest) > NEAR;
-    if (this.tip.hidden) return;
-    this.tip.textContent = nearest.text;
-    const canvas = /** @type {HTMLElement} */ (target);
-    this.tip.style.left = `${clamp(nearest.x + 10, 0, Math.max(0, canvas.clientWidth - 190))}px`;
-    this.tip.style.top = `${canvas.offsetTop + nearest.y + 12}px`;
-  }
-}
 
 /** What all plots have: a strip, numbers under the pointer, and a note. */
 export class Plot extends Strip {
-  /** @param {AbortSignal} signal @param {string[]} [about] title, name for the class, and the note */
-  constructor(signal, [title, name, note = ""] = new.target.about) {
+  /** @param {string[]} [about] title, name for the class, and the note */
+  constructor([title, name, note = ""] = new.target.about) {
     super([title, name]);
-    this.hover = new Hover(this, signal);
+    this.tip = h("div", { class: "cm-tip", hidden: "" });
     this.note = h("p", { class: "pv-note" }, note);
-    this.el.append(this.note);
+    this.el.append(this.tip, this.note);
+    this.hover = new Hover(this.canvas, (mark) => this._tell(mark));
+  }
+
+  /** @param {{x: number, y: number, of: string} | null} mark */
+  _tell(mark) {
+    this.tip.hidden = !mark;
+    if (!mark) return;
+    this.tip.textContent = mark.of;
+    this.tip.style.left = `${clamp(mark.x + 10, 0, Math.max(0, this.canvas.clientWidth - 190))}px`;
+    this.tip.style.top = `${this.canvas.offsetTop + mark.y + 12}px`;
   }
 
   /** A marker, and what the pointer finds there. @param {any} plot @param {any} style @param {number} x @param {number} y @param {any} look @param {string} text */

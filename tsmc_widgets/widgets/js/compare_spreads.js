@@ -7,9 +7,9 @@ import { BOTTOM, DASHED, SHARE_TICKS, TOP, drawPath, fill, label, line, niceTick
 
 /** A share of K, step by step. */
 export class Profile extends Plot {
-  /** @param {AbortSignal} signal @param {string[]} about title and name @param {string} quantity */
-  constructor(signal, about, quantity) {
-    super(signal, about);
+  /** @param {string[]} about title and name @param {string} quantity */
+  constructor(about, quantity) {
+    super(about);
     this.quantity = quantity;
   }
 

@@ -83,9 +83,9 @@ class CompareView extends View {
     this.sizeMenu = new Menu("K", again, signal);
     this.ruleMenu = new Menu("resampled", again, signal);
     this.details = new Details((method) => ((this.chosen = this.chosen === method ? "" : method), again()), signal);
-    this.plots = [new BoundsByK(signal), new GapByK(signal), new Forest(signal), new Reward(signal),
-      new Profile(signal, ["Effective sample size", "ess"], "ESS / K"),
-      new Profile(signal, ["Surviving ancestors", "ancestors"], "surviving ancestors / K"), new Spread(signal)];
+    this.plots = [new BoundsByK(), new GapByK(), new Forest(), new Reward(),
+      new Profile(["Effective sample size", "ess"], "ESS / K"),
+      new Profile(["Surviving ancestors", "ancestors"], "surviving ancestors / K"), new Spread()];
     this._build(el);
     this._listen();
     this._read();

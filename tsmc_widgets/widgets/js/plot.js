@@ -61,6 +61,29 @@ export class Strip {
   }
 }
 
+/** Pixels from which on a pointer is at a mark. */
+const NEAR = 14;
+
+/** Which mark of a plot is under the pointer. */
+export class Hover {
+  /** @param {HTMLCanvasElement} canvas @param {(mark: {x: number, y: number, of: any} | null) => void} tell */
+  constructor(canvas, tell) {
+    /** @type {{x: number, y: number, of: any}[]} */
+    this.marks = [];
+    canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {
+      const away = (/** @type {any} */ { x, y }) => Math.hypot(x - offsetX, y - offsetY);
+      const nearest = this.marks.reduce((best, mark) => (!best || away(mark) < away(best) ? mark : best), /** @type {any} */ (null));
+      tell(nearest && away(nearest) <= NEAR ? nearest : null);
+    });
+    canvas.addEventListener("pointerleave", () => tell(null));
+  }
+
+  /** @param {number} x @param {number} y @param {any} of what the mark stands for */
+  add(x, y, of) {
+    if (Number.isFinite(x) && Number.isFinite(y)) this.marks.push({ x, y, of });
+  }
+}
+
 /**
  * A line through points in pixels, broken where one is not finite.
  * @param {CanvasRenderingContext2D} context @param {number[][]} points @param {string} colour
