@@ -309,8 +309,7 @@ class ParticleView extends RunView {
   _updateTransport() {
     const { record, t } = this.view;
     const { steps, T } = record;
-    const ess = t > 0 ? `ESS ${number(record.ess[t - 1], 1)} of ${record.K}` : "";
-    this.transport.update({ t, steps, T, complete: steps >= T, note: ess });
+    this.transport.update({ t, steps, T, complete: steps >= T, note: t > 0 ? essInWords(record, t) : "" });
   }
 
   /** What the parts of the view are drawn from, at the shown step. */
@@ -324,12 +323,16 @@ class ParticleView extends RunView {
     if (view.hover) view.hover = view.hover.s < t ? { ...view.hover, slot: this.grid.slotAt(view, view.hover.s, view.hover.row) } : null;
   }
 
+  get _drawn() {
+    return this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
+  }
+
   paint() {
     const { view } = this;
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    for (const strip of this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps) strip.draw(view);
+    for (const strip of this._drawn) strip.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
@@ -344,8 +347,7 @@ class ParticleView extends RunView {
     const { view, population } = this;
     const { prompt, target } = view.record.header;
     const lines = [`“${prompt}”   ${target}`, this.verdict.textContent, this.numbers.textContent];
-    const strips = this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
-    const plots = strips.map((strip) => ({
+    const plots = this._drawn.map((strip) => ({
       canvas: strip.canvas, title: `${strip.title}${strip.colours ?? ""}: ${strip.said}`, draw: () => strip.draw(view),
     }));
     plots.unshift({ canvas: population.canvas, title: "Population", draw: () => population.draw(view) });
@@ -374,12 +376,16 @@ class ParticleView extends RunView {
     this.verdict.dataset.level = level;
     explain(this.verdict, text);
     const logZ = t > 0 ? `log Ẑ ${number(record.logZ[t - 1])}${errorInWords(record, t)}` : "log Ẑ 0.00";
-    const ess = `ESS ${number(t > 0 ? record.ess[t - 1] : record.K, 1)} of ${record.K}`;
-    const numbers = [logZ, ess, `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
+    const numbers = [logZ, essInWords(record, t), `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
     explain(this.numbers, numbers);
-    write(this.story, stepInWords(this.view.record, this.view.t));
+    write(this.story, stepInWords(record, t));
     write(this.lineageNote, lineageInWords(this.view));
   }
+}
+
+/** @param {RunRecord} record @param {number} t */
+function essInWords({ ess, K }, t) {
+  return `ESS ${number(t > 0 ? ess[t - 1] : K, 1)} of ${K}`;
 }
 
 export default host(ParticleView);
