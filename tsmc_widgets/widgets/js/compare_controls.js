@@ -1,6 +1,6 @@
 /** @file The controls of a comparison: what is chosen, as chips and menus. */
 
-import { h } from "./dom.js";
+import { h, refill } from "./dom.js";
 import { methodName } from "./methods.js";
 import { Menu } from "./panels.js";
 
@@ -40,15 +40,13 @@ class Chips {
     this.el = h("div", { class: "cm-group" }, h("span", { class: "pv-note" }, title), this.row);
     this.signal = signal;
     this.changed = changed;
-    /** @type {{value: any, name: string, input: any}[]} */
+    /** @type {{value: any, name: string, input: any, chip: any}[]} */
     this.chips = [];
   }
 
   /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices @param {string[]} taken names @param {boolean} locked */
   show(choices, taken, locked) {
-    const names = choices.map(({ name }) => name).join("\n");
-    if (this.names !== names) this._offer(choices);
-    this.names = names;
+    refill(this.row, choices.map(({ name }) => name).join("\n"), () => this._offer(choices));
     for (const { name, input } of this.chips) {
       input.checked = taken.includes(name);
       input.disabled = locked;
@@ -63,7 +61,7 @@ class Chips {
       input.addEventListener("change", () => this.changed(this.taken()), { signal: this.signal });
       return { value, name, input, chip };
     });
-    this.row.replaceChildren(...this.chips.map((/** @type {any} */ { chip }) => chip));
+    return this.chips.map(({ chip }) => chip);
   }
 
   taken() {

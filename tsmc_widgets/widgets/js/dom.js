@@ -44,6 +44,16 @@ export function table(titles, body, attributes = {}) {
   return h("table", attributes, h("thead", {}, h("tr", {}, ...cells)), body);
 }
 
+/** By element, what it was last filled for. @type {WeakMap<Element, any>} */
+const FILLED = new WeakMap();
+
+/** Fill an element again where `sign` is another than before: focus and marked text stay. @param {Element} node @param {any} sign @param {() => (Node | string)[]} make */
+export function refill(node, sign, make) {
+  if (FILLED.has(node) && FILLED.get(node) === sign) return;
+  FILLED.set(node, sign);
+  node.replaceChildren(...make());
+}
+
 /** Set an element's text where it is another: what stays is not read out again. @param {Node} node @param {string} text */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;

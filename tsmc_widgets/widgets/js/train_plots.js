@@ -1,6 +1,6 @@
 /** @file The plots of a training: loss, ESS, bounds on log Z, learned against optimal log psi. */
 
-import { css, h, number, write } from "./dom.js";
+import { css, h, number, refill, write } from "./dom.js";
 import { drawMarker, methodName, styleOf } from "./methods.js";
 import {
   DASHED, Hover, LEFT, RIGHT, SHARE_TICKS, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word,
@@ -146,16 +146,15 @@ export class ScatterPlot extends Strip {
 
   /** @param {any[][]} points */
   _rank(points) {
-    if (this.ranked === points) return;
-    this.ranked = points;
     const off = (/** @type {any[]} */ [, optimal, , learned]) => Math.abs(learned - optimal);
-    const worst = points.toSorted((a, b) => off(b) - off(a)).slice(0, WORST);
-    this.worst.replaceChildren(...worst.map((point) => h("li", {}, prefixInWords(point))));
-    this.list.hidden = worst.length === 0;
+    refill(this.worst, points, () =>
+      points.toSorted((a, b) => off(b) - off(a)).slice(0, WORST).map((point) => h("li", {}, prefixInWords(point))),
+    );
+    this.list.hidden = points.length === 0;
   }
 
   draw({ chosen, look, theme, note }) {
-    const points = look?.points ?? [];
+    const points = look?.points ?? NONE;
     const ends = points.flatMap(([, optimal, error, learned]) => [optimal - error, optimal + error, learned]);
     const [low, high] = rangeOf([...ends, -0.5, 0.5]);
     const ticks = niceTicks(low, high, 5);
@@ -168,7 +167,7 @@ export class ScatterPlot extends Strip {
     const few = points.length < 60;
     this.hover.marks = [];
     for (const point of points) this.hover.add(x(point[1]), y(point[3]), point);
-    this._rank(look?.points ?? NONE);
+    this._rank(points);
     for (const [, optimal, error, learned] of points) {
       const bar = [-error, error].map((side) => [x(optimal + side), y(learned)]);
       if (error > 0) line(context, bar, css(style.colour, 0.55));
