@@ -99,7 +99,7 @@ export class CompareControls {
     const tip = "A second sweep for each K: effective sample size, ancestors, and log Ẑ of single runs";
     const profiles = h("label", { class: "cm-chip", title: tip }, this.profiles, h("span", {}, "profiles, single runs"));
     const { toys, storybook, paper, own } = this.problems;
-    this.paper = h("details", { class: "cm-more" }, h("summary", { tabindex: "0" }, "more problems"), paper.el);
+    this.paper = h("details", { class: "cm-more" }, h("summary", {}, "more problems"), paper.el);
     const set = (/** @type {string} */ title, /** @type {Node[]} */ ...parts) =>
       h("fieldset", { class: "cm-set" }, h("legend", {}, title), ...parts);
     this.el = h(

@@ -1,7 +1,7 @@
 /** @file Elements, icons, numbers and colours. Nothing here knows of particles. */
 
 
-const FOCUSABLE = new Set(["button", "select", "input"]);
+const FOCUSABLE = new Set(["button", "select", "input", "summary"]);
 
 /**
  * Make an element. Strings among the children become text nodes: text is never parsed as HTML.
