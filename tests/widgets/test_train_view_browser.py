@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from tsmc_widgets.widgets.front_end import TrainView
+from view_support import UNMARKED, press_main
 
 pytestmark = pytest.mark.browser
 
@@ -71,10 +72,6 @@ def open_training(open_state):
     return lambda *methods, **status: open_state(TrainView, state(*methods, **status))
 
 
-def asked(page):
-    return page.evaluate("model.state.ask.act")
-
-
 def test_every_number_says_what_it_is(open_training):
     page = open_training("ctl")
     bounds = page.inner_text(".pv-strip-bounds")
@@ -116,9 +113,9 @@ def test_texts_are_never_markup(open_training):
     assert "−∞" in page.inner_text(".tl-texts")
 
 
-@pytest.mark.parametrize(
-    ("status", "label", "act"),
-    [
+def test_the_main_button_says_what_it_does(open_training):
+    page = open_training("ctl")
+    for status, label, act in (
         ({"state": "idle"}, "Start", "start"),
         ({"state": "running"}, "Pause", "pause"),
         ({"state": "paused"}, "Go on", "start"),
@@ -126,23 +123,17 @@ def test_texts_are_never_markup(open_training):
         ({"state": "done"}, "Train more", "start"),
         ({"state": "failed"}, "Try again", "start"),
         ({"state": "done", "stale": "method"}, "Start again", "start"),
-    ],
-)
-def test_the_main_button_says_what_it_does(open_training, status, label, act):
-    page = open_training(**status) if status["state"] == "idle" else open_training("ctl", **status)
-    button = page.locator(".tl-main")
-    assert button.inner_text() == label
-    button.press("Enter")
-    assert asked(page) == act
-    running = status["state"] in ("running", "paused")
-    assert page.get_by_role("button", name="Stop").is_enabled() == running
+    ):
+        assert press_main(page, state("ctl", **status)["status"]) == (label, act)
+        running = status["state"] in ("running", "paused")
+        assert page.get_by_role("button", name="Stop").is_enabled() == running
 
 
 def test_moved_controls_can_be_undone(open_training):
     page = open_training("ctl", state="stopped", stale="method, seed")
     assert "Changed: method, seed." in page.inner_text(".tl-stale")
     page.get_by_role("button", name="Undo the change").click()
-    assert asked(page) == "undo"
+    assert page.evaluate("model.state.ask.act") == "undo"
     assert page.get_by_role("button", name="Start over").is_hidden()
 
 
@@ -171,9 +162,7 @@ def test_a_race_is_read_row_by_row_with_the_keyboard(open_training):
 
 def test_keys_stay_in_the_widget(open_training):
     page = open_training("ctl", "rl")
-    bare = """[...root.querySelectorAll('button, input, select, [tabindex="0"]')]
-        .filter(node => node.dataset.lmSuppressShortcuts !== 'true').length"""
-    assert page.evaluate(bare) == 0
+    assert page.evaluate(UNMARKED) == []
 
 
 def test_new_curves_are_drawn_and_a_closed_view_is_silent(open_training):
