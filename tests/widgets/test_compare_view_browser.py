@@ -63,7 +63,7 @@ def state(**status):
     plan += [{"problem": p, "method": m, "why": why} for (p, m), why in settings.misfits.items()]
     told = {
         "state": "idle", "done": 0, "total": 12, "running": [], "left": None, "workers": 2,
-        "drops": True, "folder": "results", "error": "", "failures": [], "note": "",
+        "folder": "results", "error": "", "failures": [], "note": "",
     }  # fmt: skip
     results = {
         "rainy-week": measured("none", "optimal", "ctl"),

@@ -23,7 +23,6 @@ def racer(method, *, at=40, only=False):
         "skipped": 2,
         "proposal_only": only,
         "from_base": method == "sixo",
-        "positives": "500 exact samples",
         "loss": [[i + 1, 1 / (i + 1)] for i in range(at)],
         "ess": [[i + 1, 0.2 + 0.01 * i] for i in range(at)],
         "bounds": bounds,
@@ -45,7 +44,7 @@ def look(method):
 
 def state(*methods, **status):
     header = {
-        "problem": "one-star-review", "form": "MLP head", "methods": list(methods),
+        "problem": "one-star-review", "form": "MLP head",
         "batch_size": 100, "learning_rate": 0.001, "seed": 0, "bound_particles": 1,
         "exact": False, "held_out": 40, "num_runs": 160, "num_texts": 64, "every": 20,
         "prompt": "I bought this", "target": "p(1 star | text)", "num_steps": 10,

@@ -282,7 +282,6 @@ class CompareSession(LivePage):
             "running": [[_named(s), max(0.0, time.time() - t)] for s, t in runs.running],
             "left": left if math.isfinite(left) else None,
             "workers": runs.pool.size,
-            "drops": runs.pool.can_stop,
             "folder": "" if runs.folder is None else str(runs.folder),
             "error": self._refusal
             or error_text(progress.error, "What was done stays.")

@@ -209,7 +209,6 @@ def _entry(problem: Any) -> dict[str, Any]:
         "summary": about.summary,
         "teaches": about.teaches,
         "group": _group(about.name, about.model),
-        "misfits": {m: why for m in METHODS if (why := misfit(problem, m))},
     }
 
 
