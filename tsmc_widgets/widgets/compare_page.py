@@ -23,9 +23,9 @@ from tsmc_widgets.widgets.compare_record import (
     encode_failures,
     encode_plan,
 )
-from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, Steps, menu
+from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, menu
 from tsmc_widgets.widgets.front_end import CompareView
-from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
 
 RESULTS_SECONDS = 1.0
 """Shortest time between two reports of tables and plots."""

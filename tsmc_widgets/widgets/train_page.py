@@ -367,7 +367,7 @@ def describe(training: TrainingRun, progress: Progress) -> str:
         parts.append(f"{speed(training.runs):.1f} updates/s")
     if training.doing.startswith("measuring") and progress.state == "running":
         parts.append(training.doing)
-    source = first.positives and first.positives.describe()
+    source = None if first.positives is None else first.positives.describe()
     if first.history:
         source = first.history[-1].positives
     parts.append("reads no positives" if source is None else f"positives: {source}")
