@@ -46,7 +46,7 @@ def test_play_heads_move_together_both_ways(visit_both, make_trace):
     page.locator(".pv-scroller").focus()
     page.keyboard.press("Home")
     both_at(page, 0)
-    assert page.locator(".rp-title").last.inner_text().lower() == "before step 1"
+    assert page.locator(".pv-title").last.inner_text().lower() == "before step 1"
     page.keyboard.press("ArrowRight")
     both_at(page, 1)
     page.locator(".rp input[type=range]").focus()

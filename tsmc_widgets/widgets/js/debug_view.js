@@ -123,13 +123,13 @@ class DebugView extends View {
     /** @type {Record<string, HTMLElement>} */
     this.sections = {};
     for (const [name, title] of Object.entries(TITLES)) {
-      const head = h("h4", { class: "td-title" }, title);
+      const head = h("h4", { class: "pv-title" }, title);
       this.sections[name] = h("section", { class: "td-section", "aria-label": title, tabindex: "-1" }, head, ...inside[name]);
     }
     this.bar.el.append(this.status.el, this.bar.saving);
     this.bar.el.hidden = this.alone;
     this.empty = h("p", { class: "pv-empty" }, "Running the twist …");
-    this.body = h("div", { class: "td-body" }, h("section", { "aria-label": "Verdict" }, h("h4", { class: "td-title" }, "Verdict"), this.verdict), ...Object.values(this.sections));
+    this.body = h("div", { class: "td-body" }, h("section", { "aria-label": "Verdict" }, h("h4", { class: "pv-title" }, "Verdict"), this.verdict), ...Object.values(this.sections));
     this.root = h("div", { class: "pv td", tabindex: "-1" });
     this.root.append(this.heading.el, this.bar.el, this.status.alert, this.status.lost, this.empty, this.body);
     this._mount(el);
