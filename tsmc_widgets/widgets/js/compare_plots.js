@@ -1,6 +1,6 @@
 /** @file Plots of one problem: bounds and gap against K, both divergences, reward against cost. */
 
-import { QUANTITIES_SHOWN, explained } from "./compare_tables.js";
+import { QUANTITIES_SHOWN, inFull } from "./compare_tables.js";
 import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
 import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
 import { BOTTOM, Hover, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
@@ -35,7 +35,8 @@ export class Plot extends Strip {
 
   /** The measured cells of a method for each K. @param {any} view @param {string} method @param {string} quantity */
   bySize({ data, sizes, rule }, method, quantity) {
-    return sizes.map((/** @type {number} */ k) => data.find(method, quantity, k, rule)).filter(finite);
+    const cells = sizes.map((/** @type {number} */ k) => data.find(method, quantity, k, rule)).filter(finite);
+    return cells.map((/** @type {any} */ cell) => ({ ...cell, at: Math.log2(cell.size) }));
   }
 
   /** New axes, without the numbers that were under the pointer. @type {Strip["axes"]} */
@@ -54,7 +55,8 @@ export class Plot extends Strip {
   style(method, { theme, chosen }) {
     const style = styleOf(method, theme);
     const pale = chosen && chosen !== method;
-    return { ...style, colour: pale ? mix(theme.background, style.colour, 0.35) : style.colour };
+    const colour = pale ? mix(theme.background, style.colour, 0.35) : style.colour;
+    return { ...style, colour, width: chosen === method ? 2.4 : 1.7 };
   }
 }
 
@@ -102,19 +104,19 @@ export class BoundsByK extends Plot {
 
   _band(plot, { method, cells }, view) {
     const { chosen, theme } = view;
-    const band = cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), ...ends(cell)]);
+    const band = cells.map((/** @type {any} */ cell) => [cell.at, ...ends(cell)]);
     const alpha = chosen === method ? 0.28 : chosen ? 0.04 : 0.13;
     drawBand(plot, band, styleOf(method, theme).colour, alpha);
   }
 
   _line(plot, { method, side, cells }, view) {
     const style = this.style(method, view);
-    drawPath(plot, cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), cell.mean]), style, view.chosen === method ? 2.4 : 1.7);
+    drawPath(plot, cells.map((/** @type {any} */ cell) => [cell.at, cell.mean]), style, style.width);
     for (const cell of cells) {
-      const [x, y] = [plot.x(Math.log2(cell.size)), plot.y(cell.mean)];
+      const [x, y] = [plot.x(cell.at), plot.y(cell.mean)];
       const upper = side === "upper";
       this.mark(plot, { ...style, marker: upper ? "up" : "down" }, x, y, { r: 3.5, hollow: upper },
-        `${methodName(method)}, K = ${cell.size}\n${side} ${explained(cell, view.total)}`);
+        `${methodName(method)}, K = ${cell.size}\n${side} ${inFull(cell, view.total)}`);
     }
   }
 
@@ -157,7 +159,7 @@ export class GapByK extends Plot {
     clipped(plot, () => {
       for (const { method, cells, dodge } of rows) {
         const style = this.style(method, view);
-        drawPath(plot, cells.map((/** @type {any} */ c) => [Math.log2(c.size) + dodge, up(c.mean)]), style, view.chosen === method ? 2.4 : 1.7);
+        drawPath(plot, cells.map((/** @type {any} */ cell) => [cell.at + dodge, up(cell.mean)]), style, style.width);
         for (const cell of cells) this._cell(plot, cell, style, dodge, up, view);
       }
     });
@@ -167,10 +169,10 @@ export class GapByK extends Plot {
 
   /** @param {any} plot @param {any} cell @param {any} style @param {number} dodge @param {(v: number) => number} up @param {any} view */
   _cell(plot, cell, style, dodge, up, view) {
-    const [x, y] = [plot.x(Math.log2(cell.size) + dodge), plot.y(up(cell.mean))];
+    const [x, y] = [plot.x(cell.at + dodge), plot.y(up(cell.mean))];
     line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]), css(style.colour, 0.8), 1.2);
     this.mark(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) },
-      `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
+      `${methodName(cell.method)}, K = ${cell.size}\ngap ${inFull(cell, view.total)}`);
   }
 }
 
@@ -256,7 +258,7 @@ export class Forest extends Plot {
     }
     line(context, ends(cell).map((end) => [clamp(x(end), 92, width - 8), y]), css(style.colour), 2);
     this.mark(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow },
-      `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
+      `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${inFull(cell, view.total)}`);
   }
 }
 
@@ -286,7 +288,7 @@ export class Reward extends Plot {
         line(plot.context, ends(kl).map((end) => [plot.x(end), y]), css(style.colour, 0.8), 1.2);
         line(plot.context, ends(reward).map((end) => [x, plot.y(end)]), css(style.colour, 0.8), 1.2);
         this.mark(plot, style, x, y, { r: 4.5 },
-          `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
+          `${methodName(method)}\nKL(q‖p₀) ${inFull(kl, view.total)}\nmean log φ ${inFull(reward, view.total)}`);
       }
     });
     const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);

@@ -116,6 +116,11 @@ export function word(context, text, x, y, colour, align) {
   context.fillText(text, x, y);
 }
 
+/** A triangle that points down. @param {CanvasRenderingContext2D} context @param {number} x @param {number} top @param {number} bottom @param {number} half its width @param {string} colour */
+export function arrow(context, x, top, bottom, half, colour) {
+  fill(context, [[x - half, top], [x + half, top], [x, bottom]], colour);
+}
+
 /** A polygon. @param {CanvasRenderingContext2D} context @param {number[][]} corners @param {string} colour */
 export function fill(context, corners, colour) {
   context.fillStyle = colour;
@@ -213,7 +218,7 @@ export function resamplingMarks({ context, x, height }, record, t, theme) {
     // Resampling stands at the start of step s + 1, on the weights of step s.
     const pale = css(theme.orange, (0.35 * strength * half) / 4);
     line(context, [[x(s), TOP], [x(s), height - BOTTOM]], pale, 1.5);
-    fill(context, [[x(s) - half, 2], [x(s) + half, 2], [x(s), TOP - 1]], css(theme.orange, strength));
+    arrow(context, x(s), 2, TOP - 1, half, css(theme.orange, strength));
   }
 }
 
