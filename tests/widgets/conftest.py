@@ -167,6 +167,11 @@ def texts(columns, run, K, done):
     return result
 
 
+def press(session, act):
+    """Press a button of a live page."""
+    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+
+
 def traits_of(view):
     """What a front end is told of a run; bytes as base64."""
     pages = {f"page{i}": getattr(view, f"page{i}") for i in range(NUM_PAGES)}

@@ -8,6 +8,7 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from widgets.conftest import press
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import runs
@@ -50,10 +51,6 @@ def gate(monkeypatch):
     monkeypatch.setattr(runs, "work", gated)
     yield permits, entered
     permits.release(99)
-
-
-def press(session, act):
-    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
 
 
 def settled(session):

@@ -4,6 +4,7 @@ import re
 import threading
 
 import pytest
+from widgets.conftest import press
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.spec import METHODS as COMPARED
@@ -28,10 +29,6 @@ def session():
     session = TrainSession(TOY, num_updates=20, batch_size=20)
     yield session
     session.close()
-
-
-def press(session, act):
-    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():

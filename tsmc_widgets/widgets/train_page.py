@@ -262,8 +262,7 @@ class TrainSession(LivePage):
         """Put the controls back to the training on show."""
         if self.training is not None:
             made = self.training.settings
-            fields = [*self.controls.fields, "rivals"]
-            self.controls.set(**{name: getattr(made, name) for name in fields})
+            self.controls.set(**{n: getattr(made, n) for n in self.controls._names()})
 
     def train(self, updates: int, timeout: float | int | None = None) -> bool:
         """Train until each method has had this many updates, and wait for it.
