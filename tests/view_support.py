@@ -9,6 +9,19 @@ SEND = """traits => {
         (model.handlers['change:' + name] || []).forEach(act => act());
     }
 }"""
+UNMARKED = """[...root.querySelectorAll('button, select, input, a, summary, [tabindex]'), root]
+    .filter(node => node.dataset.lmSuppressShortcuts !== 'true').map(node => node.outerHTML)"""
+"""What can have the focus and lets JupyterLab read its keys."""
+
+
+def press_main(page, status):
+    """Tell a view of a status: the words on its main button, and what a press of it asks for."""
+    page.evaluate("status => { model.state.ask = {}; model.set('status', status); }", status)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    button = page.locator(".tl-main")
+    if button.is_enabled():
+        button.press("Enter")
+    return button.inner_text(), page.evaluate("model.state.ask.act ?? null")
 
 
 def wait_for_step(page, step):

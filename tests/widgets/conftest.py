@@ -49,12 +49,9 @@ globalThis.makeModel = state => ({
 globalThis.bytes = text => new DataView(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
 globalThis.revive = state => Object.fromEntries(Object.entries(state).map(
   ([name, value]) => [name, value?.base64 === undefined ? value : bytes(value.base64)]));
-globalThis.show = ([esm, css, traits, status]) => {
+globalThis.show = async ([esm, css, state]) => {
   const empty = { step: 0, hold: false, more: 0, hello: 0, welcome: 0 };
-  return showState([esm, css, { ...revive(traits), status, ...empty }]);
-};
-globalThis.showState = async ([esm, css, state]) => {
-  globalThis.model = makeModel(state);
+  globalThis.model = makeModel({ ...empty, ...revive(state) });
   const style = document.createElement('style');
   style.textContent = css;
   document.head.append(style);
@@ -67,8 +64,6 @@ globalThis.showState = async ([esm, css, state]) => {
   globalThis.root = el.querySelector('.pv');
 };
 """
-
-SHOW_CODED = "([esm, css, state]) => showState([esm, css, revive(state)])"
 
 
 def build_trace(
@@ -172,6 +167,11 @@ def texts(columns, run, K, done):
     return result
 
 
+def press(session, act):
+    """Press a button of a live page."""
+    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+
+
 def traits_of(view):
     """What a front end is told of a run; bytes as base64."""
     pages = {f"page{i}": getattr(view, f"page{i}") for i in range(NUM_PAGES)}
@@ -196,57 +196,42 @@ def make_trace():
 
 
 @pytest.fixture
-def open_view(page):
-    """Function that shows a ParticleView in a blank page and returns the page, once drawn."""
+def open_state(page):
+    """Function that shows a widget or its class with a state in a blank page, once drawn."""
 
-    def show(view, *, status=None, rested=True):
+    def show(widget, state, drawn="root._stats.renders > 0"):
         page.set_content("<!doctype html><html><body></body></html>")
         page.add_script_tag(content=FAKE_MODEL)
-        page.evaluate("show", [view._esm, view._css, traits_of(view), status or {}])
-        if rested:
-            page.wait_for_function(RESTED)
+        page.evaluate("show", [widget._esm, widget._css, state])
+        page.wait_for_function(drawn)
         return page
 
     return show
+
+
+@pytest.fixture
+def open_view(open_state):
+    """The same for a ParticleView, once it rests."""
+    return lambda view, *, status=None: open_state(
+        view, traits_of(view) | {"status": status or {}}, RESTED
+    )
 
 
 @pytest.fixture
 def open_trace(open_view):
     """The same for a made-up run, given as ``make_trace`` takes it."""
-
-    def show(*, status=None, **shape):
-        return open_view(ParticleView(build_trace(**shape)), status=status)
-
-    return show
+    return lambda *, status=None, **shape: open_view(
+        ParticleView(build_trace(**shape)), status=status
+    )
 
 
 @pytest.fixture
-def open_panels(page):
-    """Function that shows RunPanels in a blank page and returns the page, once drawn."""
+def open_panels(open_state):
+    """The same for RunPanels."""
 
     def show(panels):
-        coded = {"samples": {"base64": base64.b64encode(panels.samples).decode()}}
-        own = {"group": panels.group, "step": 0, "hello": 0, "welcome": 0}
-        state = traits_of(panels) | coded | own
-        page.set_content("<!doctype html><html><body></body></html>")
-        page.add_script_tag(content=FAKE_MODEL)
-        page.evaluate(SHOW_CODED, [panels._esm, panels._css, state])
-        page.wait_for_function("root._stats.renders > 0")
-        return page
-
-    return show
-
-
-@pytest.fixture
-def open_state(page):
-    """Function that shows any widget class with the given state in a blank page, once drawn."""
-
-    def show(widget, state):
-        page.set_content("<!doctype html><html><body></body></html>")
-        page.add_script_tag(content=FAKE_MODEL)
-        page.evaluate("showState", [widget._esm, widget._css, state | {"hello": 0, "welcome": 0}])
-        page.wait_for_function("root._stats.renders > 0")
-        return page
+        samples = {"base64": base64.b64encode(panels.samples).decode()}
+        return open_state(panels, traits_of(panels) | {"samples": samples, "group": panels.group})
 
     return show
 

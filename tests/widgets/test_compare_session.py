@@ -8,6 +8,7 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from widgets.conftest import press
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import runs
@@ -50,10 +51,6 @@ def gate(monkeypatch):
     monkeypatch.setattr(runs, "work", gated)
     yield permits, entered
     permits.release(99)
-
-
-def press(session, act):
-    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
 
 
 def settled(session):
@@ -207,7 +204,8 @@ def test_methods_that_do_not_fit_are_left_out_with_a_reason(make):
 )
 def test_every_method_that_is_said_to_fit_does(make, problem):
     fitting = [method for method in METHODS if not misfit(problem, method)]
-    session = make(problem, fitting, seeds=1, num_updates=1, batch_size=20, num_samples=4)
+    few = {"num_particles": 2, "num_runs": 2, "num_exact": 2, "num_samples": 4}
+    session = make(problem, fitting, seeds=1, num_updates=1, batch_size=20, **few)
     session.run(SECONDS)
     assert session.table.errors().empty, session.table.errors()[["method", "message"]]
     assert len(session.table) == len(fitting)

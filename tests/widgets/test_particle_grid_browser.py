@@ -147,24 +147,22 @@ def test_sorting_by_lineage_keeps_families_together(open_view, make_trace):
     assert crossings == 0
 
 
-@pytest.mark.parametrize("sort", ["slot", "weight", "lineage"])
-def test_ribbons_lead_from_every_parent_to_each_of_its_children(open_view, make_trace, sort):
+STRANDS = """() => {
+    const strands = [];
+    const view = root._view;
+    for (let s = 1; s < view.record.steps; s++) {
+        root._ribbons(view, s, (parent, share, part, rank, kind) => {
+            const from = view.order.column(s - 1)[parent];
+            strands.push([s, from, view.order.column(s)[rank], kind]);
+        });
+    }
+    return strands;
+}"""
+
+
+def test_ribbons_lead_from_every_parent_to_each_of_its_children(open_view, make_trace):
     trace = make_trace(K=16, T=9, threshold=0.95)
     page = open_view(ParticleView(trace))
-    choose(page, "Sort rows by", sort)
-    found = page.evaluate(
-        """() => {
-            const strands = [];
-            const view = root._view;
-            for (let s = 1; s < view.record.steps; s++) {
-                root._ribbons(view, s, (parent, share, part, rank, kind) => {
-                    const from = view.order.column(s - 1)[parent];
-                    strands.push([s, from, view.order.column(s)[rank], kind]);
-                });
-            }
-            return strands;
-        }"""
-    )
     ancestors = trace.columns.ancestors[0]
     living = [set(range(16))]
     for s in reversed(range(1, 9)):
@@ -172,7 +170,9 @@ def test_ribbons_lead_from_every_parent_to_each_of_its_children(open_view, make_
     expected = [
         [s, int(ancestors[s][k]), k, int(k in living[s])] for s in range(1, 9) for k in range(16)
     ]
-    assert sorted(found) == sorted(expected)
+    for sort in ("slot", "weight", "lineage"):
+        choose(page, "Sort rows by", sort)
+        assert sorted(page.evaluate(STRANDS)) == sorted(expected), sort
 
 
 def test_the_step_is_told_in_words(open_view, crossing):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
-from view_support import draw_after, row, selected_slots, wait_for_step
+from view_support import UNMARKED, draw_after, row, selected_slots, wait_for_step
 
 pytestmark = pytest.mark.browser
 
@@ -302,11 +302,7 @@ def test_clean_up_stops_listening(open_trace, how):
 
 def test_every_focusable_element_keeps_its_keys_from_jupyterlab(open_trace):
     page = open_trace(K=8, T=5)
-    unmarked = page.evaluate(
-        "[...root.querySelectorAll('button, select, input, a, [tabindex]'), root]"
-        ".filter(node => !node.hasAttribute('data-lm-suppress-shortcuts')).map(n => n.outerHTML)"
-    )
-    assert unmarked == []
+    assert page.evaluate(UNMARKED) == []
 
 
 def test_controls_beside_the_view_keep_their_keys_too(open_trace):

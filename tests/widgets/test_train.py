@@ -4,6 +4,7 @@ import re
 import threading
 
 import pytest
+from widgets.conftest import press
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.spec import METHODS as COMPARED
@@ -28,10 +29,6 @@ def session():
     session = TrainSession(TOY, num_updates=20, batch_size=20)
     yield session
     session.close()
-
-
-def press(session, act):
-    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():
@@ -114,11 +111,11 @@ def test_moved_controls_are_said_and_can_be_undone(session):
 
 def test_updates_are_no_reason_to_begin_anew(session):
     assert session.train(5, timeout=60)
-    session.set(num_updates=40)
+    session.set(num_updates=6)
     assert session.stale == ""
     press(session, "restart")
     assert session.wait(60)
-    assert len(session.trainers["ctl"].history) == 40
+    assert len(session.trainers["ctl"].history) == 6
 
 
 def test_train_waits_for_so_many_updates(session):

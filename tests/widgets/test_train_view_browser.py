@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from tsmc_widgets.widgets.front_end import TrainView
+from view_support import UNMARKED, press_main
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +23,6 @@ def racer(method, *, at=40, only=False):
         "skipped": 2,
         "proposal_only": only,
         "from_base": method == "sixo",
-        "positives": "500 exact samples",
         "loss": [[i + 1, 1 / (i + 1)] for i in range(at)],
         "ess": [[i + 1, 0.2 + 0.01 * i] for i in range(at)],
         "bounds": bounds,
@@ -44,7 +44,7 @@ def look(method):
 
 def state(*methods, **status):
     header = {
-        "problem": "one-star-review", "form": "MLP head", "methods": list(methods),
+        "problem": "one-star-review", "form": "MLP head",
         "batch_size": 100, "learning_rate": 0.001, "seed": 0, "bound_particles": 1,
         "exact": False, "held_out": 40, "num_runs": 160, "num_texts": 64, "every": 20,
         "prompt": "I bought this", "target": "p(1 star | text)", "num_steps": 10,
@@ -71,10 +71,6 @@ def open_training(open_state):
     return lambda *methods, **status: open_state(TrainView, state(*methods, **status))
 
 
-def asked(page):
-    return page.evaluate("model.state.ask.act")
-
-
 def test_every_number_says_what_it_is(open_training):
     page = open_training("ctl")
     bounds = page.inner_text(".pv-strip-bounds")
@@ -94,7 +90,7 @@ def test_every_number_says_what_it_is(open_training):
 def test_a_pointer_at_a_prefix_reads_it_and_the_worst_are_listed(open_training):
     page = open_training("ctl")
     plot = page.locator(".pv-strip-scatter canvas")
-    x, y = page.evaluate("document.querySelector('.tl')._plots[3].places[17].slice(0, 2)")
+    x, y = page.evaluate("(({ x, y }) => [x, y])(root._plots[3].hover.marks[17])")
     plot.hover(position={"x": x, "y": y})
     hover = page.locator(".tl-hover")
     said = f"“{EVIL} 17”, t = 2: log ψ 1.80, log ψ* 0.70 ± 0.20 s.e., residual +1.10 nats"
@@ -116,9 +112,9 @@ def test_texts_are_never_markup(open_training):
     assert "−∞" in page.inner_text(".tl-texts")
 
 
-@pytest.mark.parametrize(
-    ("status", "label", "act"),
-    [
+def test_the_main_button_says_what_it_does(open_training):
+    page = open_training("ctl")
+    for status, label, act in (
         ({"state": "idle"}, "Start", "start"),
         ({"state": "running"}, "Pause", "pause"),
         ({"state": "paused"}, "Go on", "start"),
@@ -126,23 +122,17 @@ def test_texts_are_never_markup(open_training):
         ({"state": "done"}, "Train more", "start"),
         ({"state": "failed"}, "Try again", "start"),
         ({"state": "done", "stale": "method"}, "Start again", "start"),
-    ],
-)
-def test_the_main_button_says_what_it_does(open_training, status, label, act):
-    page = open_training(**status) if status["state"] == "idle" else open_training("ctl", **status)
-    button = page.locator(".tl-main")
-    assert button.inner_text() == label
-    button.press("Enter")
-    assert asked(page) == act
-    running = status["state"] in ("running", "paused")
-    assert page.get_by_role("button", name="Stop").is_enabled() == running
+    ):
+        assert press_main(page, state("ctl", **status)["status"]) == (label, act)
+        running = status["state"] in ("running", "paused")
+        assert page.get_by_role("button", name="Stop").is_enabled() == running
 
 
 def test_moved_controls_can_be_undone(open_training):
     page = open_training("ctl", state="stopped", stale="method, seed")
     assert "Changed: method, seed." in page.inner_text(".tl-stale")
     page.get_by_role("button", name="Undo the change").click()
-    assert asked(page) == "undo"
+    assert page.evaluate("model.state.ask.act") == "undo"
     assert page.get_by_role("button", name="Start over").is_hidden()
 
 
@@ -171,9 +161,7 @@ def test_a_race_is_read_row_by_row_with_the_keyboard(open_training):
 
 def test_keys_stay_in_the_widget(open_training):
     page = open_training("ctl", "rl")
-    bare = """[...root.querySelectorAll('button, input, select, [tabindex="0"]')]
-        .filter(node => node.dataset.lmSuppressShortcuts !== 'true').length"""
-    assert page.evaluate(bare) == 0
+    assert page.evaluate(UNMARKED) == []
 
 
 def test_new_curves_are_drawn_and_a_closed_view_is_silent(open_training):

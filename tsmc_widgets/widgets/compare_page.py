@@ -23,9 +23,9 @@ from tsmc_widgets.widgets.compare_record import (
     encode_failures,
     encode_plan,
 )
-from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, Steps, menu
+from tsmc_widgets.widgets.compare_runs import CompareSettings, ComparisonRuns, menu
 from tsmc_widgets.widgets.front_end import CompareView
-from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
 
 RESULTS_SECONDS = 1.0
 """Shortest time between two reports of tables and plots."""
@@ -282,7 +282,6 @@ class CompareSession(LivePage):
             "running": [[_named(s), max(0.0, time.time() - t)] for s, t in runs.running],
             "left": left if math.isfinite(left) else None,
             "workers": runs.pool.size,
-            "drops": runs.pool.can_stop,
             "folder": "" if runs.folder is None else str(runs.folder),
             "error": self._refusal
             or error_text(progress.error, "What was done stays.")

@@ -209,7 +209,6 @@ def _entry(problem: Any) -> dict[str, Any]:
         "summary": about.summary,
         "teaches": about.teaches,
         "group": _group(about.name, about.model),
-        "misfits": {m: why for m in METHODS if (why := misfit(problem, m))},
     }
 
 
@@ -364,23 +363,3 @@ class ComparisonRuns:
             if result.error is None:
                 self._known[result.spec.key] = result
             comparison.table.add(result)
-
-
-class Steps:
-    """A generator as something that a ``LiveSession`` steps.
-
-    Args:
-        steps: each item is a step.
-        trace: what is recorded meanwhile.
-    """
-
-    def __init__(self, steps: Iterator[Any], trace: Any) -> None:
-        self.done, self.trace = False, trace
-        self._steps = steps
-
-    def step(self) -> None:
-        """Take one step."""
-        try:
-            next(self._steps)
-        except StopIteration:
-            self.done = True

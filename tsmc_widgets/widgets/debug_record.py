@@ -36,22 +36,20 @@ POWER = {
 
 
 def encode(
-    report: TwistReport | None,
+    report: TwistReport,
     *,
-    powers: Sequence[Mapping[str, Any]] = (),
-    fork: Fork | None = None,
-    rollouts: Mapping[str, Sequence[str]] | None = None,
+    powers: Sequence[Mapping[str, Any]],
+    fork: Fork | None,
+    rollouts: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """All that the view shows.
 
     Args:
-        report: as far as it has come; None shows nothing.
+        report: as far as it has come.
         powers: rows of ``power_sweep`` so far.
-        fork: the newest fork.
+        fork: the newest fork, if there is one.
         rollouts: texts of some rollouts, by the prefix that they end.
     """
-    if report is None:
-        return {}
     other = report.against
     tables = [("ψ", report.frame)] + ([] if other is None else [("against", other.frame)])
     bound = [{"value": 1 / report.target.num_steps, "name": "1/T"}]
@@ -76,7 +74,7 @@ def encode(
         "charts": charts,
         "points": [[int(t), *map(_finite, (x, z, e))] for t, x, z, e in _rows(table, "txze")],
         "texts": _texts(report),
-        "worst": _worst(report, rollouts or {}),
+        "worst": _worst(report, rollouts),
         "fork": None if fork is None else _fork(fork),
     }
 
@@ -123,12 +121,11 @@ def _chart(
 
 def _line(who: str, table: Any, name: str, over: str) -> dict[str, Any]:
     table = table[table[name].notna()]
-    line = {"who": who, "x": [_finite(x) for x in table[over]]}
-    line["y"] = [_finite(y) for y in table[name]]
-    if f"{name}_low" in table:
-        line["low"] = [_finite(y) for y in table[f"{name}_low"]]
-        line["high"] = [_finite(y) for y in table[f"{name}_high"]]
-    return line
+    columns = {"x": over, "y": name, "low": f"{name}_low", "high": f"{name}_high"}
+    values = {
+        k: [_finite(v) for v in table[column]] for k, column in columns.items() if column in table
+    }
+    return {"who": who} | values
 
 
 def _power_charts(powers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -40,6 +40,25 @@ class Steppable(Protocol):
         ...
 
 
+class Steps:
+    """A generator as something that a ``LiveSession`` steps.
+
+    Args:
+        steps: each item is a step.
+        trace: what is recorded meanwhile.
+    """
+
+    def __init__(self, steps: Iterator[Any], trace: Any) -> None:
+        self.done, self.trace, self._steps = False, trace, steps
+
+    def step(self) -> None:
+        """Take one step."""
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.done = True
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """State of a run.

@@ -22,12 +22,7 @@ from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_
 from tsmc_widgets.widgets.front_end import TrainView
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
 from tsmc_widgets.widgets.still import table
-from tsmc_widgets.widgets.train_record import (
-    encode_curves,
-    encode_header,
-    encode_looks,
-    positives_of,
-)
+from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks
 from tsmc_widgets.widgets.training_run import (
     FORMS,
     LEAST_RATE,
@@ -267,8 +262,7 @@ class TrainSession(LivePage):
         """Put the controls back to the training on show."""
         if self.training is not None:
             made = self.training.settings
-            fields = [*self.controls.fields, "rivals"]
-            self.controls.set(**{name: getattr(made, name) for name in fields})
+            self.controls.set(**{n: getattr(made, n) for n in self.controls._names()})
 
     def train(self, updates: int, timeout: float | int | None = None) -> bool:
         """Train until each method has had this many updates, and wait for it.
@@ -372,7 +366,9 @@ def describe(training: TrainingRun, progress: Progress) -> str:
         parts.append(f"{speed(training.runs):.1f} updates/s")
     if training.doing.startswith("measuring") and progress.state == "running":
         parts.append(training.doing)
-    source = positives_of(first)
+    source = None if first.positives is None else first.positives.describe()
+    if first.history:
+        source = first.history[-1].positives
     parts.append("reads no positives" if source is None else f"positives: {source}")
     parts.append(f"{sum(run.trainer.skipped for run in training.runs)} skipped")
     parts += [run.trainer.warning for run in training.runs if run.trainer.warning]

@@ -43,7 +43,6 @@ def encode_header(training: TrainingRun) -> dict[str, Any]:
     header = {
         "problem": problem_label(settings.problem),
         "form": settings.form,
-        "methods": list(settings.methods),
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "seed": settings.seed,
@@ -84,13 +83,6 @@ def encode_looks(training: TrainingRun) -> dict[str, Any]:
     }
 
 
-def positives_of(trainer: Any) -> str | None:
-    """Where the last update, or the first to come, took samples of sigma from; None for nowhere."""
-    if trainer.history:
-        return trainer.history[-1].positives
-    return None if trainer.positives is None else trainer.positives.describe()
-
-
 def _curves(run: MethodRun) -> dict[str, Any]:
     trainer = run.trainer
     learned = [update for update in trainer.history if update.losses]
@@ -101,7 +93,6 @@ def _curves(run: MethodRun) -> dict[str, Any]:
         "skipped": trainer.skipped,
         "proposal_only": run.proposal_only,
         "from_base": run.draws_from_base,
-        "positives": positives_of(trainer) or "none: this method reads none",
         "loss": thin(losses),
         "ess": thin(run.ess),
         "bounds": [_bounds(done, bounds) for done, bounds in run.bounds],

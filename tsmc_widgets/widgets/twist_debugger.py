@@ -30,14 +30,14 @@ from tsmc_widgets.widgets.debug_record import encode, texts_of_rollouts, worst_p
 from tsmc_widgets.widgets.front_end import DebugView
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
-from tsmc_widgets.widgets.session import LivePage, Progress, error_text
+from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
 from tsmc_widgets.widgets.still import table
 
 BUDGET = 200_000
 """Tokens of rollouts."""
 
 
-class DebugRun:
+class DebugRun(Steps):
     """A report in the making, one instrument or one step's rollouts at a time.
 
     Attributes:
@@ -57,25 +57,13 @@ class DebugRun:
         self.report: TwistReport | None = None
         self.powers: list[dict[str, Any]] = []
         self.rollouts: dict[str, list[str]] = {}
-        self.doing, self.done, self.spent, self.rolled = "running the twist", False, 0, ROLLOUTS
-        self._work = self._stages()
-
-    @property
-    def trace(self) -> TwistReport | None:
-        """The report, which the page shows."""
-        return self.report
-
-    def step(self) -> None:
-        """Measure one thing more."""
-        try:
-            next(self._work)
-        except StopIteration:
-            self.done = True
+        self.doing, self.spent, self.rolled = "running the twist", 0, ROLLOUTS
+        super().__init__(self._stages(), self)
 
     def roll_out_more(self) -> None:
         """Double the rollouts of each prefix, and measure what follows from them again."""
         self.rolled, self.spent, self.done = 2 * self.rolled, 0, False
-        self._work = self._with_rollouts()
+        self._steps = self._with_rollouts()
 
     def _stages(self) -> Iterator[None]:
         observed = None

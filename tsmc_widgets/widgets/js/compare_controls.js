@@ -1,6 +1,6 @@
 /** @file The controls of a comparison: what is chosen, as chips and menus. */
 
-import { h } from "./dom.js";
+import { h, refill } from "./dom.js";
 import { methodName } from "./methods.js";
 import { Menu } from "./panels.js";
 
@@ -40,15 +40,13 @@ class Chips {
     this.el = h("div", { class: "cm-group" }, h("span", { class: "pv-note" }, title), this.row);
     this.signal = signal;
     this.changed = changed;
-    /** @type {{value: any, name: string, input: any}[]} */
+    /** @type {{value: any, name: string, input: any, chip: any}[]} */
     this.chips = [];
   }
 
   /** @param {{value: any, name: string, label?: string, tip?: string}[]} choices @param {string[]} taken names @param {boolean} locked */
   show(choices, taken, locked) {
-    const names = choices.map(({ name }) => name).join("\n");
-    if (this.names !== names) this._offer(choices);
-    this.names = names;
+    refill(this.row, choices.map(({ name }) => name).join("\n"), () => this._offer(choices));
     for (const { name, input } of this.chips) {
       input.checked = taken.includes(name);
       input.disabled = locked;
@@ -63,7 +61,7 @@ class Chips {
       input.addEventListener("change", () => this.changed(this.taken()), { signal: this.signal });
       return { value, name, input, chip };
     });
-    this.row.replaceChildren(...this.chips.map((/** @type {any} */ { chip }) => chip));
+    return this.chips.map(({ chip }) => chip);
   }
 
   taken() {
@@ -101,7 +99,7 @@ export class CompareControls {
     const tip = "A second sweep for each K: effective sample size, ancestors, and log Ẑ of single runs";
     const profiles = h("label", { class: "cm-chip", title: tip }, this.profiles, h("span", {}, "profiles, single runs"));
     const { toys, storybook, paper, own } = this.problems;
-    this.paper = h("details", { class: "cm-more" }, h("summary", { tabindex: "0" }, "more problems"), paper.el);
+    this.paper = h("details", { class: "cm-more" }, h("summary", {}, "more problems"), paper.el);
     const set = (/** @type {string} */ title, /** @type {Node[]} */ ...parts) =>
       h("fieldset", { class: "cm-set" }, h("legend", {}, title), ...parts);
     this.el = h(

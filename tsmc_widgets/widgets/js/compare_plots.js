@@ -1,51 +1,30 @@
 /** @file Plots of one problem: bounds and gap against K, both divergences, reward against cost. */
 
-import { QUANTITIES_SHOWN, explained } from "./compare_tables.js";
+import { QUANTITIES_SHOWN, inFull } from "./compare_tables.js";
 import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
 import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
-import { BOTTOM, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
+import { BOTTOM, Hover, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
 
-const NEAR = 14;
 const ROW = 24;
-
-/** Numbers under the pointer. */
-class Hover {
-  /** @param {Strip} strip @param {AbortSignal} signal */
-  constructor(strip, signal) {
-    this.tip = h("div", { class: "cm-tip", hidden: "" });
-    strip.el.append(this.tip);
-    /** @type {{x: number, y: number, text: string}[]} */
-    this.marks = [];
-    strip.canvas.addEventListener("pointermove", (event) => this._show(event), { signal });
-    strip.canvas.addEventListener("pointerleave", () => (this.tip.hidden = true), { signal });
-  }
-
-  /** @param {number} x @param {number} y @param {string} text */
-  add(x, y, text) {
-    if (Number.isFinite(x) && Number.isFinite(y)) this.marks.push({ x, y, text });
-  }
-
-  /** @param {PointerEvent} event */
-  _show({ offsetX, offsetY, target }) {
-    const away = (/** @type {any} */ { x, y }) => Math.hypot(x - offsetX, y - offsetY);
-    const nearest = this.marks.reduce((best, mark) => (!best || away(mark) < away(best) ? mark : best), /** @type {any} */ (null));
-    this.tip.hidden = !nearest || away(nearest) > NEAR;
-    if (this.tip.hidden) return;
-    this.tip.textContent = nearest.text;
-    const canvas = /** @type {HTMLElement} */ (target);
-    this.tip.style.left = `${clamp(nearest.x + 10, 0, Math.max(0, canvas.clientWidth - 190))}px`;
-    this.tip.style.top = `${canvas.offsetTop + nearest.y + 12}px`;
-  }
-}
 
 /** What all plots have: a strip, numbers under the pointer, and a note. */
 export class Plot extends Strip {
-  /** @param {AbortSignal} signal @param {string[]} [about] title, name for the class, and the note */
-  constructor(signal, [title, name, note = ""] = new.target.about) {
+  /** @param {string[]} [about] title, name for the class, and the note */
+  constructor([title, name, note = ""] = new.target.about) {
     super([title, name]);
-    this.hover = new Hover(this, signal);
+    this.tip = h("div", { class: "cm-tip", hidden: "" });
     this.note = h("p", { class: "pv-note" }, note);
-    this.el.append(this.note);
+    this.el.append(this.tip, this.note);
+    this.hover = new Hover(this.canvas, (mark) => this._tell(mark));
+  }
+
+  /** @param {{x: number, y: number, of: string} | null} mark */
+  _tell(mark) {
+    this.tip.hidden = !mark;
+    if (!mark) return;
+    this.tip.textContent = mark.of;
+    this.tip.style.left = `${clamp(mark.x + 10, 0, Math.max(0, this.canvas.clientWidth - 190))}px`;
+    this.tip.style.top = `${this.canvas.offsetTop + mark.y + 12}px`;
   }
 
   /** A marker, and what the pointer finds there. @param {any} plot @param {any} style @param {number} x @param {number} y @param {any} look @param {string} text */
@@ -56,7 +35,8 @@ export class Plot extends Strip {
 
   /** The measured cells of a method for each K. @param {any} view @param {string} method @param {string} quantity */
   bySize({ data, sizes, rule }, method, quantity) {
-    return sizes.map((/** @type {number} */ k) => data.find(method, quantity, k, rule)).filter(finite);
+    const cells = sizes.map((/** @type {number} */ k) => data.find(method, quantity, k, rule)).filter(finite);
+    return cells.map((/** @type {any} */ cell) => ({ ...cell, at: Math.log2(cell.size) }));
   }
 
   /** New axes, without the numbers that were under the pointer. @type {Strip["axes"]} */
@@ -75,7 +55,8 @@ export class Plot extends Strip {
   style(method, { theme, chosen }) {
     const style = styleOf(method, theme);
     const pale = chosen && chosen !== method;
-    return { ...style, colour: pale ? mix(theme.background, style.colour, 0.35) : style.colour };
+    const colour = pale ? mix(theme.background, style.colour, 0.35) : style.colour;
+    return { ...style, colour, width: chosen === method ? 2.4 : 1.7 };
   }
 }
 
@@ -123,19 +104,19 @@ export class BoundsByK extends Plot {
 
   _band(plot, { method, cells }, view) {
     const { chosen, theme } = view;
-    const band = cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), ...ends(cell)]);
+    const band = cells.map((/** @type {any} */ cell) => [cell.at, ...ends(cell)]);
     const alpha = chosen === method ? 0.28 : chosen ? 0.04 : 0.13;
     drawBand(plot, band, styleOf(method, theme).colour, alpha);
   }
 
   _line(plot, { method, side, cells }, view) {
     const style = this.style(method, view);
-    drawPath(plot, cells.map((/** @type {any} */ cell) => [Math.log2(cell.size), cell.mean]), style, view.chosen === method ? 2.4 : 1.7);
+    drawPath(plot, cells.map((/** @type {any} */ cell) => [cell.at, cell.mean]), style, style.width);
     for (const cell of cells) {
-      const [x, y] = [plot.x(Math.log2(cell.size)), plot.y(cell.mean)];
+      const [x, y] = [plot.x(cell.at), plot.y(cell.mean)];
       const upper = side === "upper";
       this.mark(plot, { ...style, marker: upper ? "up" : "down" }, x, y, { r: 3.5, hollow: upper },
-        `${methodName(method)}, K = ${cell.size}\n${side} ${explained(cell, view.total)}`);
+        `${methodName(method)}, K = ${cell.size}\n${side} ${inFull(cell, view.total)}`);
     }
   }
 
@@ -178,7 +159,7 @@ export class GapByK extends Plot {
     clipped(plot, () => {
       for (const { method, cells, dodge } of rows) {
         const style = this.style(method, view);
-        drawPath(plot, cells.map((/** @type {any} */ c) => [Math.log2(c.size) + dodge, up(c.mean)]), style, view.chosen === method ? 2.4 : 1.7);
+        drawPath(plot, cells.map((/** @type {any} */ cell) => [cell.at + dodge, up(cell.mean)]), style, style.width);
         for (const cell of cells) this._cell(plot, cell, style, dodge, up, view);
       }
     });
@@ -188,10 +169,10 @@ export class GapByK extends Plot {
 
   /** @param {any} plot @param {any} cell @param {any} style @param {number} dodge @param {(v: number) => number} up @param {any} view */
   _cell(plot, cell, style, dodge, up, view) {
-    const [x, y] = [plot.x(Math.log2(cell.size) + dodge), plot.y(up(cell.mean))];
+    const [x, y] = [plot.x(cell.at + dodge), plot.y(up(cell.mean))];
     line(plot.context, ends(cell).map((end) => [x, plot.y(up(end))]), css(style.colour, 0.8), 1.2);
     this.mark(plot, style, x, y, { r: 3, hollow: Math.log10(Math.max(cell.mean, 1e-300)) < up(0) },
-      `${methodName(cell.method)}, K = ${cell.size}\ngap ${explained(cell, view.total)}`);
+      `${methodName(cell.method)}, K = ${cell.size}\ngap ${inFull(cell, view.total)}`);
   }
 }
 
@@ -277,7 +258,7 @@ export class Forest extends Plot {
     }
     line(context, ends(cell).map((end) => [clamp(x(end), 92, width - 8), y]), css(style.colour), 2);
     this.mark(plot, { ...style, marker: "circle" }, x(cell.mean), y, { r: 4, hollow },
-      `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${explained(cell, view.total)}`);
+      `${methodName(cell.method)}\n${QUANTITIES_SHOWN[cell.quantity][0]} ${inFull(cell, view.total)}`);
   }
 }
 
@@ -307,7 +288,7 @@ export class Reward extends Plot {
         line(plot.context, ends(kl).map((end) => [plot.x(end), y]), css(style.colour, 0.8), 1.2);
         line(plot.context, ends(reward).map((end) => [x, plot.y(end)]), css(style.colour, 0.8), 1.2);
         this.mark(plot, style, x, y, { r: 4.5 },
-          `${methodName(method)}\nKL(q‖p₀) ${explained(kl, view.total)}\nmean log φ ${explained(reward, view.total)}`);
+          `${methodName(method)}\nKL(q‖p₀) ${inFull(kl, view.total)}\nmean log φ ${inFull(reward, view.total)}`);
       }
     });
     const endless = this.drawn(view).filter((m) => data.find(m, "E_q[log φ]", 0, "")?.mean === -Infinity);

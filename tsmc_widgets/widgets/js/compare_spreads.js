@@ -7,9 +7,9 @@ import { BOTTOM, DASHED, SHARE_TICKS, TOP, drawPath, fill, label, line, niceTick
 
 /** A share of K, step by step. */
 export class Profile extends Plot {
-  /** @param {AbortSignal} signal @param {string[]} about title and name @param {string} quantity */
-  constructor(signal, about, quantity) {
-    super(signal, about);
+  /** @param {string[]} about title and name @param {string} quantity */
+  constructor(about, quantity) {
+    super(about);
     this.quantity = quantity;
   }
 
@@ -23,7 +23,7 @@ export class Profile extends Plot {
     const plot = this.axes(theme, [Math.min(1, steps - 1), steps], [0, 1], stepTicks(steps, 1), SHARE_TICKS);
     for (const [method, values] of rows) {
       const style = this.style(method, view);
-      drawPath(plot, values.map((/** @type {number} */ v, /** @type {number} */ i) => [i + 1, v]), style, view.chosen === method ? 2.4 : 1.7);
+      drawPath(plot, values.map((/** @type {number} */ v, /** @type {number} */ i) => [i + 1, v]), style, style.width);
       values.forEach((/** @type {number} */ v, /** @type {number} */ i) => {
         const text = `${methodName(method)}, step ${i + 1}\n${percent(v)} of K = ${size}`;
         this.mark(plot, style, plot.x(i + 1), plot.y(v), { r: 2 }, text);

@@ -66,8 +66,8 @@ export function withInterval({ mean, low, high, quantity }) {
   return `${number(mean, digits)} ± ${number(half, digits)}`;
 }
 
-/** The same in full, for a tooltip. @param {any} cell @param {number} total */
-export function explained(cell, total) {
+/** The same with all digits and what the interval is over, for a tooltip. @param {any} cell @param {number} total */
+export function inFull(cell, total) {
   const seeds = cell.over === "seeds" ? plural(cell.seeds, "seed") : "runs of one seed";
   const ends = [cell.low, cell.high].map((end) => number(end, 4));
   const width = Number.isFinite(cell.high - cell.low) ? `95 % t-interval over ${seeds}: [${ends.join(", ")}]` : seeds;
@@ -97,7 +97,7 @@ function cellContent(found, plan, total) {
   const value = h(found.best ? "strong" : "span", { class: partial ? "cm-partial" : "" }, text);
   const nodes = [value, h("span", { class: "cm-kind" }, found.kind)];
   if (open) nodes.push(dots(letters));
-  return { sign: [text, found.kind, found.best, partial, open && letters].join(), nodes, title: explained(found, total) };
+  return { sign: [text, found.kind, found.best, partial, open && letters].join(), nodes, title: inFull(found, total) };
 }
 
 /** Every method on every problem: one number each, or how its seeds stand. */

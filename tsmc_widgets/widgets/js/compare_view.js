@@ -5,7 +5,7 @@ import { BoundsByK, Forest, GapByK, Reward } from "./compare_plots.js";
 import { Profile, Spread } from "./compare_spreads.js";
 import { Details, Measured, Overview, withInterval } from "./compare_tables.js";
 import { View, host } from "./contact.js";
-import { h, number, plural, write } from "./dom.js";
+import { h, number, plural, refill, write } from "./dom.js";
 import { ActionBar, Menu, Status } from "./panels.js";
 
 /** Seconds in words. @param {number} seconds */
@@ -83,9 +83,9 @@ class CompareView extends View {
     this.sizeMenu = new Menu("K", again, signal);
     this.ruleMenu = new Menu("resampled", again, signal);
     this.details = new Details((method) => ((this.chosen = this.chosen === method ? "" : method), again()), signal);
-    this.plots = [new BoundsByK(signal), new GapByK(signal), new Forest(signal), new Reward(signal),
-      new Profile(signal, ["Effective sample size", "ess"], "ESS / K"),
-      new Profile(signal, ["Surviving ancestors", "ancestors"], "surviving ancestors / K"), new Spread(signal)];
+    this.plots = [new BoundsByK(), new GapByK(), new Forest(), new Reward(),
+      new Profile(["Effective sample size", "ess"], "ESS / K"),
+      new Profile(["Surviving ancestors", "ancestors"], "surviving ancestors / K"), new Spread()];
     this._build(el);
     this._listen();
     this._read();
@@ -183,11 +183,8 @@ class CompareView extends View {
 
   /** @param {[string, string][]} failures */
   _fail(failures) {
-    const sign = JSON.stringify(failures);
     this.failures.hidden = failures.length === 0;
-    if (this.failed === sign) return;
-    this.failed = sign;
-    this.failures.replaceChildren(...failures.map(([who, why]) => h("li", {}, h("b", {}, `${who}: `), why)));
+    refill(this.failures, JSON.stringify(failures), () => failures.map(([who, why]) => h("li", {}, h("b", {}, `${who}: `), why)));
   }
 
   /** What is on show, in words. @param {any} view */
@@ -197,9 +194,7 @@ class CompareView extends View {
     const estimate = drawn ? `log Z = ${withInterval(drawn)} by rejection, an estimate` : "";
     const exact = data.exact === null ? estimate : `log Z = ${number(data.exact, 4)}, exact`;
     const facts = [found?.summary ?? "", exact].filter(Boolean);
-    const sign = facts.join();
-    if (this.facts !== sign) this.about.replaceChildren(...facts.map((fact) => h("span", {}, fact)));
-    this.facts = sign;
+    refill(this.about, facts.join(), () => facts.map((fact) => h("span", {}, fact)));
     const over = total > 1 ? `means over ${total} seeds ± half of a 95 % t-interval; bold: apart from all others` : "one seed: ± is over its runs, and nothing is in bold";
     this.legend.textContent = `In nats; ${over}. ${settings.num_exact ? "Upper bounds and KL(σ‖q) rest on exact samples." : "Without exact samples there are no upper bounds."} Press a method to bring it out.`;
   }

@@ -29,15 +29,6 @@ function keepKeysAround(root, signal) {
   document.addEventListener("focusin", keep, { signal });
 }
 
-/** Handles of the sliders around a view, and the menu of factors, have no names of their own. @param {HTMLElement} root */
-export function nameSliders(root) {
-  root.closest(".tsmc-watch")?.querySelector(".tw-add select")?.setAttribute("aria-label", "Add a factor");
-  for (const handle of root.closest(".tsmc-watch")?.querySelectorAll(".noUi-handle:not([aria-label])") ?? []) {
-    const label = handle.closest(".widget-inline-hbox")?.querySelector(".widget-label");
-    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
-  }
-}
-
 /**
  * What was done in one view: another step, another run, a final particle picked (of which runs),
  * or play pressed.

@@ -3,7 +3,7 @@
 import { Group, View, host } from "./contact.js";
 import { button, css, h, number, table } from "./dom.js";
 import { ActionBar, Heading, Menu, Status } from "./panels.js";
-import { BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, dot, drawBand, drawPath, level, line, niceTicks, rangeOf } from "./plot.js";
+import { BOTTOM, DASHED, Strip, TOP, dot, drawBand, drawPath, level, line, niceTicks, rangeOf, shareAt } from "./plot.js";
 
 const TITLES = { where: "Where", tokens: "Which tokens", how: "How", "what if": "What if" };
 const SHADE_NATS = 3;
@@ -44,10 +44,8 @@ class Chart extends Strip {
 
   /** The place on the axis under a pointer. @param {PointerEvent} event */
   at(event) {
-    const box = this.canvas.getBoundingClientRect();
     const xs = this.chart.lines.flatMap((/** @type {any} */ each) => each.x);
-    const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
-    return Math.round(Math.min(...xs) + share * (Math.max(...xs) - Math.min(...xs)));
+    return Math.round(Math.min(...xs) + shareAt(this.canvas, event) * (Math.max(...xs) - Math.min(...xs)));
   }
 }
 
@@ -125,13 +123,13 @@ class DebugView extends View {
     /** @type {Record<string, HTMLElement>} */
     this.sections = {};
     for (const [name, title] of Object.entries(TITLES)) {
-      const head = h("h4", { class: "td-title" }, title);
+      const head = h("h4", { class: "pv-title" }, title);
       this.sections[name] = h("section", { class: "td-section", "aria-label": title, tabindex: "-1" }, head, ...inside[name]);
     }
     this.bar.el.append(this.status.el, this.bar.saving);
     this.bar.el.hidden = this.alone;
     this.empty = h("p", { class: "pv-empty" }, "Running the twist …");
-    this.body = h("div", { class: "td-body" }, h("section", { "aria-label": "Verdict" }, h("h4", { class: "td-title" }, "Verdict"), this.verdict), ...Object.values(this.sections));
+    this.body = h("div", { class: "td-body" }, h("section", { "aria-label": "Verdict" }, h("h4", { class: "pv-title" }, "Verdict"), this.verdict), ...Object.values(this.sections));
     this.root = h("div", { class: "pv td", tabindex: "-1" });
     this.root.append(this.heading.el, this.bar.el, this.status.alert, this.status.lost, this.empty, this.body);
     this._mount(el);

@@ -1,7 +1,7 @@
 /** @file Elements, icons, numbers and colours. Nothing here knows of particles. */
 
 
-const FOCUSABLE = new Set(["button", "select", "input"]);
+const FOCUSABLE = new Set(["button", "select", "input", "summary"]);
 
 /**
  * Make an element. Strings among the children become text nodes: text is never parsed as HTML.
@@ -44,9 +44,34 @@ export function table(titles, body, attributes = {}) {
   return h("table", attributes, h("thead", {}, h("tr", {}, ...cells)), body);
 }
 
+/** By element, what it was last filled for. @type {WeakMap<Element, any>} */
+const FILLED = new WeakMap();
+
+/** Fill an element again where `sign` is another than before: focus and marked text stay. @param {Element} node @param {any} sign @param {() => (Node | string)[]} make */
+export function refill(node, sign, make) {
+  if (FILLED.has(node) && FILLED.get(node) === sign) return;
+  FILLED.set(node, sign);
+  node.replaceChildren(...make());
+}
+
 /** Set an element's text where it is another: what stays is not read out again. @param {Node} node @param {string} text */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+/** Hand a file to the browser. @param {string} name @param {string} type @param {BlobPart} content */
+export function download(name, type, content) {
+  const link = h("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  link.click();
+  // The browser has taken hold of it once it has turned to the click.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** An element of an SVG. @param {string} tag @param {Record<string, any>} [attributes] */
+export function svgNode(tag, attributes = {}) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
 }
 
 /**
@@ -54,13 +79,8 @@ export function write(node, text) {
  * @param {string} box @param {Record<string, string>[]} paths attributes of each
  */
 export function svg(box, paths) {
-  const make = (/** @type {string} */ tag, /** @type {Record<string, string>} */ attributes) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  };
-  const drawn = make("svg", { viewBox: box, "aria-hidden": "true" });
-  drawn.append(...paths.map((path) => make("path", path)));
+  const drawn = svgNode("svg", { viewBox: box, "aria-hidden": "true" });
+  drawn.append(...paths.map((path) => svgNode("path", path)));
   return drawn;
 }
 
@@ -135,8 +155,9 @@ export function number(value, digits = 2) {
   return Number(text) === 0 ? (0).toFixed(digits) : text.replace("-", "−");
 }
 
-/** A share of the whole weight, in per cent. @param {number} share in [0, 1] */
+/** A share of the whole weight, in per cent. @param {number} share in [0, 1]; NaN where it is not known */
 export function percent(share) {
+  if (Number.isNaN(share)) return "–";
   if (share <= 0) return "0 %";
   const digits = [0.0995, 0.00095, 0.000095, 0.0000095].findIndex((least) => share >= least);
   return digits < 0 ? "≈ 0 %" : `${(100 * share).toFixed(digits)} %`;
@@ -220,17 +241,8 @@ export function measure(element) {
   return SIZES.get(element) ?? { width: 0, height: 0 };
 }
 
-/** Draws more pixels than the screen shows. */
-let sharper = 1;
 /** What is drawn in place of a canvas. @type {WeakMap<HTMLCanvasElement, any>} */
 const RECORDERS = new WeakMap();
-
-/** Draw with more pixels. @param {number} times @param {() => void} draw */
-export function sharply(times, draw) {
-  sharper = times;
-  draw();
-  sharper = 1;
-}
 
 /** Draw what is meant for a canvas elsewhere. @param {HTMLCanvasElement} canvas @param {any} elsewhere as `fitCanvas` gives it @param {() => void} draw */
 export function recordInto(canvas, elsewhere, draw) {
@@ -243,7 +255,7 @@ export function recordInto(canvas, elsewhere, draw) {
 export function fitCanvas(canvas) {
   const elsewhere = RECORDERS.get(canvas);
   if (elsewhere) return elsewhere;
-  const ratio = (globalThis.devicePixelRatio || 1) * sharper;
+  const ratio = globalThis.devicePixelRatio || 1;
   const { width, height } = SIZES.get(canvas) ?? measure(canvas);
   const [w, t] = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== w || canvas.height !== t) [canvas.width, canvas.height] = [w, t];

@@ -64,13 +64,10 @@ export function arrange(record, t, sort) {
   const { K, families, places } = record;
   const own = sort === "lineage" && t > 0;
   const rows = Uint32Array.from({ length: K }, (_, k) => k);
-  if (sort === "weight" && t > 0) {
-    const weights = record.weights.subarray((t - 1) * K, t * K);
-    rows.sort((a, b) => weights[b] - weights[a] || a - b);
-  }
-  if (sort === "loss" && t > 0) {
-    const gains = record.logIncrement.subarray((t - 1) * K, t * K);
-    rows.sort((a, b) => (gains[a] === gains[b] ? a - b : gains[a] < gains[b] ? -1 : 1));
+  const [column, first] = { weight: [record.weights, 1], loss: [record.logIncrement, -1] }[sort] ?? [];
+  if (column && t > 0) {
+    const values = column.subarray((t - 1) * K, t * K);
+    rows.sort((a, b) => (values[a] === values[b] ? a - b : values[a] > values[b] ? -first : first));
   }
   const ranks = new Uint32Array(K);
   rows.forEach((k, i) => (ranks[k] = i));

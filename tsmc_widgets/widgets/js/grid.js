@@ -2,7 +2,7 @@
 
 import { SIZES, WAITS, clamp, css, fitCanvas, h, measure, percent } from "./dom.js";
 import { Columns, HEADER_HEIGHT, HEAD_WIDTH, ROW_HEIGHT } from "./layout.js";
-import { fill, rect, word } from "./plot.js";
+import { arrow, rect, word } from "./plot.js";
 import { ENDED, ENDS } from "./record.js";
 import { drawCopies, drawRibbons } from "./ribbons.js";
 import { TextRows } from "./rows.js";
@@ -257,8 +257,7 @@ export class TokenGrid {
       if (s === 0 || s >= t || !record.resampled[s]) continue;
       const at = layout === "slots" ? x - this.columns.gaps[s] / 2 : x - 2;
       const half = layout === "slots" ? 5 : 3;
-      const corners = [[at - half, middle - half], [at + half, middle - half], [at, middle + half]];
-      fill(context, corners, css(theme.orange));
+      arrow(context, at, middle - half, middle + half, half, css(theme.orange));
     }
     rect(context, 0, 0, HEAD_WIDTH - 1, HEADER_HEIGHT - 1, css(theme.background));
     context.font = `11px ${theme.font}`;

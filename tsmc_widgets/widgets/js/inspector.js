@@ -1,6 +1,6 @@
 /** @file One token under the lens: what else could have been written, and what the choice cost. */
 
-import { WAITS, h, number, percent, table } from "./dom.js";
+import { WAITS, h, meter, number, percent, table } from "./dom.js";
 import { lineage } from "./genealogy.js";
 import { ENDED, ENDS, GOING } from "./record.js";
 
@@ -95,7 +95,7 @@ export class Inspector {
         h("th", { scope: "row" }, mark ? h("span", { class: "pv-arrow", title: "the token drawn" }, "▸") : "",
           h("bdi", {}, token === record.header.eos ? "∎ end" : record.words[token])),
         share("p0", Math.exp(logP), number(logP)),
-        share("psi", Number.isFinite(highest) ? Math.exp(logPsi - highest) : NaN, number(logPsi), true),
+        share("psi", Number.isFinite(highest) ? Math.exp(logPsi - highest) : NaN, number(logPsi)),
         share("q", Math.exp(logQ), number(logQ)),
       );
     });
@@ -187,12 +187,11 @@ function nextTokens(record, s, slot) {
   }));
 }
 
-/** A cell with a bar and a number. @param {string} name @param {number} part @param {string} log @param {boolean} [relative] */
-function share(name, part, log, relative = false) {
-  const fill = h("span", { class: `pv-fill pv-fill-${name}` });
-  fill.style.width = `${(100 * (part || 0)).toFixed(1)}%`;
-  const text = Number.isNaN(part) ? "–" : relative ? log : percent(part);
-  const cell = h("td", name === "psi" ? { class: "pv-col-psi" } : {}, h("span", { class: "pv-track" }, fill), h("span", { class: "pv-share" }, text));
+/** A cell with a bar and a number: a probability, or log psi with its bar against the highest. @param {"p0" | "psi" | "q"} name @param {number} part @param {string} log */
+function share(name, part, log) {
+  const isPsi = name === "psi";
+  const text = h("span", { class: "pv-share" }, isPsi && !Number.isNaN(part) ? log : percent(part));
+  const cell = h("td", isPsi ? { class: "pv-col-psi" } : {}, meter(part, `pv-filled-${name}`), text);
   cell.title = `log ${{ p0: "p₀", psi: "ψ", q: "q" }[name]} = ${log}`;
   return cell;
 }

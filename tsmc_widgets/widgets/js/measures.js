@@ -1,7 +1,7 @@
 /** @file Measures of one run: ESS, log Z hat and surviving ancestors at every step, and sorted weights. */
 
 import { css, h, number, percent, plural } from "./dom.js";
-import { DASHED, LEFT, RIGHT, Strip, curve, drawBand, label, level, line, rect, resamplingMarks, stepTicks } from "./plot.js";
+import { DASHED, Strip, curve, drawBand, label, level, line, rect, resamplingMarks, shareAt, stepTicks } from "./plot.js";
 
 /**
  * Let a pointer on strips over the steps move the play head.
@@ -13,9 +13,7 @@ export function letScrub(strips, record, onScrub, signal) {
     canvas.classList.add("pv-scrubs");
     const scrub = (/** @type {PointerEvent} */ event) => {
       if (event.type === "pointermove" && event.buttons !== 1) return;
-      const box = canvas.getBoundingClientRect();
-      const share = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
-      if (record()) onScrub(Math.round(share * record().T));
+      if (record()) onScrub(Math.round(shareAt(canvas, event) * record().T));
     };
     canvas.addEventListener("pointerdown", scrub, { signal });
     canvas.addEventListener("pointermove", scrub, { signal });

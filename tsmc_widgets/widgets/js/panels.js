@@ -1,6 +1,6 @@
 /** @file The panels made of words: what the run is, its state, and its final samples. */
 
-import { button, h, icon, number, percent, plural, table, write } from "./dom.js";
+import { button, h, icon, number, percent, plural, refill, table, write } from "./dom.js";
 import { explained } from "./glossary.js";
 
 /** A labelled menu that keeps its choice where it can. */
@@ -10,7 +10,6 @@ export class Menu {
    * @param {Record<string, string>} [attributes] of the menu
    */
   constructor(label, changed, signal, attributes = {}) {
-    this.names = "";
     this.select = h("select", { "aria-label": label, ...attributes });
     this.el = h("label", { class: "pv-field" }, `${label} `, this.select);
     this.select.addEventListener("change", changed, { signal });
@@ -18,13 +17,11 @@ export class Menu {
 
   /** @param {[string, string][]} choices value and name @param {string} [usual] */
   offer(choices, usual) {
-    const names = choices.join("\n");
-    if (this.names === names) return;
-    this.names = names;
-    const before = this.select.value;
-    this.select.replaceChildren(...choices.map(([value, name]) => h("option", { value }, name)));
+    const before = this.value;
+    refill(this.select, choices.join("\n"), () => choices.map(([value, name]) => h("option", { value }, name)));
     const values = choices.map(([value]) => value);
-    this.value = values.includes(before) ? before : usual ?? values[0] ?? "";
+    const value = values.includes(before) ? before : usual ?? values[0] ?? "";
+    if (this.value !== value) this.value = value;
     this.el.hidden = choices.length < 2;
   }
 
@@ -139,6 +136,17 @@ export class Status {
     this.el.hidden = text === "";
     write(this.alert, error);
     this.alert.hidden = error === "";
+    this._nameControls();
+  }
+
+  /** Handles of the sliders around a view, and the menu of factors, have no names of their own. */
+  _nameControls() {
+    const around = this.el.closest(".tsmc-watch");
+    around?.querySelector(".tw-add select")?.setAttribute("aria-label", "Add a factor");
+    for (const handle of around?.querySelectorAll(".noUi-handle:not([aria-label])") ?? []) {
+      const label = handle.closest(".widget-inline-hbox")?.querySelector(".widget-label");
+      if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+    }
   }
 }
 
@@ -149,7 +157,7 @@ export class NumberTable {
     this.head = h("tr");
     this.body = h("tbody");
     this.el = h("div", attributes, h("table", {}, h("thead", {}, this.head), this.body));
-    /** @type {any[][]} */
+    /** @type {HTMLElement[][]} */
     this.cells = [];
   }
 
@@ -162,17 +170,14 @@ export class NumberTable {
     if (this.names !== names) {
       this.names = names;
       this.head.replaceChildren(...heads().map((node) => h("th", { scope: "col" }, node)));
-      this.cells = contents.map((row) => row.map(() => ({ node: h("td"), sign: null })));
-      const rows = starts().map((node, i) => h("tr", {}, h("th", { scope: "row" }, node), ...this.cells[i].map(({ node: cell }) => cell)));
+      this.cells = contents.map((row) => row.map(() => h("td")));
+      const rows = starts().map((node, i) => h("tr", {}, h("th", { scope: "row" }, node), ...this.cells[i]));
       this.body.replaceChildren(...rows);
     }
     contents.forEach((row, i) =>
       row.forEach(({ sign, nodes, title = "" }, j) => {
-        const cell = this.cells[i][j];
-        if (cell.sign === sign && cell.title === title) return;
-        Object.assign(cell, { sign, title });
-        cell.node.title = title;
-        cell.node.replaceChildren(...nodes);
+        this.cells[i][j].title = title;
+        refill(this.cells[i][j], sign, () => nodes);
       }),
     );
   }

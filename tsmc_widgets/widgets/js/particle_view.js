@@ -1,8 +1,8 @@
 /** @file The view: its state, what moves it, and one draw a frame. */
 
-import { host, nameSliders, runsOf } from "./contact.js";
+import { host, runsOf } from "./contact.js";
 import { clamp, css, h, number, plural, write } from "./dom.js";
-import { stepAt } from "./plot.js";
+import { shareAt } from "./plot.js";
 import { arrange, family, genealogy, lineage, lineageInWords, stepInWords } from "./genealogy.js";
 import { explain } from "./glossary.js";
 import { TokenGrid } from "./grid.js";
@@ -53,7 +53,7 @@ class ParticleView extends RunView {
       signal,
     );
     const askPage = () => this._ask({ pages: (this.model.get("pages") ?? 0) + 1 });
-    this.share = new Share(this.model, () => this._figure(), askPage, () => this.schedule(), signal);
+    this.share = new Share(this.model, () => this._figure(), askPage, signal);
     // A page without Python has the lessons as its runs, where it has them.
     const course = Boolean(model.get("course"));
     const next = () => this._ask(course ? { run: model.get("lesson").number } : { lessons_done: (model.get("lessons_done") ?? 0) + 1 });
@@ -70,7 +70,6 @@ class ParticleView extends RunView {
   _showStatus() {
     const status = this.model.get("status");
     this.status.show(status);
-    nameSliders(this.root);
     // A run that was asked to wait ends its step first: the button need not wait for that.
     this.transport.setRunning(status?.state === "running" && !this.model.get("hold"));
   }
@@ -222,7 +221,7 @@ class ParticleView extends RunView {
   _blame(event) {
     const { record } = this.view;
     if (!record) return;
-    const s = stepAt(this.loss.canvas, event, record.T);
+    const s = Math.floor(shareAt(this.loss.canvas, event) * record.T);
     if (s < 0 || s >= record.steps) return;
     this.transport.scrub(s + 1, true);
     this.sortMenu.value = "loss";
@@ -310,8 +309,7 @@ class ParticleView extends RunView {
   _updateTransport() {
     const { record, t } = this.view;
     const { steps, T } = record;
-    const ess = t > 0 ? `ESS ${number(record.ess[t - 1], 1)} of ${record.K}` : "";
-    this.transport.update({ t, steps, T, complete: steps >= T, note: ess });
+    this.transport.update({ t, steps, T, complete: steps >= T, note: t > 0 ? essInWords(record, t) : "" });
   }
 
   /** What the parts of the view are drawn from, at the shown step. */
@@ -325,12 +323,16 @@ class ParticleView extends RunView {
     if (view.hover) view.hover = view.hover.s < t ? { ...view.hover, slot: this.grid.slotAt(view, view.hover.s, view.hover.row) } : null;
   }
 
+  get _drawn() {
+    return this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
+  }
+
   paint() {
     const { view } = this;
     this._arrange();
     view.sight = this.grid.look(view);
     this.population.draw(view);
-    for (const strip of this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps) strip.draw(view);
+    for (const strip of this._drawn) strip.draw(view);
     this.grid.draw(view);
     this.inspector.show(view, view.hover ?? this._focus());
     this._updateTransport();
@@ -345,8 +347,7 @@ class ParticleView extends RunView {
     const { view, population } = this;
     const { prompt, target } = view.record.header;
     const lines = [`“${prompt}”   ${target}`, this.verdict.textContent, this.numbers.textContent];
-    const strips = this.withStrips ? [...this.overSteps, ...this.strips] : this.overSteps;
-    const plots = strips.map((strip) => ({
+    const plots = this._drawn.map((strip) => ({
       canvas: strip.canvas, title: `${strip.title}${strip.colours ?? ""}: ${strip.said}`, draw: () => strip.draw(view),
     }));
     plots.unshift({ canvas: population.canvas, title: "Population", draw: () => population.draw(view) });
@@ -375,12 +376,16 @@ class ParticleView extends RunView {
     this.verdict.dataset.level = level;
     explain(this.verdict, text);
     const logZ = t > 0 ? `log Ẑ ${number(record.logZ[t - 1])}${errorInWords(record, t)}` : "log Ẑ 0.00";
-    const ess = `ESS ${number(t > 0 ? record.ess[t - 1] : record.K, 1)} of ${record.K}`;
-    const numbers = [logZ, ess, `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
+    const numbers = [logZ, essInWords(record, t), `${plural(survivors[0] ?? record.K, "ancestor")} left`].join(" · ");
     explain(this.numbers, numbers);
-    write(this.story, stepInWords(this.view.record, this.view.t));
+    write(this.story, stepInWords(record, t));
     write(this.lineageNote, lineageInWords(this.view));
   }
+}
+
+/** @param {RunRecord} record @param {number} t */
+function essInWords({ ess, K }, t) {
+  return `ESS ${number(t > 0 ? ess[t - 1] : K, 1)} of ${K}`;
 }
 
 export default host(ParticleView);

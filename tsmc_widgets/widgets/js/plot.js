@@ -61,6 +61,29 @@ export class Strip {
   }
 }
 
+/** Pixels from which on a pointer is at a mark. */
+const NEAR = 14;
+
+/** Which mark of a plot is under the pointer. */
+export class Hover {
+  /** @param {HTMLCanvasElement} canvas @param {(mark: {x: number, y: number, of: any} | null) => void} tell */
+  constructor(canvas, tell) {
+    /** @type {{x: number, y: number, of: any}[]} */
+    this.marks = [];
+    canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {
+      const away = (/** @type {any} */ { x, y }) => Math.hypot(x - offsetX, y - offsetY);
+      const nearest = this.marks.reduce((best, mark) => (!best || away(mark) < away(best) ? mark : best), /** @type {any} */ (null));
+      tell(nearest && away(nearest) <= NEAR ? nearest : null);
+    });
+    canvas.addEventListener("pointerleave", () => tell(null));
+  }
+
+  /** @param {number} x @param {number} y @param {any} of what the mark stands for */
+  add(x, y, of) {
+    if (Number.isFinite(x) && Number.isFinite(y)) this.marks.push({ x, y, of });
+  }
+}
+
 /**
  * A line through points in pixels, broken where one is not finite.
  * @param {CanvasRenderingContext2D} context @param {number[][]} points @param {string} colour
@@ -93,6 +116,11 @@ export function word(context, text, x, y, colour, align) {
   context.fillText(text, x, y);
 }
 
+/** A triangle that points down. @param {CanvasRenderingContext2D} context @param {number} x @param {number} top @param {number} bottom @param {number} half its width @param {string} colour */
+export function arrow(context, x, top, bottom, half, colour) {
+  fill(context, [[x - half, top], [x + half, top], [x, bottom]], colour);
+}
+
 /** A polygon. @param {CanvasRenderingContext2D} context @param {number[][]} corners @param {string} colour */
 export function fill(context, corners, colour) {
   context.fillStyle = colour;
@@ -122,10 +150,10 @@ export function label({ context, halo }, text, x, y, colour, align = "left") {
   word(context, text, x, y, css(colour), align);
 }
 
-/** The column of steps under a pointer, from 0; the axis is that of every plot over steps. @param {Element} canvas @param {MouseEvent} event @param {number} T */
-export function stepAt(canvas, event, T) {
+/** Where on its axis, which runs from 0 to 1, a pointer is over a plot. @param {Element} canvas @param {MouseEvent} event */
+export function shareAt(canvas, event) {
   const box = canvas.getBoundingClientRect();
-  return Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT)) * T);
+  return (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
 }
 
 /** Ticks of an axis of shares. @type {[number, string][]} */
@@ -190,7 +218,7 @@ export function resamplingMarks({ context, x, height }, record, t, theme) {
     // Resampling stands at the start of step s + 1, on the weights of step s.
     const pale = css(theme.orange, (0.35 * strength * half) / 4);
     line(context, [[x(s), TOP], [x(s), height - BOTTOM]], pale, 1.5);
-    fill(context, [[x(s) - half, 2], [x(s) + half, 2], [x(s), TOP - 1]], css(theme.orange, strength));
+    arrow(context, x(s), 2, TOP - 1, half, css(theme.orange, strength));
   }
 }
 

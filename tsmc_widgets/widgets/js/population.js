@@ -1,7 +1,7 @@
 /** @file The whole population, some pixels for each particle and step, on the axis of the steps. */
 
 import { clamp, css, fitCanvas, h, mix } from "./dom.js";
-import { LEFT, RIGHT, dot, fill, line, rect } from "./plot.js";
+import { LEFT, RIGHT, arrow, dot, line, rect, shareAt, word } from "./plot.js";
 import { CHOSEN, FAINT, LIVING, eachStrand } from "./ribbons.js";
 import { pack } from "./scales.js";
 
@@ -22,9 +22,8 @@ export class Population {
     if (!this.view) return;
     const { record, t, order } = this.view;
     const box = this.canvas.getBoundingClientRect();
-    const x = (event.clientX - box.left - LEFT) / (box.width - LEFT - RIGHT);
     const y = (event.clientY - box.top - AXIS_HEIGHT) / (box.height - AXIS_HEIGHT);
-    const s = Math.floor(x * record.T);
+    const s = Math.floor(shareAt(this.canvas, event) * record.T);
     if (s < 0 || s >= t || y < 0) return;
     const row = clamp(Math.floor(y * record.K), 0, record.K - 1);
     this.onPick(s + 1, order.column(s)[row]);
@@ -128,24 +127,20 @@ export class Population {
     const { K, T } = record;
     const pitch = (width - LEFT - RIGHT) / T;
     context.font = `11px ${theme.font}`;
-    context.fillStyle = css(theme.muted);
     context.textBaseline = "alphabetic";
-    context.textAlign = "right";
     const [first, last] = { slot: ["0", String(K - 1)], weight: ["heavy", "light"], loss: ["worst", "best"], lineage: ["", ""] }[sort];
-    context.fillText(first, LEFT - 6, AXIS_HEIGHT + 9);
-    if (K > 1) context.fillText(last, LEFT - 6, height - 2);
+    word(context, first, LEFT - 6, AXIS_HEIGHT + 9, css(theme.muted), "right");
+    if (K > 1) word(context, last, LEFT - 6, height - 2, css(theme.muted), "right");
     context.save();
     context.translate(11, AXIS_HEIGHT + (height - AXIS_HEIGHT) / 2);
     context.rotate(-Math.PI / 2);
-    context.textAlign = "center";
-    context.fillText({ slot: "slots", weight: "by weight", loss: "by loss", lineage: "families" }[sort], 0, 0);
+    word(context, { slot: "slots", weight: "by weight", loss: "by loss", lineage: "families" }[sort], 0, 0, css(theme.muted), "center");
     context.restore();
     const half = clamp(0.4 * pitch, 1, 4);
     for (let s = 0; s < t; s++) {
       if (!record.resampled[s]) continue;
       const x = LEFT + s * pitch + Math.min(0.25 * pitch, 8);
-      const corners = [[x - half, AXIS_HEIGHT - 9], [x + half, AXIS_HEIGHT - 9], [x, AXIS_HEIGHT - 2]];
-      fill(context, corners, css(theme.orange));
+      arrow(context, x, AXIS_HEIGHT - 9, AXIS_HEIGHT - 2, half, css(theme.orange));
     }
     const now = clamp(LEFT + t * pitch - 0.75, LEFT, width - RIGHT - 0.75);
     rect(context, now, AXIS_HEIGHT - 4, 1.5, height, css(theme.text));

@@ -39,7 +39,7 @@ class RunPanels extends RunView {
       h(
         "section",
         { class: "rp-row", "aria-label": name },
-        h("h4", { class: "rp-title" }, title),
+        h("h4", { class: "pv-title" }, title),
         h("div", { class: "rp-strips" }, ...strips.map((strip) => strip.el)),
       );
     this.now = h("span", {});

@@ -1,6 +1,6 @@
 /** @file Plots over runs and particles: running log Z hat, its spread, and the Lorenz curve. */
 
-import { clamp, css, h, number, percent, plural } from "./dom.js";
+import { clamp, css, h, number, percent, plural, refill } from "./dom.js";
 import { errorRows, spreadInWords } from "./measures.js";
 import {
   BOTTOM, DASHED, LEFT, RIGHT, Strip, TOP, curve, dot, drawBand, drawPath, fill, label, level, line, niceTicks,
@@ -39,7 +39,7 @@ export class LogZPlot extends Strip {
     else drawBand(plot, rows.slice(0, t + 1), theme.blue, 0.2);
     if (R > 1 && record.header.one_target) this._pooled(plot, record, t, theme);
     curve(plot, own, t, theme.blue);
-    this.key.show(theme, {
+    this.key.show({
       run: R > 1 ? "this run" : "",
       others: R > 1 ? plural(R - 1, "other run") : "",
       pooled: R > 1 && record.header.one_target ? `pooled, 95 % interval` : "",
@@ -159,14 +159,11 @@ class Key {
     this.el = h("p", { class: "pv-note rp-key" });
   }
 
-  /** @param {Theme} theme @param {Record<string, string>} names */
-  show(theme, names) {
-    const told = JSON.stringify([names, theme.dark]);
-    if (this.told === told) return;
-    this.told = told;
+  /** @param {Record<string, string>} names */
+  show(names) {
     const items = Object.entries(names).filter(([, name]) => name);
-    this.el.replaceChildren(
-      ...items.map(([kind, name]) => h("span", {}, h("span", { class: `rp-swatch rp-swatch-${kind}` }), name)),
+    refill(this.el, items.join(), () =>
+      items.map(([kind, name]) => h("span", {}, h("span", { class: `rp-swatch rp-swatch-${kind}` }), name)),
     );
   }
 }

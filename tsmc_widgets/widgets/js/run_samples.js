@@ -1,6 +1,6 @@
 /** @file What is known once a run has ended: its factors, and its samples with their download. */
 
-import { button, h, meter, number, percent, plural, table } from "./dom.js";
+import { button, download, h, meter, number, percent, plural, table } from "./dom.js";
 import { TextTable, readableText } from "./panels.js";
 import { readPage } from "./record.js";
 
@@ -48,17 +48,12 @@ export class Factors {
           {},
           h("th", { scope: "row" }, name),
           h("td", {}, meter(Math.abs(means[i]) / largest), number(means[i])),
-          h("td", {}, meter(Number(killed), "rp-killed"), share(Number(killed))),
-          h("td", {}, share(Number(alone))),
+          h("td", {}, meter(Number(killed), "rp-killed"), percent(Number(killed))),
+          h("td", {}, percent(Number(alone))),
         ),
       ),
     );
   }
-}
-
-/** @param {number} value */
-function share(value) {
-  return Number.isNaN(value) ? "–" : percent(value);
 }
 
 const COLUMNS = [
@@ -143,11 +138,7 @@ export class SampleTable extends TextTable {
   _download(kind) {
     const text = kind === "CSV" ? samplesAsCsv(this._sorted()) : samplesAsJson(this.header, this._sorted());
     const type = kind === "CSV" ? "text/csv" : "application/json";
-    const url = URL.createObjectURL(new Blob([text], { type }));
-    const link = h("a", { href: url, download: `samples_run_${this.header.run + 1}.${kind.toLowerCase()}` });
-    link.click();
-    // The browser has taken hold of it once it has turned to the click.
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    download(`samples_run_${this.header.run + 1}.${kind.toLowerCase()}`, type, text);
   }
 }
 

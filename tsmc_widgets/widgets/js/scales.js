@@ -15,9 +15,19 @@ const CIVIDIS = [[0, 34, 78], [65, 77, 107], [124, 123, 120], [187, 174, 110], [
  * @property {number} low value at the left end; smaller ones look the same
  * @property {number} high value at the right end
  * @property {boolean} diverging two colours about the middle, or one ramp
- * @property {[string, string, string]} ticks at the ends and in the middle
+ * @property {string[]} ticks at the ends and in the middle
  * @property {(record: RunRecord, i: number) => number} value of cell i
  */
+
+/**
+ * A quantity in nats, from below 0 to as far above, or from 0.
+ * @param {string} label @param {string} caption @param {[number, number]} ends
+ * @param {Quantity["value"]} value @returns {Quantity}
+ */
+function nats(label, caption, [low, high], value) {
+  const ticks = low < 0 ? [`−${-low}`, "0", `+${high}`] : [low, (low + high) / 2, high].map(String);
+  return { label, caption, low, high, diverging: low < 0, ticks, value };
+}
 
 /** @type {Record<string, Quantity>} */
 export const QUANTITIES = {
@@ -30,42 +40,11 @@ export const QUANTITIES = {
     ticks: ["⅛ ×", "1 ×", "8 ×"],
     value: (record, i) => Math.log2(record.K * record.weights[i]),
   },
-  increment: {
-    label: "log increment",
-    caption: "log weight gained by the step (nats)",
-    low: -4,
-    high: 4,
-    diverging: true,
-    ticks: ["−4", "0", "+4"],
-    value: (record, i) => record.logIncrement[i],
-  },
-  psi: {
-    label: "log ψ",
-    caption: "log ψ of the text so far, log φ at step T (nats)",
-    low: -8,
-    high: 8,
-    diverging: true,
-    ticks: ["−8", "0", "+8"],
-    value: (record, i) => record.logPsi[i],
-  },
-  gain: {
-    label: "token's part of ψ",
-    caption: "owed to the token drawn (nats); log ψ gain where that is not recorded",
-    low: -4,
-    high: 4,
-    diverging: true,
-    ticks: ["−4", "0", "+4"],
-    value: (record, i) => (Number.isNaN(record.drawn[i]) ? record.gain[i] : record.drawn[i]),
-  },
-  surprise: {
-    label: "surprise under p₀",
-    caption: "surprise −log p₀ of the token (nats)",
-    low: 0,
-    high: 8,
-    diverging: false,
-    ticks: ["0", "4", "8"],
-    value: (record, i) => -record.logP[i],
-  },
+  increment: nats("log increment", "log weight gained by the step (nats)", [-4, 4], (record, i) => record.logIncrement[i]),
+  psi: nats("log ψ", "log ψ of the text so far, log φ at step T (nats)", [-8, 8], (record, i) => record.logPsi[i]),
+  gain: nats("token's part of ψ", "owed to the token drawn (nats); log ψ gain where that is not recorded", [-4, 4],
+    (record, i) => (Number.isNaN(record.drawn[i]) ? record.gain[i] : record.drawn[i])),
+  surprise: nats("surprise under p₀", "surprise −log p₀ of the token (nats)", [0, 8], (record, i) => -record.logP[i]),
 };
 
 /** Index of a dead cell (value −inf); the others run from 1 to 255. */

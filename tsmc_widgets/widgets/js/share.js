@@ -1,19 +1,11 @@
 /** @file One menu for all that leaves the page: code, spec, figure, and the page itself. */
 
-import { SIZES, button, css, h, probe, recordInto, sharply } from "./dom.js";
+import { SIZES, button, css, download, h, probe, recordInto, svgNode } from "./dom.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 /** Pixels of a figure for one on the screen. */
 const SHARP = 2;
 const LINE = 20;
 const GAP = 12;
-
-/** Hand a file to the browser. @param {string} name @param {Blob} blob */
-function download(name, blob) {
-  const link = h("a", { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
 
 /** Cut a text into lines of at most so many letters. @param {string} text @param {number} most */
 function wrapped(text, most) {
@@ -35,15 +27,13 @@ function paint(colour, as) {
 /** As much of a canvas's context as the plots use: what they draw becomes SVG. */
 class SvgContext {
   constructor() {
-    this.root = this.at = document.createElementNS(SVG, "g");
+    this.root = this.at = svgNode("g");
     Object.assign(this, { font: "", dash: [], path: "", textAlign: "left", textBaseline: "" });
   }
 
   /** @param {string} tag @param {Record<string, any>} attributes */
   _add(tag, attributes) {
-    const node = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return this.at.appendChild(node);
+    return this.at.appendChild(svgNode(tag, attributes));
   }
 
   get _pen() {
@@ -136,20 +126,25 @@ class SvgContext {
   }
 }
 
+/** The context of a canvas with the pixels of a figure. @param {number} width @param {number} height @returns {any} */
+function bitmap(width, height) {
+  const context = h("canvas", { width: String(width * SHARP), height: String(height * SHARP) }).getContext("2d");
+  context.scale(SHARP, SHARP);
+  return context;
+}
+
 /**
  * Plots one under the other, each under its title, as SVG or PNG.
  * @param {"svg" | "png"} kind @param {string[]} words above them
  * @param {{canvas: HTMLCanvasElement, title: string, draw: () => void}[]} plots @param {Theme} theme
- * @returns {Promise<Blob>}
+ * @returns {Promise<Blob | string>}
  */
 async function figure(kind, words, plots, theme) {
   const sizes = plots.map(({ canvas }) => SIZES.get(canvas) ?? { width: 0, height: 0 });
   const width = Math.max(...sizes.map((size) => size.width));
   const lines = words.flatMap((each) => wrapped(each, width / 7));
   const tall = GAP + LINE * lines.length + sizes.reduce((sum, size) => sum + size.height + LINE + GAP, 0);
-  const canvas = h("canvas", { width: String(width * SHARP), height: String(tall * SHARP) });
-  const context = kind === "svg" ? new SvgContext() : canvas.getContext("2d");
-  if (kind === "png") context.scale(SHARP, SHARP);
+  const context = kind === "svg" ? new SvgContext() : bitmap(width, tall);
   context.fillStyle = css(theme.background);
   context.fillRect(0, 0, width, tall);
   let y = GAP;
@@ -161,32 +156,25 @@ async function figure(kind, words, plots, theme) {
   lines.forEach((line, i) => write(line, i ? "400" : "600"));
   plots.forEach((plot, i) => {
     write(plot.title, "600");
-    if (kind === "svg") {
-      const part = new SvgContext();
-      recordInto(plot.canvas, { context: part, ...sizes[i], ratio: SHARP }, plot.draw);
-      part.root.setAttribute("transform", `translate(0 ${y})`);
-      context.root.append(part.root);
-    } else {
-      sharply(SHARP, plot.draw);
-      context.drawImage(plot.canvas, 0, y, sizes[i].width, sizes[i].height);
-    }
+    const part = kind === "svg" ? new SvgContext() : bitmap(sizes[i].width, sizes[i].height);
+    recordInto(plot.canvas, { context: part, ...sizes[i], ratio: SHARP }, plot.draw);
+    if (kind === "png") context.drawImage(part.canvas, 0, y, sizes[i].width, sizes[i].height);
+    else context.root.appendChild(part.root).setAttribute("transform", `translate(0 ${y})`);
     y += sizes[i].height + GAP;
   });
-  if (kind === "png") return new Promise((done) => canvas.toBlob(done));
-  const root = document.createElementNS(SVG, "svg");
-  root.setAttribute("viewBox", `0 0 ${width} ${tall}`);
+  if (kind === "png") return new Promise((done) => context.canvas.toBlob(done));
+  const root = svgNode("svg", { viewBox: `0 0 ${width} ${tall}` });
   root.append(context.root);
-  return new Blob([new XMLSerializer().serializeToString(root)], { type: "image/svg+xml" });
+  return new XMLSerializer().serializeToString(root);
 }
 
 /** The menu. What Python gives in `share` (code, spec) is offered; the page only where Python is. */
 export class Share {
   /**
    * @param {any} model @param {() => any} shown lines, plots and theme of the figure
-   * @param {() => void} askPage @param {() => void} after draw again on the screen
-   * @param {AbortSignal} signal
+   * @param {() => void} askPage @param {AbortSignal} signal
    */
-  constructor(model, shown, askPage, after, signal) {
+  constructor(model, shown, askPage, signal) {
     this.model = model;
     this.code = h("pre", { class: "pv-code", tabindex: "0", "aria-label": "The Python that makes this run", hidden: "" });
     this.result = h("span", { class: "pv-note", role: "status" });
@@ -197,11 +185,11 @@ export class Share {
       }, signal, name);
     const draw = async (/** @type {"svg" | "png"} */ kind) => {
       const { lines, plots, theme } = shown();
-      download(`run.${kind}`, await figure(kind, lines, plots, theme));
-      after();
+      const type = { svg: "image/svg+xml", png: "image/png" }[kind];
+      download(`run.${kind}`, type, await figure(kind, lines, plots, theme));
     };
     this.show = item("Show code", () => this._reveal(this.code.hidden));
-    const spec = () => download("run.json", new Blob([this.given.spec], { type: "application/json" }));
+    const spec = () => download("run.json", "application/json", this.given.spec);
     /** What each needs of Python. @type {[any, () => boolean][]} */
     this.items = [
       [item("Copy as code", () => this._copy()), () => Boolean(this.given.code)],
@@ -219,7 +207,7 @@ export class Share {
       if (event.key === "Escape") this.el.open = false;
       event.stopPropagation();
     }, { signal });
-    const take = (/** @type {any} */ { page }, /** @type {DataView[]} */ [bytes]) => page && download(page, new Blob([bytes], { type: "text/html" }));
+    const take = (/** @type {any} */ { page }, /** @type {DataView[]} */ [bytes]) => page && download(page, "text/html", bytes);
     model.on("msg:custom", take);
     signal.addEventListener("abort", () => model.off("msg:custom", take));
     this.offer();

@@ -1,6 +1,6 @@
 /** @file The panels of a training made of words: what is trained, buttons, numbers, and texts. */
 
-import { button, clamp, h, meter, number, percent, plural, table } from "./dom.js";
+import { button, clamp, h, meter, number, percent, plural, refill, table, write } from "./dom.js";
 import { key, methodName } from "./methods.js";
 import { ActionBar, NumberTable, readableText } from "./panels.js";
 
@@ -164,14 +164,12 @@ export class BeforeAfter {
 
   /** @param {any} column @param {any} samples @param {string} note @param {any} header */
   _fill(column, samples, note, header) {
-    if (!samples || column.shown === samples) return;
-    column.shown = samples;
-    column.note.textContent = note;
-    const rows = samples.texts.map(([text, logPhi]) => {
+    if (!samples) return;
+    write(column.note, note);
+    refill(column.body, samples, () => samples.texts.map(([text, logPhi]) => {
       const share = logPhi === null ? 0 : clamp(1 + logPhi / BAR_NATS, 0, 1);
       const value = h("td", { class: "tl-phi" }, meter(share), number(logPhi ?? -Infinity));
       return h("tr", {}, value, h("td", {}, h("span", { class: "pv-note" }, header.prompt), " ", h("bdi", {}, readableText(text))));
-    });
-    column.body.replaceChildren(...rows);
+    }));
   }
 }

@@ -1,9 +1,9 @@
 /** @file The plots of a training: loss, ESS, bounds on log Z, learned against optimal log psi. */
 
-import { css, h, number, write } from "./dom.js";
+import { css, h, number, refill, write } from "./dom.js";
 import { drawMarker, methodName, styleOf } from "./methods.js";
 import {
-  DASHED, LEFT, RIGHT, SHARE_TICKS, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word,
+  DASHED, Hover, LEFT, RIGHT, SHARE_TICKS, Strip, TOP, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word,
 } from "./plot.js";
 
 /** @param {number} goal @returns {[number, string][]} */
@@ -123,8 +123,6 @@ export class BoundsPlot extends Strip {
 const NONE = [];
 /** Prefixes that are listed. */
 const WORST = 5;
-/** Pixels from which on a pointer is at a point. */
-const NEAR = 12;
 
 /** One prefix of the scatter in words. @param {any[]} point */
 function prefixInWords([t, optimal, error, learned, text = ""]) {
@@ -139,34 +137,24 @@ export class ScatterPlot extends Strip {
 
   constructor() {
     super();
-    this.hover = h("p", { class: "pv-note tl-hover", role: "status" });
+    this.found = h("p", { class: "pv-note tl-hover", role: "status" });
     this.worst = h("ol", {});
     this.list = h("details", { class: "tl-worst" }, h("summary", {}, `The ${WORST} worst prefixes`), this.worst);
-    this.el.append(this.hover, this.list);
-    /** Where each point stands. @type {[number, number, any[]][]} */
-    this.places = [];
-    this.canvas.addEventListener("pointermove", (event) => {
-      const box = this.canvas.getBoundingClientRect();
-      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-      const found = this.places.map(([px, py, point]) => /** @type {[number, any]} */ ([Math.hypot(px - x, py - y), point]));
-      const [far, point] = found.reduce((best, each) => (each[0] < best[0] ? each : best), [Infinity, null]);
-      write(this.hover, far < NEAR ? prefixInWords(point) : "");
-    });
-    this.canvas.addEventListener("pointerleave", () => write(this.hover, ""));
+    this.el.append(this.found, this.list);
+    this.hover = new Hover(this.canvas, (mark) => write(this.found, mark ? prefixInWords(mark.of) : ""));
   }
 
   /** @param {any[][]} points */
   _rank(points) {
-    if (this.ranked === points) return;
-    this.ranked = points;
     const off = (/** @type {any[]} */ [, optimal, , learned]) => Math.abs(learned - optimal);
-    const worst = points.toSorted((a, b) => off(b) - off(a)).slice(0, WORST);
-    this.worst.replaceChildren(...worst.map((point) => h("li", {}, prefixInWords(point))));
-    this.list.hidden = worst.length === 0;
+    refill(this.worst, points, () =>
+      points.toSorted((a, b) => off(b) - off(a)).slice(0, WORST).map((point) => h("li", {}, prefixInWords(point))),
+    );
+    this.list.hidden = points.length === 0;
   }
 
   draw({ chosen, look, theme, note }) {
-    const points = look?.points ?? [];
+    const points = look?.points ?? NONE;
     const ends = points.flatMap(([, optimal, error, learned]) => [optimal - error, optimal + error, learned]);
     const [low, high] = rangeOf([...ends, -0.5, 0.5]);
     const ticks = niceTicks(low, high, 5);
@@ -177,8 +165,9 @@ export class ScatterPlot extends Strip {
     word(context, "optimal log ψ* →", width - RIGHT - 4, y(low) - 6, css(theme.muted), "right");
     const style = styleOf(chosen.method, theme);
     const few = points.length < 60;
-    this.places = points.map((point) => [x(point[1]), y(point[3]), point]);
-    this._rank(look?.points ?? NONE);
+    this.hover.marks = [];
+    for (const point of points) this.hover.add(x(point[1]), y(point[3]), point);
+    this._rank(points);
     for (const [, optimal, error, learned] of points) {
       const bar = [-error, error].map((side) => [x(optimal + side), y(learned)]);
       if (error > 0) line(context, bar, css(style.colour, 0.55));

@@ -1,6 +1,6 @@
 /** @file The view of a training: what is on show, and one draw a frame. */
 
-import { View, host, nameSliders } from "./contact.js";
+import { View, host } from "./contact.js";
 import { h, write } from "./dom.js";
 import { methodName } from "./methods.js";
 import { Heading, Status } from "./panels.js";
@@ -74,7 +74,6 @@ class TrainView extends View {
   _showStatus() {
     const status = this.model.get("status") || {};
     this.status.show(status);
-    nameSliders(this.root);
     this.stale.show(status.stale || "");
     this.bar.show(status, Boolean(this.model.get("curves")?.racers?.length));
     this.empty.textContent =
