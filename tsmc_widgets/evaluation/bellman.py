@@ -341,13 +341,11 @@ class _Walk:
         return torch.where(live, log_phi, math.nan).cpu()
 
     def _phi(self, tokens: Tensor, observed: Tensor | None) -> Float64[Tensor, " n"]:
-        """Log phi of sequences, filled up to T where they have ended."""
-        left = self.target.num_steps - tokens.shape[1]
-        if left:
-            tokens = torch.nn.functional.pad(tokens, (0, left), value=self.target.eos_token_id)
+        """Log phi of sequences that have ended."""
+        whole = self.target.whole(tokens)
         if observed is None:
-            return self.target.log_phi(tokens)
-        return self.target.log_phi_given(tokens, observed)
+            return self.target.log_phi(whole)
+        return self.target.log_phi_given(whole, observed)
 
     def _values(self, steps: PrefixSteps, t: int) -> tuple[Tensor, Tensor]:
         """Log E_p0[psi_t] after each distinct prefix of t - 1 tokens, and its standard error."""

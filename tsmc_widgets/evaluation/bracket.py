@@ -285,13 +285,9 @@ class Expansion:
         if not len(rows):
             return
         device = self.prefixes.device
-        whole = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
-        padding = target.num_steps - self.length
-        whole = torch.nn.functional.pad(
-            torch.cat(whole, dim=1), (0, padding), value=target.eos_token_id
-        )
+        ended = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
         values = torch.full(self.log_mass.shape, math.nan, dtype=torch.float64)
-        values[rows, tokens] = target.log_phi(whole).cpu()
+        values[rows, tokens] = target.log_phi(target.whole(torch.cat(ended, dim=1))).cpu()
         self._know(~values.isnan(), values)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.fresh[row].append(token)

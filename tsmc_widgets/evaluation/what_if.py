@@ -187,11 +187,7 @@ def _forced(
     log_psi = record.log_psi.clone()
     log_psi[at] = drawn.log_psi[0, 0]
     if bool(ends[at]) or record.t == target.num_steps:
-        whole = paths[0, particle : particle + 1]
-        pad = (0, target.num_steps - whole.shape[1])
-        if pad[1]:
-            whole = torch.nn.functional.pad(whole, pad, value=target.eos_token_id)
-        log_psi[at] = target.log_phi(whole)[0]
+        log_psi[at] = target.log_phi(target.whole(paths[0, particle : particle + 1]))[0]
     log_p, log_q, tokens = record.log_p.clone(), record.log_q.clone(), record.tokens.clone()
     log_p[at], log_q[at], tokens[at] = drawn.log_p[0, 0], drawn.log_q[0, 0], token
     finished = after.finished.clone()
@@ -254,9 +250,7 @@ def _psi_star(target: Target, paths: torch.Tensor) -> tuple[torch.Tensor, torch.
     if t == target.num_steps:
         over[:] = True
     if over.any():
-        pad = (0, target.num_steps - t)
-        whole = torch.nn.functional.pad(paths[over], pad, value=target.eos_token_id or 0)
-        star[over] = target.log_phi(whole.to(device)).cpu()
+        star[over] = target.log_phi(target.whole(paths[over]).to(device)).cpu()
     if not over.all():
         blank = torch.full((1, int((~over).sum())), math.nan).double()
         family = Family(t, paths[~over].unsqueeze(0), blank, blank, blank)

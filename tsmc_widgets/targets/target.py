@@ -147,6 +147,11 @@ class Target:
         none = torch.zeros_like(tokens, dtype=torch.bool)
         return none if self.ending is None else self.ending.over(tokens)
 
+    def whole(self, ended: Int[Tensor, "batch t"]) -> Int[Tensor, "batch steps"]:
+        """Texts that have ended with their last token, or before it, filled up with EOS to T."""
+        left = self.num_steps - ended.shape[1]
+        return torch.nn.functional.pad(ended, (0, left), value=self.eos_token_id or 0)
+
     def measured(self, answer: Answer) -> Answer:
         """A model's answer with alpha log p0 in place of log p0, which is not normalised."""
         if self.power == 1:
