@@ -33,7 +33,7 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.targets.sampling import base_samples, powered_samples
+from tsmc_widgets.targets.sampling import base_samples, finished
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import some_twist
 
@@ -235,7 +235,8 @@ def roll_out(
     log_phi = rollout_log_phi(target, begun, rollouts, generator)
     prefixes.log_psi[place] = mean = numerics.logmeanexp(log_phi)
     error = float((log_phi - mean).exp().std()) / math.sqrt(rollouts)
-    prefixes.error[place] = 0.0 if _is_whole(target, begun) else max(error, 1 / rollouts)
+    known = _is_whole(target, begun.unsqueeze(0))
+    prefixes.error[place] = 0.0 if known else max(error, 1 / rollouts)
 
 
 @torch.no_grad()
@@ -246,27 +247,16 @@ def rollout_log_phi(
 
     With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
     """
-    whole = begun.expand(rollouts, -1)
-    left, log_ratio = target.num_steps - len(begun), 0.0
+    begun = begun.unsqueeze(0)
     if _is_whole(target, begun):
-        whole = torch.nn.functional.pad(whole, (0, left), value=target.eos_token_id)
-    else:
-        ends, log_ratio = powered_samples(
-            target.lm,
-            torch.cat([target.prompt_tokens, begun]),
-            left,
-            rollouts,
-            power=target.power,
-            generator=generator,
-            ending=None if target.ending is None else target.ending.moved(begun),
-        )
-        whole = torch.cat([whole, ends], dim=1)
-    return (target.log_phi(whole) + log_ratio).cpu()
+        return target.log_phi(target.whole(begun)).cpu().expand(rollouts)
+    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
+    return (target.log_phi(tokens[0]) + log_ratio[0]).cpu()
 
 
-def _is_whole(target: Target, begun: Int[Tensor, " t"]) -> bool:
+def _is_whole(target: Target, begun: Int[Tensor, "1 t"]) -> bool:
     """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
-    return len(begun) == target.num_steps or bool(target.over(begun.unsqueeze(0)).any())
+    return begun.shape[1] == target.num_steps or bool(target.over(begun).any())
 
 
 @torch.no_grad()
