@@ -23,7 +23,6 @@ from evaluation.plants import (
 from smc.observed import ConditionalTables, infilling
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.diagnosis import under
 from tsmc_widgets.evaluation.siblings import pick_families, roll_out_family, solve
 from tsmc_widgets.twists.protocol import SteppedTwist
 
@@ -253,9 +252,9 @@ class TestStorybook:
         target, twist = problem
         other = tw.load_twist("five-star-review", target.lm)
         assert tw.twist_report(target, other).defects[0] == "another potential"
-        story = under(target, lm=target.lm, prompt="Once upon a time there was a")
+        story = target.with_(prompt="Once upon a time there was a")
         assert tw.twist_report(story, twist).defects[0] == "another prompt"
-        cold = under(target, lm=tw.Tempered(target.lm, temperature=0.5))
+        cold = target.with_(lm=tw.Tempered(target.lm, temperature=0.5))
         assert tw.twist_report(cold, twist).defects[0] == "temperature of p0"
         # Without a card, from data alone; a hotter p0 is not told, see docs/debugging.md.
         plain = Changed(cold, twist, powered(1))

@@ -16,7 +16,6 @@ from tsmc_widgets.errors import TsmcError, quoted
 from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.models.tempered import Tempered
-from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -406,7 +405,7 @@ class Diagnosis:
         best, observed = (1.0, ""), self.report.bellman.population.observed
         for prompt in (*self.prompts, *NAMED_PROMPTS):
             with suppress(TsmcError, ValueError, IndexError, RuntimeError):  # It cannot be read.
-                other = under(self.target, lm=self.target.lm, prompt=prompt)
+                other = self.target.with_(prompt=prompt)
                 if torch.equal(other.prompt_tokens, self.target.prompt_tokens):
                     continue
                 some = None if observed is None else observed[:NUM_RUNS]
@@ -427,7 +426,7 @@ class Diagnosis:
         """Share of the squared Bellman error that each temperature leaves, its t value, and it."""
         base, found = squares(self.report.bellman), []
         for tau in TEMPERATURES if self._inconsistent else ():
-            other = under(self.target, lm=Tempered(self.target.lm, temperature=tau))
+            other = self.target.with_(lm=Tempered(self.target.lm, temperature=tau))
             population = self.report.bellman.population
             there = bellman_error(other, self.twist, population, max_phi=0)
             ratio = float(squares(there).mean() / base.mean())
@@ -617,12 +616,3 @@ def _settings(lm: Any) -> str:
     return ", ".join(
         f"{name} {value:g}" for name, value in lm.settings.items() if value is not None
     )
-
-
-def under(target: Target, *, lm: Any, prompt: Any = None) -> Target:
-    """The same potential, length and ends under another p0."""
-    return Target(
-        lm, target.potential, prompt=target.prompt_tokens if prompt is None else prompt,
-        num_steps=target.num_steps, eos="absorb" if target.absorbs_eos else "ignore",
-        stop=target.stop, power=target.power,
-    )  # fmt: skip

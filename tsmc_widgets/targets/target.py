@@ -218,15 +218,14 @@ class Target:
 
     def with_potential(self, potential: SupportsLogPhi) -> Target:
         """The target with another phi."""
-        return Target(
-            self.lm,
-            potential,
-            prompt=self.prompt_tokens,
-            num_steps=self.num_steps,
-            eos="absorb" if self.absorbs_eos else "ignore",
-            stop=self.stop,
-            power=self.power,
-        )
+        return self.with_(potential=potential)
+
+    def with_(self, **changes: Any) -> Target:
+        """The target with some of ``Target``'s arguments changed."""
+        names = ("lm", "potential", "num_steps", "stop", "power")
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
+        own |= {"prompt": self.prompt_tokens, "eos": "absorb" if self.absorbs_eos else "ignore"}
+        return Target(**own | changes)
 
     @property
     def rules(self) -> dict[str, Any]:
