@@ -23,6 +23,7 @@ from evaluation.plants import (
 from smc.observed import ConditionalTables, infilling
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation.diagnosis import inconsistency
 from tsmc_widgets.evaluation.siblings import pick_families, roll_out_family, solve
 from tsmc_widgets.twists.protocol import SteppedTwist
 
@@ -150,6 +151,33 @@ def test_a_twist_that_ignores_the_observation_is_named():
     blind.tables = best.tables
     found = tw.twist_report(target, blind, rollouts=64)
     assert found.defects == ["ignores the observation"]
+
+
+def test_a_twist_that_is_constant_after_another_prompt_was_not_learned_on_it():
+    target = random_toy()
+    noise = torch.tensor([[0.9, -0.8, 0.3], [-0.4, 1.2, -1.1], [0.2, -0.9, 0.7]]).double()
+    twist = OwnPromptOnly(target, noise)
+    elsewhere = tw.bellman_error(target.with_(prompt=[1]), twist)
+    assert math.isnan(inconsistency(elsewhere))
+    report = tw.twist_report(target, twist, prompts=[[1], [2]])
+    assert inconsistency(report.bellman) > 0.5
+    assert "another prompt" not in report.defects
+
+
+class OwnPromptOnly(SteppedTwist):
+    """Psi by the last two tokens after the prompt [0], and psi = 1 after any other."""
+
+    def __init__(self, target, table):
+        self.table, self.prompt_length = table, len(target.prompt_tokens)
+
+    def _start(self, tokens):
+        return Total((tokens[:, 0] == 0) * 1)
+
+    def _read(self, tokens, carry):
+        return Total(torch.where(carry.total > 0, 1 + tokens, 0))
+
+    def _value(self, carry):
+        return torch.where(carry.total.unsqueeze(1) > 0, self.table[carry.total - 1], 0.0)
 
 
 def test_bad_input_is_named_and_nothing_else_is_lost():

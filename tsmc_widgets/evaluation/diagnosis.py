@@ -400,7 +400,7 @@ class Diagnosis:
     def _other_prompt(self) -> Finding | None:
         """Consistent on the sequences of another prompt, and not on those of this one."""
         here = inconsistency(self.report.bellman)
-        if not self._inconsistent or here == 0:
+        if not self._inconsistent or math.isnan(here):
             return None
         best, observed = (1.0, ""), self.report.bellman.population.observed
         for prompt in (*self.prompts, *NAMED_PROMPTS):
@@ -587,9 +587,12 @@ def _t_values(here: BellmanError, there: BellmanError) -> tuple[float, float]:
 
 
 def inconsistency(found: BellmanError) -> float:
-    """Mean squared Bellman error over the variance of log psi, both within steps."""
+    """Mean squared Bellman error over the variance of log psi, both within steps.
+
+    NaN where psi is constant or 0, which is consistent with every p0 and says nothing of any.
+    """
     variance = sum(of_steps(centred(found.log_psi)[:, INNER] ** 2))
-    return float(squares(found).mean()) / variance if variance > 1e-9 else 0.0
+    return float(squares(found).mean()) / variance if variance > 1e-9 else math.nan
 
 
 def of_steps(values: torch.Tensor) -> list[float]:
