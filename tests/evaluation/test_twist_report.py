@@ -164,6 +164,20 @@ def test_a_twist_that_is_constant_after_another_prompt_was_not_learned_on_it():
     assert "another prompt" not in report.defects
 
 
+def test_no_word_is_blamed_where_psi_is_right_at_the_end():
+    """Constant before T and phi at T: step T costs most, though psi_T is phi but for rounding."""
+    target = tw.load_problem("rainy-week").target()
+
+    def only_at_the_end(log_psi, begun, before):
+        return log_psi if begun.shape[1] == target.num_steps - 1 else torch.zeros_like(log_psi)
+
+    best = tw.exact(target).optimal_twist()
+    report = tw.twist_report(target, Changed(target, best, only_at_the_end))
+    (costs,) = (found.text for found in report.findings if found.code == "one step costs most")
+    assert costs.startswith("Step 5 carries")
+    assert "disagree" not in costs
+
+
 class OwnPromptOnly(SteppedTwist):
     """Psi by the last two tokens after the prompt [0], and psi = 1 after any other."""
 

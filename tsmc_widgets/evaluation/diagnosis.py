@@ -549,6 +549,8 @@ class Diagnosis:
         if len(rows) < 16:
             return ""
         error, texts = rows["error"].to_numpy(), [set(text.split()) for text in rows["text"]]
+        if error.std() < THRESHOLDS["sure"]:
+            return ""
         best = (0.0, "")
         for word in set().union(*texts):
             mark = np.array([word in text for text in texts], dtype=float)
