@@ -164,6 +164,15 @@ def test_a_twist_that_is_constant_after_another_prompt_was_not_learned_on_it():
     assert "another prompt" not in report.defects
 
 
+def test_what_one_run_cannot_tell_has_no_interval():
+    target = random_toy()
+    twist = Changed(target, tw.exact(target).optimal_twist(), wrong_after(3))
+    trace = tw.run_smc(target, num_particles=64, twist=twist, proposal=tw.TwistInduced())
+    report = tw.twist_report(target, twist, trace=trace)
+    assert "one step costs most" in [found.code for found in report.findings]
+    assert not any("nan" in sentence for sentence in report.verdict)
+
+
 def test_no_word_is_blamed_where_psi_is_right_at_the_end():
     """Constant before T and phi at T: step T costs most, though psi_T is phi but for rounding."""
     target = tw.load_problem("rainy-week").target()

@@ -97,17 +97,18 @@ class Fit:
     @property
     def r2_words(self) -> str:
         """R^2 with its sign and interval."""
-        return _words("R²", self.r2, self.r2_interval)
+        return _words(f"R² {self.r2:.2f}", *self.r2_interval)
 
     @property
     def slope_words(self) -> str:
         """Best power with its interval."""
-        return _words("best power of ψ", self.slope, self.slope_interval)
+        return _words(f"best power of ψ {self.slope:.2f}", *self.slope_interval)
 
 
-def _words(name: str, value: float, interval: tuple[float, float]) -> str:
-    ends = " to ".join(f"{end:.2f}" for end in interval)
-    return f"{name} {value:.2f}, 95 % {ends}".replace("-", "−")
+def _words(what: str, low: float, high: float) -> str:
+    """Something with its 95 % interval, which is left out where none is known."""
+    ends = "" if math.isnan(low) else f", 95 % {low:.2f} to {high:.2f}"
+    return f"{what}{ends}".replace("-", "−")
 
 
 def fit(frame: pd.DataFrame, seed: int = 0) -> Fit:
@@ -223,14 +224,10 @@ class Diagnosis:
         inner = frame[frame["t"] < self.target.num_steps]
         if inner.empty:
             return "no step before T"
-        worst = inner.loc[inner["bellman"].idxmax()] if "bellman" in inner else inner.loc[
-            inner["spread"].idxmax()
-        ]  # fmt: skip
-        low, high = worst["spread_low"], worst["spread_high"]
-        return (
-            f"Bellman error spreads by {worst['spread']:.2f} nats at step {int(worst['t'])}, 95 % "
-            f"{low:.2f} to {high:.2f}; 1/T is {worst['bound']:.2f}"
-        )
+        worst = inner.loc[inner["spread"].idxmax()]
+        what = f"Bellman error spreads by {worst['spread']:.2f} nats at step {int(worst['t'])}"
+        what = _words(what, worst["spread_low"], worst["spread_high"])
+        return f"{what}; 1/T is {worst['bound']:.2f}"
 
     def _dead(self) -> Finding | None:
         log_phi = self.report.bellman.log_value[:, -1]
@@ -524,20 +521,14 @@ class Diagnosis:
         total = float(variance.sum())
         if total < THRESHOLDS["sure"] ** 2:
             return found
-        worst = int(frame.loc[variance.idxmax(), "t"])
-        share = float(variance.max()) / total
-        if share < 0.5:
-            return found
-        row = frame[frame["t"] == worst].iloc[0]
-        found.append(
-            Finding(
-                "one step costs most",
-                f"Step {worst} carries {share:.0%} of the variance of the log increments"
-                + self._culprit(worst),
-                f"variance {row['variance']:.2f}, 95 % {row['variance_low']:.2f} to "
-                f"{row['variance_high']:.2f}, of {total:.2f}", "where", defect=False,
-            )
-        )  # fmt: skip
+        worst = frame.loc[variance.idxmax()]
+        t, share = int(worst["t"]), float(variance.max()) / total
+        if share >= 0.5:
+            text = f"Step {t} carries {share:.0%} of the variance of the log increments"
+            variance = f"variance {worst['variance']:.2f}"
+            variance = _words(variance, worst["variance_low"], worst["variance_high"])
+            about = ("one step costs most", text + self._culprit(t), f"{variance}, of {total:.2f}")
+            found.append(Finding(*about, "where", defect=False))
         return found
 
     def _culprit(self, t: int) -> str:
