@@ -120,9 +120,7 @@ class BellmanError:
     @cached_property
     def centred(self) -> Columns:
         """``error`` with the mean of each t taken off; NaN where it is not finite."""
-        finite = torch.isfinite(self.error)
-        values = torch.where(finite, self.error, math.nan)
-        return values - values.nanmean(dim=(0, 2), keepdim=True)
+        return centred(self.error)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -199,6 +197,12 @@ def t_interval(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
         return mean, math.nan, math.nan
     reach = float(stats.t.ppf(0.975, count - 1) * values.std()) / math.sqrt(count)
     return mean, mean - reach, mean + reach
+
+
+def centred(values: Columns) -> Columns:
+    """Values with the mean of each step taken off; NaN where they are not finite."""
+    values = torch.where(torch.isfinite(values), values, math.nan)
+    return values - values.nanmean(dim=(0, 2), keepdim=True)
 
 
 def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:

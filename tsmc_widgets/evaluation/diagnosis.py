@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tsmc_widgets.errors import TsmcError, quoted
-from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error
+from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error, centred
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.models.tempered import Tempered
 
@@ -178,14 +178,8 @@ class Diagnosis:
 
     def findings(self) -> list[Finding]:
         """Defects first, then what else is worth knowing."""
-        named = [found for found in self._recorded() if found is not None]
-        if not named:
-            for ask in self._questions():
-                found = ask()
-                if found is not None:
-                    named = [found]
-                    break
-        head = named if any(found.defect for found in named) else [*named, self._healthy()]
+        answers = (found for ask in self._questions() if (found := ask()) is not None)
+        head = self._recorded() or [next(answers, None) or self._healthy()]
         return [*head, *self._remarks()]
 
     def _questions(self) -> list[Callable[[], Finding | None]]:
@@ -198,7 +192,7 @@ class Diagnosis:
             self._nearer_temperature,
         ]  # fmt: skip
 
-    def _recorded(self) -> list[Finding | None]:
+    def _recorded(self) -> list[Finding]:
         """What the twist's card and its model say that it was made for."""
         card = getattr(self.twist, "card", None) or {}
         made = card.get("target") or {}
@@ -419,8 +413,11 @@ class Diagnosis:
         )  # fmt: skip
 
     @cached_property
-    def _temperatures(self) -> list[tuple[float, float, float]]:
-        """Share of the squared Bellman error that each temperature leaves, its t value, and it."""
+    def temperatures(self) -> list[tuple[float, float, float]]:
+        """Share of the squared Bellman error that each temperature leaves, its t value, and it.
+
+        The smallest share first; none where there is no Bellman error to speak of.
+        """
         base, found = squares(self.report.bellman), []
         for tau in TEMPERATURES if self._inconsistent else ():
             other = self.target.with_(lm=Tempered(self.target.lm, temperature=tau))
@@ -440,14 +437,14 @@ class Diagnosis:
 
     def _temperature(self) -> Finding | None:
         """The Bellman equation holds under another temperature."""
-        for ratio, _, tau in self._temperatures[:1]:
+        for ratio, _, tau in self.temperatures[:1]:
             if ratio <= THRESHOLDS["other p0"]:
                 return self._other_temperature(tau, ratio)
         return None
 
     def _nearer_temperature(self) -> Finding | None:
         """It holds better under another temperature, on the same sequences."""
-        for ratio, t_value, tau in self._temperatures[:1]:
+        for ratio, t_value, tau in self.temperatures[:1]:
             if ratio <= THRESHOLDS["nearer p0"] and t_value > THRESHOLDS["t value"]:
                 more = f" (t = {t_value:.1f}); a prompt that was not tried can look the same"
                 return self._other_temperature(tau, ratio, more)
@@ -525,9 +522,9 @@ class Diagnosis:
         t, share = int(worst["t"]), float(variance.max()) / total
         if share >= 0.5:
             text = f"Step {t} carries {share:.0%} of the variance of the log increments"
-            variance = f"variance {worst['variance']:.2f}"
-            variance = _words(variance, worst["variance_low"], worst["variance_high"])
-            about = ("one step costs most", text + self._culprit(t), f"{variance}, of {total:.2f}")
+            what = f"variance {worst['variance']:.2f}"
+            what = _words(what, worst["variance_low"], worst["variance_high"])
+            about = ("one step costs most", text + self._culprit(t), f"{what}, of {total:.2f}")
             found.append(Finding(*about, "where", defect=False))
         return found
 
@@ -593,12 +590,6 @@ def of_steps(values: torch.Tensor) -> list[float]:
     return values.nanmean(dim=(0, 2)).nan_to_num().tolist()
 
 
-def centred(values: torch.Tensor) -> torch.Tensor:
-    """Values with the mean of each step taken off; NaN where they are not finite."""
-    values = torch.where(torch.isfinite(values), values, math.nan)
-    return values - values.nanmean(dim=(0, 2), keepdim=True)
-
-
 def _spread(values: torch.Tensor) -> float:
     """Standard deviation of what is finite."""
     finite = values[torch.isfinite(values)]
@@ -609,6 +600,4 @@ def _settings(lm: Any) -> str:
     """Temperature and cuts of a model, in words; empty for a plain one."""
     if not isinstance(lm, Tempered):
         return ""
-    return ", ".join(
-        f"{name} {value:g}" for name, value in lm.settings.items() if value is not None
-    )
+    return ", ".join(f"{name} {value:g}" for name, value in lm.settings.items())
