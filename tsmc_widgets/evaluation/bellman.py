@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from scipy import stats
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.estimates import frame_of, mean_within
+from tsmc_widgets.evaluation.estimates import frame_of, mean_within, percentiles
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
@@ -179,12 +178,12 @@ class BellmanError:
         squares = mean_within(of_squares) if of_squares.mean() > 0 else (0.0, math.nan, math.nan)
         mean = t_interval(of_runs)
         spread = [math.sqrt(square) for square in squares]
-        tails = np.quantile(centred[known].numpy(), [0.025, 0.975])
+        tails = percentiles(centred[known].numpy())
         return {
             "t": t + 1,
             **dict(zip(("mean", "low", "high"), mean, strict=True)),
             **dict(zip(("spread", "spread_low", "spread_high"), spread, strict=True)),
-            "tail_low": float(tails[0]), "tail_high": float(tails[1]),
+            "tail_low": tails[0], "tail_high": tails[1],
             "one_zero": int(torch.isinf(error).sum()), "num_prefixes": int(known.sum()),
             "bound": 1 / self.log_psi.shape[1],
         }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 
 from tsmc_widgets.errors import TsmcError, quoted
 from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error, centred
+from tsmc_widgets.evaluation.estimates import percentiles
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.models.tempered import Tempered
 
@@ -83,7 +84,6 @@ class Fit:
         slope_interval: the same.
         psi: standard deviation of log psi, in nats.
         star: of log psi*, less the error of rollouts.
-        count: prefixes.
     """
 
     r2: float
@@ -92,7 +92,6 @@ class Fit:
     slope_interval: tuple[float, float]
     psi: float
     star: float
-    count: int
 
     @property
     def r2_words(self) -> str:
@@ -114,32 +113,24 @@ def _words(what: str, low: float, high: float) -> str:
 def fit(frame: pd.DataFrame, seed: int = 0) -> Fit:
     """Fit of columns x (log psi), z (log psi*), e (its error) and cluster, all already centred."""
     if not len(frame):
-        return Fit(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0, 0)
+        return Fit(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0)
     clusters = frame["cluster"].to_numpy()
     x, z, e = (frame[name].to_numpy() for name in ("x", "z", "e"))
     names, place = np.unique(clusters, return_inverse=True)
-    parts = [x * x, z * z - e * e, x * z, np.ones_like(x)]
+    parts = [x * x, z * z - e * e, x * z]
     sums = np.stack([np.bincount(place, part, len(names)) for part in parts])
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
-    r2, slope = _of_sums(sums.sum(1))
-    r2s, slopes = _of_sums(sums @ drawn.T)
-    count = len(x)
     total = sums.sum(1)
-    return Fit(
-        float(r2), _ends(r2s), float(slope), _ends(slopes),
-        math.sqrt(total[0] / count), math.sqrt(max(0.0, total[1] / count)), len(x),
-    )  # fmt: skip
+    r2, slope = _of_sums(total)
+    r2s, slopes = _of_sums(sums @ drawn.T)
+    psi, star = np.sqrt(total[:2].clip(0) / len(x)).tolist()
+    return Fit(float(r2), percentiles(r2s), float(slope), percentiles(slopes), psi, star)
 
 
 def _of_sums(sums: np.ndarray) -> tuple[Any, Any]:
     xx, zz, xz = (np.maximum(sums[0], 1e-12), np.maximum(sums[1], 1e-12), sums[2])
     return np.clip(np.sign(xz) * xz**2 / (xx * zz), -1, 1), xz / xx
-
-
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def fit_within(frame: pd.DataFrame, seed: int = 0) -> Fit:

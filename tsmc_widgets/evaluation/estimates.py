@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from scipy import stats
@@ -187,6 +188,13 @@ def t_interval(
         return EVERYWHERE
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * standard_error
     return (middle - reach, middle + reach)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5 and 97.5 % quantiles of what is finite; NaN where nothing is."""
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def mean_within(

@@ -25,6 +25,7 @@ from tsmc_widgets.evaluation.estimates import (
     PooledOverRuns,
     frame_of,
     mean_within,
+    percentiles,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
@@ -481,6 +482,7 @@ def _spread(
 
 RESAMPLES = 2000
 Numbers = np.ndarray | np.floating
+Statistic = Callable[[np.ndarray, np.ndarray], Numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -579,7 +581,7 @@ def compare_log_psi(
     if prefixes.enumerated or not finite.any():
         intervals = {name: (value, value) for name, value in values.items()}
     else:
-        intervals = bootstrap(learned, optimal, seed)
+        intervals = {name: bootstrap(f, learned, optimal, seed) for name, f in STATISTICS.items()}
     spread = float(optimal.var()) if finite.any() else 0.0
     counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
@@ -596,17 +598,11 @@ def compare_log_psi(
 
 
 def bootstrap(
-    learned: np.ndarray, optimal: np.ndarray, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval of each statistic, prefixes drawn with replacement."""
+    statistic: Statistic, learned: np.ndarray, optimal: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic, prefixes drawn with replacement."""
     draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
-    intervals = {}
-    for name, statistic in STATISTICS.items():
-        values = statistic(learned[draws], optimal[draws])
-        known = values[np.isfinite(values)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals
+    return percentiles(statistic(learned[draws], optimal[draws]))
 
 
 def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
@@ -619,7 +615,8 @@ def _correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
     return _ratio((x * y).mean(-1), np.sqrt((x * x).mean(-1) * (y * y).mean(-1)))
 
 
-def _rank_correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+def rank_correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    """Spearman's."""
     return _correlation(stats.rankdata(learned, axis=-1), stats.rankdata(optimal, axis=-1))
 
 
@@ -636,9 +633,9 @@ def _ratio(above: Numbers, below: Numbers) -> Numbers:
     return np.where(below > 1e-18, above / np.where(below > 1e-18, below, 1.0), math.nan)
 
 
-STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Numbers]] = {
+STATISTICS: dict[str, Statistic] = {
     "slope": _slope,
     "correlation": _correlation,
-    "rank_correlation": _rank_correlation,
+    "rank_correlation": rank_correlation,
     "rmse": _rmse,
 }

@@ -30,6 +30,7 @@ from tsmc_widgets.evaluation.twist_quality import (
     estimate_step_divergences,
     increment_variance,
     profiles,
+    rank_correlation,
     step_divergences,
 )
 from tsmc_widgets.smc.api import check_observed
@@ -292,16 +293,16 @@ def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
 
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
     found = fit(part, seed)
-    intervals = bootstrap(part["x"].to_numpy(), part["z"].to_numpy(), seed)
-    rank = part["x"].rank().corr(part["z"].rank())
-    return {
-        "t": t,
-        "r2": found.r2, "r2_low": found.r2_interval[0], "r2_high": found.r2_interval[1],
-        "slope": found.slope, "slope_low": found.slope_interval[0],
-        "slope_high": found.slope_interval[1],
-        "rank_correlation": float(rank), "rank_correlation_low": intervals["rank_correlation"][0],
-        "rank_correlation_high": intervals["rank_correlation"][1], "num_prefixes": len(part),
-    }  # fmt: skip
+    both = part["x"].to_numpy(), part["z"].to_numpy()
+    row: dict[str, Any] = {"t": t, "num_prefixes": len(part)}
+    for name, value, interval in (
+        ("r2", found.r2, found.r2_interval),
+        ("slope", found.slope, found.slope_interval),
+        ("rank_correlation", float(rank_correlation(*both)),
+         bootstrap(rank_correlation, *both, seed)),
+    ):  # fmt: skip
+        row |= {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return row
 
 
 @dataclass(frozen=True)
