@@ -209,11 +209,15 @@ def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
 
     A twist that can only propose weighs nothing, and nothing is resampled.
     """
+    return run_smc(target, dead_runs="keep", **following(twist), **how)
+
+
+def following(twist: Any) -> dict[str, Any]:
+    """Arguments of runs that follow a twist: one that can only propose is the proposal's alone."""
     twist = as_twist(twist)
-    parts = {"proposal": TwistInduced(), "twist": twist}
     if twist.proposal_only:
-        parts = {"proposal": TwistInduced(twist)}
-    return run_smc(target, dead_runs="keep", **parts, **how)
+        return {"proposal": TwistInduced(twist)}
+    return {"proposal": TwistInduced(), "twist": twist}
 
 
 @torch.no_grad()

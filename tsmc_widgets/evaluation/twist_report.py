@@ -41,6 +41,7 @@ from tsmc_widgets.twists.protocol import (
     BaseTwist,
     TwistStep,
     as_twist,
+    of_other,
     prefill_twist,
     some_twist,
 )
@@ -179,7 +180,7 @@ class Stages:
                 Finding("not finite", f"{words}: it counts as 0 there", "one prefix is enough",
                         "tokens")
             )  # fmt: skip
-            self.twist = Finite(target, self.twist)
+            self.twist = Finite(self.twist)
             self._measure(None, observed)
 
     def _measure(self, trace: SMCTrace | None, observed: Any) -> None:
@@ -243,26 +244,27 @@ def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
     low and high; r2, slope and rank_correlation of learned against true log psi, with low and high,
     where the step was looked at. All logs in nats, intervals of 95 %.
     """
-    bellman = report.bellman.frame.rename(columns={
-        "spread": "bellman", "spread_low": "bellman_low", "spread_high": "bellman_high",
-    })  # fmt: skip
-    frame = bellman[["t", "bellman", "bellman_low", "bellman_high", "bound", "one_zero"]]
-    variance = increment_variance(report.trace).rename(columns={
-        "low": "variance_low", "high": "variance_high",
-    })  # fmt: skip
-    frame = frame.merge(
-        variance[["t", "variance", "variance_low", "variance_high"]], on="t", how="outer"
-    )
-    both = profiles(report.trace)
-    for quantity, name in (("ESS", "ess"), ("surviving ancestors", "ancestors")):
-        part = both[both["quantity"] == quantity]
-        names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-        part = part[["t", *names]].rename(columns=names)
+    bellman, shares = report.bellman.frame, profiles(report.trace).groupby("quantity")
+    frame = bellman[["t", "bound", "one_zero"]]
+    for part in (
+        _columns(bellman, "spread", "bellman", "spread_low", "spread_high"),
+        _columns(increment_variance(report.trace), "variance", "variance"),
+        _columns(shares.get_group("ESS"), "mean", "ess"),
+        _columns(shares.get_group("surviving ancestors"), "mean", "ancestors"),
+    ):
         frame = frame.merge(part, on="t", how="outer")
     rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
     if rows:
         frame = frame.merge(frame_of(rows), on="t", how="left")
     return frame
+
+
+def _columns(
+    table: pd.DataFrame, value: str, name: str, low: str = "low", high: str = "high"
+) -> pd.DataFrame:
+    """Step, value and both ends of a table, with the value's new name in those of the ends."""
+    names = {value: name, low: f"{name}_low", high: f"{name}_high"}
+    return table[["t", *names]].rename(columns=names)
 
 
 def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
@@ -286,9 +288,8 @@ def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
             )  # fmt: skip
     except (TsmcError, ValueError):  # Too many sequences, too few samples, or Z = 0.
         return report
-    names = {"value": "kl", "low": "kl_low", "high": "kl_high"}
-    columns = found[["t", *names]].rename(columns=names)
-    return replace(report, frame=report.frame.merge(columns, on="t", how="left"))
+    frame = report.frame.merge(_columns(found, "value", "kl"), on="t", how="left")
+    return replace(report, frame=frame)
 
 
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
@@ -305,23 +306,15 @@ def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
     return row
 
 
-@dataclass(frozen=True)
-class _FiniteCarry:
-    """The other twist's carry and what each row has generated."""
-
-    inner: Any
-
-    def select(self, rows: Any) -> _FiniteCarry:
-        return _FiniteCarry(None if self.inner is None else self.inner.select(rows))
-
-
 class Finite(BaseTwist):
     """Another twist with psi = 0 where it gives NaN or +inf, so that all else can be measured."""
 
-    def __init__(self, target: Target, twist: Any) -> None:
-        self.target, self.twist = target, as_twist(twist)
-        self.is_conditional, self.method = self.twist.is_conditional, self.twist.method
-        self.proposal_only = self.twist.proposal_only
+    method, proposal_only, is_conditional = of_other(
+        "twist", "method", "proposal_only", "is_conditional"
+    )
+
+    def __init__(self, twist: Any) -> None:
+        self.twist = as_twist(twist)
 
     def prefill(self, tokens: Any, lm_step: Any, observed: Any = None) -> TwistStep:
         """Read the prompts."""
@@ -329,14 +322,14 @@ class Finite(BaseTwist):
 
     def advance(self, tokens: Any, carry: Any, lm_step: Any) -> TwistStep:
         """Read one more token for each row."""
-        return self._finite(self.twist.advance(tokens, carry.inner, lm_step))
+        return self._finite(self.twist.advance(tokens, carry, lm_step))
 
     def log_psi(self, tokens: Any, prompt_length: int) -> Any:
         """Log psi_t along the tokens after the prompt."""
         return _without_nan(self.twist.log_psi(tokens, prompt_length))
 
     def _finite(self, step: TwistStep) -> TwistStep:
-        return TwistStep(_without_nan(step.log_psi_next[:]), _FiniteCarry(step.carry))
+        return TwistStep(_without_nan(step.log_psi_next[:]), step.carry)
 
 
 def _without_nan(log_psi: torch.Tensor) -> torch.Tensor:

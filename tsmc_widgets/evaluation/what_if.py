@@ -11,7 +11,7 @@ import torch
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bellman import run_twist, t_interval
+from tsmc_widgets.evaluation.bellman import following, run_twist, t_interval
 from tsmc_widgets.evaluation.estimates import PooledOverRuns, frame_of, mean_within
 from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
 from tsmc_widgets.smc.api import run_conditional_smc, start_smc
@@ -145,13 +145,9 @@ def fork(
     check_integer("t", t, below=target.num_steps + 1)
     check_integer("particle", particle, at_least=0, below=num_particles)
     check_integer("token", token, at_least=0, below=target.lm.vocab_size)
-    twist = as_twist(twist)
-    parts = {"proposal": TwistInduced(), "twist": twist}
-    if twist.proposal_only:
-        parts = {"proposal": TwistInduced(twist)}
     session = start_smc(
         target, num_particles=num_particles, seed=seed, first_run=run, top_k=top_k,
-        dead_runs="keep", **parts, **options,
+        dead_runs="keep", **following(twist), **options,
     )  # fmt: skip
     other = SMCSession(target, session.config)
     records = [session.step() for _ in range(t - 1)]
