@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_number, import_extra, quoted
 from tsmc_widgets.smc.exact import Oracle
+from tsmc_widgets.smc.trace import pareto_k
 from tsmc_widgets.targets.exact_samples import ExactSamples
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFr
     """A pandas table of rows, or of columns by name."""
     pd = import_extra("pandas", "lab", "a table")
     return pd.DataFrame(rows, columns=None if columns is None else list(columns))
+
+
+def pareto_shape(log_weights: Float64[Tensor, " n"]) -> float:
+    """``pareto_k``; NaN also where arviz-stats is not installed."""
+    if find_spec("arviz_stats") is None:
+        return math.nan
+    array_stats = import_extra("arviz_stats.base", "lab", "a Pareto k").array_stats
+    return pareto_k(array_stats, log_weights)
 
 
 class Estimate:
