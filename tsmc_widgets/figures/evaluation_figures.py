@@ -103,13 +103,12 @@ def gap_figure(
         one_row_each(part, ["num_particles"], name)
         shown = part["gap"].clip(lower=floor)
         figure.add_trace(
-            go.Scatter(
+            look.curve(
+                index,
+                name,
                 # Side by side, so that no bar hides another.
                 x=part["num_particles"] * DODGE ** (index - (len(named) - 1) / 2),
                 y=shown,
-                name=safe(name),
-                mode="lines+markers",
-                line=look.line(index),
                 marker=look.mark(index),
                 error_y=look.bars(shown, part["low"].clip(lower=floor / 2), part["high"]),
                 customdata=part[["gap", "low", "high", "num_particles"]],
@@ -140,14 +139,14 @@ def _draw_side(
     estimated = "kind" in part.columns and bool((part["kind"] == "estimate").any())
     label = f"{name} (upper: estimate)" if estimated else name
     figure.add_trace(
-        go.Scatter(
+        look.curve(
+            index,
+            label if name else side,
             x=x,
             y=[value if math.isfinite(value) else None for value in part[middle]],
-            name=safe(label if name else side),
             legendgroup=safe(name),
             # One entry a method: the marks say which side.
             showlegend=side == "lower" or not name,
-            mode="lines+markers",
             line=look.line(index) | ({"dash": "dot"} if estimated else {}),
             marker={"size": 9, "symbol": f"triangle-{'up' if side == 'upper' else 'down'}"},
             customdata=part[[low, high]],
@@ -268,16 +267,16 @@ def frontier_figure(
         rows = rows.sort_values("beta" if "beta" in rows.columns else "kl")
         labels = [f"{beta:g}" for beta in rows["beta"]] if "beta" in rows.columns else None
         figure.add_trace(
-            go.Scatter(
+            look.curve(
+                index,
+                name or "method",
                 x=rows["kl"],
                 y=rows["reward"],
-                name=safe(name) or "method",
                 mode="lines+markers+text" if labels else "lines+markers",
                 text=labels,
                 textposition="bottom right",
                 textfont={"size": 11, "color": look.colour(index)},
                 cliponaxis=False,
-                line=look.line(index),
                 marker=look.mark(index),
                 error_x=look.bars(*(rows[f"kl{end}"] for end in ("", "_low", "_high"))),
                 error_y=look.bars(*(rows[f"reward{end}"] for end in ("", "_low", "_high"))),
