@@ -369,6 +369,26 @@ def test_twists_are_trained_once_for_all_specs(tmp_path, monkeypatch):
     assert len(trained) == 1
 
 
+class Emptied(dict):
+    """As if another thread dropped everything after each look."""
+
+    def __contains__(self, key):
+        found = super().__contains__(key)
+        self.clear()
+        return found
+
+    def get(self, key):
+        value = super().get(key)
+        self.clear()
+        return value
+
+
+def test_other_threads_may_drop_what_is_about_to_be_handed_out(monkeypatch):
+    monkeypatch.setattr(resources, "_MADE", Emptied(twist=7))
+    how = {"read": dict, "make": lambda: 8, "write": print}
+    assert [resources._find_or_make("twist", None, **how) for _ in range(2)] == [7, 8]
+
+
 def test_conditional_problems_need_exact_samples(tmp_path):
     (result,) = tw.map_runs([toy("one-token-infilling", num_exact=0)])
     assert "num_exact must be at least 2" in result.error["message"]
