@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from evaluation.plants import (
@@ -25,6 +26,7 @@ from smc.observed import ConditionalTables, infilling
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.diagnosis import inconsistency
 from tsmc_widgets.evaluation.siblings import pick_families, roll_out_family, solve
+from tsmc_widgets.evaluation.twist_report import with_errors
 from tsmc_widgets.twists.protocol import SteppedTwist
 
 CHANGES = {
@@ -272,6 +274,16 @@ def test_rollouts_of_a_family_agree_with_its_exact_psi():
     scores = torch.cat(scores)
     assert float(scores.abs().max()) < 4.5
     assert float((scores**2).mean()) < 2
+
+
+def test_error_of_rollouts_is_all_the_error_among_siblings_of_a_right_twist():
+    """Less the mean of four siblings, a rollout's error has three quarters of its variance."""
+    noise = np.random.default_rng(0).normal(0, 0.3, size=4000)
+    about = {"t": 2, "parent": np.arange(4000) // 4, "log_psi": 0.0, "log_star_error": 0.3}
+    table = with_errors(pd.DataFrame(about | {"log_star": noise}))
+    excess = (table["x_within"] - table["z_within"]) ** 2 - table["e_within"] ** 2
+    parents = excess.groupby(table["parent"]).mean()
+    assert abs(parents.mean() / parents.sem()) < 4.5
 
 
 @pytest.fixture(scope="module")

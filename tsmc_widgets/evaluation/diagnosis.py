@@ -135,9 +135,8 @@ def _of_sums(sums: np.ndarray) -> tuple[Any, Any]:
 
 def fit_within(frame: pd.DataFrame, seed: int = 0) -> Fit:
     """Fit of siblings about the mean of their parent."""
-    of_parent = frame.groupby("parent")["t"].transform("size")
-    shrunk = frame["e"] * np.sqrt(1 - 1 / of_parent)
-    return fit(frame.assign(x=frame["x_within"], z=frame["z_within"], e=shrunk), seed)
+    within = {name: frame[f"{name}_within"] for name in ("x", "z", "e")}
+    return fit(frame.assign(**within), seed)
 
 
 def fit_between(frame: pd.DataFrame, seed: int = 0) -> Fit:
@@ -350,7 +349,7 @@ class Diagnosis:
     def _one_token(self) -> Finding | None:
         """One token whose siblings alone are off."""
         table = self.table.assign(r=self.table["x_within"] - self.table["z_within"])
-        total = float((table["r"] ** 2 - table["e"] ** 2).sum())
+        total = float((table["r"] ** 2 - table["e_within"] ** 2).sum())
         if total / max(1, len(table)) < THRESHOLDS["sure"] ** 2:
             return None
         best = (0.0, -1, 0.0)

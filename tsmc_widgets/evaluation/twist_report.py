@@ -220,6 +220,8 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
     frame["error"] = frame["x"] - frame["z"]
     frame["ess_cost"] = frame.groupby("t")["error"].transform(_ess_costs)
     frame["e"] = frame["log_star_error"]
+    siblings = frame.groupby("parent")["t"].transform("size")
+    frame["e_within"] = frame["e"] * np.sqrt(1 - 1 / siblings)
     # At step 1 there is one parent, and its siblings are independent of each other.
     own = -1 - np.arange(len(frame))
     frame["cluster"] = np.where(frame["t"] == 1, own, frame["parent"])
