@@ -511,7 +511,7 @@ class BracketSearch:
         for node in nodes:
             by_length.setdefault(len(node.tokens), []).append(node)
         children: list[Node] = []
-        closed, roundings, texts = 0, 0, 0
+        parts: list[Expansion] = []
         for group in by_length.values():
             prefixes = self._tokens(group)
             part = Expansion(
@@ -526,18 +526,16 @@ class BracketSearch:
             )
             part.close_ended()
             part.close_certain()
-            closed += part.closed
-            roundings += part.roundings
-            texts += part.texts
             children += part.split()
+            parts.append(part)
         now = self._totals
         totals = Totals(
-            closed=now.closed + closed,
-            roundings=now.roundings + roundings,
+            closed=now.closed + sum(part.closed for part in parts),
+            roundings=now.roundings + sum(part.roundings for part in parts),
             low=now.low + sum(n.low for n in children) - sum(n.low for n in nodes),
             high=now.high + sum(n.high for n in children) - sum(n.high for n in nodes),
             mass=now.mass + sum(n.mass for n in children) - sum(n.mass for n in nodes),
-            texts=now.texts + texts,
+            texts=now.texts + sum(part.texts for part in parts),
             prefixes_read=now.prefixes_read + len(nodes),
             tokens_spent=now.tokens_spent + sum(self._cost(node) for node in nodes),
         )

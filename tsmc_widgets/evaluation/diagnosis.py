@@ -453,16 +453,13 @@ class Diagnosis:
             return None
         evidence = f"{self.all.slope_words}; {self.all.r2_words}"
         if high < THRESHOLDS["overconfident"]:
-            return Finding(
-                "overconfident", f"Overconfident: ψ^{self.all.slope:.2f} would fit ψ* better",
-                evidence, "what if",
-            )  # fmt: skip
-        if low > THRESHOLDS["underconfident"]:
-            return Finding(
-                "underconfident", f"Underconfident: ψ^{self.all.slope:.1f} would fit ψ* better",
-                evidence, "what if",
-            )  # fmt: skip
-        return None
+            code, power = "overconfident", f"{self.all.slope:.2f}"
+        elif low > THRESHOLDS["underconfident"]:
+            code, power = "underconfident", f"{self.all.slope:.1f}"
+        else:
+            return None
+        text = f"{code.capitalize()}: ψ^{power} would fit ψ* better"
+        return Finding(code, text, evidence, "what if")
 
     def _other_potential(self) -> Finding | None:
         """Consistent with p0 before the last step, and with another phi."""
