@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float64, Int
-from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.estimates import frame_of, mean_within, percentiles
+from tsmc_widgets.evaluation.estimates import frame_of, mean_with_ends, mean_within, percentiles
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
@@ -176,7 +175,7 @@ class BellmanError:
         excess = torch.where(known, centred**2 - self.value_error[:, t] ** 2, math.nan)
         of_squares = excess[runs].nanmean(1)
         squares = mean_within(of_squares) if of_squares.mean() > 0 else (0.0, math.nan, math.nan)
-        mean = t_interval(of_runs)
+        mean = mean_with_ends(of_runs)
         spread = [math.sqrt(square) for square in squares]
         tails = percentiles(centred[known].numpy())
         return {
@@ -187,15 +186,6 @@ class BellmanError:
             "one_zero": int(torch.isinf(error).sum()), "num_prefixes": int(known.sum()),
             "bound": 1 / self.log_psi.shape[1],
         }  # fmt: skip
-
-
-def t_interval(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
-    """Mean over independent runs with its 95 % t-interval; NaN ends for one run."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return mean, math.nan, math.nan
-    reach = float(stats.t.ppf(0.975, count - 1) * values.std()) / math.sqrt(count)
-    return mean, mean - reach, mean + reach
 
 
 def centred(values: Columns) -> Columns:
@@ -349,10 +339,7 @@ class _Walk:
 
     def _phi(self, tokens: Tensor, observed: Tensor | None) -> Float64[Tensor, " n"]:
         """Log phi of sequences that have ended."""
-        whole = self.target.whole(tokens)
-        if observed is None:
-            return self.target.log_phi(whole)
-        return self.target.log_phi_given(whole, observed)
+        return self.target.log_phi_given(self.target.whole(tokens), observed)
 
     def _values(self, steps: PrefixSteps, t: int) -> tuple[Tensor, Tensor]:
         """Log E_p0[psi_t] after each distinct prefix of t - 1 tokens, and its standard error."""

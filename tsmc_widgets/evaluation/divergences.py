@@ -294,7 +294,6 @@ def draw_from(
     observed: Int[Tensor, "n width"] | None = None,
 ) -> Scores:
     """Scores of ``count`` draws from q, under ``observed`` if any, as runs of one particle."""
-    extra = {} if observed is None else {"observed": observed}
     trace = run_smc(
         target,
         num_particles=1,
@@ -305,7 +304,7 @@ def draw_from(
         seed=seed,
         first_run=first_run,
         dead_runs="keep",
-        **extra,
+        observed=observed,
     )
     columns = trace.columns
     return Scores(
@@ -365,10 +364,7 @@ def score_sequences(
         )
         # Sequences that have ended point at a row that exists, whatever became of their own.
         rows = torch.zeros_like(rows).index_put((members,), pairs.inverse)
-    if observed is None:
-        log_phi = target.log_phi(tokens)
-    else:
-        log_phi = target.log_phi_given(tokens, observed)
+    log_phi = target.log_phi_given(tokens, observed)
     return Scores(log_p.cpu(), log_q.cpu(), log_phi.cpu())
 
 

@@ -200,6 +200,14 @@ def t_interval(
     return (middle - reach, middle + reach)
 
 
+def mean_with_ends(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
+    """Mean over independent runs with its 95 % t-interval; NaN ends for one run, or a dead one."""
+    mean = MeanOverRuns.of(values)
+    if not math.isfinite(mean.standard_error):
+        return mean.mean, math.nan, math.nan
+    return mean.mean, *t_interval(mean.mean, mean.standard_error, mean.freedom)
+
+
 def percentiles(values: np.ndarray) -> tuple[float, float]:
     """The 2.5 and 97.5 % quantiles of what is finite; NaN where nothing is."""
     known = values[np.isfinite(values)]

@@ -181,11 +181,10 @@ def roll_out_family(
     begun = family.tokens.flatten(0, 1).to(device)
     tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
     flat = tokens.flatten(0, 1)
-    if family.observed is None:
-        log_phi = target.log_phi(flat)
-    else:
-        each = len(flat) // len(family.observed)
-        log_phi = target.log_phi_given(flat, family.observed.repeat_interleave(each, 0))
+    observed = family.observed
+    if observed is not None:
+        observed = observed.repeat_interleave(len(flat) // len(observed), 0)
+    log_phi = target.log_phi_given(flat, observed)
     log_phi = (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
     mean = numerics.logmeanexp(log_phi)
     shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()

@@ -11,8 +11,13 @@ import torch
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bellman import following, run_twist, t_interval
-from tsmc_widgets.evaluation.estimates import PooledOverRuns, frame_of, mean_within
+from tsmc_widgets.evaluation.bellman import following, run_twist
+from tsmc_widgets.evaluation.estimates import (
+    PooledOverRuns,
+    frame_of,
+    mean_with_ends,
+    mean_within,
+)
 from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
 from tsmc_widgets.smc.api import run_conditional_smc, start_smc
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -48,7 +53,7 @@ def power_rows(
         tempered = TemperedTwist(twist, power)
         trace = run_twist(target, tempered, num_runs=num_runs, **how)
         log_z, ess = trace.columns.log_z[:, -1], trace.columns.ess[:, -1] / num_particles
-        mean, low, high = t_interval(log_z)
+        mean, low, high = mean_with_ends(log_z)
         accepted = torch.isfinite(trace.columns.log_psi[:, -1]).double().mean(1)
         squares = (log_z - mean) ** 2 * num_runs / max(1, num_runs - 1)
         row = {
@@ -66,7 +71,7 @@ def power_rows(
             above = run_conditional_smc(
                 target, retained=samples, twist=tempered, proposal=TwistInduced(), **how
             )
-            ends = t_interval(above.columns.log_z[:, -1])
+            ends = mean_with_ends(above.columns.log_z[:, -1])
             row |= dict(zip(("upper", "upper_low", "upper_high"), ends, strict=True))
             row["exact"] = oracle.log_z
         yield row

@@ -165,8 +165,7 @@ def replace_psi_by_phi(
         return log_psi
     pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
     whole = target.whole(paths.reshape(-1, paths.shape[-1])[pairs.first])
-    observed = _observed(config, pairs.first)
-    log_phi = target.log_phi(whole) if observed is None else target.log_phi_given(whole, observed)
+    log_phi = target.log_phi_given(whole, _observed(config, pairs.first))
     flat = log_psi.reshape(-1).clone()
     flat[members] = log_phi[pairs.inverse].to(flat)
     return flat.reshape(log_psi.shape)

@@ -201,9 +201,11 @@ class Target:
         return self.log_p(tokens) + self.log_phi(tokens)
 
     def log_phi_given(
-        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"] | None
     ) -> Float64[Tensor, " batch"]:
-        """Log phi of each row under its own observation o, in nats, checked."""
+        """Log phi of each row under its own observation o if there are any, in nats, checked."""
+        if observed is None:
+            return self.log_phi(tokens)
         self._check_tokens(tokens, self.num_steps)
         return log_phi_checked(
             lambda rows: self.potential.log_phi_given(rows, observed),
