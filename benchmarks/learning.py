@@ -64,10 +64,12 @@ class Race:
     tokens: float
 
 
-def race(target: tw.Target, exact: Any, method: str, form: str, updates: int, seed: int) -> Race:
-    """Train once."""
+def race(
+    target: tw.Target, exact: Any, method: str, form: str, updates: int, seed: int, **sizes: Any
+) -> Race:
+    """Train once, with the trainer's sizes of a batch."""
     twist = make_twist(form, target, link=link_for(method), seed=seed)
-    trainer = TwistTrainer(target, twist, method=method, seed=seed)
+    trainer = TwistTrainer(target, twist, method=method, seed=seed, **sizes)
     first = last = measure(target, twist, exact)
     seconds, reached = 0.0, dict.fromkeys(SHARES, (math.inf, math.inf))
     for update in trainer.updates(updates):
@@ -154,7 +156,10 @@ def main() -> None:
     parser.add_argument("--method", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=1, help="trainings; their median is printed")
     parser.add_argument("--form", nargs="*", default=None)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--observations", type=int, default=None, help="in a batch of infilling")
     options = parser.parse_args()
+    sizes = {"batch_size": options.batch_size, "observations": options.observations}
     for name in options.problem:
         target = tw.load_problem(name).target()
         exact = target.exact_samples(TEXTS, seed=3, progress=False)
@@ -164,7 +169,7 @@ def main() -> None:
         for form in options.form or FORMS.get(name, (tw.load_problem(name).form,)):
             for method in options.method:
                 races = [
-                    race(target, exact, method, form, options.updates, 1 + seed)
+                    race(target, exact, method, form, options.updates, 1 + seed, **sizes)
                     for seed in range(options.seeds)
                 ]
                 print(f"  {method:9s} {form:16s} {line(races)}", flush=True)

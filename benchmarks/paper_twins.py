@@ -249,14 +249,14 @@ def write_tables(comparisons: dict[str, tw.Comparison], folder: Path, seeds: int
             frame.insert(0, "experiment", name)
             frames.append(frame)
         plan = next(spec.training for spec in comparison.specs if spec.learns)
+        state = repr(comparison)[1:-1].replace("Comparison", "Runs", 1)
         wanted = [q for q in (*KLS, "gap") if q in comparison.quantities]
         text += [
             f"## {name}: {comparison.specs[0].problem_name}",
-            f"{plan.num_updates} updates of {plan.batch_size} texts. {comparison!r}"[:-1] + ".",
+            f"{plan.num_updates} updates of {plan.batch_size} texts. {state}.",
             f"Learning rates: {rates_used(comparison)}.",
             "",
         ]
-        text[-3] = text[-3].replace("<Comparison: ", "Runs: ")
         for quantity in wanted:
             text += [comparison.grid(quantity).title, "", comparison.to_markdown(quantity)]
     whole = "\n".join(text) + "\n" + ranking(comparisons)

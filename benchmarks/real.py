@@ -9,16 +9,13 @@ peak over what it held before, beside what keys and values of all particles take
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import tsmc_widgets as tw
-from benchmarks.sweep import Scored, bare_loop, interleaved
+from benchmarks.sweep import bare, in_new_process, interleaved, most_resident, sweeps
 
 PROMPT = "Once upon a time there was a"
 GB = 1e9
@@ -27,20 +24,7 @@ Figure = tuple[str, str, str]
 """What it is, its value, and what it is to reach."""
 
 
-def sweeps(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
-    """A function that runs SMC once, with other noise in each call."""
-    target = tw.Target(lm, Scored(), prompt=PROMPT, num_steps=num_steps)
-    seeds = itertools.count()
-    return lambda: tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
-
-
-def bare(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
-    """A function that samples as many sequences with transformers alone."""
-    prompt = torch.tensor(lm.encode(PROMPT))
-    return lambda: bare_loop(lm.model, prompt, num_particles, num_steps)
-
-
-def products(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object]:
+def products(lm: Any, _prompt: str, num_particles: int, num_steps: int) -> Callable[[], object]:
     """A function that multiplies every weight matrix with as many rows as a sweep does: the floor.
 
     It is bound by the bandwidth to read the weights, or by the arithmetic.
@@ -58,8 +42,7 @@ def products(lm: Any, num_particles: int, num_steps: int) -> Callable[[], object
 
 def speed(lm: Any) -> Iterator[Figure]:
     """A sweep of smollm2 beside the bare loop and beside its matrix products."""
-    size = {"num_particles": 64, "num_steps": 16}
-    jobs = {job.__name__: job(lm, **size) for job in (sweeps, bare, products)}
+    jobs = {job.__name__: job(lm, PROMPT, 64, 16) for job in (sweeps, bare, products)}
     times = interleaved(jobs, repeats=5)
     about = f"smollm2, {str(lm.dtype)[6:]}, K = 64, T = 16: "
     sweep, loop, floor = (times[name] for name in jobs)
@@ -69,40 +52,26 @@ def speed(lm: Any) -> Iterator[Figure]:
 
 def growth(lm: Any) -> Iterator[Figure]:
     """How the time of a sweep of storybook grows, and a small one beside the bare loop."""
-    sizes = [
-        (64, 20),
-        (128, 20),
-        (512, 20),
-        (1024, 20),
-        (2048, 20),
-        (4096, 20),
-        (64, 40),
-        (1024, 40),
-    ]
-    times = interleaved({f"{K} {T}": sweeps(lm, K, T) for K, T in sizes}, repeats=5)
+    sizes = [*((K, 20) for K in (64, 128, 512, 1024, 2048, 4096)), (64, 40), (1024, 40)]
+    times = interleaved({f"{K} {T}": sweeps(lm, PROMPT, K, T) for K, T in sizes}, repeats=5)
     for size in (64, 512, 2048):
         ratio = times[f"{2 * size} 20"] / times[f"{size} 20"]
         yield f"storybook, T = 20: time(K = {2 * size}) / time(K = {size})", f"{ratio:.2f}", "2.1"
     for size in (64, 1024):
         ratio = times[f"{size} 40"] / times[f"{size} 20"]
         yield f"storybook, K = {size}: time(T = 40) / time(T = 20)", f"{ratio:.2f}", "2.1"
-    times = interleaved({"sweep": sweeps(lm, 8, 20), "bare": bare(lm, 8, 20)}, repeats=25)
-    ratio = times["sweep"] / times["bare"]
+    jobs = {job.__name__: job(lm, PROMPT, 8, 20) for job in (sweeps, bare)}
+    times = interleaved(jobs, repeats=25)
+    ratio = times["sweeps"] / times["bare"]
     yield "storybook, K = 8, T = 20: sweep / bare loop", f"{ratio:.2f}", "1.15"
-
-
-def most_resident() -> int:
-    """Largest resident size in bytes, where that of getrusage begins with the parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, float]:
     """Peak of this process in bytes, its growth in a sweep of smollm2, and the KV cache's size."""
     lm = tw.load_language_model("smollm2")
-    sweeps(lm, 4, 2)()
+    sweeps(lm, PROMPT, 4, 2)()
     before = most_resident()
-    sweeps(lm, num_particles, num_steps)()
+    sweeps(lm, PROMPT, num_particles, num_steps)()
     peak = most_resident()
     carry: Any = lm.prefill(torch.tensor([lm.encode(PROMPT)])).carry
     pairs = [carry.layer(index) for index in range(len(carry.store.windows))]
@@ -113,9 +82,7 @@ def peak_of_sweep(num_particles: int, num_steps: int) -> tuple[float, float, flo
 def memory() -> Iterator[Figure]:
     """Peak memory, in a process of its own for each size."""
     for num_particles, num_steps in ((1024, 8), (4096, 16)):
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            peak, grown, cache = pool.submit(peak_of_sweep, num_particles, num_steps).result()
+        peak, grown, cache = in_new_process(peak_of_sweep, num_particles, num_steps)
         about = f"smollm2, K = {num_particles}, T = {num_steps}: "
         value, most = f"{grown / GB:.2f} / {cache / GB:.2f} GB", (1.3 * cache + 0.5 * GB) / GB
         yield f"{about}peak / KV cache", f"{value} = {grown / cache:.1f}", f"{most:.2f} GB"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, PreTrainedTo
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.huggingface import HuggingFaceLM
+from tsmc_widgets.targets.target import prompt_ids
 
 
 class Scored:
@@ -48,7 +50,7 @@ def bare_loop(model: Any, prompt: torch.Tensor, num_particles: int, num_steps: i
             logits = out.logits[:, -1]
 
 
-def interleaved(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def interleaved(jobs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each job, run in turn."""
     for job in jobs.values():
         job()
@@ -75,62 +77,63 @@ def random_gpt2() -> HuggingFaceLM:
     return HuggingFaceLM(GPT2LMHeadModel(config).eval(), tokenizer)
 
 
-def compare(lm: Any, prompt: Any, num_particles: int, num_steps: int, repeats: int) -> float:
-    """Print and return the ratio of a sweep to the bare loop."""
+def sweeps(lm: Any, prompt: Any, num_particles: int, num_steps: int) -> Callable[[], tw.SMCTrace]:
+    """A function that runs SMC once, with other noise in each call."""
     target = tw.Target(lm, Scored(), prompt=prompt, num_steps=num_steps)
     seeds = itertools.count()
+    return lambda: tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
 
-    def sweep() -> tw.SMCTrace:
-        return tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
 
-    times = interleaved(
-        {
-            "bare": lambda: bare_loop(lm.model, target.prompt_tokens, num_particles, num_steps),
-            "smc": sweep,
-        },
-        repeats,
-    )
-    ratio = times["smc"] / times["bare"]
+def bare(lm: Any, prompt: Any, num_particles: int, num_steps: int) -> Callable[[], None]:
+    """A function that samples as many sequences with transformers alone."""
+    tokens = prompt_ids(lm, prompt)
+    return lambda: bare_loop(lm.model, tokens, num_particles, num_steps)
+
+
+def compare(lm: Any, prompt: Any, num_particles: int, num_steps: int, repeats: int) -> None:
+    """Print the ratio of a sweep to the bare loop."""
+    size = (lm, prompt, num_particles, num_steps)
+    sweep = sweeps(*size)
+    times = interleaved({"bare": bare(*size), "smc": sweep}, repeats)
     distinct = sweep().columns.distinct.double().mean()
     print(
         f"  K={num_particles:5d} T={num_steps:3d}  bare {1e3 * times['bare']:8.1f} ms  "
-        f"smc {1e3 * times['smc']:8.1f} ms  ratio {ratio:5.2f}  "
+        f"smc {1e3 * times['smc']:8.1f} ms  ratio {times['smc'] / times['bare']:5.2f}  "
         f"distinct prefixes a step {distinct:7.1f}"
     )
-    return ratio
 
 
 def growth(lm: Any, prompt: Any, repeats: int) -> None:
     """Print how time grows with T and with K."""
-    seeds = itertools.count()
-
-    def sweep(num_particles: int, num_steps: int) -> Callable[[], object]:
-        target = tw.Target(lm, Scored(), prompt=prompt, num_steps=num_steps)
-        return lambda: tw.run_smc(target, num_particles=num_particles, seed=next(seeds))
-
-    times = interleaved({"T": sweep(128, 32), "2T": sweep(128, 64), "4K": sweep(512, 32)}, repeats)
+    sizes = {"T": (128, 32), "2T": (128, 64), "4K": (512, 32)}
+    jobs = {name: sweeps(lm, prompt, *size) for name, size in sizes.items()}
+    times = interleaved(jobs, repeats)
     print(f"  time(T=64)/time(T=32) at K=128: {times['2T'] / times['T']:.2f}")
     print(f"  time(K=512)/time(K=128) at T=32: {times['4K'] / times['T']:.2f}")
 
 
-def peak_of_sweep(num_particles: int, queue: Any) -> None:
-    """Put the peak of this process's memory after a sweep of model (a) into a queue, in bytes."""
-    lm = random_gpt2()
-    target = tw.Target(lm, Scored(), prompt=[5], num_steps=32)
-    tw.run_smc(target, num_particles=num_particles, seed=0)
-    queue.put(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+def most_resident() -> int:
+    """Largest resident size in bytes, where that of getrusage begins with the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function gives in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
+def peak_of_sweep(num_particles: int) -> int:
+    """Peak of this process's memory after a sweep of model (a), in bytes."""
+    sweeps(random_gpt2(), [5], num_particles, 32)()
+    return most_resident()
 
 
 def memory() -> None:
     """Print memory per particle: the growth of a process's peak with K, and what is kept."""
-    context = multiprocessing.get_context("spawn")
-    peaks = {}
-    for num_particles in (512, 2048):
-        queue = context.Queue()
-        process = context.Process(target=peak_of_sweep, args=(num_particles, queue))
-        process.start()
-        peaks[num_particles] = queue.get()
-        process.join()
+    peaks = {size: in_new_process(peak_of_sweep, size) for size in (512, 2048)}
     session = tw.start_smc(
         tw.Target(random_gpt2(), Scored(), prompt=[5], num_steps=32), num_particles=512
     )

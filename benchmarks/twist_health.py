@@ -52,7 +52,7 @@ def measured(target: Any, twist: Any, seed: int) -> dict[str, Any]:
     """The statistics that thresholds are held against."""
     report = tw.twist_report(target, twist, seed=seed)
     found = Diagnosis(report, seed=seed)
-    ratio, t_value, _ = (found._temperatures or [(1.0, 0.0, 1.0)])[0]
+    ratio, t_value, _ = (found.temperatures or [(1.0, 0.0, 1.0)])[0]
     return {
         "R2": found.all.r2, "R2 siblings": found.within.r2, "best power": found.all.slope,
         "best power ": found.all.slope, "Bellman share": inconsistency(report.bellman),

@@ -369,15 +369,7 @@ def estimated(name, c):
     blocks = ExactDraws(target, 4, block=500)
     for _ in range(4):
         blocks.extend()
-    steep = tw.exact(
-        tw.Target(
-            target.lm,
-            target.potential**0.5,
-            prompt=target.prompt_tokens,
-            num_steps=4,
-            eos="absorb" if target.absorbs_eos else "ignore",
-        )
-    )
+    steep = tw.exact(target.with_potential(target.potential**0.5))
     found = kl_divergences(
         target, twist=steep.optimal_twist(), num_samples=1500, exact_samples=rejected
     )

@@ -59,41 +59,6 @@ class Changed(BaseTwist):
         return torch.cat(columns, dim=1)
 
 
-class OnPrompt(BaseTwist):
-    """A twist that has read another prompt."""
-
-    def __init__(self, target, twist, prompt):
-        self.target, self.twist = target, as_twist(twist)
-        self.prompt = torch.as_tensor(prompt)
-
-    def prefill(self, tokens, lm_step):
-        begun = tokens[:, len(self.target.prompt_tokens) :]
-        tokens = torch.cat([self.prompt.expand(len(tokens), -1), begun], 1)
-        lm_step = self.target.lm.prefill(tokens)
-        step = self.twist.prefill(tokens, lm_step)
-        return TwistStep(step.log_psi_next, Both(lm_step.carry, step.carry))
-
-    def advance(self, tokens, carry, lm_step):
-        lm_step = self.target.lm.advance(tokens, carry.lm)
-        step = self.twist.advance(tokens, carry.twist, lm_step)
-        return TwistStep(step.log_psi_next, Both(lm_step.carry, step.carry))
-
-    def log_psi(self, tokens, prompt_length):
-        begun = tokens[:, prompt_length:]
-        tokens = torch.cat([self.prompt.expand(len(tokens), -1), begun], 1)
-        return self.twist.log_psi(tokens, len(self.prompt))
-
-
-@dataclass(frozen=True)
-class Both:
-    lm: object
-    twist: object
-
-    def select(self, rows):
-        twist = None if self.twist is None else self.twist.select(rows)
-        return Both(self.lm.select(rows), twist)
-
-
 def scrambled(begun, seed=0):
     """A number in [-1, 1] for each prefix, without any order."""
     total = torch.zeros(len(begun), dtype=torch.float64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from planting import planted
 from smc.observed import ConditionalTables, infilling
+from smc.observed import every as every_text
 from smc.test_power import powered
 from smc.toys import eos_target, table_target
 
@@ -82,7 +83,7 @@ CASES = {
 def test_every_prefix_is_as_by_hand(case):
     target = CASES[case]()
     twist = random_twist(target)
-    every = torch.tensor(list(itertools.product(range(3), repeat=target.num_steps)))
+    every = every_text(target.num_steps)
     if target.ending is not None:
         every = torch.unique(target.ending.filled(every), dim=0)
     found = tw.bellman_error(target, twist, every)
@@ -97,7 +98,7 @@ def test_every_prefix_is_as_by_hand(case):
 def test_each_observation_has_its_own_error():
     target = infilling(3, 1)
     twist = ConditionalTables(3, 1, seed=4)
-    every = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    every = every_text(3)
     observed = torch.arange(3).repeat_interleave(len(every)).unsqueeze(1)
     found = tw.bellman_error(target, twist, every.repeat(3, 1), observed=observed)
     for o in range(3):
@@ -124,7 +125,7 @@ def test_pieces_of_the_vocabulary_change_nothing(monkeypatch):
 def test_the_last_expectation_is_unbiased_where_phi_is_sampled(monkeypatch):
     monkeypatch.setattr(bellman, "LEAST_DRAWS", 2)
     target, twist = table_target(3, 3, seed=11), random_twist(table_target(3, 3, seed=11))
-    every = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    every = every_text(3)
     exact = tw.bellman_error(target, twist, every)
     scores = []
     for seed in range(30):
@@ -147,9 +148,7 @@ def test_the_last_expectation_is_unbiased_where_phi_is_sampled(monkeypatch):
 )
 def test_planted_bugs_are_seen(old, new):
     target, twist = eos_target(3), random_twist(eos_target(3))
-    every = torch.unique(
-        target.ending.filled(torch.tensor(list(itertools.product(range(3), repeat=3)))), dim=0
-    )
+    every = torch.unique(target.ending.filled(every_text(3)), dim=0)
     broken = planted(bellman, old, new)
     try:
         found = broken.bellman_error(target, twist, every)
@@ -181,7 +180,7 @@ def test_a_nan_is_named_with_its_prefix():
     target = table_target(3, 3, seed=11)
     twist = random_twist(target)
     twist.log_tables[2][4, 1] = math.nan
-    every = torch.tensor(list(itertools.product(range(3), repeat=3)))
+    every = every_text(3)
     with pytest.raises(
         ModelOutputError, match=r"The twist gave NaN at step 3, after the text 'bb'"
     ):

@@ -250,10 +250,15 @@ def test_what_is_no_log_z_is_refused(target, oracle):
         kl_divergences(target, num_samples=1, log_z=0.0)
 
 
-def test_agreement_is_no_proof(target):
-    """One text in a thousand has phi = 0: a hundred of p0 do not show that KL(q||sigma) is +inf."""
+@pytest.fixture
+def rare():
+    """One text in a thousand has phi = 0."""
     lm = tw.TabularLM.markov([0.999, 0.001], [[0.5, 0.5], [0.5, 0.5]], symbols="ab")
-    rare = tw.Target(lm, tw.AvoidsToken("b"), prompt="", num_steps=1)
+    return tw.Target(lm, tw.AvoidsToken("b"), prompt="", num_steps=1)
+
+
+def test_agreement_is_no_proof(rare):
+    """A hundred texts of p0 do not show that KL(q||sigma) is +inf."""
     found = kl_divergences(rare, num_samples=100, log_z=0.0, seed=2).q_sigma
     assert found.value == 0
     assert found.interval()[1] == pytest.approx(math.log(40) / 100)
@@ -273,9 +278,7 @@ def test_a_heavy_tail_is_named(target):
     assert [math.isnan(kl.k_hat) for kl in every] == [False, False]
 
 
-def test_all_draws_accepted_is_no_certainty():
-    lm = tw.TabularLM.markov([0.999, 0.001], [[0.5, 0.5], [0.5, 0.5]], symbols="ab")
-    rare = tw.Target(lm, tw.AvoidsToken("b"), prompt="", num_steps=1)
+def test_all_draws_accepted_is_no_certainty(rare):
     found = rare.exact_samples(200, seed=1, progress=False)
     assert found.accepted == found.proposed == 200
     low, _ = LogZ.of(found).interval()

@@ -28,6 +28,10 @@ def joint(target):
     return target.exact_samples(4000, seed=6, progress=False)
 
 
+def first(joint, count):
+    return JointSamples(joint.tokens[:count], joint.observed[:count])
+
+
 def enumerated_given(target, twist):
     """Log Z(o), both divergences for each o, and p(o), all by enumeration."""
     values = {}
@@ -59,7 +63,7 @@ def test_observations_are_paired(target, twist, joint):
 
 
 def test_bounds_of_each_observation(target, twist, joint):
-    few = JointSamples(joint.tokens[:400], joint.observed[:400])
+    few = first(joint, 400)
     given = log_z_bounds_given(
         target, few, num_particles=16, twist=twist, proposal=tw.TwistInduced()
     )
@@ -76,7 +80,7 @@ def test_bounds_of_each_observation(target, twist, joint):
 
 
 def test_observations_are_an_argument(target, twist, joint):
-    few = JointSamples(joint.tokens[:6], joint.observed[:6])
+    few = first(joint, 6)
     how = {"num_particles": 3, "twist": twist, "rule": "always"}
     given = log_z_bounds_given(target, few, **how)
     bounds = tw.log_z_bounds(target, exact_samples=few, **how)
@@ -93,7 +97,7 @@ def test_observations_are_an_argument(target, twist, joint):
 
 
 def test_batches_and_parts_change_nothing(target, twist, joint):
-    few = JointSamples(joint.tokens[:30], joint.observed[:30])
+    few = first(joint, 30)
     how = {"num_particles": 3, "twist": twist}
     whole = log_z_bounds_given(target, few, **how)
     batches = log_z_bounds_given(target, few, **how, max_rows=12)
@@ -104,7 +108,7 @@ def test_batches_and_parts_change_nothing(target, twist, joint):
 
 
 def test_one_particle_bounds_are_f_and_g(target, twist, joint):
-    few = JointSamples(joint.tokens[:30], joint.observed[:30])
+    few = first(joint, 30)
     bounds = log_z_bounds_given(
         target, few, num_particles=1, twist=twist, proposal=tw.TwistInduced()
     ).bounds

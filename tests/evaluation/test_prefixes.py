@@ -11,6 +11,7 @@ from smc.toys import chain, eos_target, table_target
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation import compare_log_psi
 from tsmc_widgets.evaluation.twist_quality import (
+    STATISTICS,
     all_prefixes,
     bootstrap,
     log_psi_path,
@@ -170,7 +171,8 @@ def test_bootstrap_intervals_hold_what_all_prefixes_say(target):
     generator = np.random.default_rng(0)
     for seed in range(repeats):
         rows = frame.iloc[generator.integers(len(frame), size=60)]
-        low, high = bootstrap(rows["learned"].to_numpy(), rows["optimal"].to_numpy(), seed)["rmse"]
+        both = rows["learned"].to_numpy(), rows["optimal"].to_numpy()
+        low, high = bootstrap(STATISTICS["rmse"], *both, seed)
         held += low <= truth.rmse <= high
     assert 0.86 <= held / repeats <= 1.0
 

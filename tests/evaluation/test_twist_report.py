@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from evaluation.plants import (
@@ -23,8 +24,9 @@ from evaluation.plants import (
 from smc.observed import ConditionalTables, infilling
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.diagnosis import under
+from tsmc_widgets.evaluation.diagnosis import inconsistency
 from tsmc_widgets.evaluation.siblings import pick_families, roll_out_family, solve
+from tsmc_widgets.evaluation.twist_report import with_errors
 from tsmc_widgets.twists.protocol import SteppedTwist
 
 CHANGES = {
@@ -153,6 +155,56 @@ def test_a_twist_that_ignores_the_observation_is_named():
     assert found.defects == ["ignores the observation"]
 
 
+def test_a_twist_that_is_constant_after_another_prompt_was_not_learned_on_it():
+    target = random_toy()
+    noise = torch.tensor([[0.9, -0.8, 0.3], [-0.4, 1.2, -1.1], [0.2, -0.9, 0.7]]).double()
+    twist = OwnPromptOnly(target, noise)
+    elsewhere = tw.bellman_error(target.with_(prompt=[1]), twist)
+    assert math.isnan(inconsistency(elsewhere))
+    report = tw.twist_report(target, twist, prompts=[[1], [2]])
+    assert inconsistency(report.bellman) > 0.5
+    assert "another prompt" not in report.defects
+
+
+def test_what_one_run_cannot_tell_has_no_interval():
+    target = random_toy()
+    twist = Changed(target, tw.exact(target).optimal_twist(), wrong_after(3))
+    trace = tw.run_smc(target, num_particles=64, twist=twist, proposal=tw.TwistInduced())
+    report = tw.twist_report(target, twist, trace=trace)
+    assert "one step costs most" in [found.code for found in report.findings]
+    assert not any("nan" in sentence for sentence in report.verdict)
+
+
+def test_no_word_is_blamed_where_psi_is_right_at_the_end():
+    """Constant before T and phi at T: step T costs most, though psi_T is phi but for rounding."""
+    target = tw.load_problem("rainy-week").target()
+
+    def only_at_the_end(log_psi, begun, before):
+        return log_psi if begun.shape[1] == target.num_steps - 1 else torch.zeros_like(log_psi)
+
+    best = tw.exact(target).optimal_twist()
+    report = tw.twist_report(target, Changed(target, best, only_at_the_end))
+    (costs,) = (found.text for found in report.findings if found.code == "one step costs most")
+    assert costs.startswith("Step 5 carries")
+    assert "disagree" not in costs
+
+
+class OwnPromptOnly(SteppedTwist):
+    """Psi by the last two tokens after the prompt [0], and psi = 1 after any other."""
+
+    def __init__(self, target, table):
+        self.table, self.prompt_length = table, len(target.prompt_tokens)
+
+    def _start(self, tokens):
+        return Total((tokens[:, 0] == 0) * 1)
+
+    def _read(self, tokens, carry):
+        return Total(torch.where(carry.total > 0, 1 + tokens, 0))
+
+    def _value(self, carry):
+        return torch.where(carry.total.unsqueeze(1) > 0, self.table[carry.total - 1], 0.0)
+
+
 def test_bad_input_is_named_and_nothing_else_is_lost():
     target = random_toy()
     best = tw.exact(target).optimal_twist()
@@ -224,6 +276,16 @@ def test_rollouts_of_a_family_agree_with_its_exact_psi():
     assert float((scores**2).mean()) < 2
 
 
+def test_error_of_rollouts_is_all_the_error_among_siblings_of_a_right_twist():
+    """Less the mean of four siblings, a rollout's error has three quarters of its variance."""
+    noise = np.random.default_rng(0).normal(0, 0.3, size=4000)
+    about = {"t": 2, "parent": np.arange(4000) // 4, "log_psi": 0.0, "log_star_error": 0.3}
+    table = with_errors(pd.DataFrame(about | {"log_star": noise}))
+    excess = (table["x_within"] - table["z_within"]) ** 2 - table["e_within"] ** 2
+    parents = excess.groupby(table["parent"]).mean()
+    assert abs(parents.mean() / parents.sem()) < 4.5
+
+
 @pytest.fixture(scope="module")
 def problem():
     target = tw.load_problem("one-star-review").target()
@@ -253,9 +315,9 @@ class TestStorybook:
         target, twist = problem
         other = tw.load_twist("five-star-review", target.lm)
         assert tw.twist_report(target, other).defects[0] == "another potential"
-        story = under(target, lm=target.lm, prompt="Once upon a time there was a")
+        story = target.with_(prompt="Once upon a time there was a")
         assert tw.twist_report(story, twist).defects[0] == "another prompt"
-        cold = under(target, lm=tw.Tempered(target.lm, temperature=0.5))
+        cold = target.with_(lm=tw.Tempered(target.lm, temperature=0.5))
         assert tw.twist_report(cold, twist).defects[0] == "temperature of p0"
         # Without a card, from data alone; a hotter p0 is not told, see docs/debugging.md.
         plain = Changed(cold, twist, powered(1))

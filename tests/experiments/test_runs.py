@@ -280,11 +280,15 @@ def test_an_interrupt_keeps_what_is_done(tmp_path, monkeypatch):
     assert [result.stored for result in tw.map_runs(specs, None, tmp_path)] == [True, False, False]
 
 
-@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
+@pytest.fixture(params=[None, ThreadPoolExecutor], ids=["serial", "threads"])
+def executor(request):
+    with nullcontext() if request.param is None else request.param(1) as executor:
+        yield executor
+
+
 def test_a_bar_counts_what_has_come_and_changes_nothing(executor, tmp_path, capsys):
     for progress in (False, True):
-        with nullcontext() if executor is None else executor(1) as given:
-            list(tw.map_runs(toys(2), given, tmp_path / f"{progress}", progress=progress))
+        list(tw.map_runs(toys(2), executor, tmp_path / f"{progress}", progress=progress))
         assert ("2/2" in capsys.readouterr().err) == progress
         assert not tqdm._instances
     assert contents(tmp_path / "True") == contents(tmp_path / "False")
@@ -369,6 +373,26 @@ def test_twists_are_trained_once_for_all_specs(tmp_path, monkeypatch):
     assert len(trained) == 1
 
 
+class Emptied(dict):
+    """As if another thread dropped everything after each look."""
+
+    def __contains__(self, key):
+        found = super().__contains__(key)
+        self.clear()
+        return found
+
+    def get(self, key):
+        value = super().get(key)
+        self.clear()
+        return value
+
+
+def test_other_threads_may_drop_what_is_about_to_be_handed_out(monkeypatch):
+    monkeypatch.setattr(resources, "_MADE", Emptied(twist=7))
+    how = {"read": dict, "make": lambda: 8, "write": print}
+    assert [resources._find_or_make("twist", None, **how) for _ in range(2)] == [7, 8]
+
+
 def test_conditional_problems_need_exact_samples(tmp_path):
     (result,) = tw.map_runs([toy("one-token-infilling", num_exact=0)])
     assert "num_exact must be at least 2" in result.error["message"]
@@ -405,13 +429,11 @@ def leave(text):
     raise SystemExit("by the user's code")
 
 
-@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
-def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path, pool):
+def test_a_spec_that_ends_the_program_is_an_error_and_the_others_go_on(tmp_path, executor):
     tw.register_function(leave)
     part = {"kind": "TextFunction", "function": "leave"}
     problem = {**tw.targets.description.describe_problem("rainy-week"), "potential": part}
     specs = [toy(problem), toy(seed=1)]
-    executor = None if pool is None else pool(1)
     first, second = sorted(tw.map_runs(specs, executor, tmp_path), key=lambda r: r.error is None)
     assert "raised SystemExit: by the user's code" in first.error["message"]
     assert second.error is None
@@ -444,13 +466,11 @@ def test_worker_processes_get_the_functions_that_a_spec_names(monkeypatch):
             assert result.raise_error().rows
 
 
-@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
-def test_text_that_no_encoding_has_is_stored_and_comes_back(tmp_path, pool):
+def test_text_that_no_encoding_has_is_stored_and_comes_back(tmp_path, executor):
     def fails(text):
         raise ValueError("\ud800 is half a character")
 
     spec, other = named(fails, "fails \udfff of the tests"), toy()
-    executor = None if pool is None else pool(1)
     results = {r.spec.key: r for r in tw.map_runs([spec, other], executor, tmp_path)}
     assert "\ud800 is half" in results[spec.key].error["message"]
     assert results[other.key].error is None
@@ -466,8 +486,7 @@ def test_a_worker_process_outlives_code_that_ends_it():
     pool.shutdown()
 
 
-@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
-def test_what_cannot_be_stored_is_handed_back_and_the_others_go_on(tmp_path, monkeypatch, pool):
+def test_what_cannot_be_stored_is_handed_back_and_the_others_go_on(tmp_path, monkeypatch, executor):
     write = ResultFolder.write
 
     def full(self, result):
@@ -476,7 +495,6 @@ def test_what_cannot_be_stored_is_handed_back_and_the_others_go_on(tmp_path, mon
         write(self, result)
 
     monkeypatch.setattr(ResultFolder, "write", full)
-    executor = None if pool is None else pool(1)
     with pytest.warns(RuntimeWarning, match="seed 0 could not be stored .*No space left"):
         results = {r.spec.seed: r for r in tw.map_runs(toys(3), executor, tmp_path)}
     assert [bool(results[seed].unstored) for seed in range(3)] == [True, False, False]

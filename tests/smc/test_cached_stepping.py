@@ -9,6 +9,7 @@ from models.checkpoints import ARCHITECTURES
 from smc.toys import counted_reads
 
 import tsmc_widgets as tw
+from tsmc_widgets.targets.sampling import finished
 
 PROMPT = "once upon a time"
 STEPS = 9  # longer than the sliding windows of the checkpoints
@@ -163,3 +164,12 @@ def test_logits_that_the_output_embedding_alone_does_not_give_are_read_whole(mon
     assert isinstance(step.log_probs, torch.Tensor)
     expected = lm.model(torch.tensor([[1, 2, 3]])).logits[:, -1].log_softmax(-1)
     torch.testing.assert_close(step.log_probs, expected)
+
+
+def test_texts_of_p0_are_drawn_from_tables_that_are_not_held_whole(gpt2, monkeypatch):
+    target, begun = make_target(gpt2), torch.tensor([[3, 4], [5, 6]])
+    gpt2.prefill(target.prompt_tokens.unsqueeze(0))  # One row tells whether tables can be lazy.
+    whole, parts = (torch.Generator().manual_seed(0) for _ in range(2))
+    expected, _ = finished(target, begun, 3, generator=whole)
+    in_parts(monkeypatch, gpt2.vocab_size)
+    assert torch.equal(finished(target, begun, 3, generator=parts)[0], expected)

@@ -95,8 +95,8 @@ def ending_error(sampler):
 
 ENDING_BUGS = {
     "phi of an ended text padded with another token": (
-        "value=target.eos_token_id)",
-        "value=0)",
+        "target.whole(",
+        "(lambda x: torch.nn.functional.pad(x, (0, target.num_steps - x.shape[1])))(",
     ),
     "an ended text weighed again at T": ("live if final else ends", "ends | (final & ~ends)"),
     "phi only at T": ("live if final else ends", "live & final"),

@@ -23,14 +23,7 @@ POWERS = [0.5, 2.5]
 
 
 def powered(target, power):
-    return tw.Target(
-        target.lm,
-        target.potential,
-        prompt=target.prompt_tokens,
-        num_steps=target.num_steps,
-        eos="absorb" if target.absorbs_eos else "ignore",
-        power=power,
-    )
+    return target.with_(power=power)
 
 
 def by_hand(power):

@@ -52,18 +52,18 @@ class _Beam:
     @torch.no_grad()
     def run(self) -> tuple[Int[Tensor, "n steps"], Float64[Tensor, " n"], Float64[Tensor, " n"]]:
         """Distinct sequences of phi > 0, best first, with log p0 and log phi of each."""
-        for t in range(1, self.target.num_steps):
-            self._extend(t)
+        for _ in range(1, self.target.num_steps):
+            self._extend()
         return self._finish()
 
-    def _extend(self, t: int) -> None:
-        """Choose the prefixes of length t and read their last tokens."""
+    def _extend(self) -> None:
+        """Choose the prefixes that are one token longer and read their last tokens."""
         if not len(self.tokens):
             return
         log_p, score = self._next()
         if self.target.ending is not None:
             ends = self.target.ending.next(self.tokens).cpu()
-            self._end(torch.where(ends, log_p, -math.inf), t)
+            self._end(torch.where(ends, log_p, -math.inf))
             log_p[ends] = score[ends] = -math.inf
         rows, tokens = self._follow(log_p, score, self.width)
         if not len(rows):
@@ -106,15 +106,12 @@ class _Beam:
         self.tokens = torch.cat([self.tokens[rows], tokens.unsqueeze(1)], dim=1)
         return rows, tokens
 
-    def _end(self, log_p: Float64[Tensor, "n vocab"], t: int) -> None:
-        """Put aside the sequences that end at step t."""
+    def _end(self, log_p: Float64[Tensor, "n vocab"]) -> None:
+        """Put aside the sequences that end with their next token."""
         rows, tokens = (log_p > -math.inf).nonzero(as_tuple=True)
         device = self.tokens.device
-        begun = [self.tokens[rows.to(device)], tokens.unsqueeze(1).to(device)]
-        padding = (0, self.target.num_steps - t)
-        whole = torch.nn.functional.pad(
-            torch.cat(begun, dim=1), padding, value=self.target.eos_token_id
-        )
+        ended = [self.tokens[rows.to(device)], tokens.unsqueeze(1).to(device)]
+        whole = self.target.whole(torch.cat(ended, dim=1))
         if len(whole):
             self.ended.append((whole, log_p[rows, tokens], self.target.log_phi(whole).cpu()))
 

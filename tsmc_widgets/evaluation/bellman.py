@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
-from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.estimates import frame_of, mean_within
+from tsmc_widgets.evaluation.estimates import frame_of, mean_with_ends, mean_within, percentiles
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
@@ -120,9 +118,7 @@ class BellmanError:
     @cached_property
     def centred(self) -> Columns:
         """``error`` with the mean of each t taken off; NaN where it is not finite."""
-        finite = torch.isfinite(self.error)
-        values = torch.where(finite, self.error, math.nan)
-        return values - values.nanmean(dim=(0, 2), keepdim=True)
+        return centred(self.error)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -179,26 +175,23 @@ class BellmanError:
         excess = torch.where(known, centred**2 - self.value_error[:, t] ** 2, math.nan)
         of_squares = excess[runs].nanmean(1)
         squares = mean_within(of_squares) if of_squares.mean() > 0 else (0.0, math.nan, math.nan)
-        mean = t_interval(of_runs)
+        mean = mean_with_ends(of_runs)
         spread = [math.sqrt(square) for square in squares]
-        tails = np.quantile(centred[known].numpy(), [0.025, 0.975])
+        tails = percentiles(centred[known].numpy())
         return {
             "t": t + 1,
             **dict(zip(("mean", "low", "high"), mean, strict=True)),
             **dict(zip(("spread", "spread_low", "spread_high"), spread, strict=True)),
-            "tail_low": float(tails[0]), "tail_high": float(tails[1]),
+            "tail_low": tails[0], "tail_high": tails[1],
             "one_zero": int(torch.isinf(error).sum()), "num_prefixes": int(known.sum()),
             "bound": 1 / self.log_psi.shape[1],
         }  # fmt: skip
 
 
-def t_interval(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
-    """Mean over independent runs with its 95 % t-interval; NaN ends for one run."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return mean, math.nan, math.nan
-    reach = float(stats.t.ppf(0.975, count - 1) * values.std()) / math.sqrt(count)
-    return mean, mean - reach, mean + reach
+def centred(values: Columns) -> Columns:
+    """Values with the mean of each step taken off; NaN where they are not finite."""
+    values = torch.where(torch.isfinite(values), values, math.nan)
+    return values - values.nanmean(dim=(0, 2), keepdim=True)
 
 
 def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
@@ -206,11 +199,15 @@ def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
 
     A twist that can only propose weighs nothing, and nothing is resampled.
     """
+    return run_smc(target, dead_runs="keep", **following(twist), **how)
+
+
+def following(twist: Any) -> dict[str, Any]:
+    """Arguments of runs that follow a twist: one that can only propose is the proposal's alone."""
     twist = as_twist(twist)
-    parts = {"proposal": TwistInduced(), "twist": twist}
     if twist.proposal_only:
-        parts = {"proposal": TwistInduced(twist)}
-    return run_smc(target, dead_runs="keep", **parts, **how)
+        return {"proposal": TwistInduced(twist)}
+    return {"proposal": TwistInduced(), "twist": twist}
 
 
 @torch.no_grad()
@@ -341,13 +338,8 @@ class _Walk:
         return torch.where(live, log_phi, math.nan).cpu()
 
     def _phi(self, tokens: Tensor, observed: Tensor | None) -> Float64[Tensor, " n"]:
-        """Log phi of sequences, filled up to T where they have ended."""
-        left = self.target.num_steps - tokens.shape[1]
-        if left:
-            tokens = torch.nn.functional.pad(tokens, (0, left), value=self.target.eos_token_id)
-        if observed is None:
-            return self.target.log_phi(tokens)
-        return self.target.log_phi_given(tokens, observed)
+        """Log phi of sequences that have ended."""
+        return self.target.log_phi_given(self.target.whole(tokens), observed)
 
     def _values(self, steps: PrefixSteps, t: int) -> tuple[Tensor, Tensor]:
         """Log E_p0[psi_t] after each distinct prefix of t - 1 tokens, and its standard error."""

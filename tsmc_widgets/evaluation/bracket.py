@@ -285,13 +285,9 @@ class Expansion:
         if not len(rows):
             return
         device = self.prefixes.device
-        whole = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
-        padding = target.num_steps - self.length
-        whole = torch.nn.functional.pad(
-            torch.cat(whole, dim=1), (0, padding), value=target.eos_token_id
-        )
+        ended = [self.prefixes[rows.to(device)], tokens.unsqueeze(1).to(device)]
         values = torch.full(self.log_mass.shape, math.nan, dtype=torch.float64)
-        values[rows, tokens] = target.log_phi(whole).cpu()
+        values[rows, tokens] = target.log_phi(target.whole(torch.cat(ended, dim=1))).cpu()
         self._know(~values.isnan(), values)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             self.fresh[row].append(token)
@@ -515,7 +511,7 @@ class BracketSearch:
         for node in nodes:
             by_length.setdefault(len(node.tokens), []).append(node)
         children: list[Node] = []
-        closed, roundings, texts = 0, 0, 0
+        parts: list[Expansion] = []
         for group in by_length.values():
             prefixes = self._tokens(group)
             part = Expansion(
@@ -530,18 +526,16 @@ class BracketSearch:
             )
             part.close_ended()
             part.close_certain()
-            closed += part.closed
-            roundings += part.roundings
-            texts += part.texts
             children += part.split()
+            parts.append(part)
         now = self._totals
         totals = Totals(
-            closed=now.closed + closed,
-            roundings=now.roundings + roundings,
+            closed=now.closed + sum(part.closed for part in parts),
+            roundings=now.roundings + sum(part.roundings for part in parts),
             low=now.low + sum(n.low for n in children) - sum(n.low for n in nodes),
             high=now.high + sum(n.high for n in children) - sum(n.high for n in nodes),
             mass=now.mass + sum(n.mass for n in children) - sum(n.mass for n in nodes),
-            texts=now.texts + texts,
+            texts=now.texts + sum(part.texts for part in parts),
             prefixes_read=now.prefixes_read + len(nodes),
             tokens_spent=now.tokens_spent + sum(self._cost(node) for node in nodes),
         )

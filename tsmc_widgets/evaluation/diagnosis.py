@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from tsmc_widgets.errors import TsmcError, quoted
-from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error
+from tsmc_widgets.evaluation.bellman import NUM_RUNS, BellmanError, bellman_error, centred
+from tsmc_widgets.evaluation.estimates import percentiles
 from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.models.tempered import Tempered
-from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,6 @@ class Fit:
         slope_interval: the same.
         psi: standard deviation of log psi, in nats.
         star: of log psi*, less the error of rollouts.
-        count: prefixes.
     """
 
     r2: float
@@ -93,43 +92,40 @@ class Fit:
     slope_interval: tuple[float, float]
     psi: float
     star: float
-    count: int
 
     @property
     def r2_words(self) -> str:
         """R^2 with its sign and interval."""
-        return _words("R²", self.r2, self.r2_interval)
+        return _words(f"R² {self.r2:.2f}", *self.r2_interval)
 
     @property
     def slope_words(self) -> str:
         """Best power with its interval."""
-        return _words("best power of ψ", self.slope, self.slope_interval)
+        return _words(f"best power of ψ {self.slope:.2f}", *self.slope_interval)
 
 
-def _words(name: str, value: float, interval: tuple[float, float]) -> str:
-    ends = " to ".join(f"{end:.2f}" for end in interval)
-    return f"{name} {value:.2f}, 95 % {ends}".replace("-", "−")
+def _words(what: str, low: float, high: float) -> str:
+    """Something with its 95 % interval, which is left out where none is known."""
+    ends = "" if math.isnan(low) else f", 95 % {low:.2f} to {high:.2f}"
+    return f"{what}{ends}".replace("-", "−")
 
 
 def fit(frame: pd.DataFrame, seed: int = 0) -> Fit:
     """Fit of columns x (log psi), z (log psi*), e (its error) and cluster, all already centred."""
     if not len(frame):
-        return Fit(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0, 0)
+        return Fit(0.0, (0.0, 0.0), 0.0, (0.0, 0.0), 0.0, 0.0)
     clusters = frame["cluster"].to_numpy()
     x, z, e = (frame[name].to_numpy() for name in ("x", "z", "e"))
     names, place = np.unique(clusters, return_inverse=True)
-    parts = [x * x, z * z - e * e, x * z, np.ones_like(x)]
+    parts = [x * x, z * z - e * e, x * z]
     sums = np.stack([np.bincount(place, part, len(names)) for part in parts])
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), [1 / len(names)] * len(names), RESAMPLES)
-    r2, slope = _of_sums(sums.sum(1))
-    r2s, slopes = _of_sums(sums @ drawn.T)
-    count = len(x)
     total = sums.sum(1)
-    return Fit(
-        float(r2), _ends(r2s), float(slope), _ends(slopes),
-        math.sqrt(total[0] / count), math.sqrt(max(0.0, total[1] / count)), len(x),
-    )  # fmt: skip
+    r2, slope = _of_sums(total)
+    r2s, slopes = _of_sums(sums @ drawn.T)
+    psi, star = np.sqrt(total[:2].clip(0) / len(x)).tolist()
+    return Fit(float(r2), percentiles(r2s), float(slope), percentiles(slopes), psi, star)
 
 
 def _of_sums(sums: np.ndarray) -> tuple[Any, Any]:
@@ -137,16 +133,10 @@ def _of_sums(sums: np.ndarray) -> tuple[Any, Any]:
     return np.clip(np.sign(xz) * xz**2 / (xx * zz), -1, 1), xz / xx
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def fit_within(frame: pd.DataFrame, seed: int = 0) -> Fit:
     """Fit of siblings about the mean of their parent."""
-    of_parent = frame.groupby("parent")["t"].transform("size")
-    shrunk = frame["e"] * np.sqrt(1 - 1 / of_parent)
-    return fit(frame.assign(x=frame["x_within"], z=frame["z_within"], e=shrunk), seed)
+    within = {name: frame[f"{name}_within"] for name in ("x", "z", "e")}
+    return fit(frame.assign(**within), seed)
 
 
 def fit_between(frame: pd.DataFrame, seed: int = 0) -> Fit:
@@ -178,14 +168,8 @@ class Diagnosis:
 
     def findings(self) -> list[Finding]:
         """Defects first, then what else is worth knowing."""
-        named = [found for found in self._recorded() if found is not None]
-        if not named:
-            for ask in self._questions():
-                found = ask()
-                if found is not None:
-                    named = [found]
-                    break
-        head = named if any(found.defect for found in named) else [*named, self._healthy()]
+        answers = (found for ask in self._questions() if (found := ask()) is not None)
+        head = self._recorded() or [next(answers, None) or self._healthy()]
         return [*head, *self._remarks()]
 
     def _questions(self) -> list[Callable[[], Finding | None]]:
@@ -198,7 +182,7 @@ class Diagnosis:
             self._nearer_temperature,
         ]  # fmt: skip
 
-    def _recorded(self) -> list[Finding | None]:
+    def _recorded(self) -> list[Finding]:
         """What the twist's card and its model say that it was made for."""
         card = getattr(self.twist, "card", None) or {}
         made = card.get("target") or {}
@@ -224,14 +208,10 @@ class Diagnosis:
         inner = frame[frame["t"] < self.target.num_steps]
         if inner.empty:
             return "no step before T"
-        worst = inner.loc[inner["bellman"].idxmax()] if "bellman" in inner else inner.loc[
-            inner["spread"].idxmax()
-        ]  # fmt: skip
-        low, high = worst["spread_low"], worst["spread_high"]
-        return (
-            f"Bellman error spreads by {worst['spread']:.2f} nats at step {int(worst['t'])}, 95 % "
-            f"{low:.2f} to {high:.2f}; 1/T is {worst['bound']:.2f}"
-        )
+        worst = inner.loc[inner["spread"].idxmax()]
+        what = f"Bellman error spreads by {worst['spread']:.2f} nats at step {int(worst['t'])}"
+        what = _words(what, worst["spread_low"], worst["spread_high"])
+        return f"{what}; 1/T is {worst['bound']:.2f}"
 
     def _dead(self) -> Finding | None:
         log_phi = self.report.bellman.log_value[:, -1]
@@ -369,7 +349,7 @@ class Diagnosis:
     def _one_token(self) -> Finding | None:
         """One token whose siblings alone are off."""
         table = self.table.assign(r=self.table["x_within"] - self.table["z_within"])
-        total = float((table["r"] ** 2 - table["e"] ** 2).sum())
+        total = float((table["r"] ** 2 - table["e_within"] ** 2).sum())
         if total / max(1, len(table)) < THRESHOLDS["sure"] ** 2:
             return None
         best = (0.0, -1, 0.0)
@@ -401,12 +381,12 @@ class Diagnosis:
     def _other_prompt(self) -> Finding | None:
         """Consistent on the sequences of another prompt, and not on those of this one."""
         here = inconsistency(self.report.bellman)
-        if not self._inconsistent or here == 0:
+        if not self._inconsistent or math.isnan(here):
             return None
         best, observed = (1.0, ""), self.report.bellman.population.observed
         for prompt in (*self.prompts, *NAMED_PROMPTS):
             with suppress(TsmcError, ValueError, IndexError, RuntimeError):  # It cannot be read.
-                other = under(self.target, lm=self.target.lm, prompt=prompt)
+                other = self.target.with_(prompt=prompt)
                 if torch.equal(other.prompt_tokens, self.target.prompt_tokens):
                     continue
                 some = None if observed is None else observed[:NUM_RUNS]
@@ -423,11 +403,14 @@ class Diagnosis:
         )  # fmt: skip
 
     @cached_property
-    def _temperatures(self) -> list[tuple[float, float, float]]:
-        """Share of the squared Bellman error that each temperature leaves, its t value, and it."""
+    def temperatures(self) -> list[tuple[float, float, float]]:
+        """Share of the squared Bellman error that each temperature leaves, its t value, and it.
+
+        The smallest share first; none where there is no Bellman error to speak of.
+        """
         base, found = squares(self.report.bellman), []
         for tau in TEMPERATURES if self._inconsistent else ():
-            other = under(self.target, lm=Tempered(self.target.lm, temperature=tau))
+            other = self.target.with_(lm=Tempered(self.target.lm, temperature=tau))
             population = self.report.bellman.population
             there = bellman_error(other, self.twist, population, max_phi=0)
             ratio = float(squares(there).mean() / base.mean())
@@ -444,14 +427,14 @@ class Diagnosis:
 
     def _temperature(self) -> Finding | None:
         """The Bellman equation holds under another temperature."""
-        for ratio, _, tau in self._temperatures[:1]:
+        for ratio, _, tau in self.temperatures[:1]:
             if ratio <= THRESHOLDS["other p0"]:
                 return self._other_temperature(tau, ratio)
         return None
 
     def _nearer_temperature(self) -> Finding | None:
         """It holds better under another temperature, on the same sequences."""
-        for ratio, t_value, tau in self._temperatures[:1]:
+        for ratio, t_value, tau in self.temperatures[:1]:
             if ratio <= THRESHOLDS["nearer p0"] and t_value > THRESHOLDS["t value"]:
                 more = f" (t = {t_value:.1f}); a prompt that was not tried can look the same"
                 return self._other_temperature(tau, ratio, more)
@@ -470,16 +453,13 @@ class Diagnosis:
             return None
         evidence = f"{self.all.slope_words}; {self.all.r2_words}"
         if high < THRESHOLDS["overconfident"]:
-            return Finding(
-                "overconfident", f"Overconfident: ψ^{self.all.slope:.2f} would fit ψ* better",
-                evidence, "what if",
-            )  # fmt: skip
-        if low > THRESHOLDS["underconfident"]:
-            return Finding(
-                "underconfident", f"Underconfident: ψ^{self.all.slope:.1f} would fit ψ* better",
-                evidence, "what if",
-            )  # fmt: skip
-        return None
+            code, power = "overconfident", f"{self.all.slope:.2f}"
+        elif low > THRESHOLDS["underconfident"]:
+            code, power = "underconfident", f"{self.all.slope:.1f}"
+        else:
+            return None
+        text = f"{code.capitalize()}: ψ^{power} would fit ψ* better"
+        return Finding(code, text, evidence, "what if")
 
     def _other_potential(self) -> Finding | None:
         """Consistent with p0 before the last step, and with another phi."""
@@ -525,20 +505,14 @@ class Diagnosis:
         total = float(variance.sum())
         if total < THRESHOLDS["sure"] ** 2:
             return found
-        worst = int(frame.loc[variance.idxmax(), "t"])
-        share = float(variance.max()) / total
-        if share < 0.5:
-            return found
-        row = frame[frame["t"] == worst].iloc[0]
-        found.append(
-            Finding(
-                "one step costs most",
-                f"Step {worst} carries {share:.0%} of the variance of the log increments"
-                + self._culprit(worst),
-                f"variance {row['variance']:.2f}, 95 % {row['variance_low']:.2f} to "
-                f"{row['variance_high']:.2f}, of {total:.2f}", "where", defect=False,
-            )
-        )  # fmt: skip
+        worst = frame.loc[variance.idxmax()]
+        t, share = int(worst["t"]), float(variance.max()) / total
+        if share >= 0.5:
+            text = f"Step {t} carries {share:.0%} of the variance of the log increments"
+            what = f"variance {worst['variance']:.2f}"
+            what = _words(what, worst["variance_low"], worst["variance_high"])
+            about = ("one step costs most", text + self._culprit(t), f"{what}, of {total:.2f}")
+            found.append(Finding(*about, "where", defect=False))
         return found
 
     def _culprit(self, t: int) -> str:
@@ -550,6 +524,8 @@ class Diagnosis:
         if len(rows) < 16:
             return ""
         error, texts = rows["error"].to_numpy(), [set(text.split()) for text in rows["text"]]
+        if error.std() < THRESHOLDS["sure"]:
+            return ""
         best = (0.0, "")
         for word in set().union(*texts):
             mark = np.array([word in text for text in texts], dtype=float)
@@ -588,20 +564,17 @@ def _t_values(here: BellmanError, there: BellmanError) -> tuple[float, float]:
 
 
 def inconsistency(found: BellmanError) -> float:
-    """Mean squared Bellman error over the variance of log psi, both within steps."""
+    """Mean squared Bellman error over the variance of log psi, both within steps.
+
+    NaN where psi is constant or 0, which is consistent with every p0 and says nothing of any.
+    """
     variance = sum(of_steps(centred(found.log_psi)[:, INNER] ** 2))
-    return float(squares(found).mean()) / variance if variance > 1e-9 else 0.0
+    return float(squares(found).mean()) / variance if variance > 1e-9 else math.nan
 
 
 def of_steps(values: torch.Tensor) -> list[float]:
     """Mean of each step over what is known."""
     return values.nanmean(dim=(0, 2)).nan_to_num().tolist()
-
-
-def centred(values: torch.Tensor) -> torch.Tensor:
-    """Values with the mean of each step taken off; NaN where they are not finite."""
-    values = torch.where(torch.isfinite(values), values, math.nan)
-    return values - values.nanmean(dim=(0, 2), keepdim=True)
 
 
 def _spread(values: torch.Tensor) -> float:
@@ -614,15 +587,4 @@ def _settings(lm: Any) -> str:
     """Temperature and cuts of a model, in words; empty for a plain one."""
     if not isinstance(lm, Tempered):
         return ""
-    return ", ".join(
-        f"{name} {value:g}" for name, value in lm.settings.items() if value is not None
-    )
-
-
-def under(target: Target, *, lm: Any, prompt: Any = None) -> Target:
-    """The same potential, length and ends under another p0."""
-    return Target(
-        lm, target.potential, prompt=target.prompt_tokens if prompt is None else prompt,
-        num_steps=target.num_steps, eos="absorb" if target.absorbs_eos else "ignore",
-        stop=target.stop, power=target.power,
-    )  # fmt: skip
+    return ", ".join(f"{name} {value:g}" for name, value in lm.settings.items())

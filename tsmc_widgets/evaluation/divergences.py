@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import check_integer, import_extra, quoted
+from tsmc_widgets.errors import check_integer, quoted
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, read_samples, runs_at_once
 from tsmc_widgets.evaluation.estimates import (
     AGREE,
@@ -23,13 +22,13 @@ from tsmc_widgets.evaluation.estimates import (
     LogZ,
     MeanOverRuns,
     frame_of,
+    pareto_shape,
     welch,
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.prefixes import advance_steps, distinct_pairs, prefill_steps
 from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, TwistInduced, as_proposal
-from tsmc_widgets.smc.trace import pareto_k
 from tsmc_widgets.targets.exact_samples import ExactSamples
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
@@ -208,11 +207,10 @@ def tail_shape(values: Float64[Tensor, " n"]) -> float:
     A mean has a variance below 0.5 and none above. NaN for fewer than 25 values, for values that
     agree or are infinite, and where arviz-stats is not installed.
     """
-    if find_spec("arviz_stats") is None or not bool(torch.isfinite(values).all()):
+    if not bool(torch.isfinite(values).all()):
         return math.nan
-    array_stats = import_extra("arviz_stats.base", "lab", "a Pareto k").array_stats
     distances = (values - values.median()).abs()
-    return pareto_k(array_stats, distances.clamp(min=AGREE).log())
+    return pareto_shape(distances.clamp(min=AGREE).log())
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +294,6 @@ def draw_from(
     observed: Int[Tensor, "n width"] | None = None,
 ) -> Scores:
     """Scores of ``count`` draws from q, under ``observed`` if any, as runs of one particle."""
-    extra = {} if observed is None else {"observed": observed}
     trace = run_smc(
         target,
         num_particles=1,
@@ -307,7 +304,7 @@ def draw_from(
         seed=seed,
         first_run=first_run,
         dead_runs="keep",
-        **extra,
+        observed=observed,
     )
     columns = trace.columns
     return Scores(
@@ -367,10 +364,7 @@ def score_sequences(
         )
         # Sequences that have ended point at a row that exists, whatever became of their own.
         rows = torch.zeros_like(rows).index_put((members,), pairs.inverse)
-    if observed is None:
-        log_phi = target.log_phi(tokens)
-    else:
-        log_phi = target.log_phi_given(tokens, observed)
+    log_phi = target.log_phi_given(tokens, observed)
     return Scores(log_p.cpu(), log_q.cpu(), log_phi.cpu())
 
 

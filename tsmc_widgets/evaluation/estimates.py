@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from scipy import stats
@@ -15,6 +17,7 @@ from torch import Tensor
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_number, import_extra, quoted
 from tsmc_widgets.smc.exact import Oracle
+from tsmc_widgets.smc.trace import pareto_k
 from tsmc_widgets.targets.exact_samples import ExactSamples
 
 if TYPE_CHECKING:
@@ -31,6 +34,14 @@ def frame_of(rows: Any, columns: Sequence[str | int] | None = None) -> pd.DataFr
     """A pandas table of rows, or of columns by name."""
     pd = import_extra("pandas", "lab", "a table")
     return pd.DataFrame(rows, columns=None if columns is None else list(columns))
+
+
+def pareto_shape(log_weights: Float64[Tensor, " n"]) -> float:
+    """``pareto_k``; NaN also where arviz-stats is not installed."""
+    if find_spec("arviz_stats") is None:
+        return math.nan
+    array_stats = import_extra("arviz_stats.base", "lab", "a Pareto k").array_stats
+    return pareto_k(array_stats, log_weights)
 
 
 class Estimate:
@@ -187,6 +198,21 @@ def t_interval(
         return EVERYWHERE
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * standard_error
     return (middle - reach, middle + reach)
+
+
+def mean_with_ends(values: Float64[Tensor, " runs"]) -> tuple[float, float, float]:
+    """Mean over independent runs with its 95 % t-interval; NaN ends for one run, or a dead one."""
+    mean = MeanOverRuns.of(values)
+    if not math.isfinite(mean.standard_error):
+        return mean.mean, math.nan, math.nan
+    return mean.mean, *t_interval(mean.mean, mean.standard_error, mean.freedom)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5 and 97.5 % quantiles of what is finite; NaN where nothing is."""
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def mean_within(

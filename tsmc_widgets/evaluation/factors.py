@@ -130,8 +130,7 @@ def arrivals(
         if target.ending is not None:
             ends |= target.ending.over(tokens)[:, -1]
             ends &= ~target.ending.after(tokens)[:, -1]
-        padding = (0, trace.num_steps - t)
-        texts.append(torch.nn.functional.pad(tokens[ends], padding, value=target.eos_token_id or 0))
+        texts.append(target.whole(tokens[ends]))
         arriving.append((log_weights + columns.log_p[0, t - 1] - columns.log_q[0, t - 1])[ends])
     return torch.cat(texts), torch.cat(arriving)
 

@@ -32,7 +32,12 @@ FRAME = ("t", "parent", "token", "text", "log_psi", "log_star", "log_star_error"
 
 
 def reachable_oracle(target: Target) -> Oracle | None:
-    """The oracle of a target whose model is a table and whose sequences are few, else None."""
+    """The oracle of a target whose model is a table and whose sequences are few, else None.
+
+    A target that waits for an observation has none.
+    """
+    if target.is_conditional:
+        return None
     table = table_of(target.lm)
     if table is None and target.lm.vocab_size**target.num_steps > 1024:
         return None
@@ -79,20 +84,15 @@ def pick_families(
     replacement, half by p0 and half by p0 psi, from those that end nothing.
     """
     if parents is None:
-        known = not target.is_conditional and reachable_oracle(target) is not None
-        parents = EXACT_PARENTS if known else PARENTS
+        parents = PARENTS if reachable_oracle(target) is None else EXACT_PARENTS
     generator = torch.Generator().manual_seed(seed * 10_007 + 9_401)
-    steps = list(range(1, target.num_steps))
-    if len(steps) > MOST_STEPS:
-        kept = torch.linspace(1, target.num_steps - 1, MOST_STEPS).round().long().tolist()
-        steps = sorted(set(kept))
+    last = target.num_steps - 1
     families = []
-    for t in steps:
+    for t in torch.linspace(1, last, min(last, MOST_STEPS)).round().long().tolist():
         begun, seen = _parents(found, t - 1, parents, generator)
         if len(begun):
             more = parents * siblings // len(begun)
-            family = _family(target, as_twist(twist), begun, seen, more, generator)
-            families.append(family)
+            families.append(_family(target, as_twist(twist), begun, seen, more, generator))
     return families
 
 
@@ -181,11 +181,10 @@ def roll_out_family(
     begun = family.tokens.flatten(0, 1).to(device)
     tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
     flat = tokens.flatten(0, 1)
-    if family.observed is None:
-        log_phi = target.log_phi(flat)
-    else:
-        each = len(flat) // len(family.observed)
-        log_phi = target.log_phi_given(flat, family.observed.repeat_interleave(each, 0))
+    observed = family.observed
+    if observed is not None:
+        observed = observed.repeat_interleave(len(flat) // len(observed), 0)
+    log_phi = target.log_phi_given(flat, observed)
     log_phi = (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
     mean = numerics.logmeanexp(log_phi)
     shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()
@@ -212,12 +211,10 @@ def fill_in(
     target: Target, families: list[Family], *, rollouts: int = ROLLOUTS, seed: int = 0
 ) -> Iterator[Family]:
     """Each family with its log psi*: exact where the oracle reaches, else rolled out."""
-    oracles: dict[Any, Oracle | None] = {}
-    if not target.is_conditional:
-        oracles[None] = reachable_oracle(target)
+    oracle = reachable_oracle(target)
     for family in families:
-        if family.observed is None and oracles[None] is not None:
-            yield solve(target, family, oracles[None])
+        if oracle is not None:
+            yield solve(target, family, oracle)
         else:
             yield roll_out_family(target, family, rollouts=rollouts, seed=seed)
 

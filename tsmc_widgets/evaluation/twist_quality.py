@@ -25,6 +25,7 @@ from tsmc_widgets.evaluation.estimates import (
     PooledOverRuns,
     frame_of,
     mean_within,
+    percentiles,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
@@ -33,7 +34,7 @@ from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.targets.sampling import base_samples, powered_samples
+from tsmc_widgets.targets.sampling import base_samples, finished
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import some_twist
 
@@ -235,7 +236,8 @@ def roll_out(
     log_phi = rollout_log_phi(target, begun, rollouts, generator)
     prefixes.log_psi[place] = mean = numerics.logmeanexp(log_phi)
     error = float((log_phi - mean).exp().std()) / math.sqrt(rollouts)
-    prefixes.error[place] = 0.0 if _is_whole(target, begun) else max(error, 1 / rollouts)
+    known = _is_whole(target, begun.unsqueeze(0))
+    prefixes.error[place] = 0.0 if known else max(error, 1 / rollouts)
 
 
 @torch.no_grad()
@@ -246,27 +248,16 @@ def rollout_log_phi(
 
     With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
     """
-    whole = begun.expand(rollouts, -1)
-    left, log_ratio = target.num_steps - len(begun), 0.0
+    begun = begun.unsqueeze(0)
     if _is_whole(target, begun):
-        whole = torch.nn.functional.pad(whole, (0, left), value=target.eos_token_id)
-    else:
-        ends, log_ratio = powered_samples(
-            target.lm,
-            torch.cat([target.prompt_tokens, begun]),
-            left,
-            rollouts,
-            power=target.power,
-            generator=generator,
-            ending=None if target.ending is None else target.ending.moved(begun),
-        )
-        whole = torch.cat([whole, ends], dim=1)
-    return (target.log_phi(whole) + log_ratio).cpu()
+        return target.log_phi(target.whole(begun)).cpu().expand(rollouts)
+    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
+    return (target.log_phi(tokens[0]) + log_ratio[0]).cpu()
 
 
-def _is_whole(target: Target, begun: Int[Tensor, " t"]) -> bool:
+def _is_whole(target: Target, begun: Int[Tensor, "1 t"]) -> bool:
     """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
-    return len(begun) == target.num_steps or bool(target.over(begun.unsqueeze(0)).any())
+    return begun.shape[1] == target.num_steps or bool(target.over(begun).any())
 
 
 @torch.no_grad()
@@ -491,6 +482,7 @@ def _spread(
 
 RESAMPLES = 2000
 Numbers = np.ndarray | np.floating
+Statistic = Callable[[np.ndarray, np.ndarray], Numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -589,7 +581,7 @@ def compare_log_psi(
     if prefixes.enumerated or not finite.any():
         intervals = {name: (value, value) for name, value in values.items()}
     else:
-        intervals = bootstrap(learned, optimal, seed)
+        intervals = {name: bootstrap(f, learned, optimal, seed) for name, f in STATISTICS.items()}
     spread = float(optimal.var()) if finite.any() else 0.0
     counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
@@ -606,17 +598,11 @@ def compare_log_psi(
 
 
 def bootstrap(
-    learned: np.ndarray, optimal: np.ndarray, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile interval of each statistic, prefixes drawn with replacement."""
+    statistic: Statistic, learned: np.ndarray, optimal: np.ndarray, seed: int
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic, prefixes drawn with replacement."""
     draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
-    intervals = {}
-    for name, statistic in STATISTICS.items():
-        values = statistic(learned[draws], optimal[draws])
-        known = values[np.isfinite(values)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
-        intervals[name] = (float(low), float(high))
-    return intervals
+    return percentiles(statistic(learned[draws], optimal[draws]))
 
 
 def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
@@ -629,7 +615,8 @@ def _correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
     return _ratio((x * y).mean(-1), np.sqrt((x * x).mean(-1) * (y * y).mean(-1)))
 
 
-def _rank_correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+def rank_correlation(learned: np.ndarray, optimal: np.ndarray) -> Numbers:
+    """Spearman's."""
     return _correlation(stats.rankdata(learned, axis=-1), stats.rankdata(optimal, axis=-1))
 
 
@@ -646,9 +633,9 @@ def _ratio(above: Numbers, below: Numbers) -> Numbers:
     return np.where(below > 1e-18, above / np.where(below > 1e-18, below, 1.0), math.nan)
 
 
-STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Numbers]] = {
+STATISTICS: dict[str, Statistic] = {
     "slope": _slope,
     "correlation": _correlation,
-    "rank_correlation": _rank_correlation,
+    "rank_correlation": rank_correlation,
     "rmse": _rmse,
 }

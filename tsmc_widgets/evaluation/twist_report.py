@@ -30,6 +30,7 @@ from tsmc_widgets.evaluation.twist_quality import (
     estimate_step_divergences,
     increment_variance,
     profiles,
+    rank_correlation,
     step_divergences,
 )
 from tsmc_widgets.smc.api import check_observed
@@ -40,6 +41,7 @@ from tsmc_widgets.twists.protocol import (
     BaseTwist,
     TwistStep,
     as_twist,
+    of_other,
     prefill_twist,
     some_twist,
 )
@@ -178,7 +180,7 @@ class Stages:
                 Finding("not finite", f"{words}: it counts as 0 there", "one prefix is enough",
                         "tokens")
             )  # fmt: skip
-            self.twist = Finite(target, self.twist)
+            self.twist = Finite(self.twist)
             self._measure(None, observed)
 
     def _measure(self, trace: SMCTrace | None, observed: Any) -> None:
@@ -218,6 +220,8 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
     frame["error"] = frame["x"] - frame["z"]
     frame["ess_cost"] = frame.groupby("t")["error"].transform(_ess_costs)
     frame["e"] = frame["log_star_error"]
+    siblings = frame.groupby("parent")["t"].transform("size")
+    frame["e_within"] = frame["e"] * np.sqrt(1 - 1 / siblings)
     # At step 1 there is one parent, and its siblings are independent of each other.
     own = -1 - np.arange(len(frame))
     frame["cluster"] = np.where(frame["t"] == 1, own, frame["parent"])
@@ -242,26 +246,27 @@ def step_frame(report: TwistReport, seed: int = 0) -> pd.DataFrame:
     low and high; r2, slope and rank_correlation of learned against true log psi, with low and high,
     where the step was looked at. All logs in nats, intervals of 95 %.
     """
-    bellman = report.bellman.frame.rename(columns={
-        "spread": "bellman", "spread_low": "bellman_low", "spread_high": "bellman_high",
-    })  # fmt: skip
-    frame = bellman[["t", "bellman", "bellman_low", "bellman_high", "bound", "one_zero"]]
-    variance = increment_variance(report.trace).rename(columns={
-        "low": "variance_low", "high": "variance_high",
-    })  # fmt: skip
-    frame = frame.merge(
-        variance[["t", "variance", "variance_low", "variance_high"]], on="t", how="outer"
-    )
-    both = profiles(report.trace)
-    for quantity, name in (("ESS", "ess"), ("surviving ancestors", "ancestors")):
-        part = both[both["quantity"] == quantity]
-        names = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
-        part = part[["t", *names]].rename(columns=names)
+    bellman, shares = report.bellman.frame, profiles(report.trace).groupby("quantity")
+    frame = bellman[["t", "bound", "one_zero"]]
+    for part in (
+        _columns(bellman, "spread", "bellman", "spread_low", "spread_high"),
+        _columns(increment_variance(report.trace), "variance", "variance"),
+        _columns(shares.get_group("ESS"), "mean", "ess"),
+        _columns(shares.get_group("surviving ancestors"), "mean", "ancestors"),
+    ):
         frame = frame.merge(part, on="t", how="outer")
     rows = [_calibration(int(t), part, seed) for t, part in report.prefixes.groupby("t")]
     if rows:
         frame = frame.merge(frame_of(rows), on="t", how="left")
     return frame
+
+
+def _columns(
+    table: pd.DataFrame, value: str, name: str, low: str = "low", high: str = "high"
+) -> pd.DataFrame:
+    """Step, value and both ends of a table, with the value's new name in those of the ends."""
+    names = {value: name, low: f"{name}_low", high: f"{name}_high"}
+    return table[["t", *names]].rename(columns=names)
 
 
 def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
@@ -285,42 +290,33 @@ def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
             )  # fmt: skip
     except (TsmcError, ValueError):  # Too many sequences, too few samples, or Z = 0.
         return report
-    names = {"value": "kl", "low": "kl_low", "high": "kl_high"}
-    columns = found[["t", *names]].rename(columns=names)
-    return replace(report, frame=report.frame.merge(columns, on="t", how="left"))
+    frame = report.frame.merge(_columns(found, "value", "kl"), on="t", how="left")
+    return replace(report, frame=frame)
 
 
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
     found = fit(part, seed)
-    intervals = bootstrap(part["x"].to_numpy(), part["z"].to_numpy(), seed)
-    rank = part["x"].rank().corr(part["z"].rank())
-    return {
-        "t": t,
-        "r2": found.r2, "r2_low": found.r2_interval[0], "r2_high": found.r2_interval[1],
-        "slope": found.slope, "slope_low": found.slope_interval[0],
-        "slope_high": found.slope_interval[1],
-        "rank_correlation": float(rank), "rank_correlation_low": intervals["rank_correlation"][0],
-        "rank_correlation_high": intervals["rank_correlation"][1], "num_prefixes": len(part),
-    }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _FiniteCarry:
-    """The other twist's carry and what each row has generated."""
-
-    inner: Any
-
-    def select(self, rows: Any) -> _FiniteCarry:
-        return _FiniteCarry(None if self.inner is None else self.inner.select(rows))
+    both = part["x"].to_numpy(), part["z"].to_numpy()
+    row: dict[str, Any] = {"t": t, "num_prefixes": len(part)}
+    for name, value, interval in (
+        ("r2", found.r2, found.r2_interval),
+        ("slope", found.slope, found.slope_interval),
+        ("rank_correlation", float(rank_correlation(*both)),
+         bootstrap(rank_correlation, *both, seed)),
+    ):  # fmt: skip
+        row |= {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
+    return row
 
 
 class Finite(BaseTwist):
     """Another twist with psi = 0 where it gives NaN or +inf, so that all else can be measured."""
 
-    def __init__(self, target: Target, twist: Any) -> None:
-        self.target, self.twist = target, as_twist(twist)
-        self.is_conditional, self.method = self.twist.is_conditional, self.twist.method
-        self.proposal_only = self.twist.proposal_only
+    method, proposal_only, is_conditional = of_other(
+        "twist", "method", "proposal_only", "is_conditional"
+    )
+
+    def __init__(self, twist: Any) -> None:
+        self.twist = as_twist(twist)
 
     def prefill(self, tokens: Any, lm_step: Any, observed: Any = None) -> TwistStep:
         """Read the prompts."""
@@ -328,14 +324,14 @@ class Finite(BaseTwist):
 
     def advance(self, tokens: Any, carry: Any, lm_step: Any) -> TwistStep:
         """Read one more token for each row."""
-        return self._finite(self.twist.advance(tokens, carry.inner, lm_step))
+        return self._finite(self.twist.advance(tokens, carry, lm_step))
 
     def log_psi(self, tokens: Any, prompt_length: int) -> Any:
         """Log psi_t along the tokens after the prompt."""
         return _without_nan(self.twist.log_psi(tokens, prompt_length))
 
     def _finite(self, step: TwistStep) -> TwistStep:
-        return TwistStep(_without_nan(step.log_psi_next[:]), _FiniteCarry(step.carry))
+        return TwistStep(_without_nan(step.log_psi_next[:]), step.carry)
 
 
 def _without_nan(log_psi: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import TsmcError, import_extra
-from tsmc_widgets.smc.trace import pareto_k
+from tsmc_widgets.evaluation.estimates import pareto_shape
+from tsmc_widgets.smc import genealogy
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,13 @@ def judge_run(trace: Any, *, spread: float = math.nan, run: int = 0) -> RunVerdi
         run: which of the trace's runs.
     """
     columns, steps, size = trace.columns, trace.num_steps, trace.num_particles
-    weights = numerics.normalise(torch.as_tensor(columns.log_weights[run, -1]).double())
+    # A run that a page kept has numpy's columns.
+    log_weights = torch.as_tensor(columns.log_weights[run, -1]).double()
+    ancestors = torch.as_tensor(columns.ancestors[run : run + 1]).long()
+    weights = numerics.normalise(log_weights)
     if not bool(weights.sum() > 0):
         return RunVerdict("poor", ("all weights are 0",), 0.0, None)
-    slots = torch.arange(size)
-    for t in range(steps - 1, 0, -1):
-        slots = torch.as_tensor(columns.ancestors[run, t])[slots].long()
+    slots = genealogy.slots_at(ancestors, 1)[0]
     shares = torch.zeros(size, dtype=torch.float64).index_add_(0, slots, weights)
     families, left = float(1 / (shares**2).sum()), int((shares > 0).sum())
     recent = max(1, steps // 10)
@@ -70,12 +70,8 @@ def judge_run(trace: Any, *, spread: float = math.nan, run: int = 0) -> RunVerdi
             f"the ESS of {float(columns.ess[run, -1]):.0f} is fresh from resampling at step "
             f"{fresh[-1]} and says nothing of the run"
         )
-    k_hat, trusted = math.nan, 1.0
-    if size >= 25:
-        with suppress(TsmcError):
-            array_stats = import_extra("arviz_stats.base", "lab", "k-hat").array_stats
-            k_hat = pareto_k(array_stats, torch.as_tensor(columns.log_weights[run, -1]).double())
-            trusted = min(1 - 1 / math.log10(size), 0.7)
+    k_hat = pareto_shape(log_weights)
+    trusted = min(1 - 1 / math.log10(max(2, size)), 0.7)
     if k_hat > trusted:
         reasons.append(f"a few weights decide the averages (k̂ = {k_hat:.2f}, above {trusted:.2f})")
     few, some = min(FEW, size / 2), min(SOME, 0.7 * size)

@@ -11,8 +11,13 @@ import torch
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bellman import run_twist, t_interval
-from tsmc_widgets.evaluation.estimates import PooledOverRuns, frame_of, mean_within
+from tsmc_widgets.evaluation.bellman import following, run_twist
+from tsmc_widgets.evaluation.estimates import (
+    PooledOverRuns,
+    frame_of,
+    mean_with_ends,
+    mean_within,
+)
 from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
 from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
 from tsmc_widgets.smc.proposals import TwistInduced
@@ -47,7 +52,7 @@ def power_rows(
         tempered = TemperedTwist(twist, power)
         trace = run_twist(target, tempered, num_runs=num_runs, **how)
         log_z, ess = trace.columns.log_z[:, -1], trace.columns.ess[:, -1] / num_particles
-        mean, low, high = t_interval(log_z)
+        mean, low, high = mean_with_ends(log_z)
         accepted = torch.isfinite(trace.columns.log_psi[:, -1]).double().mean(1)
         squares = (log_z - mean) ** 2 * num_runs / max(1, num_runs - 1)
         row = {
@@ -65,7 +70,7 @@ def power_rows(
             above = run_conditional_smc(
                 target, retained=samples, twist=tempered, proposal=TwistInduced(), **how
             )
-            ends = t_interval(above.columns.log_z[:, -1])
+            ends = mean_with_ends(above.columns.log_z[:, -1])
             row |= dict(zip(("upper", "upper_low", "upper_high"), ends, strict=True))
             row["exact"] = oracle.log_z
         yield row
@@ -144,13 +149,9 @@ def fork(
     check_integer("t", t, below=target.num_steps + 1)
     check_integer("particle", particle, at_least=0, below=num_particles)
     check_integer("token", token, at_least=0, below=target.lm.vocab_size)
-    twist = as_twist(twist)
-    parts = {"proposal": TwistInduced(), "twist": twist}
-    if twist.proposal_only:
-        parts = {"proposal": TwistInduced(twist)}
     session = start_smc(
         target, num_particles=num_particles, seed=seed, first_run=run, top_k=top_k,
-        dead_runs="keep", **parts, **options,
+        dead_runs="keep", **following(twist), **options,
     )  # fmt: skip
     other = SMCSession(target, session.config)
     records = [session.step() for _ in range(t - 1)]
@@ -186,11 +187,7 @@ def _forced(
     log_psi = record.log_psi.clone()
     log_psi[at] = drawn.log_psi[0, 0]
     if bool(ends[at]) or record.t == target.num_steps:
-        whole = paths[0, particle : particle + 1]
-        pad = (0, target.num_steps - whole.shape[1])
-        if pad[1]:
-            whole = torch.nn.functional.pad(whole, pad, value=target.eos_token_id)
-        log_psi[at] = target.log_phi(whole)[0]
+        log_psi[at] = target.log_phi(target.whole(paths[0, particle : particle + 1]))[0]
     log_p, log_q, tokens = record.log_p.clone(), record.log_q.clone(), record.tokens.clone()
     log_p[at], log_q[at], tokens[at] = drawn.log_p[0, 0], drawn.log_q[0, 0], token
     finished = after.finished.clone()
@@ -253,9 +250,7 @@ def _psi_star(target: Target, paths: torch.Tensor) -> tuple[torch.Tensor, torch.
     if t == target.num_steps:
         over[:] = True
     if over.any():
-        pad = (0, target.num_steps - t)
-        whole = torch.nn.functional.pad(paths[over], pad, value=target.eos_token_id or 0)
-        star[over] = target.log_phi(whole.to(device)).cpu()
+        star[over] = target.log_phi(target.whole(paths[over]).to(device)).cpu()
     if not over.all():
         blank = torch.full((1, int((~over).sum())), math.nan).double()
         family = Family(t, paths[~over].unsqueeze(0), blank, blank, blank)

@@ -335,12 +335,15 @@ def _find_or_make(
     with _LOADING:
         lock = _lock(key)
     with lock:
-        if key not in _MADE:
-            while len(_MADE) >= MAX_IN_MEMORY:
-                _MADE.pop(next(iter(_MADE)))
+        made = _MADE.get(key)
+        if made is None:
             with file_lock(folder, key):
-                _MADE[key] = make() if folder is None else _share(read, make, write)
-        return _MADE[key]
+                made = make() if folder is None else _share(read, make, write)
+            with _LOADING:
+                while len(_MADE) >= MAX_IN_MEMORY:
+                    _MADE.pop(next(iter(_MADE)))
+                _MADE[key] = made
+        return made
 
 
 def _share(read: Callable[[], Any], make: Callable[[], Any], write: Callable[[Any], Any]) -> Any:

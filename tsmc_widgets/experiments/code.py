@@ -74,35 +74,31 @@ def _imports(spec: RunSpec) -> str:
 
 
 def _target(spec: RunSpec) -> str:
+    where = {name: getattr(spec, name) for name in ("device", "dtype") if getattr(spec, name)}
     if isinstance(spec.problem, str):
-        options = []
-        if spec.lm:
-            options.append(code_value(spec.lm))
-        if spec.classifier:
-            options.append(f"classifier={code_value(spec.classifier)}")
-        if spec.device:
-            options.append(f"device={code_value(spec.device)}")
-        if spec.dtype:
-            options.append(f"dtype={code_value(spec.dtype)}")
+        options = [code_value(spec.lm)] if spec.lm else []
+        options += _keywords({"classifier": spec.classifier} if spec.classifier else {})
+        options += _keywords(where)
         made = f"target = tw.load_problem({code_value(spec.problem)}).target({', '.join(options)})"
         return f"{_FRESH}\n    {made}"
     problem = spec.problem
-    where = f", device={code_value(spec.device)}" if spec.device else ""
-    where += f", dtype={code_value(spec.dtype)}" if spec.dtype else ""
     model = spec.lm or problem["model"]
-    lm = f"tw.load_language_model({code_value(model)}{where})"
+    lm = f"tw.load_language_model({', '.join([code_value(model), *_keywords(where)])})"
     if model.startswith(TABLE):
         lm = f"tw.load_problem({code_value(model.removeprefix(TABLE))}).target().lm"
-    arguments = [f"prompt={code_value(problem['prompt'])}", f"num_steps={problem['num_steps']}"]
-    if problem.get("eos", "ignore") != "ignore":
-        arguments.append(f"eos={code_value(problem['eos'])}")
-    arguments += [f"{name}={code_value(problem[name])}" for name in RULES if name in problem]
+    names = ["prompt", "num_steps", *(name for name in ("eos", *RULES) if name in problem)]
+    given = {name: problem[name] for name in names}
+    arguments = _keywords({k: v for k, v in given.items() if (k, v) != ("eos", "ignore")})
     factors = [code_of_potential(part) for part in parts_of(problem)]
     phi = textwrap.indent(_assigned("phi", factors), "    ")
     target = f"target = tw.Target(lm, phi, {', '.join(arguments)})"
-    given = [f"{name}={code_value(value)}" for name, value in tempered_of(problem).items()]
-    lm = f"tw.Tempered({', '.join([lm, *given])})" if given else lm
+    cuts = _keywords(tempered_of(problem))
+    lm = f"tw.Tempered({', '.join([lm, *cuts])})" if cuts else lm
     return f"lm = {lm}\n{_FRESH}\n{phi}\n{target}"
+
+
+def _keywords(given: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={code_value(value)}" for name, value in given.items()]
 
 
 _FRESH = "with tw.own_caches():  # as in a fresh process, to the byte"

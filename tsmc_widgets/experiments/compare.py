@@ -463,7 +463,7 @@ class Comparison:
     @property
     def quantities(self) -> list[str]:
         """What there are tables of."""
-        return list(dict.fromkeys(entry.place.quantity for entry in self.entries()))
+        return _quantities(self.entries())
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each problem, method and number: its mean over seeds and 95 % interval.
@@ -508,11 +508,13 @@ class Comparison:
         Raises:
             ValueError: nothing of that name was measured, or not yet by all seeds.
         """
-        check_one_of("quantity", quantity, self.quantities)
+        entries = self.entries()
+        check_one_of("quantity", quantity, _quantities(entries))
         title = f"{TITLES.get(quantity, quantity)}: mean over {len(self.seeds)} seeds"
         title += " ± half of its 95 % t-interval (of the runs of a seed, where all seeds agree); "
         title += "bold where apart from all others"
-        return Grid.of(self.entries(quantity), self.methods, title=title)
+        own = [entry for entry in entries if entry.place.quantity == quantity]
+        return Grid.of(own, self.methods, title=title)
 
     def to_csv(self, quantity: str, path: str | Path | None = None) -> str:
         """The table of a quantity, written to a file if one is named."""
@@ -613,6 +615,10 @@ def compare(
         error.comparison = comparison
         raise
     return comparison
+
+
+def _quantities(entries: Iterable[OverSeeds]) -> list[str]:
+    return list(dict.fromkeys(entry.place.quantity for entry in entries))
 
 
 def _written(text: str, path: str | Path | None) -> str:

@@ -193,10 +193,9 @@ class _Job:
         for at in range(0, total, chunk):
             count = min(chunk, total - at)
             noise = AddressedNoise(spec.seed, count, at)
-            some = {"noise": SliceNoise(noise, part * own) if part else noise}
-            if observed is not None:
-                some["observed"] = observed[at : at + chunk]
-            yield run_smc(target, num_runs=count, **some, **how)
+            some = None if observed is None else observed[at : at + chunk]
+            noise = SliceNoise(noise, part * own) if part else noise
+            yield run_smc(target, num_runs=count, observed=some, noise=noise, **how)
 
     def texts(self) -> Iterator[Row]:
         """Mean log phi, ESS, log Z and tokens read of K texts, for each K and way to get them."""

@@ -171,17 +171,12 @@ def _draw(
     x: str,
     column: int,
 ) -> None:
-    at, places = {"row": 1, "col": column}, table[x].tolist()
+    at = {"row": 1, "col": column}
     if f"{name}_low" in table.columns:
         known = table[table[f"{name}_low"].notna()]
         ends = known[f"{name}_low"], known[f"{name}_high"]
         for area in look.band(index, who, known[x].tolist(), *ends):
             figure.add_trace(area, **at)
-    figure.add_trace(
-        go.Scatter(
-            x=places, y=table[name], name=who, legendgroup=who, showlegend=column == 1,
-            mode="lines+markers", line=look.line(index), marker={"size": 5},
-            hovertemplate="%{x}: %{y:.3f}<extra>" + who + "</extra>",
-        ),
-        **at,
-    )  # fmt: skip
+    about = {"legendgroup": who, "showlegend": column == 1, "marker": {"size": 5}}
+    about["hovertemplate"] = "%{x}: %{y:.3f}<extra>" + who + "</extra>"
+    figure.add_trace(look.curve(index, who, table[x].tolist(), table[name], **about), **at)

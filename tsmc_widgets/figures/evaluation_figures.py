@@ -55,7 +55,6 @@ def bounds_figure(
     notes = ["▲ upper", "▼ lower", f"bands: 95 % t-intervals over {over}"]
     if bracket is not None:
         check_kind("bracket", bracket, Bracket, "what bracket_log_z gives")
-    bounded = bracket is not None and math.isfinite(bracket.width)
     for index, (name, rows) in enumerate(lines(frame, by)):
         for side in ("upper", "lower"):
             part = rows[(rows["side"] == side) & rows[middle].notna()].sort_values("num_particles")
@@ -64,8 +63,12 @@ def bounds_figure(
             one_row_each(part, ["num_particles"], f"{name}, {side}")
             _draw_side(figure, look, index, name, side, part, (middle, low, high))
     exact = exact_of(frame)
-    if bounded:
-        _draw_bracket(figure, look, bracket)
+    if bracket is not None and math.isfinite(bracket.width):
+        # A line as well: a bracket may be narrower than a pixel.
+        figure.add_hrect(
+            y0=bracket.lower, y1=bracket.upper, fillcolor=look.muted, opacity=0.25,
+            line={"width": 1, "color": look.muted}, layer="below",
+        )  # fmt: skip
         notes.append(f"grey: certified bracket {bracket.lower:.4f} to {bracket.upper:.4f}")
     if exact is not None:
         figure.add_hline(y=exact, line=look.truth_line, layer="below")
@@ -103,13 +106,12 @@ def gap_figure(
         one_row_each(part, ["num_particles"], name)
         shown = part["gap"].clip(lower=floor)
         figure.add_trace(
-            go.Scatter(
+            look.curve(
+                index,
+                name,
                 # Side by side, so that no bar hides another.
                 x=part["num_particles"] * DODGE ** (index - (len(named) - 1) / 2),
                 y=shown,
-                name=safe(name),
-                mode="lines+markers",
-                line=look.line(index),
                 marker=look.mark(index),
                 error_y=look.bars(shown, part["low"].clip(lower=floor / 2), part["high"]),
                 customdata=part[["gap", "low", "high", "num_particles"]],
@@ -140,32 +142,20 @@ def _draw_side(
     estimated = "kind" in part.columns and bool((part["kind"] == "estimate").any())
     label = f"{name} (upper: estimate)" if estimated else name
     figure.add_trace(
-        go.Scatter(
+        look.curve(
+            index,
+            label if name else side,
             x=x,
             y=[value if math.isfinite(value) else None for value in part[middle]],
-            name=safe(label if name else side),
             legendgroup=safe(name),
             # One entry a method: the marks say which side.
             showlegend=side == "lower" or not name,
-            mode="lines+markers",
             line=look.line(index) | ({"dash": "dot"} if estimated else {}),
             marker={"size": 9, "symbol": f"triangle-{'up' if side == 'upper' else 'down'}"},
             customdata=part[[low, high]],
             hovertemplate=f"K = %{{x}}<br>{side} %{{y:.4f}} nats "
             "[%{customdata[0]:.4f}, %{customdata[1]:.4f}]<extra>%{fullData.name}</extra>",
         )
-    )
-
-
-def _draw_bracket(figure: go.Figure, look: Theme, bracket: Any) -> None:
-    # A line as well: a bracket may be narrower than a pixel.
-    figure.add_hrect(
-        y0=bracket.lower,
-        y1=bracket.upper,
-        fillcolor=look.muted,
-        opacity=0.25,
-        line={"width": 1, "color": look.muted},
-        layer="below",
     )
 
 
@@ -268,16 +258,16 @@ def frontier_figure(
         rows = rows.sort_values("beta" if "beta" in rows.columns else "kl")
         labels = [f"{beta:g}" for beta in rows["beta"]] if "beta" in rows.columns else None
         figure.add_trace(
-            go.Scatter(
+            look.curve(
+                index,
+                name or "method",
                 x=rows["kl"],
                 y=rows["reward"],
-                name=safe(name) or "method",
                 mode="lines+markers+text" if labels else "lines+markers",
                 text=labels,
                 textposition="bottom right",
                 textfont={"size": 11, "color": look.colour(index)},
                 cliponaxis=False,
-                line=look.line(index),
                 marker=look.mark(index),
                 error_x=look.bars(*(rows[f"kl{end}"] for end in ("", "_low", "_high"))),
                 error_y=look.bars(*(rows[f"reward{end}"] for end in ("", "_low", "_high"))),
@@ -375,6 +365,9 @@ def psi_scatter(
         title: above the figure.
     """
     require(frame, ("t", "learned", "optimal"), "a scatter of log psi")
+    if statistics is not None:
+        check_kind("statistics", statistics, Mapping, "numbers by their names, or None")
+    written = [f"{name} {value:.3f}" for name, value in (statistics or {}).items()]
     look, figure = new_figure(theme, title)
     frame = frame[np.isfinite(frame[["learned", "optimal"]]).all(axis=1)]
     values = pd.concat([frame["learned"], frame["optimal"]])
@@ -414,7 +407,7 @@ def psi_scatter(
     figure.update_xaxes(title_text="optimal log ψ, less its mean at t, nats", range=ends)
     figure.update_yaxes(title_text="learned log ψ, less its mean at t, nats", range=ends)
     bars = "bars: 95 % intervals of rollouts" if has_errors else ""
-    note(figure, *_written(statistics), "dashed: equal", bars)
+    note(figure, *written, "dashed: equal", bars)
     _list_worst(figure, frame)
     figure.update_layout(height=590)
     return figure
@@ -454,11 +447,3 @@ def _list_worst(figure: go.Figure, frame: pd.DataFrame) -> None:
         showarrow=False,
     )  # fmt: skip
     figure.update_layout(margin_b=70 + 18 * (len(lines) + 1))
-
-
-def _written(statistics: Mapping[str, float | int] | None) -> list[str]:
-    """Numbers with their names."""
-    if statistics is None:
-        return []
-    check_kind("statistics", statistics, Mapping, "numbers by their names, or None")
-    return [f"{name} {value:.3f}" for name, value in statistics.items()]

@@ -20,6 +20,7 @@ from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.targets.target import Target, check_target
 
 MOST_BINS = 200
+PROFILE_HOVER = "step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>"
 
 
 def profiles_figure(
@@ -45,7 +46,12 @@ def profiles_figure(
         for row, panel in enumerate(panels, start=1):
             part = rows[rows["quantity"] == panel].sort_values("t")
             one_row_each(part, ["t"], f"{name}, {panel}")
-            _draw_profile(figure, look, index, name, part, row)
+            at, x = {"row": row, "col": 1}, part["t"].tolist()
+            for area in look.band(index, name, x, part["low"], part["high"]):
+                figure.add_trace(area, **at)
+            about = {"legendgroup": safe(name), "showlegend": row == 1 and bool(name)}
+            about |= {"marker": {"size": 6}, "hovertemplate": PROFILE_HOVER}
+            figure.add_trace(look.curve(index, name or "mean", x, part["mean"], **about), **at)
     for row, panel in enumerate(panels, start=1):
         figure.update_yaxes(
             title_text=f"{safe(panel)} / K", range=[0, 1.04], row=row, col=1, dtick=0.25
@@ -213,26 +219,3 @@ def _bins(values: np.ndarray, count: int | None) -> tuple[float, float, float]:
         # Where most values agree their quartiles do, and the usual width would be none.
         count = math.ceil((high - low) / max(usual, (high - low) / MOST_BINS))
     return low, high, (high - low) / count
-
-
-def _draw_profile(
-    figure: go.Figure, look: Theme, index: int, name: str, part: pd.DataFrame, row: int
-) -> None:
-    at = {"row": row, "col": 1}
-    x = part["t"].tolist()
-    for area in look.band(index, name, x, part["low"], part["high"]):
-        figure.add_trace(area, **at)
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=part["mean"],
-            name=safe(name) or "mean",
-            legendgroup=safe(name),
-            showlegend=row == 1 and bool(name),
-            mode="lines+markers",
-            line=look.line(index),
-            marker={"size": 6},
-            hovertemplate="step %{x}: %{y:.3f}<extra>%{fullData.name}</extra>",
-        ),
-        **at,
-    )

@@ -71,6 +71,11 @@ class Theme:
         hidden = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
         return [go.Scatter(x=x + x[::-1], y=ends, legendgroup=safe(name), **area, **hidden)]
 
+    def curve(self, index: int, name: str, x: Any, y: Any, **options: Any) -> go.Scatter:
+        """The ``index``-th line, through marks; ``options`` add to what is usual, or replace it."""
+        usual = {"name": safe(name), "mode": "lines+markers", "line": self.line(index)}
+        return go.Scatter(x=x, y=y, **usual | options)
+
     @property
     def truth_line(self) -> dict[str, object]:
         """How exact values are drawn."""

@@ -164,12 +164,8 @@ def replace_psi_by_phi(
     if members.shape[0] == 0:
         return log_psi
     pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
-    whole = paths.reshape(-1, paths.shape[-1])[pairs.first]
-    padding = target.num_steps - whole.shape[1]
-    if padding:
-        whole = torch.nn.functional.pad(whole, (0, padding), value=target.eos_token_id)
-    observed = _observed(config, pairs.first)
-    log_phi = target.log_phi(whole) if observed is None else target.log_phi_given(whole, observed)
+    whole = target.whole(paths.reshape(-1, paths.shape[-1])[pairs.first])
+    log_phi = target.log_phi_given(whole, _observed(config, pairs.first))
     flat = log_psi.reshape(-1).clone()
     flat[members] = log_phi[pairs.inverse].to(flat)
     return flat.reshape(log_psi.shape)

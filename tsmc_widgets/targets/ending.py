@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -28,13 +28,12 @@ class Ending:
 
     Attributes:
         fill: the token that repeats up to T, the model's (first) EOS.
-        transition: state after each state and token; the last state is that of ended texts.
-        state: where a text starts.
+        transition: state after each state and token; a text starts at 0, and the last state is that
+            of ended texts.
     """
 
     fill: int
     transition: Int[Tensor, "states vocab"]
-    state: int = 0
 
     @property
     def ended(self) -> int:
@@ -43,7 +42,7 @@ class Ending:
 
     def after_each(self, tokens: Int[Tensor, "batch steps"]) -> Int[Tensor, "batch steps"]:
         """State after each token."""
-        state, states = torch.full_like(tokens[:, 0], self.state), []
+        state, states = torch.zeros_like(tokens[:, 0]), []
         for column in tokens.unbind(1):
             state = self.transition.to(tokens.device)[state, column]
             states.append(state)
@@ -54,15 +53,13 @@ class Ending:
         if not tokens.shape[1]:
             return torch.zeros_like(tokens, dtype=torch.bool)
         if self.ended == 1:
-            over = self.transition[0].to(tokens.device)[tokens].cumsum(1) > 0
-            return over | (self.state == self.ended)
+            return self.transition[0].to(tokens.device)[tokens].cumsum(1) > 0
         return self.after_each(tokens) == self.ended
 
     def after(self, tokens: Int[Tensor, "batch steps"]) -> Bool[Tensor, "batch steps"]:
         """Positions after the token that ends a row."""
         over = self.over(tokens)
-        before = torch.full_like(over[:, :1], self.state == self.ended)
-        return torch.cat([before, over[:, :-1]], dim=1)
+        return torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], dim=1)
 
     def ends(self, paths: Int[Tensor, "batch t"]) -> Bool[Tensor, " batch"]:
         """Whether rows that had not ended before end with their last token."""
@@ -76,7 +73,7 @@ class Ending:
     def read(self, prefixes: Int[Tensor, "batch t"]) -> Int[Tensor, " batch"]:
         """State after each row."""
         if not prefixes.shape[1] or self.ended == 1:
-            return torch.full(prefixes.shape[:1], self.state, device=prefixes.device)
+            return prefixes.new_zeros(len(prefixes))
         return self.after_each(prefixes)[:, -1]
 
     def beside(self, automaton: TokenAutomaton) -> tuple[TokenAutomaton, Bool[Tensor, " states"]]:
@@ -85,12 +82,7 @@ class Ending:
         both = (automaton.transition.unsqueeze(1) * size + self.transition).flatten(0, 1)
         values = automaton.log_value.repeat_interleave(size)
         ended = (torch.arange(len(both)) % size == self.ended).to(both.device)
-        return TokenAutomaton(automaton.initial * size + self.state, both, values), ended
-
-    def moved(self, begun: Int[Tensor, " t"]) -> Ending:
-        """The ending of what follows these tokens."""
-        over = bool(self.over(begun.unsqueeze(0))[0, -1:].any())
-        return replace(self, state=self.ended if over else int(self.read(begun.unsqueeze(0))[0]))
+        return TokenAutomaton(automaton.initial * size, both, values), ended
 
     def filled(self, tokens: Int[Tensor, "batch steps"]) -> Int[Tensor, "batch steps"]:
         """Rows with ``fill`` after their ends."""

@@ -183,5 +183,5 @@ def _sample_piece(
             if t + 1 == num_steps or not len(live):
                 break
             step = lm.advance(chosen, step.carry.select(rows))
-            log_probs, rows = step.log_probs, torch.arange(len(live), device=device)
+            log_probs, rows = step.log_probs[:], torch.arange(len(live), device=device)
     return tokens

@@ -147,6 +147,11 @@ class Target:
         none = torch.zeros_like(tokens, dtype=torch.bool)
         return none if self.ending is None else self.ending.over(tokens)
 
+    def whole(self, ended: Int[Tensor, "batch t"]) -> Int[Tensor, "batch steps"]:
+        """Texts that have ended with their last token, or before it, filled up with EOS to T."""
+        left = self.num_steps - ended.shape[1]
+        return torch.nn.functional.pad(ended, (0, left), value=self.eos_token_id or 0)
+
     def measured(self, answer: Answer) -> Answer:
         """A model's answer with alpha log p0 in place of log p0, which is not normalised."""
         if self.power == 1:
@@ -196,9 +201,11 @@ class Target:
         return self.log_p(tokens) + self.log_phi(tokens)
 
     def log_phi_given(
-        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"]
+        self, tokens: Int[Tensor, "batch steps"], observed: Int[Tensor, "batch width"] | None
     ) -> Float64[Tensor, " batch"]:
-        """Log phi of each row under its own observation o, in nats, checked."""
+        """Log phi of each row under its own observation o if there are any, in nats, checked."""
+        if observed is None:
+            return self.log_phi(tokens)
         self._check_tokens(tokens, self.num_steps)
         return log_phi_checked(
             lambda rows: self.potential.log_phi_given(rows, observed),
@@ -213,15 +220,14 @@ class Target:
 
     def with_potential(self, potential: SupportsLogPhi) -> Target:
         """The target with another phi."""
-        return Target(
-            self.lm,
-            potential,
-            prompt=self.prompt_tokens,
-            num_steps=self.num_steps,
-            eos="absorb" if self.absorbs_eos else "ignore",
-            stop=self.stop,
-            power=self.power,
-        )
+        return self.with_(potential=potential)
+
+    def with_(self, **changes: Any) -> Target:
+        """The target with some of ``Target``'s arguments changed."""
+        names = ("lm", "potential", "num_steps", "stop", "power")
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
+        own |= {"prompt": self.prompt_tokens, "eos": "absorb" if self.absorbs_eos else "ignore"}
+        return Target(**own | changes)
 
     @property
     def rules(self) -> dict[str, Any]:
