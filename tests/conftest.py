@@ -1,6 +1,6 @@
 """Settings that hold for every test.
 
-Under pytest, and only there, every annotated function of the package is checked against its
+Under pytest, and only there, annotated functions of the package are checked against their
 jaxtyping shapes. The hook must stand before the package's first import, hence here.
 """
 
@@ -16,16 +16,22 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+import shapes
 from hypothesis import HealthCheck, settings
-from jaxtyping import install_import_hook
 
-install_import_hook("tsmc_widgets", "beartype.beartype")
+shapes.check_first_calls("tsmc_widgets")
 
 # A busy machine is no finding.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")
 
 from browser_support import browser, chromium, open_notebook, page  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def checked_shapes():
+    """The first calls of every function in this test are checked."""
+    shapes.forget_calls()
 
 
 @pytest.fixture(scope="session")
