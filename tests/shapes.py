@@ -8,6 +8,7 @@ of another type than what it was given first.
 import dataclasses
 import functools
 import inspect
+import sys
 from collections import Counter
 
 import jaxtyping
@@ -43,7 +44,7 @@ def _first_calls(function, typechecker):
     @functools.wraps(function)
     def call(*args, **kwargs):
         nonlocal checked
-        if _calls[code] >= CALLS:
+        if _calls[code] >= CALLS or sys.is_finalizing():
             return function(*args, **kwargs)
         _calls[code] += 1
         checked = checked or _jaxtyped(function, typechecker=typechecker)

@@ -20,8 +20,8 @@ def logmeanexp(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"
 
 
 def group_logsumexp(
-    log_weights: Float[Tensor, "n *columns"], group: Int[Tensor, " n"]
-) -> Float[Tensor, "groups *columns"]:
+    log_weights: Float[Tensor, " n *columns"], group: Int[Tensor, " n"]
+) -> Float[Tensor, " groups *columns"]:
     """Log of the sum of weights within each group 0, 1, ...; -inf where all are zero."""
     index = group.reshape(-1, *(1,) * (log_weights.ndim - 1)).expand_as(log_weights)
     shape = (int(group.max()) + 1, *log_weights.shape[1:])

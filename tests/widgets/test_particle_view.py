@@ -50,11 +50,6 @@ def test_another_run_is_shown_when_the_front_end_asks(make_trace, kind):
     assert view.header["id"] == 3
 
 
-def test_a_run_that_is_not_there_is_named(make_trace):
-    with pytest.raises(ValueError, match=r"run must be one of 0\.\.2; got 5"):
-        ParticleView(make_trace(K=4, T=3, num_runs=3), run=5)
-
-
 @BOTH
 def test_a_page_is_of_one_trace(make_trace, tmp_path, kind):
     with pytest.raises(ValueError, match="no trace to write yet"):

@@ -54,7 +54,7 @@ def judge_run(trace: Any, *, spread: float = math.nan, run: int = 0) -> RunVerdi
     weights = numerics.normalise(log_weights)
     if not bool(weights.sum() > 0):
         return RunVerdict("poor", ("all weights are 0",), 0.0, None)
-    slots = genealogy.slots_at(ancestors, 1)[0]
+    slots = genealogy.lineages(ancestors)[0, 0]
     shares = torch.zeros(size, dtype=torch.float64).index_add_(0, slots, weights)
     families, left = float(1 / (shares**2).sum()), int((shares > 0).sum())
     recent = max(1, steps // 10)

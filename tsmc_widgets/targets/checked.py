@@ -171,7 +171,7 @@ def as_numbers(values: Any) -> Tensor:
 
 def as_ids(
     name: str, values: Any, *, ndim: int | None = None, device: torch.device | None = None
-) -> Int[Tensor, "..."]:
+) -> Int[Tensor, " ..."]:
     """Integers such as token ids, of a tensor, an array or lists; an error for anything else."""
     try:
         ids = torch.as_tensor(values, device=device)

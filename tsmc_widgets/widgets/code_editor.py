@@ -47,7 +47,7 @@ class CodeEditor(ipw.VBox):
     Whatever is typed is run in the kernel: never show one to anybody who may not run code there.
 
     Args:
-        name: of the function that is edited; one that was not typed starts anew.
+        name: of the function that is edited; one that was not typed starts again.
         texts: gives the texts of the preview.
         use: called with the name under which the function was registered.
     """

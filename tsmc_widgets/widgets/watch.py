@@ -401,7 +401,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "Resampling": Preset(
         values=_ONE_STAR | {"ess_threshold": 0.5},
-        intro="The same, but where the ESS falls below 32, 64 particles are drawn anew in "
+        intro="The same, but where the ESS falls below 32, 64 particles are drawn again in "
         "proportion to their weights: heavy ones are copied, light ones end.",
         question="At step 9 the ESS is below 32, so step 10 begins by resampling. What does it do?",
         choices=_MOVES, since=9, step=10, spot="population",
