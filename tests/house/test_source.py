@@ -14,13 +14,13 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 36_500,
-    "Python files": 127,
+    "Python lines": 36_250,
+    "Python files": 125,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
-    "files naming one kind of potential *": 5,
-    "probes for optional members": 18,
-    "base names used more than once": 4,
+    "files naming one kind of potential *": 4,
+    "probes for optional members": 17,
+    "base names used more than once": 3,
     "files under 60 lines": 0,
 }
 PRIVATE_FOLDERS = ["home", "opt", "root", "tmp", "Users", "work"]

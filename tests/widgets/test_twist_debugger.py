@@ -134,6 +134,7 @@ def test_every_view_in_a_browser(debugger, page, tmp_path):
     # The run and both futures of the fork move along.
     page.locator(".pv-transport", has_text="step 1 of 5").nth(2).wait_for()
     assert "step 1:" in where.first.get_attribute("aria-label")
+    assert ", exact" in where.last.get_attribute("aria-label")
     page.locator(".td-link").first.click()
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "What if"
     page.locator(".td-table tbody tr").first.click()

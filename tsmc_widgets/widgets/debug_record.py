@@ -125,7 +125,8 @@ def _line(who: str, table: Any, name: str, over: str) -> dict[str, Any]:
     values = {
         k: [_finite(v) for v in table[column]] for k, column in columns.items() if column in table
     }
-    return {"who": who} | values
+    is_exact = name == "kl" and bool((table["kl_low"] == table["kl_high"]).all())
+    return {"who": who, "exact": is_exact} | values
 
 
 def _power_charts(powers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -51,11 +51,11 @@ class Chart extends Strip {
 
 /** Values at one place with their intervals. @param {any[]} lines @param {string} over @param {number | null} at */
 function inWords(lines, over, at) {
-  const found = lines.flatMap(({ who, x, y, low, high }) => {
+  const found = lines.flatMap(({ who, x, y, low, high, exact }) => {
     const k = x.indexOf(at);
     if (k < 0 || y[k] === null) return [];
     // Runs that agree say nothing of how they spread.
-    const ends = !low ? "" : low[k] === null ? ", the same in each run" : `, 95 % ${number(low[k])} to ${number(high[k])}`;
+    const ends = exact ? ", exact" : !low ? "" : low[k] === null ? ", the same in each run" : `, 95 % ${number(low[k])} to ${number(high[k])}`;
     return [`${lines.length > 1 ? `${who}: ` : ""}${number(y[k])}${ends}`];
   });
   if (!found.length) return over === "step" ? "click a step" : "";
