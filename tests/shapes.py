@@ -1,6 +1,6 @@
 """Types and shapes of annotated functions are checked, each in its first calls of a test.
 
-jaxtyping checks every call, and makes a check anew whenever a function is defined inside another:
+jaxtyping checks every call, and makes a check again whenever a function is defined inside another:
 two thirds of the time of the tests of learning. What a function is given late in a test is seldom
 of another type than what it was given first.
 """

@@ -46,6 +46,7 @@ def test_a_visitor_names_no_function(stranger):
     editor = PotentialEditor([{"kind": "TextFunction", "function": ""}], lambda: None)
     with pytest.raises(Exception, match="Invalid selection"):
         editor.rows[0].fields["function"].value = FUNCTION["function"]
+    assert editor.add({"kind": "Length", "at_least": 1}).error == ""
     whole = PotentialEditor([{"kind": "CountToken", "args": ["yes"], "at_least": 2}], lambda: None)
     whole.rows[0].fields["json"].value = json.dumps(FUNCTION)
     with pytest.raises(ValueError, match="not registered here"):

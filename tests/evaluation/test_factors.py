@@ -106,7 +106,7 @@ def test_texts_that_end_early_count_where_they_end(threshold, twisted):
         assert abs(z_score(sums, float(mass[zero].sum()))) < 4.5
     if threshold == 0.0 and not twisted:
         # All texts keep the weight 1 / K, so that the shares are unbiased too.
-        every = [tw.factor_breakdown(trace, target, run=run) for run in range(300)]
+        every = [tw.factor_breakdown(trace, target, run=run) for run in range(trace.num_runs)]
         killed = torch.tensor([shares[0].killed for shares in every], dtype=torch.float64)
         lacks_b = (oracle.tokens != 1).all(1)
         assert abs(z_score(killed, float(mass[lacks_b].sum()))) < 4.5
