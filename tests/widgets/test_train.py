@@ -111,11 +111,11 @@ def test_moved_controls_are_said_and_can_be_undone(session):
 
 def test_updates_are_no_reason_to_begin_anew(session):
     assert session.train(5, timeout=60)
-    session.set(num_updates=6)
+    session.set(num_updates=40)
     assert session.stale == ""
     press(session, "restart")
     assert session.wait(60)
-    assert len(session.trainers["ctl"].history) == 6
+    assert len(session.trainers["ctl"].history) == 40
 
 
 def test_train_waits_for_so_many_updates(session):

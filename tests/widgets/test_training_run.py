@@ -35,14 +35,14 @@ def run(training):
 
 @pytest.fixture(scope="module")
 def raced():
-    settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=40)
+    settings = TrainSettings(problem=TOY, method="nvi", rivals=RIVALS, num_updates=60)
     return run(TrainingRun(settings))
 
 
 def test_every_method_closes_the_gap_of_the_toy(raced):
     assert [one_run.method for one_run in raced.runs] == ["nvi", "dpg", "fudge", "rl"]
     for one_run in raced.runs:
-        assert [done for done, _ in one_run.bounds] == [0, 20, 40]
+        assert [done for done, _ in one_run.bounds] == [0, 20, 40, 60]
         first, last = one_run.bounds[0][1], one_run.bounds[-1][1]
         error = math.hypot(first.gap_standard_error, last.gap_standard_error)
         assert first.gap - last.gap > 3 * error, one_run.method
@@ -138,7 +138,7 @@ def test_records_are_short_and_fit_json(raced):
     assert curves["log_z"] == [pytest.approx(raced.log_z[0], rel=1e-4), 0.0]
     assert len(curves["racers"]) == len(looks["racers"]) == 4
     first = curves["racers"][0]
-    assert (first["done"], len(first["loss"]), len(first["bounds"])) == (40, 40, 3)
+    assert (first["done"], len(first["loss"]), len(first["bounds"])) == (60, 60, 4)
     points = thin([(i, float(i)) for i in range(2000)])
     assert len(points) == 400
     assert points[0] == [2.0, 2.0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -581,7 +581,7 @@ def compare_log_psi(
     if prefixes.enumerated or not finite.any():
         intervals = {name: (value, value) for name, value in values.items()}
     else:
-        intervals = {name: bootstrap(f, learned, optimal, seed) for name, f in STATISTICS.items()}
+        intervals = bootstrap(STATISTICS, learned, optimal, seed)
     spread = float(optimal.var()) if finite.any() else 0.0
     counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
@@ -598,11 +598,12 @@ def compare_log_psi(
 
 
 def bootstrap(
-    statistic: Statistic, learned: np.ndarray, optimal: np.ndarray, seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval of a statistic, prefixes drawn with replacement."""
+    statistics: Mapping[str, Statistic], learned: np.ndarray, optimal: np.ndarray, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile interval of each statistic, prefixes drawn with replacement."""
     draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
-    return percentiles(statistic(learned[draws], optimal[draws]))
+    drawn = learned[draws], optimal[draws]
+    return {name: percentiles(statistic(*drawn)) for name, statistic in statistics.items()}
 
 
 def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:

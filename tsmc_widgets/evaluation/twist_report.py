@@ -297,13 +297,13 @@ def with_kl(report: TwistReport, seed: int = 0) -> TwistReport:
 def _calibration(t: int, part: pd.DataFrame, seed: int) -> dict[str, Any]:
     found = fit(part, seed)
     both = part["x"].to_numpy(), part["z"].to_numpy()
+    ranks = bootstrap({"rank_correlation": rank_correlation}, *both, seed)
     row: dict[str, Any] = {"t": t, "num_prefixes": len(part)}
     for name, value, interval in (
         ("r2", found.r2, found.r2_interval),
         ("slope", found.slope, found.slope_interval),
-        ("rank_correlation", float(rank_correlation(*both)),
-         bootstrap(rank_correlation, *both, seed)),
-    ):  # fmt: skip
+        ("rank_correlation", float(rank_correlation(*both)), ranks["rank_correlation"]),
+    ):
         row |= {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}
     return row
 

@@ -445,11 +445,6 @@ class CancellablePool(Executor):
         with self._lock:
             return sorted(self._running.values(), key=lambda task: task.since)
 
-    @property
-    def can_stop(self) -> bool:
-        """Whether ``stop_workers`` ends what runs: not where another executor runs it."""
-        return self.executor is None
-
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Put a task in the queue."""
         future: Future = Future()

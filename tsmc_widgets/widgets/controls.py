@@ -333,10 +333,11 @@ class SettingsBox(Quiet, ipw.Box):
     def set(self, **values: Any) -> None:
         """Move controls from code, as a person would; ``changed`` is called once."""
         for name in values:
-            check_one_of("the control", name, self._names())
+            check_one_of("the control", name, self.names())
         self._take(self._follow(values))
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """What ``set`` can move."""
         return list(self.fields)
 
     def _follow(self, values: dict[str, Any]) -> Any:

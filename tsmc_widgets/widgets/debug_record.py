@@ -125,6 +125,7 @@ def _line(who: str, table: Any, name: str, over: str) -> dict[str, Any]:
     values = {
         k: [_finite(v) for v in table[column]] for k, column in columns.items() if column in table
     }
+    # An enumerated divergence is both its ends.
     is_exact = name == "kl" and bool((table["kl_low"] == table["kl_high"]).all())
     return {"who": who, "exact": is_exact} | values
 

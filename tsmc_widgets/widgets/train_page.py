@@ -75,7 +75,8 @@ class TrainControls(SettingsBox):
         for box in self.rivals.values():
             box.observe(lambda _: self._note({"rivals": self._ticked()}), "value")
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The fields, and the methods that are raced."""
         return [*self.fields, "rivals"]
 
     def _follow(self, values: dict[str, Any]) -> TrainSettings:
@@ -262,7 +263,7 @@ class TrainSession(LivePage):
         """Put the controls back to the training on show."""
         if self.training is not None:
             made = self.training.settings
-            self.controls.set(**{n: getattr(made, n) for n in self.controls._names()})
+            self.controls.set(**{name: getattr(made, name) for name in self.controls.names()})
 
     def train(self, updates: int, timeout: float | int | None = None) -> bool:
         """Train until each method has had this many updates, and wait for it.
