@@ -27,6 +27,7 @@ from tsmc_widgets.testing import check_potential
 
 MODELS = {
     "letters": (letters("c"), "ab"),
+    "two EOS": (letters(("c", "b")), "ab"),
     "words": (words(eos="art"), "cat"),
     "empty prompt": (words(eos="art"), ""),
     "tables": (TabularLM.random(3, 9, seed=0), "a"),

@@ -29,6 +29,8 @@ from tsmc_widgets.testing import check_potential, check_twist
 # The same text in several spellings, "12" and '"a' twice, and EOS in the middle.
 SYMBOLS = ["{", "}", '"a"', ":", "1", "12", "<eos>", '"']
 SPELLED_TWICE = ['"a', "a", '"', "1", "12", "<eos>", '{"a":', "}"]
+ENDED_TWICE = ["<end>", "{", "}", '"a":', "1", "12", "<eos>", '"']
+SPELLINGS = {"plain": SYMBOLS, "spelled twice": SPELLED_TWICE, "two EOS": ENDED_TWICE}
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "integer", "minimum": 2}},
@@ -52,6 +54,7 @@ def chain(symbols, eos="<eos>"):
     generator = torch.Generator().manual_seed(0)
     table = torch.rand(len(symbols), len(symbols), generator=generator) + 0.2
     table /= table.sum(1, keepdim=True)
+    eos = ["<eos>", "<end>"] if "<end>" in symbols else eos
     return tw.TabularLM.markov(table[0], table, symbols=symbols, eos=eos)
 
 
@@ -79,12 +82,12 @@ LANGUAGES = {
 
 def texts_of(lm, tokens):
     """Each row's text up to EOS by hand, and whether EOS stands in it."""
-    rows = [[lm.symbols[i] for i in row] for row in tokens.tolist()]
-    return [("".join(row).partition("<eos>")[0], "<eos>" in row) for row in rows]
+    rows = ["".join(lm.symbols[i] for i in row) for row in tokens.tolist()]
+    return [(re.split("<eos>|<end>", row)[0], "<e" in row) for row in rows]
 
 
 @pytest.mark.parametrize("eos", ["absorb", "ignore"])
-@pytest.mark.parametrize("symbols", [SYMBOLS, SPELLED_TWICE], ids=["plain", "spelled twice"])
+@pytest.mark.parametrize("symbols", SPELLINGS.values(), ids=SPELLINGS)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_z_is_the_mass_of_valid_texts_and_no_valid_text_is_masked(language, symbols, eos):
     phi, holds = LANGUAGES[language]

@@ -178,7 +178,7 @@ class Diagnosis:
         return [
             self._dead, self._unobservant, self._constant, self._other_prompt, self._until,
             self._late, self._prefix_function, self._saturated, self._flipped, self._one_token,
-            self._temperature, self._other_potential, self._power, self._unrelated,
+            self._rare_token, self._temperature, self._other_potential, self._power, self._unrelated,
             self._nearer_temperature,
         ]  # fmt: skip
 
@@ -369,13 +369,38 @@ class Diagnosis:
         repaired = fit(table.assign(x=table["x"] - gain * mark), self.seed)
         if repaired.r2_interval[0] < THRESHOLDS["uninformative"] or repaired.r2 < self.all.r2:
             return None
-        text = self.target.lm.token_text(int(token))
+        share = f"{explained / total:.0%} of the error among siblings"
+        return self._but_for(int(token), gain, f"{share}; without it {repaired.r2_words}")
+
+    def _rare_token(self) -> Finding | None:
+        """One token, too rare to be among the siblings, after which alone psi breaks."""
+        found = self.report.bellman
+        squared = found.centred**2 - found.value_error**2
+        known = torch.isfinite(squared)
+        total = float(squared[known].sum())
+        if not total > int(known.sum()) * THRESHOLDS["sure"] ** 2:
+            return None
+        error, seen = found.centred[known], self.table["token"].value_counts()
+        tokens, place, counts = torch.unique(
+            found.population.tokens[known], return_inverse=True, return_counts=True
+        )
+        gains = torch.zeros(len(tokens)).double().index_add_(0, place, error) / counts
+        rare = torch.tensor([seen.get(token, 0) < 4 for token in tokens.tolist()])
+        explained = torch.where(rare & (counts >= 4), gains**2 * counts, 0.0)
+        best = int(explained.argmax())
+        if explained[best] < THRESHOLDS["token"] * total or abs(gains[best]) < 1:
+            return None
+        share = f"{float(explained[best]) / total:.0%} of the squared Bellman error"
+        where = f"{share}, at {int(counts[best])} of {int(known.sum())} prefixes"
+        return self._but_for(int(tokens[best]), float(gains[best]), where)
+
+    def _but_for(self, token: int, gain: float, explained: str) -> Finding:
+        text = self.target.lm.token_text(token)
         return Finding(
             "one token",
             f"Right but for the token {quoted(text)}, which it values by e^{abs(gain):.1f} too "
             f"{'much' if gain > 0 else 'little'}",
-            f"this token explains {explained / total:.0%} of the error among siblings; without it "
-            f"{repaired.r2_words}", "tokens",
+            f"this token explains {explained}", "tokens",
         )  # fmt: skip
 
     def _other_prompt(self) -> Finding | None:

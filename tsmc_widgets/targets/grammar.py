@@ -26,7 +26,7 @@ from tsmc_widgets.errors import (
     quoted,
     shortened,
 )
-from tsmc_widgets.models.protocol import LanguageModel
+from tsmc_widgets.models.protocol import LanguageModel, eos_ids
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import BoundOnly, log_indicator
@@ -203,11 +203,11 @@ class _Prefixes:
 
     def __init__(self, lark: str, context: Context, name: str) -> None:
         self._lark, self._context, self._name = lark, context, name
-        self._eos = context.eos_token_id
         self._lock = threading.Lock()
         tokenizer = _tokenizer_of(context)
-        ends = {*tokenizer.eos_tokens, context.lm.eos_token_id} - {None}
-        self._ends = [token for token in ends if token < context.lm.vocab_size]
+        own = eos_ids(context.lm)
+        self._absorbing = [] if context.ending is None else list(own)
+        self._ends = [t for t in {*tokenizer.eos_tokens, *own} if t < context.lm.vocab_size]
         start = _library().LLMatcher(tokenizer, lark, log_level=0)
         self._known: dict[tuple[int, ...], Any] = {(): start}
         self._check(start)
@@ -234,8 +234,7 @@ class _Prefixes:
         allowed = torch.from_numpy(bits).reshape(len(rows), width * 8)[:, :vocab].bool()
         # The mask has EOS also where llguidance knows of nothing else.
         allowed[:, self._ends] = False
-        if self._eos is not None:
-            allowed[:, self._eos] = torch.tensor(at_end, dtype=torch.bool)
+        allowed[:, self._absorbing] = torch.tensor(at_end, dtype=torch.bool).unsqueeze(1)
         return allowed
 
     def are_complete(self, rows: Sequence[Sequence[int]]) -> list[bool]:
@@ -246,8 +245,8 @@ class _Prefixes:
 
     def _split(self, row: Sequence[int]) -> tuple[tuple[int, ...], bool]:
         """The tokens before an absorbing EOS, and whether there is one."""
-        ended = self._eos is not None and self._eos in row
-        return tuple(row[: row.index(self._eos)] if ended else row), ended
+        length = next((at for at, token in enumerate(row) if token in self._absorbing), len(row))
+        return tuple(row[:length]), length < len(row)
 
     def _after(self, prefix: tuple[int, ...]) -> Any:
         """The matcher after a prefix; None where no text begins with it."""
