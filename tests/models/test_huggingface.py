@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
+import tsmc_widgets as tw
 from tsmc_widgets.errors import (
     ContextLengthError,
     ControlTokenError,
@@ -210,6 +211,24 @@ def test_logits_may_be_wider_than_the_tokenizer(byte_lm):
     ids[:, -1] = 339
     assert byte_lm.log_prob(ids, 5).tolist() == [[-torch.inf]] * 2
     check_language_model(byte_lm)
+
+
+@pytest.mark.parametrize("eos", ["absorb", "ignore"])
+def test_the_oracle_and_the_sampler_know_of_no_id_without_a_text(eos, tmp_path):
+    tokenizer = word_tokenizer()
+    size = len(tokenizer) + 4
+    folder = make_checkpoint("gpt2", tmp_path, tokenizer=tokenizer, vocab_size=size)
+    lm = HuggingFaceLM.from_pretrained(folder)
+    phi = tw.TokenFunction(lambda rows: (rows % 5).double().sum(1) / 4)
+    target = tw.Target(lm, phi, prompt="once upon", num_steps=2, eos=eos)
+    oracle = tw.exact(target)
+    assert len(oracle.tokens) == (size - 4) ** 2 - (size - 5) * (eos == "absorb")
+    assert int(oracle.tokens.max()) < size - 4
+    assert float(oracle.log_p.exp().sum()) == pytest.approx(1, abs=1e-6)
+    trace = tw.run_smc(target, num_particles=16, num_runs=400, seed=0)
+    assert int(trace.tokens.max()) < size - 4
+    ratio = (trace.log_z - oracle.log_z).exp()
+    assert abs(float(ratio.mean()) - 1) < 4.5 * float(ratio.std()) / 20
 
 
 def test_a_copy_of_the_model_keeps_working_alone(lm):

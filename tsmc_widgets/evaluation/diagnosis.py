@@ -178,8 +178,8 @@ class Diagnosis:
         return [
             self._dead, self._unobservant, self._constant, self._other_prompt, self._until,
             self._late, self._prefix_function, self._saturated, self._flipped, self._one_token,
-            self._rare_token, self._temperature, self._other_potential, self._power, self._unrelated,
-            self._nearer_temperature,
+            self._rare_token, self._temperature, self._other_potential, self._power,
+            self._unrelated, self._nearer_temperature,
         ]  # fmt: skip
 
     def _recorded(self) -> list[Finding]:
