@@ -81,9 +81,10 @@ CLASSIFIERS = {
 }
 
 
-def word_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Word-level tokenizer over ``VOCABULARY``, text joined by spaces."""
-    ids = {word: index for index, word in enumerate(VOCABULARY)}
+def word_tokenizer(more: int = 0) -> transformers.PreTrainedTokenizerFast:
+    """Word-level tokenizer over ``VOCABULARY`` and so many more words, text joined by spaces."""
+    words = (*VOCABULARY, *(f"word{number}" for number in range(more)))
+    ids = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(

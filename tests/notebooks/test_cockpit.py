@@ -3,6 +3,8 @@
 import nbformat
 import pytest
 
+from models.checkpoints import make_checkpoint, word_tokenizer
+
 from browser_support import TOKEN, accessibility_faults, voila_app
 from tsmc_widgets.widgets.watch import PRESETS
 
@@ -53,6 +55,33 @@ def test_every_lesson_keeps_its_text_and_every_slider_has_a_name(show):
         assert page.get_by_text(preset.question).count() == 1, name
     names = "handles => handles.map(handle => handle.getAttribute('aria-label'))"
     assert all(page.locator(".noUi-handle").evaluate_all(names))
+
+
+def test_a_checkpoint_of_fifty_thousand_tokens_is_chosen_and_steered(show, tmp_path):
+    folder = make_checkpoint("llama", tmp_path / "large", tokenizer=word_tokenizer(50_000))
+    page = show("tw.Workbench('eos', method='none', num_particles=32)")
+    page.locator(".tw-phrase", has_text="well").first.click()
+    prompt = page.get_by_label("prompt s₀")
+    prompt.fill("once upon")
+    prompt.press("Enter")
+    page.locator(".tw-phrase", has_text="table:eos").first.click()
+    model = page.get_by_label("model p₀")
+    model.fill(str(folder))
+    model.press("Enter")
+    page.get_by_text("The model's vocabulary lacks 'yes'").wait_for()
+    assert page.get_by_text("llama, 50,062 tokens").is_visible()
+    assert page.locator(".tw-phrase", has_text="large").inner_text() == "large"
+    tokens = page.locator(".tw-factor input").first
+    tokens.fill("fox")
+    run_after(page, lambda: tokens.press("Enter"))
+    size = page.locator(".widget-slider", has_text="particles K").get_by_role("slider").first
+    size.focus()
+    run_after(page, lambda: page.keyboard.press("ArrowRight"))
+    assert page.locator(".tw-phrase").first.inner_text() == "64 particles"
+    assert page.evaluate("document.querySelector('.pv')._view.record.K") == 64
+    page.get_by_text("All 64 weights are zero from step 6 on").wait_for()
+    page.locator(".pv-row .pv-cell").first.click()
+    assert page.locator(".pv-inspector").inner_text().count("word") > 8
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,9 @@ class Diagnosis:
             return [self._dead, self._unobservant, self._other_prompt, self._temperature]
         return [
             self._dead, self._unobservant, self._constant, self._other_prompt, self._until,
-            self._late, self._prefix_function, self._saturated, self._flipped, self._one_token,
-            self._rare_token, self._temperature, self._other_potential, self._power,
-            self._unrelated, self._nearer_temperature,
+            self._late, self._prefix_function, self._saturated, self._flipped,
+            self._other_potential, self._one_token, self._rare_token, self._temperature,
+            self._power, self._unrelated, self._nearer_temperature,
         ]  # fmt: skip
 
     def _recorded(self) -> list[Finding]:
@@ -451,7 +451,12 @@ class Diagnosis:
         )
 
     def _temperature(self) -> Finding | None:
-        """The Bellman equation holds under another temperature."""
+        """The Bellman equation holds under another temperature.
+
+        That of a power of psi* does as well under a p0 so flat that all prefixes are alike.
+        """
+        if self.all.r2_interval[0] > THRESHOLDS["unlike"] and self._power() is not None:
+            return None
         for ratio, _, tau in self.temperatures[:1]:
             if ratio <= THRESHOLDS["other p0"]:
                 return self._other_temperature(tau, ratio)

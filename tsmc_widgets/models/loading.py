@@ -92,7 +92,7 @@ def load_classifier(
 def model_facts(lm: HuggingFaceLM) -> str:
     """A model in a line: architecture, vocabulary, dtype, memory, seconds a step of one row."""
     model = lm.model
-    gigabytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers())) / 1e9
+    megabytes = sum(each.nbytes for each in (*model.parameters(), *model.buffers())) / 1e6
     token = torch.zeros(1, dtype=torch.int64, device=lm.device)
     step = lm.prefill(token.unsqueeze(0))
     started = time.perf_counter()
@@ -100,7 +100,7 @@ def model_facts(lm: HuggingFaceLM) -> str:
     seconds = time.perf_counter() - started
     return (
         f"{model.config.model_type}, {lm.vocab_size:,} tokens, {str(lm.dtype)[6:]}, "
-        f"{gigabytes:.2g} GB, {seconds:.2g} s a step for one row."
+        f"{megabytes:,.0f} MB, {1e3 * seconds:,.1f} ms a step for one row."
     )
 
 

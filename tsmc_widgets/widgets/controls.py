@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -219,11 +220,12 @@ def phrases_of(spec: RunSpec) -> dict[str, str]:
     words = words_of(spec)
     size = f"{words['K']} particle{'s' * (words['K'] != 1)}"
     twist = words["twist ψ"] if spec.method != "none" else "1"
+    model = Path(words["model"])
     return {
         "size": size if words["R"] == 1 else f"{size} in {words['R']} runs",
         "steps": f"{words['T']} token{'s' * (words['T'] != 1)}",
         "prompt": words["prompt"] or "no prompt",
-        "model": words["model"],
+        "model": model.name if model.is_absolute() else words["model"],
         "phi": words["φ"],
         "twist": twist if spec.twist_power == 1 else f"({twist})^{spec.twist_power:g}",
         "proposal": "p₀ψ (twist-induced)" if words["proposal q"] == "twist-induced" else "p₀",
