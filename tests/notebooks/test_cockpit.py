@@ -2,7 +2,6 @@
 
 import nbformat
 import pytest
-
 from models.checkpoints import make_checkpoint, word_tokenizer
 
 from browser_support import TOKEN, accessibility_faults, voila_app
