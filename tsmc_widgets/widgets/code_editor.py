@@ -17,7 +17,7 @@ from tsmc_widgets.targets.functions import (
     registered_function,
     unwrapped,
 )
-from tsmc_widgets.widgets.controls import Note, classed
+from tsmc_widgets.widgets.controls import Note, button, classed
 
 START = """def log_phi(text):
     # In nats; float("-inf") rules a text out.
@@ -64,9 +64,7 @@ class CodeEditor(ipw.VBox):
             layout={"width": "auto"},
         )
         self.area.tooltip = "Python that defines log_phi(text)"
-        self.button = ipw.Button(
-            description="Use this φ", tooltip="Run with it", layout={"width": "auto"}
-        )
+        self.button = button("Use this φ", "Run with it")
         self.error = Note("tw-wrong-code", role="alert")
         self.preview = ipw.HTML()
         super().__init__([self.area, self.error, self.preview, self.button])

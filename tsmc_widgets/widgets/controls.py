@@ -25,16 +25,19 @@ REVIEW, STORY = "I bought this", "Once upon a time there was a"
 PROMPTS = (REVIEW, STORY)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2048, 4096)
 MOST_SEED = 2**31 - 1
-_LABEL = "92px"
+STAR_NAMES = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
 
 
-def dress(kind: type, description: str, tooltip: str, **options: Any) -> Any:
-    """A control with its name beside it, and what it is for as a tooltip."""
+def dress(
+    kind: type, description: str, tooltip: str, label: str = "92px", margin: str = "1px 0",
+    **options: Any,
+) -> Any:  # fmt: skip
+    """A control with its name beside it, ``label`` wide, and what it is for as a tooltip."""
     return kind(
         description=description,
         tooltip=tooltip,
-        style={"description_width": _LABEL},
-        layout={"width": "auto", "margin": "1px 0"},
+        style={"description_width": label},
+        layout={"width": "auto", "margin": margin},
         **options,
     )
 
@@ -63,8 +66,8 @@ def slider(
     name: str, tooltip: str, value: float, low: float, high: float, step: float, show: str = ".2f"
 ) -> ipw.FloatSlider:
     """A number, shown in the format ``show``."""
-    options = {"value": value, "min": low, "max": high, "step": step, "readout_format": show}
-    return dress(Slider, name, tooltip, **options)
+    options: dict[str, Any] = {"min": low, "max": high, "step": step, "readout_format": show}
+    return dress(Slider, name, tooltip, value=value, **options)
 
 
 def sizes(name: str, tooltip: str, value: int, options: Iterable[int]) -> ipw.SelectionSlider:
@@ -186,6 +189,21 @@ def classed(widget: ipw.DOMWidget, *names: str) -> Any:
     return widget
 
 
+def button(words: str, tooltip: str | None = None, kind: type = ipw.Button, **options: Any) -> Any:
+    """A button as wide as its words; of ``kind`` ToggleButton, one that stays pressed."""
+    return kind(description=words, tooltip=tooltip, layout={"width": "auto"}, **options)
+
+
+def unfold(pressed: ipw.ToggleButton, box: ipw.Box) -> None:
+    """Show a box while a button is pressed."""
+
+    def show(_: Any = None) -> None:
+        box.layout.display = None if pressed.value else "none"
+
+    pressed.observe(show, "value")
+    show()
+
+
 def put(field: ipw.ValueWidget, value: Any) -> None:
     """Show a value, making room for it where the control has none."""
     if isinstance(field, ipw.SelectionSlider) and value not in field.options:
@@ -247,30 +265,20 @@ class Rail(ipw.VBox):
 
     Args:
         folds: the controls of each phrase of ``SENTENCE``; phrases without any are left out.
-        below: what stands under the controls.
-        unfolded: phrases whose controls are shown at first.
     """
 
-    def __init__(
-        self,
-        folds: Mapping[str, Sequence[ipw.Widget]],
-        below: Sequence[ipw.Widget] = (),
-        unfolded: Sequence[str] = ("size", "phi"),
-    ) -> None:
+    def __init__(self, folds: Mapping[str, Sequence[ipw.Widget]]) -> None:
         self.phrases: dict[str, ipw.ToggleButton] = {}
         said, boxes = [], []
         for name, fields in folds.items():
-            phrase = classed(ipw.ToggleButton(tooltip="Change this"), "tw-phrase")
-            box = classed(ipw.VBox(list(fields)), "tw-fold")
-            link = self._link(box)
-            phrase.observe(link, "value")
-            phrase.value = name in unfolded
-            link({"new": phrase.value})
+            phrase = classed(ipw.ToggleButton(name in ("size", "phi")), "tw-phrase")
+            phrase.tooltip = "Change this"
+            boxes.append(classed(ipw.VBox(list(fields)), "tw-fold"))
+            unfold(phrase, boxes[-1])
             self.phrases[name] = phrase
             said += [ipw.Label(SENTENCE[name]), phrase] if SENTENCE[name] else [phrase]
-            boxes.append(box)
         sentence = classed(ipw.Box(said), "tw-sentence")
-        super().__init__([sentence, *boxes, *below])
+        super().__init__([sentence, *boxes])
         self.add_class("tw-rail")
 
     def say(self, spec: RunSpec) -> None:
@@ -278,13 +286,6 @@ class Rail(ipw.VBox):
         for name, text in phrases_of(spec).items():
             if name in self.phrases:
                 self.phrases[name].description = shortened(text, 60)
-
-    @staticmethod
-    def _link(box: ipw.Box) -> Callable[[Any], None]:
-        def show(change: Any) -> None:
-            box.layout.display = None if change["new"] else "none"
-
-        return show
 
 
 def cockpit(rail: ipw.Widget, main: ipw.Widget) -> ipw.Box:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ipywidgets as ipw
@@ -14,12 +14,20 @@ from tsmc_widgets.errors import message_of, quoted
 from tsmc_widgets.targets.functions import registered_functions
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.code_editor import CodeEditor
-from tsmc_widgets.widgets.controls import Note, Slider, close_whole, split_words
+from tsmc_widgets.widgets.controls import (
+    STAR_NAMES,
+    Note,
+    Slider,
+    button,
+    classed,
+    close_whole,
+    dress,
+    split_words,
+)
 
 Part = Mapping[str, Any]
 Typing = Callable[[], Sequence[str]] | None
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
-_STAR_NAMES = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
 _HOSTILE, _CALM = "hostile", "not hostile"
 _ANY_LENGTH = 64
 
@@ -83,14 +91,7 @@ def plain(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _control(kind: type, label: str, tooltip: str, **options: Any) -> Any:
-    return kind(
-        description=label,
-        tooltip=tooltip,
-        style={"description_width": "64px"},
-        layout={"width": "auto", "margin": "0"},
-        **options,
-    )
+_control = partial(dress, label="64px", margin="0")
 
 
 def _text(
@@ -288,11 +289,11 @@ KINDS: tuple[FactorKind, ...] = (
     FactorKind(
         title="rating in stars",
         start={"kind": "ClassProbability", "model": STARS, "label": "5 stars", "beta": 4},
-        controls=(_choice("label", "stars", "How a classifier rates the text", _STAR_NAMES), POWER),
+        controls=(_choice("label", "stars", "How a classifier rates the text", STAR_NAMES), POWER),
         fits=lambda part: (
             part["kind"] == "ClassProbability"
             and part.get("model") == STARS
-            and part.get("label") in (*_STAR_NAMES, *range(1, 6))
+            and part.get("label") in (*STAR_NAMES, *range(1, 6))
         ),
     ),
     FactorKind(
@@ -364,7 +365,7 @@ KINDS: tuple[FactorKind, ...] = (
     FactorKind(
         title="the class that was observed",
         start={"kind": "ClassConditional", "model": STARS, "observed": "5 stars"},
-        controls=(_choice("observed", "class o", "One twist serves them all", _STAR_NAMES), POWER),
+        controls=(_choice("observed", "class o", "One twist serves them all", STAR_NAMES), POWER),
         fits=lambda part: part["kind"] == "ClassConditional" and part.get("model") == STARS,
     ),
     FactorKind(
@@ -424,17 +425,12 @@ class FactorRow(ipw.VBox):
         self.error = ""
         self._changed = changed
         self.fields = {control.name: control.make(part) for control in self.kind.controls}
-        self.remove = ipw.Button(
-            description="×", tooltip=f"Remove: {self.kind.title}", layout={"width": "26px"}
-        )
-        self.remove.add_class("tw-remove")
+        self.remove = classed(button("×", f"Remove: {self.kind.title}"), "tw-remove")
+        self.remove.layout.width = "26px"
         self.remove.on_click(lambda _: removed(self))
-        title = ipw.Label(self.kind.title)
-        title.add_class("tw-factor-title")
-        self.note = ipw.HTML()
-        self.note.add_class("tw-note")
-        head = ipw.HBox([title, self.remove])
-        head.add_class("tw-factor-head")
+        title = classed(ipw.Label(self.kind.title), "tw-factor-title")
+        self.note = Note()
+        head = classed(ipw.HBox([title, self.remove]), "tw-factor-head")
         self.code: CodeEditor | None = None
         if typing is not None and self.kind.start["kind"] == "TextFunction":
             self.code = CodeEditor(part["function"], typing, self._take)
@@ -469,8 +465,7 @@ class FactorRow(ipw.VBox):
         text = self.error or (note if isinstance(note, str) else note())
         if self.code is not None and not self.error:
             text = "Choose a function that was registered, or write one:"
-        self.note.value = f"<span>{html.escape(text)}</span>" if text else ""
-        self.note.layout.display = None if text else "none"
+        self.note.say(text)
         (self.add_class if self.error else self.remove_class)("tw-wrong")
 
 
@@ -500,8 +495,7 @@ class PotentialEditor(ipw.VBox):
         )
         self.menu.add_class("tw-add")
         self.empty = Note()
-        self._list = ipw.VBox(layout={"width": "auto"})
-        self._list.add_class("tw-factors")
+        self._list = classed(ipw.VBox(layout={"width": "auto"}), "tw-factors")
         super().__init__([self._list, self.empty, self.menu])
         self.menu.observe(self._add, "value")
         self.set(parts)

@@ -29,7 +29,15 @@ from tsmc_widgets.smc.noise import AddressedNoise
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.words import contradiction
-from tsmc_widgets.widgets.controls import Note, Quiet, classed, close_whole, sentence_of
+from tsmc_widgets.widgets.controls import (
+    Note,
+    Quiet,
+    button,
+    classed,
+    close_whole,
+    sentence_of,
+    unfold,
+)
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 from tsmc_widgets.widgets.record import replicate_facts
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
@@ -195,11 +203,10 @@ class PinnedTable(ipw.VBox):
         return [head, *(self._row(run, run is chosen) for run in runs)]
 
     def _row(self, run: Pinned, chosen: bool) -> ipw.HBox:
-        layout = {"width": "auto"}
-        compare = ipw.Button(description="A" if chosen else "compare", layout=layout)
-        compare.disabled, compare.tooltip = chosen, "Compare the live run with this one"
+        compare = button("A" if chosen else "compare", "Compare the live run with this one")
+        compare.disabled = chosen
         compare.on_click(lambda _: self._choose(run))
-        remove = ipw.Button(description="×", tooltip="Remove this run", layout=layout)
+        remove = button("×", "Remove this run")
         remove.on_click(lambda _: self._drop(run))
         cells = [Note("tw-cell") for _ in range(4)]
         said = (sentence_of(run.spec), run.ess, run.estimate, run.first_tokens)
@@ -239,24 +246,19 @@ class Bench(Quiet, ipw.VBox):
         self.kept: list[Pinned] = []
         # A person pins while the run's thread tells more of it.
         self._changing = threading.RLock()
-        self.another = ipw.Button(
-            description="Pin this run too",
-            tooltip="Keep it in a table with those that are pinned",
-            layout={"width": "auto"},
-        )
+        self.another = button("Pin this run too", "Keep it in a table with those that are pinned")
         self.another.on_click(lambda _: asked(True))
         self.table = PinnedTable(self._beside, self._drop)
         self.sentence = classed(Note("", margin="0"), "tw-verdict")
         layout = {"flex_flow": "row wrap", "width": "100%", "grid_gap": "10px"}
-        self.more = ipw.ToggleButton(description="More", tooltip=_MORE, layout={"width": "auto"})
+        self.more = button("More", _MORE, ipw.ToggleButton)
         self._views = ipw.Box([] if panels is None else [panels], layout=layout)
         self.fold = classed(ipw.VBox([self._views]), "tw-more")
-        self.more.observe(lambda _: self._unfold(), "value")
         self.button.observe(lambda change: self._quiet or asked(change["new"]), "value")
         self.row = classed(ipw.Box([self.button, self.another, self.more]), "tw-bar")
         parts = [self.row, self.sentence, self.table, view, self.fold]
         super().__init__(parts, layout={"width": "100%"})
-        self._unfold()
+        unfold(self.more, self.fold)
         self._set_button(on=False)
         if panels is not None:
             self.view.strips = False
@@ -314,9 +316,6 @@ class Bench(Quiet, ipw.VBox):
         """Put controls beside the buttons, and others first among what is folded away."""
         self.row.children = [self.button, self.another, *beside, self.more]
         self.fold.children = [*folded, *self.fold.children]
-
-    def _unfold(self) -> None:
-        self.fold.layout.display = None if self.more.value else "none"
 
     def unpin(self) -> None:
         """Put away the run that is compared with."""
@@ -472,11 +471,8 @@ class RunPage(LivePage):
         if panels is not None:
             self.view.write_page = lambda path: panels.to_html(path, view=self.view)
         self.target: Target | None = None
-        self.present = ipw.ToggleButton(
-            description="Present",
-            tooltip="Larger type, and the run alone: no controls beside it",
-            layout={"width": "auto"},
-        )
+        what = "Larger type, and the run alone: no controls beside it"
+        self.present = button("Present", what, ipw.ToggleButton)
         self.present.observe(lambda change: self._present(change["new"]), "value")
         self._kept: Pinned | None = None
         self._asked: RunSpec | None = None

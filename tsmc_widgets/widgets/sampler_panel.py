@@ -14,6 +14,7 @@ from tsmc_widgets.twists.storage import shipped_twists
 from tsmc_widgets.widgets.controls import (
     Note,
     Quiet,
+    button,
     classed,
     ess_slider,
     menu,
@@ -67,7 +68,7 @@ class SamplerPanel(Quiet):
         self.fields = _fields(spec)
         self.note = Note()
         self.said = Note(role="status", margin="0")
-        self.undo = ipw.Button(description="Undo: q = p₀", layout={"width": "auto"})
+        self.undo = button("Undo: q = p₀")
         self.undo.on_click(lambda _: self._put_back())
         self.line = classed(ipw.HBox([self.said, self.undo]), "tw-line")
         self._say("")

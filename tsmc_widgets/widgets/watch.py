@@ -28,6 +28,7 @@ from tsmc_widgets.targets.target import Target
 from tsmc_widgets.widgets.controls import (
     PROMPTS,
     REVIEW,
+    STAR_NAMES,
     STORY,
     Rail,
     SettingsBox,
@@ -156,7 +157,7 @@ class RunSettings:
         if avoided:
             yield {"kind": "AvoidsWord", "args": avoided}
         if self.stars and self.star_beta and judges.stars is not None:
-            yield _class_of(judges.stars, self.stars, _STARS[self.stars - 1], self.star_beta)
+            yield _class_of(judges.stars, self.stars, STAR_NAMES[self.stars - 1], self.star_beta)
         judge, beta = judges.hostility, self.hostility_beta
         if judge is None:
             return
@@ -178,9 +179,6 @@ class RunSettings:
         eos = "ignore" if lm.eos_token_id is None else self.eos
         potential = parse_potential(self.factors(judges))
         return Target(lm, potential, prompt=self.prompt, num_steps=self.num_steps, eos=eos)
-
-
-_STARS = [f"{n} star{'s' * (n > 1)}" for n in range(1, 6)]
 
 
 def _class_of(judge: Any, label: int | str, name: str, beta: float) -> dict[str, Any]:
@@ -275,7 +273,7 @@ def find_example(settings: RunSettings) -> str:
 
 
 def _fields(now: RunSettings) -> dict[str, Any]:
-    stars = [("any", 0), *((name, n) for n, name in enumerate(_STARS, 1))]
+    stars = [("any", 0), *((name, n) for n, name in enumerate(STAR_NAMES, 1))]
     hostility = [("any", "any"), ("score at least η", "threshold"), ("tempered by β", "tempered")]
     twists = [
         ("none: ψ = 1", "none"),

@@ -24,7 +24,7 @@ from tsmc_widgets.targets.description import describe_problem, formula_of, parse
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_editor import made_by_a_cell
-from tsmc_widgets.widgets.controls import Note, Rail, classed, cockpit
+from tsmc_widgets.widgets.controls import Note, Rail, button, classed, cockpit, unfold
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
@@ -49,24 +49,17 @@ class ModelFields(ipw.VBox):
     def __init__(self, problem: ProblemPanel, sampler: SamplerPanel) -> None:
         self._usual = {"dtype": "", **UNCHANGED}
         self._settings = {name: (sampler.fields | problem.fields)[name] for name in self._usual}
-        self.button = ipw.ToggleButton(
-            description="settings",
-            tooltip="dtype, temperature, top-p and power of the model",
-            layout={"width": "auto"},
-        )
-        self.button.observe(lambda _: self._fold(), "value")
+        what = "dtype, temperature, top-p and power of the model"
+        self.button = button("settings", what, ipw.ToggleButton)
         row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
         self.folded = classed(ipw.VBox(list(self._settings.values())), "tw-model-settings")
         super().__init__([row, self.folded])
-        self._fold()
+        unfold(self.button, self.folded)
 
     def unfold_what_is_set(self) -> None:
         """Show the settings where one of them changes the model."""
         if any(self._settings[name].value != usual for name, usual in self._usual.items()):
             self.button.value = True
-
-    def _fold(self) -> None:
-        self.folded.layout.display = None if self.button.value else "none"
 
 
 def rail_of(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> Rail:
@@ -109,11 +102,8 @@ class FileRow(ipw.HBox):
         }
         self.buttons = {}
         for name, act in actions.items():
-            button = ipw.Button(
-                description=name.title(), tooltip=tooltips[name], layout={"width": "auto"}
-            )
-            button.on_click(lambda _, act=act: self._press(act))
-            self.buttons[name] = button
+            self.buttons[name] = button(name.title(), tooltips[name])
+            self.buttons[name].on_click(lambda _, act=act: self._press(act))
         super().__init__([self.path, *self.buttons.values(), self.message])
         self.add_class("tw-file")
 
@@ -184,17 +174,12 @@ class Workbench(RunPage):
         self.formula = Note("", tag="p")
         self.refusal = Note("tw-wrong-page", role="alert")
         self.replayed = Note("tw-replay")
-        self.replay = ipw.ToggleButton(
-            value=state.replay,
-            description="re-weight where valid",
-            tooltip=_REPLAY,
-            layout={"width": "auto"},
-        )
+        self.replay = button("re-weight where valid", _REPLAY, ipw.ToggleButton, value=state.replay)
         self.file = FileRow(
             save=lambda path: f"saved to {self.save(page_path(path, begins=BEGINS))}",
             load=self._load,
         )
-        self.debug_button = ipw.Button(description="Debug this twist", layout={"width": "auto"})
+        self.debug_button = button("Debug this twist")
         self.debug_button.on_click(lambda _: self._open_debugger())
         self.bench.add_tools([self.replay, self.present, self.debug_button], [self.file])
         phi = classed(ipw.VBox([self.formula, self.replayed]), "tw-formula")
