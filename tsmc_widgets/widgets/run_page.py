@@ -452,7 +452,7 @@ REST = 0.03
 class RunPage(LivePage):
     """A particle view fed by runs in a background thread; the newest run replaces the one before.
 
-    A subclass makes its controls, sets ``children``, and calls ``launch`` when they have moved.
+    A subclass makes its controls and ``presets``, sets ``children``, and calls ``launch``.
 
     Args:
         panels: what stands under the view, in step with it; None for what the view itself has.
@@ -534,7 +534,7 @@ class RunPage(LivePage):
         return error_text(progress.error, below).rstrip("\n")
 
     def shown(self, progress: Progress) -> None:
-        """Called from the thread after each frame; a subclass shows what else it has."""
+        """Called from the thread after each frame of a run; a subclass shows what else it has."""
 
     def _present(self, on: bool) -> None:
         (self.add_class if on else self.remove_class)("tw-present")
@@ -553,11 +553,14 @@ class RunPage(LivePage):
             known = exact_log_z(self.target) if done else None
             self.view.update(trace, exact_log_z=known, run_id=progress.run_id)
         self._show_status(progress)
+        if trace is None:
+            return
         if done:
             self._kept = Pinned(trace, self._asked, progress.seconds, self.target, known)
             self.bench.compare(self._kept)
+        self.presets.ask(self._asked)
         self.shown(progress)
-        if self.panels is not None and trace is not None:
+        if self.panels is not None:
             shown = {"target": self.target, "run_id": progress.run_id}
             self.panels.update(trace, exact_log_z=known, **shown)
         if done:

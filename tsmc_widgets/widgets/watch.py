@@ -602,11 +602,6 @@ class WatchSMC(RunPage):
 
         self.launch(spec, make, rest=rest)
 
-    def shown(self, progress: Progress) -> None:
-        """Ask the lesson's question, where it is one's run."""
-        if progress.trace is not None:
-            self.presets.ask(self._asked)
-
     def explain(self, progress: Progress) -> str:
         """What stopped the run, and for dead particles what may help."""
         if isinstance(progress.error, AllParticlesDeadError) and progress.trace is not None:

@@ -271,9 +271,6 @@ class Workbench(RunPage):
     def shown(self, progress: Progress) -> None:
         """Say whether the run was re-weighted; keep it for the next."""
         session = self.session
-        if progress.trace is None:
-            return
-        self.presets.ask(self._asked)
         if self._run_wanted is not None and self._run_wanted < progress.trace.num_runs:
             self.view.run, self._run_wanted = self._run_wanted, None
         now = words_of(self._asked)
