@@ -269,26 +269,22 @@ class CompareSession(LivePage):
 
     def _show_status(self, progress: Progress) -> None:
         with self._showing:
-            self.view.status = self._status(progress)
-
-    def _status(self, progress: Progress) -> dict[str, Any]:
-        runs, comparison = self.runs, self.comparison
-        left = runs.expected_seconds()
-        unstored = runs.unstored and f"Not stored, and lost with this page: {runs.unstored}"
-        return {
-            "state": self.state,
-            "done": len(comparison.table.results),
-            "total": comparison.total,
-            "running": [[_named(s), max(0.0, time.time() - t)] for s, t in runs.running],
-            "left": left if math.isfinite(left) else None,
-            "workers": runs.pool.size,
-            "folder": "" if runs.folder is None else str(runs.folder),
-            "error": self._refusal
-            or error_text(progress.error, "What was done stays.")
-            or unstored,
-            "failures": encode_failures(comparison),
-            "note": self._note,
-        }
+            runs, comparison = self.runs, self.comparison
+            left = runs.expected_seconds()
+            stopped = error_text(progress.error, "What was done stays.")
+            unstored = runs.unstored and f"Not stored, and lost with this page: {runs.unstored}"
+            self.view.status = {
+                "state": self.state,
+                "done": len(comparison.table.results),
+                "total": comparison.total,
+                "running": [[_named(s), max(0.0, time.time() - t)] for s, t in runs.running],
+                "left": left if math.isfinite(left) else None,
+                "workers": runs.pool.size,
+                "folder": "" if runs.folder is None else str(runs.folder),
+                "error": self._refusal or stopped or unstored,
+                "failures": encode_failures(comparison),
+                "note": self._note,
+            }
 
 
 def _named(spec: RunSpec) -> str:

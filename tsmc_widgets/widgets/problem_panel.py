@@ -13,7 +13,7 @@ from tsmc_widgets.files import page_path
 from tsmc_widgets.models.checkpoint import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smollm2_file
 from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, put, slider
+from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, menu, put, slider
 from tsmc_widgets.widgets.factor_editor import PotentialEditor, Typing
 
 MODELS = ("storybook", SMOLLM2, *(f"{TABLE}{name}" for name, p in PROBLEMS.items() if p.table))
@@ -190,10 +190,7 @@ def _fields(now: dict[str, Any]) -> dict[str, Any]:
     smollm2 = "" if has_smollm2() else f"; {SMOLLM2} needs {INSTALL_SMOLLM2}"
     options = [(_OWN, ""), *((each.title, name) for name, each in PROBLEMS.items())]
     return {
-        "problem": dress(
-            ipw.Dropdown, "problem", "Named problems; change anything of them", options=options,
-            value=name,
-        ),
+        "problem": menu("problem", "Named problems; change anything of them", name, options),
         "model": dress(
             ipw.Combobox, "model p₀",
             f"What ships, a toy's table, a transformers name, a folder or GGUF file{smollm2}",
@@ -208,10 +205,9 @@ def _fields(now: dict[str, Any]) -> dict[str, Any]:
             max=max(_LONGEST, now["num_steps"]),
         ),
         **_model_fields(now),
-        "eos": dress(
-            ipw.Dropdown, "texts", "Whether the model may end a text before T",
-            options=[("have T tokens", "ignore"), ("may end at EOS", "absorb")],
-            value=now.get("eos", "ignore"),
+        "eos": menu(
+            "texts", "Whether the model may end a text before T", now.get("eos", "ignore"),
+            [("have T tokens", "ignore"), ("may end at EOS", "absorb")],
         ),
     }  # fmt: skip
 

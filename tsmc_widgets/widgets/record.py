@@ -136,7 +136,9 @@ class Pages:
         columns = self._population(trace, steps)
         if self.panels:
             return pack(facts, columns | self._estimates(trace, steps))
-        columns |= _token_columns(trace, self.run, steps)
+        for name in ("log_increment", "log_psi", "log_p", "log_q"):
+            column = array(getattr(trace.columns, name)[self.run])[steps]
+            columns[name] = column.astype(np.float32)
         if trace.tables:
             columns |= _tables(trace, self.run, steps)
         while len(self._placed) < steps.stop:
@@ -207,14 +209,6 @@ def array(column: Any) -> np.ndarray:
 def _small(places: np.ndarray) -> np.ndarray:
     """Whole numbers in the smallest type that holds them."""
     return places.astype(np.uint16 if places.max(initial=0) < 2**16 else np.uint32)
-
-
-def _token_columns(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
-    """Log-probabilities of tokens, step-major, in the smallest types that show them."""
-    columns = {}
-    for name in ("log_increment", "log_psi", "log_p", "log_q"):
-        columns[name] = array(getattr(trace.columns, name)[run])[steps].astype(np.float32)
-    return columns
 
 
 def _tables(trace: Any, run: int, steps: slice) -> dict[str, np.ndarray]:
