@@ -8,7 +8,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.targets.exact_samples import ExactDraws
 from tsmc_widgets.twists.forms import make_twist
 from tsmc_widgets.widgets import training_run
-from tsmc_widgets.widgets.train_record import encode_curves, encode_header, encode_looks, thin
+from tsmc_widgets.widgets.train_page import encode_curves, encode_header, encode_looks, thin
 from tsmc_widgets.widgets.training_run import (
     HELD_OUT,
     PLENTY,
