@@ -24,6 +24,13 @@ def press_main(page, status):
     return button.inner_text(), page.evaluate("model.state.ask.act ?? null")
 
 
+def press_keys(page, *keys, at=".pv-scroller"):
+    """Press keys where the first element of this kind has the focus."""
+    page.locator(at).first.focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
 def wait_for_step(page, step):
     """Until this step is on show, and at rest."""
     page.wait_for_function(f"root._stats.t === {step} && {RESTED}")

@@ -1,6 +1,7 @@
 """A made-up run, and the view's script in a browser page without Jupyter."""
 
 import base64
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
+from tsmc_widgets.smc.genealogy import paths
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.widgets.particle_view import ParticleView
-from tsmc_widgets.widgets.record import NUM_PAGES
+from tsmc_widgets.widgets.record import NUM_PAGES, unpack
 from tsmc_widgets.widgets.session import leave_a_core
 from view_support import RESTED, SEND, draw_after
 
+SECONDS = 60
 SENTENCE = (
     "I bought this book lamp and it was great broken . the a very nice happy seller quickly "
     "arrived yesterday terrible ! , because my daughter loved"
@@ -98,7 +101,7 @@ def build_trace(
         "steps_done": done,
         "prompt": "I bought this",
         "token_texts": dict(enumerate(WORDS)),
-        "final_texts": [texts(columns, run, K, done) for run in range(num_runs)],
+        "final_texts": texts(columns),
         "tables": [],
         "info": SimpleNamespace(
             potential='avoids "broken" × p(5 stars | text)^2',
@@ -156,26 +159,37 @@ def normalise(log_weights):
     return weights / (weights.sum() or 1.0)
 
 
-def texts(columns, run, K, done):
-    result = []
-    for slot in range(K):
-        words, at = [], slot
-        for step in reversed(range(done)):
-            words.append(WORDS[columns.tokens[run, step, at]])
-            at = columns.ancestors[run, step, at]
-        result.append(" ".join(reversed(words)))
-    return result
+def texts(columns):
+    tokens = paths(*map(torch.from_numpy, (columns.ancestors, columns.tokens))).tolist()
+    return [[" ".join(WORDS[token] for token in path) for path in run] for run in tokens]
 
 
-def press(session, act):
-    """Press a button of a live page."""
-    session.view.ask = {"act": act, "n": session.view.ask.get("n", 0) + 1}
+def settle(page):
+    """Wait until what a live page runs has ended, and was shown."""
+    assert page.wait(SECONDS)
+    assert page.live.publish_error is None
+
+
+def press(page, act):
+    """Press a button of a live page; what is said against it."""
+    page.view.ask = {"act": act, "n": page.view.ask.get("n", 0) + 1}
+    return page.view.status.get("error")
+
+
+def pages_of(encoded):
+    """The pages of an encoded run, or of the state of a view."""
+    return [encoded[f"page{i}"] for i in range(NUM_PAGES)]
+
+
+def column(encoded, name):
+    """A column of all pages together."""
+    return np.concatenate([unpack(page)[1][name] for page in pages_of(encoded) if page])
 
 
 def traits_of(view):
     """What a front end is told of a run; bytes as base64."""
-    pages = {f"page{i}": getattr(view, f"page{i}") for i in range(NUM_PAGES)}
-    coded = {name: {"base64": base64.b64encode(page).decode()} for name, page in pages.items()}
+    pages = [base64.b64encode(page).decode() for page in pages_of(view.get_state())]
+    coded = {f"page{i}": {"base64": page} for i, page in enumerate(pages)}
     return {"header": view.header, "run": view.run, **coded}
 
 
@@ -187,6 +201,19 @@ def send(page):
         draw_after(page, lambda: page.evaluate(SEND, traits_of(view)))
 
     return tell
+
+
+@pytest.fixture
+def opened():
+    """Function that opens a live page, closed at the end, once its first run has ended."""
+    with ExitStack() as pages:
+
+        def make(kind, *args, **options):
+            page = pages.enter_context(closing(kind(*args, **options)))
+            settle(page)
+            return page
+
+        yield make
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import html.parser
 import threading
 import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pandas as pd
@@ -24,17 +25,13 @@ SECONDS = 60
 @pytest.fixture
 def make(tmp_path):
     """Function that makes a session whose runs are threads of this process."""
-    sessions = []
-    with ThreadPoolExecutor(2) as lent:
+    with ThreadPoolExecutor(2) as lent, ExitStack() as pages:
 
         def session(problems="rainy-week", methods=("none", "optimal"), **settings):
             options = {"folder": tmp_path / "results", "executor": lent, **SMALL} | settings
-            sessions.append(CompareSession(problems, methods, **options))
-            return sessions[-1]
+            return pages.enter_context(closing(CompareSession(problems, methods, **options)))
 
         yield session
-        for each in sessions:
-            each.close()
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from widgets.conftest import SECONDS, press
 
 from tsmc_widgets.experiments.runs import map_runs
 from tsmc_widgets.widgets.compare_page import CompareSession
 from tsmc_widgets.widgets.train_page import TrainSession
 from tsmc_widgets.widgets.workbench import Workbench
 
-SECONDS = 60
 SMALL = {"num_particles": (1,), "seeds": 1, "num_runs": 2, "num_exact": 0, "num_samples": 4}
 
 
@@ -25,32 +25,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-@pytest.fixture
-def opened():
-    """Function that opens a page, closed at the end."""
-    pages = []
-
-    def make(kind, *args, **options):
-        pages.append(kind(*args, **options))
-        assert pages[-1].wait(SECONDS)
-        return pages[-1]
-
-    yield make
-    for page in pages:
-        page.close()
-
-
 def unchanged(folder):
     assert sorted(path.name for path in folder.parent.rglob("*")) == [
         "here", "notes.csv", "twist.safetensors"
     ]  # fmt: skip
     assert (folder / "notes.csv").read_text() == "mine"
     assert (folder / "twist.safetensors").read_text() == "mine"
-
-
-def press(page, act):
-    page.view.ask = {"act": act, "n": page.view.ask.get("n", 0) + 1}
-    return page.view.status["error"]
 
 
 def test_the_workbench_saves_and_loads_in_its_folder(opened, folder):

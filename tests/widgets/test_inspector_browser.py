@@ -9,7 +9,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.twists import TableTwist
 from tsmc_widgets.widgets.particle_view import ParticleView
-from view_support import choose, draw_after, row, wait_for_step
+from view_support import choose, draw_after, press_keys, row, wait_for_step
 
 pytestmark = pytest.mark.browser
 
@@ -105,8 +105,7 @@ def test_a_clicked_token_stays_and_its_words_are_inert(open_view, trace):
     page.mouse.move(2, 2)
     page.wait_for_function("root._view.hover === null")
     assert shown(page)[1] == SYMBOLS[2]
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home")
     wait_for_step(page, 0)
     assert page.locator(".pv-hint").is_visible()
     page.keyboard.press("End")

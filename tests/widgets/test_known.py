@@ -57,7 +57,7 @@ def test_targets_that_are_described_alike_have_their_own_brackets(lm):
     assert not found[0].contains(-2.0)
 
 
-def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run():
+def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run(opened):
     described = {
         "name": "short",
         "model": "storybook",
@@ -65,14 +65,9 @@ def test_the_workbench_shows_it_and_keeps_it_with_a_pinned_run():
         "num_steps": 2,
         "potential": {"kind": "AvoidsWord", "args": ["brown"]},
     }
-    workbench = tw.Workbench(tw.RunSpec(problem=described, num_particles=8, num_runs=2))
-    try:
-        assert workbench.wait(60)
-        assert workbench.live.publish_error is None
-        low, high = workbench.panels.header["bracket"]
-        exact = tw.exact(workbench.target, max_sequences=10**6).log_z
-        assert low <= exact <= high
-        workbench.pin()
-        assert workbench.bench.pinned_panels.header["bracket"] == [low, high]
-    finally:
-        workbench.close()
+    workbench = opened(tw.Workbench, tw.RunSpec(problem=described, num_particles=8, num_runs=2))
+    low, high = workbench.panels.header["bracket"]
+    exact = tw.exact(workbench.target, max_sequences=10**6).log_z
+    assert low <= exact <= high
+    workbench.pin()
+    assert workbench.bench.pinned_panels.header["bracket"] == [low, high]

@@ -9,6 +9,7 @@ from tsmc_widgets.widgets.particle_view import ParticleView
 from view_support import (
     choose,
     draw_after,
+    press_keys,
     row,
     row_texts,
     selected_slots,
@@ -93,9 +94,7 @@ def test_a_click_on_the_population_selects_too(open_view, crossing):
 
 def test_selection_follows_descendants_while_scrubbing(open_view, crossing):
     page = open_view(ParticleView(crossing))
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
-    page.keyboard.press("ArrowRight")
+    press_keys(page, "Home", "ArrowRight")
     wait_for_step(page, 1)
     draw_after(page, row(page, 2).click)
     assert selected_slots(page) == ["2"]
@@ -182,8 +181,7 @@ def test_the_step_is_told_in_words(open_view, crossing):
     assert "Step 3 began by resampling, at an ESS of 1.5: 1 of 4 particles ended" in story
     assert "one was copied 2 times" in story
     assert "log φ itself" in story
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home")
     wait_for_step(page, 0)
     assert "Before step 1: 4 particles" in page.text_content(".pv-story")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tsmc_widgets.widgets.particle_view import ParticleView
-from view_support import UNMARKED, draw_after, row, selected_slots, wait_for_step
+from view_support import UNMARKED, draw_after, press_keys, row, selected_slots, wait_for_step
 
 pytestmark = pytest.mark.browser
 
@@ -34,8 +34,7 @@ def test_log_z_says_how_sure_it_is(open_view, make_trace):
     number = r"−?\d\.\d\d"
     pooled = rf"{number} nats; 3 runs pooled {number}, 95 % {number} to {number}"
     assert re.fullmatch(pooled, said.inner_text())
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("ArrowLeft")
+    press_keys(page, "ArrowLeft")
     wait_for_step(page, 2)
     assert re.fullmatch(rf"{number} nats ± 0\.50 \(s\.d\. over 3 runs\)", said.inner_text())
 
@@ -63,8 +62,7 @@ def test_keys_move_the_play_head(open_trace):
     ]:
         page.keyboard.press(key)
         wait_for_step(page, step)
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home")
     wait_for_step(page, 0)
     assert "before step 1 of 10" in page.get_attribute("input[type=range]", "aria-valuetext")
 
@@ -99,8 +97,7 @@ def test_play_runs_to_the_end_and_stops(open_trace):
 
 def test_space_pauses_and_asks_a_live_run_to_wait(open_trace):
     page = open_trace(K=8, T=200)
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Space")
+    press_keys(page, "Space")
     page.wait_for_function("root._stats.t > 0 && root._stats.t < 200")
     page.keyboard.press("Space")
     assert page.get_by_role("button", name="Play").count() == 1
@@ -142,8 +139,7 @@ def test_step_at_the_frontier_asks_for_one_more(open_view, send, grown):
 
 def test_play_head_stays_while_a_run_grows(open_view, send, grown):
     page = open_view(grown(5))
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("ArrowLeft")
+    press_keys(page, "ArrowLeft")
     wait_for_step(page, 4)
     send(grown(8))
     assert page.evaluate("[root._stats.t, root._stats.steps]") == [4, 8]
@@ -196,9 +192,7 @@ def test_views_of_one_group_move_together_without_python(open_view, make_trace):
             }
         }"""
     )
-    page.locator(".pv-scroller").first.focus()
-    page.keyboard.press("Home")
-    page.keyboard.press("ArrowRight")
+    press_keys(page, "Home", "ArrowRight")
     page.wait_for_function("root._stats.t === 1 && others[0].root._stats.t === 1")
     assert page.evaluate("others.map(({ root }) => root._view.t)") == [1, 9, 9]
     assert page.evaluate("others.every(({ other, sent }) => other.sent === sent)")
@@ -243,8 +237,7 @@ def test_another_of_several_runs_can_be_chosen(open_view, make_trace, send):
 )
 def test_odd_sizes_are_drawn_at_every_step(open_trace, shape):
     page = open_trace(**shape)
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home")
     wait_for_step(page, 0)
     for step in range(1, min(shape.get("done", shape["T"]), 5) + 1):
         page.keyboard.press("ArrowRight")

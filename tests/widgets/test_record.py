@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint
+from widgets.conftest import column, pages_of
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
@@ -29,15 +30,6 @@ from tsmc_widgets.widgets.record import (
 
 def encode(trace, **options):
     return Recorder().encode(trace, **options)
-
-
-def pages_of(encoded):
-    return [encoded[f"page{i}"] for i in range(NUM_PAGES)]
-
-
-def column(encoded, name):
-    """A column of all pages together."""
-    return np.concatenate([unpack(page)[1][name] for page in pages_of(encoded) if page])
 
 
 def words(encoded):

@@ -7,23 +7,15 @@ import pytest
 import torch
 from smc.observed import infilling
 from smc.toys import chain, eos_target
+from widgets.conftest import column
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
 from tsmc_widgets.widgets.particle_view import RunPanels
-from tsmc_widgets.widgets.record import NUM_PAGES, unpack
+from tsmc_widgets.widgets.record import unpack
 
 SETTINGS = {"num_particles": 16, "num_runs": 5, "seed": 4}
-
-
-def pages_of(panels):
-    pages = [getattr(panels, f"page{i}") for i in range(NUM_PAGES)]
-    return [unpack(page) for page in pages if page]
-
-
-def column(panels, name):
-    return np.concatenate([columns[name] for _, columns in pages_of(panels)])
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +29,13 @@ def trace(target):
 
 
 def test_log_z_of_every_run_and_of_all_together(trace):
-    panels = RunPanels(trace)
-    every = torch.from_numpy(column(panels, "every_log_z").reshape(5, 5).copy())
+    sent = RunPanels(trace).get_state()
+    every = torch.from_numpy(column(sent, "every_log_z").reshape(5, 5).copy())
     assert torch.equal(every, trace.columns.log_z.T)
     for step in range(5):
         pooled = PooledOverRuns.of(trace.columns.log_z[:, step])
-        sent = [column(panels, name)[step] for name in ("pooled", "pooled_low", "pooled_high")]
-        assert sent == [pooled.value, *pooled.interval()]
+        found = [column(sent, name)[step] for name in ("pooled", "pooled_low", "pooled_high")]
+        assert found == [pooled.value, *pooled.interval()]
 
 
 def test_conditional_runs_are_pooled_as_upper_estimates(target):
@@ -51,7 +43,7 @@ def test_conditional_runs_are_pooled_as_upper_estimates(target):
     trace = tw.run_conditional_smc(target, retained=retained, num_particles=8, seed=2)
     panels = RunPanels(trace)
     expected = PooledOverRuns.of(trace.columns.log_z[:, -1], reciprocal=True)
-    assert column(panels, "pooled")[-1] == expected.value
+    assert column(panels.get_state(), "pooled")[-1] == expected.value
     assert panels.header["conditional"]
 
 
@@ -59,7 +51,7 @@ def test_runs_of_different_observations_are_not_pooled():
     trace = tw.run_smc(infilling(), num_particles=8, observed=[[2], [0]], seed=1)
     panels = RunPanels(trace)
     assert not panels.header["one_target"]
-    assert np.isnan(column(panels, "pooled")).all()
+    assert np.isnan(column(panels.get_state(), "pooled")).all()
     assert RunPanels(trace.run(1)).header["one_target"]
 
 

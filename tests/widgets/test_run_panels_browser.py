@@ -12,7 +12,7 @@ from widgets.conftest import EVIL, WORDS, traits_of
 import tsmc_widgets as tw
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.widgets.particle_view import RunPanels
-from view_support import SEND, UNMARKED
+from view_support import SEND, UNMARKED, press_keys
 
 pytestmark = pytest.mark.browser
 
@@ -43,14 +43,12 @@ def said(page, name):
 
 def test_play_heads_move_together_both_ways(visit_both, make_trace):
     page = visit_both(make_trace(K=8, T=10))
-    page.locator(".pv-scroller").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home")
     both_at(page, 0)
     assert page.locator(".pv-title").last.inner_text().lower() == "before step 1"
     page.keyboard.press("ArrowRight")
     both_at(page, 1)
-    page.locator(".rp input[type=range]").focus()
-    page.keyboard.press("End")
+    press_keys(page, "End", at=".rp input[type=range]")
     both_at(page, 10)
     page.keyboard.press("ArrowLeft")
     both_at(page, 9)
@@ -60,8 +58,7 @@ def test_play_heads_move_together_both_ways(visit_both, make_trace):
     both_at(page, 5)
     page.keyboard.press("Home")
     page.get_by_label("Speed, steps a second").select_option("30")
-    page.locator(".rp").focus()
-    page.keyboard.press("Space")
+    press_keys(page, "Space", at=".rp")
     both_at(page, 10)
 
 
@@ -210,8 +207,7 @@ def test_columns_arrive_while_the_run_goes_on(open_panels, page, make_trace):
         coded = traits_of(panels)
         page.evaluate(SEND, coded)
         page.wait_for_function(f"root._stats.steps === {done} && root._stats.t === {done}")
-    page.locator("input[type=range]").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home", at="input[type=range]")
     page.wait_for_function("root._stats.t === 0")
     panels.update(make_trace(K=8, T=20, seed=1), run_id=2)
     page.evaluate(SEND, traits_of(panels))
@@ -240,8 +236,7 @@ def test_small_and_dead_runs_are_drawn(open_panels, make_trace, shape, words):
         return data.some(value => value > 0);
     }"""
     assert all(page.evaluate(drawn, name) for name in ("logz", "spread", "ess", "lorenz"))
-    page.locator("input[type=range]").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home", at="input[type=range]")
     page.wait_for_function("root._stats.t === 0")
 
 
@@ -264,8 +259,7 @@ def test_values_out_of_sight_are_true_once_nothing_moves(open_panels, page, make
     page.set_viewport_size({"width": 500, "height": 200})
     trace = make_trace(K=32, T=10)
     open_panels(RunPanels(trace))
-    page.locator("input[type=range]").focus()
-    page.keyboard.press("Home")
+    press_keys(page, "Home", at="input[type=range]")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     weights = torch.from_numpy(trace.columns.log_weights[0, 3]).softmax(0)

@@ -25,10 +25,8 @@ TOY = "rainy-week"
 
 
 @pytest.fixture
-def session():
-    session = TrainSession(TOY, num_updates=20, batch_size=20)
-    yield session
-    session.close()
+def session(opened):
+    return opened(TrainSession, TOY, num_updates=20, batch_size=20)
 
 
 def test_every_method_has_a_name_and_a_look_of_its_own():
@@ -166,13 +164,12 @@ def test_errors_are_shown_and_what_was_learned_stays(session, monkeypatch):
     assert "act must be one of" in session.view.status["error"]
 
 
-def test_one_training_at_a_time(session):
+def test_one_training_at_a_time(session, opened):
     session.set(num_updates=100_000)
     session.start()
-    other = TrainSession(TOY)
+    opened(TrainSession, TOY)
     assert session.wait(20)
     assert session.view.status["state"] == "stopped"
-    other.close()
 
 
 def test_controls_follow_the_problem_and_tell_once():
@@ -197,25 +194,22 @@ def test_controls_follow_the_problem_and_tell_once():
         controls.set(form2="x")
 
 
-def test_a_problem_of_ones_own_is_trained_by_its_description():
+def test_a_problem_of_ones_own_is_trained_by_its_description(opened):
     source = "def log_phi(text):\n    return -float('rain' in text)\n"
     name = tw.register_function(functions.TypedFunction(source), name="rain of the tests")
     own = {
         "name": "own", "model": "table:rainy-week", "prompt": "sun", "num_steps": 2,
         "potential": [{"kind": "TextFunction", "function": name, "log_phi_max": 0}],
     }  # fmt: skip
-    session = TrainSession(own, num_updates=2, batch_size=10)
-    try:
-        assert dict(session.controls.fields["problem"].options)["own"] == session.settings.problem
-        assert session.train(2, timeout=60)
-        assert session.target.potential.describe() == f"exp({name}(text))"
-        exact = tw.exact(session.target).log_z
-        log_z, error = session.training.log_z
-        assert abs(log_z - exact) < 4 * error + 1e-6
-        assert session.view.header["problem"] == "own"
-        assert len(session.view.looks["racers"][0]["points"][0]) == 5
-        session.set(problem="rainy-week")
-        session.set(problem=own)
-        assert session.settings.problem == session.training.settings.problem
-    finally:
-        session.close()
+    session = opened(TrainSession, own, num_updates=2, batch_size=10)
+    assert dict(session.controls.fields["problem"].options)["own"] == session.settings.problem
+    assert session.train(2, timeout=60)
+    assert session.target.potential.describe() == f"exp({name}(text))"
+    exact = tw.exact(session.target).log_z
+    log_z, error = session.training.log_z
+    assert abs(log_z - exact) < 4 * error + 1e-6
+    assert session.view.header["problem"] == "own"
+    assert len(session.view.looks["racers"][0]["points"][0]) == 5
+    session.set(problem="rainy-week")
+    session.set(problem=own)
+    assert session.settings.problem == session.training.settings.problem

@@ -81,19 +81,17 @@ def test_a_run_keeps_its_problem_twist_and_noise(target, best):
     assert isinstance(session, SMCSession)
 
 
-def test_the_button_of_a_workbench_opens_the_debugger_of_its_run():
-    workbench = tw.Workbench()
-    assert workbench.wait(120)
+def test_the_button_of_a_workbench_opens_the_debugger_of_its_run(opened):
+    workbench = opened(tw.Workbench)
     workbench.debug_button.click()
-    opened = workbench.children[-1]
-    assert isinstance(opened, tw.TwistDebugger), workbench.refusal.value
+    shown = workbench.children[-1]
+    assert isinstance(shown, tw.TwistDebugger), workbench.refusal.value
     # The first view is enough here: all else takes a minute.
-    assert any(opened.report or opened.wait(0.1) for _ in range(1200))
-    own, trace = workbench.session.trace, opened.report.trace
+    assert any(shown.report or shown.wait(0.1) for _ in range(1200))
+    own, trace = workbench.session.trace, shown.report.trace
     assert torch.equal(trace.columns.tokens[0], own.columns.tokens[0])
     workbench.debug_button.click()
     assert [isinstance(each, tw.TwistDebugger) for each in workbench.children].count(True) == 1
-    workbench.close()
 
 
 def test_what_cannot_be_measured_is_said_on_the_page(target):

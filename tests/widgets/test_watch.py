@@ -116,13 +116,15 @@ def test_word_that_cannot_be_written_is_named(lm):
 
 
 @pytest.fixture
-def watch(lm):
-    watch = WatchSMC(
-        lm, judges=QUIET, prompt="a", contains="b", num_steps=6, num_particles=16, seed=3
-    )
+def watch(opened, lm):
+    settings = {"prompt": "a", "contains": "b", "num_steps": 6, "num_particles": 16, "seed": 3}
+    return opened(WatchSMC, lm, judges=QUIET, **settings)
+
+
+def move(watch, **settings):
+    """Move controls, and wait for the run."""
+    watch.set(**settings)
     assert watch.wait(20)
-    yield watch
-    watch.close()
 
 
 def test_first_run_is_shown_with_its_exact_log_z(watch):
@@ -148,67 +150,52 @@ def test_moving_a_control_runs_again(watch):
 
 
 def test_bad_input_is_said_and_the_last_run_stays(watch):
-    watch.set(prompt="zebra")
-    assert watch.wait(20)
+    move(watch, prompt="zebra")
     assert watch.view.status["state"] == "failed"
     assert "zebra" in watch.view.status["error"]
     assert "the one before" in watch.view.status["error"]
     assert watch.view.header["steps_done"] == 6
-    watch.set(prompt="b")
-    assert watch.wait(20)
-    assert watch.view.status == {
-        "state": "done",
-        "text": watch.view.status["text"],
-        "error": "",
-    }
+    move(watch, prompt="b")
+    assert watch.view.status == {"state": "done", "text": watch.view.status["text"], "error": ""}
 
 
-def test_dead_particles_leave_their_record(dead_end):
+def test_dead_particles_leave_their_record(opened, dead_end):
     settings = {"prompt": "a", "contains": "b", "num_steps": 3, "num_particles": 4}
-    watch = WatchSMC(dead_end, judges=QUIET, **settings)
-    assert watch.wait(20)
+    watch = opened(WatchSMC, dead_end, judges=QUIET, **settings)
     assert watch.view.status["state"] == "failed"
     assert watch.view.status["text"] == "stopped at step 3 of 3"
     error = watch.view.status["error"]
     assert "All 4 weights are zero from step 3 on" in error
     assert "set proposal q to twist-induced" in error
     assert watch.view.header["steps_done"] == 3
-    watch.close()
 
 
-def test_hold_and_steps_from_the_view(lm):
-    gate = threading.Event()
-
-    watch = WatchSMC(lm, judges=QUIET, prompt="a", contains="b", num_steps=6, num_particles=4)
-    assert watch.wait(20)
-    session, step = watch.session, type(watch.session).step
+def test_hold_and_steps_from_the_view(watch, monkeypatch):
+    gate, step = threading.Event(), type(watch.session).step
 
     def gated(self):
         gate.wait(5)
         return step(self)
 
-    type(session).step = gated
-    try:
-        watch.set(seed=9)
-        watch.view.hold = True
-        gate.set()
-        assert watch.wait(20)
-        assert watch.view.status["state"] == "paused"
-        done = watch.session.t
-        assert done < 6
-        watch.view.more += 1
-        assert watch.wait(20)
-        assert watch.session.t == done + 1
-        watch.view.hold = False
-        assert watch.wait(20)
-        assert watch.session.t == 6
-    finally:
-        type(session).step = step
-        watch.close()
+    monkeypatch.setattr(type(watch.session), "step", gated)
+    watch.set(seed=9)
+    watch.view.hold = True
+    gate.set()
+    assert watch.wait(20)
+    assert watch.view.status["state"] == "paused"
+    done = watch.session.t
+    assert done < 6
+    watch.view.more += 1
+    assert watch.wait(20)
+    assert watch.session.t == done + 1
+    watch.view.hold = False
+    assert watch.wait(20)
+    assert watch.session.t == 6
 
 
-def test_controls_without_effect_are_out_of_the_way(lm):
-    watch = WatchSMC(lm, judges=Judges(Stars(), None), prompt="a", num_steps=2, num_particles=2)
+def test_controls_without_effect_are_out_of_the_way(opened, lm):
+    settings = {"prompt": "a", "num_steps": 2, "num_particles": 2}
+    watch = opened(WatchSMC, lm, judges=Judges(Stars(), None), **settings)
     fields = watch.controls.fields
     folds = watch.controls.sentence.children
     shown = {child for fold in folds for child in fold.children}
@@ -219,7 +206,6 @@ def test_controls_without_effect_are_out_of_the_way(lm):
     assert fields["star_beta"].layout.display == "none"
     watch.set(twist="none")
     assert fields["proposal"].disabled
-    watch.close()
 
 
 @pytest.mark.parametrize(
@@ -265,14 +251,12 @@ def test_a_pinned_run_stays_beside_the_next(watch):
     assert watch.bench._views.children[0].children == (pinned,)
     assert pinned.header["steps_done"] == 6
     assert "nothing has changed yet" in watch.bench.sentence.value
-    watch.set(twist="none")
-    assert watch.wait(20)
+    move(watch, twist="none")
     said = watch.bench.sentence.value
     assert "on the same noise: twist ψ look-ahead → none" in said
     assert f"{watch.trace.log_z:.2f}".replace("-", "−") in said
     assert watch.bench.pinned.trace.log_z == trace.log_z
-    watch.set(seed=5)
-    assert watch.wait(20)
+    move(watch, seed=5)
     assert "on other noise" in watch.bench.sentence.value
     watch.bench.button.value = False
     assert watch.bench._views.children == ()
@@ -286,8 +270,7 @@ def test_pinning_again_compares_with_the_newest_and_lists_them_all(watch):
     watch.pin()
     first = bench.pinned_view
     assert bench.table.children == ()
-    watch.set(seed=4)
-    assert watch.wait(20)
+    move(watch, seed=4)
     bench.another.click()
     assert bench.pinned.spec.seed == 4
     assert bench.pinned_view is not first
@@ -334,8 +317,7 @@ def test_words_of_a_person_are_no_markup_in_the_sentence(watch):
 
 def test_the_sentence_has_the_numbers_of_both_runs(watch):
     a = Pinned(watch.trace, watch.settings.spec, 1.0)
-    watch.set(num_particles=32)
-    assert watch.wait(20)
+    move(watch, num_particles=32)
     b = Pinned(watch.trace, watch.settings.spec, 2.5)
     said = compare(a, b).replace("−", "-")
     assert "K 16 → 32" in said

@@ -6,12 +6,14 @@ import re
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from models.checkpoints import byte_tokenizer, make_checkpoint, make_gguf
 from scipy import stats
 from smc.toys import differing_columns
+from widgets.conftest import settle
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
@@ -77,23 +79,15 @@ def test_a_slow_run_says_its_speed_and_what_is_left():
 
 
 @pytest.fixture
-def workbenches(page_threads):
+def workbenches(page_threads, opened):
     """Makes workbenches whose first run has ended, and closes them."""
-    made = []
-
-    def make(*args, **options):
-        made.append(Workbench(*args, **options))
-        settle(made[-1])
-        return made[-1]
-
-    yield make
-    for workbench in made:
-        workbench.close()
+    return partial(opened, Workbench)
 
 
-def settle(workbench):
-    assert workbench.wait(60)
-    assert workbench.live.publish_error is None
+def change(workbench, control, value):
+    """Move a control of the first factor, and wait for the run."""
+    workbench.problem.editor.rows[0].fields[control].value = value
+    settle(workbench)
 
 
 def run_of_code(workbench):
@@ -124,7 +118,7 @@ class TestSpec:
         workbench.sampler.fields["seed"].value = 11
         assert workbench.spec == normal(spec).with_(seed=11)
 
-    def test_of_the_model_by_controls(self, workbenches, tmp_path):
+    def test_of_the_model_by_controls(self, workbenches, opened, tmp_path):
         workbench = workbenches("eos", num_particles=8)
         fields = workbench.problem.fields | workbench.sampler.fields
         names = ("dtype", "temperature", "top_p", "power")
@@ -140,9 +134,8 @@ class TestSpec:
         assert (spec.dtype, given) == ("float64", {"temperature": 0.5, "top_p": 0.9, "power": 2.0})
         assert (workbench.target.lm.temperature, workbench.target.power) == (0.5, 2.0)
         assert differing_columns(run_of_code(workbench), workbench.trace) == []
-        loaded = Workbench.load(workbench.save(tmp_path / "page.json"))
+        loaded = opened(Workbench.load, workbench.save(tmp_path / "page.json"))
         assert (loaded.spec, loaded.model.button.value) == (spec, True)
-        loaded.close()
         for name, value in zip(names, ("", 1.0, 1.0, 1.0), strict=True):
             fields[name].value = value
         assert workbench.spec.problem == "eos"
@@ -180,7 +173,7 @@ class TestSpec:
 
 
 class TestFiles:
-    def test_the_page_comes_back(self, workbenches, tmp_path):
+    def test_the_page_comes_back(self, workbenches, opened, tmp_path):
         workbench = workbenches(SPECS["in place"])
         workbench.pin()
         pinned = workbench.trace
@@ -189,8 +182,7 @@ class TestFiles:
         workbench.replay.value = False
         settle(workbench)
         path = workbench.save(tmp_path / "page.json")
-        again = Workbench.load(path)
-        settle(again)
+        again = opened(Workbench.load, path)
         assert again.state == workbench.state
         assert again.state.pinned == SPECS["in place"]
         assert differing_columns(again.trace, workbench.trace) == []
@@ -200,7 +192,6 @@ class TestFiles:
         assert "φ “2 log 1[token “yes” in s]” → “2 log 1[token “no” in s]”" in words(
             again.bench.sentence
         )
-        again.close()
 
     def test_buttons_save_and_load(self, workbenches, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -253,25 +244,22 @@ class TestFiles:
         with pytest.raises(ValueError, match="JSON alone"):
             tw.find_function("os:system")
 
-    def test_functions_that_are_handed_over(self, workbenches, tmp_path):
+    def test_functions_that_are_handed_over(self, workbenches, opened, tmp_path):
         part = {"kind": "TextFunction", "function": "how long"}
         problem = {**EDITED, "potential": [part]}
         functions = {"how long": lambda text: 0.1 * len(text)}
         one = workbenches(problem, functions=functions, method="none", num_particles=8)
         assert one.trace.log_phi.max() > 0
-        again = Workbench.load(one.save(tmp_path / "p.json"), functions=functions)
-        settle(again)
+        again = opened(Workbench.load, one.save(tmp_path / "p.json"), functions=functions)
         assert differing_columns(again.trace, one.trace) == []
         assert differing_columns(run_of_code(again), one.trace) == []
-        again.close()
 
 
 class TestReplay:
     def test_a_new_phi_is_re_weighted_where_psi_and_q_do_not_depend_on_it(self, workbenches):
         workbench = workbenches("rainy-week", method="none", num_runs=2)
         assert words(workbench.replayed) == ""
-        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
-        settle(workbench)
+        change(workbench, "beta", 3.0)
         assert workbench.session.reweighed
         assert words(workbench.replayed).startswith("Re-weighted the recorded run under the new φ")
         assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
@@ -284,8 +272,7 @@ class TestReplay:
 
     def test_a_twist_made_of_phi_is_run_again(self, workbenches):
         workbench = workbenches("rainy-week", method="look-ahead")
-        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
-        settle(workbench)
+        change(workbench, "beta", 3.0)
         assert not workbench.session.reweighed
         assert words(workbench.replayed) == (
             "Run again on the same noise because the look-ahead twist is made of φ, and steers "
@@ -305,28 +292,24 @@ class TestReplay:
         assert words(workbench.replayed).strip() == "Run again on other noise"
         # A person may want every run fresh.
         workbench.replay.value = False
-        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
-        settle(workbench)
+        change(workbench, "beta", 3.0)
         assert not workbench.session.reweighed
         assert words(workbench.replayed).strip() == "Run again on the same noise"
 
     def test_texts_that_end_are_looked_at(self, workbenches):
         workbench = workbenches(EDITED, method="none", rule="always", num_particles=32)
-        workbench.problem.editor.rows[0].fields["tokens"].value = "no"
-        settle(workbench)
+        change(workbench, "tokens", "no")
         assert not workbench.session.reweighed
         assert "other particles would be resampled" in words(workbench.replayed)
         assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
 
     def test_a_shipped_twist_stays_the_same_twist(self, workbenches):
         workbench = workbenches("one-star-review", method="shipped", num_particles=8)
-        workbench.problem.editor.rows[0].fields["beta"].value = 2.0
-        settle(workbench)
+        change(workbench, "beta", 2.0)
         assert workbench.spec.method == "saved"
         assert workbench.spec.twist == "one-star-review"
         assert workbench.spec.problem["name"] == "one-star-review, changed"
-        workbench.problem.editor.rows[0].fields["beta"].value = 3.0
-        settle(workbench)
+        change(workbench, "beta", 3.0)
         assert workbench.session.reweighed
         assert differing_columns(workbench.trace, start_spec(workbench.spec).run()) == []
 
@@ -335,8 +318,7 @@ class TestSideBySide:
     def test_the_sentence_tells_of_both(self, workbenches):
         workbench = workbenches("eos", method="none", num_particles=16, num_runs=4)
         workbench.bench.button.value = True
-        workbench.problem.editor.rows[0].fields["tokens"].value = "no"
-        settle(workbench)
+        change(workbench, "tokens", "no")
         said = words(workbench.bench.sentence).replace("−", "-")
         a, b = workbench.bench.pinned.trace, workbench.trace
         text = r"4 runs pooled ([-\d.]+), 95 % ([-\d.]+) to ([-\d.]+)"
@@ -463,15 +445,13 @@ class TestWords:
             {"hostility": "threshold", "hostility_at_least": -6.0, "ess_threshold": 1.0},
         ],
     )
-    def test_watch_smc_runs_the_spec_of_its_controls(self, page_threads, values):
-        watch = WatchSMC(num_steps=4, num_particles=6, seed=2, **values)
-        assert watch.wait(60)
+    def test_watch_smc_runs_the_spec_of_its_controls(self, page_threads, opened, values):
+        watch = opened(WatchSMC, num_steps=4, num_particles=6, seed=2, **values)
         session = start_spec(watch.settings.spec, dead_runs="raise")
         assert session.target.potential.describe() == watch.target.potential.describe()
         with suppress(AllParticlesDeadError):
             session.run()
         assert differing_columns(watch.trace, session.trace) == []
-        watch.close()
 
     def test_dead_runs_come_with_what_may_help(self, workbenches):
         problem = {**EDITED, "potential": [{"kind": "ContainsToken", "args": [["yes", "no", "yes",

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from widgets.conftest import settle
 
 import tsmc_widgets as tw
 from tsmc_widgets.experiments.code import code_of
@@ -248,13 +249,10 @@ class TestSampler:
 
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(opened, tmp_path):
     """A workbench beside a training of a toy."""
-    session = tw.TrainSession("rainy-week", batch_size=10, num_updates=2)
-    workbench = Workbench("rainy-week", train=session, folder=tmp_path / "twists")
-    yield session, workbench
-    workbench.close()
-    session.close()
+    session = opened(tw.TrainSession, "rainy-week", batch_size=10, num_updates=2)
+    return session, opened(Workbench, "rainy-week", train=session, folder=tmp_path / "twists")
 
 
 def test_a_twist_that_was_just_trained(trained):
@@ -292,55 +290,45 @@ def test_a_twist_that_was_just_trained(trained):
     assert len(list(workbench.folder.iterdir())) == 2
 
 
-def test_factors_that_contradict_each_other_are_named_before_the_run():
-    page = Workbench("rainy-week", num_particles=4)
-    try:
-        assert page.wait(60)
-        page.problem.editor.set([{"kind": "ContainsWord", "args": ["rain"]}])
-        page.problem.editor.add({"kind": "AvoidsWord", "args": ["rain"]})
-        assert page.wait(60)
-        said = page.view.status["error"]
-        assert '“contains "rain"” and “avoids "rain"” contradict each other' in said
-    finally:
-        page.close()
+def test_factors_that_contradict_each_other_are_named_before_the_run(opened):
+    page = opened(Workbench, "rainy-week", num_particles=4)
+    page.problem.editor.set([{"kind": "ContainsWord", "args": ["rain"]}])
+    page.problem.editor.add({"kind": "AvoidsWord", "args": ["rain"]})
+    settle(page)
+    said = page.view.status["error"]
+    assert '“contains "rain"” and “avoids "rain"” contradict each other' in said
 
 
-def test_new_factors_start_with_what_there_is(monkeypatch):
+def test_new_factors_start_with_what_there_is(opened, monkeypatch):
     monkeypatch.setattr(functions, "_REGISTERED", {})
-    page = Workbench("rainy-week", num_particles=4)
+    page = opened(Workbench, "rainy-week", num_particles=4)
     editor = page.problem.editor
-    try:
-        assert page.wait(60)
-        editor.menu.value = "contains a word"
-        symbols = page.target.lm.symbols
-        assert editor.parts[-1]["args"][0] in symbols
-        editor.menu.value = "a Python function"
-        assert "run tw.register_function" in editor.rows[-1].note.value
-        editor.remove(editor.rows[-1])
-        functions.register_function(len, name="length")
-        editor.menu.value = "a Python function"
-        assert editor.parts[-1]["function"] == "length"
-        assert page.wait(60)
-        assert page.view.status["error"] == ""
-    finally:
-        page.close()
+    editor.menu.value = "contains a word"
+    symbols = page.target.lm.symbols
+    assert editor.parts[-1]["args"][0] in symbols
+    editor.menu.value = "a Python function"
+    assert "run tw.register_function" in editor.rows[-1].note.value
+    editor.remove(editor.rows[-1])
+    functions.register_function(len, name="length")
+    editor.menu.value = "a Python function"
+    assert editor.parts[-1]["function"] == "length"
+    settle(page)
+    assert page.view.status["error"] == ""
 
 
 TWO_WORDS = "import re\n\ndef log_phi(text):\n    return -2.0 * len(re.findall('sun', text))\n"
 
 
 @pytest.fixture
-def typed(monkeypatch):
+def typed(opened, monkeypatch):
     """A page made by a cell of a notebook, with the row of a Python function."""
     monkeypatch.setattr(functions, "_REGISTERED", {})
     monkeypatch.setattr("tsmc_widgets.widgets.workbench.made_by_a_cell", lambda: True)
-    page = Workbench("rainy-week", num_particles=8)
-    assert page.wait(60)
+    page = opened(Workbench, "rainy-week", num_particles=8)
     page.problem.editor.set([])
     page.problem.editor.menu.value = "a Python function"
     page.wait(60)
-    yield page, page.problem.editor.rows[0]
-    page.close()
+    return page, page.problem.editor.rows[0]
 
 
 def test_a_typed_function_is_tried_taken_and_copied_as_code(typed, page_threads):
@@ -396,15 +384,14 @@ def test_errors_of_typed_code_stand_on_the_page_with_their_line(typed, source, s
     assert row.code.error.value == ""
 
 
-def test_a_page_that_opens_on_a_function_has_its_editor(typed):
+def test_a_page_that_opens_on_a_function_has_its_editor(typed, opened):
     page, row = typed
     row.code.area.value = TWO_WORDS
     row.code.button.click()
     assert page.wait(60)
-    again = Workbench(page.spec)
+    again = opened(Workbench, page.spec)
     assert again.problem.editor.rows[0].code.area.value == TWO_WORDS
     assert "<td>sun</td>" in again.problem.editor.rows[0].code.preview.value
-    again.close()
 
 
 def test_typed_functions_go_to_workers_as_their_source():
