@@ -174,12 +174,13 @@ class Note(ipw.HTML):
             self.add_class(css)
         self.say("")
 
-    def say(self, text: str, bold: str = "") -> None:
-        """Show a text, after one in bold print where there is one."""
+    def say(self, text: str, bold: str = "") -> Note:
+        """Show a text, after one in bold print where there is one; gives the note itself."""
         head = f"<b>{html.escape(bold)}</b> " if bold else ""
         shown = f"{self._open}{head}{html.escape(text)}{self._close}"
         self.value = shown if text or bold else ""
         self.layout.display = None if text or bold else "none"
+        return self
 
 
 def classed(widget: ipw.DOMWidget, *names: str) -> Any:

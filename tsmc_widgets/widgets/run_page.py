@@ -196,9 +196,7 @@ class PinnedTable(ipw.VBox):
 
     def _rows(self, runs: Sequence[Pinned], chosen: Pinned | None) -> list[ipw.HBox]:
         heads = ("Pinned run", "ESS", "log Ẑ, nats", "ancestors")
-        cells = [classed(Note("tw-cell"), "tw-head") for _ in heads]
-        for cell, words in zip(cells, heads, strict=True):
-            cell.say(words)
+        cells = [classed(Note("tw-cell").say(words), "tw-head") for words in heads]
         head = ipw.HBox([ipw.Label(), *cells, ipw.Label()])
         return [head, *(self._row(run, run is chosen) for run in runs)]
 
@@ -208,10 +206,8 @@ class PinnedTable(ipw.VBox):
         compare.on_click(lambda _: self._choose(run))
         remove = button("×", "Remove this run")
         remove.on_click(lambda _: self._drop(run))
-        cells = [Note("tw-cell") for _ in range(4)]
         said = (sentence_of(run.spec), run.ess, run.estimate, run.first_tokens)
-        for cell, words in zip(cells, said, strict=True):
-            cell.say(words)
+        cells = [Note("tw-cell").say(words) for words in said]
         return ipw.HBox([compare, *cells, remove])
 
 
@@ -237,12 +233,8 @@ class Bench(Quiet, ipw.VBox):
         self.pinned: Pinned | None = None
         self._now: Pinned | None = None
         self.pinned_view: ParticleView | None = None
-        self.button = ipw.ToggleButton(
-            description="Pin this run as A",
-            tooltip=_NOT_YET,
-            disabled=True,
-            layout={"width": "auto", "margin": "1px 8px 1px 2px"},
-        )
+        self.button = button("Pin this run as A", _NOT_YET, ipw.ToggleButton, disabled=True)
+        self.button.layout.margin = "1px 8px 1px 2px"
         self.kept: list[Pinned] = []
         # A person pins while the run's thread tells more of it.
         self._changing = threading.RLock()
