@@ -203,19 +203,14 @@ def menu(settings: CompareSettings) -> dict[str, Any]:
 
 def _entry(problem: Any) -> dict[str, Any]:
     about = parse_problem(problem)
+    group = {"table": "toys", "storybook": "storybook"}.get(about.model, "paper")
     return {
         "value": problem,
         "name": about.name,
         "summary": about.summary,
         "teaches": about.teaches,
-        "group": _group(about.name, about.model),
+        "group": group if about.name in PROBLEMS else "own",
     }
-
-
-def _group(name: str, model: str) -> str:
-    if name not in PROBLEMS:
-        return "own"
-    return {"table": "toys", "storybook": "storybook"}.get(model, "paper")
 
 
 MOST_WORKERS = 8

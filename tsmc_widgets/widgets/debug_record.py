@@ -163,7 +163,7 @@ def _texts(report: TwistReport) -> list[dict[str, Any]]:
         log_psi = found.along(found.log_psi)[run, particle].tolist()
         marks = []
         for t, token in enumerate(tokens, start=1):
-            own = _gain(log_psi, t)
+            own = _finite(log_psi[t - 1] - log_psi[t - 2]) if t > 1 else None
             star, error = _true_gain(known, tokens, t)
             gap = None if own is None or star is None else own - star
             text = report.target.lm.token_text(token)
@@ -171,11 +171,6 @@ def _texts(report: TwistReport) -> list[dict[str, Any]]:
                           "error": error})  # fmt: skip
         texts.append({"name": report.target.labels(row)[0][:60], "tokens": marks})
     return texts
-
-
-def _gain(log_psi: Sequence[float], t: int) -> float | None:
-    before = 0.0 if t == 1 else log_psi[t - 2]
-    return _finite(log_psi[t - 1] - before) if t > 1 else None
 
 
 def _known_stars(families: Sequence[Family]) -> dict[tuple[int, ...], tuple[float, float]]:

@@ -86,21 +86,23 @@ def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) 
     return ""
 
 
-class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
-    """A widget whose page sets the traits that are its own, to values that they may have.
+class FrontEnd(ClosesWhole, anywidget.AnyWidget):
+    """A view whose page sets the traits that are its own, to values that they may have.
 
     Anything else that it sends changes nothing, and is answered with an error until the page sends
-    what is right.
+    what is right. It can tell whether Python is there: it says a word, and hears it back.
 
     Attributes:
         status: ``state``, ``text``, ``error`` and more of what is shown.
     """
 
-    _takes: tuple[str, ...] = ()
+    _takes: tuple[str, ...] = ("hello",)
     """Traits that the page may set."""
     _refusal = ""
 
     status = traitlets.Dict().tag(sync=True)
+    hello = traitlets.Int(0).tag(sync=True)
+    welcome = traitlets.Int(0).tag(sync=True)
 
     def _handle_msg(self, msg: Any) -> None:
         data = msg.get("content", {}).get("data") if isinstance(msg, Mapping) else None
@@ -126,15 +128,6 @@ class GuardedWidget(ClosesWhole, anywidget.AnyWidget):
         self._refusal = problem
         self.status = {**self.status, "error": problem}
         self.send_state(list(self._takes))
-
-
-class FrontEnd(GuardedWidget):
-    """A view whose page can tell whether Python is there: it says a word, and hears it back."""
-
-    _takes = ("hello",)
-
-    hello = traitlets.Int(0).tag(sync=True)
-    welcome = traitlets.Int(0).tag(sync=True)
 
     @traitlets.observe("hello")
     def _answer(self, change: Any) -> None:

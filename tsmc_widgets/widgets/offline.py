@@ -75,7 +75,9 @@ def write_page(
         script: what else the page does; ``models`` are the widgets' models.
         style: of what stands in ``body``.
     """
-    modules = ",\n".join(_scoped(part.esm) for part in parts)
+    # Expressions with names of their own: modules share some of their sources.
+    bodies = [part.esm.replace("export default ", "return ") for part in parts]
+    modules = ",\n".join("(() => {\n" + body + "\n})()" for body in bodies)
     script = f"const widgets = [{modules}];\n{_SCRIPT}\n{script}"
     style = "\n".join(part.css for part in parts) + _STYLE + style
     policy = (
@@ -103,11 +105,6 @@ def write_page(
     with write_atomically(path) as part:
         part.write_text(page, "utf-8", errors="backslashreplace", newline="\n")
     return path
-
-
-def _scoped(esm: str) -> str:
-    """A module as an expression with names of its own: modules share some of their sources."""
-    return "(() => {\n" + esm.replace("export default ", "return ") + "\n})()"
 
 
 def _portable(traits: dict[str, Any]) -> dict[str, Any]:
