@@ -4,10 +4,13 @@
 
 Times are ratios of medians of interleaved runs in one process. Memory is the growth of a process's
 peak over what it held before, beside what keys and values of all particles take by themselves.
+Where the package genlm-control is installed, its SMC is timed too, with its defaults.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,14 +43,34 @@ def products(lm: Any, _prompt: str, num_particles: int, num_steps: int) -> Calla
     return multiply
 
 
+def peer(lm: Any, prompt: str, num_particles: int, num_steps: int) -> Callable[[], object]:
+    """A function that runs genlm-control's SMC once, with nothing remembered of a run before."""
+    from genlm.control import PromptedLLM, direct_token_sampler
+
+    folder, options = lm.model.config._name_or_path, {"torch_dtype": lm.dtype}
+    llm = PromptedLLM.from_name(folder, backend="hf", hf_opts=options)
+    llm.prompt_ids = lm.encode(prompt)
+    sampler = direct_token_sampler(llm)
+
+    def run() -> None:
+        llm.model.clear_cache()
+        asyncio.run(sampler.smc(num_particles, ess_threshold=0.5, max_tokens=num_steps))
+
+    return run
+
+
 def speed(lm: Any) -> Iterator[Figure]:
     """A sweep of smollm2 beside the bare loop and beside its matrix products."""
-    jobs = {job.__name__: job(lm, PROMPT, 64, 16) for job in (sweeps, bare, products)}
+    known = importlib.util.find_spec("genlm") is not None
+    kinds = (sweeps, bare, products, *((peer,) if known else ()))
+    jobs = {job.__name__: job(lm, PROMPT, 64, 16) for job in kinds}
     times = interleaved(jobs, repeats=5)
     about = f"smollm2, {str(lm.dtype)[6:]}, K = 64, T = 16: "
-    sweep, loop, floor = (times[name] for name in jobs)
+    sweep, loop, floor = (times[job.__name__] for job in kinds[:3])
     yield f"{about}sweep / bare loop", f"{sweep / loop:.2f} ({sweep:.1f} s)", "0.4"
     yield f"{about}sweep / matrix products", f"{sweep / floor:.1f}", "3"
+    if known:
+        yield f"{about}genlm-control / sweep", f"{times['peer'] / sweep:.1f}", "(12)"
 
 
 def growth(lm: Any) -> Iterator[Figure]:

@@ -335,3 +335,37 @@ def test_histograms_count_every_run_whatever_their_spread():
         edges = low + width * np.arange(count + 1)
         assert 3 <= count <= 61
         assert [np.histogram(values, edges)[0].sum() for values in groups] == list(map(len, groups))
+
+
+def test_a_saved_twist_is_a_method(make, tmp_path):
+    problem = tw.load_problem("rainy-week")
+    target = problem.target()
+    twist = tw.TableHeadTwist(target.lm, num_steps=target.num_steps, prompt_length=1)
+    folder, other = str(tmp_path / "mine"), str(tmp_path / "other")
+    for each in (folder, other):
+        tw.save_twist(twist, each, target=target)
+    session = make(methods=(folder, "none"), num_exact=0)
+    session.start()
+    settled(session)
+    assert session.settings.methods == ("none", folder)
+    assert session.comparison.methods == ["none", folder]
+    frame = session.table.to_frame()
+    mine = frame[(frame["method"] == folder) & (frame["side"] == "lower")]
+    spec = next(spec for spec in session.specs if spec.twist == folder)
+    assert spec.method == "saved"
+    with ThreadPoolExecutor(1) as lent:
+        (alone,) = tw.map_runs([spec], lent)
+    expected = [row["value"] for row in alone.rows if row["side"] == "lower"]
+    assert sorted(mine[mine["seed"] == spec.seed]["value"]) == pytest.approx(sorted(expected))
+
+    own = [entry["name"] for entry in session.view.menu["methods"] if entry["group"] == "own"]
+    assert own == [folder]
+    asked = session.settings.to_dict()
+    session.view.settings = asked | {"methods": ["none"]}
+    session.view.settings = asked
+    assert session.settings.methods == ("none", folder)
+    session.view.settings = asked | {"methods": ["none", other]}
+    assert session.settings.methods == ("none", folder)
+    assert "method must be one of" in session.view.status["error"]
+    with pytest.raises(ValueError, match="folder of a saved twist"):
+        session.set(methods=("none", str(tmp_path)))

@@ -1,12 +1,16 @@
 """The twist debugger as a page: its stages, its messages, its file, and its views in a browser."""
 
 import json
+import math
 
 import pytest
 import torch
 from evaluation.plants import Changed, constant, powered, random_toy
+from smc.toys import TablePhi
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.figures import power_figure
 from tsmc_widgets.smc.api import SMCSession
 
 
@@ -101,6 +105,40 @@ def test_what_cannot_be_measured_is_said_on_the_page(target):
     assert "the twist has 4 tokens and the base model 3" in page.view.status["error"]
     with pytest.raises(ValueError, match="nothing has been measured"):
         page.to_html("nowhere.html")
+    page.close()
+
+
+def broken_twist(target):
+    def broken(log_psi, begun, before):
+        return log_psi if begun.shape[1] != 2 else log_psi + torch.tensor([0, math.nan, 0])
+
+    return target, Changed(target, tw.exact(target).optimal_twist(), broken)
+
+
+def dead_target(target):
+    nothing = target.with_potential(TablePhi(torch.full((3,) * 5, -math.inf).double()))
+    return nothing, tw.exact(target).optimal_twist()
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "said"),
+    [
+        (broken_twist, "not finite", "NaN at step 3, after the text 'a"),
+        (dead_target, "dead target", "No sequence has φ > 0"),
+    ],
+)
+def test_what_is_broken_is_named_and_all_else_is_shown(case, code, said, target, tmp_path):
+    page = tw.TwistDebugger(*case(target))
+    assert page.wait(120)
+    assert page.view.status["state"] == "done", page.view.status
+    assert page.report.defects[0] == code
+    assert said in page.view.data["verdict"][0]["text"]
+    where = page.view.data["charts"]["where"]
+    assert {"bellman", "variance", "ess", "ancestors"} <= {chart["name"] for chart in where}
+    assert page.particles.trace.num_particles == 32
+    json.dumps(page.view.data, allow_nan=False)
+    assert page.to_html(tmp_path / "broken.html").stat().st_size > 1000
+    assert power_figure(frame_of(page.run.powers)).data
     page.close()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
@@ -20,6 +21,7 @@ from tsmc_widgets.evaluation.estimates import (
 )
 from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
 from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
+from tsmc_widgets.smc.exact import Oracle
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.sampler import ending, init, weight
 from tsmc_widgets.smc.state import SMCState, StepRecord
@@ -66,14 +68,27 @@ def power_rows(
         ):  # fmt: skip
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         if oracle is not None and not as_twist(twist).proposal_only:
-            samples = oracle.sample(num_runs, seed)
-            above = run_conditional_smc(
-                target, retained=samples, twist=tempered, proposal=TwistInduced(), **how
-            )
-            ends = mean_with_ends(above.columns.log_z[:, -1])
-            row |= dict(zip(("upper", "upper_low", "upper_high"), ends, strict=True))
             row["exact"] = oracle.log_z
+            samples = _covered_samples(target, tempered, oracle, num_runs, seed)
+            if samples is not None:
+                above = run_conditional_smc(
+                    target, retained=samples, twist=tempered, proposal=TwistInduced(), **how
+                )
+                ends = mean_with_ends(above.columns.log_z[:, -1])
+                row |= dict(zip(("upper", "upper_low", "upper_high"), ends, strict=True))
         yield row
+
+
+def _covered_samples(
+    target: Target, twist: Any, oracle: Oracle, count: int, seed: int
+) -> Tensor | None:
+    """Exact samples; None where there are none, or one that the twist's proposal never draws."""
+    if oracle.log_z == -math.inf:
+        return None
+    samples = oracle.sample(count, seed)
+    prompt = target.prompt_tokens.cpu().expand(count, -1)
+    log_psi = twist.log_psi(torch.cat([prompt, samples], dim=1), prompt.shape[1])
+    return samples if bool(torch.isfinite(log_psi).all()) else None
 
 
 def power_sweep(target: Target, twist: Any, **how: Any) -> pd.DataFrame:
@@ -92,6 +107,12 @@ def power_sweep(target: Target, twist: Any, **how: Any) -> pd.DataFrame:
         gap of the bound is about half its square, and known better than the bound itself.
     """
     return frame_of(list(power_rows(target, twist, **how)))
+
+
+def best_power(frame: pd.DataFrame) -> float:
+    """The power whose log Z_hat spreads least; NaN where none has a spread."""
+    known = frame[frame["spread"].notna()]
+    return float(known.loc[known["spread"].idxmin(), "power"]) if len(known) else math.nan
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tsmc_widgets.errors import as_list, check_callable, check_integer, check_kind, check_one_of
+from tsmc_widgets.errors import (
+    as_list,
+    check_callable,
+    check_integer,
+    check_kind,
+    check_one_of,
+    listed,
+    quoted,
+)
 from tsmc_widgets.evaluation.estimates import AGREE, MeanOverRuns, frame_of, method_name
 from tsmc_widgets.experiments.result_table import ResultTable
 from tsmc_widgets.experiments.runs import RunResult, map_runs
 from tsmc_widgets.experiments.spec import METHODS, TEXT_METHODS, RunSpec, Training
 from tsmc_widgets.files import write_atomically
 from tsmc_widgets.learning.objectives import METHODS as LEARNING_METHODS
+from tsmc_widgets.twists.storage import CARD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +126,7 @@ def over_seeds(results: Iterable[RunResult], seeds: Sequence[int]) -> list[OverS
         for row in result.rows:
             place = place_of(result, row)
             if place is not None:
-                own = found.setdefault((place, result.spec.method, row["rule"] or ""), {})
+                own = found.setdefault((place, result.spec.label, row["rule"] or ""), {})
                 own[result.spec.seed] = row
     whole = []
     for (place, method, rule), of_seed in found.items():
@@ -347,12 +356,31 @@ TITLES = {
 }
 
 
+def check_method(method: Any) -> str:
+    """A method's name, or the folder of a saved twist as text; an error for anything else."""
+    if isinstance(method, str | Path) and (Path(method) / CARD).is_file():
+        return str(method)
+    names = [name for name in METHODS if name != "saved"]
+    if not isinstance(method, str) or method not in names:
+        raise ValueError(
+            f"method must be one of {listed(names)}, or the folder of a saved twist; got "
+            f"{quoted(method)}."
+        )
+    return method
+
+
+def method_fields(method: str) -> dict[str, str]:
+    """What a spec says of a method, or of the folder of a saved twist."""
+    return {"method": method} if method in METHODS else {"method": "saved", "twist": method}
+
+
 class Comparison:
     """Problems by methods by seeds: what is to be run, and what has come of it so far.
 
     Args:
         problems: names in ``PROBLEMS``, or descriptions as for ``RunSpec``.
-        methods: as for ``RunSpec``: "none", "optimal", learning methods.
+        methods: as for ``RunSpec``: "none", "optimal", learning methods; or folders of saved
+            twists.
         seeds: how many, or which; each seeds a training and the runs that measure it.
         num_particles: one or more K for the bounds.
         budget: what every learning method may spend: updates, or a ``Training`` of which all but
@@ -377,8 +405,7 @@ class Comparison:
         **settings: Any,
     ) -> None:
         methods = as_list("methods", methods)
-        for method in methods:
-            check_one_of("method", method, [m for m in METHODS if m != "saved"])
+        methods = [check_method(method) for method in methods]
         several = as_list("seeds", seeds)
         if several == [seeds]:
             several = list(range(check_integer("seeds", seeds)))
@@ -399,7 +426,7 @@ class Comparison:
         specs = [
             RunSpec(
                 problem=problem,
-                method=method,
+                **method_fields(method),
                 training=replace(plans[method], seed=seed) if method in plans else None,
                 seed=seed,
                 **(of_texts if method in TEXT_METHODS else settings),
@@ -419,7 +446,7 @@ class Comparison:
 
     def _hold(self, specs: list[RunSpec]) -> None:
         self.specs = specs
-        self.methods = list(dict.fromkeys(spec.method for spec in self.specs))
+        self.methods = list(dict.fromkeys(spec.label for spec in self.specs))
         self.seeds = tuple(dict.fromkeys(spec.seed for spec in self.specs))
         self.table = ResultTable()
 
@@ -555,7 +582,7 @@ class Comparison:
         shown = [q for q in ("KL(q||σ)", "KL(σ||q)", "gap") if q in self.quantities]
         parts = [f"<p>{escape(repr(self)[1:-1])}</p>", *(self.to_html(q) for q in shown)]
         failed = [
-            f"<li>{escape(f'{r.spec.problem_name}, {r.spec.method}, seed {r.spec.seed}: ')}"
+            f"<li>{escape(f'{r.spec.problem_name}, {r.spec.label}, seed {r.spec.seed}: ')}"
             f"{escape(r.error['message'])}</li>"
             for r in self.table.failures.values()
         ]

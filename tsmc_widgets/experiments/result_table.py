@@ -142,7 +142,7 @@ def _about(result: RunResult) -> dict[str, Any]:
     spec, plan = result.spec, result.spec.training
     about: dict[str, Any] = {
         "problem": spec.problem_name,
-        "method": spec.method,
+        "method": spec.label,
         "proposal": spec.proposal or ("base" if spec.method == "none" else "twist"),
         "seed": spec.seed,
     }
@@ -159,4 +159,4 @@ def _about(result: RunResult) -> dict[str, Any]:
 def _order(result: RunResult) -> tuple:
     spec = result.spec
     training_seed = -1 if spec.training is None else spec.training.seed
-    return (spec.problem_name, spec.method, training_seed, spec.seed, spec.key)
+    return (spec.problem_name, spec.label, training_seed, spec.seed, spec.key)

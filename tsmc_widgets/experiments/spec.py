@@ -176,6 +176,11 @@ class RunSpec:
         return self.method in LEARNING_METHODS
 
     @property
+    def label(self) -> str:
+        """The method as tables name it: of a saved twist, its folder."""
+        return str(self.twist) if self.method == "saved" else self.method
+
+    @property
     def problem_name(self) -> str:
         """The problem's name, also where it is described."""
         return self.problem if isinstance(self.problem, str) else self.problem["name"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from tsmc_widgets.evaluation.what_if import best_power
 from tsmc_widgets.figures.tables import require
 from tsmc_widgets.figures.theme import Theme, new_figure, note, safe
 
@@ -93,19 +96,21 @@ def power_figure(
         title: above the figure.
     """
     require(frame, ("power", "lower", "spread"), "a figure of powers")
-    best = float(frame.loc[frame["spread"].idxmin(), "power"])
+    best = best_power(frame)
     figure, look, shown = _panels(frame, None, POWER, theme, title, x="power")
     if "upper" in frame.columns:
         _draw(figure, look, 1, "upper bound", frame, "upper", "power", 1)
-    if "exact" in frame.columns:
+    known = "exact" in frame.columns and math.isfinite(frame["exact"].iloc[0])
+    if known:
         figure.add_hline(y=float(frame["exact"].iloc[0]), line=look.truth_line, row=1, col=1)
-    for column in range(len(shown)):
+    for column in range(0 if math.isnan(best) else len(shown)):
         figure.add_vline(
             x=best, line={"color": look.colour(1), "dash": "dot"}, row=1, col=column + 1
         )
     figure.update_xaxes(title_text="a in ψ^a")
-    exact = "dashed: exact log Z" if "exact" in frame.columns else ""
-    note(figure, f"dotted: best a = {best:g}, with the smallest spread of log Ẑ", exact)
+    dotted = f"dotted: best a = {best:g}, with the smallest spread of log Ẑ"
+    exact = "dashed: exact log Z" if known else ""
+    note(figure, "" if math.isnan(best) else dotted, exact)
     return figure
 
 

@@ -68,7 +68,7 @@ class CompareSession(LivePage):
     ) -> None:
         self._settings = CompareSettings(problems=problems, methods=methods, **settings)
         self.runs = ComparisonRuns(folder=folder, workers=workers, executor=executor)
-        super().__init__(CompareView(menu=menu(self._settings), settings=self._settings.to_dict()))
+        super().__init__(CompareView(settings=self._settings.to_dict()))
         self._record = CompareRecord()
         self._note = ""
         self._computing = False
@@ -233,6 +233,7 @@ class CompareSession(LivePage):
         self.runs.take(settings.specs())
         self._settings, self._refusal, self._note = settings, "", ""
         self._results_due = 0.0
+        self.view.menu = menu(settings, self.view.menu)
         shown = settings.to_dict()
         if self.view.settings != shown:
             self.view.settings = shown
@@ -245,7 +246,7 @@ class CompareSession(LivePage):
             return
         try:
             asked = CompareSettings.from_dict(change["new"])
-            asked.check_page(self._settings)
+            asked.check_page(self._settings, self.view.menu)
             self._take(asked)
         except Exception as error:  # noqa: BLE001 - shown beside the controls
             self._refusal = message_of(error)
@@ -288,4 +289,4 @@ class CompareSession(LivePage):
 
 
 def _named(spec: RunSpec) -> str:
-    return f"{spec.problem_name} · {spec.method} · seed {spec.seed}"
+    return f"{spec.problem_name} · {spec.label} · seed {spec.seed}"

@@ -65,10 +65,10 @@ def cells(results: Sequence[RunResult], seeds: Sequence[int]) -> list[list[Any]]
         for row in result.rows:
             place = place_of(result, row)
             if place is not None:
-                about[place, result.spec.method, row["rule"] or ""] = row
+                about[place, result.spec.label, row["rule"] or ""] = row
     entries = over_seeds(results, seeds)
-    for method in dict.fromkeys(result.spec.method for result in results):
-        own = [result for result in results if result.spec.method == method]
+    for method in dict.fromkeys(result.spec.label for result in results):
+        own = [result for result in results if result.spec.label == method]
         done = [result.spec.seed for result in own]
         if len(done) < len(seeds):
             entries += over_seeds(own, done)
@@ -96,7 +96,7 @@ def _rows(
     for result in results:
         for row in result.rows:
             if row["quantity"] in quantities:
-                yield (result.spec.method, row["rule"], row["num_particles"]), row
+                yield (result.spec.label, row["rule"], row["num_particles"]), row
 
 
 def profiles(results: Iterable[RunResult]) -> list[list[Any]]:
@@ -174,7 +174,7 @@ def encode_plan(
             letter = "r"
         elif spec.key in table.failures:
             letter = "f"
-        pair = (spec.problem_name, spec.method)
+        pair = (spec.problem_name, spec.label)
         found[pair] = found.get(pair, "") + letter
     plan = [{"problem": p, "method": m, "seeds": s} for (p, m), s in found.items()]
     plan += [{"problem": p, "method": m, "why": why} for (p, m), why in misfits.items()]
@@ -187,7 +187,7 @@ def encode_failures(comparison: Comparison) -> list[list[str]]:
     for result in comparison.table.failures.values():
         spec, error = result.spec, result.error
         message = error["message"] or error["type"]
-        found.setdefault((f"{spec.problem_name} · {spec.method}", message), []).append(spec.seed)
+        found.setdefault((f"{spec.problem_name} · {spec.label}", message), []).append(spec.seed)
     return [
         [f"{who} · seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}", message]
         for (who, message), seeds in found.items()
@@ -295,7 +295,7 @@ def _profile_frame(frames: Frames) -> pd.DataFrame:
 def _intervals_over_runs(means: pd.DataFrame, results: tuple[RunResult, ...]) -> pd.DataFrame:
     """Of a single seed there is no interval over seeds: that over its runs stands in."""
     ends = {
-        (result.spec.method, row["rule"] or "", row["quantity"], row["side"] or "",
+        (result.spec.label, row["rule"] or "", row["quantity"], row["side"] or "",
          int(row["num_particles"] or 0)): (row["low"], row["high"])
         for result in results
         for row in result.rows

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import as_list, check_integer, check_one_of, check_path
-from tsmc_widgets.experiments.compare import Comparison
+from tsmc_widgets.experiments.compare import Comparison, check_method, method_fields
 from tsmc_widgets.experiments.runs import (
     CancellablePool,
     ResultFolder,
@@ -77,12 +77,14 @@ class CompareSettings:
         if len(set(names)) < len(names):
             raise ValueError(f"every problem must have a name of its own; got {', '.join(names)}.")
         object.__setattr__(self, "problems", tuple(problems))
-        for name, allowed in (("methods", METHODS), ("rules", tuple(sorted(RULES)))):
-            chosen = as_list(name, getattr(self, name))
-            for choice in chosen:
-                check_one_of(name, choice, allowed)
-            kept = dict.fromkeys(chosen)
-            object.__setattr__(self, name, tuple(c for c in allowed if c in kept))
+        methods = {check_method(method): None for method in as_list("methods", self.methods)}
+        rules = as_list("rules", self.rules)
+        for rule in rules:
+            check_one_of("rules", rule, sorted(RULES))
+        for name, chosen, order in (("methods", methods, METHODS), ("rules", rules, sorted(RULES))):
+            # Folders of saved twists come last, as they were given.
+            kept = [each for each in (*order, *chosen) if each in chosen]
+            object.__setattr__(self, name, tuple(dict.fromkeys(kept)))
         sizes = as_list("num_particles", self.num_particles)
         for size in sizes:
             check_integer("num_particles", size)
@@ -131,15 +133,17 @@ class CompareSettings:
             check_one_of("the setting", name, known)
         return cls(**given)
 
-    def check_page(self, now: CompareSettings) -> None:
+    def check_page(self, now: CompareSettings, offered: Mapping[str, Any]) -> None:
         """Raise ValueError for what a page does not ask for: more than it could show, new problems.
 
         Args:
             now: the settings that stand, as large as Python made them.
+            offered: the page's menu.
         """
-        known = [*PROBLEMS, *now.problems]
         for problem in self.problems:
-            check_one_of("problem", problem, known)
+            check_one_of("problem", problem, [entry["value"] for entry in offered["problems"]])
+        for method in self.methods:
+            check_one_of("method", method, [entry["name"] for entry in offered["methods"]])
         for name, most in _MOST.items():
             values = getattr(self, name), getattr(now, name)
             asked, stands = (max(v) if isinstance(v, tuple) else v for v in values)
@@ -158,7 +162,7 @@ class CompareSettings:
             training = Training(num_updates=self.num_updates, batch_size=self.batch_size, seed=seed)
         return RunSpec(
             problem=problem,
-            method=method,
+            **method_fields(method),
             training=training,
             num_particles=self.num_particles,
             num_runs=self.num_runs,
@@ -184,17 +188,21 @@ def misfit(problem: Any, method: str) -> str:
     return ""
 
 
-def menu(settings: CompareSettings) -> dict[str, Any]:
-    """What can be chosen, with words on each, for the view."""
-    own = [problem for problem in settings.problems if not isinstance(problem, str)]
+def menu(settings: CompareSettings, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be chosen, with words on each, for the view; what was offered before stays."""
+    problems = {name: name for name in PROBLEMS}
+    problems |= {entry["name"]: entry["value"] for entry in before.get("problems", ())}
+    problems |= {parse_problem(problem).name: problem for problem in settings.problems}
+    methods = [*(entry["name"] for entry in before.get("methods", ())), *settings.methods]
     return {
-        "problems": [_entry(problem) for problem in (*PROBLEMS, *own)],
+        "problems": [_entry(problem) for problem in problems.values()],
         "methods": [
             {"name": name, "group": kind}
             for kind, names in (
                 ("given", [m for m in METHODS if m not in (*TEXT_METHODS, *LEARNING_METHODS)]),
                 ("learned", LEARNING_METHODS),
                 ("texts", TEXT_METHODS),
+                ("own", dict.fromkeys(m for m in methods if m not in METHODS)),
             )
             for name in names
         ],
@@ -203,13 +211,13 @@ def menu(settings: CompareSettings) -> dict[str, Any]:
 
 def _entry(problem: Any) -> dict[str, Any]:
     about = parse_problem(problem)
-    group = {"table": "toys", "storybook": "storybook"}.get(about.model, "paper")
+    groups = {"table": "toys", "storybook": "storybook", "smollm2": "smollm2"}
     return {
         "value": problem,
         "name": about.name,
         "summary": about.summary,
         "teaches": about.teaches,
-        "group": group if about.name in PROBLEMS else "own",
+        "group": groups.get(about.model, "paper") if about.name in PROBLEMS else "own",
     }
 
 
@@ -345,7 +353,7 @@ class ComparisonRuns:
         """Median time of runs most like this one, of those that have ended."""
         timed = [r for r in self._known.values() if math.isfinite(r.seconds) and not r.error]
         alike = [r for r in timed if r.spec.problem_name == spec.problem_name]
-        own = [r for r in alike if r.spec.method == spec.method]
+        own = [r for r in alike if r.spec.label == spec.label]
         kind = [r for r in alike if r.spec.learns == spec.learns]
         for group in (own, kind, alike, timed):
             if group:

@@ -11,7 +11,7 @@ import torch
 from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.evaluation.siblings import Family, rollout_texts
 from tsmc_widgets.evaluation.twist_report import TwistReport
-from tsmc_widgets.evaluation.what_if import Fork
+from tsmc_widgets.evaluation.what_if import Fork, best_power
 
 NUM_WORST = 8
 NUM_TEXTS = 6
@@ -134,13 +134,14 @@ def _power_charts(powers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(powers) < 2:
         return []
     frame = frame_of(list(powers))
-    best = _finite(frame.loc[frame["spread"].idxmin(), "power"])
+    best = _finite(best_power(frame))
     charts = []
     for name, (title, meaning) in POWER.items():
         lines = [_line("lower" if name == "lower" else "ψ^a", frame, name, "power")]
         levels = []
         if name == "lower" and "upper" in frame:
             lines.append(_line("upper", frame, "upper", "power"))
+        if name == "lower" and "exact" in frame:
             levels = [{"value": _finite(frame["exact"].iloc[0]), "name": "log Z"}]
         charts.append({
             "name": name, "title": title, "meaning": meaning, "over": "power", "lines": lines,

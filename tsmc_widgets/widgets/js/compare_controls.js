@@ -6,6 +6,7 @@ import { Menu } from "./panels.js";
 
 const GROUP_TITLES = {
   storybook: "on the model that ships",
+  smollm2: "on smollm2, a real model: minutes a run",
   toys: "toys: everything is known exactly",
   paper: "the paper’s own and others, where their checkpoints can be loaded",
   own: "your own",
@@ -78,10 +79,10 @@ export class CompareControls {
     const problems = () => change({ problems: this._taken(this.problems) });
     const methods = () => change({ methods: this._taken(this.methods) });
     this.problems = Object.fromEntries(
-      ["toys", "storybook", "paper", "own"].map((name) => [name, chips(GROUP_TITLES[name], problems)]),
+      ["toys", "storybook", "smollm2", "paper", "own"].map((name) => [name, chips(GROUP_TITLES[name], problems)]),
     );
     this.methods = Object.fromEntries(
-      ["given", "learned", "texts"].map((name) => [name, chips(GROUP_TITLES[name], methods)]),
+      ["given", "learned", "texts", "own"].map((name) => [name, chips(GROUP_TITLES[name], methods)]),
     );
     this.sizes = new Chips("particles K", (values) => change({ num_particles: values }), signal);
     this.rules = new Chips("resampling", (values) => change({ rules: values }), signal);
@@ -98,14 +99,14 @@ export class CompareControls {
   _build() {
     const tip = "A second sweep for each K: effective sample size, ancestors, and log Ẑ of single runs";
     const profiles = h("label", { class: "cm-chip", title: tip }, this.profiles, h("span", {}, "profiles, single runs"));
-    const { toys, storybook, paper, own } = this.problems;
+    const { toys, storybook, smollm2, paper, own } = this.problems;
     this.paper = h("details", { class: "cm-more" }, h("summary", {}, "more problems"), paper.el);
     const set = (/** @type {string} */ title, /** @type {Node[]} */ ...parts) =>
       h("fieldset", { class: "cm-set" }, h("legend", {}, title), ...parts);
     this.el = h(
       "section",
       { class: "cm-controls", "aria-label": "What to compare" },
-      set("Problems", toys.el, storybook.el, own.el, this.paper),
+      set("Problems", toys.el, storybook.el, smollm2.el, own.el, this.paper),
       set("Methods", ...Object.values(this.methods).map(({ el }) => el)),
       set("Runs", this.sizes.el, this.rules.el, h("div", { class: "cm-fields" }, ...this.menus.map(([, { el }]) => el), profiles)),
     );
@@ -129,6 +130,7 @@ export class CompareControls {
       const mine = menu.methods.filter((/** @type {any} */ m) => m.group === group);
       const choices = mine.map(({ name }) => ({ value: name, name, label: methodName(name), tip: METHOD_TIPS[name] }));
       chips.show(choices, settings.methods, locked);
+      chips.el.hidden = mine.length === 0;
     }
     const sizes = sorted(USUAL_SIZES, settings.num_particles).map((size) => ({ value: size, name: String(size) }));
     this.sizes.show(sizes, settings.num_particles.map(String), locked);

@@ -2,7 +2,7 @@
 
 import { QUANTITIES_SHOWN, inFull } from "./compare_tables.js";
 import { clamp, css, fitCanvas, h, measure, mix, number, plural } from "./dom.js";
-import { STYLES, drawMarker, methodName, styleOf } from "./methods.js";
+import { drawMarker, isDrawn, methodName, styleOf } from "./methods.js";
 import { BOTTOM, Hover, LEFT, RIGHT, Strip, drawBand, drawPath, label, level, line, niceTicks, rangeOf, word } from "./plot.js";
 
 const ROW = 24;
@@ -47,7 +47,7 @@ export class Plot extends Strip {
 
   /** Methods that this plot draws, the one brought out last. @param {any} view */
   drawn({ methods, chosen }) {
-    const all = methods.filter((/** @type {string} */ method) => method in STYLES);
+    const all = methods.filter(isDrawn);
     return [...all.filter((method) => method !== chosen), ...all.filter((method) => method === chosen)];
   }
 

@@ -1,7 +1,7 @@
 /** @file The numbers of a comparison: a table of all problems, and one of the problem on show. */
 
 import { h, number, plural } from "./dom.js";
-import { STYLES, key, methodName } from "./methods.js";
+import { isDrawn, key, methodName } from "./methods.js";
 import { Menu, NumberTable } from "./panels.js";
 
 export const QUANTITIES_SHOWN = {
@@ -162,7 +162,7 @@ export class Details {
   /** @param {string[]} methods @param {Theme} theme */
   _starts(methods, theme) {
     this.buttons = new Map(methods.map((method) => [method, h("button", { type: "button", class: "cm-method", value: method,
-      title: "Bring this method out in the plots" }, ...(method in STYLES ? [key(method, theme)] : []), h("span", {}, methodName(method)))]));
+      title: "Bring this method out in the plots" }, ...(isDrawn(method) ? [key(method, theme)] : []), h("span", {}, methodName(method)))]));
     return [...this.buttons.values()];
   }
 }

@@ -7,7 +7,7 @@ import { css, svg } from "./dom.js";
  * that none is told by its colour alone.
  * @type {Record<string, {light: Rgb, dark: Rgb, dash: number[], marker: string}>}
  */
-export const STYLES = {
+const STYLES = {
   ctl: { light: [0, 114, 178], dark: [86, 160, 233], dash: [], marker: "circle" },
   "ctl+dpg": { light: [95, 70, 175], dark: [185, 165, 255], dash: [14, 3, 3, 3], marker: "bow" },
   rl: { light: [213, 94, 0], dark: [240, 125, 40], dash: [8, 4], marker: "square" },
@@ -33,14 +33,21 @@ const NAMES = {
   "look-ahead": "look-ahead",
 };
 
+/** Whether a method has bounds and divergences to draw, as all but those of texts alone. @param {string} method */
+export function isDrawn(method) {
+  return !["rejection", "best-of-n", "beam"].includes(method);
+}
+
 /** @param {string} method */
 export function methodName(method) {
   return NAMES[method] ?? (method in STYLES ? method.toUpperCase().replaceAll("+", " + ") : method);
 }
 
-/** @param {string} method @param {Theme} theme */
+/** Of the others, such as saved twists, the name picks one. @param {string} method @param {Theme} theme */
 export function styleOf(method, theme) {
-  const style = STYLES[method] ?? STYLES.ppo;
+  const all = Object.values(STYLES);
+  const sum = [...method].reduce((total, letter) => total + letter.charCodeAt(0), 0);
+  const style = STYLES[method] ?? all[sum % all.length];
   return { colour: theme.dark ? style.dark : style.light, dash: style.dash, marker: style.marker };
 }
 
