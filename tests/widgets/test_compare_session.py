@@ -14,8 +14,7 @@ from widgets.conftest import press
 import tsmc_widgets as tw
 from tsmc_widgets.experiments import runs
 from tsmc_widgets.experiments.runs import WorkerLostError
-from tsmc_widgets.widgets.compare_page import CompareSession
-from tsmc_widgets.widgets.compare_record import bins
+from tsmc_widgets.widgets.compare_page import CompareSession, bins
 from tsmc_widgets.widgets.compare_runs import METHODS, CompareSettings, misfit
 
 SMALL = {"num_particles": (1, 4), "seeds": 2, "num_runs": 20, "num_exact": 20, "num_samples": 40}
