@@ -45,10 +45,7 @@ def run_notebook(path, folder, *, replace=()):
         for cell in notebook.cells:
             cell.source = cell.source.replace(old, new)
     NotebookClient(
-        notebook,
-        timeout=240,
-        resources={"metadata": {"path": str(folder)}},
-        kernel_name="python3",
+        notebook, timeout=240, resources={"metadata": {"path": str(folder)}}, kernel_name="python3"
     ).execute()
     shown = outputs(notebook)
     assert any({WIDGET, PLOTLY} & {*output.get("data", {})} for output in shown)

@@ -3,13 +3,7 @@
 import re
 
 import pytest
-from notebook_support import (
-    NOTEBOOKS,
-    check_saved_outputs,
-    first_live_cell,
-    printed,
-    run_notebook,
-)
+from notebook_support import NOTEBOOKS, check_saved_outputs, first_live_cell, printed, run_notebook
 
 from browser_support import run_all_cells
 
@@ -42,10 +36,7 @@ def test_notebook_runs_without_a_person(tmp_path):
 @pytest.fixture
 def live_part(tmp_path):
     """The widget's cell on the toy, with more updates than a test waits for."""
-    toy = [
-        ("one-star-review", "rainy-week"),
-        ("num_updates=120", "num_updates=2000"),
-    ]
+    toy = [("one-star-review", "rainy-week"), ("num_updates=120", "num_updates=2000")]
     return first_live_cell(NOTEBOOK, tmp_path, replace=toy)
 
 

@@ -59,9 +59,9 @@ def test_a_page_is_of_one_trace(make_trace, tmp_path, kind):
         RunPanels(other).to_html(tmp_path / "page.html", view=view)
 
 
-@pytest.mark.parametrize("view", [ParticleView, RunPanels])
-def test_a_run_that_is_not_there_is_refused_and_that_on_show_stays(view, make_trace):
-    shown = view(make_trace(K=4, T=3, num_runs=3), run=1)
+@BOTH
+def test_a_run_that_is_not_there_is_refused_and_that_on_show_stays(make_trace, kind):
+    shown = kind(make_trace(K=4, T=3, num_runs=3), run=1)
     before = shown.header
     for wrong in (7, 3, -1):
         with pytest.raises(TraitError, match=f"run must be one of 0 to 2; got {wrong}"):

@@ -18,14 +18,7 @@ from tsmc_widgets.smc.api import run_smc, start_smc
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.tokens import ContainsToken
 from tsmc_widgets.twists import TableTwist
-from tsmc_widgets.widgets.record import (
-    MAX_SAMPLES,
-    NUM_PAGES,
-    Recorder,
-    number,
-    pack,
-    unpack,
-)
+from tsmc_widgets.widgets.record import MAX_SAMPLES, NUM_PAGES, Recorder, number, pack, unpack
 
 
 def encode(trace, **options):

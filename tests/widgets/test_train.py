@@ -15,11 +15,7 @@ from tsmc_widgets.twists.storage import load_twist
 from tsmc_widgets.widgets.front_end import CompareView
 from tsmc_widgets.widgets.session import error_text
 from tsmc_widgets.widgets.train_page import TrainControls, TrainSession
-from tsmc_widgets.widgets.training_run import (
-    METHOD_LABELS,
-    MethodRun,
-    TrainSettings,
-)
+from tsmc_widgets.widgets.training_run import METHOD_LABELS, MethodRun, TrainSettings
 
 TOY = "rainy-week"
 

@@ -465,10 +465,7 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
-        [
-            ("model", "table:nothing", "There is no problem"),
-            ("prompt", "zebra", "zebra"),
-        ],
+        [("model", "table:nothing", "There is no problem"), ("prompt", "zebra", "zebra")],
     )
     def test_errors_are_said_and_mended(self, workbenches, field, value, message):
         workbench = workbenches("rainy-week")

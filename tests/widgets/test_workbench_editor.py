@@ -170,17 +170,9 @@ class TestProblem:
         assert told == [1]
 
     def test_settings_without_a_control_are_kept(self):
-        own = {
-            **describe_problem("eos"),
-            "name": "m",
-            "stop": ["yes"],
-            "power": 2,
-        }
-        panel = ProblemPanel(own, lambda: None)
-        assert {name: panel.described[name] for name in ("stop", "power")} == {
-            "stop": ["yes"],
-            "power": 2,
-        }
+        kept = {"stop": ["yes"], "power": 2}
+        panel = ProblemPanel({**describe_problem("eos"), "name": "m", **kept}, lambda: None)
+        assert {name: panel.described[name] for name in kept} == kept
         panel.fields["eos"].value = "ignore"
         assert "stop" not in panel.described
         panel.set("rainy-week")

@@ -221,11 +221,7 @@ class Bench(Quiet, ipw.VBox):
     """
 
     def __init__(
-        self,
-        view: ParticleView,
-        asked: Callable[[bool], None],
-        *,
-        panels: RunPanels | None = None,
+        self, view: ParticleView, asked: Callable[[bool], None], *, panels: RunPanels | None = None
     ) -> None:
         self.view = view
         self.panels = panels

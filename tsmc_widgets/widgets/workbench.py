@@ -275,10 +275,7 @@ class Workbench(RunPage):
             self.view.run, self._run_wanted = self._run_wanted, None
         now = words_of(self._asked)
         done, why = replay_words(
-            reweighed=bool(session.reweighed),
-            why_not=session.why_not,
-            before=self._before,
-            now=now,
+            reweighed=bool(session.reweighed), why_not=session.why_not, before=self._before, now=now
         )
         self.replayed.say(why, bold=done)
         proposes = isinstance(session.config.proposal, TwistInduced)
