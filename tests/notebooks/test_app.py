@@ -27,12 +27,6 @@ PROTOCOL = "v1.kernel.websocket.jupyter.org"  # That of real pages: it carries b
 VIEW = "document.querySelector('.pv')"
 
 
-@pytest.fixture
-def live_part(tmp_path):
-    """A copy of the app's notebook."""
-    return first_live_cell(program.notebooks() / program.APP, tmp_path)
-
-
 KERNEL = "/api/kernels/01234567-0123-0123-0123-0123456789ab"
 
 
@@ -214,11 +208,11 @@ def test_the_app_has_no_editor_and_no_message_makes_or_reaches_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_person_scrubs_the_app(page, tmp_path, live_part):
+def test_a_person_scrubs_the_app(page, tmp_path):
     """The page itself fails the test where anything is asked of another machine."""
     home = tmp_path / "home"
     home.mkdir()
-    with voila_app(home, live_part) as url:
+    with voila_app(home, first_live_cell(program.notebooks() / program.APP, tmp_path)) as url:
         page.set_default_timeout(120_000)
         page.goto(f"{url}/?token={TOKEN}")
         page.wait_for_selector(".pv-status[data-state='done']")

@@ -33,17 +33,12 @@ def test_notebook_runs_without_a_person(tmp_path):
     assert "learned twist: log Z estimates" in printed(notebook)
 
 
-@pytest.fixture
-def live_part(tmp_path):
-    """The widget's cell on the toy, with more updates than a test waits for."""
-    toy = [("one-star-review", "rainy-week"), ("num_updates=120", "num_updates=2000")]
-    return first_live_cell(NOTEBOOK, tmp_path, replace=toy)
-
-
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_person_trains_pauses_swaps_and_races(open_notebook, live_part):
-    page = open_notebook(live_part)
+def test_a_person_trains_pauses_swaps_and_races(open_notebook, tmp_path):
+    # The toy, with more updates than a test waits for.
+    toy = [("one-star-review", "rainy-week"), ("num_updates=120", "num_updates=2000")]
+    page = open_notebook(first_live_cell(NOTEBOOK, tmp_path, replace=toy))
     run_all_cells(page)
     page.wait_for_selector(".tl")
     page.wait_for_function(f"{VIEW}._stats.updates >= 20")

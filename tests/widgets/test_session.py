@@ -179,14 +179,12 @@ def test_a_view_that_went_away_does_not_end_the_run():
     live.close()
 
 
-def test_wait_gives_up():
+def test_wait_gives_up(live):
     permits = threading.Semaphore(0)
-    live = LiveSession(lambda _: None, rest=0.0)
     live.submit(lambda: Session(1, permits))
     assert not live.wait(0.05)
     permits.release()
     assert live.wait(5)
-    live.close()
 
 
 def test_closed_runner_refuses_work(live):
