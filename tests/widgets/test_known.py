@@ -4,8 +4,7 @@ import pytest
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import Stopped, stop_when
-from tsmc_widgets.widgets import run_page as known
-from tsmc_widgets.widgets.run_page import exact_log_z, narrow_bracket
+from tsmc_widgets.widgets.run_page import NARROW, exact_log_z, narrow_bracket
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def test_exact_values_where_texts_are_few(lm):
 def test_a_bracket_where_they_are_not(lm):
     target = short(lm)
     bracket = narrow_bracket(target)
-    assert bracket.width <= known.NARROW
+    assert bracket.width <= NARROW
     assert bracket.contains(tw.exact(target, max_sequences=10**6).log_z)
 
 
