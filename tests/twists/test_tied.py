@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from models.checkpoints import make_checkpoint
 from twists.forms import stir
 
@@ -165,7 +166,7 @@ def test_a_scored_head_knows_what_the_text_so_far_has_earned(target):
 
 
 def test_a_scored_head_knows_what_phi_says_of_each_token(lm):
-    """T = 1 and a phi that no direction of the embedding makes: psi* is in the form all the same."""
+    """T = 1, and a phi that no direction of the embedding makes: the form holds psi* still."""
     worth = torch.randn(lm.vocab_size, generator=torch.Generator().manual_seed(3)).tolist()
     number = {lm.decode(torch.tensor([[v]]))[0].strip(): v for v in range(lm.vocab_size)}
 
@@ -228,15 +229,30 @@ def test_the_default_form_follows_the_vocabulary(lm, monkeypatch):
     assert isinstance(tw.default_twist(lm), tw.TiedHeadTwist)
 
 
-def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm):
+def large_model(_):
+    """A random transformer with 50,000 tokens."""
+    config = transformers.GPT2Config(
+        vocab_size=50_000, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0,
+        eos_token_id=0, initializer_range=0.7,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return HuggingFaceLM(transformers.GPT2LMHeadModel(config).eval())
+
+
+@pytest.mark.parametrize(
+    "model", [lambda lm: lm, pytest.param(large_model, marks=pytest.mark.slow)],
+    ids=["small", "50,000 tokens"],
+)  # fmt: skip
+def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm, model):
     """T = 1: log psi* = log phi, which a direction in the embedding makes."""
+    lm = model(lm)
     direction = torch.randn(
         lm.output_embedding.shape[1], generator=torch.Generator().manual_seed(0)
     )
     values = (lm.output_embedding @ direction).double()
     values = 1.5 * (values - values.mean()) / values.std()
     phi = tw.TokenFunction(lambda tokens: values[tokens[:, -1]])
-    target = tw.Target(lm, phi, prompt="once upon a", num_steps=1)
+    target = tw.Target(lm, phi, prompt=[3, 1, 4], num_steps=1)
     twist = tw.TiedHeadTwist(lm, depth=0)
     trainer = TwistTrainer(target, twist, method="rl", batch_size=256, learning_rate=0.05, seed=0)
     for _ in trainer.updates(150):
