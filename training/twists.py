@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ TRAININGS = {
     "infilling-15-10": Training(method="ctl"),
     "infilling-2-1": Training(method="ctl"),
     "happy-review": ON_SMOLLM2,
-    "unhappy-review": ON_SMOLLM2,
+    "unhappy-story": replace(ON_SMOLLM2, held_out=100),
 }
 
 
