@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Training:
     seed: int = 1
 
 
-ON_SMOLLM2 = Training(method="rl", updates=150, held_out=150, batch_size=64, drawn=1000)
+ON_SMOLLM2 = Training(method="rl", updates=40, held_out=150, batch_size=64, drawn=1000)
 TRAININGS = {
     "one-star-review": Training(),
     "five-star-review": Training(),
@@ -74,6 +74,7 @@ TRAININGS = {
     "infilling-15-10": Training(method="ctl"),
     "infilling-2-1": Training(method="ctl"),
     "happy-review": ON_SMOLLM2,
+    "unhappy-story": replace(ON_SMOLLM2, held_out=100),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from models.checkpoints import make_checkpoint
 from twists.forms import stir
 
@@ -14,7 +15,7 @@ from tsmc_widgets.learning.samples import _terms, draw_samples, score
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.models import HuggingFaceLM
 from tsmc_widgets.twists import forms
-from tsmc_widgets.twists.tied import TiedHead
+from tsmc_widgets.twists.tied import TiedHead, token_scores
 
 METHODS = ("ctl", "rl", "dpg", "sixo", "nvi", "ppo", "rl_sigma", "cd")
 
@@ -67,7 +68,7 @@ def test_sums_have_the_values_and_gradients_of_whole_tables(target, scored, link
 
 @torch.no_grad()
 def test_after_a_step_a_sum_is_read_from_tokens_of_the_q_that_drew(target):
-    twist, count = make(target), 4000
+    twist, count = make(target), 40_000
     batch = draw_samples(
         target, num_particles=12, proposal=tw.TwistInduced(twist), seed=0, run=0, twist=twist,
         others=count,
@@ -86,8 +87,10 @@ def test_after_a_step_a_sum_is_read_from_tokens_of_the_q_that_drew(target):
     assert float((wrong / ratio.std(-1) * count**0.5).abs().max()) > 5
 
 
-def test_gradients_are_those_of_finite_differences(lm):
-    head = TiedHead(lm, 8, width=4, depth=1, seed=0).double()
+@pytest.mark.parametrize("scored", [False, True])
+def test_gradients_are_those_of_finite_differences(lm, scored):
+    scores = torch.randn(lm.vocab_size) if scored else None
+    head = TiedHead(lm, 8, width=4, depth=1, seed=0, scores=scores).double()
     object.__setattr__(head, "embedding", head.embedding.double())
     torch.nn.init.normal_(head.last.weight, std=5.0)
     states = torch.randn(3, 8, dtype=torch.float64)
@@ -162,6 +165,37 @@ def test_a_scored_head_knows_what_the_text_so_far_has_earned(target):
     torch.testing.assert_close(inputs[:, 3, -2].double(), expected, rtol=0, atol=1e-5)
 
 
+def test_a_scored_head_knows_what_phi_says_of_each_token(lm):
+    """T = 1, and a phi that no direction of the embedding makes: the form holds psi* still."""
+    worth = torch.randn(lm.vocab_size, generator=torch.Generator().manual_seed(3)).tolist()
+    number = {lm.decode(torch.tensor([[v]]))[0].strip(): v for v in range(lm.vocab_size)}
+
+    def lexicon(text):
+        return 2 * worth[number.get(text.split()[-1], 0)]
+
+    phi = tw.TextFunction(lexicon)
+    target = tw.Target(lm, phi, prompt="once upon a", num_steps=1)
+    values = target.log_phi(torch.arange(lm.vocab_size).unsqueeze(1))
+    scores = token_scores(target).double()
+    assert float(scores.abs().max()) == 1
+    centred = values - values.median()
+    torch.testing.assert_close(scores, centred / centred.abs().max(), rtol=1e-6, atol=1e-6)
+    twist = tw.TiedHeadTwist(lm, depth=0, scored=target)
+    trainer = TwistTrainer(target, twist, method="rl", batch_size=256, learning_rate=0.05, seed=0)
+    list(trainer.updates(40))
+    log_psi, log_p = psi_at_the_prompt(target, twist)
+    gap = (log_psi - values) - (log_psi - values).mean()
+    weights = (log_p + values).softmax(-1)
+    assert math.sqrt(float(weights @ gap**2)) < 0.1
+
+
+def psi_at_the_prompt(target, twist):
+    """Log psi and log p0 of each first token."""
+    step = target.lm.prefill(target.prompt_tokens.unsqueeze(0))
+    log_psi = twist.prefill(target.prompt_tokens.unsqueeze(0), step).log_psi_next[0]
+    return log_psi.double(), step.log_probs[0].double()
+
+
 def test_a_file_brings_its_potential_and_level(target, lm, tmp_path):
     tw.register_function(vowels)
     phi = tw.TextFunction(vowels)
@@ -195,24 +229,37 @@ def test_the_default_form_follows_the_vocabulary(lm, monkeypatch):
     assert isinstance(tw.default_twist(lm), tw.TiedHeadTwist)
 
 
-def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm):
+def large_model(_):
+    """A random transformer with 50,000 tokens."""
+    config = transformers.GPT2Config(
+        vocab_size=50_000, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0,
+        eos_token_id=0, initializer_range=0.7,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return HuggingFaceLM(transformers.GPT2LMHeadModel(config).eval())
+
+
+@pytest.mark.parametrize(
+    "model", [lambda lm: lm, pytest.param(large_model, marks=pytest.mark.slow)],
+    ids=["small", "50,000 tokens"],
+)  # fmt: skip
+def test_it_reaches_the_optimal_twist_where_that_is_in_its_form(lm, model):
     """T = 1: log psi* = log phi, which a direction in the embedding makes."""
+    lm = model(lm)
     direction = torch.randn(
         lm.output_embedding.shape[1], generator=torch.Generator().manual_seed(0)
     )
     values = (lm.output_embedding @ direction).double()
     values = 1.5 * (values - values.mean()) / values.std()
     phi = tw.TokenFunction(lambda tokens: values[tokens[:, -1]])
-    target = tw.Target(lm, phi, prompt="once upon a", num_steps=1)
+    target = tw.Target(lm, phi, prompt=[3, 1, 4], num_steps=1)
     twist = tw.TiedHeadTwist(lm, depth=0)
     trainer = TwistTrainer(target, twist, method="rl", batch_size=256, learning_rate=0.05, seed=0)
     for _ in trainer.updates(150):
         pass
-    prompt = target.prompt_tokens.unsqueeze(0)
-    step = lm.prefill(prompt)
-    log_psi = twist.prefill(prompt, step).log_psi_next[0].double()
+    log_psi, log_p = psi_at_the_prompt(target, twist)
     gap = (log_psi - values) - (log_psi - values).mean()
-    weights = (step.log_probs[0].double() + values).softmax(-1)
+    weights = (log_p + values).softmax(-1)
     assert math.sqrt(float(weights @ gap**2)) < 0.1
 
 

@@ -242,7 +242,8 @@ def load_twist(folder: str | Path, lm: LanguageModel) -> TrainableModule:
     except (TypeError, ValueError, RuntimeError, KeyError, OverflowError) as error:
         raise TwistFormatError(
             f"{str(folder)!r} holds weights that do not make a {card['form']} with the options "
-            f"{card['options']}: {error}"
+            f"{card['options']}; train it again, or use the version of tsmc_widgets that wrote it: "
+            f"{error}"
         ) from error
     twist.method = card["method"]
     twist.card = card

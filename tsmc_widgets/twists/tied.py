@@ -1,6 +1,7 @@
 """Heads tied to the base model's output embedding, for vocabularies of tens of thousands.
 
-Log psi(v) = <g(h), e_v> + b(h): a direction in the space in which the model tells tokens apart.
+Log psi(v) = <g(h), e_v> + a(h) u_v + b(h): a direction in the space in which the model tells tokens
+apart, and how much of what phi says of a token alone, u_v, counts here.
 An untied head of 50,000 rows learns each row from the few sequences that have its token; here all
 tokens learn together, and what a loss needs of a sum over the vocabulary is one vector, the mean
 of e_v under q, so that no table of (sequences, steps, vocabulary) is made.
@@ -49,7 +50,7 @@ class PerInput(nn.Linear):
 
 
 class TiedHead(nn.Module):
-    """<g(h), e_v> / width + b(h), with e_v the output embedding of unit mean square.
+    """<g(h), e_v> / width + a(h) u_v + b(h), with e_v the output embedding of unit mean square.
 
     The state h is divided by its root mean square; inputs after it come as they are. The embedding
     is the base model's own tensor, frozen, and no part of the parameters.
@@ -61,15 +62,18 @@ class TiedHead(nn.Module):
             adds at the end.
         width: of the layers between.
         depth: number of layers between; 0 makes g linear in h.
-        seed: of the first values of the layers between; g and b start at zero.
+        seed: of the first values of the layers between; g, a and b start at zero.
+        scores: u of each token, in [-1, 1]; None leaves a(h) u out.
     """
 
     embedding: Tensor
     scale: Tensor
+    scores: Tensor | None
 
     def __init__(
-        self, lm: LanguageModel, inputs: int, *, extra: int = 0, width: int, depth: int, seed: int
-    ) -> None:
+        self, lm: LanguageModel, inputs: int, *, extra: int = 0, width: int, depth: int, seed: int,
+        scores: Float[Tensor, " vocab"] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.hidden = inputs - extra
         embedding = output_embedding(lm)
@@ -84,7 +88,8 @@ class TiedHead(nn.Module):
             nn.init.zeros_(layer.bias)
             layers += [layer, nn.SiLU()]
         self.body = nn.Sequential(*layers).to(lm.device)
-        last = PerInput(width if depth else inputs, embedding.shape[1] + 1, LAST_GAIN)
+        outputs = embedding.shape[1] + (1 if scores is None else 2)
+        last = PerInput(width if depth else inputs, outputs, LAST_GAIN)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.last = last.to(lm.device)
@@ -94,16 +99,19 @@ class TiedHead(nn.Module):
         self.by_score = nn.Parameter(torch.zeros(1 + 2 * extra, device=lm.device))
         scale = embedding.square().mean().sqrt() * embedding.shape[1] / TILT_GAIN
         self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("scores", None if scores is None else scores.float().to(lm.device))
 
     def direction(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows width1"]:
-        """The vector (g, b), which multiplies the raw embedding and 1: (..., width + 1)."""
+        """The vector (g, a, b), which multiplies the raw embedding, u and 1; without u, (g, b)."""
         states = states.to(self.last.weight.dtype)
         hidden = states[..., : self.hidden]
         scale = torch.rsqrt(hidden.square().mean(-1, keepdim=True) + _EPS)
         states = torch.cat([hidden * scale, states[..., self.hidden :]], dim=-1)
         answer = self.last(self.body(states))
         b = answer[..., -1:] + LEVEL_GAIN * self._basis(states) @ self.by_score.unsqueeze(1)
-        return torch.cat([answer[..., :-1] / self.scale, b], dim=-1)
+        width = self.embedding.shape[1]
+        parts = [answer[..., :width] / self.scale, TILT_GAIN * answer[..., width:-1], b]
+        return torch.cat(parts, dim=-1)
 
     def _basis(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows basis"]:
         """1, the extra inputs, and these times the last of them, which is time."""
@@ -113,19 +121,25 @@ class TiedHead(nn.Module):
 
     def forward(self, states: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows vocab"]:
         """Values of every token."""
-        direction = self.direction(states)
-        return direction[..., :-1].to(self.embedding) @ self.embedding.T + direction[..., -1:]
+        direction, width = self.direction(states), self.embedding.shape[1]
+        values = direction[..., :width].to(self.embedding) @ self.embedding.T + direction[..., -1:]
+        return values if self.scores is None else values + direction[..., -2:-1] * self.scores
 
     def values(
         self, direction: Float[Tensor, "*#rows width1"], tokens: Int[Tensor, "*#rows"]
     ) -> Float[Tensor, "*rows"]:
         """Values of one token in each row."""
-        return (direction[..., :-1] * self.embedding[tokens]).sum(-1) + direction[..., -1]
+        width = self.embedding.shape[1]
+        values = (direction[..., :width] * self.embedding[tokens]).sum(-1) + direction[..., -1]
+        return values if self.scores is None else values + direction[..., -2] * self.scores[tokens]
 
     def mean_embedding(self, weights: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows width1"]:
-        """Sums of weights times (e_v, 1): all that a gradient needs of a sum over tokens."""
-        total = weights.sum(-1, keepdim=True)
-        return torch.cat([weights.to(self.embedding) @ self.embedding, total], dim=-1)
+        """Sums of weights times (e_v, u_v, 1): all that a gradient needs of a sum over tokens."""
+        weights = weights.to(self.embedding)
+        parts = [weights @ self.embedding, weights.sum(-1, keepdim=True)]
+        if self.scores is not None:
+            parts.insert(1, weights @ self.scores.unsqueeze(1))
+        return torch.cat(parts, dim=-1)
 
 
 def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
@@ -137,6 +151,22 @@ def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
             "as TableHeadTwist for a tiny vocabulary, or a model that load_language_model gives."
         )
     return embedding.float()
+
+
+@torch.no_grad()
+def token_scores(target: Target) -> Float[Tensor, " vocab"]:
+    """What the factors of whole texts say of each token alone, from -1 to 1 about their median.
+
+    A state of the model knows little of which tokens phi likes, and a direction in its embedding
+    has to learn that from sequences; phi itself is asked here, once about each token.
+    """
+    tokens = torch.arange(target.lm.vocab_size, device=target.lm.device).unsqueeze(1)
+    total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+    for part, beta in text_factors(target):
+        total += beta * so_far(part, tokens)
+    total -= total.median()
+    total = torch.where(total.isfinite(), total, total[total.isfinite()].min())
+    return (total / total.abs().max().clamp(min=1e-12)).float()
 
 
 class ScoredStates(BaseStates):
@@ -206,7 +236,7 @@ class ScoredStates(BaseStates):
 
 
 class TiedHeadTwist(NeuralTwist):
-    """Log psi_t(s_{<t}, .) = <g(h), e_v> + b(h): a head tied to the output embedding.
+    """Log psi_t(s_{<t}, .) = <g(h), e_v> + a(h) u_v + b(h): a head tied to the output embedding.
 
     For models of real vocabularies: of SmolLM2's 49,152 tokens it has 0.15 million parameters,
     where ``MLPHeadTwist`` has 29 million. Starts at psi = 1, so that the twist-induced proposal is
@@ -217,7 +247,8 @@ class TiedHeadTwist(NeuralTwist):
         width: of the layers between; 16, say, makes a head of low rank.
         depth: number of layers between; 0 makes g linear in the hidden state h.
         scored: a target whose factors of whole texts the head reads beside h, at the text so far:
-            see ``ScoredStates``. None reads h alone.
+            see ``ScoredStates``. They are also asked about each token alone, which makes u. None
+            reads h alone, and has no u.
         link: "log", or "sigmoid" for psi <= 1.
         seed: of the first values of the layers between.
     """
@@ -237,16 +268,21 @@ class TiedHeadTwist(NeuralTwist):
         link: str = "log",
         seed: int = 0,
     ) -> None:
+        is_read = isinstance(scored, Mapping)  # From a file, which brings what was measured.
         scored = _target_of(scored, lm)
         states: Any = BaseStates(lm) if scored is None else ScoredStates(scored)
-        extra = 0 if scored is None else SCORES
-        head = TiedHead(lm, states.width, extra=extra, width=width, depth=depth, seed=seed)
+        extra, scores = 0 if scored is None else SCORES, None
+        if scored is not None:
+            scores = torch.zeros(lm.vocab_size) if is_read else token_scores(scored)
+        head = TiedHead(
+            lm, states.width, extra=extra, width=width, depth=depth, seed=seed, scores=scores
+        )
         options = {"width": width, "depth": depth, "scored": scored is not None}
         super().__init__(lm, states, head, link, options)
         self.scored = scored
         if scored is not None:
             # One tensor, so that a file that is read into the buffer reaches the states.
-            states.level = states.measure(seed)
+            states.level = states.level if is_read else states.measure(seed)
             self.register_buffer("phi_level", states.level)
 
     def inputs(
