@@ -70,8 +70,8 @@ def state(**status):
         "one-star-review": measured("none", "shipped", "ctl", exact=None),
     }
     return {
-        "menu": menu(settings, {}), "settings": settings.to_dict(), "plan": plan, "results": results,
-        "status": told | status, "stem": "comparison", "ask": {},
+        "menu": menu(settings, {}), "settings": settings.to_dict(), "plan": plan,
+        "results": results, "status": told | status, "stem": "comparison", "ask": {},
     }  # fmt: skip
 
 
