@@ -277,7 +277,10 @@ class Rail(ipw.VBox):
             boxes.append(classed(ipw.VBox(list(fields)), "tw-fold"))
             unfold(phrase, boxes[-1])
             self.phrases[name] = phrase
-            said += [ipw.Label(SENTENCE[name]), phrase] if SENTENCE[name] else [phrase]
+            words = SENTENCE[name]
+            if said and words.startswith(";"):  # At the end of a line and not at the next one's start.
+                said[-1].add_class("tw-ends")
+            said += [ipw.Label(words.removeprefix("; ")), phrase] if words else [phrase]
         sentence = classed(ipw.Box(said), "tw-sentence")
         super().__init__([sentence, *boxes])
         self.add_class("tw-rail")
