@@ -12,6 +12,7 @@ import tsmc_widgets as tw
 from tsmc_widgets.evaluation.estimates import frame_of
 from tsmc_widgets.figures import power_figure
 from tsmc_widgets.smc.api import SMCSession
+from tsmc_widgets.widgets import twist_debugger
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,16 @@ def test_every_view_in_a_browser(debugger, page, tmp_path):
     page.locator("summary").first.click()
     assert "log φ" in page.locator(".td-table details li").first.inner_text()
     assert requests == [path.as_uri()]
+
+
+def test_a_large_model_has_a_first_view_of_few_particles(target, best, monkeypatch):
+    monkeypatch.setattr(twist_debugger, "TIED_FROM", target.lm.vocab_size)
+    options = {"trace": None, "seed": 0, "budget": lambda: 10**6, "prompts": []}
+    run = twist_debugger.DebugRun(target, best, None, **options)
+    for size in (4, 32):
+        run.step()
+        assert run.report.trace.num_particles == size
+    monkeypatch.setattr(twist_debugger, "TIED_FROM", target.lm.vocab_size + 1)
+    run = twist_debugger.DebugRun(target, best, None, **options)
+    run.step()
+    assert run.report.trace.num_particles == 32

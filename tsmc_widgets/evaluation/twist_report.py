@@ -166,9 +166,10 @@ class Stages:
 
     def __init__(
         self, target: Target, twist: Any, *, trace: SMCTrace | None = None, observed: Any = None,
-        seed: int = 0,
+        seed: int = 0, num_particles: int = NUM_PARTICLES,
     ) -> None:  # fmt: skip
         self.target, self.seed, self.notes = target, seed, []
+        self._size = num_particles
         self.twist = as_twist(twist)
         try:
             self._measure(trace, observed)
@@ -188,7 +189,7 @@ class Stages:
         if trace is None:
             runs = NUM_RUNS if observed is None else len(observed)
             self.trace = run_twist(
-                target, self.twist, num_runs=runs, num_particles=NUM_PARTICLES, seed=self.seed,
+                target, self.twist, num_runs=runs, num_particles=self._size, seed=self.seed,
                 observed=observed,
             )  # fmt: skip
         else:

@@ -278,7 +278,9 @@ class Rail(ipw.VBox):
             unfold(phrase, boxes[-1])
             self.phrases[name] = phrase
             words = SENTENCE[name]
-            if said and words.startswith(";"):  # At the end of a line and not at the next one's start.
+            if said and words.startswith(
+                ";"
+            ):  # At the end of a line and not at the next one's start.
                 said[-1].add_class("tw-ends")
             said += [ipw.Label(words.removeprefix("; ")), phrase] if words else [phrase]
         sentence = classed(ipw.Box(said), "tw-sentence")

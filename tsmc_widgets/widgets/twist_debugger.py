@@ -25,6 +25,7 @@ from tsmc_widgets.experiments.spec import RunSpec
 from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
+from tsmc_widgets.twists.forms import TIED_FROM
 from tsmc_widgets.widgets.controls import close_whole
 from tsmc_widgets.widgets.debug_record import encode, texts_of_rollouts, worst_prefixes
 from tsmc_widgets.widgets.front_end import DebugView
@@ -33,6 +34,7 @@ from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_of
 from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
 from tsmc_widgets.widgets.still import table
 
+FEW_PARTICLES = 4
 BUDGET = 200_000
 """Tokens of rollouts."""
 
@@ -70,7 +72,12 @@ class DebugRun(Steps):
         if self.target.is_conditional and self._trace is None:
             drawn = self.target.exact_samples(NUM_RUNS, seed=self.seed, progress=False)
             observed = drawn.observed
-        options = {"seed": self.seed, "observed": observed}
+        options: dict[str, Any] = {"seed": self.seed, "observed": observed}
+        if self._trace is None and self.target.lm.vocab_size >= TIED_FROM:
+            # A first view within seconds of what takes minutes on a real model.
+            few = Stages(self.target, self._twist, num_particles=FEW_PARTICLES, **options)
+            self.report, self.doing = few.report([], diagnosed=False), "running more particles"
+            yield
         self._own = Stages(self.target, self._twist, trace=self._trace, **options)
         self.report = self._own.report([], diagnosed=False)
         self.doing = "rolling out ψ*"
