@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
     "Python lines": 36_250,
-    "Python files": 123,
+    "Python files": 122,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 4,
