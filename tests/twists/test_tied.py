@@ -15,7 +15,7 @@ from tsmc_widgets.learning.samples import _terms, draw_samples, score
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.models import HuggingFaceLM
 from tsmc_widgets.twists import forms
-from tsmc_widgets.twists.tied import TiedHead, token_scores
+from tsmc_widgets.twists.tied import ScoredStates, TiedHead
 
 METHODS = ("ctl", "rl", "dpg", "sixo", "nvi", "ppo", "rl_sigma", "cd")
 
@@ -176,7 +176,7 @@ def test_a_scored_head_knows_what_phi_says_of_each_token(lm):
     phi = tw.TextFunction(lexicon)
     target = tw.Target(lm, phi, prompt="once upon a", num_steps=1)
     values = target.log_phi(torch.arange(lm.vocab_size).unsqueeze(1))
-    scores = token_scores(target).double()
+    scores = ScoredStates(target).token_scores().double()
     assert float(scores.abs().max()) == 1
     centred = values - values.median()
     torch.testing.assert_close(scores, centred / centred.abs().max(), rtol=1e-6, atol=1e-6)
@@ -187,6 +187,16 @@ def test_a_scored_head_knows_what_phi_says_of_each_token(lm):
     gap = (log_psi - values) - (log_psi - values).mean()
     weights = (log_p + values).softmax(-1)
     assert math.sqrt(float(weights @ gap**2)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("rules_out", "expected"), [(lambda text: "fox" not in text, 0), (lambda text: True, 0)]
+)
+def test_a_phi_that_rules_most_tokens_out_has_scores_all_the_same(lm, rules_out, expected):
+    phi = tw.TextFunction(lambda text: -math.inf if rules_out(text) else 1.5)
+    target = tw.Target(lm, phi, prompt="once upon a", num_steps=3)
+    twist = tw.TiedHeadTwist(lm, scored=target)
+    assert torch.equal(twist.head.scores, torch.full((lm.vocab_size,), expected).float())
 
 
 def psi_at_the_prompt(target, twist):

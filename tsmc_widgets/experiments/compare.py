@@ -358,15 +358,15 @@ TITLES = {
 
 def check_method(method: Any) -> str:
     """A method's name, or the folder of a saved twist as text; an error for anything else."""
+    names = [name for name in METHODS if name != "saved"]
+    if isinstance(method, str) and method in names:
+        return method
     if isinstance(method, str | Path) and (Path(method) / CARD).is_file():
         return str(method)
-    names = [name for name in METHODS if name != "saved"]
-    if not isinstance(method, str) or method not in names:
-        raise ValueError(
-            f"method must be one of {listed(names)}, or the folder of a saved twist; got "
-            f"{quoted(method)}."
-        )
-    return method
+    raise ValueError(
+        f"method must be one of {listed(names)}, or the folder of a saved twist; got "
+        f"{quoted(method)}."
+    )
 
 
 def method_fields(method: str) -> dict[str, str]:

@@ -153,22 +153,6 @@ def output_embedding(lm: LanguageModel) -> Float[Tensor, "vocab width"]:
     return embedding.float()
 
 
-@torch.no_grad()
-def token_scores(target: Target) -> Float[Tensor, " vocab"]:
-    """What the factors of whole texts say of each token alone, from -1 to 1 about their median.
-
-    A state of the model knows little of which tokens phi likes, and a direction in its embedding
-    has to learn that from sequences; phi itself is asked here, once about each token.
-    """
-    tokens = torch.arange(target.lm.vocab_size, device=target.lm.device).unsqueeze(1)
-    total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
-    for part, beta in text_factors(target):
-        total += beta * so_far(part, tokens)
-    total -= total.median()
-    total = torch.where(total.isfinite(), total, total[total.isfinite()].min())
-    return (total / total.abs().max().clamp(min=1e-12)).float()
-
-
 class ScoredStates(BaseStates):
     """Hidden states with two more inputs: log phi of the text so far, standardised, and t / T.
 
@@ -198,6 +182,21 @@ class ScoredStates(BaseStates):
         if len(finite) < 2 or float(finite.std()) == 0:
             return self.level
         return torch.stack([finite.mean(), finite.std()])
+
+    @torch.no_grad()
+    def token_scores(self) -> Float[Tensor, " vocab"]:
+        """What the factors say of each token alone, from -1 to 1 about their median.
+
+        A state of the model knows little of which tokens phi likes, and a direction in its
+        embedding has to learn that from sequences; phi itself is asked here, once about each token.
+        Tokens that it rules out count as the worst of the others.
+        """
+        log_phi = self._log_phi(torch.arange(self.lm.vocab_size, device=self.lm.device)[:, None])
+        finite = log_phi[log_phi.isfinite()]
+        if not len(finite):
+            return torch.zeros_like(log_phi).float()
+        scores = torch.where(log_phi.isfinite(), log_phi, finite.min()) - finite.median()
+        return (scores / scores.abs().max().clamp(min=1e-12)).float()
 
     def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, LookAheadCarry]:
         """The inputs after whole prefixes."""
@@ -273,7 +272,7 @@ class TiedHeadTwist(NeuralTwist):
         states: Any = BaseStates(lm) if scored is None else ScoredStates(scored)
         extra, scores = 0 if scored is None else SCORES, None
         if scored is not None:
-            scores = torch.zeros(lm.vocab_size) if is_read else token_scores(scored)
+            scores = torch.zeros(lm.vocab_size) if is_read else states.token_scores()
         head = TiedHead(
             lm, states.width, extra=extra, width=width, depth=depth, seed=seed, scores=scores
         )

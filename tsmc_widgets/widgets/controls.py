@@ -278,10 +278,8 @@ class Rail(ipw.VBox):
             unfold(phrase, boxes[-1])
             self.phrases[name] = phrase
             words = SENTENCE[name]
-            if said and words.startswith(
-                ";"
-            ):  # At the end of a line and not at the next one's start.
-                said[-1].add_class("tw-ends")
+            if said and words.startswith(";"):
+                said[-1].add_class("tw-ends")  # Else it could begin a line.
             said += [ipw.Label(words.removeprefix("; ")), phrase] if words else [phrase]
         sentence = classed(ipw.Box(said), "tw-sentence")
         super().__init__([sentence, *boxes])
