@@ -32,10 +32,10 @@ from tsmc_widgets.targets.checked import (
     check_bound,
     show_text,
 )
+from tsmc_widgets.targets.context import draw
 from tsmc_widgets.targets.functions import call_on_texts, function_name
 from tsmc_widgets.targets.notation import between, short_name, times
 from tsmc_widgets.targets.protocol import ConditionalPotential, log_indicator
-from tsmc_widgets.targets.sampling import draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
 
 

@@ -14,7 +14,6 @@ from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.notation import in_quotes
 from tsmc_widgets.targets.protocol import BoundOnly, ConditionalPotential
-from tsmc_widgets.targets.sampling import log_p_suffix
 from tsmc_widgets.targets.tokens import TokenPattern, check_pattern, quote, token_ids
 
 
@@ -143,15 +142,7 @@ def log_p_following(
     observed: Int[Tensor, "batch width"],
 ) -> Float[Tensor, " batch"]:
     """Log p0(o | prompt, s) of each row, in nats; after an absorbing EOS only EOS may follow."""
-    prompt = context.prompt_tokens.to(tokens.device).expand(len(tokens), -1)
-    length = prompt.shape[1]
-    log_p = log_p_suffix(
-        context.lm,
-        torch.cat([prompt, tokens, observed], dim=1),
-        length + tokens.shape[1],
-        prompt_length=length,
-        ending=context.ending,
-    )
+    log_p = context.log_p(torch.cat([tokens, observed], dim=1), tokens.shape[1])
     # Rounding in float32 must not break the bound that rejection relies on.
     return log_p.clamp(max=0.0)
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_integer
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
-from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.sampling import powered_samples
+from tsmc_widgets.targets.context import Context, powered_samples
 
 DEFAULT_BUDGET = 1_000_000
 SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
@@ -217,15 +216,7 @@ class _Search:
     def extend(self, size: int) -> None:
         """Draw and judge one batch; all or nothing of it is kept."""
         context = self.target.context
-        tokens, log_ratio = powered_samples(
-            context.lm,
-            context.prompt_tokens,
-            context.num_steps,
-            size,
-            power=self.target.power,
-            generator=self.generator,
-            ending=context.ending,
-        )
+        tokens, log_ratio = powered_samples(self.target, size, generator=self.generator)
         own = self.target.log_phi(tokens)
         log_phi = own + log_ratio
         worst = int(log_phi.argmax())

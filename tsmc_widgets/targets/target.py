@@ -41,7 +41,6 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.protocol import Potential, as_potential
-from tsmc_widgets.targets.sampling import log_p_suffix
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor | np.ndarray
 """Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
@@ -185,15 +184,7 @@ class Target:
     def log_p(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Alpha log p0(s | prompt) in nats, teacher-forced; after an end only EOS follows."""
         self._check_tokens(tokens, self.num_steps)
-        length = len(self.prompt_tokens)
-        prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), length)
-        log_p = log_p_suffix(
-            self.lm,
-            torch.cat([prompt, tokens], dim=1),
-            length,
-            prompt_length=length,
-            ending=self.ending,
-        )
+        log_p = self.context.log_p(tokens)
         return log_p if self.power == 1 else self.power * log_p
 
     def log_sigma_tilde(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
