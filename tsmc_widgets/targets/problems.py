@@ -27,12 +27,11 @@ from tsmc_widgets.targets.classifier import (
     TemperedReward,
     cached_classifier,
 )
-from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.grammar import JSONSchema
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.targets.tokens import ContainsToken
+from tsmc_widgets.targets.tokens import ContainsToken, Infilling
 
 Maker = Callable[[CachedClassifier | None], Potential]
 

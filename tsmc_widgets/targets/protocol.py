@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -172,6 +172,9 @@ class Potential:
         return powers[0] if len(powers) == 1 else Product(powers)
 
 
+Bound = TypeVar("Bound", bound="BoundOnly")
+
+
 class BoundOnly(Potential, kind=False):
     """A potential that knows its numbers only after ``bind``; equal to another of equal arguments.
 
@@ -180,13 +183,17 @@ class BoundOnly(Potential, kind=False):
 
     _context: Context | None = None
 
-    def bind(self, context: Context) -> BoundOnly:
-        """The same potential for one target."""
+    def bind(self: Bound, context: Context) -> Bound:
+        """The same potential for one target, which has what it asks for."""
         bound = copy.copy(self)
         for name in [name for name in vars(bound) if name in _cached_names(type(self))]:
             del bound.__dict__[name]
         bound._context = context
+        bound._look_up()
         return bound
+
+    def _look_up(self) -> None:
+        """Read at once what it needs of the target, and raise where the target lacks it."""
 
     @property
     def context(self) -> Context:

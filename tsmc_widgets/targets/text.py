@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
@@ -17,7 +18,6 @@ from tsmc_widgets.targets.checked import (
     raised_error,
     show_text,
 )
-from tsmc_widgets.targets.context import Context
 from tsmc_widgets.targets.protocol import BoundOnly
 
 Scope = Literal["continuation", "full"]
@@ -66,17 +66,15 @@ class TextPotential(BoundOnly, kind=False):
     def __init__(self, *, scope: Scope) -> None:
         check_one_of("scope", scope, ("continuation", "full"))
         self.scope = scope
-        self._cache: TextCache[float] = TextCache()
 
     def log_phi_of_texts(self, texts: Sequence[str]) -> Any:
         """Log phi of each text, in nats; the texts are distinct."""
         raise NotImplementedError
 
-    def bind(self, context: Context) -> TextPotential:
-        """The same potential for one target, with a cache of its own."""
-        bound = super().bind(context)
-        bound._cache = TextCache(self._cache.size)
-        return bound
+    @cached_property
+    def _cache(self) -> TextCache[float]:
+        """Of one target alone."""
+        return TextCache()
 
     def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """The texts that this potential sees."""
