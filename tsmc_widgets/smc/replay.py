@@ -165,7 +165,8 @@ def _step(
     _check_decisions(due, recorded("resampled"), ancestors, recorded("ancestors"), t)
     state = sampler.resampled(state, due, ancestors)
     table = trace.tables[t - 1] if config.top_k else None
-    drawn = NextTokens(*map(recorded, ("tokens", "log_p", "log_q", "log_psi")), table=table)
+    tokens, log_p, log_q, log_psi = map(recorded, ("tokens", "log_p", "log_q", "log_psi"))
+    drawn = NextTokens(tokens, log_p, log_q, log_psi, table)
     distinct = int(trace.columns.distinct[t - 1])
     return sampler.take(state, target, config, (due, ancestors), drawn, distinct)
 

@@ -222,7 +222,7 @@ class SupportsLogPhi(Protocol):
 
 
 def part_log_phi(
-    part: SupportsLogPhi,
+    part: Any,
     tokens: Int[Tensor, "batch steps"],
     context: Context | None,
     *,

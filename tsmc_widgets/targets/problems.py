@@ -233,7 +233,7 @@ def _infilling(num_tokens: int) -> Maker:
     return lambda _: Infilling(num_tokens=num_tokens)
 
 
-def _reward(**bounds: float) -> Maker:
+def _reward(**bounds: Any) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
 
 
@@ -548,7 +548,7 @@ PROBLEMS = Problems((*_TWINS, *_TOYS, *_SENTIMENTS, *_CONSTRAINED, *_PAPER))
 class OfProblem(Potential):
     """The potential of a named problem, whatever it is: ``OfProblem("rainy-week")`` makes that."""
 
-    def __new__(cls, problem: str) -> Potential:
+    def __new__(cls, problem: str) -> Any:
         """The problem's own potential."""
         return load_problem(problem).own_potential()
 
