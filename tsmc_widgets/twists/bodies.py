@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -59,8 +58,9 @@ class OwnStates(BaseStates):
 
     def __init__(self, lm: LanguageModel, body: nn.Module) -> None:
         """Step ``body``, which ``bare_copy`` made, as the base model is stepped."""
-        huggingface = importlib.import_module("tsmc_widgets.models.huggingface")
-        self.reader = huggingface.HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
+        from tsmc_widgets.models.huggingface import HuggingFaceLM
+
+        self.reader = HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
         self.width = hidden_width(self.reader)
 
     def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, Carry]:
