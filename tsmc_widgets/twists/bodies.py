@@ -19,7 +19,6 @@ from tsmc_widgets.errors import (
     import_extra,
     quoted,
 )
-from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.protocol import (
     Carry,
     LanguageModel,
@@ -92,7 +91,7 @@ def bare_copy(lm: LanguageModel, *, share: bool) -> nn.Module:
         UnsupportedModelError: the base model is none of transformers.
     """
     check_model(lm)
-    transformers = import_transformers("A twist with a body of its own")
+    transformers = import_extra("transformers", "hf", "A twist with a body of its own")
     model = optional(lm, "model")
     if not isinstance(model, transformers.PreTrainedModel):
         raise UnsupportedModelError(
