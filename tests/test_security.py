@@ -18,8 +18,8 @@ from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.targets.description import parse_potential
 from tsmc_widgets.widgets.code_editor import made_by_a_cell
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
-from tsmc_widgets.widgets.workbench_state import WorkbenchState
+from tsmc_widgets.widgets.workbench import WorkbenchState
+from tsmc_widgets.widgets.workbench_rail import ProblemPanel
 
 ROOT = Path(__file__).parents[1]
 STRANGER = "stranger_of_the_tests"
