@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
 from IPython.display import DisplayHandle, display
 
+from tsmc_widgets.widgets.controls import table
 from tsmc_widgets.widgets.record import Recorder, array
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -84,15 +84,6 @@ def still_of_run(trace: Any, run: int, options: dict[str, Any]) -> str:
         for s in header["samples"][:_TEXTS]
     ]
     return "".join(parts) + (table(("weight", "log φ", "text"), rows) if rows else "")
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows of texts under their heads."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    return f"<table>{row(heads, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
 def _curve(values: np.ndarray, name: str) -> str:

@@ -29,12 +29,11 @@ from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TIED_FROM
-from tsmc_widgets.widgets.controls import close_whole
+from tsmc_widgets.widgets.controls import close_whole, table
 from tsmc_widgets.widgets.front_end import DebugView
 from tsmc_widgets.widgets.offline import Part, write_page
 from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
 from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
-from tsmc_widgets.widgets.still import table
 
 FEW_PARTICLES = 4
 BUDGET = 200_000

@@ -41,8 +41,7 @@ from tsmc_widgets.targets.description import (
 from tsmc_widgets.targets.functions import find_function, register_function
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.code_editor import made_by_a_cell
-from tsmc_widgets.widgets.controls import Note, button, classed, cockpit
+from tsmc_widgets.widgets.controls import Note, button, classed, cockpit, made_by_a_cell
 from tsmc_widgets.widgets.particle_view import RunPanels
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
