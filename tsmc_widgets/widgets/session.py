@@ -21,8 +21,7 @@ import torch
 
 from tsmc_widgets.errors import Stopped, as_exception, message_of, stop_when
 from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
-from tsmc_widgets.widgets.front_end import FrontEnd, run_action
-from tsmc_widgets.widgets.still import Still
+from tsmc_widgets.widgets.front_end import FrontEnd, Still, run_action
 
 PUBLISH_SECONDS = 0.1
 """Shortest time between two reports of a run in progress."""
