@@ -12,7 +12,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,17 +256,6 @@ def _curve(values: np.ndarray, name: str) -> str:
     ends = f"{name}: {low:.3g} to {high:.3g}".replace("-", "−")
     data = base64.b64encode(svg.encode()).decode()
     return f'<p>{ends}<br><img alt="{ends}" src="data:image/svg+xml;base64,{data}"></p>'
-
-
-def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str:
-    """Run the action that a view asks for; returns the message of its error, or nothing."""
-    try:
-        act = asked.get("act")
-        check_one_of("act", act, acts)
-        acts[act]()
-    except Exception as error:  # noqa: BLE001 - shown where it was pressed
-        return message_of(error)
-    return ""
 
 
 class FrontEnd(ClosesWhole, anywidget.AnyWidget):
