@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tsmc_widgets.twists.forms import TIED_FROM
 from tsmc_widgets.widgets.controls import close_whole, table
 from tsmc_widgets.widgets.front_end import DebugView, Part, write_page
 from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.record import finite
 from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
 
 FEW_PARTICLES = 4
@@ -57,6 +59,9 @@ POWER = {
     "ess": ("ESS / K", "After the last step"),
     "accepted": ("share with φ > 0", "Of the sequences drawn"),
 }
+
+
+_finite = partial(finite, digits=17)
 
 
 class DebugRun(Steps):
@@ -356,11 +361,6 @@ def encode(
 
 def _rows(table: Any, names: Sequence[str]) -> Any:
     return table[list(names)].itertuples(index=False) if len(table) else ()
-
-
-def _finite(value: Any) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 def _heading(report: TwistReport) -> dict[str, Any]:
