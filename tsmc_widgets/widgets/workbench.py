@@ -37,6 +37,7 @@ from tsmc_widgets.targets.description import (
     models_of,
     named_functions,
     parse_problem,
+    prompt_text,
 )
 from tsmc_widgets.targets.functions import find_function, register_function
 from tsmc_widgets.targets.problems import PROBLEMS
@@ -557,7 +558,7 @@ class Workbench(RunPage):
         """Three different texts of the newest run, on which a typed function is tried."""
         trace = self.trace
         if trace is None or not trace.done or trace.prompt is None:
-            return [describe_problem(self._spec.problem)["prompt"]]
+            return [prompt_text(describe_problem(self._spec.problem)["prompt"])]
         return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:

@@ -18,6 +18,8 @@ from tsmc_widgets.targets.description import (
     describe_problem,
     is_conditional_kind,
     parts_of,
+    prompt_text,
+    with_text,
 )
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import shipped_twists
@@ -92,7 +94,7 @@ class ProblemPanel(Quiet):
         own = {
             "name": self._base,
             "model": fields["model"].value,
-            "prompt": fields["prompt"].value,
+            "prompt": with_text(self._prompt, fields["prompt"].value),
             "num_steps": fields["num_steps"].value,
             "potential": self.editor.parts,
         }
@@ -128,8 +130,10 @@ class ProblemPanel(Quiet):
         self._model_before: str | None = None
         self._form = described.get("form")
         self._kept = {name: described[name] for name in SETTINGS if name in described}
+        self._prompt = described["prompt"]
         with self._quietly():
             values = {"eos": "ignore"} | UNCHANGED | described
+            values["prompt"] = prompt_text(self._prompt)
             for name in ("model", "prompt", "num_steps", "eos", *UNCHANGED):
                 put(self.fields[name], values[name])
             self.editor.set(described["potential"])
@@ -221,7 +225,8 @@ def _problem_fields() -> dict[str, Any]:
             options=MODELS, continuous_update=False,
         ),
         "prompt": dress(
-            ipw.Combobox, "prompt s₀", "The text that every particle starts from",
+            ipw.Combobox, "prompt s₀",
+            "The text that every particle starts from; of a chat, what the user says",
             options=PROMPTS, continuous_update=False,
         ),
         "num_steps": dress(ipw.IntSlider, "tokens T", "Tokens to write", min=1, max=_LONGEST),
