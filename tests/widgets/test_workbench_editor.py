@@ -13,9 +13,8 @@ from tsmc_widgets.targets import functions
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_potential
 from tsmc_widgets.targets.protocol import term_of
 from tsmc_widgets.widgets.factor_editor import KINDS, PotentialEditor, kind_of
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
-from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.workbench import Workbench
+from tsmc_widgets.widgets.workbench_rail import ProblemPanel, SamplerPanel
 
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
 
