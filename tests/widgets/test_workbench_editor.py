@@ -58,6 +58,15 @@ CONTROLS = [
      "log p(name or folder 3 | s)"),
     ("the class that was observed", "observed", "1 star",
      {"kind": "ClassConditional", "model": STARS, "observed": "1 star"}, "log p(1 star | s)"),
+    ("sentiment (VADER)", "beta", 7.5,
+     {"kind": "TemperedReward", "reward": "vader/positive", "beta": 7.5, "reward_max": 1.0},
+     "7.5 positive(s)"),
+    ("sentiment (VADER)", "reward", "vader/negative",
+     {"kind": "TemperedReward", "reward": "vader/negative", "beta": 5, "reward_max": 1.0},
+     "5 negative(s)"),
+    ("sentiment (VADER)", "kind", "RewardThreshold",
+     {"kind": "RewardThreshold", "reward": "vader/positive", "at_least": 0},
+     "log 1[positive(s) ≥ 0]"),
     ("the potential of a named problem", "beta", 2.0,
      {"kind": "OfProblem", "problem": "rainy-week", "beta": 2}, "2 (−2 |days of rain − 2|)"),
     ("anything, as JSON", "json", '{"kind": "Constant", "value": 2}',
@@ -129,6 +138,24 @@ class TestPotential:
         assert (fields["beta"].layout.display, fields["eta"].layout.display) == (None, "none")
         fields["mode"].value = "at_least"
         assert (fields["beta"].layout.display, fields["eta"].layout.display) == ("none", None)
+
+    @pytest.mark.parametrize("name", [n for n in tw.PROBLEMS if "unhappy" in n or "sad" in n])
+    def test_sentiment_has_sliders(self, name):
+        parts = describe_problem(name)["potential"]
+        editor = PotentialEditor(parts, lambda: None)
+        fields = editor.rows[0].fields
+        tempered = parts[0]["kind"] == "TemperedReward"
+        assert editor.rows[0].kind.title == "sentiment (VADER)"
+        assert (fields["beta"].layout.display, fields["eta"].layout.display) == (
+            (None, "none") if tempered else ("none", None)
+        )
+        fields["reward"].value = "vader/positive"
+        fields["reward"].value = "vader/negative"
+        assert editor.parts == parts
+        fields["beta" if tempered else "eta"].value = 0.5
+        assert editor.parts != parts
+        other = {**parts[0], "scope": "full"}
+        assert PotentialEditor([other], lambda: None).rows[0].kind is KINDS[-1]
 
     def test_what_is_wrong_is_said_in_the_factor(self, editor):
         row = editor.add(KINDS[-1].start)

@@ -209,11 +209,11 @@ def _mode_menu(part: Part) -> ipw.Dropdown:
     )  # fmt: skip
 
 
-def _score(part: Part) -> Slider:
-    eta = part.get(_mode(part), 0.0)
+def _score(part: Part, most: float = 8.0, step: float = 0.1) -> Slider:
+    eta = part.get("at_least", part.get("at_most")) or 0.0
     return _control(
         Slider, "score η", "φ is 1 on this side of the score, else 0",
-        value=eta, min=min(-8.0, eta), max=max(8.0, eta), step=0.1, readout_format=".3g",
+        value=eta, min=min(-most, eta), max=max(most, eta), step=step, readout_format=".3g",
     )  # fmt: skip
 
 
@@ -225,6 +225,30 @@ def _read_hostility(_: Part, now: Mapping[str, Any]) -> Part:
     if mode == "tempered":
         return {"kind": "TemperedReward", "reward": HOSTILITY, "beta": beta}
     return {"kind": "RewardThreshold", "reward": HOSTILITY, mode: plain(now["eta"])}
+
+
+_SENTIMENTS = {"positive": "vader/positive", "negative": "vader/negative"}
+_SENTIMENT_MODES = {"exp(β score)": "TemperedReward", "score at least η": "RewardThreshold"}
+
+
+def _asks_sentiment(part: Part) -> bool:
+    """Whether the controls of sentiment can show a description."""
+    own = {"TemperedReward": {"beta", "reward_max"}, "RewardThreshold": {"at_least"}}
+    known = part.keys() - {"kind", "reward"} == own.get(part["kind"])
+    return known and part["reward"] in _SENTIMENTS.values() and part.get("reward_max", 1) == 1
+
+
+def _sentiment_menu(name: str, label: str, tooltip: str, options: Part) -> Control:
+    return Control(name, lambda part: _control(
+        ipw.Dropdown, label, tooltip, options=list(options.items()), value=part[name]
+    ))  # fmt: skip
+
+
+def _read_sentiment(_: Part, now: Mapping[str, Any]) -> Part:
+    part = {"kind": now["kind"], "reward": now["reward"]}
+    if now["kind"] == "TemperedReward":
+        return {**part, "beta": plain(now["beta"]), "reward_max": 1.0}
+    return {**part, "at_least": plain(now["eta"])}
 
 
 def _lengths(part: Part) -> ipw.IntRangeSlider:
@@ -310,6 +334,20 @@ KINDS: tuple[FactorKind, ...] = (
         fits=lambda part: bool(_mode(part)),
         read=_read_hostility,
         hidden=lambda part: ("beta",) if _mode(part).startswith("at_") else ("eta",),
+    ),
+    FactorKind(
+        title="sentiment (VADER)",
+        start={"kind": "TemperedReward", "reward": "vader/positive", "beta": 5, "reward_max": 1.0},
+        controls=(
+            _sentiment_menu("reward", "score", "How much VADER finds it so, from -1 to 1",
+                            _SENTIMENTS),
+            _sentiment_menu("kind", "asks for", "What is asked of the score", _SENTIMENT_MODES),
+            POWER,
+            Control("eta", partial(_score, most=1.0, step=0.05)),
+        ),
+        fits=_asks_sentiment,
+        read=_read_sentiment,
+        hidden=lambda part: ("eta",) if part["kind"] == "TemperedReward" else ("beta",),
     ),
     FactorKind(
         title="leads to a text (infilling)",
