@@ -178,6 +178,14 @@ class TestProblem:
         panel.set("rainy-week")
         assert "power" not in panel.described
 
+    def test_an_edited_chat_stays_a_chat(self):
+        panel = ProblemPanel("sad-answer", lambda: None)
+        assert panel.fields["prompt"].value == "Write the first line of a sad story."
+        panel.fields["prompt"].value = "Say <b>hello</b>."
+        assert panel.problem["prompt"] == [{"role": "user", "content": "Say <b>hello</b>."}]
+        panel.set("rainy-week")
+        assert panel.fields["prompt"].value == "sun"
+
     def test_an_edit_makes_it_ones_own_and_back(self, told):
         panel = ProblemPanel("one-star-review", lambda: told.append(1))
         panel.fields["num_steps"].value = 11

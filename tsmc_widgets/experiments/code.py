@@ -19,6 +19,7 @@ from tsmc_widgets.targets.description import (
     named_functions,
     observation_of,
     parts_of,
+    prompt_text,
     tempered_of,
 )
 from tsmc_widgets.targets.functions import TypedFunction, importable, registered_function
@@ -175,7 +176,7 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
     described = describe_problem(spec.problem)
     words: dict[str, Any] = {
         "model": spec.lm or described["model"],
-        "prompt": described["prompt"],
+        "prompt": prompt_text(described["prompt"]),
         "T": described["num_steps"],
         "EOS": described.get("eos", "ignore"),
         "φ": formula_of(described).removeprefix("log φ(s) = "),

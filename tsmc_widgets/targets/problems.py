@@ -48,7 +48,7 @@ class Problem:
         model: name of the base model: "storybook", "smollm2", a transformers name, or "table" for a
             toy.
         classifier: name of the classifier that judges texts; "" where phi needs none.
-        prompt: s_0.
+        prompt: s_0, or messages of a chat.
         num_steps: T.
         potential: makes phi, of the classifier or None.
         table: makes the toy's model; None for other models.
@@ -68,7 +68,7 @@ class Problem:
     summary: str
     teaches: str
     model: str
-    prompt: str
+    prompt: str | Sequence[Mapping[str, str]]
     num_steps: int
     potential: Maker = field(repr=False)
     classifier: str = ""
@@ -524,6 +524,14 @@ _SENTIMENTS = (
         "A rare indicator on a real model: Z is about 1e-3.",
         _reward(at_least=0.9),
         prompt=_STORY,
+    ),
+    _smollm2(
+        "sad-answer",
+        "a chat model's first line of a sad story: exp(-5 sentiment)",
+        "Steering an assistant: the prompt is a chat, and its answers are seldom sad enough.",
+        _tempered(5),
+        prompt=[{"role": "user", "content": "Write the first line of a sad story."}],
+        eos="absorb",
     ),
 )
 

@@ -11,7 +11,13 @@ import ipywidgets as ipw
 from tsmc_widgets.errors import TsmcError, message_of
 from tsmc_widgets.files import page_path
 from tsmc_widgets.models.checkpoint import INSTALL_SMOLLM2, SMOLLM2, has_smollm2, smollm2_file
-from tsmc_widgets.targets.description import SETTINGS, TABLE, describe_problem
+from tsmc_widgets.targets.description import (
+    SETTINGS,
+    TABLE,
+    describe_problem,
+    prompt_text,
+    with_text,
+)
 from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.widgets.controls import PROMPTS, Quiet, dress, menu, put, slider
 from tsmc_widgets.widgets.factor_editor import PotentialEditor, Typing
@@ -50,6 +56,7 @@ class ProblemPanel(Quiet):
         described = describe_problem(problem)
         self._form = described.get("form")
         self._kept = {name: described[name] for name in SETTINGS if name in described}
+        self._prompt = described["prompt"]
         self.fields = _fields(described)
         self.note = ipw.HTML()
         self.note.add_class("tw-note")
@@ -70,7 +77,7 @@ class ProblemPanel(Quiet):
         own = {
             "name": self._base,
             "model": fields["model"].value,
-            "prompt": fields["prompt"].value,
+            "prompt": with_text(self._prompt, fields["prompt"].value),
             "num_steps": fields["num_steps"].value,
             "potential": self.editor.parts,
         }
@@ -106,8 +113,10 @@ class ProblemPanel(Quiet):
         self._model_before = None
         self._form = described.get("form")
         self._kept = {name: described[name] for name in SETTINGS if name in described}
+        self._prompt = described["prompt"]
         with self._quietly():
             values = {"eos": "ignore"} | UNCHANGED | described
+            values["prompt"] = prompt_text(self._prompt)
             for name in ("model", "prompt", "num_steps", "eos", *UNCHANGED):
                 put(self.fields[name], values[name])
             self.editor.set(described["potential"])
@@ -197,8 +206,9 @@ def _fields(now: dict[str, Any]) -> dict[str, Any]:
             value=now["model"], options=MODELS, continuous_update=False,
         ),
         "prompt": dress(
-            ipw.Combobox, "prompt s₀", "The text that every particle starts from",
-            value=now["prompt"], options=PROMPTS, continuous_update=False,
+            ipw.Combobox, "prompt s₀",
+            "The text that every particle starts from; of a chat, what the user says",
+            value=prompt_text(now["prompt"]), options=PROMPTS, continuous_update=False,
         ),
         "num_steps": dress(
             ipw.IntSlider, "tokens T", "Tokens to write", value=now["num_steps"], min=1,

@@ -20,7 +20,12 @@ from tsmc_widgets.models.checkpoint import progress_told
 from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
-from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
+from tsmc_widgets.targets.description import (
+    describe_problem,
+    formula_of,
+    parse_problem,
+    prompt_text,
+)
 from tsmc_widgets.targets.functions import register_function
 from tsmc_widgets.twists.storage import save_twist
 from tsmc_widgets.widgets.code_editor import made_by_a_cell
@@ -400,7 +405,7 @@ class Workbench(RunPage):
         """Three different texts of the newest run, on which a typed function is tried."""
         trace = self.trace
         if trace is None or not trace.done or trace.prompt is None:
-            return [describe_problem(self._spec.problem)["prompt"]]
+            return [prompt_text(describe_problem(self._spec.problem)["prompt"])]
         return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:
