@@ -14,8 +14,9 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 36_250,
-    "Python files": 122,
+    "Python lines": 36_220,
+    "Python files": 120,
+    "modules with at most one importer": 33,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 4,

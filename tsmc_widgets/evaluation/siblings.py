@@ -19,7 +19,7 @@ from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.exact import Oracle, exact
 from tsmc_widgets.smc.prefixes import prefill_steps
 from tsmc_widgets.smc.proposals import Base
-from tsmc_widgets.targets.sampling import finished
+from tsmc_widgets.targets.context import finished
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.protocol import as_twist
 

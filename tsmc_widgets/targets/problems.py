@@ -27,12 +27,11 @@ from tsmc_widgets.targets.classifier import (
     TemperedReward,
     cached_classifier,
 )
-from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.grammar import JSONSchema
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.targets.tokens import ContainsToken
+from tsmc_widgets.targets.tokens import ContainsToken, Infilling
 
 Maker = Callable[[CachedClassifier | None], Potential]
 
@@ -234,7 +233,7 @@ def _infilling(num_tokens: int) -> Maker:
     return lambda _: Infilling(num_tokens=num_tokens)
 
 
-def _reward(**bounds: float) -> Maker:
+def _reward(**bounds: Any) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
 
 
@@ -557,7 +556,7 @@ PROBLEMS = Problems((*_TWINS, *_TOYS, *_SENTIMENTS, *_CONSTRAINED, *_PAPER))
 class OfProblem(Potential):
     """The potential of a named problem, whatever it is: ``OfProblem("rainy-week")`` makes that."""
 
-    def __new__(cls, problem: str) -> Potential:
+    def __new__(cls, problem: str) -> Any:
         """The problem's own potential."""
         return load_problem(problem).own_potential()
 

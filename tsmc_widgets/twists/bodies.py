@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,6 @@ from tsmc_widgets.errors import (
     import_extra,
     quoted,
 )
-from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.protocol import (
     Carry,
     LanguageModel,
@@ -59,8 +57,9 @@ class OwnStates(BaseStates):
 
     def __init__(self, lm: LanguageModel, body: nn.Module) -> None:
         """Step ``body``, which ``bare_copy`` made, as the base model is stepped."""
-        huggingface = importlib.import_module("tsmc_widgets.models.huggingface")
-        self.reader = huggingface.HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
+        from tsmc_widgets.models.huggingface import HuggingFaceLM
+
+        self.reader = HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
         self.width = hidden_width(self.reader)
 
     def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, Carry]:
@@ -92,7 +91,7 @@ def bare_copy(lm: LanguageModel, *, share: bool) -> nn.Module:
         UnsupportedModelError: the base model is none of transformers.
     """
     check_model(lm)
-    transformers = import_transformers("A twist with a body of its own")
+    transformers = import_extra("transformers", "hf", "A twist with a body of its own")
     model = optional(lm, "model")
     if not isinstance(model, transformers.PreTrainedModel):
         raise UnsupportedModelError(
