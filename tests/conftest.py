@@ -40,3 +40,11 @@ def checkpoint(tmp_path_factory):
     from models.checkpoints import make_checkpoint
 
     return cache(lambda name: make_checkpoint(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="session")
+def gpt2(checkpoint):
+    """A tiny transformers model with random weights, in float32."""
+    from tsmc_widgets.models import HuggingFaceLM
+
+    return HuggingFaceLM.from_pretrained(checkpoint("gpt2"))

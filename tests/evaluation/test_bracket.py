@@ -355,17 +355,6 @@ def test_rounding_stays_within_the_margin(storybook):
     assert float(gap.max()) < bracket_module.ROUNDING * torch.finfo(torch.float32).eps
 
 
-def test_smc_bounds_stand_on_both_sides(storybook):
-    """What is certain and what is estimated do not contradict each other."""
-    phi = tw.ClassProbability("storybook/stars", label=1)
-    target = tw.Target(storybook, phi, prompt="I bought this", num_steps=3)
-    bracket = bracket_log_z(target, max_tokens=3000)
-    samples = target.exact_samples(40, seed=0, progress=False)
-    bounds = tw.log_z_bounds(target, num_particles=16, num_runs=40, exact_samples=samples)
-    assert bracket.width < 0.5
-    assert bracket.contradiction(bounds) == ""
-
-
 def test_contradictions_are_told():
     target = bounded_table(3, 3, seed=1)
     bracket = bracket_log_z(target)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,24 +38,21 @@ def target():
     return hard.with_potential(hard.potential**0.5)
 
 
-def bounds_of_all(target, oracle, num_particles, seed=17):
-    """All repetitions in one run axis."""
-    return log_z_bounds(
-        target,
-        num_particles=num_particles,
-        num_runs=REPEATS * RUNS,
-        exact_samples=oracle.sample(REPEATS * RUNS, seed=4),
-        seed=seed,
-    )
+@pytest.fixture(scope="module")
+def bounds_of_all(target, oracle):
+    """Function of the number of particles: all repetitions in one run axis."""
+    samples = oracle.sample(REPEATS * RUNS, seed=4)
+    how = {"num_runs": REPEATS * RUNS, "exact_samples": samples, "seed": 17}
+    return cache(lambda num_particles: log_z_bounds(target, num_particles=num_particles, **how))
 
 
 def share(intervals, truth):
     return sum(low <= truth <= high for low, high in intervals) / len(intervals)
 
 
-def test_means_of_both_sides(target, oracle):
+def test_means_of_both_sides(oracle, bounds_of_all):
     """With one particle, E[log Z_hat] is F_q or G_q, a sum over all texts."""
-    bounds = bounds_of_all(target, oracle, 1)
+    bounds = bounds_of_all(1)
     f = float((oracle.log_p.exp() * oracle.log_phi).sum())
     g = float((oracle.log_sigma.exp() * oracle.log_phi).sum())
     for values, truth in ((bounds.lower_log_z, f), (bounds.upper_log_z, g)):
@@ -63,8 +61,8 @@ def test_means_of_both_sides(target, oracle):
 
 
 @pytest.mark.parametrize("num_particles", [8, 32])
-def test_pooled_estimates_of_both_sides(target, oracle, num_particles):
-    bounds = bounds_of_all(target, oracle, num_particles)
+def test_pooled_estimates_of_both_sides(oracle, bounds_of_all, num_particles):
+    bounds = bounds_of_all(num_particles)
     for values, reciprocal in ((bounds.lower_log_z, False), (bounds.upper_log_z, True)):
         rows = values.reshape(REPEATS, RUNS)
         intervals = [PooledOverRuns.of(row, reciprocal=reciprocal).interval() for row in rows]
@@ -72,11 +70,11 @@ def test_pooled_estimates_of_both_sides(target, oracle, num_particles):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_divergences(target, oracle, known):
+def test_divergences(target, oracle, bounds_of_all, known):
     """Both KLs of p0; the midpoint of bounds brings its gap along, so it covers more often."""
     drawn = draw_from(target, Sampler.of(None, None), REPEATS * RUNS, seed=9, first_run=0)
     scores = score_sequences(target, oracle.sample(REPEATS * RUNS, seed=4), Sampler.of(None, None))
-    bounds = bounds_of_all(target, oracle, 8)
+    bounds = bounds_of_all(8)
     truth = divergences(oracle, oracle.log_p)
     found = ([], [])
     for at in range(REPEATS):
@@ -137,10 +135,12 @@ def test_divergence_from_sigma_where_rejection_gives_both_parts(target, oracle, 
 
 
 @pytest.mark.parametrize("read", [LogZ.of, LogZ.pooled], ids=["means", "pooled"])
-def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle, read):
+def test_divergence_from_sigma_where_bounds_rest_on_its_samples(
+    target, oracle, bounds_of_all, read
+):
     """The upper bound and G read the same exact samples."""
     tokens = oracle.sample(REPEATS * RUNS, seed=4)
-    bounds = bounds_of_all(target, oracle, 2)
+    bounds = bounds_of_all(2)
     g = score_sequences(target, tokens, Sampler.of(None, None)).log_weight
     errors, values = [], []
     for at in range(REPEATS):
@@ -156,9 +156,9 @@ def test_divergence_from_sigma_where_bounds_rest_on_its_samples(target, oracle, 
 
 
 @pytest.mark.parametrize("num_runs", [1, 5, 20])
-def test_certified_bounds(target, oracle, num_runs):
+def test_certified_bounds(oracle, bounds_of_all, num_runs):
     """They hold log Z at 95 % at least, also with one particle and one run."""
-    bounds = bounds_of_all(target, oracle, 1)
+    bounds = bounds_of_all(1)
     ends = [
         LogZBounds.of(low, high, num_particles=1).certified()
         for low, high in zip(

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from multiprocessing import get_context
@@ -11,6 +10,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 from damage import flipped
+from gating import Gate
 from tqdm.auto import tqdm
 
 import tsmc_widgets as tw
@@ -214,29 +214,14 @@ def test_a_failure_is_tried_again_and_forgotten(tmp_path, monkeypatch):
     assert (len(table), len(table.failures)) == (1, 0)
 
 
-class Gate:
-    """Work that waits to be let through, one spec at a time."""
-
-    def __init__(self, monkeypatch):
-        self.started, self.open = threading.Semaphore(0), threading.Semaphore(0)
-        work = runs.work
-
-        def gated(*given):
-            self.started.release()
-            self.open.acquire()
-            return work(*given)
-
-        monkeypatch.setattr(runs, "work", gated)
-
-
 def test_cancel_keeps_what_is_done_and_what_runs(tmp_path, monkeypatch):
-    gate = Gate(monkeypatch)
+    gate = Gate(monkeypatch, runs, "work")
     with ThreadPoolExecutor(1) as executor:
         stream = tw.map_runs(toys(5), executor, tmp_path)
         gate.open.release()
         first = next(stream)
-        gate.started.acquire()
-        gate.started.acquire()
+        assert gate.has_begun()
+        assert gate.has_begun()
         assert stream.cancel() == 3
         gate.open.release()
         rest = list(stream)

@@ -99,27 +99,6 @@ def unit_target():
     return target
 
 
-def minimise(twist, loss):
-    """Minimise a function to convergence."""
-    optimiser = torch.optim.LBFGS(
-        twist.parameters(),
-        max_iter=3000,
-        max_eval=6000,
-        history_size=40,
-        tolerance_grad=1e-13,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure():
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
-
-
 def flat_gradient(twist, loss):
     return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twist.parameters()))])
 

@@ -27,16 +27,6 @@ class TestBytes:
         list(other.updates(5))
         assert not torch.equal(parameters(one), parameters(other))
 
-    @pytest.mark.parametrize("method", ["ctl", "ppo"])
-    def test_a_state_is_resumed_by_another_trainer(self, method):
-        whole, first, second = (make_trainer(method) for _ in range(3))
-        list(whole.updates(7))
-        list(first.updates(3))
-        second.load_state(first.state())
-        list(second.updates(4))
-        assert torch.equal(parameters(second), parameters(whole))
-        assert [u.losses for u in second.history] == [u.losses for u in whole.history]
-
     @pytest.mark.parametrize("method", ["ctl", "ppo", "rl"])
     def test_a_file_is_resumed_by_another_trainer(self, method, tmp_path):
         resumed(lambda: make_trainer(method), tmp_path / "training", 3, 4)

@@ -8,6 +8,7 @@ from learning.trainers import parameters, resumed
 from learning.worlds import EveryPair
 from smc.observed import ConditionalTables, infilling
 from smc.toys import table_target
+from targets.toys import ThreeTones
 
 import tsmc_widgets as tw
 from tsmc_widgets.learning import TwistTrainer
@@ -141,17 +142,10 @@ class TestRefused:
             make_trainer(target=power)
 
 
-class ThreeTones:
-    labels = ("low", "middle", "high")
-
-    def logits(self, texts):
-        return 0.5 * torch.tensor([[text.count("a"), 2.0, text.count("o")] for text in texts])
-
-
 @pytest.mark.parametrize("form", ["class, head", "tokens, body"])
 @pytest.mark.parametrize("method", ["ctl", "ppo"])
-def test_forms_on_a_transformers_model(form, method, checkpoint):
-    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
+def test_forms_on_a_transformers_model(form, method, gpt2):
+    lm = gpt2
     if form == "class, head":
         potential, twist = tw.ClassConditional(ThreeTones()), tw.ConditionalHeadTwist
         options = {"num_classes": 3}

@@ -19,9 +19,8 @@ from tsmc_widgets.twists.bodies import BodyTwist
 
 
 @pytest.fixture(scope="module")
-def target(checkpoint):
-    lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
-    return tw.Target(lm, tw.Constant(1.0), prompt=[1, 2], num_steps=4)
+def target(gpt2):
+    return tw.Target(gpt2, tw.Constant(1.0), prompt=[1, 2], num_steps=4)
 
 
 def random_tokens(size, seed=0):

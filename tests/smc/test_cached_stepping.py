@@ -28,11 +28,6 @@ def random_head(lm):
     return twist
 
 
-@pytest.fixture(scope="module")
-def gpt2(checkpoint):
-    return tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_records_are_what_whole_texts_give(architecture, checkpoint):
     lm = tw.HuggingFaceLM.from_pretrained(checkpoint(architecture))

@@ -107,8 +107,11 @@ def test_all_may_die():
     nothing = TablePhi(torch.full((3,) * 3, -math.inf, dtype=torch.float64))
     target = tw.Target(chain(), nothing, prompt="", num_steps=3)
     with pytest.warns(RuntimeWarning, match="3 of 3 runs died"):
-        trace = tw.run_smc(target, num_particles=4, num_runs=3)
+        trace = tw.run_smc(target, num_particles=4, num_runs=3, resampler="multinomial")
     assert trace.log_z.tolist() == [-math.inf] * 3
     assert bool((trace.weights == 0).all())
+    assert bool(trace.k_hat().isnan().all())
+    assert bool(trace.log_z_variance().isnan().all())
+    assert len(trace.to_frame()) == 3 * 4
     with pytest.raises(ValueError, match="weights are all zero"):
         trace.resampled_frame(seed=0)

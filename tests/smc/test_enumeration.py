@@ -42,13 +42,6 @@ def test_forward_smc_is_unbiased(name, scheme, rule):
     assert z == pytest.approx(z_of(target), rel=1e-12)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_forward_smc_is_unbiased_where_phi_is_often_zero(scheme):
-    target = table_target(2, 3, seed=3, zeros=0.5)
-    z = expected_z(target, resampler=scheme, **HOW)
-    assert z == pytest.approx(z_of(target), rel=1e-12)
-
-
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_conditional_smc_has_the_reciprocal_identity(name, rule):
@@ -122,8 +115,10 @@ def test_both_identities_hold_with_an_absorbing_eos(proposal):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_weighted_samples_are_properly_weighted(scheme):
     """E[Z_hat sum_k W_k f(s^k)] = Z E_sigma[f] for every f: here for each sequence's indicator."""
-    target = table_target(2, 3, seed=4, zeros=0.2)
+    target = table_target(2, 3, seed=3, zeros=0.5)
     oracle = EnumeratedOracle(target)
     found = expected_measure(target, resampler=scheme, **HOW)
     expected = oracle.log_sigma.exp() * math.exp(oracle.log_z)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    z = expected_z(target, resampler=scheme, **HOW)
+    assert z == pytest.approx(math.exp(oracle.log_z), rel=1e-12)

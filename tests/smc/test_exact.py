@@ -171,13 +171,12 @@ class TestRefused:
         with pytest.raises(BudgetError, match=match):
             tw.exact(table_target(3, 6, seed=0), max_sequences=100)
 
-    def test_a_large_vocabulary_is_told_before_the_model_reads(self, checkpoint, monkeypatch):
-        lm = tw.HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
-        target = tw.Target(lm, tw.Constant(), prompt="once", num_steps=4)
-        read = counted_reads(monkeypatch, lm)
+    def test_a_large_vocabulary_is_told_before_the_model_reads(self, gpt2, monkeypatch):
+        target = tw.Target(gpt2, tw.Constant(), prompt="once", num_steps=4)
+        read = counted_reads(monkeypatch, gpt2)
         with pytest.raises(BudgetError, match="at step 3 of 4"):
             tw.exact(target, max_sequences=10_000)
-        assert read == [lm.vocab_size]
+        assert read == [gpt2.vocab_size]
 
     def test_the_budget_counts_what_is_possible(self):
         """Forbidden transitions cost nothing: this chain has one text of each length."""

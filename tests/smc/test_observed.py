@@ -65,17 +65,6 @@ def test_a_run_is_what_it_is_alone(target, proposal, conditional):
             torch.testing.assert_close(getattr(one.columns, name), found, rtol=0, atol=1e-12)
 
 
-def test_the_optimal_twist_has_no_variance(target, log_z):
-    trace = tw.run_smc(
-        target,
-        num_particles=3,
-        observed=ONE_FOR_EACH,
-        twist=ConditionalTables.optimal(target),
-        proposal=tw.TwistInduced(),
-    )
-    torch.testing.assert_close(trace.log_z, log_z[ONE_FOR_EACH[:, 0]], rtol=0, atol=1e-10)
-
-
 def forward_and_backward(target, log_z):
     """z-scores of E[Z_hat / Z(o)] and conditional E[Z(o) / Z_hat], each against 1."""
     joint = target.exact_samples(RUNS, seed=2, progress=False)

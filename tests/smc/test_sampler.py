@@ -15,10 +15,6 @@ SCHEMES = ["multinomial", "residual", "stratified", "systematic"]
 RULES = [tw.Always(), tw.EveryNSteps(2), tw.ESSBelow(0.5), tw.ESSBelow(1.0), tw.Never()]
 
 
-def rule_name(rule):
-    return rule.describe()
-
-
 TARGETS = {
     "table": lambda: table_target(3, 4, seed=5),
     "zeros": lambda: table_target(3, 4, seed=6, zeros=0.4),
@@ -148,45 +144,9 @@ class TestStatistics:
     """Many runs in one batch, bad twists, an asymmetric phi; the tolerance is a z-score."""
 
     RUNS = 40_000
-    # Of identities that ``test_enumeration`` holds to 12 digits on smaller targets.
-    FEWER_RUNS = 10_000
-
-    @pytest.mark.parametrize("rule", RULES, ids=rule_name)
-    @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_forward_is_unbiased(self, scheme, rule):
-        target = table_target(3, 4, seed=11, zeros=0.1)
-        trace = tw.run_smc(
-            target,
-            num_particles=4,
-            num_runs=self.FEWER_RUNS,
-            twist=TableTwist.random(3, 4, seed=12),
-            proposal=tw.TwistInduced(),
-            resampler=scheme,
-            rule=rule,
-            seed=SCHEMES.index(scheme),
-            dead_runs="keep",
-        )
-        z = math.exp(EnumeratedOracle(target).log_z)
-        assert abs(z_score(trace.log_z.exp(), z)) < 4.5
-
-    @pytest.mark.parametrize("rule", RULES, ids=rule_name)
-    @pytest.mark.parametrize("proposal", [tw.Base(), tw.TwistInduced()], ids=["base", "twist"])
-    def test_conditional_reciprocal_is_unbiased(self, proposal, rule):
-        target = table_target(3, 4, seed=11)
-        oracle = EnumeratedOracle(target)
-        trace = tw.run_conditional_smc(
-            target,
-            retained=oracle.sample(self.FEWER_RUNS, seed=1),
-            num_particles=4,
-            twist=TableTwist.random(3, 4, seed=12),
-            proposal=proposal,
-            rule=rule,
-            seed=2,
-        )
-        assert abs(z_score((-trace.log_z).exp(), math.exp(-oracle.log_z))) < 4.5
 
     @pytest.mark.parametrize("eos", [False, True], ids=["fixed", "eos"])
-    @pytest.mark.parametrize("rule", RULES, ids=rule_name)
+    @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
     def test_variance_from_one_genealogy_is_unbiased(self, rule, eos):
         """E[Z_hat**2 V] = Var(Z_hat) (Lee and Whiteley 2018, theorem 1)."""
         target = eos_target() if eos else table_target(3, 4, seed=11)

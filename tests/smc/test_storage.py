@@ -83,6 +83,8 @@ class TestRefused:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no file .*nothing"):
             tw.SMCTrace.load(tmp_path / "nothing")
+        with pytest.raises(FileNotFoundError):
+            tw.SMCTrace.load(tmp_path)
 
     def test_every_truncation(self, path, tmp_path):
         data = path.read_bytes()
@@ -105,25 +107,16 @@ class TestRefused:
             assert torch.equal(loaded.columns.tokens, expected.columns.tokens)
             assert torch.equal(loaded.columns.log_weights, expected.columns.log_weights)
 
-    @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"a": 1}), b"PK\x03\x04"])
-    def test_foreign_bytes(self, content, tmp_path):
-        foreign = tmp_path / "foreign"
-        foreign.write_bytes(content)
-        with pytest.raises(TraceFormatError, match="can be loaded"):
-            tw.SMCTrace.load(foreign)
-
-    def test_a_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
-            tw.SMCTrace.load(tmp_path)
-
-    def test_other_archives(self, tmp_path):
+    def test_foreign_files(self, tmp_path):
+        for n, content in enumerate([b"", b"hello", pickle.dumps({"a": 1}), b"PK\x03\x04"]):
+            (tmp_path / f"{n}").write_bytes(content)
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             archive.writestr("header", "{}")
         np.savez(tmp_path / "b.npz", tokens=np.zeros(3))
         np.save(tmp_path / "c.npy", np.zeros(3))
-        for name in ("a.zip", "b.npz", "c.npy"):
-            with pytest.raises(TraceFormatError):
-                tw.SMCTrace.load(tmp_path / name)
+        for path in tmp_path.iterdir():
+            with pytest.raises(TraceFormatError, match=r"not a trace saved|different shapes"):
+                tw.SMCTrace.load(path)
 
     def test_pickled_arrays_are_never_run(self, path, tmp_path):
         class Bomb:

@@ -5,10 +5,8 @@ import math
 
 import pytest
 import torch
-from targets.test_exact_samples import p_value
 from targets.toys import TRANSITION, every, letters
 
-from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import exact
 from tsmc_widgets.targets import (
     ContainsToken,
@@ -93,34 +91,6 @@ def test_every_token_counts_after_the_end_too(name):
     marginals = exact(t).marginals().double()
     torch.testing.assert_close(marginals[0], torch.tensor(at_start, dtype=torch.float64))
     torch.testing.assert_close(marginals[-1], torch.tensor(at_end, dtype=torch.float64))
-
-
-def test_an_end_that_weighs_nothing_would_be_another_target():
-    free = sum(
-        p * math.exp(weigh(row[: row.index(EOS) + 1] if EOS in row else row))
-        for row, (p, _) in texts().items()
-    )
-    assert abs(math.log(free) - exact(target(POTENTIALS["row"])).log_z) > 0.1
-
-
-@pytest.mark.parametrize("name", ["row", "batch"])
-def test_exact_samples_weigh_the_end(name):
-    t = target(POTENTIALS[name])
-    samples = t.exact_samples(4000, seed=5, progress=False)
-    cells = torch.tensor(list(texts()))
-    sigma = torch.tensor([p * phi for p, phi in texts().values()], dtype=torch.float64)
-    assert p_value(samples.tokens, cells, sigma) > 1e-6
-    torch.testing.assert_close(samples.log_phi, weigh_all(samples.tokens))
-    assert abs(samples.log_z - sigma.sum().log()) / samples.log_z_standard_error < 4.5
-
-
-@pytest.mark.parametrize("name", POTENTIALS)
-def test_smc_weighs_the_end(name):
-    estimates = run_smc(
-        target(POTENTIALS[name]), num_particles=16, num_runs=400, seed=2
-    ).log_z.exp()
-    z = sum(p * phi for p, phi in texts().values())
-    assert abs(estimates.mean() - z) / (estimates.std() / math.sqrt(400)) < 4.5
 
 
 @pytest.mark.parametrize("name", POTENTIALS)

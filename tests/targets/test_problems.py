@@ -178,18 +178,6 @@ def test_eos_ends_texts_early_and_late():
     assert all("yes" in text.split() for text in texts)
 
 
-def test_one_token_infilling_is_p0_of_what_follows():
-    problem = tw.load_problem("one-token-infilling")
-    target = problem.target()
-    log_p = target.lm.log_prob(
-        torch.cat([torch.zeros(4**5, 1, dtype=torch.int64), every(4, 5)], dim=1), 1
-    )
-    masses = log_p.sum(1).exp()
-    for o in range(4):
-        expected = float(masses[every(4, 5)[:, -1] == o].sum())
-        assert math.exp(tw.exact(target.condition([o])).log_z) == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.slow
 def test_threshold_is_rare_and_within_reach():
     target = tw.load_problem("hostile-story-threshold").target()

@@ -8,7 +8,7 @@ from targets.toys import every, letters, words
 
 from tsmc_widgets.errors import ContextLengthError, UnknownTokenError, UnsupportedModelError
 from tsmc_widgets.models.tabular import TabularLM
-from tsmc_widgets.targets import AvoidsToken, Constant, ContainsToken, Continuation, Target
+from tsmc_widgets.targets import Constant, ContainsToken, Continuation, Target
 
 
 def test_log_sigma_tilde_is_log_p0_plus_log_phi():
@@ -31,22 +31,6 @@ def test_log_p_is_the_same_in_small_pieces(monkeypatch):
     monkeypatch.setattr("tsmc_widgets.targets.context.PIECE", 50)
     assert torch.equal(target.log_p(tokens), whole)
     assert target.log_p(tokens[:0]).shape == (0,)
-
-
-def test_absorbing_eos():
-    lm = letters(eos="c")
-    target = Target(lm, AvoidsToken("bb"), prompt="c", num_steps=3, eos="absorb")
-    tokens = every(3, 3)
-    assert target.absorbs_eos
-    assert target.eos_token_id == 2
-    assert abs(target.log_p(tokens).exp().sum() - 1) < 1e-12
-    short = torch.tensor([[0, 2, 2]])
-    step = lm.transition.log()
-    assert target.log_p(short).item() == pytest.approx((step[2, 0] + step[0, 2]).item())
-    assert target.log_p(torch.tensor([[0, 2, 1]])).item() == -torch.inf
-    ignoring = Target(lm, AvoidsToken("bb"), prompt="c", num_steps=3)
-    assert not ignoring.absorbs_eos
-    assert ignoring.log_p(torch.tensor([[0, 2, 1]])).isfinite().all()
 
 
 @pytest.mark.parametrize("prompt", ["ab", [0, 1], (0, 1), torch.tensor([0, 1])])

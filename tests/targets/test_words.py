@@ -78,15 +78,6 @@ def test_where_a_text_begins():
     assert r"write ``^\s*phone``" in MatchesRegex.__doc__
 
 
-def test_the_prompt_counts_in_full_scope_only():
-    lm = words()
-    tokens = torch.tensor([[1, 1]])
-    seen = Target(lm, ContainsWord("art", scope="full"), prompt="art", num_steps=2)
-    unseen = Target(lm, ContainsWord("art"), prompt="art", num_steps=2)
-    assert seen.log_phi(tokens).tolist() == [0.0]
-    assert unseen.log_phi(tokens).tolist() == [-torch.inf]
-
-
 def test_markup_in_symbols_is_text_like_any_other():
     lm = TabularLM.markov([0.5, 0.5], [[0.5, 0.5]] * 2, symbols=["<script>", "x"])
     target = Target(lm, MatchesRegex("x<script>"), prompt="", num_steps=2)

@@ -50,3 +50,12 @@ class Tone:
 
     def logits(self, texts):
         return torch.tensor([[1.0 + t.count("a") - 1.5 * t.count("c")] for t in texts])
+
+
+class ThreeTones:
+    """Three classes that tell texts of a tiny transformers model apart."""
+
+    labels = ("low", "middle", "high")
+
+    def logits(self, texts):
+        return 0.5 * torch.tensor([[text.count("a"), 2.0, text.count("o")] for text in texts])

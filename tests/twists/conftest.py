@@ -4,12 +4,6 @@ from twists.forms import LMS
 from tsmc_widgets.models import HuggingFaceLM
 
 
-@pytest.fixture(scope="session")
-def gpt2(checkpoint):
-    """A tiny transformers model with random weights, in float32."""
-    return HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
-
-
 @pytest.fixture(scope="session", params=LMS)
 def lm(request, checkpoint):
     """Base models of several architectures, one with a sliding window."""

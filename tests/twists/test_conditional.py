@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from targets.toys import ThreeTones
 from twists.forms import (
     CONDITIONAL,
     PROMPT_LENGTH,
     base_values,
     observations,
     random_texts,
-    stepped,
     stir,
 )
 
@@ -58,32 +58,6 @@ def test_observations_matter_and_a_condition_is_a_row_of_its_own(name, gpt2):
     rows = torch.tensor([0, 2, 3])
     torch.testing.assert_close(found[rows], one[rows], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[[1, 4]], two[[1, 4]], rtol=0, atol=1e-5)
-
-
-def test_a_run_records_what_teacher_forcing_gives(name, gpt2):
-    lm = gpt2
-    given = stir(CONDITIONAL[name](lm)).condition(observations(name)[1])
-    favoured = tw.TokenFunction(lambda tokens: 0.4 * (tokens % 3 == 0).sum(-1).double())
-    target = tw.Target(lm, favoured, prompt="once upon a", num_steps=7)
-    trace = tw.run_smc(
-        target, num_particles=16, twist=given, proposal=TwistInduced(), ess_threshold=0.95, seed=2
-    )
-    texts = trace.tokens.reshape(16, 7)
-    tokens = torch.cat([target.prompt_tokens.expand(16, -1), texts], dim=1)
-    with torch.no_grad():
-        forced = given.log_psi(tokens, PROMPT_LENGTH)[:, :-1]
-    recorded = trace.paths("log_psi").reshape(16, 7).float()[:, :-1]
-    torch.testing.assert_close(recorded, forced, rtol=0, atol=1e-4)
-    forced = given.log_psi_next(tokens, PROMPT_LENGTH)
-    expected = stepped(given, lm, tokens, PROMPT_LENGTH)
-    torch.testing.assert_close(forced, expected, rtol=0, atol=1e-4)
-
-
-class ThreeTones:
-    labels = ("low", "middle", "high")
-
-    def logits(self, texts):
-        return torch.tensor([[text.count("a"), 1.0, text.count("o")] for text in texts])
 
 
 def test_runs_under_different_observations_record_it_too(name, gpt2):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from smc.toys import chain, eos_target, table_target
+from smc.toys import chain, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.smc.exact import ChainOracle, ChainTwist, EnumeratedOracle, TreeTwist
@@ -45,43 +45,6 @@ def test_chain_keeps_the_contract():
     assert isinstance(twist, ChainTwist)
     for seed in range(3):
         check_twist(twist, target.lm, prompt_length=2, seed=seed, tolerance=0.0)
-
-
-def test_chain_and_tree_are_one_twist():
-    target = chain_target()
-    by_automaton = tw.exact(target).optimal_twist()
-    by_enumeration = EnumeratedOracle(target).optimal_twist()
-    assert isinstance(by_automaton, ChainTwist)
-    tokens = torch.cartesian_prod(*[torch.arange(3)] * 4)
-    tokens = torch.cat([torch.tensor([[0, 1]]).expand(81, 2), tokens], dim=1)
-    found, expected = by_automaton.log_psi(tokens, 2), by_enumeration.log_psi(tokens, 2)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "target",
-    [table_target(3, 4, seed=2), table_target(2, 4, seed=3, zeros=0.4), eos_target()],
-    ids=["table", "zeros", "eos"],
-)
-def test_tree_is_the_mean_of_what_follows(target):
-    """psi*_t = sum_v p0(v | s_{1:t}) psi*_{t+1}, with psi*_0 = Z."""
-    oracle = EnumeratedOracle(target)
-    twist = oracle.optimal_twist()
-    prompt = target.prompt_tokens
-    tokens = torch.cat([prompt.expand(len(oracle.tokens), -1), oracle.tokens], dim=1)
-    log_psi = twist.log_psi(tokens, len(prompt))
-    before = torch.full((len(tokens),), oracle.log_z, dtype=torch.float64)
-    for t in range(target.num_steps):
-        prefix = tokens[:, : len(prompt) + t]
-        lm_step = target.lm.prefill(prefix)
-        joint = lm_step.log_probs + twist.prefill(prefix, lm_step).log_psi_next
-        ended = torch.zeros(len(tokens), dtype=torch.bool)
-        if target.absorbs_eos:
-            ended = (oracle.tokens[:, :t] == target.eos_token_id).any(1)
-        mean = torch.where(ended, before, torch.logsumexp(joint, dim=1))
-        torch.testing.assert_close(mean, before, rtol=0, atol=1e-12)
-        before = log_psi[:, t]
-    torch.testing.assert_close(before, oracle.log_phi, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("oracle", [tw.exact, EnumeratedOracle], ids=["chain", "tree"])

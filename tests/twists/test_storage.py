@@ -210,23 +210,19 @@ def test_the_base_model_may_have_another_dtype(dtype, lm, checkpoint, tmp_path):
     assert same_weights(tw.load_twist(tmp_path, other), twist)
 
 
-def scaled_copy(lm, checkpoint):
-    other = HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
-    with torch.no_grad():
-        next(other.model.parameters()).mul_(1.001)
-    return other
-
-
 def test_another_base_model_is_refused(gpt2, checkpoint, tmp_path):
     tw.save_twist(tw.LinearHeadTwist(gpt2), tmp_path / "twist")
     wide = make_checkpoint("gpt2", tmp_path / "wide", n_embd=64)
     large = make_checkpoint("gpt2", tmp_path / "large", vocab_size=70)
+    scaled = HuggingFaceLM.from_pretrained(checkpoint("gpt2"))
+    with torch.no_grad():
+        next(scaled.model.parameters()).mul_(1.001)
     others = [
         (HuggingFaceLM.from_pretrained(checkpoint("llama")), "type of model gpt2, .* has llama"),
         (HuggingFaceLM.from_pretrained(wide), "width of the hidden state 32, .* has 64"),
         (HuggingFaceLM.from_pretrained(large), "vocabulary 62, .* has 70"),
         (tw.TabularLM.random(3, 4, seed=0), "kind of model HuggingFaceLM, .* has TabularLM"),
-        (scaled_copy(gpt2, checkpoint), "same type and sizes but with other weights"),
+        (scaled, "same type and sizes but with other weights"),
     ]
     for lm, message in others:
         with pytest.raises(TwistFormatError, match=rf"belongs to another base model.*{message}"):

@@ -1,7 +1,6 @@
 """The comparing widget without a browser: presses in, tables and status out, nothing lost."""
 
 import html.parser
-import threading
 import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -9,6 +8,7 @@ from contextlib import ExitStack, closing
 import numpy as np
 import pandas as pd
 import pytest
+from gating import Gate
 from widgets.conftest import press
 
 import tsmc_widgets as tw
@@ -35,18 +35,10 @@ def make(tmp_path):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Runs that wait for a permit each, and say when they begin."""
-    permits, entered = threading.Semaphore(0), threading.Semaphore(0)
-    work = runs.work
-
-    def gated(*args):
-        entered.release()
-        assert permits.acquire(timeout=SECONDS)
-        return work(*args)
-
-    monkeypatch.setattr(runs, "work", gated)
-    yield permits, entered
-    permits.release(99)
+    """Runs that wait for a permit each."""
+    gate = Gate(monkeypatch, runs, "work")
+    yield gate
+    gate.open.release(99)
 
 
 def settled(session):
@@ -105,33 +97,31 @@ def test_what_is_stored_fills_in_without_a_press_and_is_not_done_again(make, mon
 
 
 def test_pause_ends_what_runs_and_start_goes_on(make, gate):
-    permits, entered = gate
     session = make(workers=1)
     session.start()
-    assert entered.acquire(timeout=SECONDS)
+    assert gate.has_begun()
     press(session, "pause")
     assert session.state == "pausing"
-    permits.release()
+    gate.open.release()
     assert session.wait(SECONDS)
     assert session.state == "paused"
     assert len(session.table) == 1
-    permits.release(99)
+    gate.open.release(99)
     press(session, "start")
     assert settled(session).status["state"] == "done"
     assert len(session.table) == 4
 
 
 def test_controls_are_locked_while_runs_are_under_way(make, gate):
-    permits, entered = gate
     session = make()
     session.start()
-    assert entered.acquire(timeout=SECONDS)
+    assert gate.has_begun()
     with pytest.raises(RuntimeError, match="pause or cancel"):
         session.set(seeds=4)
     session.view.settings = session.view.settings | {"seeds": 4}
     assert session.view.settings["seeds"] == 2
     press(session, "cancel")
-    permits.release(99)
+    gate.open.release(99)
     assert session.wait(SECONDS)
     assert session.state == "cancelled"
     kept = len(session.table)
@@ -142,12 +132,11 @@ def test_controls_are_locked_while_runs_are_under_way(make, gate):
 
 
 def test_a_means_of_some_seeds_is_shown_as_such(make, gate):
-    permits, entered = gate
     session = make(seeds=3, workers=1)
     session.start()
-    permits.release(4)
+    gate.open.release(4)
     for _ in range(5):
-        assert entered.acquire(timeout=SECONDS)
+        assert gate.has_begun()
     session._results_due = 0.0
     session._shown = session._reported = None
     session._show(session.live.progress)
@@ -155,7 +144,7 @@ def test_a_means_of_some_seeds_is_shown_as_such(make, gate):
     assert found["none"][8] == 2
     assert letters(session)["rainy-week", "none"] == "ddr"
     assert not any(cell[9] for cell in session.view.results["rainy-week"]["cells"])
-    permits.release(99)
+    gate.open.release(99)
     assert settled(session)
     assert cells(session.view, "rainy-week", "KL(σ||q)")["none"][8] == 3
 
@@ -317,12 +306,11 @@ def test_a_problem_described_in_place_is_compared_too(make):
 
 
 def test_one_comparison_at_a_time(make, gate):
-    permits, entered = gate
     session = make()
     session.start()
-    assert entered.acquire(timeout=SECONDS)
+    assert gate.has_begun()
     make()
-    permits.release(99)
+    gate.open.release(99)
     assert session.wait(SECONDS)
     assert session.state == "cancelled"
 

@@ -1,9 +1,9 @@
 """The training widget without a browser: controls and presses in, curves and status out."""
 
 import re
-import threading
 
 import pytest
+from gating import Gate
 from widgets.conftest import press
 
 import tsmc_widgets as tw
@@ -54,26 +54,18 @@ def test_start_trains_and_a_second_start_goes_on(session):
 
 
 def test_pause_acts_within_one_update_and_stop_keeps_all(session, monkeypatch):
-    permits, entered = threading.Semaphore(0), threading.Semaphore(0)
-    update = MethodRun.update
-
-    def gated(self):
-        entered.release()
-        assert permits.acquire(timeout=20)
-        update(self)
-
-    monkeypatch.setattr(MethodRun, "update", gated)
+    gate = Gate(monkeypatch, MethodRun, "update")
     session.start()
-    assert entered.acquire(timeout=30)
+    assert gate.has_begun()
     press(session, "pause")
-    permits.release()
+    gate.open.release()
     assert session.wait(20)
     assert session.view.status["state"] == "paused"
     assert len(session.trainers["ctl"].history) == 1
     press(session, "start")
-    assert entered.acquire(timeout=20)
+    assert gate.has_begun()
     press(session, "stop")
-    permits.release(99)
+    gate.open.release(99)
     assert session.wait(20)
     assert session.view.status["state"] == "stopped"
     assert len(session.trainers["ctl"].history) == 2
