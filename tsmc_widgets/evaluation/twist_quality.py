@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -24,15 +24,12 @@ from tsmc_widgets.evaluation.estimates import (
     MeanOverRuns,
     PooledOverRuns,
     frame_of,
-    mean_within,
     percentiles,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
-from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
-from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.sampling import base_samples, finished
 from tsmc_widgets.targets.target import Target, check_target
@@ -271,83 +268,6 @@ def log_psi_path(
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
 
 
-def increment_variance(trace: SMCTrace) -> pd.DataFrame:
-    """How uneven each step makes the weights, as a mean over runs with its 95 % interval.
-
-    Columns: t; variance, that of the log increment among living particles, weighted as they stood
-    before the step (nats squared), with low and high, as of ``mean_within``; relative_variance,
-    that of the increment itself over its squared mean, which is what the step costs (0 is free);
-    and num_runs. Runs in which all particles died before a step are left out of it.
-    """
-    columns, records = trace.columns, []
-    for t in range(trace.steps_done):
-        before = columns.log_weights[:, t - 1] if t else torch.zeros_like(columns.log_p[:, 0])
-        before = torch.where(columns.resampled[:, t].unsqueeze(1), 0.0, before)
-        weights = numerics.normalise(before)
-        alive = weights.sum(1) > 0
-        spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
-        mean = dict(zip(("variance", "low", "high"), mean_within(spread), strict=True))
-        more = {"relative_variance": float(relative.mean()), "num_runs": len(spread)}
-        records.append({"t": t + 1} | mean | more)
-    return frame_of(records)
-
-
-def shares_of_particles(traces: Sequence[SMCTrace]) -> dict[str, Float64[Tensor, "runs steps"]]:
-    """ESS and surviving ancestors of all runs of some traces, as shares of K.
-
-    An ancestor survives if a particle of the last step descends from it.
-    """
-    survivors = [genealogy.surviving_ancestors(trace.columns.ancestors) for trace in traces]
-    columns = {
-        "ESS": [trace.columns.ess for trace in traces],
-        "surviving ancestors": survivors,
-    }
-    size = traces[0].num_particles
-    return {name: torch.cat(parts).double() / size for name, parts in columns.items()}
-
-
-def profiles(trace: SMCTrace) -> pd.DataFrame:
-    """ESS and surviving ancestors as shares of K, step by step, with 95 % intervals over runs.
-
-    Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low and high, as of
-    ``mean_within``, num_runs, num_particles. At T all survive, by definition.
-    """
-    records = []
-    for quantity, shares in shares_of_particles([trace]).items():
-        for t, share in enumerate(shares.T.contiguous(), start=1):
-            row = dict(zip(("mean", "low", "high"), mean_within(share, 1.0), strict=True))
-            if quantity == "surviving ancestors" and t == trace.steps_done and len(share) > 1:
-                row |= {"low": 1.0, "high": 1.0}
-            counts = {"num_runs": len(share), "num_particles": trace.num_particles}
-            records.append({"t": t, "quantity": quantity} | row | counts)
-    return frame_of(records)
-
-
-def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
-    """What each run alone says of its own quality, one row a run.
-
-    Columns: run; log_z in nats; single_run_variance, the run's own estimate of the variance of its
-    log Z_hat (``SMCTrace.log_z_variance``; may be negative; NaN where one run cannot tell, as under
-    systematic resampling); k_hat, the Pareto shape of the last
-    weights (averages cannot be trusted above about 0.7); ess and survivors, the last ESS and the
-    first step's surviving ancestors, as shares of K. The true variance over runs is that of log_z.
-    """
-    variance = torch.full((trace.num_runs,), math.nan, dtype=torch.float64)
-    if trace.tells_variance:
-        variance[:] = torch.as_tensor(trace.log_z_variance(lag=lag))
-    k_hat = torch.as_tensor(trace.k_hat(), dtype=torch.float64).reshape(-1)
-    survivors = genealogy.surviving_ancestors(trace.columns.ancestors)[:, 0]
-    columns = {
-        "run": torch.arange(trace.num_runs),
-        "log_z": trace.columns.log_z[:, -1],
-        "single_run_variance": variance,
-        "k_hat": k_hat,
-        "ess": trace.columns.ess[:, -1] / trace.num_particles,
-        "survivors": survivors / trace.num_particles,
-    }
-    return frame_of({name: values.numpy() for name, values in columns.items()})
-
-
 @torch.no_grad()
 def step_divergences(target: Target, twist: Any, oracle: EnumeratedOracle) -> pd.DataFrame:
     """KL(sigma_t || pi_t) of every step by enumeration, in nats: columns t, value, low, high, kind.
@@ -462,22 +382,6 @@ def _rolled(
     rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
     own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)
     return numerics.logmeanexp(rolled), numerics.logmeanexp(own)
-
-
-def _spread(
-    weights: Float64[Tensor, "runs particles"], increments: Float64[Tensor, "runs particles"]
-) -> tuple[Float64[Tensor, " runs"], Float64[Tensor, " runs"]]:
-    """Weighted variance of log increments that are finite, and relative variance of all."""
-    alive = torch.isfinite(increments) & (weights > 0)
-    living = torch.where(alive, weights, 0.0)
-    living = living / living.sum(1, keepdim=True).clamp(min=1e-300)
-    logs = torch.where(alive, increments, 0.0)
-    mean = (living * logs).sum(1, keepdim=True)
-    variance = (living * (logs - mean) ** 2).sum(1)
-    peak = torch.where(alive, increments, -math.inf).amax(1, keepdim=True)
-    ratio = torch.where(alive, (increments - torch.where(alive.any(1, True), peak, 0.0)).exp(), 0.0)
-    first, second = (weights * ratio).sum(1), (weights * ratio**2).sum(1)
-    return variance, second / (first**2).clamp(min=1e-300) - 1
 
 
 RESAMPLES = 2000

@@ -15,6 +15,7 @@ from tsmc_widgets.errors import ModelOutputError, TsmcError, as_list, check_inte
 from tsmc_widgets.evaluation.bellman import BellmanError, Population, bellman_error, run_twist
 from tsmc_widgets.evaluation.diagnosis import Diagnosis, Finding, fit
 from tsmc_widgets.evaluation.estimates import frame_of
+from tsmc_widgets.evaluation.run_quality import increment_variance, profiles
 from tsmc_widgets.evaluation.siblings import (
     ORACLE_BUDGET,
     ROLLOUTS,
@@ -28,8 +29,6 @@ from tsmc_widgets.evaluation.siblings import (
 from tsmc_widgets.evaluation.twist_quality import (
     bootstrap,
     estimate_step_divergences,
-    increment_variance,
-    profiles,
     rank_correlation,
     step_divergences,
 )
