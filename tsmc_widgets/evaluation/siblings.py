@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from tsmc_widgets import numerics
@@ -159,38 +159,79 @@ def read_again(target: Target, family: Family, twist: Any) -> Family:
     return replace(family, log_psi=torch.where(family.log_psi.isnan(), math.nan, log_psi))
 
 
-def solve(target: Target, family: Family, oracle: Oracle) -> Family:
-    """The family with exact log psi*."""
-    tokens = family.tokens.flatten(0, 1)
-    prompt = target.prompt_tokens.cpu().expand(len(tokens), -1)
-    log_psi = oracle.optimal_twist().log_psi(torch.cat([prompt, tokens], 1), prompt.shape[1])
-    log_star = log_psi[:, -1].double().reshape(family.log_psi.shape)
-    return replace(family, log_star=log_star, error=torch.zeros_like(log_star))
+@torch.no_grad()
+def rollout_log_phi(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> Float64[Tensor, "n rollouts"]:
+    """Log phi of sequences that p0 ends each prefix with; of the prefixes if all have ended.
+
+    With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
+    """
+    if bool(have_ended(target, begun).all()):
+        log_phi = target.log_phi_given(target.whole(begun), observed)
+        return log_phi.cpu().unsqueeze(1).expand(-1, rollouts)
+    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
+    if observed is not None:
+        observed = observed.repeat_interleave(rollouts, 0)
+    log_phi = target.log_phi_given(tokens.flatten(0, 1), observed)
+    return (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
 
 
-def roll_out_family(
-    target: Target, family: Family, *, rollouts: int = ROLLOUTS, seed: int = 0
-) -> Family:
-    """The family with log psi* estimated by the mean of phi over sequences that p0 ends it with.
+def have_ended(target: Target, begun: Int[Tensor, "n t"]) -> Bool[Tensor, " n"]:
+    """Which prefixes are T tokens long or have ended, so that phi of them is known."""
+    return target.over(begun)[:, -1] | (begun.shape[1] == target.num_steps)
 
-    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0.
+
+def estimate_psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes by the mean of phi over rollouts, and its standard error to first order.
+
+    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0. The error is
+    NaN where no rollout has phi > 0.
     """
     check_integer("rollouts", rollouts, at_least=2)
-    device = target.lm.device
-    generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_500 + family.t)
-    begun = family.tokens.flatten(0, 1).to(device)
-    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
-    flat = tokens.flatten(0, 1)
-    observed = family.observed
-    if observed is not None:
-        observed = observed.repeat_interleave(len(flat) // len(observed), 0)
-    log_phi = target.log_phi_given(flat, observed)
-    log_phi = (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
+    log_phi = rollout_log_phi(target, begun, rollouts, generator, observed)
     mean = numerics.logmeanexp(log_phi)
     shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()
-    error = (shares.std(1) / math.sqrt(rollouts)).clamp(min=1 / rollouts)
-    shape = family.log_psi.shape
-    return replace(family, log_star=mean.reshape(shape), error=error.reshape(shape))
+    return mean, (shares.std(1) / math.sqrt(rollouts)).clamp(min=1 / rollouts)
+
+
+def psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    oracle: Oracle | None,
+    *,
+    rollouts: int = ROLLOUTS,
+    seed: int = 0,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes of one length and its standard error: by the oracle or by rollouts."""
+    if oracle is not None:
+        length = len(target.prompt_tokens)
+        log_psi = oracle.optimal_twist().log_psi(target.after_prompt(begun), length)
+        log_star = log_psi[:, -1].double()
+        return log_star, torch.zeros_like(log_star)
+    device = target.lm.device
+    generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_500 + begun.shape[1])
+    return estimate_psi_star(target, begun.to(device), rollouts, generator, observed)
+
+
+def with_star(target: Target, family: Family, oracle: Oracle | None, **how: Any) -> Family:
+    """The family with its log psi*; ``how`` are ``rollouts`` and ``seed`` of ``psi_star``."""
+    if family.observed is not None:
+        how["observed"] = family.observed.repeat_interleave(family.tokens.shape[1], 0)
+    found = psi_star(target, family.tokens.flatten(0, 1), oracle, **how)
+    log_star, error = (values.reshape(family.log_psi.shape) for values in found)
+    return replace(family, log_star=log_star, error=error)
 
 
 def rollout_texts(
@@ -213,10 +254,7 @@ def fill_in(
     """Each family with its log psi*: exact where the oracle reaches, else rolled out."""
     oracle = reachable_oracle(target)
     for family in families:
-        if oracle is not None:
-            yield solve(target, family, oracle)
-        else:
-            yield roll_out_family(target, family, rollouts=rollouts, seed=seed)
+        yield with_star(target, family, oracle, rollouts=rollouts, seed=seed)
 
 
 def family_frame(target: Target, families: list[Family]) -> Any:

@@ -27,11 +27,12 @@ from tsmc_widgets.evaluation.estimates import (
     percentiles,
     welch,
 )
+from tsmc_widgets.evaluation.siblings import estimate_psi_star, have_ended, rollout_log_phi
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.targets.sampling import base_samples, finished
+from tsmc_widgets.targets.sampling import base_samples
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import some_twist
 
@@ -78,7 +79,7 @@ class Prefixes:
         shared = []
         if "base" in inspect.signature(twist.log_psi).parameters:
             if self._base is None:
-                tokens = with_prompt(target, self.tokens)
+                tokens = target.after_prompt(self.tokens)
                 self._base = target.lm.teacher_force(tokens, len(target.prompt_tokens))
             shared = [self._base]
         log_psi = _log_psi(target, twist, self.tokens, *shared)
@@ -123,17 +124,12 @@ class Prefixes:
         }
 
 
-def with_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
-    """Generated tokens with the prompt before them."""
-    return torch.cat([target.prompt_tokens.expand(len(tokens), -1), tokens], dim=1)
-
-
 def _log_psi(
     target: Target, twist: Any, tokens: Int[Tensor, "n steps"], *shared: TeacherForced
 ) -> Float64[Tensor, "n steps"]:
     """Log psi_t of every prefix of generated tokens, as the twist itself has it."""
     length = len(target.prompt_tokens)
-    log_psi = twist.log_psi(with_prompt(target, tokens), length, *shared).double().cpu()
+    log_psi = twist.log_psi(target.after_prompt(tokens), length, *shared).double().cpu()
     if len(bad := (~(log_psi < math.inf)).nonzero()):
         row, at = bad[0].tolist()
         text = quoted(target.labels(tokens[row : row + 1, : at + 1])[0])
@@ -181,7 +177,7 @@ def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
     oracle = exact(target)
     whole = oracle if isinstance(oracle, EnumeratedOracle) else EnumeratedOracle(target)
     tokens = whole.tokens
-    optimal = oracle.optimal_twist().log_psi(with_prompt(target, tokens), len(target.prompt_tokens))
+    optimal = oracle.optimal_twist().log_psi(target.after_prompt(tokens), len(target.prompt_tokens))
     rows, steps = [], []
     for t in range(1, target.num_steps):
         _, first = families(tokens, t)
@@ -222,39 +218,12 @@ def pick_prefixes(
 def roll_out(
     target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
 ) -> None:
-    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with.
-
-    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0.
-    """
-    check_integer("rollouts", rollouts, at_least=2)
+    """Put ``estimate_psi_star`` for log psi* of one prefix; the error of one that ended is 0."""
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
-    row, step = int(prefixes.row[place]), int(prefixes.step[place])
-    begun = prefixes.tokens[row, :step]
-    log_phi = rollout_log_phi(target, begun, rollouts, generator)
-    prefixes.log_psi[place] = mean = numerics.logmeanexp(log_phi)
-    error = float((log_phi - mean).exp().std()) / math.sqrt(rollouts)
-    known = _is_whole(target, begun.unsqueeze(0))
-    prefixes.error[place] = 0.0 if known else max(error, 1 / rollouts)
-
-
-@torch.no_grad()
-def rollout_log_phi(
-    target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
-) -> Float64[Tensor, " rollouts"]:
-    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended.
-
-    With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
-    """
-    begun = begun.unsqueeze(0)
-    if _is_whole(target, begun):
-        return target.log_phi(target.whole(begun)).cpu().expand(rollouts)
-    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
-    return (target.log_phi(tokens[0]) + log_ratio[0]).cpu()
-
-
-def _is_whole(target: Target, begun: Int[Tensor, "1 t"]) -> bool:
-    """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
-    return begun.shape[1] == target.num_steps or bool(target.over(begun).any())
+    begun = prefixes.tokens[prefixes.row[place], : prefixes.step[place]].unsqueeze(0)
+    log_psi, error = estimate_psi_star(target, begun, rollouts, generator)
+    prefixes.log_psi[place] = log_psi[0]
+    prefixes.error[place] = 0.0 if bool(have_ended(target, begun)) else error[0]
 
 
 @torch.no_grad()
@@ -379,7 +348,9 @@ def _rolled(
             "psi* has no upper estimate here. Use a target that tw.exact knows."
         )
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 7_001 + t)
-    rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
+    rolled = torch.cat(
+        [rollout_log_phi(target, row[None, :t], rollouts, generator) for row in tokens]
+    )
     own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)
     return numerics.logmeanexp(rolled), numerics.logmeanexp(own)
 

@@ -152,6 +152,11 @@ class Target:
         left = self.num_steps - ended.shape[1]
         return torch.nn.functional.pad(ended, (0, left), value=self.eos_token_id or 0)
 
+    def after_prompt(self, tokens: Int[Tensor, "batch t"]) -> Int[Tensor, "batch length"]:
+        """The prompt followed by each row of generated tokens."""
+        prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), -1)
+        return torch.cat([prompt, tokens], dim=1)
+
     def measured(self, answer: Answer) -> Answer:
         """A model's answer with alpha log p0 in place of log p0, which is not normalised."""
         if self.power == 1:
@@ -186,13 +191,8 @@ class Target:
         """Alpha log p0(s | prompt) in nats, teacher-forced; after an end only EOS follows."""
         self._check_tokens(tokens, self.num_steps)
         length = len(self.prompt_tokens)
-        prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), length)
         log_p = log_p_suffix(
-            self.lm,
-            torch.cat([prompt, tokens], dim=1),
-            length,
-            prompt_length=length,
-            ending=self.ending,
+            self.lm, self.after_prompt(tokens), length, prompt_length=length, ending=self.ending
         )
         return log_p if self.power == 1 else self.power * log_p
 
