@@ -69,6 +69,8 @@ class NoTokenizerError(UnsupportedModelError):
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget."""
 
+    samples: Any  # Those found until then, where rejection raised it.
+
 
 class MemoryLimitError(TsmcError, MemoryError):
     """A run would, by estimate, take more memory than it is allowed; nothing was begun."""

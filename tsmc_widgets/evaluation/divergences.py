@@ -409,6 +409,7 @@ def kl_divergences(
             parts.append(score_sequences(target, some, sampler, observed=given(at)))
             parts[-1].require_possible(target, some)
         log_weights = Scores.joined(parts).log_weight
+    values: Any
     if observed is not None:
         values, known = _log_z_of_each(log_z, count)
     else:
@@ -452,7 +453,7 @@ def _both_ways(
     each observation before their mean.
     """
     dead_q, dead_sigma = (0 if x is None else int(torch.isinf(x).sum()) for x in (f, g))
-    terms = {
+    terms: dict[str, tuple[str, Any, Any, str, int]] = {
         "q_sigma": (Q_SIGMA, log_z, f, "log Z − F_q", dead_q),
         "sigma_q": (SIGMA_Q, g, log_z, "G_q − log Z", dead_sigma),
         "symmetrised": (BOTH, g, f, "G_q − F_q", dead_q + dead_sigma),

@@ -356,7 +356,7 @@ def _rolled(
 
 
 RESAMPLES = 2000
-Numbers = np.ndarray | np.floating
+Numbers = np.ndarray
 Statistic = Callable[[np.ndarray, np.ndarray], Numbers]
 
 
@@ -450,7 +450,7 @@ def compare_log_psi(
         # No rollout of phi > 0 is no proof that there is none.
         frame.loc[optimal_zero, "error"] = math.nan
     learned, optimal, error = learned[finite], optimal[finite], error[finite]
-    values = dict.fromkeys(STATISTICS, math.nan)
+    values: dict[str, Any] = dict.fromkeys(STATISTICS, math.nan)
     if finite.any():
         values = {name: float(f(learned, optimal)) for name, f in STATISTICS.items()}
     if prefixes.enumerated or not finite.any():
@@ -458,7 +458,10 @@ def compare_log_psi(
     else:
         intervals = bootstrap(STATISTICS, learned, optimal, seed)
     spread = float(optimal.var()) if finite.any() else 0.0
-    counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
+    counts: dict[str, Any] = {
+        "both_zero": int(both.sum()),
+        "one_zero": int((~finite & ~both).sum()),
+    }
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
     if optimal_zero.any() and not prefixes.enumerated:
         left_out += f" (ψ* counts as 0 at {optimal_zero.sum()} where no rollout has φ > 0)"

@@ -55,7 +55,7 @@ class JointStream:
         )
         return JointSamples(*parts)
 
-    def _block(self, index: int) -> JointSamples:
+    def _block(self, index: int) -> Any:
         if index in self._blocks:
             return self._blocks[index]
         seed = SEEDS + (self.seed * 1_000_003 + index) % SEEDS

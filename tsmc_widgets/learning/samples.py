@@ -132,7 +132,7 @@ class Samples:
 
     def to(self, device: torch.device) -> Samples:
         """The same on another device."""
-        fields = {
+        fields: dict[str, Any] = {
             name: value.to(device)
             for name in self.__slots__
             if isinstance(value := getattr(self, name), Tensor)
@@ -420,7 +420,7 @@ def draw_samples(
         seed=seed,
         first_run=TRAINING_RUNS + run,
         dead_runs="keep",
-        **({} if observed is None else {"observed": observed}),
+        observed=observed,
     )
     config = session.config
     state, records, answers = init(target, config), [], []

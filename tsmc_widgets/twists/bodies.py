@@ -57,7 +57,7 @@ class _NoVocabulary(nn.Module):
 class OwnStates(BaseStates):
     """Hidden states of another body than the base model's, in teacher forcing with gradients."""
 
-    def __init__(self, lm: LanguageModel, body: nn.Module) -> None:
+    def __init__(self, lm: Any, body: nn.Module) -> None:
         """Step ``body``, which ``bare_copy`` made, as the base model is stepped."""
         huggingface = importlib.import_module("tsmc_widgets.models.huggingface")
         self.reader = huggingface.HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
@@ -161,6 +161,7 @@ class BodyTwist(OwnBodyTwist):
         check_one_of("head", head, HEADS)
         seed = check_integer("seed", seed, at_least=0)
         states = OwnStates(lm, bare_copy(lm, share=False))
+        module: nn.Module
         if head == "linear":
             module = linear_head(lm, states.width)
         else:

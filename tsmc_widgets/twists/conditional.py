@@ -198,10 +198,8 @@ class ConditionalTwist(NeuralTwist):
                 f"and not both; got num_classes={quoted(num_classes)} and "
                 f"observed_length={quoted(observed_length)}."
             )
-        if num_classes is not None:
-            encoder = ClassEncoder(lm, num_classes)
-        else:
-            encoder = TokenEncoder(lm, observed_length)
+        encoder: Any = TokenEncoder if num_classes is None else ClassEncoder
+        encoder = encoder(lm, observed_length if num_classes is None else num_classes)
         states = self._new_states(lm)
         options = {"width": width, "depth": depth}
         options |= {"num_classes": num_classes, "observed_length": observed_length}

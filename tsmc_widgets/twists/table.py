@@ -21,7 +21,7 @@ class _PrefixTables(SteppedTwist):
     """Log psi of every prefix; ``log_tables[t - 1]`` has shape (V**(t-1), V)."""
 
     vocab_size: int
-    log_tables: Sequence[Tensor]
+    log_tables: Sequence[Tensor] | nn.ParameterList
 
     def _start(self, tokens: Int[Tensor, "batch length"]) -> TabularCarry:
         return TabularCarry(tokens.new_zeros(tokens.shape[0]), 0)

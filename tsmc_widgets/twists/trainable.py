@@ -41,6 +41,9 @@ class TrainableModule(OnePassTwist, nn.Module):
         log_bound: log of what psi stays below, in nats, for the sigmoid link.
     """
 
+    lm: Any
+    constants: Tensor
+
     def __init__(
         self, lm: LanguageModel, link: str, options: Mapping[str, Any] | None = None
     ) -> None:
@@ -177,7 +180,7 @@ class CodesCarry:
     """Codes of the rows' observations, and the carry of the hidden states."""
 
     code: Float[Tensor, "batch code"]
-    states: Carry | None
+    states: Any
 
     def select(self, rows: Int[Tensor, " picked"]) -> CodesCarry:
         """Carry of the given rows."""
@@ -200,6 +203,8 @@ class NeuralTwist(TrainableModule):
 
     The head of a conditional form also reads the code that ``encoder`` makes of each row's o.
     """
+
+    _states: Any
 
     def __init__(
         self,
@@ -285,7 +290,7 @@ class NeuralTwist(TrainableModule):
         )
 
     def _last_layer(self) -> list[Tensor]:
-        last = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
+        last: Any = self.head[-1] if isinstance(self.head, nn.Sequential) else self.head
         return [last.bias, last.weight]
 
     def value_given(
