@@ -17,11 +17,11 @@ from tsmc_widgets.evaluation.estimates import frame_of, mean_with_ends, mean_wit
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
 from tsmc_widgets.smc.prefixes import NextTokens, advance_steps, distinct_pairs, prefill_steps
-from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.smc.proposals import Base, following
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.protocol import as_twist, some_twist
+from tsmc_widgets.twists.protocol import some_twist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,14 +200,6 @@ def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
     A twist that can only propose weighs nothing, and nothing is resampled.
     """
     return run_smc(target, dead_runs="keep", **following(twist), **how)
-
-
-def following(twist: Any) -> dict[str, Any]:
-    """Arguments of runs that follow a twist: one that can only propose is the proposal's alone."""
-    twist = as_twist(twist)
-    if twist.proposal_only:
-        return {"proposal": TwistInduced(twist)}
-    return {"proposal": TwistInduced(), "twist": twist}
 
 
 @torch.no_grad()

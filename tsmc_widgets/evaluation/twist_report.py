@@ -89,7 +89,6 @@ class TwistReport:
         return [str(finding) for finding in self.findings]
 
     def __repr__(self) -> str:
-        """The verdict, a sentence a line."""
         return "\n".join(self.verdict)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bellman import following, run_twist
+from tsmc_widgets.evaluation.bellman import run_twist
 from tsmc_widgets.evaluation.estimates import (
     PooledOverRuns,
     frame_of,
@@ -22,7 +22,7 @@ from tsmc_widgets.evaluation.estimates import (
 from tsmc_widgets.evaluation.siblings import have_ended, psi_star, reachable_oracle
 from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
 from tsmc_widgets.smc.exact import Oracle
-from tsmc_widgets.smc.proposals import TwistInduced
+from tsmc_widgets.smc.proposals import TwistInduced, following
 from tsmc_widgets.smc.sampler import ending, init, weight
 from tsmc_widgets.smc.state import SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace

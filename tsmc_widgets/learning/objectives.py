@@ -391,7 +391,6 @@ class FixedKL:
     coefficient: float | int = 1.0
 
     def __post_init__(self) -> None:
-        """Check the number."""
         check_number("coefficient", self.coefficient, "(0, inf)")
 
     @property
@@ -424,7 +423,6 @@ class AdaptiveKL:
     most_error: float | int = 0.2
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         for name in ("target", "initial", "rate", "most_error"):
             check_number(name, getattr(self, name), "(0, inf)")
 
@@ -457,7 +455,6 @@ class PPOSettings:
     kl: FixedKL | AdaptiveKL = field(default_factory=FixedKL)
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         check_number("clip", self.clip, "(0, inf)")
         check_integer("epochs", self.epochs)
         check_number("decay", self.decay, "[0, 1]")

@@ -111,7 +111,6 @@ class Samples:
         )
 
     def __len__(self) -> int:
-        """Number of texts."""
         return self.tokens.shape[0]
 
     @property

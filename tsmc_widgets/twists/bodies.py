@@ -128,7 +128,6 @@ class OwnBodyTwist(NeuralTwist):
         link: str,
         options: Mapping[str, Any],
     ) -> None:
-        """Take the states of a body and the head that reads them."""
         super().__init__(lm, states, head, link, options)
         self.body = states.reader.model
 

@@ -36,7 +36,6 @@ class ClassEncoder:
     """
 
     def __init__(self, lm: LanguageModel, num_classes: int) -> None:
-        """Take the number of classes."""
         check_integer("num_classes", num_classes, at_least=2)
         self.lm = lm
         self.width = num_classes
@@ -69,7 +68,6 @@ class TokenEncoder:
     """The base model's last hidden state after reading o by itself, once for each distinct o."""
 
     def __init__(self, lm: LanguageModel, length: int) -> None:
-        """Take the number of tokens in o."""
         check_integer("observed_length", length)
         self.lm = lm
         self.length = length

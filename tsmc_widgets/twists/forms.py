@@ -12,9 +12,8 @@ from tsmc_widgets.targets.target import Target, check_model
 from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
 from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
 from tsmc_widgets.twists.lookahead import text_factors
-from tsmc_widgets.twists.table import TableHeadTwist
 from tsmc_widgets.twists.tied import TiedHeadTwist
-from tsmc_widgets.twists.trainable import TrainableModule
+from tsmc_widgets.twists.trainable import TableHeadTwist, TrainableModule
 
 
 @dataclass(frozen=True, slots=True)
