@@ -1,10 +1,13 @@
 """Twists psi_t: estimates of the expected potential of a prefix's continuations."""
 
-from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
-from tsmc_widgets.twists.conditional import (
+from tsmc_widgets.twists.bodies import (
+    BodyTwist,
     ConditionalBodyTwist,
     ConditionalHeadTwist,
     ConditionedTwist,
+    LinearHeadTwist,
+    LoRATwist,
+    MLPHeadTwist,
 )
 from tsmc_widgets.twists.forms import default_twist
 from tsmc_widgets.twists.lookahead import LookAheadTwist, PowerRamp, TemperedTwist
