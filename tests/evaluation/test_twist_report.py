@@ -25,8 +25,7 @@ from smc.observed import ConditionalTables, infilling
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.diagnosis import inconsistency
-from tsmc_widgets.evaluation.siblings import pick_families, with_star
-from tsmc_widgets.evaluation.twist_report import with_errors
+from tsmc_widgets.evaluation.twist_report import pick_families, with_errors, with_star
 from tsmc_widgets.twists.protocol import SteppedTwist
 
 CHANGES = {

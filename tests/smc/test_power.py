@@ -12,8 +12,7 @@ from smc.toys import TablePhi, chain, eos_target, reweight, table_target
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.divergences import Sampler, score_sequences
-from tsmc_widgets.evaluation.siblings import rollout_log_phi
-from tsmc_widgets.evaluation.twist_quality import all_prefixes, log_psi_path
+from tsmc_widgets.evaluation.twist_quality import all_prefixes, log_psi_path, rollout_log_phi
 from tsmc_widgets.learning import Samples, ctl_loss, dpg_loss, rl_loss, score
 from tsmc_widgets.smc.exact import ChainOracle, EnumeratedOracle
 from tsmc_widgets.smc.replay import CannotReweightError, Recording

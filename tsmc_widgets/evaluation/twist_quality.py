@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import ModelOutputError, check_integer, check_kind, quoted
+from tsmc_widgets.errors import ModelOutputError, TsmcError, check_integer, check_kind, quoted
 from tsmc_widgets.evaluation.bounds import tokens_of
 from tsmc_widgets.evaluation.divergences import kl_estimate
 from tsmc_widgets.evaluation.estimates import (
@@ -27,12 +27,12 @@ from tsmc_widgets.evaluation.estimates import (
     percentiles,
     welch,
 )
-from tsmc_widgets.evaluation.siblings import estimate_psi_star, have_ended, rollout_log_phi
 from tsmc_widgets.models.protocol import TeacherForced
+from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.targets.sampling import base_samples
+from tsmc_widgets.targets.sampling import base_samples, finished
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import some_twist
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 ROLLOUTS = 32
 SHARES = (0.2, 0.4, 0.6, 0.8)
 PREFIXES = 6
+ORACLE_BUDGET = 2**14
 
 
 @dataclass
@@ -226,6 +227,88 @@ def roll_out(
     prefixes.error[place] = 0.0 if bool(have_ended(target, begun)) else error[0]
 
 
+def reachable_oracle(target: Target) -> Oracle | None:
+    """The oracle of a target whose model is a table and whose sequences are few, else None.
+
+    A target that waits for an observation has none.
+    """
+    if target.is_conditional:
+        return None
+    table = table_of(target.lm)
+    if table is None and target.lm.vocab_size**target.num_steps > 1024:
+        return None
+    try:
+        return exact(target, max_sequences=ORACLE_BUDGET)
+    except TsmcError:
+        return None
+
+
+@torch.no_grad()
+def rollout_log_phi(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> Float64[Tensor, "n rollouts"]:
+    """Log phi of sequences that p0 ends each prefix with; of the prefixes if all have ended.
+
+    With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
+    """
+    if bool(have_ended(target, begun).all()):
+        log_phi = target.log_phi_given(target.whole(begun), observed)
+        return log_phi.cpu().unsqueeze(1).expand(-1, rollouts)
+    tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
+    if observed is not None:
+        observed = observed.repeat_interleave(rollouts, 0)
+    log_phi = target.log_phi_given(tokens.flatten(0, 1), observed)
+    return (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
+
+
+def have_ended(target: Target, begun: Int[Tensor, "n t"]) -> Bool[Tensor, " n"]:
+    """Which prefixes are T tokens long or have ended, so that phi of them is known."""
+    return target.over(begun)[:, -1] | (begun.shape[1] == target.num_steps)
+
+
+def estimate_psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes by the mean of phi over rollouts, and its standard error to first order.
+
+    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0. The error is
+    NaN where no rollout has phi > 0.
+    """
+    check_integer("rollouts", rollouts, at_least=2)
+    log_phi = rollout_log_phi(target, begun, rollouts, generator, observed)
+    mean = numerics.logmeanexp(log_phi)
+    shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()
+    return mean, (shares.std(1) / math.sqrt(rollouts)).clamp(min=1 / rollouts)
+
+
+def psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    oracle: Oracle | None,
+    *,
+    rollouts: int,
+    seed: int = 0,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes of one length and its standard error: by the oracle or by rollouts."""
+    if oracle is not None:
+        length = len(target.prompt_tokens)
+        log_psi = oracle.optimal_twist().log_psi(target.after_prompt(begun), length)
+        log_star = log_psi[:, -1].double()
+        return log_star, torch.zeros_like(log_star)
+    device = target.lm.device
+    generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_500 + begun.shape[1])
+    return estimate_psi_star(target, begun.to(device), rollouts, generator, observed)
+
+
 @torch.no_grad()
 def log_psi_path(
     target: Target, twist: Any, tokens: Int[Tensor, "n steps"]
@@ -356,7 +439,7 @@ def _rolled(
 
 
 RESAMPLES = 2000
-Numbers = np.ndarray
+Numbers = np.ndarray | np.floating
 Statistic = Callable[[np.ndarray, np.ndarray], Numbers]
 
 
@@ -481,7 +564,9 @@ def bootstrap(
     """95 % percentile interval of each statistic, prefixes drawn with replacement."""
     draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
     drawn = learned[draws], optimal[draws]
-    return {name: percentiles(statistic(*drawn)) for name, statistic in statistics.items()}
+    return {
+        name: percentiles(np.asarray(statistic(*drawn))) for name, statistic in statistics.items()
+    }
 
 
 def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:

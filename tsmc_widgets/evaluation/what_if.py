@@ -19,7 +19,8 @@ from tsmc_widgets.evaluation.estimates import (
     mean_with_ends,
     mean_within,
 )
-from tsmc_widgets.evaluation.siblings import have_ended, psi_star, reachable_oracle
+from tsmc_widgets.evaluation.twist_quality import have_ended, psi_star, reachable_oracle
+from tsmc_widgets.evaluation.twist_report import ROLLOUTS
 from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
 from tsmc_widgets.smc.exact import Oracle
 from tsmc_widgets.smc.proposals import TwistInduced, following
@@ -270,5 +271,7 @@ def _psi_star(target: Target, paths: torch.Tensor) -> tuple[torch.Tensor, torch.
     if over.any():
         star[over] = target.log_phi(target.whole(paths[over]).to(device)).cpu()
     if not over.all():
-        star[~over], error[~over] = psi_star(target, paths[~over], reachable_oracle(target))
+        star[~over], error[~over] = psi_star(
+            target, paths[~over], reachable_oracle(target), rollouts=ROLLOUTS
+        )
     return star, error
