@@ -16,10 +16,10 @@ from tsmc_widgets.errors import UnsupportedModelError
 from tsmc_widgets.experiments.execute import work
 from tsmc_widgets.models.loading import load_classifier, load_language_model
 from tsmc_widgets.targets.description import parse_potential
-from tsmc_widgets.widgets.code_editor import made_by_a_cell
+from tsmc_widgets.widgets.controls import made_by_a_cell
 from tsmc_widgets.widgets.factor_editor import PotentialEditor
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
-from tsmc_widgets.widgets.workbench_state import WorkbenchState
+from tsmc_widgets.widgets.workbench import WorkbenchState
+from tsmc_widgets.widgets.workbench_rail import ProblemPanel
 
 ROOT = Path(__file__).parents[1]
 STRANGER = "stranger_of_the_tests"
@@ -135,7 +135,7 @@ def test_code_is_typed_only_where_a_cell_of_a_notebook_made_the_page(
     assert not made_by_a_cell()
     kernel = SimpleNamespace(get_parent=lambda: request_)
     shell = SimpleNamespace(kernel=kernel)
-    monkeypatch.setattr("tsmc_widgets.widgets.code_editor.get_ipython", lambda: shell)
+    monkeypatch.setattr("tsmc_widgets.widgets.controls.get_ipython", lambda: shell)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert made_by_a_cell() is may

@@ -23,7 +23,7 @@ from .experiments.compare import (
     compare as compare,
 )
 from .experiments.execute import execute as execute
-from .experiments.islands import run_islands as run_islands
+from .experiments.runs import run_islands as run_islands
 from .experiments.result_table import ResultTable as ResultTable
 from .experiments.runs import map_runs as map_runs
 from .experiments.spec import (

@@ -67,7 +67,14 @@ class NoTokenizerError(UnsupportedModelError):
 
 
 class BudgetError(TsmcError, RuntimeError):
-    """An exact computation would need, or has used up, more than its budget."""
+    """An exact computation would need, or has used up, more than its budget.
+
+    ``samples`` holds those that were found, or None.
+    """
+
+    def __init__(self, message: str, samples: Any = None) -> None:
+        super().__init__(message)
+        self.samples = samples
 
     samples: Any  # Those found until then, where rejection raised it.
 

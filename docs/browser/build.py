@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from tsmc_widgets import models
-from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.front_end import Part, write_page
 from tsmc_widgets.widgets.particle_view import ParticleView
 
 HERE = Path(__file__).parent

@@ -7,8 +7,7 @@ import torch
 from smc.toys import z_score
 
 import tsmc_widgets as tw
-from tsmc_widgets.experiments.islands import island_specs
-from tsmc_widgets.experiments.runs import SpecError
+from tsmc_widgets.experiments.runs import SpecError, island_specs
 
 
 def spec(**changes):

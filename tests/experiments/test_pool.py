@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from concurrent.futures import BrokenExecutor, CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,12 +31,13 @@ def pool():
 @pytest.fixture
 def hung(pool, tmp_path):
     """Work that runs until its worker is gone."""
-    began = threading.Event()
-    pool._changed = lambda: pool.running and began.set()
-    future = pool.submit(wait_for_ever, str(tmp_path / "begun"))
-    assert began.wait(SECONDS)
-    yield future
-    pool._changed = lambda: None
+    begun, pause = tmp_path / "begun", threading.Event()
+    future = pool.submit(wait_for_ever, str(begun))
+    deadline = time.monotonic() + SECONDS
+    while not begun.exists():
+        assert time.monotonic() < deadline
+        pause.wait(0.01)
+    return future
 
 
 def test_work_is_done_elsewhere_and_errors_come_back(pool):

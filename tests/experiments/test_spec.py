@@ -10,7 +10,7 @@ import torch
 import tsmc_widgets as tw
 from tsmc_widgets.errors import PageFormatError, SpecFormatError, TwistFormatError
 from tsmc_widgets.targets.description import parse_problem
-from tsmc_widgets.widgets.workbench_state import WorkbenchState
+from tsmc_widgets.widgets.workbench import WorkbenchState
 
 INLINE = {
     "name": "calm",

@@ -21,7 +21,7 @@ from tornado.websocket import websocket_connect
 
 from browser_support import TOKEN, voila_app
 from tsmc_widgets import __main__ as program
-from tsmc_widgets.widgets.code_editor import START
+from tsmc_widgets.widgets.factor_editor import START
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"  # That of real pages: it carries buffers.
 VIEW = "document.querySelector('.pv')"

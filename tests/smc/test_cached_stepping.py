@@ -9,7 +9,7 @@ from models.checkpoints import ARCHITECTURES
 from smc.toys import counted_reads
 
 import tsmc_widgets as tw
-from tsmc_widgets.targets.sampling import finished
+from tsmc_widgets.targets.context import finished
 
 PROMPT = "once upon a time"
 STEPS = 9  # longer than the sliding windows of the checkpoints

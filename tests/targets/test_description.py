@@ -18,6 +18,8 @@ from tsmc_widgets.targets.description import (
     formula_of,
     parse_potential,
     parse_problem,
+    prompt_text,
+    with_text,
 )
 from tsmc_widgets.targets.protocol import KINDS, BoundOnly, code_of
 
@@ -43,6 +45,22 @@ def test_what_waits_is_given_an_observation(name):
     row = torch.tensor([observed.token_ids if hasattr(observed, "token_ids") else [observed.index]])
     expected = own.log_phi_given(samples.tokens, row.expand(5, -1))
     assert torch.allclose(target.log_phi(samples.tokens), expected)
+
+
+def test_a_chat_is_a_prompt_that_a_person_types_the_last_message_of():
+    chat = tw.load_problem("sad-answer").prompt
+    assert prompt_text(chat) == "Write the first line of a sad story."
+    assert with_text(chat, prompt_text(chat)) == chat
+    assert with_text(chat, "Hello") == [{"role": "user", "content": "Hello"}]
+    assert chat[-1]["content"] != "Hello"
+    turns = [{"role": "system", "content": "Be kind."}, *chat]
+    assert with_text(turns, "Hello") == [turns[0], {"role": "user", "content": "Hello"}]
+    spec = tw.RunSpec(problem={**describe_problem("sad-answer"), "prompt": turns})
+    assert tw.RunSpec.from_json(spec.to_json()) == spec
+    assert f"prompt={turns!r}".replace("'", '"') in code_of_spec(spec)
+    assert prompt_text([3, 4]) == "#3 #4"
+    assert with_text([3, 4], "#3 #4") == [3, 4]
+    assert with_text([3, 4], "a") == with_text("b", "a") == "a"
 
 
 def test_the_papers_own_are_described_without_their_models():

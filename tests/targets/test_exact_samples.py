@@ -13,6 +13,7 @@ from tsmc_widgets.targets import (
     ClassConditional,
     ClassProbability,
     ContainsToken,
+    Context,
     ExactSamples,
     Infilling,
     JointSamples,
@@ -27,7 +28,6 @@ from tsmc_widgets.targets import (
     rejection_samples,
 )
 from tsmc_widgets.targets.exact_samples import _Search
-from tsmc_widgets.targets.sampling import base_samples
 
 T = 3
 N = 4000
@@ -62,18 +62,15 @@ def p_value(samples, cells, probabilities):
 def test_base_samples_follow_p0(lm, eos):
     target = Target(lm, TextFunction(len), prompt="a", num_steps=T, eos=eos)
     generator = torch.Generator().manual_seed(0)
-    samples = base_samples(
-        lm, target.prompt_tokens, T, N, generator=generator,
-        ending=target.ending,
-    )  # fmt: skip
+    samples = target.context.draw(N, generator)
     assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
 
 
 def test_base_samples_in_small_pieces(monkeypatch):
-    monkeypatch.setattr("tsmc_widgets.targets.sampling.PIECE", 100)
+    monkeypatch.setattr("tsmc_widgets.targets.context.PIECE", 100)
     target = Target(letters(), TextFunction(len), prompt="", num_steps=T)
     generator = torch.Generator().manual_seed(0)
-    samples = base_samples(target.lm, target.prompt_tokens, T, N, generator=generator)
+    samples = target.context.draw(N, generator)
     assert p_value(samples, every(3, T), target.log_p(every(3, T)).exp()) > 1e-6
 
 
@@ -81,12 +78,12 @@ def test_kv_caches_of_base_samples_are_bounded(monkeypatch):
     lm = load_language_model("storybook")
     prompt = torch.tensor(lm.encode("I bought this"))
     row = lm.prefill(prompt.unsqueeze(0)).carry.most_bytes(1, len(prompt) + 5)
-    monkeypatch.setattr("tsmc_widgets.targets.sampling.CACHED", 8 * row)
+    monkeypatch.setattr("tsmc_widgets.targets.context.CACHED", 8 * row)
     read, advance = [], lm.advance
     monkeypatch.setattr(lm, "advance", lambda t, carry: read.append(len(t)) or advance(t, carry))
 
     def drawn(n, generator):
-        return base_samples(lm, prompt, 6, n, generator=generator)
+        return Context(lm, prompt, 6).draw(n, generator)
 
     together = drawn(20, torch.Generator().manual_seed(0))
     assert read == [8] * 10 + [4] * 5
@@ -130,7 +127,7 @@ def test_rejection_samples_follow_sigma(name):
 def test_a_wrong_generator_would_be_caught():
     target = Target(letters(), TARGETS["tempered"][0], prompt="a", num_steps=T)
     generator = torch.Generator().manual_seed(0)
-    p0 = base_samples(target.lm, target.prompt_tokens, T, N, generator=generator)
+    p0 = target.context.draw(N, generator)
     assert p_value(p0, every(3, T), target.log_sigma_tilde(every(3, T)).exp()) < 1e-6
 
 

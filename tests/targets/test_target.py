@@ -28,7 +28,7 @@ def test_log_p_is_the_same_in_small_pieces(monkeypatch):
     target = Target(letters(), ContainsToken("c"), prompt="b", num_steps=3)
     tokens = every(3, 3)
     whole = target.log_p(tokens)
-    monkeypatch.setattr("tsmc_widgets.targets.sampling.PIECE", 50)
+    monkeypatch.setattr("tsmc_widgets.targets.context.PIECE", 50)
     assert torch.equal(target.log_p(tokens), whole)
     assert target.log_p(tokens[:0]).shape == (0,)
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from learning.trainers import parameters, resumed
 from models.checkpoints import make_checkpoint
 from twists.forms import stir
 
 import tsmc_widgets as tw
+from tsmc_widgets.learning import trainer as trainer_module
 from tsmc_widgets.learning.samples import _terms, draw_samples, score
 from tsmc_widgets.learning.trainer import TwistTrainer
 from tsmc_widgets.models import HuggingFaceLM
@@ -109,6 +111,68 @@ def test_gradients_are_those_of_finite_differences(lm, scored):
     torch.testing.assert_close(head.last.weight.grad, weight.grad, rtol=1e-9, atol=1e-12)
 
 
+def learner(target, **options):
+    numbers = {"batch_size": 8, "steps": 6, "learning_rate": 0.02, "seed": 3} | options
+    return TwistTrainer(target, make(target), method="rl", **numbers)
+
+
+class TestPastBatches:
+    """Every other later step of a tied head is on one of the last batches."""
+
+    def test_a_file_is_resumed_to_the_byte(self, target, tmp_path, monkeypatch):
+        monkeypatch.setattr(trainer_module, "PAST", 3)
+        resumed(lambda: learner(target), tmp_path / "training", 5, 3)
+
+    def test_an_update_that_broke_off_leaves_them(self, target, monkeypatch):
+        whole, broken = learner(target), learner(target)
+        list(whole.updates(4))
+        list(broken.updates(3))
+        steps = iter(range(3))
+        step = broken._optimiser.step
+
+        def interrupted():
+            if next(steps, None) is None:
+                raise KeyboardInterrupt
+            return step()
+
+        broken._optimiser.step = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            broken.update()
+        broken._optimiser.step = step
+        broken.update()
+        assert torch.equal(parameters(broken), parameters(whole))
+
+    def test_they_are_the_last_ones_and_half_of_the_later_steps(self, target, monkeypatch):
+        monkeypatch.setattr(trainer_module, "PAST", 4)
+        read, batches = [], []
+        trainer = learner(target, steps=9)
+        descend, draw = trainer._descend, trainer._batches.draw
+        trainer._batches.draw = lambda *address: batches.append(draw(*address)) or batches[-1]
+        trainer._descend = lambda batch, at_sigma: read.append(batch) or descend(batch, at_sigma)
+        list(trainer.updates(20))
+        rank = [[next(i for i, b in enumerate(batches) if b[0] is each) for each in update]
+                for update in (read[at : at + 9] for at in range(0, 180, 9))]  # fmt: skip
+        assert all(set(update[0::2]) == {number} for number, update in enumerate(rank))
+        ages = [number - each for number, update in enumerate(rank) for each in update[1::2]]
+        assert set(ages) == {0, 1, 2, 3}
+
+    def test_a_loss_of_a_past_batch_is_that_of_whole_tables(self, target, monkeypatch):
+        """After other updates its sum over the vocabulary is what tables of all tokens give."""
+        monkeypatch.setattr(trainer_module, "OTHERS", 20_000)
+        trainer = learner(target, batch_size=4, learning_rate=2e-4, averaging=0)
+        list(trainer.updates(5))
+        past = trainer._past[0]
+        bare = replace(past, sums=None, base=None)
+        with torch.no_grad():
+            found, expected = (score(target, trainer.twist, each) for each in (past, bare))
+        # How far the distribution of the next token has moved, b and its level left out.
+        moved = expected.log_q_psi - past.log_q
+        torch.testing.assert_close(found.log_psi, expected.log_psi, rtol=1e-5, atol=1e-5)
+        error = (found.log_norm - expected.log_norm).abs().max()
+        assert float(moved.abs().max()) > 0.1
+        assert float(error) < 0.03 * float(moved.abs().max()), (error, moved.abs().max())
+
+
 @pytest.mark.parametrize(("method", "steps"), [*((each, 1) for each in METHODS), ("rl", 4)])
 def test_every_method_takes_the_steps_of_whole_tables(target, method, steps, monkeypatch):
     """Two updates with sums, and two by tables of all tokens, end at the same parameters."""
@@ -130,6 +194,7 @@ def test_every_method_takes_the_steps_of_whole_tables(target, method, steps, mon
         return [parameter.detach().clone() for parameter in twist.parameters()]
 
     monkeypatch.setattr("tsmc_widgets.learning.trainer.OTHERS", 4000)
+    monkeypatch.setattr("tsmc_widgets.learning.trainer.PAST", 1)  # Tables are not kept.
     start = values(make(target))
     found = trained()
     monkeypatch.setattr(tw.TiedHeadTwist, "is_tied", False)

@@ -55,6 +55,8 @@ def test_a_page_is_of_one_trace(make_trace, tmp_path, kind):
     with pytest.raises(ValueError, match="no trace to write yet"):
         kind().to_html(tmp_path / "page.html")
     view, other = tw.ParticleView(make_trace(K=4, T=3)), make_trace(K=4, T=3)
+    with pytest.raises(TypeError, match="bracket is for RunPanels"):
+        ParticleView(other, bracket=(-1.0, 0.0))
     with pytest.raises(ValueError, match="give both the same"):
         RunPanels(other).to_html(tmp_path / "page.html", view=view)
 

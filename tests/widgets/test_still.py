@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 import tsmc_widgets as tw
 from browser_support import execute_command, run_all_cells
-from tsmc_widgets.widgets import still
+from tsmc_widgets.widgets import front_end
 from tsmc_widgets.widgets.particle_view import ParticleView, RunPanels
 
 SECONDS = 60
@@ -45,7 +45,7 @@ class Place:
 @pytest.fixture
 def screen(monkeypatch):
     screen = Screen()
-    monkeypatch.setattr(still, "display", screen.display)
+    monkeypatch.setattr(front_end, "display", screen.display)
     return screen
 
 
@@ -54,7 +54,7 @@ def screen(monkeypatch):
 def test_a_saved_view_shows_its_texts_and_escapes_them(kind, screen, evil_trace):
     view = kind(evil_trace, run=1)
     view._ipython_display_()
-    assert still.WIDGET_VIEW in screen.outputs[1]
+    assert front_end.WIDGET_VIEW in screen.outputs[1]
     kept = screen.outputs[0]["text/html"]
     assert len(kept) < 200_000
     assert f"log Ẑ {float(evil_trace.log_z[1]):.2f} nats".replace("-", "−") in kept

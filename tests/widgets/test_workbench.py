@@ -26,8 +26,7 @@ from tsmc_widgets.widgets.record import replicate_facts, twist_in_words
 from tsmc_widgets.widgets.run_page import in_words
 from tsmc_widgets.widgets.session import Progress
 from tsmc_widgets.widgets.watch import PRESETS, WatchSMC
-from tsmc_widgets.widgets.workbench import Workbench
-from tsmc_widgets.widgets.workbench_state import WorkbenchState, normal
+from tsmc_widgets.widgets.workbench import Workbench, WorkbenchState, normal
 
 SMALL = {"num_particles": 16, "num_runs": 1}
 EDITED = {

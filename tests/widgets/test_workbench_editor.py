@@ -13,9 +13,8 @@ from tsmc_widgets.targets import functions
 from tsmc_widgets.targets.description import describe_problem, formula_of, parse_potential
 from tsmc_widgets.targets.protocol import term_of
 from tsmc_widgets.widgets.factor_editor import KINDS, PotentialEditor, kind_of
-from tsmc_widgets.widgets.problem_panel import ProblemPanel
-from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.workbench import Workbench
+from tsmc_widgets.widgets.workbench_rail import ProblemPanel, SamplerPanel
 
 STARS, HOSTILITY = "storybook/stars", "storybook/hostility"
 
@@ -177,6 +176,14 @@ class TestProblem:
         assert "stop" not in panel.described
         panel.set("rainy-week")
         assert "power" not in panel.described
+
+    def test_an_edited_chat_stays_a_chat(self):
+        panel = ProblemPanel("sad-answer", lambda: None)
+        assert panel.fields["prompt"].value == "Write the first line of a sad story."
+        panel.fields["prompt"].value = "Say <b>hello</b>."
+        assert panel.problem["prompt"] == [{"role": "user", "content": "Say <b>hello</b>."}]
+        panel.set("rainy-week")
+        assert panel.fields["prompt"].value == "sun"
 
     def test_an_edit_makes_it_ones_own_and_back(self, told):
         panel = ProblemPanel("one-star-review", lambda: told.append(1))

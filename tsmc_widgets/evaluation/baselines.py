@@ -22,7 +22,7 @@ from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.prefixes import Distinct, PrefixSteps, advance_steps, prefill_steps
 from tsmc_widgets.smc.proposals import Base, TwistInduced
 from tsmc_widgets.smc.state import SMCConfig
-from tsmc_widgets.targets.sampling import powered_samples
+from tsmc_widgets.targets.context import powered_samples
 from tsmc_widgets.targets.target import Target
 
 if TYPE_CHECKING:
@@ -245,15 +245,7 @@ def best_of_n(target: Target, *, num_samples: int, seed: int = 0, n: int = 16) -
     check_integer("n", n)
     start = time.perf_counter()
     generator = torch.Generator(target.lm.device).manual_seed(seed)
-    drawn, log_ratio = powered_samples(
-        target.lm,
-        target.prompt_tokens,
-        target.num_steps,
-        num_samples * n,
-        power=target.power,
-        generator=generator,
-        ending=target.ending,
-    )
+    drawn, log_ratio = powered_samples(target, num_samples * n, generator=generator)
     log_phi = target.log_phi(drawn).reshape(num_samples, n)
     best = log_phi.argmax(1)
     pooled = PooledOverRuns.of((log_phi.reshape(-1) + log_ratio).cpu())

@@ -32,7 +32,7 @@ from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
 from tsmc_widgets.targets.checked import as_ids
-from tsmc_widgets.targets.sampling import base_samples, finished
+from tsmc_widgets.targets.context import finished
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import some_twist
 
@@ -205,9 +205,7 @@ def pick_prefixes(
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_001)
     lengths = sorted({max(1, round(share * target.num_steps)) for share in SHARES})
     count, half = len(lengths) * PREFIXES, len(lengths) * PREFIXES // 2
-    drawn = base_samples(
-        target.lm, target.prompt_tokens, target.num_steps, count - half, generator=generator
-    )
+    drawn = replace(target.context, ending=None).draw(count - half, generator)
     tokens = torch.cat([drawn, samples[:half]])
     row = torch.arange(len(tokens))
     step = torch.tensor(lengths).repeat(len(tokens) // len(lengths) + 1)[: len(tokens)]

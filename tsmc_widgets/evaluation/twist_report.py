@@ -32,7 +32,7 @@ from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle
 from tsmc_widgets.smc.prefixes import prefill_steps
 from tsmc_widgets.smc.proposals import Base
 from tsmc_widgets.smc.trace import SMCTrace, check_trace
-from tsmc_widgets.targets.sampling import finished
+from tsmc_widgets.targets.context import finished
 from tsmc_widgets.targets.target import Target, check_target, prompt_ids
 from tsmc_widgets.twists.protocol import (
     BaseTwist,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from tsmc_widgets.experiments.spec import RunSpec
+from tsmc_widgets.experiments.spec import RunSpec, twist_card
 from tsmc_widgets.targets.description import (
     RULES,
     SETTINGS,
@@ -19,13 +17,13 @@ from tsmc_widgets.targets.description import (
     named_functions,
     observation_of,
     parts_of,
+    prompt_text,
     tempered_of,
 )
 from tsmc_widgets.targets.functions import TypedFunction, importable, registered_function
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import KINDS, is_packages
 from tsmc_widgets.targets.protocol import code_of as code_of_potential
-from tsmc_widgets.twists.storage import shipped_folder
 from tsmc_widgets.twists.trainable import PROPOSAL_ONLY
 
 _WIDTH = 88
@@ -124,15 +122,6 @@ def noise_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"the same noise in {'run 1' if both == 1 else f'runs 1 to {both}'}"
 
 
-def twist_card(spec: RunSpec) -> dict[str, Any]:
-    """What stands beside the weights of a spec's saved twist; empty where there is none here."""
-    if spec.method not in ("saved", "shipped"):
-        return {}
-    name = spec.twist or spec.problem_name
-    card = (shipped_folder(name) or Path(name)) / "twist.json"
-    return json.loads(card.read_bytes()) if card.is_file() else {}
-
-
 def _twist(spec: RunSpec, conditional: bool) -> str:
     made = _TWISTS[spec.method].format(
         seed=spec.seed, name=code_value(spec.problem_name), folder=code_value(spec.twist)
@@ -175,7 +164,7 @@ def words_of(spec: RunSpec) -> dict[str, Any]:
     described = describe_problem(spec.problem)
     words: dict[str, Any] = {
         "model": spec.lm or described["model"],
-        "prompt": described["prompt"],
+        "prompt": prompt_text(described["prompt"]),
         "T": described["num_steps"],
         "EOS": described.get("eos", "ignore"),
         "φ": formula_of(described).removeprefix("log φ(s) = "),

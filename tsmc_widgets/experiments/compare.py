@@ -369,9 +369,34 @@ def check_method(method: Any) -> str:
     )
 
 
-def method_fields(method: str) -> dict[str, str]:
-    """What a spec says of a method, or of the folder of a saved twist."""
-    return {"method": method} if method in METHODS else {"method": "saved", "twist": method}
+def spec_of(
+    problem: Any,
+    method: str,
+    seed: int,
+    training: Training | None,
+    measures: Sequence[str],
+    **settings: Any,
+) -> RunSpec:
+    """The spec of a method, or of the folder of a saved twist, on a problem.
+
+    Args:
+        problem: as for ``RunSpec``.
+        method: as ``check_method`` gives it.
+        seed: of the training and of the runs that measure it.
+        training: what a learning method may spend.
+        measures: of methods that give weights; the others are measured by their texts.
+        **settings: further fields.
+    """
+    twist = {} if method in METHODS else {"twist": method}
+    return RunSpec(
+        problem=problem,
+        method="saved" if twist else method,
+        training=replace(training, seed=seed) if training is not None else None,
+        seed=seed,
+        measures=("texts",) if method in TEXT_METHODS else measures,
+        **twist,
+        **settings,
+    )
 
 
 class Comparison:
@@ -422,15 +447,8 @@ class Comparison:
         settings = {"measures": ("bounds", "kl"), "num_particles": num_particles, **settings}
         if set(methods) & set(TEXT_METHODS) and "texts" not in settings["measures"]:
             settings["measures"] = (*as_list("measures", settings["measures"]), "texts")
-        of_texts = settings | {"measures": ("texts",)}
         specs = [
-            RunSpec(
-                problem=problem,
-                **method_fields(method),
-                training=replace(plans[method], seed=seed) if method in plans else None,
-                seed=seed,
-                **(of_texts if method in TEXT_METHODS else settings),
-            )
+            spec_of(problem, method, seed, plans.get(method), **settings)
             for seed in dict.fromkeys(several)
             for method in methods
             for problem in as_list("problems", problems)

@@ -29,7 +29,7 @@ from tsmc_widgets.models.protocol import check_device
 from tsmc_widgets.smc.resampling import RULES, SCHEMES, ESSBelow
 from tsmc_widgets.targets.description import problem_reference
 from tsmc_widgets.twists.forms import TWIST_FORMS
-from tsmc_widgets.twists.storage import shipped_folder, shipped_twists
+from tsmc_widgets.twists.storage import CARD, shipped_folder, shipped_twists
 
 VERSION = 7
 """Goes into every key: raised when the same spec no longer means the same numbers, as when what is
@@ -282,17 +282,13 @@ def _settle_twist(spec: RunSpec) -> None:
             "method 'saved' and twist, the folder that save_twist wrote, go together; got "
             f"method={quoted(spec.method)} and twist={quoted(spec.twist)}."
         )
-    # A twist that ships is as good as a folder: problems that are like its own may take it.
-    folder = shipped_folder(spec.twist) or Path(spec.twist)
-    if spec.method == "shipped":
-        folder = shipped_folder(spec.problem_name)
-        if folder is None:
-            raise ValueError(
-                f"no twist ships for {quoted(spec.problem_name)}; there are some for "
-                f"{', '.join(shipped_twists())}."
-            )
-    if spec.method in ("saved", "shipped") and not spec.twist_sha256:
-        object.__setattr__(spec, "twist_sha256", _weights_of(folder))
+    if spec.method == "shipped" and shipped_folder(spec.problem_name) is None:
+        raise ValueError(
+            f"no twist ships for {quoted(spec.problem_name)}; there are some for "
+            f"{', '.join(shipped_twists())}."
+        )
+    if not spec.twist_sha256:
+        object.__setattr__(spec, "twist_sha256", twist_card(spec).get("weights_sha256", ""))
     if spec.method in TEXT_METHODS and spec.measures != ("texts",):
         raise ValueError(
             f"method {quoted(spec.method)} gives texts and no weights: measures must be "
@@ -305,13 +301,22 @@ def _settle_twist(spec: RunSpec) -> None:
         )
 
 
-def _weights_of(folder: Path) -> str:
-    """Hash of a saved twist's weights; "" where the folder is not here but, say, on a worker."""
-    card = folder / "twist.json"
+def twist_card(spec: RunSpec) -> dict[str, Any]:
+    """What stands beside the weights of a spec's saved twist; empty where that is not here.
+
+    Raises:
+        TwistFormatError: it does not describe a twist.
+    """
+    if spec.method not in ("saved", "shipped"):
+        return {}
+    # A twist that ships is as good as a folder: problems that are like its own may take it.
+    name = spec.twist or spec.problem_name
+    card = (shipped_folder(name) or Path(name)) / CARD
     if not card.is_file():
-        return ""
+        return {}
     try:
-        return str(load_json(card.read_bytes())["weights_sha256"])
+        found = load_json(card.read_bytes())
+        return {**found, "weights_sha256": str(found["weights_sha256"])}
     except (ValueError, KeyError, TypeError) as error:
         raise TwistFormatError(f"{str(card)!r} does not describe a twist.") from error
 

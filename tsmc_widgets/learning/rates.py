@@ -89,8 +89,8 @@ def resolve_rate(learning_rate: Any, twist: Any) -> Rate:
     return learning_rate
 
 
-TIED_STEPS = 8
-"""Steps of path consistency on each batch for a tied head: see docs/learning_on_real_models.md."""
+TIED_STEPS = 16
+"""Steps of path consistency for each batch of a tied head: see docs/learning_on_real_models.md."""
 
 
 def resolve_steps(steps: int | None, twist: Any, methods: Iterable[str]) -> int:

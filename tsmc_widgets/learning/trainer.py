@@ -9,6 +9,7 @@ import contextlib
 import copy
 import json
 import math
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ from tsmc_widgets.learning.rates import (
     resolve_steps,
     set_level,
 )
-from tsmc_widgets.learning.samples import Samples, score
+from tsmc_widgets.learning.samples import Samples, TokenSums, score
 from tsmc_widgets.smc.memory import check_training
 from tsmc_widgets.targets.target import Target, check_target
 from tsmc_widgets.twists.protocol import TrainableTwist, as_twist
@@ -164,6 +165,8 @@ def progress_bar(
 
 OTHERS = 32
 """Tokens of q at each prefix from which later steps on a batch read its sum."""
+PAST = 10
+"""Batches, the newest among them, from which every other later step reads one."""
 FAINT_STEPS = 10
 """Steps in a row with gradients below Adam's eps after which a training warns."""
 
@@ -189,9 +192,10 @@ class TwistTrainer:
         observations: of a conditional target, drawn for each update; ``batch_size`` texts are
             shared out among them. None gives each two, or a few more where that does not
             come out even.
-        steps: of Adam on each batch. Drawing texts from a large model costs far more than a step of
-            a tied head, and every loss holds for texts of an earlier q. None takes 8 for path
-            consistency on a tied head, else 1.
+        steps: of Adam for each batch. Drawing texts from a large model costs far more than a step
+            of a tied head, and every loss holds for texts of an earlier q: of a tied head, every
+            other step is on one of the last batches. None takes 16 for path consistency on a tied
+            head, else 1.
         ppo: settings of that method, which takes steps of its own; None is ``PPOSettings()``.
         accelerator: an ``accelerate.Accelerator`` whose processes share the training; each takes
             texts of its own, ``batch_size`` of them. The base model must be on its device.
@@ -236,6 +240,7 @@ class TwistTrainer:
         self.steps = resolve_steps(steps, twist, self.weights)
         self.history: list[Update] = []
         self.warning, self._faint = "", 0
+        self._past: list[Samples] = []
         if ppo is not None and "ppo" not in self.weights:
             raise ValueError(f"ppo={quoted(ppo)} needs method='ppo'; got {quoted(method)}.")
         if self.steps > 1 and "ppo" in self.weights:
@@ -332,13 +337,14 @@ class TwistTrainer:
         return update
 
     def state(self) -> dict[str, Any]:
-        """A copy of all that changes: parameters, average, optimiser, history, replayed batches."""
+        """A copy of all that changes: parameters, average, optimiser, history, past batches."""
         return {
             "modules": copy.deepcopy(self._modules.state_dict()),
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "learning": self._average.next(),
             "history": list(self.history),
             "batches": self._remembered(),
+            "past": list(self._past),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -347,6 +353,7 @@ class TwistTrainer:
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self._average.load(state["learning"])
         self.history = list(state["history"])
+        self._past = list(state["past"])
         if isinstance(self.positives, ReplayedPositives):
             self.positives.restore(state["batches"])
 
@@ -356,7 +363,7 @@ class TwistTrainer:
         Pools and replayed batches of every process are kept; a source of your own must be given
         again.
         """
-        pools = self._share.gather(pool_of(self.positives))
+        pools = self._share.gather(pool_of(self.positives) | past_tensors(self._past))
         if self._share.is_main:
             write_checkpoint(Path(path), self.state(), self._arguments(), pools)
         self._share.wait()
@@ -376,7 +383,8 @@ class TwistTrainer:
         try:
             state["history"] = [Update(**update) for update in state["history"]]
             self._batches.positives = pool_from(self.target, pool) or source
-            self.load_state(state | {"batches": self._remembered()})
+            past = past_from(pool, self.target.prompt_tokens.device)
+            self.load_state(state | {"batches": self._remembered(), "past": past})
         except Exception as error:
             self._batches.positives = source
             self.load_state(kept)
@@ -426,8 +434,8 @@ class TwistTrainer:
                     self.twist, batch, self.weights, log_bound=bound, average=self._share.mean
                 )
             losses, norm, policy = self._descend(batch, positives)
-            for _ in range(1, self.steps):
-                self._descend(batch, positives)
+            for each in self._later(batch):
+                self._descend(each, each if positives is batch else positives)
         except NoSignalError:
             # Other processes may have a signal, so this one takes part in their steps too.
             losses, norm, policy = {}, self._step(None), {}
@@ -448,6 +456,14 @@ class TwistTrainer:
             **policy,
         )
         return self._share.merge(update)
+
+    def _later(self, batch: Samples) -> Iterator[Samples]:
+        """The batches of the steps after an update's first: its own and, in turn, a past one."""
+        if self.steps > 1 and batch.sums is not None:
+            self._past = [*self._past, batch][-PAST:]
+        chosen = random.Random(f"{self.seed} {self._address}")
+        for at in range(1, self.steps):
+            yield chosen.choice(self._past) if at % 2 and self._past else batch
 
     def _descend(
         self, batch: Samples, positives: Samples | None
@@ -514,7 +530,7 @@ class TwistTrainer:
 
 
 FORMAT = "tsmc_widgets.TwistTrainer"
-VERSION = 5
+VERSION = 6
 
 
 def write_checkpoint(
@@ -635,6 +651,27 @@ def pool_of(positives: Any) -> dict[str, Tensor]:
     """The tensors of a source that is stored, off its device; nothing for others."""
     found = positives.tensors() if source_of(positives) == "kept" else {}
     return {name: value.cpu() for name, value in found.items()}
+
+
+def past_tensors(batches: Sequence[Samples]) -> dict[str, Tensor]:
+    """The tensors of past batches of a tied head, off their device."""
+    return {
+        f"past.{at}.{kind}.{name}": value.cpu().clone()  # Two of them are one: no file has that.
+        for at, batch in enumerate(batches)
+        for kind, part in (("texts", batch), ("sums", batch.sums))
+        for name in part.__slots__
+        if isinstance(value := getattr(part, name), Tensor)
+    }
+
+
+def past_from(tensors: Mapping[str, Tensor], device: torch.device) -> list[Samples]:
+    """The batches whose tensors ``past_tensors`` gave."""
+    kept = {name: value.to(device) for name, value in _named(tensors, "past.").items()}
+    count = len({name.partition(".")[0] for name in kept})
+    return [
+        Samples(**_named(kept, f"{at}.texts."), sums=TokenSums(**_named(kept, f"{at}.sums.")))
+        for at in range(count)
+    ]
 
 
 def pool_from(target: Target, tensors: Mapping[str, Tensor]) -> Positives | None:

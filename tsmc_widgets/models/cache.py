@@ -9,6 +9,7 @@ later one (after a rewind, an interrupt, for another choice of tokens) copies to
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -158,9 +159,10 @@ class Extension:
         if store.layers[index] is None:
             store.dropped[index] = first
             room = (store.room[0], store.room[1] - first)
-            store.layers[index] = tuple(
+            keys, values = (
                 part.new_empty(room[0], part.shape[1], room[1], part.shape[3]) for part in new
             )
+            store.layers[index] = keys, values
         self._filled[index] = True
         self._copy_past(index, rows, slice(first, self.length))
         added = store.view(index, rows, slice(self.length, self.stop))
@@ -235,7 +237,7 @@ class _ChunkCache(DynamicCache):
     """The part of an ``Extension`` that a forward pass over some of the rows reads and fills."""
 
     def __init__(self, extension: Extension, rows: slice) -> None:
-        layers: list[DynamicLayer | DummyLayer] = []
+        layers: list[Any] = []
         for index, window in enumerate(extension.store.windows):
             if window is None:
                 layers.append(_GrowingLayer(extension, index, rows))

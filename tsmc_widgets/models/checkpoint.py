@@ -102,11 +102,6 @@ def _is_cached(hub: Any, name: str) -> bool:
     return any(isinstance(hub.try_to_load_from_cache(name, file), str) for file in files)
 
 
-def import_transformers(purpose: str) -> Any:
-    """The transformers package, or the error that says how to install it."""
-    return import_extra("transformers", "hf", purpose)
-
-
 def load_checkpoint(
     auto_class: str,
     name_or_folder: str | Path,
@@ -123,7 +118,7 @@ def load_checkpoint(
         FileNotFoundError: there is no such checkpoint here, and none could be fetched.
         UnsupportedModelError: the checkpoint is of another kind, or lacks weights.
     """
-    transformers = import_transformers(f"Loading {name_or_folder!s}")
+    transformers = import_extra("transformers", "hf", f"Loading {name_or_folder!s}")
     place = torch.device("cpu" if device is None else device)
     if dtype is None:
         dtype = torch.float32 if place.type == "cpu" else "auto"

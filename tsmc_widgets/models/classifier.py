@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,7 @@ class TextClassifier:
         *,
         max_tokens: int | None = None,
     ) -> None:
-        config = model.config
+        config: Any = model.config
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.num_labels = int(config.num_labels)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -50,10 +50,10 @@ class TokenizerText:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
 
     @property
-    def _given_tokenizer(self) -> PreTrainedTokenizerBase:
+    def _given_tokenizer(self) -> Any:
         if self.tokenizer is None:
             raise NoTokenizerError(
                 "This model has no tokenizer, so it reads and gives token ids only: give prompts "
@@ -391,12 +391,13 @@ class HuggingFaceLM(TokenizerText):
         if batch == 0:  # Models cannot read no rows: read one and select none of its answer.
             one = None if carry is None else replace(carry, rows=tokens.new_zeros(1), batch=1)
             step, none = self._read(tokens.new_zeros(1, length), one), tokens.new_zeros(0)
-            hidden = None if step.hidden is None else step.hidden[none]
-            return LMStep(step.log_probs[none], hidden, step.carry.select(none))
+            states = None if step.hidden is None else step.hidden[none]
+            return LMStep(step.log_probs[none], states, step.carry.select(none))
         self._check_mode()
         extension = Extension(self._windows, batch, length, carry)
         is_lazy = bool(self._head_alone) and batch * self.vocab_size >= LAZY_CELLS
-        log_probs, hidden = [], []
+        log_probs: list[Tensor] = []
+        hidden: list[Any] = []
         for start, stop in self._chunks(batch, length):
             logits, states = self._forward(
                 tokens[start:stop],
@@ -514,7 +515,7 @@ class HuggingFaceLM(TokenizerText):
         alone, states = tokens[:1], expected[:1]
         pairs = [(self.teacher_force(alone, 1).hidden, states)]
         for at in (1, length // 2, length - 2):
-            step = self.prefill(alone[:, :at])
+            step: Any = self.prefill(alone[:, :at])
             pairs += [(step.hidden, states[:, at - 1])]
             pairs += [(self.advance(alone[:, at], step.carry).hidden, states[:, at])]
         return all(torch.equal(*pair) for pair in pairs)
@@ -527,10 +528,7 @@ class HuggingFaceLM(TokenizerText):
             )
 
 
-_T = TypeVar("_T", bound=Tensor)
-
-
-def _join(chunks: Sequence[_T]) -> _T:
+def _join(chunks: Sequence[Tensor]) -> Tensor:
     return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
 
 
@@ -595,7 +593,7 @@ def _check_causal(model: PreTrainedModel) -> None:
         )
 
 
-def _output_embedding(model: PreTrainedModel) -> torch.nn.Module:
+def _output_embedding(model: PreTrainedModel) -> Any:
     head = model.get_output_embeddings()
     if head is None or "past_key_values" not in inspect.signature(model.forward).parameters:
         raise UnsupportedModelError(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer, check_one_of, check_path, import_extra, quoted
-from tsmc_widgets.models.checkpoint import SMOLLM2, import_transformers, smollm2_file
+from tsmc_widgets.models.checkpoint import SMOLLM2, smollm2_file
 from tsmc_widgets.models.protocol import check_device
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _loaded(
     **most: int | None,
 ) -> Any:
     """An object of one of the classes that need transformers; ``state`` is part of the key only."""
-    import_transformers(f"Loading {source}")
+    import_extra("transformers", "hf", f"Loading {source}")
     loader = getattr(importlib.import_module(_MODULES[class_name]), class_name)
     return loader.from_pretrained(source, device=device, dtype=dtype, **most)
 

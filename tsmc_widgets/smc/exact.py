@@ -283,8 +283,8 @@ class ChainOracle(Oracle):
                 numerics.logsumexp(_plus(self._log_moves, after.unsqueeze(0))),
             )
         self.log_backward = torch.stack(backward)
-        first = self.log_backward[0][vocab, automaton.transition[automaton.initial]]
-        self.log_z = float(numerics.logsumexp(_plus(self._log_first, first)))
+        log_psi = self.log_backward[0][vocab, automaton.transition[automaton.initial]]
+        self.log_z = float(numerics.logsumexp(_plus(self._log_first, log_psi)))
 
     def __repr__(self) -> str:
         """Class, number of automaton states and log Z."""

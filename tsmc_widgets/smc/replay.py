@@ -21,6 +21,7 @@ from torch import Tensor
 from tsmc_widgets.errors import AllParticlesDeadError, TsmcError
 from tsmc_widgets.smc import sampler
 from tsmc_widgets.smc.api import SMCSession
+from tsmc_widgets.smc.prefixes import NextTokens
 from tsmc_widgets.smc.state import SMCConfig, SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
@@ -155,8 +156,7 @@ def _step(
     trace: SMCTrace, state: SMCState, target: Target, config: SMCConfig
 ) -> tuple[SMCState, StepRecord]:
     """One step of the sampler with tokens, log p, log q and log psi as recorded."""
-    t, final = state.t + 1, state.t + 1 == target.num_steps
-    device = state.log_weights.device
+    t, device = state.t + 1, state.log_weights.device
 
     def recorded(name: str) -> Tensor:
         return getattr(trace.columns, name)[:, t - 1].to(device)
@@ -164,21 +164,11 @@ def _step(
     due, ancestors = sampler.choose_ancestors(state, config, t)
     _check_decisions(due, recorded("resampled"), ancestors, recorded("ancestors"), t)
     state = sampler.resampled(state, due, ancestors)
-    tokens, log_p, log_q = recorded("tokens"), recorded("log_p"), recorded("log_q")
-    paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
-    live = ~state.finished
-    ends = sampler.ending(target, paths, live)
-    log_psi = torch.where(state.finished, state.log_psi, recorded("log_psi"))
-    log_psi = sampler.replace_psi_by_phi(
-        target, config, live if final else ends, state.rows, tokens, paths, log_psi
-    )
-    log_increment, log_weights, log_z, ess = sampler.weight(state, log_p, log_q, log_psi, t)
-    record = StepRecord(
-        t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
-        int(trace.columns.distinct[t - 1]), trace.tables[t - 1] if config.top_k else None,
-    )  # fmt: skip
-    finished = state.finished | ends
-    return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, state.rows, None), record
+    table = trace.tables[t - 1] if config.top_k else None
+    tokens, log_p, log_q, log_psi = map(recorded, ("tokens", "log_p", "log_q", "log_psi"))
+    drawn = NextTokens(tokens, log_p, log_q, log_psi, table)
+    distinct = int(trace.columns.distinct[t - 1])
+    return sampler.take(state, target, config, (due, ancestors), drawn, distinct)
 
 
 def _check_decisions(due: Tensor, old_due: Tensor, chosen: Tensor, old: Tensor, t: int) -> None:

@@ -13,6 +13,7 @@ from tsmc_widgets import numerics
 from tsmc_widgets.errors import AllParticlesDeadError, quoted
 from tsmc_widgets.smc.memory import check_run
 from tsmc_widgets.smc.prefixes import (
+    NextTokens,
     PrefixSteps,
     advance_steps,
     distinct_pairs,
@@ -73,8 +74,7 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     # Resample, never before the first step and never after the last.
     due, ancestors = choose_ancestors(state, config, t)
     rows = rows.gather(1, ancestors)
-    state = resampled(state, due, ancestors)
-    finished = state.finished
+    state = replace(resampled(state, due, ancestors), rows=rows)
 
     # Propose s_t ~ q. A path that has ended repeats its EOS at no cost.
     uniforms = config.noise.uniform(step=t, use="token", num_particles=config.num_particles)
@@ -82,33 +82,50 @@ def step(state: SMCState, target: Target, config: SMCConfig) -> tuple[SMCState, 
     if config.retained is not None:
         given[:, 0] = config.retained[:, t - 1]
     if target.absorbs_eos:
-        given = torch.where(finished, target.eos_token_id, given)
+        given = torch.where(state.finished, target.eos_token_id, given)
     drawn = steps.draw(rows, uniforms, given=given, top_k=config.top_k)
-    tokens = drawn.tokens
+    after, record = take(state, target, config, (due, ancestors), drawn, steps.size)
+    check_alive(record, target, config)
+
+    # Extend: each distinct prefix is read once, and nothing is read after the last token.
+    if not final:
+        rows, steps = _extend(target, config, steps, after, drawn.tokens)
+        after = replace(after, rows=rows, steps=steps)
+    return after, record
+
+
+def take(
+    state: SMCState,
+    target: Target,
+    config: SMCConfig,
+    chosen: tuple[Bool[Tensor, " runs"], Indices],
+    drawn: NextTokens,
+    distinct: int,
+) -> tuple[SMCState, StepRecord]:
+    """Weight the next tokens of a resampled state, and record them with what was ``chosen``.
+
+    The state after it has the rows of the one before and no answers of the models yet.
+    """
+    t, final = state.t + 1, state.t + 1 == target.num_steps
+    finished = state.finished
     log_p = torch.where(finished, 0.0, drawn.log_p)
     log_q = torch.where(finished, 0.0, drawn.log_q)
     log_psi = torch.where(finished, state.log_psi, drawn.log_psi)
-    paths = torch.cat([state.tokens, tokens.unsqueeze(-1)], dim=-1)
+    paths = torch.cat([state.tokens, drawn.tokens.unsqueeze(-1)], dim=-1)
 
     # Weight by p0 psi_t / (q psi_{t-1}). Phi stands for psi_t at T and wherever a path ends.
     live = ~finished
     ends = ending(target, paths, live)
-    log_psi = replace_psi_by_phi(
-        target, config, live if final else ends, rows, tokens, paths, log_psi
+    log_psi = _replace_psi_by_phi(
+        target, config, live if final else ends, state.rows, drawn.tokens, paths, log_psi
     )
     log_increment, log_weights, log_z, ess = weight(state, log_p, log_q, log_psi, t)
     record = StepRecord(
-        t, due, ancestors, tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
-        steps.size, drawn.table,
+        t, *chosen, drawn.tokens, log_p, log_q, log_psi, log_increment, log_weights, ess, log_z,
+        distinct, drawn.table,
     )  # fmt: skip
-    check_alive(record, target, config)
-
-    # Extend: each distinct prefix is read once, and nothing is read after the last token.
     finished = finished | ends
-    steps = None if final else steps
-    if not final:
-        rows, steps = _extend(target, config, steps, rows, tokens, paths, ~finished)
-    return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, rows, steps), record
+    return SMCState(t, paths, log_weights, log_psi, log_z, ess, finished, state.rows, None), record
 
 
 def choose_ancestors(
@@ -147,7 +164,7 @@ def ending(target: Target, paths: Int[Tensor, "runs particles t"], live: Mask) -
     return live & target.ending.ends(paths.flatten(0, 1)).reshape(live.shape)
 
 
-def replace_psi_by_phi(
+def _replace_psi_by_phi(
     target: Target,
     config: SMCConfig,
     where: Mask,
@@ -199,16 +216,14 @@ def _extend(
     target: Target,
     config: SMCConfig,
     steps: PrefixSteps,
-    rows: Indices,
+    state: SMCState,
     tokens: Indices,
-    paths: Int[Tensor, "runs particles t"],
-    live: Mask,
 ) -> tuple[Indices, PrefixSteps]:
-    members = live.reshape(-1).nonzero().squeeze(1)
+    rows, members = state.rows, (~state.finished).reshape(-1).nonzero().squeeze(1)
     if members.shape[0] == 0:
         return rows, steps
     pairs = distinct_pairs(rows, tokens, members, target.lm.vocab_size)
-    flat_paths = paths.reshape(-1, paths.shape[-1])
+    flat_paths = state.tokens.flatten(0, 1)
     steps = advance_steps(target, config.proposal, config.twist, steps, pairs, flat_paths)
     flat_rows = torch.zeros_like(rows).reshape(-1)
     flat_rows[members] = pairs.inverse

@@ -13,7 +13,7 @@ from tsmc_widgets.smc.noise import AddressedNoise, Noise
 from tsmc_widgets.smc.prefixes import NextTokenTable, PrefixSteps
 from tsmc_widgets.smc.proposals import Base, as_proposal
 from tsmc_widgets.smc.resampling import SCHEMES, ESSBelow, ResampleRule, check_rule
-from tsmc_widgets.twists.protocol import Twist, as_twist
+from tsmc_widgets.twists.protocol import as_twist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class SMCConfig:
     num_particles: int
     num_runs: int = 1
     proposal: Any = field(default_factory=Base)
-    twist: Twist | None = None
+    twist: Any = None
     resampler: str = "systematic"
     rule: ResampleRule = field(default_factory=ESSBelow)
     noise: Noise | None = None

@@ -150,8 +150,7 @@ class TraceInfo:
     @classmethod
     def of(cls, target: Target, config: SMCConfig) -> TraceInfo:
         """Information on a target sampled by a configuration."""
-        noise = config.noise
-        addressed = isinstance(noise, AddressedNoise)
+        noise = config.noise if isinstance(config.noise, AddressedNoise) else None
         return cls(
             num_steps=target.num_steps,
             prompt=_prompt_text(target),
@@ -162,8 +161,8 @@ class TraceInfo:
             resampler=config.resampler,
             rule=config.rule.describe(),
             ess_threshold=config.rule.threshold if isinstance(config.rule, ESSBelow) else None,
-            seed=noise.seed if addressed else None,
-            first_run=noise.first_run if addressed else None,
+            seed=None if noise is None else noise.seed,
+            first_run=None if noise is None else noise.first_run,
             conditional=config.retained is not None,
             eos_token_id=target.eos_token_id if target.absorbs_eos else None,
             observed=None if config.observed is None else config.observed.tolist(),
@@ -209,7 +208,7 @@ def _save(trace: SMCTrace, path: Path) -> Path:
     arrays = _tensors(trace.columns)
     for t, table in enumerate(trace.tables):
         arrays |= {f"table_{t}_{name}": values for name, values in _tensors(table).items()}
-    packed = {name: values.cpu().numpy() for name, values in arrays.items()}
+    packed: dict[str, Any] = {name: values.cpu().numpy() for name, values in arrays.items()}
     packed["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
     with write_atomically(path) as part, part.open("xb") as file:
         np.savez_compressed(file, **packed)
@@ -439,7 +438,8 @@ class SMCTrace:
                 "This trace is of a model without a tokenizer, so it has no texts: take "
                 "trace.tokens, or trace.final_texts for labels made of token ids."
             )
-        return list(self.final_texts[0]) if self.num_runs == 1 else list(self.final_texts)
+        texts = [list(row) for row in self.final_texts]
+        return texts[0] if self.num_runs == 1 else texts
 
     def paths(self, column: str) -> Tensor:
         """A column along each particle's own path through its ancestors: (R, K, steps)."""

@@ -8,7 +8,6 @@ from tsmc_widgets.targets.classifier import (
     TemperedReward,
 )
 from tsmc_widgets.targets.context import Context, SupportsLogPhi
-from tsmc_widgets.targets.continuation import Continuation, Infilling
 from tsmc_widgets.targets.exact_samples import (
     ExactSamples,
     JointSamples,
@@ -28,7 +27,14 @@ from tsmc_widgets.targets.protocol import (
 )
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.targets.text import TextPotential
-from tsmc_widgets.targets.tokens import AvoidsToken, ContainsToken, CountToken, Length
+from tsmc_widgets.targets.tokens import (
+    AvoidsToken,
+    ContainsToken,
+    Continuation,
+    CountToken,
+    Infilling,
+    Length,
+)
 from tsmc_widgets.targets.words import AvoidsWord, ContainsWord, MatchesRegex
 
 __all__ = [

@@ -74,27 +74,38 @@ def call_checked(
     name: str,
     show_row: ShowRow,
 ) -> Any:
+    """``call_on`` of rows of tokens: a copy, so that what is written there is nobody else's."""
+    return call_on(lambda rows: function(rows.clone()), tokens, name, tokens.shape[1], show_row)
+
+
+def call_on(
+    function: Callable[[Any], Any],
+    items: Any,
+    name: str,
+    step: int,
+    show: Callable[[Any], str],
+    kind: str = "rows",
+) -> Any:
     """Call other people's code without gradients; what it raises becomes a PotentialError.
 
-    ``SystemExit`` and its like too, which would end a thread in silence; not an interrupt. It gets
-    tokens of its own: what it writes there is nobody else's.
+    ``SystemExit`` and its like too, which would end a thread in silence; not an interrupt.
     """
+
+    def raised(error: BaseException | None, where: str) -> PotentialError:
+        what = f"{type(error).__name__}: {error}"
+        return PotentialError(f"{name} raised {what} at step {step} on {where}.")
+
     try:
         with torch.no_grad():
-            return function(tokens.clone())
+            return function(items)
     except (TsmcError, KeyboardInterrupt):
         raise
+    except FailedOnText as failure:
+        raise raised(failure.__cause__, show_text(failure.text)) from failure.__cause__
     except BaseException as error:
-        rows = tokens.shape[0]
-        where = show_row(tokens[0]) if rows else "no rows at all"
-        others = f" (the first of {rows} rows)" if rows > 1 else ""
-        raise raised_error(name, error, f"{where}{others}", tokens.shape[1]) from error
-
-
-def raised_error(name: str, error: BaseException, where: str, step: int | None) -> PotentialError:
-    """The error for code that raised ``error`` on ``where`` after ``step`` tokens."""
-    at = "" if step is None else f" at step {step}"
-    return PotentialError(f"{name} raised {type(error).__name__}: {error}{at} on {where}.")
+        where = show(items[0]) if len(items) else "no rows at all"
+        others = f" (the first of {len(items)} {kind})" if len(items) > 1 else ""
+        raise raised(error, f"{where}{others}") from error
 
 
 def as_log_phi(

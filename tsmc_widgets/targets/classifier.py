@@ -32,10 +32,10 @@ from tsmc_widgets.targets.checked import (
     check_bound,
     show_text,
 )
+from tsmc_widgets.targets.context import draw
 from tsmc_widgets.targets.functions import call_on_texts, function_name
 from tsmc_widgets.targets.notation import between, short_name, times
 from tsmc_widgets.targets.protocol import ConditionalPotential, log_indicator
-from tsmc_widgets.targets.sampling import draw
 from tsmc_widgets.targets.text import Scope, TextCache, TextPotential
 
 
@@ -211,9 +211,8 @@ class ClassConditional(ConditionalPotential):
                 exact samples (``torch.tensor([1])``, ``[1]``). A bare number is an index too; where
                 classes are named by numbers ("2 stars") it could mean either and is refused.
         """
-        label = observed
-        if not isinstance(observed, str):
-            label = self.classes[self._index(observed)]
+        named = isinstance(observed, str)
+        label = str(observed) if named else self.classes[self._index(observed)]
         fixed = ClassProbability(self.classifier, label=label, scope=self.scope)
         return fixed if self._context is None else fixed.bind(self._context)
 
@@ -367,7 +366,8 @@ class Reward:
         check_one_of("takes", takes, ("text", "texts"))
         if name is not None:
             check_kind("name", name, str, "a text")
-        self.source, self.takes = source, takes
+        self.source: Any = source
+        self.takes = takes
         self.classifier = None
         if callable(source) and not isinstance(source, SupportsLogits):
             self.name = function_name(source) if name is None else name

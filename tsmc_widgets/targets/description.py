@@ -94,6 +94,22 @@ def describe_problem(problem: str | Problem | Mapping[str, Any]) -> dict[str, An
     return {**described, "potential": [dict(part) for part in parts_of(described)]}
 
 
+def prompt_text(prompt: Any) -> str:
+    """A prompt as a person reads it: the text, the last message of a chat, or token ids."""
+    if isinstance(prompt, str):
+        return prompt
+    ids = not prompt or not isinstance(prompt[-1], Mapping)
+    return " ".join(f"#{each}" for each in prompt) if ids else prompt[-1]["content"]
+
+
+def with_text(prompt: Any, text: str) -> Any:
+    """The same prompt, or one with another text: of a chat its last message."""
+    if text == prompt_text(prompt):
+        return prompt
+    is_chat = not isinstance(prompt, str) and prompt and isinstance(prompt[-1], Mapping)
+    return [*prompt[:-1], {**prompt[-1], "content": text}] if is_chat else text
+
+
 def parse_potential(described: Mapping[str, Any] | Sequence[Any]) -> Potential:
     """The potential that a description asks for; see ``parse_problem``.
 

@@ -94,7 +94,8 @@ def ending_of(lm: LanguageModel, stop: Stop) -> Ending:
     ends = torch.zeros(lm.vocab_size, dtype=torch.bool)
     ends[list(eos_ids(lm))] = True
     if callable(stop):
-        ends |= torch.tensor([bool(stop(text)) for text in token_texts(lm)])
+        every = token_texts(lm)  # type: ignore[arg-type]
+        ends |= torch.tensor([bool(stop(text)) for text in every])
         stop = None
     texts = [stop] if isinstance(stop, str) else list(stop or ())
     if not all(isinstance(text, str) and text for text in texts):
@@ -115,15 +116,15 @@ def _search(texts: Sequence[str], lm: LanguageModel) -> Int[Tensor, "states voca
     table, found = pattern_automaton(patterns, 256, device=torch.device("cpu"))
     going = (~found).nonzero().squeeze(1)
     number = torch.full((len(table),), len(going)).index_put((going,), torch.arange(len(going)))
-    table = [[int(number[state]) for state in row] for row in table[going]]
+    moves = number[table[going]].tolist()
     ended = len(going)
     rows = torch.empty(ended, lm.vocab_size, dtype=torch.int64)
-    for token, text in enumerate(token_texts(lm)):
+    for token, text in enumerate(token_texts(lm)):  # type: ignore[arg-type]
         piece = token_bytes(text)
         for state in range(ended):
             now = state
             for byte in piece:
-                now = table[now][byte]
+                now = moves[now][byte]
                 if now == ended:
                     break
             rows[state, token] = now

@@ -14,8 +14,7 @@ from torch import Tensor
 from tsmc_widgets.errors import BudgetError, PotentialError, check_flag, check_integer
 from tsmc_widgets.numerics import logmeanexp, normalise
 from tsmc_widgets.targets.checked import check_bound
-from tsmc_widgets.targets.context import Context
-from tsmc_widgets.targets.sampling import powered_samples
+from tsmc_widgets.targets.context import Context, powered_samples
 
 DEFAULT_BUDGET = 1_000_000
 SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
@@ -98,6 +97,16 @@ def rejection_samples(
         PotentialError: no bound is known, or a text exceeds it.
         KeyboardInterrupt: its ``.samples`` holds what was found.
     """
+    samples = _found(target, n, seed=seed, budget=budget, progress=progress)
+    if len(samples.tokens) < n:
+        raise BudgetError(_too_few(samples, n, budget), samples)
+    return samples
+
+
+def _found(
+    target: Any, n: int, *, seed: SupportsIndex, budget: int, progress: bool
+) -> ExactSamples:
+    """As many of ``n`` exact samples as the budget gives; see ``rejection_samples``."""
     _check_request(n, seed, budget)
     if target.potential.is_conditional:
         raise PotentialError(
@@ -125,12 +134,9 @@ def rejection_samples(
                 bar.update(min(search.accepted, n) - bar.n)
                 bar.set_postfix_str(f"{search.accepted} of {search.proposed} draws", refresh=False)
     except BaseException as error:
-        error.samples = search.samples(n)
+        error.samples = search.samples(n)  # type: ignore[attr-defined]
         raise
-    samples = search.samples(n)
-    if len(samples.tokens) < n:
-        raise _budget_error(samples, n, budget)
-    return samples
+    return search.samples(n)
 
 
 def joint_samples(
@@ -169,16 +175,15 @@ def joint_samples(
                 batches.append(potential.draw_joint(size, generator))
                 bar.update(size)
     except BaseException as error:
-        error.samples = _joined(batches, target.context)
+        error.samples = _joined(batches, target.context)  # type: ignore[attr-defined]
         raise
     samples = _joined(batches, target.context)
     if most < n:
-        error = BudgetError(
+        raise BudgetError(
             f"{n:,} exact samples by joint draw take as many draws, and the budget is {budget:,}: "
-            "raise budget= or ask for fewer samples. What was drawn is in this error's .samples."
+            "raise budget= or ask for fewer samples. What was drawn is in this error's .samples.",
+            samples,
         )
-        error.samples = samples
-        raise error
     return samples
 
 
@@ -217,15 +222,7 @@ class _Search:
     def extend(self, size: int) -> None:
         """Draw and judge one batch; all or nothing of it is kept."""
         context = self.target.context
-        tokens, log_ratio = powered_samples(
-            context.lm,
-            context.prompt_tokens,
-            context.num_steps,
-            size,
-            power=self.target.power,
-            generator=self.generator,
-            ending=context.ending,
-        )
+        tokens, log_ratio = powered_samples(self.target, size, generator=self.generator)
         own = self.target.log_phi(tokens)
         log_phi = own + log_ratio
         worst = int(log_phi.argmax())
@@ -271,7 +268,7 @@ def _log_add(total: float, values: Float64[Tensor, " n"]) -> float:
     return float(torch.logsumexp(torch.cat([values, values.new_tensor([total])]), 0))
 
 
-def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:
+def _too_few(samples: ExactSamples, n: int, budget: int) -> str:
     from scipy.stats import binomtest
 
     found, proposed = samples.accepted, samples.proposed
@@ -284,13 +281,11 @@ def _budget_error(samples: ExactSamples, n: int, budget: int) -> BudgetError:
         need = f"about {math.ceil(n / samples.acceptance_rate):,} draws are needed"
     else:
         need = f"more than {math.floor(n / interval.high):,} draws are needed"
-    error = BudgetError(
+    return (
         f"The budget of {budget:,} draws ended with {found} of {n} exact samples found. {rate}, "
         f"so {need}: raise budget=, ask for fewer samples or soften the potential. What was found "
         "is in this error's .samples."
     )
-    error.samples = samples
-    return error
 
 
 def _bar(total: int, progress: bool) -> Any:
@@ -355,13 +350,7 @@ class ExactDraws:
         Raises:
             PotentialError: no bound on phi is known.
         """
-        try:
-            # More than can be found, so that every draw is looked at and none is cut off.
-            self.target.exact_samples(
-                self.block + 1,
-                seed=self.seed * 10_007 + len(self.blocks),
-                budget=self.block,
-                progress=False,
-            )
-        except BudgetError as error:
-            self.blocks.append(error.samples)
+        seed = self.seed * 10_007 + len(self.blocks)
+        # More than can be found, so that every draw is looked at and none is cut off.
+        found = _found(self.target, self.block + 1, seed=seed, budget=self.block, progress=False)
+        self.blocks.append(found)

@@ -36,7 +36,7 @@ class NamedFunction(BoundOnly, kind=False):
     ) -> None:
         if name is None:
             named = isinstance(function, str)
-            name = function.rpartition(":")[2] if named else function_name(function)
+            name = str(function).rpartition(":")[2] if named else function_name(function)
         check_kind("name", name, str, "a text")
         self.function = find_function(function) if isinstance(function, str) else function
         check_callable("function", self.function)
@@ -220,7 +220,7 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
-def function_name(function: Callable[..., Any]) -> str:
+def function_name(function: Any) -> str:
     """What people call a function."""
     name = getattr(function, "__name__", type(function).__name__)
     return "f" if name == "<lambda>" else name

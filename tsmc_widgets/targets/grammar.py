@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -62,26 +63,26 @@ class FormalLanguage(BoundOnly, kind=False):
         if wrong:
             raise ValueError(f"{kind} cannot be used: {_first_part(messages[0])}. {_HELP[kind]}")
 
-    def bind(self, context: Context) -> FormalLanguage:
-        """The same potential for one model's tokens.
+    def _look_up(self) -> None:
+        _ = self._prefixes
+
+    @cached_property
+    def _prefixes(self) -> _Prefixes:
+        """The language over one model's tokens.
 
         Raises:
             UnsupportedModelError: the tokens of the model have no fixed texts.
             PotentialError: no text of these tokens is in the language.
         """
-        bound = super().bind(context)
-        bound._prefixes = _Prefixes(self._lark, context, self.describe())
-        return bound
+        return _Prefixes(self._lark, self.context, self.describe())
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """0 where a row is a whole text of the language, -inf elsewhere."""
-        _ = self.context
         complete = torch.tensor(self._prefixes.are_complete(tokens.tolist()), dtype=torch.bool)
         return log_indicator(complete.to(tokens.device))
 
     def viable_next(self, tokens: Int[Tensor, "batch shorter"]) -> Bool[Tensor, "batch vocab"]:
         """Which next tokens leave a prefix that more tokens can complete."""
-        _ = self.context
         return self._prefixes.viable_next(tokens.tolist()).to(tokens.device)
 
     def _key(self) -> tuple:
@@ -308,7 +309,8 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
     if isinstance(lm, TabularLM):
         return _library().LLTokenizer(_library().TokenizerWrapper(_Table(lm)), slices=[])
     try:
-        fast = lm.tokenizer.is_fast
+        tokenizer: Any = lm.tokenizer  # type: ignore[attr-defined]
+        fast = tokenizer.is_fast
     except AttributeError:
         fast = False
     if not fast:
@@ -318,7 +320,7 @@ def _made_tokenizer(lm: LanguageModel) -> Any:
         )
     hf = import_extra("llguidance.hf", "grammar", "A grammar")
     try:
-        return hf.from_tokenizer(lm.tokenizer, n_vocab=max(lm.vocab_size, len(lm.tokenizer)))
+        return hf.from_tokenizer(tokenizer, n_vocab=max(lm.vocab_size, len(tokenizer)))
     except ValueError as error:
         raise UnsupportedModelError(
             "A grammar needs a tokenizer whose tokens write the same text everywhere, as "

@@ -27,12 +27,11 @@ from tsmc_widgets.targets.classifier import (
     TemperedReward,
     cached_classifier,
 )
-from tsmc_widgets.targets.continuation import Infilling
 from tsmc_widgets.targets.grammar import JSONSchema
 from tsmc_widgets.targets.notation import code_value
 from tsmc_widgets.targets.protocol import Potential
 from tsmc_widgets.targets.target import Target
-from tsmc_widgets.targets.tokens import ContainsToken
+from tsmc_widgets.targets.tokens import ContainsToken, Infilling
 
 Maker = Callable[[CachedClassifier | None], Potential]
 
@@ -48,7 +47,7 @@ class Problem:
         model: name of the base model: "storybook", "smollm2", a transformers name, or "table" for a
             toy.
         classifier: name of the classifier that judges texts; "" where phi needs none.
-        prompt: s_0.
+        prompt: s_0, or messages of a chat.
         num_steps: T.
         potential: makes phi, of the classifier or None.
         table: makes the toy's model; None for other models.
@@ -68,7 +67,7 @@ class Problem:
     summary: str
     teaches: str
     model: str
-    prompt: str
+    prompt: str | Sequence[Mapping[str, str]]
     num_steps: int
     potential: Maker = field(repr=False)
     classifier: str = ""
@@ -234,7 +233,7 @@ def _infilling(num_tokens: int) -> Maker:
     return lambda _: Infilling(num_tokens=num_tokens)
 
 
-def _reward(**bounds: float) -> Maker:
+def _reward(**bounds: Any) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
 
 
@@ -525,6 +524,14 @@ _SENTIMENTS = (
         _reward(at_least=0.9),
         prompt=_STORY,
     ),
+    _smollm2(
+        "sad-answer",
+        "a chat model's first line of a sad story: exp(-5 sentiment)",
+        "Steering an assistant: the prompt is a chat, and its answers are seldom sad enough.",
+        _tempered(5),
+        prompt=[{"role": "user", "content": "Write the first line of a sad story."}],
+        eos="absorb",
+    ),
 )
 
 _CONSTRAINED = (
@@ -549,7 +556,7 @@ PROBLEMS = Problems((*_TWINS, *_TOYS, *_SENTIMENTS, *_CONSTRAINED, *_PAPER))
 class OfProblem(Potential):
     """The potential of a named problem, whatever it is: ``OfProblem("rainy-week")`` makes that."""
 
-    def __new__(cls, problem: str) -> Potential:
+    def __new__(cls, problem: str) -> Any:
         """The problem's own potential."""
         return load_problem(problem).own_potential()
 

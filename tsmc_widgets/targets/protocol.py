@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Potential:
     log_phi_next: Callable[[Tensor], Tensor] | None = None
     log_phi_bounds: Callable[..., tuple[Tensor, Tensor]] | None = None
     viable_next: Callable[[Tensor], Tensor] | None = None
+    _given: tuple[tuple[Any, ...], dict[str, Any]]
     draw_joint: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None
     """Draws s ~ p0 and o ~ p(. | s), where phi is p(o | s) itself; see ConditionalPotential."""
 
@@ -62,7 +63,7 @@ class Potential:
         super().__init_subclass__(**options)
         line = vars(cls).get("describe")
         if isinstance(line, str):
-            cls.describe = lambda self: line
+            cls.describe = lambda self: str(line)
         # A user's class never changes what a stored description of the package's kind means.
         known = KINDS.get(cls.__name__)
         if kind and (known is None or is_packages(cls) or not is_packages(known)):
@@ -92,7 +93,8 @@ class Potential:
     @classmethod
     def code(cls, arguments: Mapping[str, Any]) -> str:
         """The Python expression that makes a potential of the arguments of a description."""
-        given = {name: _expression(value) for name, value in arguments.items() if name != "args"}
+        named = ((name, value) for name, value in arguments.items() if name != "args")
+        given: dict[str, Any] = {name: _expression(value) for name, value in named}
         if "args" in arguments:
             given["args"] = [_expression(value) for value in arguments["args"]]
         return call(f"{'tw.' if is_packages(cls) else ''}{cls.__name__}", cls, given)
@@ -172,6 +174,9 @@ class Potential:
         return powers[0] if len(powers) == 1 else Product(powers)
 
 
+Bound = TypeVar("Bound", bound="BoundOnly")
+
+
 class BoundOnly(Potential, kind=False):
     """A potential that knows its numbers only after ``bind``; equal to another of equal arguments.
 
@@ -180,13 +185,17 @@ class BoundOnly(Potential, kind=False):
 
     _context: Context | None = None
 
-    def bind(self, context: Context) -> BoundOnly:
-        """The same potential for one target."""
+    def bind(self: Bound, context: Context) -> Bound:
+        """The same potential for one target, which has what it asks for."""
         bound = copy.copy(self)
         for name in [name for name in vars(bound) if name in _cached_names(type(self))]:
             del bound.__dict__[name]
         bound._context = context
+        bound._look_up()
         return bound
+
+    def _look_up(self) -> None:
+        """Read at once what it needs of the target, and raise where the target lacks it."""
 
     @property
     def context(self) -> Context:
@@ -573,10 +582,9 @@ def is_packages(kind: type) -> bool:
 class UserPotential(BoundOnly, kind=False):
     """Any object with a ``log_phi`` method, with the rest of a potential filled in."""
 
-    log_phi_next, log_phi_bounds, viable_next = (
-        property(lambda self, name=name: self._own(name))
-        for name in ("log_phi_next", "log_phi_bounds", "viable_next")
-    )
+    log_phi_next = property(lambda self: self._own("log_phi_next"))
+    log_phi_bounds = property(lambda self: self._own("log_phi_bounds"))
+    viable_next = property(lambda self: self._own("viable_next"))
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -645,7 +653,7 @@ def _refuse_number(factor: object) -> None:
         )
 
 
-def _check_beta(beta: object) -> float:
+def _check_beta(beta: Any) -> float:
     try:
         value = float(beta)
     except (TypeError, ValueError):

@@ -41,7 +41,6 @@ from tsmc_widgets.targets.exact_samples import (
     rejection_samples,
 )
 from tsmc_widgets.targets.protocol import Potential, as_potential
-from tsmc_widgets.targets.sampling import log_p_suffix
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Tensor | np.ndarray
 """Text, token ids, or chat messages such as ``[{"role": "user", "content": "Hello"}]``."""
@@ -72,6 +71,7 @@ class Target:
         prompt_tokens: s_0 as the model reads it.
         absorbs_eos: whether a text ends at EOS.
         eos_token_id: the model's (first) EOS token; None where it has none.
+        context: what the potential was told of this target.
         ending: where texts end before T; None where they do not.
     """
 
@@ -83,6 +83,7 @@ class Target:
     eos_token_id: int | None
     stop: Stop
     power: float | int
+    context: Context
 
     def __init__(
         self,
@@ -128,19 +129,14 @@ class Target:
             ("eos_token_id", lm.eos_token_id),
             ("stop", stop),
             ("power", power),
-            ("_context", context),
+            ("context", context),
         ]:
             object.__setattr__(self, name, value)
 
     @property
-    def context(self) -> Context:
-        """What the potential was told of this target."""
-        return self._context
-
-    @property
     def ending(self) -> Ending | None:
         """Where texts end before T."""
-        return self._context.ending
+        return self.context.ending
 
     def over(self, tokens: Int[Tensor, "batch t"]) -> Bool[Tensor, "batch t"]:
         """Positions from the token on that ends a text before T."""
@@ -190,10 +186,7 @@ class Target:
     def log_p(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Alpha log p0(s | prompt) in nats, teacher-forced; after an end only EOS follows."""
         self._check_tokens(tokens, self.num_steps)
-        length = len(self.prompt_tokens)
-        log_p = log_p_suffix(
-            self.lm, self.after_prompt(tokens), length, prompt_length=length, ending=self.ending
-        )
+        log_p = self.context.log_p(tokens)
         return log_p if self.power == 1 else self.power * log_p
 
     def log_sigma_tilde(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
@@ -233,7 +226,7 @@ class Target:
     def rules(self) -> dict[str, Any]:
         """What EOS does, and stop and power where they are given, in JSON's types."""
         stop = self.stop.__name__ if callable(self.stop) else self.stop
-        rules = {"eos": "absorb" if self.absorbs_eos else "ignore"}
+        rules: dict[str, Any] = {"eos": "absorb" if self.absorbs_eos else "ignore"}
         rules |= {} if stop is None else {"stop": [stop] if isinstance(stop, str) else list(stop)}
         return rules if self.power == 1 else rules | {"power": self.power}
 
@@ -355,7 +348,7 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
     return torch.tensor(ids, dtype=torch.int64, device=lm.device)
 
 
-def _chat_ids(lm: LanguageModel, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+def _chat_ids(lm: LanguageModel, messages: Sequence[Any]) -> list[int]:
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
@@ -10,14 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tsmc_widgets.errors import TsmcError, check_one_of
-from tsmc_widgets.targets.checked import (
-    FailedOnText,
-    as_log_phi,
-    raised_error,
-    show_text,
-)
-from tsmc_widgets.targets.context import Context
+from tsmc_widgets.errors import check_one_of
+from tsmc_widgets.targets.checked import FailedOnText, as_log_phi, call_on, show_text
 from tsmc_widgets.targets.protocol import BoundOnly
 
 Scope = Literal["continuation", "full"]
@@ -66,17 +61,15 @@ class TextPotential(BoundOnly, kind=False):
     def __init__(self, *, scope: Scope) -> None:
         check_one_of("scope", scope, ("continuation", "full"))
         self.scope = scope
-        self._cache: TextCache[float] = TextCache()
 
     def log_phi_of_texts(self, texts: Sequence[str]) -> Any:
         """Log phi of each text, in nats; the texts are distinct."""
         raise NotImplementedError
 
-    def bind(self, context: Context) -> TextPotential:
-        """The same potential for one target, with a cache of its own."""
-        bound = super().bind(context)
-        bound._cache = TextCache(self._cache.size)
-        return bound
+    @cached_property
+    def _cache(self) -> TextCache[float]:
+        """Of one target alone."""
+        return TextCache()
 
     def texts(self, tokens: Int[Tensor, "batch steps"]) -> list[str]:
         """The texts that this potential sees."""
@@ -92,21 +85,9 @@ class TextPotential(BoundOnly, kind=False):
         return torch.tensor(values, dtype=torch.float64, device=tokens.device)
 
     def _evaluate(self, texts: list[str], step: int) -> Tensor:
-        name = self.describe()
-        try:
-            with torch.no_grad():
-                values = self.log_phi_of_texts(texts)
-        except (TsmcError, KeyboardInterrupt):
-            raise
-        except FailedOnText as failure:
-            cause = failure.__cause__
-            raise raised_error(name, cause, show_text(failure.text), step) from cause
-        except BaseException as error:
-            others = f" (the first of {len(texts)} texts)" if len(texts) > 1 else ""
-            raise raised_error(name, error, f"{show_text(texts[0])}{others}", step) from error
-        return as_log_phi(
-            values, (len(texts),), name=name, show=lambda index: show_text(texts[index[0]])
-        )
+        name, size = self.describe(), (len(texts),)
+        values = call_on(self.log_phi_of_texts, texts, name, step, show_text, "texts")
+        return as_log_phi(values, size, name=name, show=lambda index: show_text(texts[index[0]]))
 
 
 def each_text(function: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:

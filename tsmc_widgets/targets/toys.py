@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -44,8 +46,7 @@ class LastStop(BoundOnly, kind=False):
         """What the last symbol is worth; nothing before there is one."""
         if not tokens.shape[1]:
             return torch.zeros(len(tokens), dtype=torch.float64)
-        table = torch.tensor([self.worth.get(name, 0.0) for name in self.context.lm.symbols])
-        return table.double()[tokens[:, -1]]
+        return _worths(self)[tokens[:, -1]]
 
     def describe(self) -> str:
         """``exp(−6 [ends with meadow or brook])``."""
@@ -73,13 +74,18 @@ class SumOfWorths(BoundOnly, kind=False):
 
     def log_phi(self, tokens: Int[Tensor, "batch steps"]) -> Float64[Tensor, " batch"]:
         """Sum over the text."""
-        table = torch.tensor([self.worth.get(name, 0.0) for name in self.context.lm.symbols])
-        return table.double()[tokens].sum(1)
+        return _worths(self)[tokens].sum(1)
 
     def describe(self) -> str:
         """``exp(1.5 × glitter − 5 × mud)``, with the numbers of symbols."""
         terms = " ".join(f"{value:+g} × {name}" for name, value in self.worth.items())
         return f"exp({terms})".replace("-", "−").replace("(+", "(")
+
+
+def _worths(potential: Any) -> Float64[Tensor, " vocab"]:
+    """What each symbol of a potential's model is worth, in nats."""
+    symbols = potential.context.lm.symbols
+    return torch.tensor([potential.worth.get(name, 0.0) for name in symbols]).double()
 
 
 def weather() -> TabularLM:

@@ -162,9 +162,9 @@ def contradiction(potential: Potential) -> list[str]:
     """The fewest factors, in words, that no text satisfies at once, as their automata tell."""
     bare = [factor.unpowered()[0] for factor in potential.factors()]
     kinds = [factor for factor in bare if isinstance(factor, AutomatonPotential)]
-    for found in [*itertools.combinations(kinds, 2), tuple(kinds)]:
-        if len(found) > 1 and _contradict(found):
-            for factor in found:
+    for several in [*itertools.combinations(kinds, 2), tuple(kinds)]:
+        if len(several) > 1 and _contradict(found := list(several)):
+            for factor in several:
                 fewer = [each for each in found if each is not factor]
                 found = fewer if len(fewer) > 1 and _contradict(fewer) else found
             return [factor.describe() for factor in found]

@@ -17,7 +17,6 @@ from tsmc_widgets.numerics import normalise
 from tsmc_widgets.smc.proposals import Proposal, ProposalStep
 from tsmc_widgets.targets.checked import as_numbers
 from tsmc_widgets.targets.protocol import Potential, as_potential
-from tsmc_widgets.targets.sampling import base_samples
 from tsmc_widgets.targets.target import Prompt, Target
 from tsmc_widgets.testing.language_model_checks import (
     Answer,
@@ -109,9 +108,7 @@ class _Case:
 def _texts(target: Target, num_rows: int, generator: torch.Generator) -> Int[Tensor, "rows steps"]:
     lm, steps = target.lm, target.num_steps
     half = max(1, num_rows // 2)
-    likely = base_samples(
-        lm, target.prompt_tokens, steps, half, generator=generator, ending=target.ending
-    )
+    likely = target.context.draw(half, generator)
     uniform = torch.randint(lm.vocab_size, (half, steps), generator=generator, device=likely.device)
     if target.ending is not None:
         uniform = target.ending.filled(uniform)

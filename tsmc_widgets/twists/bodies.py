@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,6 @@ from tsmc_widgets.errors import (
     import_extra,
     quoted,
 )
-from tsmc_widgets.models.checkpoint import import_transformers
 from tsmc_widgets.models.protocol import (
     Carry,
     LanguageModel,
@@ -58,10 +56,11 @@ class _NoVocabulary(nn.Module):
 class OwnStates(BaseStates):
     """Hidden states of another body than the base model's, in teacher forcing with gradients."""
 
-    def __init__(self, lm: Any, body: nn.Module) -> None:
+    def __init__(self, lm: Any, body: Any) -> None:
         """Step ``body``, which ``bare_copy`` made, as the base model is stepped."""
-        huggingface = importlib.import_module("tsmc_widgets.models.huggingface")
-        self.reader = huggingface.HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
+        from tsmc_widgets.models.huggingface import HuggingFaceLM
+
+        self.reader = HuggingFaceLM(body, lm.tokenizer, max_rows=lm.max_rows)
         self.width = hidden_width(self.reader)
 
     def prefill(self, tokens: Tensor, lm_step: LMStep) -> tuple[Tensor, Carry]:
@@ -69,7 +68,7 @@ class OwnStates(BaseStates):
         step = self.reader.prefill(tokens)
         return step.hidden, step.carry
 
-    def advance(self, tokens: Tensor, carry: Carry | None, lm_step: LMStep) -> tuple[Tensor, Carry]:
+    def advance(self, tokens: Tensor, carry: Any, lm_step: LMStep) -> tuple[Tensor, Carry]:
         """States (batch, width) after one more token."""
         step = self.reader.advance(tokens, carry)
         return step.hidden, step.carry
@@ -93,7 +92,7 @@ def bare_copy(lm: LanguageModel, *, share: bool) -> nn.Module:
         UnsupportedModelError: the base model is none of transformers.
     """
     check_model(lm)
-    transformers = import_transformers("A twist with a body of its own")
+    transformers = import_extra("transformers", "hf", "A twist with a body of its own")
     model = optional(lm, "model")
     if not isinstance(model, transformers.PreTrainedModel):
         raise UnsupportedModelError(

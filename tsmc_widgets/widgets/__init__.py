@@ -11,8 +11,7 @@ with extras_named(__name__):
     from tsmc_widgets.widgets.training_run import TrainSettings
     from tsmc_widgets.widgets.twist_debugger import TwistDebugger
     from tsmc_widgets.widgets.watch import Judges, RunSettings, WatchSMC
-    from tsmc_widgets.widgets.workbench import Workbench
-    from tsmc_widgets.widgets.workbench_state import WorkbenchState
+    from tsmc_widgets.widgets.workbench import Workbench, WorkbenchState
 
 __all__ = [
     "CompareSession",

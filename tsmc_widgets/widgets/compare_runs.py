@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tsmc_widgets.errors import as_list, check_integer, check_one_of, check_path
-from tsmc_widgets.experiments.compare import Comparison, check_method, method_fields
+from tsmc_widgets.experiments.compare import Comparison, check_method, spec_of
 from tsmc_widgets.experiments.runs import (
     CancellablePool,
     ResultFolder,
@@ -157,20 +157,18 @@ class CompareSettings:
         measures = MEASURES if self.profiles else ("bounds", "kl")
         if texts and not parse_problem(problem).conditional:
             measures = (*measures, "texts")
-        training = None
-        if method in LEARNING_METHODS:
-            training = Training(num_updates=self.num_updates, batch_size=self.batch_size, seed=seed)
-        return RunSpec(
-            problem=problem,
-            **method_fields(method),
-            training=training,
+        learns = method in LEARNING_METHODS
+        return spec_of(
+            problem,
+            method,
+            seed,
+            Training(num_updates=self.num_updates, batch_size=self.batch_size) if learns else None,
+            measures,
             num_particles=self.num_particles,
             num_runs=self.num_runs,
             num_exact=self.num_exact,
             num_samples=self.num_samples,
             rule=self.rules,
-            seed=seed,
-            measures=("texts",) if method in TEXT_METHODS else measures,
         )
 
 

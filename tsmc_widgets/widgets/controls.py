@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,15 +135,35 @@ _IN_CELLS: WeakKeyDictionary[ipw.Widget, tuple[str, str]] = WeakKeyDictionary()
 """The cell that made a widget, and which of its runs that was."""
 
 
+def _request() -> Mapping[str, Any]:
+    """The message that the kernel answers now; empty where there is none."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    return {} if kernel is None else kernel.get_parent() or {}
+
+
+def made_by_a_cell() -> bool:
+    """Whether a person is just running a cell of a notebook: no app, and no message of a page.
+
+    Front ends name the cell that they send to be run. Voila does not, nor does anything that runs a
+    notebook for its visitors; what a page sends later is no request to run code.
+    """
+    if any(name.startswith("VOILA_") for name in os.environ):
+        return False
+    if os.environ.get("SERVER_SOFTWARE", "").lower().startswith("voila"):
+        return False
+    request = _request()
+    runs = request.get("header", {}).get("msg_type") == "execute_request"
+    return runs and request.get("metadata", {}).get("cellId") is not None
+
+
 def replace_in_cell(widget: ipw.Widget) -> None:
     """Close what an earlier run of this cell has made: the page has dropped it, nothing else has.
 
     Without a front end that names its cells, nothing is closed.
     """
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         return
-    request = kernel.get_parent()
+    request = _request()
     cell = request.get("metadata", {}).get("cellId")
     if cell is None:
         return
@@ -181,6 +202,15 @@ class Note(ipw.HTML):
         self.value = shown if text or bold else ""
         self.layout.display = None if text or bold else "none"
         return self
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of texts under their heads."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    return f"<table>{row(heads, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
 def classed(widget: ipw.DOMWidget, *names: str) -> Any:

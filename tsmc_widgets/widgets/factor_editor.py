@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +11,15 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import message_of, quoted
-from tsmc_widgets.targets.functions import registered_functions
+from tsmc_widgets.errors import message_of, quoted, shortened
+from tsmc_widgets.targets.functions import (
+    TypedFunction,
+    register_function,
+    registered_function,
+    registered_functions,
+    unwrapped,
+)
 from tsmc_widgets.targets.problems import PROBLEMS
-from tsmc_widgets.widgets.code_editor import CodeEditor
 from tsmc_widgets.widgets.controls import (
     STAR_NAMES,
     Note,
@@ -23,6 +29,7 @@ from tsmc_widgets.widgets.controls import (
     close_whole,
     dress,
     split_words,
+    table,
 )
 
 Part = Mapping[str, Any]
@@ -391,6 +398,79 @@ KINDS: tuple[FactorKind, ...] = (
 def kind_of(part: Part) -> FactorKind:
     """The kind whose controls can show a description."""
     return next(kind for kind in KINDS if kind.matches(part))
+
+
+START = """def log_phi(text):
+    # In nats; float("-inf") rules a text out.
+    return -abs(len(text.split()) - 12)
+"""
+
+
+class CodeEditor(ipw.VBox):
+    """Source of ``log_phi``, what it gives for a few texts, and a button that takes it.
+
+    Whatever is typed is run in the kernel: never show one to anybody who may not run code there.
+
+    Args:
+        name: of the function that is edited; one that was not typed starts again.
+        texts: gives the texts of the preview.
+        use: called with the name under which the function was registered.
+    """
+
+    def __init__(
+        self, name: str, texts: Callable[[], Sequence[str]], use: Callable[[str], None]
+    ) -> None:
+        known = registered_function(name)
+        self._texts, self._use = texts, use
+        self.area = ipw.Textarea(
+            known.source if isinstance(known, TypedFunction) else START,
+            rows=6,
+            continuous_update=False,
+            layout={"width": "auto"},
+        )
+        self.area.tooltip = "Python that defines log_phi(text)"
+        self.button = button("Use this φ", "Run with it")
+        self.error = Note("tw-wrong-code", role="alert")
+        self.preview = ipw.HTML()
+        super().__init__([self.area, self.error, self.preview, self.button])
+        classed(self, "tw-code-editor")
+        self.area.observe(lambda _: self.check(), "value")
+        self.button.on_click(lambda _: self._press())
+        self.check()
+
+    def check(self) -> TypedFunction | None:
+        """Show what the function gives for the texts, or what is wrong with it."""
+        texts = list(self._texts())
+        try:
+            function = TypedFunction(self.area.value)
+            values = [_log_phi(function, text) for text in texts]
+        except ValueError as error:
+            self.error.say(str(error))
+            self.preview.value, self.button.disabled = "", True
+            return None
+        self.error.say("")
+        rows = [
+            (f"{value:.2f}", shortened(text, 90)) for value, text in zip(values, texts, strict=True)
+        ]
+        self.preview.value = table(("log φ", "text"), rows)
+        self.button.disabled = False
+        return function
+
+    def _press(self) -> None:
+        function = self.check()
+        if function is not None:
+            self._use(register_function(function, name=function.name))
+
+
+def _log_phi(function: TypedFunction, text: str) -> float:
+    found = function(text)
+    try:
+        value = float(unwrapped(found))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"log_phi must return a number, in nats: {error}.") from error
+    if math.isnan(value) or value == math.inf:
+        raise ValueError(f"log_phi must be a number or −∞; it gave {value} for “{text[:60]}”.")
+    return value
 
 
 _ADD = "add a factor …"

@@ -1,21 +1,33 @@
-"""What every view has on the Python side: its script and style, and an answer to its page."""
+"""What every view has on the Python side: its script and style, its saved forms, its page's wishes.
+
+A view leaves its kernel in two ways: as plain HTML in a saved notebook, see ``Still``, and as one
+file with its scripts and state, see ``write_page``.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets as ipw
+import numpy as np
 import traitlets
+from IPython.display import DisplayHandle, display
 
-from tsmc_widgets.errors import check_integer, check_one_of, message_of, quoted
+from tsmc_widgets.errors import check_integer, check_kind, check_one_of, message_of, quoted
+from tsmc_widgets.files import write_atomically
 from tsmc_widgets.smc.trace import check_trace
-from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
-from tsmc_widgets.widgets.record import PageTraits
-from tsmc_widgets.widgets.still import Still, still_of_run
+from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell, table
+from tsmc_widgets.widgets.record import PageTraits, Recorder, array
 
 _HERE = Path(__file__).parent
 _IMPORT = {
@@ -75,15 +87,175 @@ def join_modules(entry: Path | str) -> str:
     return "\n".join(joined.values())
 
 
-def run_action(asked: Mapping[str, Any], acts: Mapping[str, Callable[[], Any]]) -> str:
-    """Run the action that a view asks for; returns the message of its error, or nothing."""
-    try:
-        act = asked.get("act")
-        check_one_of("act", act, acts)
-        acts[act]()
-    except Exception as error:  # noqa: BLE001 - shown where it was pressed
-        return message_of(error)
-    return ""
+_OFFLINE = (_HERE / "js" / "offline.js").read_text("utf-8")
+_PAGE_STYLE = """
+html { color-scheme: light dark; background: Canvas; color: CanvasText; }
+#views { display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); }
+body { margin: 0 auto; padding: 16px; max-width: 1760px; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}<main id="views"></main>
+<script type="application/json" id="state">{state}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A widget of a page.
+
+    Attributes:
+        esm: its module, which ends by exporting what ``host`` makes.
+        css: its style.
+        runs: traits of each run; bytes become base64.
+        state: traits that do not depend on the run.
+    """
+
+    esm: str
+    css: str
+    runs: dict[int, dict[str, Any]]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+def write_page(
+    path: str | Path,
+    *,
+    title: str = "",
+    parts: Sequence[Part],
+    run: int,
+    body: str = "",
+    script: str = "",
+    style: str = "",
+) -> Path:
+    """Write a view of runs that needs neither kernel nor network; it appears whole or not at all.
+
+    Args:
+        path: the file; an existing one is replaced.
+        title: of the page; empty for prompt and phi of the run that is shown first.
+        parts: the widgets, from the top.
+        run: the one that is shown first.
+        body: HTML above the widgets.
+        script: what else the page does; ``models`` are the widgets' models.
+        style: of what stands in ``body``.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    headers = [part.runs[run]["header"] for part in parts if "header" in part.runs[run]]
+    title = title or f"“{headers[0]['prompt']}” {headers[0]['target']}"
+    # Expressions with names of their own: modules share some of their sources.
+    bodies = [part.esm.replace("export default ", "return ") for part in parts]
+    modules = ",\n".join("(() => {\n" + body + "\n})()" for body in bodies)
+    script = f"const widgets = [{modules}];\n{_OFFLINE}\n{script}"
+    style = "\n".join(part.css for part in parts) + _PAGE_STYLE + style
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    state = {
+        "run": run,
+        "parts": [
+            {
+                "state": part.state,
+                "runs": {str(at): _portable(traits) for at, traits in part.runs.items()},
+            }
+            for part in parts
+        ],
+    }
+    page = _PAGE.format(
+        policy=policy,
+        title=html.escape(title),
+        body=body,
+        style=style,
+        state=json.dumps(state).replace("<", "\\u003c"),
+        script=script,
+    )
+    with write_atomically(path) as part:
+        part.write_text(page, "utf-8", errors="backslashreplace", newline="\n")
+    return path
+
+
+def _portable(traits: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for name, value in traits.items()
+    }
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+MOST_CHARACTERS = 150_000
+_TEXTS = 10
+_STILL = "This is the last state of a page that was live. Run this cell again to have it back."
+# Notebooks show the two outputs of a page one after the other: this HTML goes where the page has
+# come, and the error of a page whose kernel has gone goes where this HTML stands.
+_STILL_STYLE = (
+    ".jp-OutputArea-child:has(.tsmc-still):has(+ .jp-OutputArea-child :is(.tsmc-watch, .pv)), "
+    ".jp-OutputArea-child:has(.tsmc-still) + .jp-OutputArea-child > .jupyter-widgets:not(:has(*)) "
+    "{ display: none }"
+)
+
+
+class Still(ipw.Widget):
+    """A page whose saved output reads without kernel and widgets."""
+
+    _handle: DisplayHandle | None = None
+
+    def still(self) -> str:
+        """Its last state, as HTML without scripts; empty where there is none."""
+        raise NotImplementedError
+
+    def renew_still(self) -> None:
+        """Put its present state into the notebook's output."""
+        if self._handle is not None:
+            self._handle.update(self._bundle(), raw=True)
+
+    def _ipython_display_(self, **_: Any) -> None:
+        self._handle = display(self._bundle(), raw=True, display_id=True)
+        if self.comm is not None:
+            # Beside it nothing, for hosts that know no widgets.
+            live = {WIDGET_VIEW: self.get_view_spec(), "text/html": "", "text/plain": ""}
+            display(live, raw=True)
+
+    def _bundle(self) -> dict[str, str]:
+        body = self.still()
+        if len(body) > MOST_CHARACTERS:
+            body = ""
+        shown = f"<style>{_STILL_STYLE}</style><p><em>{_STILL}</em></p>{body}"
+        plain = f"{type(self).__name__}: run this cell again to have it back."
+        return {"text/html": f'<div class="tsmc-still">{shown}</div>', "text/plain": plain}
+
+
+def _curve(values: np.ndarray, name: str) -> str:
+    """A line over the steps as an image, which needs no script."""
+    finite = [(i, float(v)) for i, v in enumerate(values) if math.isfinite(v)]
+    if not finite:
+        return ""
+    low, high = min(v for _, v in finite), max(v for _, v in finite)
+    width, height = 300 / max(1, len(values) - 1), 60 / ((high - low) or 1.0)
+    points = " ".join(f"{4 + i * width:.1f},{64 - (v - low) * height:.1f}" for i, v in finite)
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="308" height="68">'
+        f'<polyline fill="none" stroke="#0072B2" stroke-width="2" points="{points}"/></svg>'
+    )
+    ends = f"{name}: {low:.3g} to {high:.3g}".replace("-", "−")
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<p>{ends}<br><img alt="{ends}" src="data:image/svg+xml;base64,{data}"></p>'
 
 
 class FrontEnd(ClosesWhole, anywidget.AnyWidget):
@@ -134,7 +306,10 @@ class FrontEnd(ClosesWhole, anywidget.AnyWidget):
         self.welcome = change["new"]
 
 
-class RunView(Still, FrontEnd, PageTraits):
+MAX_RUNS_OFFLINE = 32
+
+
+class RunView(Still, FrontEnd, PageTraits):  # type: ignore[misc]
     """A view of one run of a trace at a time, whose record grows while the run goes on.
 
     Attributes:
@@ -144,21 +319,39 @@ class RunView(Still, FrontEnd, PageTraits):
         group: views of one group, if it is not empty, move together.
     """
 
-    _takes = ("hello", "step", "run")
+    _takes: tuple[str, ...] = ("hello", "step", "run")
+    _panels = False
+    """Whether it shows panels: see ``Recorder``."""
+    _stays: tuple[str, ...] = ()
+    """Traits that a page without kernel gets, beside the runs."""
 
     header = traitlets.Dict().tag(sync=True)
     step = traitlets.Int(0).tag(sync=True)
     run = traitlets.Int(0).tag(sync=True)
     group = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, recorder: Any, shown: dict[str, Any], run: int, **state: Any) -> None:
+    def __init__(
+        self,
+        trace: Any = None,
+        *,
+        exact_log_z: float | int | None = None,
+        bracket: Any = None,
+        replicates: Any = None,
+        target: Any = None,
+        run: int = 0,
+        group: str = "",
+    ) -> None:
         run = check_integer("run", run, at_least=0)
-        self._recorder = recorder
-        self._shown = shown if shown["trace"] is not None else {}
+        check_kind("group", group, str, "a text")
+        self._recorder = Recorder(panels=self._panels)
+        self._shown: dict[str, Any] = {}
+        state: dict[str, Any] = {"run": run, "group": group}
         # All of it at once: what a front end hears while it starts may be lost.
-        if self._shown:
-            state |= recorder.encode(run=run, **shown)
-        super().__init__(run=run, **state)
+        if trace is not None:
+            self._shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket,
+                           "replicates": replicates, "target": target}  # fmt: skip
+            state |= self._recorder.encode(run=run, **self._shown)
+        super().__init__(**state)
 
     @property
     def trace(self) -> Any:
@@ -170,10 +363,30 @@ class RunView(Still, FrontEnd, PageTraits):
         super()._ipython_display_(**options)
 
     def still(self) -> str:
-        """The run on show, its final texts and estimates."""
-        names = ("exact_log_z", "replicates")
-        options = {name: self._shown[name] for name in names if name in self._shown}
-        return still_of_run(self.trace, self.run, options) if self._shown else ""
+        """The run on show: its estimate, its ESS and log Z_hat over the steps, and final texts."""
+        if not self._shown:
+            return ""
+        trace, run = self.trace, self.run
+        known = {name: self._shown[name] for name in ("exact_log_z", "replicates")}
+        header = Recorder().encode(trace, run=run, **known)["header"]
+        ess, log_z = (array(getattr(trace.columns, name))[run] for name in ("ess", "log_z"))
+        facts = [
+            f"“{header['prompt']}”",
+            header["target"],
+            f"{header['num_particles']} particles, step {header['steps_done']} of "
+            f"{header['num_steps']}, run {run} of {len(header['runs'])}",
+            *header["facts"],
+        ]
+        parts = [f"<p>{html.escape(' · '.join(facts))}</p>"]
+        if len(ess):
+            last = f"log Ẑ {log_z[-1]:.2f} nats, ESS {ess[-1]:.1f}"
+            parts.append(f"<p>{last.replace('-', '−')}</p>")
+            parts += [_curve(ess, "ESS over the steps"), _curve(log_z, "log Ẑ over the steps")]
+        rows = [
+            (f"{float(s['weight']):.3f}", f"{float(s['log_phi']):.2f}", s["text"][:400])
+            for s in header["samples"][:_TEXTS]
+        ]
+        return "".join(parts) + (table(("weight", "log φ", "text"), rows) if rows else "")
 
     @traitlets.validate("step", "run")
     def _check_place(self, proposal: Any) -> int:
@@ -185,6 +398,49 @@ class RunView(Still, FrontEnd, PageTraits):
             # The one error on which traitlets puts back what it was.
             raise traitlets.TraitError(f"{name} must be {allowed}; got {value}.")
         return value
+
+    def update(
+        self,
+        trace: Any,
+        *,
+        exact_log_z: float | int | None = None,
+        bracket: Any = None,
+        replicates: Any = None,
+        target: Any = None,
+        run: int | None = None,
+        run_id: int | None = None,
+    ) -> None:
+        """Show this trace instead; at most ten times a second. The play head stays in place.
+
+        Args:
+            trace: an ``SMCTrace``, finished or not.
+            exact_log_z: as for the view itself.
+            bracket: as for ``RunPanels``.
+            replicates: as for the view itself.
+            target: as for the view itself.
+            run: which of the trace's runs; the one on show if None, where there is one of it.
+            run_id: the same number again says that this is the same run, grown: then only new
+                steps are sent.
+        """
+        shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket,
+                 "replicates": replicates, "target": target}  # fmt: skip
+        self._put(shown, run, run_id)
+
+    def part(self, **state: Any) -> Part:
+        """This view as a part of a page without kernel, its runs encoded again.
+
+        Every run of the trace is in it, up to ``MAX_RUNS_OFFLINE``; of more, only the one on show.
+
+        Args:
+            **state: further traits, such as ``group``.
+        """
+        if not self._shown:
+            raise ValueError("there is no trace to write yet: give the view one first.")
+        recorder, count = Recorder(panels=self._panels), self.trace.num_runs
+        runs = range(count) if count <= MAX_RUNS_OFFLINE else [self.run]
+        encoded = {run: recorder.encode(run=run, **self._shown) for run in runs}
+        own = {name: getattr(self, name) for name in self._stays}
+        return Part(self._esm, self._css, encoded, own | state)
 
     def _put(self, shown: dict[str, Any], run: int | None, run_id: int | None) -> None:
         """Show this instead; run None is the one on show, where the trace has it."""

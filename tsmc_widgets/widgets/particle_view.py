@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import traitlets
 
-from tsmc_widgets.errors import check_kind, message_of
-from tsmc_widgets.widgets.front_end import RunView, join_modules
-from tsmc_widgets.widgets.offline import Part, write_page
-from tsmc_widgets.widgets.record import Recorder
-
-MAX_RUNS_OFFLINE = 32
+from tsmc_widgets.errors import message_of
+from tsmc_widgets.widgets.front_end import RunView, join_modules, write_page
 
 
 class ParticleView(RunView):
@@ -44,7 +40,7 @@ class ParticleView(RunView):
         status: ``state``, ``text`` and ``error`` of a live run.
         share: ``code`` and ``spec`` that make the run, for the menu; left out where not known.
         pages: counts the pages asked for in the menu; each is sent as bytes, and no file written.
-        write_page: writes that page.
+        write_page: writes that page, in place of ``to_html``.
         lesson: what is asked of a person before the run is played, see ``Preset``; empty for none.
         lessons_done: counts presses of Next.
     """
@@ -52,6 +48,7 @@ class ParticleView(RunView):
     _esm = join_modules("js/particle_view.js")
     _css = join_modules("particle_view.css")
     _takes = ("hello", "step", "run", "hold", "more", "pages", "lessons_done")
+    _stays = ("share", "lesson")
 
     strips = traitlets.Bool(True).tag(sync=True)
     beside = traitlets.Dict().tag(sync=True)
@@ -61,43 +58,7 @@ class ParticleView(RunView):
     pages = traitlets.Int(0).tag(sync=True)
     lesson = traitlets.Dict().tag(sync=True)
     lessons_done = traitlets.Int(0).tag(sync=True)
-
-    def __init__(
-        self,
-        trace: Any = None,
-        *,
-        exact_log_z: float | int | None = None,
-        replicates: Any = None,
-        run: int = 0,
-        target: str = "",
-    ) -> None:
-        shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-        super().__init__(Recorder(), shown | {"replicates": replicates}, run)
-        self.write_page: Callable[[Path], Path] = self.to_html
-
-    def update(
-        self,
-        trace: Any,
-        *,
-        exact_log_z: float | int | None = None,
-        replicates: Any = None,
-        run: int | None = None,
-        target: str = "",
-        run_id: int | None = None,
-    ) -> None:
-        """Show this trace instead; at most ten times a second. The play head stays in place.
-
-        Args:
-            trace: an ``SMCTrace``, finished or not.
-            exact_log_z: log Z in nats where it is known.
-            replicates: as for the view itself.
-            run: which of the trace's runs; the one on show if None, where there is one of it.
-            target: what stands beside the prompt.
-            run_id: the same number again says that this is the same run, grown: then only new
-                steps are sent.
-        """
-        shown = {"trace": trace, "exact_log_z": exact_log_z, "target": target}
-        self._put(shown | {"replicates": replicates}, run, run_id)
+    write_page: Callable[[Path], Path] | None = None
 
     def to_html(self, path: str | Path, *, title: str = "") -> Path:
         """Write one file that shows the run on any machine, without kernel and network.
@@ -111,43 +72,16 @@ class ParticleView(RunView):
         Returns:
             The path.
         """
-        if not self._shown:
-            raise ValueError("there is no trace to write yet: give the view one first.")
-        part = self.part(run=self.run)
-        title = title or page_title(part.runs[self.run]["header"])
-        return write_page(Path(path), title=title, parts=[part], run=self.run)
-
-    def part(self, *, run: int, **state: Any) -> Part:
-        """This view as a part of a page without kernel, its runs encoded again.
-
-        Args:
-            run: the one that must be in it.
-            **state: further traits, such as ``group``.
-        """
-        runs = runs_offline(self.trace, run)
-        encoded = {each: Recorder().encode(run=each, **self._shown) for each in runs}
-        return Part(
-            self._esm, self._css, encoded, {"share": self.share, "lesson": self.lesson, **state}
-        )
+        return write_page(path, title=title, parts=[self.part()], run=self.run)
 
     @traitlets.observe("pages")
     def _send_page(self, _: Any) -> None:
         try:
             with TemporaryDirectory() as folder:
-                page = self.write_page(Path(folder) / "run.html")
+                page = (self.write_page or self.to_html)(Path(folder) / "run.html")
                 self.send({"page": page.name}, [page.read_bytes()])
         except Exception as error:  # noqa: BLE001 - shown on the page
             self._refuse(message_of(error))
-
-
-def runs_offline(trace: Any, run: int) -> Sequence[int]:
-    """Runs of a trace that go into a page: all, or of very many the one on show."""
-    return range(trace.num_runs) if trace.num_runs <= MAX_RUNS_OFFLINE else [run]
-
-
-def page_title(header: dict[str, Any]) -> str:
-    """Of a page with a run: the prompt and phi."""
-    return f"“{header['prompt']}” {header['target']}"
 
 
 class RunPanels(RunView):
@@ -173,50 +107,9 @@ class RunPanels(RunView):
 
     _esm = join_modules("js/run_panels.js")
     _css = join_modules("run_panels.css")
+    _panels = True
 
     samples = traitlets.Bytes(b"").tag(sync=True)
-
-    def __init__(
-        self,
-        trace: Any = None,
-        *,
-        exact_log_z: float | int | None = None,
-        bracket: Any = None,
-        replicates: Any = None,
-        target: Any = None,
-        run: int = 0,
-        group: str = "",
-    ) -> None:
-        shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
-        shown["replicates"] = replicates
-        check_kind("group", group, str, "a text")
-        super().__init__(Recorder(panels=True), shown, run, group=group)
-
-    def update(
-        self,
-        trace: Any,
-        *,
-        exact_log_z: float | int | None = None,
-        bracket: Any = None,
-        replicates: Any = None,
-        target: Any = None,
-        run: int | None = None,
-        run_id: int | None = None,
-    ) -> None:
-        """Show this trace instead; at most ten times a second. The play head stays in place.
-
-        Args:
-            trace: an ``SMCTrace``, finished or not.
-            exact_log_z: log Z in nats where it is known.
-            bracket: a certified bracket of log Z, or a pair in nats.
-            replicates: as for the panels themselves.
-            target: the ``Target`` that was sampled.
-            run: which of the trace's runs; the one on show if None, where there is one of it.
-            run_id: the same number again says that this is the same run, grown: then only new
-                steps are sent.
-        """
-        shown = {"trace": trace, "exact_log_z": exact_log_z, "bracket": bracket, "target": target}
-        self._put(shown | {"replicates": replicates}, run, run_id)
 
     def to_html(
         self, path: str | Path, *, view: ParticleView | None = None, title: str = ""
@@ -231,18 +124,9 @@ class RunPanels(RunView):
         Returns:
             The path.
         """
-        if not self._shown:
-            raise ValueError("there is no trace to write yet: give the panels one first.")
+        parts = [self.part(group="" if view is None else "page")]
         if view is not None and view.trace is not self.trace:
             raise ValueError("the view shows another trace than the panels: give both the same.")
-        group = "page" if view is not None else ""
-        recorder = Recorder(panels=True)
-        runs = {
-            run: recorder.encode(run=run, **self._shown)
-            for run in runs_offline(self.trace, self.run)
-        }
-        parts = [Part(self._esm, self._css, runs, {"group": group})]
         if view is not None:
-            parts.insert(0, view.part(run=self.run, group=group, strips=False))
-        title = title or page_title(runs[self.run]["header"])
-        return write_page(Path(path), title=title, parts=parts, run=self.run)
+            parts.insert(0, view.part(group="page", strips=False))
+        return write_page(path, title=title, parts=parts, run=self.run)

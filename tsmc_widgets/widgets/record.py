@@ -333,6 +333,8 @@ class Recorder:
         count = int(trace.num_runs)
         if check_integer("run", run, at_least=0) >= count:
             raise ValueError(f"run must be one of 0..{count - 1}; got {quoted(run)}.")
+        if bracket is not None and not self._panels:
+            raise TypeError("bracket is for RunPanels, which draw it: give it to those.")
         if self._panels and target is not None:
             trace.check_target(target)
         elif target is not None:

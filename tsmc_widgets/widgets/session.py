@@ -19,10 +19,9 @@ from weakref import WeakSet
 import ipywidgets as ipw
 import torch
 
-from tsmc_widgets.errors import Stopped, as_exception, message_of, stop_when
+from tsmc_widgets.errors import Stopped, as_exception, check_one_of, message_of, stop_when
 from tsmc_widgets.widgets.controls import ClosesWhole, replace_in_cell
-from tsmc_widgets.widgets.front_end import FrontEnd, run_action
-from tsmc_widgets.widgets.still import Still
+from tsmc_widgets.widgets.front_end import FrontEnd, Still
 
 PUBLISH_SECONDS = 0.1
 """Shortest time between two reports of a run in progress."""
@@ -391,9 +390,12 @@ class LivePage(Still, ClosesWhole, ipw.VBox):
 
     def _press(self, change: Any) -> None:
         """Do what was pressed in the view, and say why where that cannot be done."""
-        self._refusal = ""
-        self._refusal = run_action(change["new"], self._actions)
-        if self._refusal:
+        self._refusal, act, acts = "", change["new"].get("act"), self._actions
+        try:
+            check_one_of("act", act, acts)
+            acts[act]()
+        except Exception as error:  # noqa: BLE001 - shown where it was pressed
+            self._refusal = message_of(error)
             self._show_status(self.live.progress)
 
     def _publish(self, progress: Progress) -> None:

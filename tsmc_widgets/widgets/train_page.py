@@ -19,11 +19,10 @@ from tsmc_widgets.models.protocol import readable
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.storage import BEGINS, CARD, WEIGHTS, save_twist
 from tsmc_widgets.twists.trainable import TrainableModule
-from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes
+from tsmc_widgets.widgets.controls import SettingsBox, dress, group, menu, seed_field, sizes, table
 from tsmc_widgets.widgets.front_end import TrainView
 from tsmc_widgets.widgets.record import finite
 from tsmc_widgets.widgets.session import LivePage, Progress, error_text
-from tsmc_widgets.widgets.still import table
 from tsmc_widgets.widgets.training_run import (
     EVERY,
     FORMS,

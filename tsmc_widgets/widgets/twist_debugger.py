@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,11 @@ from tsmc_widgets.smc.api import SMCSession
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.target import Target
 from tsmc_widgets.twists.forms import TIED_FROM
-from tsmc_widgets.widgets.controls import close_whole
-from tsmc_widgets.widgets.front_end import DebugView
-from tsmc_widgets.widgets.offline import Part, write_page
-from tsmc_widgets.widgets.particle_view import ParticleView, page_title, runs_offline
+from tsmc_widgets.widgets.controls import close_whole, table
+from tsmc_widgets.widgets.front_end import DebugView, Part, write_page
+from tsmc_widgets.widgets.particle_view import ParticleView
+from tsmc_widgets.widgets.record import finite
 from tsmc_widgets.widgets.session import LivePage, Progress, Steps, error_text
-from tsmc_widgets.widgets.still import table
 
 FEW_PARTICLES = 4
 BUDGET = 200_000
@@ -63,6 +63,9 @@ POWER = {
     "ess": ("ESS / K", "After the last step"),
     "accepted": ("share with φ > 0", "Of the sequences drawn"),
 }
+
+
+_finite = partial(finite, digits=17)
 
 
 class DebugRun(Steps):
@@ -306,18 +309,14 @@ class TwistDebugger(LivePage):
         """Write one file that shows all views on any machine, without kernel and network."""
         if self.report is None:
             raise ValueError("nothing has been measured yet: wait for the first view.")
-        run, trace = self.particles.run, self.report.trace
+        particles = self.particles.part(group="page")
         state = {"data": self.view.data, "group": "page", "step": self.view.step}
-        runs = {each: {} for each in runs_offline(trace, run)}
-        view = Part(self.view._esm, self.view._css, runs, state)
-        particles = self.particles.part(run=run, group="page")
-        parts = [view, particles]
-        for each in self.forks.children:
-            # A fork is of one run, and stands beside each of the page's.
-            fork = each.part(run=0, group="page")
-            parts.append(replace(fork, runs=dict.fromkeys(runs, fork.runs[0])))
-        title = title or page_title(particles.runs[run]["header"])
-        return write_page(Path(path), title=title, parts=parts, run=run)
+        view = Part(self.view._esm, self.view._css, {run: {} for run in particles.runs}, state)
+        # A fork is of one run, and stands beside each of the page's.
+        forks = [each.part(group="page") for each in self.forks.children]
+        forks = [replace(f, runs=dict.fromkeys(particles.runs, f.runs[0])) for f in forks]
+        parts = [view, particles, *forks]
+        return write_page(path, title=title, parts=parts, run=self.particles.run)
 
 
 def encode(
@@ -366,11 +365,6 @@ def encode(
 
 def _rows(table: Any, names: Sequence[str]) -> Any:
     return table[list(names)].itertuples(index=False) if len(table) else ()
-
-
-def _finite(value: Any) -> float | None:
-    value = float(value)
-    return value if math.isfinite(value) else None
 
 
 def _heading(report: TwistReport) -> dict[str, Any]:

@@ -47,7 +47,7 @@ from tsmc_widgets.widgets.controls import (
     split_words,
     text,
 )
-from tsmc_widgets.widgets.offline import Part, write_page
+from tsmc_widgets.widgets.front_end import Part, write_page
 from tsmc_widgets.widgets.particle_view import ParticleView
 from tsmc_widgets.widgets.record import Recorder
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
@@ -483,7 +483,7 @@ def write_lessons(path: str | Path, presets: Mapping[str, Preset] = PRESETS) -> 
         runs[number] = recorder.encode(session.trace, run=0, target=target)
         runs[number]["lesson"] = preset.traits(name, number + 1, len(presets))
     part = Part(ParticleView._esm, ParticleView._css, runs, {"course": True})
-    return write_page(Path(path), title="Lessons in sequential Monte Carlo", parts=[part], run=0)
+    return write_page(path, title="Lessons in sequential Monte Carlo", parts=[part], run=0)
 
 
 class PresetBar(ipw.VBox):

@@ -2,86 +2,245 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 
-from tsmc_widgets.errors import as_list, check_kind, check_path, message_of
-from tsmc_widgets.experiments.code import code_of, words_of
+from tsmc_widgets.errors import (
+    PageFormatError,
+    as_list,
+    check_kind,
+    check_one_of,
+    check_path,
+    message_of,
+    set_integers,
+    whole_number,
+)
+from tsmc_widgets.experiments.code import code_of, noise_words, words_of
 from tsmc_widgets.experiments.execute import TwistCache, start_spec
-from tsmc_widgets.experiments.spec import RunSpec
-from tsmc_widgets.files import page_path
+from tsmc_widgets.experiments.spec import TEXT_METHODS, RunSpec
+from tsmc_widgets.files import load_json, page_path, write_atomically
 from tsmc_widgets.models.checkpoint import progress_told
 from tsmc_widgets.models.loading import load_language_model, model_facts
 from tsmc_widgets.smc.proposals import TwistInduced
 from tsmc_widgets.smc.replay import Recording, ReplaySession
-from tsmc_widgets.targets.description import describe_problem, formula_of, parse_problem
-from tsmc_widgets.targets.functions import register_function
+from tsmc_widgets.targets.description import (
+    describe_problem,
+    formula_of,
+    models_of,
+    named_functions,
+    parse_problem,
+    prompt_text,
+)
+from tsmc_widgets.targets.functions import find_function, register_function
+from tsmc_widgets.targets.problems import PROBLEMS
 from tsmc_widgets.twists.storage import save_twist
-from tsmc_widgets.widgets.code_editor import made_by_a_cell
-from tsmc_widgets.widgets.controls import Note, Rail, button, classed, cockpit, unfold
+from tsmc_widgets.widgets.controls import Note, button, classed, cockpit, made_by_a_cell
 from tsmc_widgets.widgets.particle_view import RunPanels
-from tsmc_widgets.widgets.problem_panel import UNCHANGED, ProblemPanel
 from tsmc_widgets.widgets.run_page import RunPage, explain_dead
-from tsmc_widgets.widgets.sampler_panel import SamplerPanel
 from tsmc_widgets.widgets.session import Progress, no_progress_bars
 from tsmc_widgets.widgets.train_page import TrainSession
 from tsmc_widgets.widgets.twist_debugger import TwistDebugger
 from tsmc_widgets.widgets.watch import NEXT_TOKENS, PresetBar, RunSettings
-from tsmc_widgets.widgets.workbench_state import (
-    BEGINS,
-    WorkbenchState,
-    check_places,
-    normal,
-    places_of,
-    replay_words,
-)
+from tsmc_widgets.widgets.workbench_rail import ModelFields, ProblemPanel, SamplerPanel, rail_of
+
+FORMAT = "tsmc_widgets.Workbench"
+VERSION = 1
+BEGINS = f'{{\n "format": "{FORMAT}"'
+"""The first characters of a saved page."""
 
 
-class ModelFields(ipw.VBox):
-    """The field of the model, with a button that unfolds what is set of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkbenchState:
+    """What is on screen.
 
-    def __init__(self, problem: ProblemPanel, sampler: SamplerPanel) -> None:
-        self._usual = {"dtype": "", **UNCHANGED}
-        self._settings = {name: (sampler.fields | problem.fields)[name] for name in self._usual}
-        what = "dtype, temperature, top-p and power of the model"
-        self.button = button("settings", what, ipw.ToggleButton)
-        row = classed(ipw.HBox([problem.fields["model"], self.button]), "tw-model")
-        self.folded = classed(ipw.VBox(list(self._settings.values())), "tw-model-settings")
-        super().__init__([row, self.folded])
-        unfold(self.button, self.folded)
+    Attributes:
+        spec: the run, in the form that the controls have: one K, one rule, the proposal named.
+        pinned: the run that is kept beside it as A; None for none.
+        run: which of the R runs is on show.
+        replay: whether a change of phi alone re-weights the record where that is valid.
+    """
 
-    def unfold_what_is_set(self) -> None:
-        """Show the settings where one of them changes the model."""
-        if any(self._settings[name].value != usual for name, usual in self._usual.items()):
-            self.button.value = True
+    spec: RunSpec
+    pinned: RunSpec | None = None
+    run: int = 0
+    replay: bool = True
+
+    def __post_init__(self) -> None:
+        """Bring the runs into the controls' form."""
+        set_integers(self, run=0)
+        check_one_of("replay", self.replay, (True, False))
+        object.__setattr__(self, "spec", normal(self.spec))
+        if self.pinned is not None:
+            object.__setattr__(self, "pinned", normal(self.pinned))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Python functions that it names, which JSON alone cannot bring back."""
+        specs = [self.spec] if self.pinned is None else [self.spec, self.pinned]
+        names = [name for spec in specs for name in named_functions(spec.problem)]
+        return tuple(dict.fromkeys(names))
+
+    def check(self, given: Set[str] = frozenset()) -> None:
+        """Raise ValueError where a page of a stranger may not name what this one names.
+
+        That is a function that is not registered here, or a model, twist or classifier outside of
+        the notebook's folder.
+
+        Args:
+            given: places that Python named.
+        """
+        for name in self.functions:
+            find_function(name)
+        for spec in filter(None, (self.spec, self.pinned)):
+            check_places(spec, given)
+
+    def to_json(self) -> str:
+        """JSON for people to read; ``from_json`` reads it back."""
+        whole = {
+            "format": FORMAT,
+            "version": VERSION,
+            "needs_functions": list(self.functions),
+            "spec": self.spec.to_dict(),
+            "pinned": None if self.pinned is None else self.pinned.to_dict(),
+            "run": self.run,
+            "replay": self.replay,
+        }
+        return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkbenchState:
+        """The state that ``to_json`` wrote.
+
+        Raises:
+            PageFormatError: the text is no such thing.
+        """
+        try:
+            given = load_json(text)
+        except ValueError as error:
+            raise PageFormatError(
+                f"A saved workbench must be a JSON object; got {text[:60]!r}: {error}"
+            ) from error
+        if not isinstance(given, Mapping) or given.get("format") != FORMAT:
+            raise PageFormatError(
+                f"This is no saved workbench: its format must be {FORMAT!r}; got {text[:60]!r}."
+            )
+        version = whole_number(given.get("version", 0))
+        if version is None or version > VERSION:
+            raise PageFormatError(
+                f"The saved workbench is of version {given['version']!r}, and this one reads up to "
+                f"{VERSION}: update tsmc_widgets."
+            )
+        pinned = given.get("pinned")
+        try:
+            return cls(
+                spec=RunSpec.from_dict(given.get("spec")),
+                pinned=None if pinned is None else RunSpec.from_dict(pinned),
+                run=given.get("run", 0),
+                replay=given.get("replay", True),
+            )
+        except (ValueError, TypeError) as error:
+            raise PageFormatError(f"The saved workbench cannot be shown: {error}") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file; an existing one is replaced whole."""
+        path = Path(path)
+        with write_atomically(path) as part:
+            # Lone surrogates become what JSON writes for them.
+            part.write_text(self.to_json(), encoding="utf-8", errors="backslashreplace")
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> WorkbenchState:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            PageFormatError: it is none of a workbench.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r} to load a workbench from.")
+        return cls.from_json(path.read_text(encoding="utf-8", errors="replace"))
 
 
-def rail_of(problem: ProblemPanel, sampler: SamplerPanel, model: ModelFields) -> Rail:
-    """Every control under the phrase that it changes."""
-    fields = problem.fields | sampler.fields
-    names = {
-        "size": ("num_particles", "num_runs", "seed"),
-        "steps": ("num_steps", "eos"),
-        "prompt": ("prompt",),
-        "model": (),
-        "phi": (),
-        "twist": ("twist", "folder", "twist_power"),
-        "proposal": ("proposal",),
-        "rule": ("rule", "ess_threshold", "resampler"),
-    }
-    folds: dict[str, list[Any]] = {
-        name: [fields[each] for each in own] for name, own in names.items()
-    }
-    folds["model"] = [model]
-    folds["phi"] = [problem.editor]
-    folds["twist"].append(sampler.note)
-    return Rail(folds)
+def normal(spec: RunSpec) -> RunSpec:
+    """A spec in the form that the controls have: one K, one rule, the proposal named.
+
+    Raises:
+        ValueError: it is no run with weights, or trains a twist.
+    """
+    if spec.learns or spec.method in TEXT_METHODS:
+        raise ValueError(
+            f"A workbench shows runs with weights; method {spec.method!r} "
+            + ("trains a twist: train it in tw.TrainSession, and hand that over as train=."
+               if spec.learns else "gives texts alone: measure it with tw.execute.")
+        )  # fmt: skip
+    proposal = "" if spec.method == "none" else spec.proposal or "twist"
+    problem = spec.problem
+    if isinstance(problem, str) and PROBLEMS[problem].conditional:
+        problem = describe_problem(problem)
+    elif isinstance(problem, Mapping) and isinstance(problem["potential"], Mapping):
+        problem = {**problem, "potential": [problem["potential"]]}
+    return spec.with_(
+        problem=problem,
+        proposal=proposal,
+        rule=spec.rule[:1],
+        num_particles=as_list("num_particles", spec.num_particles)[:1],
+        twist_power=1.0 if spec.method == "none" else spec.twist_power,
+    )
+
+
+def places_of(spec: RunSpec) -> set[str]:
+    """Names and folders that a run reads: of its twist, its model and its classifiers."""
+    places = {spec.twist, spec.lm, spec.classifier, *models_of(spec.problem)}
+    return {str(place) for place in places} - {""}
+
+
+def check_places(spec: RunSpec, given: Set[str] = frozenset()) -> None:
+    """Raise ValueError where a run reads what is outside of the notebook's folder.
+
+    Args:
+        spec: of the run.
+        given: places that Python named.
+    """
+    for place in places_of(spec) - given:
+        page_path(place)
+
+
+def replay_words(
+    *, reweighed: bool, why_not: str, before: dict[str, Any] | None, now: dict[str, Any]
+) -> tuple[str, str]:
+    """Which of the two was done, and why.
+
+    Args:
+        reweighed: whether the record was re-weighted.
+        why_not: what stood against it; empty if no replay was asked for.
+        before: the run before, in words; None for none.
+        now: this run, in words.
+    """
+    if reweighed:
+        return "Re-weighted", (
+            "the recorded run under the new φ: ψ and q do not depend on φ and every decision to "
+            "resample came out the same, so this is what a fresh run on the same noise gives, "
+            "number for number. No model was called."
+        )
+    if before is None:
+        return "", ""
+    changed = [name for name in now if before.get(name) != now.get(name)]
+    done = f"Run again on {noise_words(before, now)}"
+    if changed != ["φ"]:
+        return done, ""
+    if now["twist ψ"] in ("look-ahead", "optimal"):
+        return done, f"because the {now['twist ψ']} twist is made of φ, and steers every step."
+    return done, f"because {why_not}." if why_not else ""
 
 
 class FileRow(ipw.HBox):
@@ -343,12 +502,11 @@ class Workbench(RunPage):
 
         def make() -> ReplaySession:
             recording = self._recording if self.replay.value else None
-            how = {"top_k": NEXT_TOKENS, "twists": self._twists, "recording": recording}
             # Toys do without transformers, which takes seconds to import.
             toy = parse_problem(spec.problem).table is not None and not spec.lm
             with nullcontext() if toy else no_progress_bars():
                 self._load_model(spec, toy=toy)
-                return start_spec(spec, **how)
+                return start_spec(spec, top_k=NEXT_TOKENS, twists=self._twists, recording=recording)
 
         self.launch(spec, make, rest=rest)
 
@@ -358,7 +516,7 @@ class Workbench(RunPage):
         try:
             if not toy:
                 name = spec.lm or parse_problem(spec.problem).model
-                where = {"device": spec.device or None, "dtype": spec.dtype or None}
+                where: dict[str, Any] = {"device": spec.device or None, "dtype": spec.dtype or None}
                 with progress_told(self._tell):
                     lm = load_language_model(name, **where)
                 facts = model_facts(lm) if self.problem.model_is_new else ""
@@ -400,7 +558,7 @@ class Workbench(RunPage):
         """Three different texts of the newest run, on which a typed function is tried."""
         trace = self.trace
         if trace is None or not trace.done or trace.prompt is None:
-            return [describe_problem(self._spec.problem)["prompt"]]
+            return [prompt_text(describe_problem(self._spec.problem)["prompt"])]
         return list(dict.fromkeys(f"{trace.prompt}{text}" for text in trace.final_texts[0]))[:3]
 
     def _likely_word(self) -> str:

@@ -1,8 +1,7 @@
 /** @file The view of a comparison: what is chosen, what is under way, and one draw a frame. */
 
 import { CompareControls } from "./compare_controls.js";
-import { BoundsByK, Forest, GapByK, Reward } from "./compare_plots.js";
-import { Profile, Spread } from "./compare_spreads.js";
+import { BoundsByK, Forest, GapByK, Profile, Reward, Spread } from "./compare_plots.js";
 import { Details, Measured, Overview, withInterval } from "./compare_tables.js";
 import { View, host } from "./contact.js";
 import { h, number, plural, refill, write } from "./dom.js";

@@ -100,7 +100,7 @@ export class LossStrip extends Strip {
 }
 
 /** What step t cost, and by what. @param {any} record @param {number} t */
-export function lossInWords(record, t) {
+function lossInWords(record, t) {
   const loss = record.loss(t - 1);
   const died = loss.killed > 0 ? `; ${percent(loss.killed)} of the weight died (×)` : "";
   const shares = PARTS.filter(([part]) => loss[part] > 0.005 * loss.total)
