@@ -39,7 +39,7 @@ import torch
 
 import tsmc_widgets as tw
 from benchmarks.fault_events import EVENTS, Event
-from tsmc_widgets.evaluation.twist_quality import profiles
+from tsmc_widgets.evaluation.run_quality import profiles
 from tsmc_widgets.targets.grammar import FormalLanguage
 
 SECONDS = 10

@@ -36,7 +36,6 @@ from tsmc_widgets.evaluation import (
     step_divergences,
 )
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
-from tsmc_widgets.evaluation.twist_quality import with_prompt
 from tsmc_widgets.learning import TwistTrainer
 from tsmc_widgets.learning.conditional import JointPositives, RetainedPositives
 from tsmc_widgets.learning.objectives import (
@@ -394,7 +393,7 @@ def rolled(target, oracle):
     for place in range(prefixes.size):
         roll_out(target, prefixes, place, seed=0, rollouts=100)
     optimal = tw.exact(target).optimal_twist()
-    log_psi = optimal.log_psi(with_prompt(target, prefixes.tokens), len(target.prompt_tokens))
+    log_psi = optimal.log_psi(target.after_prompt(prefixes.tokens), len(target.prompt_tokens))
     truth = log_psi.double()[prefixes.row, prefixes.step - 1]
     told = {}
     for place in range(prefixes.size):

@@ -76,6 +76,8 @@ class BudgetError(TsmcError, RuntimeError):
         super().__init__(message)
         self.samples = samples
 
+    samples: Any  # Those found until then, where rejection raised it.
+
 
 class MemoryLimitError(TsmcError, MemoryError):
     """A run would, by estimate, take more memory than it is allowed; nothing was begun."""

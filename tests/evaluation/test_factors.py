@@ -9,7 +9,7 @@ from smc.toys import chain, eos_target, z_score
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import AllParticlesDeadError
-from tsmc_widgets.evaluation.factors import arrivals, break_down
+from tsmc_widgets.evaluation.run_quality import arrivals, break_down
 from tsmc_widgets.smc.exact import EnumeratedOracle
 from tsmc_widgets.twists.protocol import TwistStep
 

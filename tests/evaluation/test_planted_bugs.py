@@ -9,6 +9,7 @@ from planting import planted
 from smc.toys import eos_target, table_target
 
 import tsmc_widgets as tw
+from tsmc_widgets.evaluation import bellman as reading
 from tsmc_widgets.evaluation import divergences as true_scoring
 from tsmc_widgets.evaluation import estimates as true_intervals
 from tsmc_widgets.twists import TableTwist
@@ -32,12 +33,8 @@ SCORING_BUGS = {
         "return self.log_p - self.log_q",
     ),
     "q after the end": (
-        "log_q = log_q + torch.where(live, read.log_q, 0.0)",
-        "log_q = log_q + read.log_q",
-    ),
-    "rows of the wrong parents": (
-        "index_put((members,), pairs.inverse)",
-        "index_put((members,), 0 * members)",
+        "log_q += torch.where(live, read.log_q, 0.0)",
+        "log_q += read.log_q",
     ),
     "base in place of q": ("live, read.log_q", "live, read.log_p"),
 }
@@ -50,6 +47,12 @@ def test_the_true_scores_are_enumerated():
 @pytest.mark.parametrize("bug", SCORING_BUGS)
 def test_scoring_bugs_are_caught(bug):
     assert scoring_error(planted(true_scoring, *SCORING_BUGS[bug])) > 1e-4
+
+
+def test_rows_of_the_wrong_parents_are_caught(monkeypatch):
+    wrong = planted(reading, "rows[members] = pairs.inverse", "rows[members] = 0 * pairs.inverse")
+    monkeypatch.setattr(true_scoring, "PathReader", wrong.PathReader)
+    assert scoring_error(true_scoring) > 1e-4
 
 
 def pooling_z(module):

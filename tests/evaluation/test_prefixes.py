@@ -17,7 +17,6 @@ from tsmc_widgets.evaluation.twist_quality import (
     log_psi_path,
     pick_prefixes,
     roll_out,
-    with_prompt,
 )
 from tsmc_widgets.figures import psi_scatter
 from tsmc_widgets.twists import TableTwist
@@ -63,7 +62,7 @@ def test_rollouts_agree_with_the_exact_psi(make):
     target = make()
     oracle = tw.exact(target)
     prefixes = rolled(target, oracle.sample(20, 0), rollouts=2000)
-    tokens = with_prompt(target, prefixes.tokens)
+    tokens = target.after_prompt(prefixes.tokens)
     exact = oracle.optimal_twist().log_psi(tokens, len(target.prompt_tokens))
     exact = exact[prefixes.row, prefixes.step - 1]
     sure = prefixes.error > 0
@@ -214,5 +213,5 @@ def test_the_path_has_phi_where_a_text_ends():
     assert torch.equal(path[:, -1], oracle.log_phi)
     ended = oracle.tokens[:, 0] == target.eos_token_id
     assert torch.equal(path[ended, 0], oracle.log_phi[ended])
-    plain = twist.log_psi(with_prompt(target, oracle.tokens), 2)
+    plain = twist.log_psi(target.after_prompt(oracle.tokens), 2)
     assert torch.equal(path[~ended, 0], plain[~ended, 0])

@@ -25,8 +25,7 @@ from smc.observed import ConditionalTables, infilling
 
 import tsmc_widgets as tw
 from tsmc_widgets.evaluation.diagnosis import inconsistency
-from tsmc_widgets.evaluation.siblings import pick_families, roll_out_family, solve
-from tsmc_widgets.evaluation.twist_report import with_errors
+from tsmc_widgets.evaluation.twist_report import pick_families, with_errors, with_star
 from tsmc_widgets.twists.protocol import SteppedTwist
 
 CHANGES = {
@@ -248,8 +247,8 @@ def test_intervals_of_rolled_out_psi_cover():
         found = tw.bellman_error(target, twist)
         for seed in range(30):
             for family in pick_families(target, twist, found, seed=seed, parents=4):
-                rolled = roll_out_family(target, family, rollouts=64, seed=seed)
-                exact = solve(target, family, oracle).log_star
+                rolled = with_star(target, family, None, rollouts=64, seed=seed)
+                exact = with_star(target, family, oracle).log_star
                 known = torch.isfinite(rolled.log_star) & ~rolled.log_psi.isnan()
                 gap = (rolled.log_star - exact)[known].abs()
                 inside += int((gap <= 1.96 * rolled.error[known]).sum())
@@ -266,8 +265,8 @@ def test_rollouts_of_a_family_agree_with_its_exact_psi():
     families = pick_families(target, twist, tw.bellman_error(target, twist), parents=3)
     scores = []
     for family in families:
-        rolled = roll_out_family(target, family, rollouts=4000)
-        exact = solve(target, family, oracle).log_star
+        rolled = with_star(target, family, None, rollouts=4000)
+        exact = with_star(target, family, oracle).log_star
         known = ~family.log_psi.isnan()
         assert torch.allclose(family.log_psi[known], exact[known], atol=1e-12)
         scores.append(((rolled.log_star - exact) / rolled.error)[known])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tsmc_widgets as tw
-from tsmc_widgets.evaluation.verdict import judge_run
+from tsmc_widgets.evaluation.run_quality import judge_run
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 36_070,
-    "Python files": 114,
+    "Python lines": 36_000,
+    "Python files": 108,
     "JavaScript and CSS lines": 6_950,
     "scripts without ES imports": 1,
     "hand-ordered lists of scripts": 0,
     "files naming one kind of potential *": 4,
     "probes for optional members": 17,
-    "base names used more than once": 3,
-    "modules with at most one importer": 30,
+    "base names used more than once": 2,
+    "modules with at most one importer": 24,
     "files under 60 lines": 0,
 }
 PRIVATE_FOLDERS = ["home", "opt", "root", "tmp", "Users", "work"]

@@ -170,7 +170,7 @@ def test_optimal_twist_scores_and_rollouts(name, power):
     assert all_prefixes(target)[0].log_z == pytest.approx(oracle.log_z)
     assert bool((log_psi_path(target, twist, trace.tokens)[:, -1] == trace.log_phi).all())
     begun = oracle.tokens[0, :1]
-    found = rollout_log_phi(target, begun, 4000, torch.Generator().manual_seed(0)).exp()
+    found = rollout_log_phi(target, begun[None], 4000, torch.Generator().manual_seed(0)).exp()
     whole = torch.cat([target.prompt_tokens, begun]).unsqueeze(0)
     expected = math.exp(float(twist.log_psi(whole, len(target.prompt_tokens))[0, 0]))
     assert abs(float((found.mean() - expected) / (found.std() / 4000**0.5))) < 4.5

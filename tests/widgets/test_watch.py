@@ -9,7 +9,7 @@ import torch
 
 import tsmc_widgets as tw
 from tsmc_widgets.errors import UnknownTokenError
-from tsmc_widgets.evaluation.verdict import judge_run
+from tsmc_widgets.evaluation.run_quality import judge_run
 from tsmc_widgets.experiments.execute import start_spec
 from tsmc_widgets.models.tabular import TabularLM
 from tsmc_widgets.smc.exact import exact

@@ -13,18 +13,21 @@ from tsmc_widgets.evaluation.estimates import (
     MeanOverRuns,
     PooledOverRuns,
 )
-from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
+from tsmc_widgets.evaluation.run_quality import (
+    FactorShare,
+    factor_breakdown,
+    increment_variance,
+    profiles,
+    run_diagnostics,
+)
 from tsmc_widgets.evaluation.twist_quality import (
     Prefixes,
     PsiComparison,
     all_prefixes,
     compare_log_psi,
     estimate_step_divergences,
-    increment_variance,
     pick_prefixes,
-    profiles,
     roll_out,
-    run_diagnostics,
     step_divergences,
 )
 from tsmc_widgets.evaluation.twist_report import TwistReport, twist_report

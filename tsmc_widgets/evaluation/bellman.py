@@ -16,12 +16,12 @@ from tsmc_widgets.errors import check_integer
 from tsmc_widgets.evaluation.estimates import frame_of, mean_with_ends, mean_within, percentiles
 from tsmc_widgets.smc import genealogy
 from tsmc_widgets.smc.api import check_observed, run_smc
-from tsmc_widgets.smc.prefixes import PrefixSteps, advance_steps, distinct_pairs, prefill_steps
-from tsmc_widgets.smc.proposals import Base, TwistInduced
+from tsmc_widgets.smc.prefixes import NextTokens, advance_steps, distinct_pairs, prefill_steps
+from tsmc_widgets.smc.proposals import Base, following
 from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.target import Target, check_target
-from tsmc_widgets.twists.protocol import as_twist, some_twist
+from tsmc_widgets.twists.protocol import some_twist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,14 +202,6 @@ def run_twist(target: Target, twist: Any, **how: Any) -> SMCTrace:
     return run_smc(target, dead_runs="keep", **following(twist), **how)
 
 
-def following(twist: Any) -> dict[str, Any]:
-    """Arguments of runs that follow a twist: one that can only propose is the proposal's alone."""
-    twist = as_twist(twist)
-    if twist.proposal_only:
-        return {"proposal": TwistInduced(twist)}
-    return {"proposal": TwistInduced(), "twist": twist}
-
-
 @torch.no_grad()
 def bellman_error(
     target: Target,
@@ -255,80 +247,96 @@ def bellman_error(
     return _Walk(target, twist, population, seed, max_phi).errors()
 
 
-class _Walk:
-    """Reads a population step by step, as the sampler would, and compares each with the next."""
+class PathReader:
+    """Reads given paths token by token, each distinct prefix once, as the sampler would.
 
-    def __init__(
-        self, target: Target, twist: Any, population: Population, seed: int, max_phi: int
-    ) -> None:
-        self.target, self.twist, self.population = target, twist, population
-        self.max_phi, device = max_phi, target.lm.device
-        self.generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_301)
+    Attributes:
+        steps: answers for the distinct prefixes so far.
+        rows: each path's place among them.
+        live: paths that go on.
+        paths: tokens of each path so far.
+        seen: what is observed with each distinct prefix.
+    """
+
+    def __init__(self, target: Target, proposal: Any, twist: Any, population: Population) -> None:
+        self.target, self.proposal, self.twist = target, proposal, twist
+        device, observed = target.lm.device, population.observed
         runs, self.num_steps, self.size = population.tokens.shape
         self.tokens = population.tokens.to(device)
         self.ancestors = population.ancestors.to(device)
-        self.observed = None if population.observed is None else population.observed.to(device)
-        self.seen = self.observed
+        self.observed = self.seen = None if observed is None else observed.to(device)
         rows = torch.zeros(runs, dtype=torch.int64, device=device)
         if self.observed is not None:
             self.seen, rows = torch.unique(self.observed, dim=0, return_inverse=True)
         self.rows = rows.unsqueeze(1).expand(-1, self.size)
         self.live = torch.ones_like(self.rows, dtype=torch.bool)
         self.paths = self.tokens.new_zeros(runs, self.size, 0)
-
-    def errors(self) -> BellmanError:
-        """Every step."""
-        target, shape = self.target, self.population.tokens.shape
-        log_psi, log_value, error = (torch.full(shape, math.nan).double() for _ in range(3))
-        count = 1 if self.seen is None else len(self.seen)
-        none = self.tokens.new_zeros(count, 0)
-        steps = prefill_steps(
-            target, Base(), self.twist, none, observed=self.seen, most_rows=self.rows.numel()
+        none = self.tokens.new_zeros(1 if self.seen is None else len(self.seen), 0)
+        self.steps = prefill_steps(
+            target, proposal, twist, none, observed=self.seen, most_rows=self.rows.numel()
         )
-        for t in range(1, self.num_steps + 1):
-            if t == self.num_steps and not self.max_phi:
-                break
-            if t > 1:
-                value, deviation = self._values(steps, t)
-                for column, found in ((log_value, value), (error, deviation)):
-                    column[:, t - 2] = torch.where(self.live, found[self.rows], math.nan).cpu()
-            before = self._read(steps, t, log_psi)
-            if t == self.num_steps:
-                log_value[:, -1], error[:, -1] = self._log_phi(before), 0.0
-            elif not bool(self.live.any()):
-                break
-            else:
-                steps = self._extend(steps)
-        return BellmanError(target, self.population, log_psi, log_value, error)
 
-    def _read(self, steps: PrefixSteps, t: int, log_psi: Columns) -> Tensor:
-        """Take the tokens of step t and note their log psi; which paths had not ended before."""
-        came = self.ancestors[:, t - 1]
+    def take(self) -> tuple[NextTokens, Bool[Tensor, "runs particles"]]:
+        """Take the next token of each path: what weighs it, and which had not ended before."""
+        t = self.paths.shape[2]
+        came, tokens = self.ancestors[:, t], self.tokens[:, t]
         self.rows, self.live = self.rows.gather(1, came), self.live.gather(1, came)
         before = self.live
-        tokens = self.tokens[:, t - 1]
-        drawn = steps.draw(self.rows, torch.zeros(self.rows.shape).double(), given=tokens)
+        drawn = self.steps.draw(self.rows, torch.zeros(self.rows.shape).double(), given=tokens)
         self.paths = self.paths.gather(1, came.unsqueeze(-1).expand_as(self.paths))
         self.paths = torch.cat([self.paths, tokens.unsqueeze(-1)], dim=-1)
         if self.target.ending is not None:
             ends = self.target.ending.ends(self.paths.flatten(0, 1)).reshape(before.shape)
             self.live = before & ~ends
-        counts = before if t == self.num_steps else self.live
-        log_psi[:, t - 1] = torch.where(counts, drawn.log_psi, math.nan).cpu()
-        return before
+        return drawn, before
 
-    def _extend(self, steps: PrefixSteps) -> PrefixSteps:
+    def extend(self) -> bool:
+        """Read the tokens that were taken; whether any path goes on."""
         members = self.live.reshape(-1).nonzero().squeeze(1)
-        tokens = self.paths[..., -1]
-        pairs = distinct_pairs(self.rows, tokens, members, self.target.lm.vocab_size)
-        flat = self.paths.reshape(-1, self.paths.shape[-1])
-        steps = advance_steps(self.target, Base(), self.twist, steps, pairs, flat)
+        if not len(members):
+            return False
+        pairs = distinct_pairs(self.rows, self.paths[..., -1], members, self.target.lm.vocab_size)
+        flat = self.paths.flatten(0, 1)
+        self.steps = advance_steps(self.target, self.proposal, self.twist, self.steps, pairs, flat)
+        # Paths that have ended point at a row that exists, whatever became of their own.
         rows = torch.zeros_like(self.rows).reshape(-1)
         rows[members] = pairs.inverse
         self.rows = rows.reshape(self.rows.shape)
         if self.observed is not None:
             self.seen = self.observed[pairs.first // self.size]
-        return steps
+        return True
+
+
+class _Walk(PathReader):
+    """Compares what psi says of each prefix with what it says of the next ones."""
+
+    def __init__(
+        self, target: Target, twist: Any, population: Population, seed: int, max_phi: int
+    ) -> None:
+        super().__init__(target, Base(), twist, population)
+        self.population, self.max_phi = population, max_phi
+        self.generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_301)
+
+    def errors(self) -> BellmanError:
+        """Every step."""
+        shape = self.population.tokens.shape
+        log_psi, log_value, error = (torch.full(shape, math.nan).double() for _ in range(3))
+        for t in range(1, self.num_steps + 1):
+            last = t == self.num_steps
+            if last and not self.max_phi:
+                break
+            if t > 1:
+                value, deviation = self._values(t)
+                for column, found in ((log_value, value), (error, deviation)):
+                    column[:, t - 2] = torch.where(self.live, found[self.rows], math.nan).cpu()
+            drawn, before = self.take()
+            counts = before if last else self.live
+            log_psi[:, t - 1] = torch.where(counts, drawn.log_psi, math.nan).cpu()
+            if last:
+                log_value[:, -1], error[:, -1] = self._log_phi(before), 0.0
+            elif not self.extend():
+                break
+        return BellmanError(self.target, self.population, log_psi, log_value, error)
 
     def _log_phi(self, live: Tensor) -> Float64[Tensor, "runs particles"]:
         observed = None
@@ -341,18 +349,18 @@ class _Walk:
         """Log phi of sequences that have ended."""
         return self.target.log_phi_given(self.target.whole(tokens), observed)
 
-    def _values(self, steps: PrefixSteps, t: int) -> tuple[Tensor, Tensor]:
+    def _values(self, t: int) -> tuple[Tensor, Tensor]:
         """Log E_p0[psi_t] after each distinct prefix of t - 1 tokens, and its standard error."""
         values, errors = [], []
-        prefixes = steps.prefixes()
-        for start, log_p, _, log_psi in steps.parts():
+        prefixes = self.steps.prefixes()
+        for start, log_p, _, log_psi in self.steps.parts():
             rows = slice(start, start + len(log_p))
             seen = None if self.seen is None else self.seen[rows]
             log_p, log_psi = log_p.double(), log_psi.double()
             error = torch.zeros(len(log_p), dtype=torch.float64, device=log_p.device)
             if t == self.num_steps:
                 part = (prefixes[rows], seen, log_p, log_psi)
-                value, error = self._last(*part, self.max_phi // steps.size)
+                value, error = self._last(*part, self.max_phi // self.steps.size)
             else:
                 log_psi = self._ended(prefixes[rows], seen, log_psi)
                 value = numerics.logsumexp(_product(log_p, log_psi))

@@ -138,14 +138,14 @@ def log_z_bounds(
     if exact_log_z is not None:
         check_number("exact_log_z", exact_log_z, "[-inf, inf]")
     tabulated = _is_several(num_particles) or _is_several(rule)
-    sizes = list(num_particles) if _is_several(num_particles) else [num_particles]
+    sizes: Any = num_particles if _is_several(num_particles) else [num_particles]
     for size in sizes:
         check_integer("num_particles", size)
     rules = _rules(rule, ess_threshold, proposal, tabulated=tabulated)
     given = {} if observed is None else {"observed": observed}
     count = num_runs if observed is None else len(observed)
     forward = range(first_run, first_run + count)
-    rows = []
+    rows: list[Any] = []
     for size in sizes:
         chunk = runs_at_once(target, size, max_rows)
         for one in rules:
@@ -159,7 +159,7 @@ def log_z_bounds(
                     run_conditional_smc, target, range(start, start + len(samples)), chunk,
                     given | {"retained": samples}, how,
                 )  # fmt: skip
-            about = {"num_particles": int(size), "rule": one.describe()}
+            about: dict[str, Any] = {"num_particles": int(size), "rule": one.describe()}
             if observed is not None:
                 rows.append(ConditionalLogZBounds(lower, upper, **about))
             else:
@@ -185,7 +185,10 @@ def log_z_bounds_given(
     if not target.is_conditional:
         what = target.potential.describe()
         raise ValueError(f"{what} waits for no observation: call log_z_bounds.")
-    return log_z_bounds(target, num_particles=num_particles, exact_samples=samples, **settings)
+    found: Any = log_z_bounds(
+        target, num_particles=num_particles, exact_samples=samples, **settings
+    )
+    return found
 
 
 def _log_z_of_runs(

@@ -99,7 +99,8 @@ def weighted_sum(parts: Sequence[tuple[PhiBounds, float | int]]) -> PhiBounds:
     """Bounds of a product of powers: those of each factor times its power, added up."""
 
     def bounds(prefixes: Int[Tensor, "n t"]) -> Bounds:
-        low, high = 0.0, 0.0
+        low: Any = 0.0
+        high: Any = 0.0
         for part, beta in parts:
             lower, upper = part(prefixes)
             low, high = low + beta * lower, high + beta * upper
@@ -308,8 +309,8 @@ class Expansion:
         nodes = []
         if self.length < self.target.num_steps:
             rows, tokens = self._heaviest(self.log_mass > -math.inf)
-            sums = (part[rows, tokens].tolist() for part in self._parts())
-            found = zip(rows.tolist(), tokens.tolist(), *sums, strict=True)
+            parts = (part[rows, tokens].tolist() for part in self._parts())
+            found = zip(rows.tolist(), tokens.tolist(), *parts, strict=True)
             for row, token, low, high, mass in found:
                 begun = (*self.group[row].tokens, token)
                 nodes.append(self._node(low, high, mass, tokens=begun, log_mass=mass))
@@ -465,7 +466,7 @@ class BracketSearch:
                 if on_step is not None:
                     on_step(bracket)
         except BaseException as error:
-            error.bracket = self.bracket
+            error.bracket = self.bracket  # type: ignore[attr-defined]
             raise
 
     def __iter__(self) -> Iterator[Bracket]:

@@ -69,7 +69,6 @@ class Finding:
     defect: bool = True
 
     def __str__(self) -> str:
-        """Sentence and evidence."""
         return f"{self.text} ({self.evidence})"
 
 

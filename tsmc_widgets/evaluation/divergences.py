@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from tsmc_widgets.errors import check_integer, quoted
+from tsmc_widgets.evaluation.bellman import PathReader, Population
 from tsmc_widgets.evaluation.bounds import ConditionalLogZBounds, read_samples, runs_at_once
 from tsmc_widgets.evaluation.estimates import (
     AGREE,
@@ -27,7 +28,6 @@ from tsmc_widgets.evaluation.estimates import (
 )
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.smc.api import run_smc
-from tsmc_widgets.smc.prefixes import advance_steps, distinct_pairs, prefill_steps
 from tsmc_widgets.smc.proposals import Base, ModelProposal, Proposal, TwistInduced, as_proposal
 from tsmc_widgets.targets.exact_samples import ExactSamples
 from tsmc_widgets.targets.target import Target
@@ -331,39 +331,16 @@ def score_sequences(
         observed: what is observed with each sequence, where the target waits for it.
     """
     tokens = tokens.to(target.prompt_tokens.device)
-    count, over = len(tokens), target.over(tokens)
-    rows, first_observed = torch.zeros_like(tokens[:, 0]), None
-    if observed is not None:
-        first_observed, rows = torch.unique(observed, dim=0, return_inverse=True)
-    live = torch.ones(count, dtype=torch.bool, device=tokens.device)
-    log_p = torch.zeros(count, dtype=torch.float64, device=tokens.device)
+    paths = Population(tokens.unsqueeze(-1), torch.zeros_like(tokens).unsqueeze(-1), observed)
+    reader = PathReader(target, sampler.proposal, sampler.twist, paths)
+    log_p = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
     log_q = log_p.clone()
-    none = tokens[: int(rows.max()) + 1, :0]
-    steps = prefill_steps(
-        target,
-        sampler.proposal,
-        sampler.twist,
-        none,
-        observed=first_observed,
-        most_rows=count,
-    )
-    for t in range(target.num_steps):
-        chosen = tokens[:, t]
-        read = steps.draw(rows, log_p, given=chosen)
-        log_p = log_p + torch.where(live, read.log_p, 0.0)
-        log_q = log_q + torch.where(live, read.log_q, 0.0)
-        live = live & ~over[:, t]
-        members = live.nonzero().squeeze(1)
-        if t + 1 == target.num_steps or not len(members):
+    for _ in range(target.num_steps):
+        read, live = reader.take()
+        log_p += torch.where(live, read.log_p, 0.0).squeeze(1)
+        log_q += torch.where(live, read.log_q, 0.0).squeeze(1)
+        if reader.paths.shape[2] == target.num_steps or not reader.extend():
             break
-        pairs = distinct_pairs(
-            rows.unsqueeze(0), chosen.unsqueeze(0), members, target.lm.vocab_size
-        )
-        steps = advance_steps(
-            target, sampler.proposal, sampler.twist, steps, pairs, tokens[:, : t + 1]
-        )
-        # Sequences that have ended point at a row that exists, whatever became of their own.
-        rows = torch.zeros_like(rows).index_put((members,), pairs.inverse)
     log_phi = target.log_phi_given(tokens, observed)
     return Scores(log_p.cpu(), log_q.cpu(), log_phi.cpu())
 
@@ -432,6 +409,7 @@ def kl_divergences(
             parts.append(score_sequences(target, some, sampler, observed=given(at)))
             parts[-1].require_possible(target, some)
         log_weights = Scores.joined(parts).log_weight
+    values: Any
     if observed is not None:
         values, known = _log_z_of_each(log_z, count)
     else:
@@ -475,7 +453,7 @@ def _both_ways(
     each observation before their mean.
     """
     dead_q, dead_sigma = (0 if x is None else int(torch.isinf(x).sum()) for x in (f, g))
-    terms = {
+    terms: dict[str, tuple[str, Any, Any, str, int]] = {
         "q_sigma": (Q_SIGMA, log_z, f, "log Z − F_q", dead_q),
         "sigma_q": (SIGMA_Q, g, log_z, "G_q − log Z", dead_sigma),
         "symmetrised": (BOTH, g, f, "G_q − F_q", dead_q + dead_sigma),

@@ -392,11 +392,9 @@ class BoundsTable(Sequence):
     rows: tuple[LogZBounds, ...]
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        """One row, or a slice of them."""
         return self.rows[index]
 
     def tightest(self) -> LogZBounds:

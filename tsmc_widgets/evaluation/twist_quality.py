@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from tsmc_widgets import numerics
-from tsmc_widgets.errors import ModelOutputError, check_integer, check_kind, quoted
+from tsmc_widgets.errors import ModelOutputError, TsmcError, check_integer, check_kind, quoted
 from tsmc_widgets.evaluation.bounds import tokens_of
 from tsmc_widgets.evaluation.divergences import kl_estimate
 from tsmc_widgets.evaluation.estimates import (
@@ -24,15 +24,13 @@ from tsmc_widgets.evaluation.estimates import (
     MeanOverRuns,
     PooledOverRuns,
     frame_of,
-    mean_within,
     percentiles,
     welch,
 )
 from tsmc_widgets.models.protocol import TeacherForced
-from tsmc_widgets.smc import genealogy
+from tsmc_widgets.models.tempered import table_of
 from tsmc_widgets.smc.api import run_smc
 from tsmc_widgets.smc.exact import EnumeratedOracle, Oracle, exact
-from tsmc_widgets.smc.trace import SMCTrace
 from tsmc_widgets.targets.checked import as_ids
 from tsmc_widgets.targets.context import finished
 from tsmc_widgets.targets.target import Target, check_target
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
 ROLLOUTS = 32
 SHARES = (0.2, 0.4, 0.6, 0.8)
 PREFIXES = 6
+ORACLE_BUDGET = 2**14
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Prefixes:
         shared = []
         if "base" in inspect.signature(twist.log_psi).parameters:
             if self._base is None:
-                tokens = with_prompt(target, self.tokens)
+                tokens = target.after_prompt(self.tokens)
                 self._base = target.lm.teacher_force(tokens, len(target.prompt_tokens))
             shared = [self._base]
         log_psi = _log_psi(target, twist, self.tokens, *shared)
@@ -126,17 +125,12 @@ class Prefixes:
         }
 
 
-def with_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
-    """Generated tokens with the prompt before them."""
-    return torch.cat([target.prompt_tokens.expand(len(tokens), -1), tokens], dim=1)
-
-
 def _log_psi(
     target: Target, twist: Any, tokens: Int[Tensor, "n steps"], *shared: TeacherForced
 ) -> Float64[Tensor, "n steps"]:
     """Log psi_t of every prefix of generated tokens, as the twist itself has it."""
     length = len(target.prompt_tokens)
-    log_psi = twist.log_psi(with_prompt(target, tokens), length, *shared).double().cpu()
+    log_psi = twist.log_psi(target.after_prompt(tokens), length, *shared).double().cpu()
     if len(bad := (~(log_psi < math.inf)).nonzero()):
         row, at = bad[0].tolist()
         text = quoted(target.labels(tokens[row : row + 1, : at + 1])[0])
@@ -184,7 +178,7 @@ def all_prefixes(target: Target) -> tuple[Oracle, Prefixes]:
     oracle = exact(target)
     whole = oracle if isinstance(oracle, EnumeratedOracle) else EnumeratedOracle(target)
     tokens = whole.tokens
-    optimal = oracle.optimal_twist().log_psi(with_prompt(target, tokens), len(target.prompt_tokens))
+    optimal = oracle.optimal_twist().log_psi(target.after_prompt(tokens), len(target.prompt_tokens))
     rows, steps = [], []
     for t in range(1, target.num_steps):
         _, first = families(tokens, t)
@@ -223,39 +217,94 @@ def pick_prefixes(
 def roll_out(
     target: Target, prefixes: Prefixes, place: int, *, seed: int, rollouts: int = ROLLOUTS
 ) -> None:
-    """Estimate log psi* of one prefix by the mean of phi over sequences that p0 ends it with.
-
-    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0.
-    """
-    check_integer("rollouts", rollouts, at_least=2)
+    """Put ``estimate_psi_star`` for log psi* of one prefix; the error of one that ended is 0."""
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_100 + place)
-    row, step = int(prefixes.row[place]), int(prefixes.step[place])
-    begun = prefixes.tokens[row, :step]
-    log_phi = rollout_log_phi(target, begun, rollouts, generator)
-    prefixes.log_psi[place] = mean = numerics.logmeanexp(log_phi)
-    error = float((log_phi - mean).exp().std()) / math.sqrt(rollouts)
-    known = _is_whole(target, begun.unsqueeze(0))
-    prefixes.error[place] = 0.0 if known else max(error, 1 / rollouts)
+    begun = prefixes.tokens[prefixes.row[place], : prefixes.step[place]].unsqueeze(0)
+    log_psi, error = estimate_psi_star(target, begun, rollouts, generator)
+    prefixes.log_psi[place] = log_psi[0]
+    prefixes.error[place] = 0.0 if bool(have_ended(target, begun)) else error[0]
+
+
+def reachable_oracle(target: Target) -> Oracle | None:
+    """The oracle of a target whose model is a table and whose sequences are few, else None.
+
+    A target that waits for an observation has none.
+    """
+    if target.is_conditional:
+        return None
+    table = table_of(target.lm)
+    if table is None and target.lm.vocab_size**target.num_steps > 1024:
+        return None
+    try:
+        return exact(target, max_sequences=ORACLE_BUDGET)
+    except TsmcError:
+        return None
 
 
 @torch.no_grad()
 def rollout_log_phi(
-    target: Target, begun: Int[Tensor, " t"], rollouts: int, generator: torch.Generator
-) -> Float64[Tensor, " rollouts"]:
-    """Log phi of sequences that p0 ends a prefix with; of the sequence itself if it has ended.
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> Float64[Tensor, "n rollouts"]:
+    """Log phi of sequences that p0 ends each prefix with; of the prefixes if all have ended.
 
     With a power of p0 it is that of p0**power phi / q, for q with the power at each token.
     """
-    begun = begun.unsqueeze(0)
-    if _is_whole(target, begun):
-        return target.log_phi(target.whole(begun)).cpu().expand(rollouts)
+    if bool(have_ended(target, begun).all()):
+        log_phi = target.log_phi_given(target.whole(begun), observed)
+        return log_phi.cpu().unsqueeze(1).expand(-1, rollouts)
     tokens, log_ratio = finished(target, begun, rollouts, generator=generator)
-    return (target.log_phi(tokens[0]) + log_ratio[0]).cpu()
+    if observed is not None:
+        observed = observed.repeat_interleave(rollouts, 0)
+    log_phi = target.log_phi_given(tokens.flatten(0, 1), observed)
+    return (log_phi.reshape(log_ratio.shape) + log_ratio).cpu()
 
 
-def _is_whole(target: Target, begun: Int[Tensor, "1 t"]) -> bool:
-    """Whether a sequence is T tokens long or has ended, so that phi of it is known."""
-    return begun.shape[1] == target.num_steps or bool(target.over(begun).any())
+def have_ended(target: Target, begun: Int[Tensor, "n t"]) -> Bool[Tensor, " n"]:
+    """Which prefixes are T tokens long or have ended, so that phi of them is known."""
+    return target.over(begun)[:, -1] | (begun.shape[1] == target.num_steps)
+
+
+def estimate_psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    rollouts: int,
+    generator: torch.Generator,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes by the mean of phi over rollouts, and its standard error to first order.
+
+    Rollouts that agree have an error of 1 / n: as if one of the n had been of phi = 0. The error is
+    NaN where no rollout has phi > 0.
+    """
+    check_integer("rollouts", rollouts, at_least=2)
+    log_phi = rollout_log_phi(target, begun, rollouts, generator, observed)
+    mean = numerics.logmeanexp(log_phi)
+    shares = torch.where(torch.isneginf(mean), math.nan, log_phi.T - mean).T.exp()
+    return mean, (shares.std(1) / math.sqrt(rollouts)).clamp(min=1 / rollouts)
+
+
+def psi_star(
+    target: Target,
+    begun: Int[Tensor, "n t"],
+    oracle: Oracle | None,
+    *,
+    rollouts: int,
+    seed: int = 0,
+    observed: Int[Tensor, "n width"] | None = None,
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Log psi* of prefixes of one length and its standard error: by the oracle or by rollouts."""
+    if oracle is not None:
+        length = len(target.prompt_tokens)
+        log_psi = oracle.optimal_twist().log_psi(target.after_prompt(begun), length)
+        log_star = log_psi[:, -1].double()
+        return log_star, torch.zeros_like(log_star)
+    device = target.lm.device
+    generator = torch.Generator(device).manual_seed(seed * 10_007 + 9_500 + begun.shape[1])
+    return estimate_psi_star(target, begun.to(device), rollouts, generator, observed)
 
 
 @torch.no_grad()
@@ -267,83 +316,6 @@ def log_psi_path(
     over = target.over(tokens).cpu()
     over[:, -1] = True
     return torch.where(over, log_phi.unsqueeze(1), log_psi)
-
-
-def increment_variance(trace: SMCTrace) -> pd.DataFrame:
-    """How uneven each step makes the weights, as a mean over runs with its 95 % interval.
-
-    Columns: t; variance, that of the log increment among living particles, weighted as they stood
-    before the step (nats squared), with low and high, as of ``mean_within``; relative_variance,
-    that of the increment itself over its squared mean, which is what the step costs (0 is free);
-    and num_runs. Runs in which all particles died before a step are left out of it.
-    """
-    columns, records = trace.columns, []
-    for t in range(trace.steps_done):
-        before = columns.log_weights[:, t - 1] if t else torch.zeros_like(columns.log_p[:, 0])
-        before = torch.where(columns.resampled[:, t].unsqueeze(1), 0.0, before)
-        weights = numerics.normalise(before)
-        alive = weights.sum(1) > 0
-        spread, relative = _spread(weights[alive], columns.log_increment[:, t][alive])
-        mean = dict(zip(("variance", "low", "high"), mean_within(spread), strict=True))
-        more = {"relative_variance": float(relative.mean()), "num_runs": len(spread)}
-        records.append({"t": t + 1} | mean | more)
-    return frame_of(records)
-
-
-def shares_of_particles(traces: Sequence[SMCTrace]) -> dict[str, Float64[Tensor, "runs steps"]]:
-    """ESS and surviving ancestors of all runs of some traces, as shares of K.
-
-    An ancestor survives if a particle of the last step descends from it.
-    """
-    survivors = [genealogy.surviving_ancestors(trace.columns.ancestors) for trace in traces]
-    columns = {
-        "ESS": [trace.columns.ess for trace in traces],
-        "surviving ancestors": survivors,
-    }
-    size = traces[0].num_particles
-    return {name: torch.cat(parts).double() / size for name, parts in columns.items()}
-
-
-def profiles(trace: SMCTrace) -> pd.DataFrame:
-    """ESS and surviving ancestors as shares of K, step by step, with 95 % intervals over runs.
-
-    Columns: t, quantity ("ESS" or "surviving ancestors"), mean, low and high, as of
-    ``mean_within``, num_runs, num_particles. At T all survive, by definition.
-    """
-    records = []
-    for quantity, shares in shares_of_particles([trace]).items():
-        for t, share in enumerate(shares.T.contiguous(), start=1):
-            row = dict(zip(("mean", "low", "high"), mean_within(share, 1.0), strict=True))
-            if quantity == "surviving ancestors" and t == trace.steps_done and len(share) > 1:
-                row |= {"low": 1.0, "high": 1.0}
-            counts = {"num_runs": len(share), "num_particles": trace.num_particles}
-            records.append({"t": t, "quantity": quantity} | row | counts)
-    return frame_of(records)
-
-
-def run_diagnostics(trace: SMCTrace, *, lag: int | None = None) -> pd.DataFrame:
-    """What each run alone says of its own quality, one row a run.
-
-    Columns: run; log_z in nats; single_run_variance, the run's own estimate of the variance of its
-    log Z_hat (``SMCTrace.log_z_variance``; may be negative; NaN where one run cannot tell, as under
-    systematic resampling); k_hat, the Pareto shape of the last
-    weights (averages cannot be trusted above about 0.7); ess and survivors, the last ESS and the
-    first step's surviving ancestors, as shares of K. The true variance over runs is that of log_z.
-    """
-    variance = torch.full((trace.num_runs,), math.nan, dtype=torch.float64)
-    if trace.tells_variance:
-        variance[:] = torch.as_tensor(trace.log_z_variance(lag=lag))
-    k_hat = torch.as_tensor(trace.k_hat(), dtype=torch.float64).reshape(-1)
-    survivors = genealogy.surviving_ancestors(trace.columns.ancestors)[:, 0]
-    columns = {
-        "run": torch.arange(trace.num_runs),
-        "log_z": trace.columns.log_z[:, -1],
-        "single_run_variance": variance,
-        "k_hat": k_hat,
-        "ess": trace.columns.ess[:, -1] / trace.num_particles,
-        "survivors": survivors / trace.num_particles,
-    }
-    return frame_of({name: values.numpy() for name, values in columns.items()})
 
 
 @torch.no_grad()
@@ -457,25 +429,11 @@ def _rolled(
             "psi* has no upper estimate here. Use a target that tw.exact knows."
         )
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 7_001 + t)
-    rolled = torch.stack([rollout_log_phi(target, row[:t], rollouts, generator) for row in tokens])
+    rolled = torch.cat(
+        [rollout_log_phi(target, row[None, :t], rollouts, generator) for row in tokens]
+    )
     own = torch.cat([rolled[:, 1:], log_phi.unsqueeze(1)], dim=1)
     return numerics.logmeanexp(rolled), numerics.logmeanexp(own)
-
-
-def _spread(
-    weights: Float64[Tensor, "runs particles"], increments: Float64[Tensor, "runs particles"]
-) -> tuple[Float64[Tensor, " runs"], Float64[Tensor, " runs"]]:
-    """Weighted variance of log increments that are finite, and relative variance of all."""
-    alive = torch.isfinite(increments) & (weights > 0)
-    living = torch.where(alive, weights, 0.0)
-    living = living / living.sum(1, keepdim=True).clamp(min=1e-300)
-    logs = torch.where(alive, increments, 0.0)
-    mean = (living * logs).sum(1, keepdim=True)
-    variance = (living * (logs - mean) ** 2).sum(1)
-    peak = torch.where(alive, increments, -math.inf).amax(1, keepdim=True)
-    ratio = torch.where(alive, (increments - torch.where(alive.any(1, True), peak, 0.0)).exp(), 0.0)
-    first, second = (weights * ratio).sum(1), (weights * ratio**2).sum(1)
-    return variance, second / (first**2).clamp(min=1e-300) - 1
 
 
 RESAMPLES = 2000
@@ -573,7 +531,7 @@ def compare_log_psi(
         # No rollout of phi > 0 is no proof that there is none.
         frame.loc[optimal_zero, "error"] = math.nan
     learned, optimal, error = learned[finite], optimal[finite], error[finite]
-    values = dict.fromkeys(STATISTICS, math.nan)
+    values: dict[str, Any] = dict.fromkeys(STATISTICS, math.nan)
     if finite.any():
         values = {name: float(f(learned, optimal)) for name, f in STATISTICS.items()}
     if prefixes.enumerated or not finite.any():
@@ -581,7 +539,10 @@ def compare_log_psi(
     else:
         intervals = bootstrap(STATISTICS, learned, optimal, seed)
     spread = float(optimal.var()) if finite.any() else 0.0
-    counts = {"both_zero": int(both.sum()), "one_zero": int((~finite & ~both).sum())}
+    counts: dict[str, Any] = {
+        "both_zero": int(both.sum()),
+        "one_zero": int((~finite & ~both).sum()),
+    }
     left_out = "; left out: {both_zero} where both are 0, {one_zero} where one is".format(**counts)
     if optimal_zero.any() and not prefixes.enumerated:
         left_out += f" (ψ* counts as 0 at {optimal_zero.sum()} where no rollout has φ > 0)"
@@ -601,7 +562,9 @@ def bootstrap(
     """95 % percentile interval of each statistic, prefixes drawn with replacement."""
     draws = np.random.default_rng(seed).integers(len(learned), size=(RESAMPLES, len(learned)))
     drawn = learned[draws], optimal[draws]
-    return {name: percentiles(statistic(*drawn)) for name, statistic in statistics.items()}
+    return {
+        name: percentiles(np.asarray(statistic(*drawn))) for name, statistic in statistics.items()
+    }
 
 
 def _slope(learned: np.ndarray, optimal: np.ndarray) -> Numbers:

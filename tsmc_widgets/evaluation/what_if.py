@@ -12,17 +12,18 @@ from torch import Tensor
 
 from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer
-from tsmc_widgets.evaluation.bellman import following, run_twist
+from tsmc_widgets.evaluation.bellman import run_twist
 from tsmc_widgets.evaluation.estimates import (
     PooledOverRuns,
     frame_of,
     mean_with_ends,
     mean_within,
 )
-from tsmc_widgets.evaluation.siblings import Family, reachable_oracle, roll_out_family, solve
+from tsmc_widgets.evaluation.twist_quality import have_ended, psi_star, reachable_oracle
+from tsmc_widgets.evaluation.twist_report import ROLLOUTS
 from tsmc_widgets.smc.api import SMCSession, run_conditional_smc, start_smc
 from tsmc_widgets.smc.exact import Oracle
-from tsmc_widgets.smc.proposals import TwistInduced
+from tsmc_widgets.smc.proposals import TwistInduced, following
 from tsmc_widgets.smc.sampler import ending, init, weight
 from tsmc_widgets.smc.state import SMCState, StepRecord
 from tsmc_widgets.smc.trace import SMCTrace
@@ -86,8 +87,7 @@ def _covered_samples(
     if oracle.log_z == -math.inf:
         return None
     samples = oracle.sample(count, seed)
-    prompt = target.prompt_tokens.cpu().expand(count, -1)
-    log_psi = twist.log_psi(torch.cat([prompt, samples], dim=1), prompt.shape[1])
+    log_psi = twist.log_psi(target.after_prompt(samples), len(target.prompt_tokens))
     return samples if bool(torch.isfinite(log_psi).all()) else None
 
 
@@ -265,17 +265,13 @@ def _table(
 
 def _psi_star(target: Target, paths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log psi* of some prefixes of one length, phi where they have ended, and its error."""
-    t, device = paths.shape[1], target.lm.device
-    over = target.over(paths.to(device))[:, -1].cpu()
+    device = target.lm.device
+    over = have_ended(target, paths.to(device)).cpu()
     star, error = torch.full((len(paths),), math.nan).double(), torch.zeros(len(paths)).double()
-    if t == target.num_steps:
-        over[:] = True
     if over.any():
         star[over] = target.log_phi(target.whole(paths[over]).to(device)).cpu()
     if not over.all():
-        blank = torch.full((1, int((~over).sum())), math.nan).double()
-        family = Family(t, paths[~over].unsqueeze(0), blank, blank, blank)
-        oracle = reachable_oracle(target)
-        found = solve(target, family, oracle) if oracle else roll_out_family(target, family)
-        star[~over], error[~over] = found.log_star[0], found.error[0]
+        star[~over], error[~over] = psi_star(
+            target, paths[~over], reachable_oracle(target), rollouts=ROLLOUTS
+        )
     return star, error

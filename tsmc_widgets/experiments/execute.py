@@ -20,7 +20,7 @@ from tsmc_widgets.evaluation.baselines import run_baseline
 from tsmc_widgets.evaluation.bounds import log_z_bounds, runs_at_once
 from tsmc_widgets.evaluation.divergences import kl_divergences
 from tsmc_widgets.evaluation.estimates import LogZ, LogZBounds, MeanOverRuns
-from tsmc_widgets.evaluation.twist_quality import shares_of_particles
+from tsmc_widgets.evaluation.run_quality import shares_of_particles
 from tsmc_widgets.experiments.artifacts import HeldOut, dumps, fresh_target, held_out, twist_of
 from tsmc_widgets.experiments.spec import MEASURES, TEXT_METHODS, RunSpec
 from tsmc_widgets.smc.api import run_smc, start_smc

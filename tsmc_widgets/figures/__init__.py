@@ -3,12 +3,6 @@
 from tsmc_widgets.errors import extras_named
 
 with extras_named(__name__):
-    from tsmc_widgets.figures.debug_figures import (
-        calibration_figure,
-        gains_figure,
-        power_figure,
-        where_figure,
-    )
     from tsmc_widgets.figures.evaluation_figures import (
         bounds_figure,
         frontier_figure,
@@ -17,9 +11,13 @@ with extras_named(__name__):
         psi_scatter,
     )
     from tsmc_widgets.figures.run_figures import (
+        calibration_figure,
+        gains_figure,
         log_z_histogram,
+        power_figure,
         profiles_figure,
         target_figure,
+        where_figure,
     )
     from tsmc_widgets.figures.theme import THEMES, Theme, theme_of
 

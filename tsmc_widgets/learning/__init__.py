@@ -7,6 +7,9 @@ from tsmc_widgets.learning.conditional import (
 )
 from tsmc_widgets.learning.objectives import (
     METHODS,
+    AdaptiveKL,
+    FixedKL,
+    PPOSettings,
     advantages_and_returns,
     cd_loss,
     ctl_loss,
@@ -17,7 +20,6 @@ from tsmc_widgets.learning.objectives import (
     rl_loss,
     sixo_loss,
 )
-from tsmc_widgets.learning.policy import AdaptiveKL, FixedKL, PPOSettings
 from tsmc_widgets.learning.positives import (
     ExactPool,
     Positives,

@@ -22,7 +22,7 @@ from tsmc_widgets.learning.positives import (
 from tsmc_widgets.learning.samples import Samples, draw_samples, read
 from tsmc_widgets.models.protocol import TeacherForced
 from tsmc_widgets.smc.api import run_conditional_smc
-from tsmc_widgets.smc.proposals import TwistInduced
+from tsmc_widgets.smc.proposals import TwistInduced, following
 from tsmc_widgets.targets.exact_samples import JointSamples
 from tsmc_widgets.targets.protocol import ConditionalPotential, Constant
 from tsmc_widgets.targets.target import Target
@@ -55,7 +55,7 @@ class JointStream:
         )
         return JointSamples(*parts)
 
-    def _block(self, index: int) -> JointSamples:
+    def _block(self, index: int) -> Any:
         if index in self._blocks:
             return self._blocks[index]
         seed = SEEDS + (self.seed * 1_000_003 + index) % SEEDS
@@ -130,22 +130,19 @@ class RetainedPositives:
     num_particles: int = 4
 
     def __post_init__(self) -> None:
-        """Check the number."""
         check_integer("num_particles", self.num_particles, at_least=2)
 
     def draw_given(
         self, target: Target, twist: Any, joint: JointSamples, *, seed: int, run: int
     ) -> Samples:
         """Final particles, weighted for sigma within each run."""
-        weighs = not as_twist(twist).proposal_only
         trace = run_conditional_smc(
             target,
             retained=joint,
             num_particles=self.num_particles,
-            proposal=TwistInduced(None if weighs else twist),
-            twist=twist if weighs else None,
             seed=seed,
             first_run=CONDITIONAL_RUNS + run,
+            **following(twist),
         )
         return Samples.of_paths(trace).to(joint.tokens.device)
 
@@ -169,7 +166,6 @@ class ManyObservations(PlainBatches):
     reads_phi: bool = True
 
     def __post_init__(self) -> None:
-        """Start the sequence of joint draws."""
         target = self.target
         self._stream = JointStream(target, self.seed)
         self._unweighed = target.with_potential(Unweighed())

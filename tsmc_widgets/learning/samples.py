@@ -111,7 +111,6 @@ class Samples:
         )
 
     def __len__(self) -> int:
-        """Number of texts."""
         return self.tokens.shape[0]
 
     @property
@@ -132,7 +131,7 @@ class Samples:
 
     def to(self, device: torch.device) -> Samples:
         """The same on another device."""
-        fields = {
+        fields: dict[str, Any] = {
             name: value.to(device)
             for name in self.__slots__
             if isinstance(value := getattr(self, name), Tensor)
@@ -269,13 +268,8 @@ class Scored:
 @torch.no_grad()
 def read(target: Target, tokens: Int[Tensor, "n steps"]) -> TeacherForced:
     """The base model's answers along texts, ``measured``, in one teacher-forced pass."""
-    answer = target.lm.teacher_force(_after_prompt(target, tokens), len(target.prompt_tokens))
+    answer = target.lm.teacher_force(target.after_prompt(tokens), len(target.prompt_tokens))
     return target.measured(answer)
-
-
-def _after_prompt(target: Target, tokens: Int[Tensor, "n steps"]) -> Int[Tensor, "n length"]:
-    prompt = target.prompt_tokens.to(tokens.device)
-    return torch.cat([prompt.expand(len(tokens), -1), tokens], dim=1)
 
 
 def score(target: Target, twist: Any, samples: Samples, *, p0: bool = True) -> Scored:
@@ -312,7 +306,7 @@ Terms = tuple[Float64[Tensor, "n steps"], Float64[Tensor, "n steps"], Float64[Te
 
 def _terms(target: Target, twist: Any, samples: Samples, p0: bool) -> Terms:
     """Log psi, log p0 and log sum_v p0 psi_t, from tables of all tokens."""
-    tokens = _after_prompt(target, samples.tokens)
+    tokens = target.after_prompt(samples.tokens)
     base = read(target, samples.tokens) if p0 and samples.base is None else samples.base
     extra = {} if samples.observed is None else {"observed": samples.observed}
     log_psi_next = twist.log_psi_next(tokens, len(target.prompt_tokens), base, **extra)
@@ -356,7 +350,7 @@ def read_sums(target: Target, twist: Any, tokens: Int[Tensor, "n steps"]) -> Tok
     parts = []
     for part in tokens.split(each):
         base, length = read(target, part), len(target.prompt_tokens)
-        inputs = twist.inputs(_after_prompt(target, part), length, base.hidden).flatten(0, 1)
+        inputs = twist.inputs(target.after_prompt(part), length, base.hidden).flatten(0, 1)
         was = twist.head.direction(inputs)
         log_p, log_psi = base.log_probs.flatten(0, 1), twist.value_given(inputs, None)
         log_q, chosen = tilt(log_p, log_psi), part.reshape(-1, 1)
@@ -425,7 +419,7 @@ def draw_samples(
         seed=seed,
         first_run=TRAINING_RUNS + run,
         dead_runs="keep",
-        **({} if observed is None else {"observed": observed}),
+        observed=observed,
     )
     config = session.config
     state, records, answers = init(target, config), [], []
@@ -450,7 +444,7 @@ def draw_samples(
     if tied is None:
         return replace(samples, base=TeacherForced(columns[1], hidden))
     log_p = trace.paths("log_p").reshape(samples.tokens.shape).to(samples.tokens.device)
-    inputs = twist.inputs(_after_prompt(target, samples.tokens), len(target.prompt_tokens), hidden)
+    inputs = twist.inputs(target.after_prompt(samples.tokens), len(target.prompt_tokens), hidden)
     with torch.no_grad():
         was = twist.head.direction(inputs)
     return replace(samples, sums=TokenSums(inputs, log_p, samples.log_q, was, *columns[1:]))

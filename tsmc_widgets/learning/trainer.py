@@ -36,10 +36,11 @@ from tsmc_widgets.files import load_json, read_checked, write_checked
 from tsmc_widgets.learning.conditional import ConditionalPositives, make_batches
 from tsmc_widgets.learning.objectives import (
     RECIPES,
+    PolicySteps,
+    PPOSettings,
     resolve_method,
     weighted_sum,
 )
-from tsmc_widgets.learning.policy import PolicySteps, PPOSettings
 from tsmc_widgets.learning.positives import (
     ExactPool,
     Positives,

@@ -272,6 +272,14 @@ def as_proposal(proposal: Any) -> Any:
     return AdaptedProposal(proposal)
 
 
+def following(twist: Any) -> dict[str, Any]:
+    """Arguments of runs that follow a twist: one that can only propose is the proposal's alone."""
+    twist = as_twist(twist)
+    if twist.proposal_only:
+        return {"proposal": TwistInduced(twist)}
+    return {"proposal": TwistInduced(), "twist": twist}
+
+
 def tilt(
     log_probs: Float[Tensor, "batch vocab"], log_psi_next: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, "batch vocab"]:

@@ -148,6 +148,11 @@ class Target:
         left = self.num_steps - ended.shape[1]
         return torch.nn.functional.pad(ended, (0, left), value=self.eos_token_id or 0)
 
+    def after_prompt(self, tokens: Int[Tensor, "batch t"]) -> Int[Tensor, "batch length"]:
+        """The prompt followed by each row of generated tokens."""
+        prompt = self.prompt_tokens.to(tokens.device).expand(len(tokens), -1)
+        return torch.cat([prompt, tokens], dim=1)
+
     def measured(self, answer: Answer) -> Answer:
         """A model's answer with alpha log p0 in place of log p0, which is not normalised."""
         if self.power == 1:

@@ -9,12 +9,17 @@ from typing import Any
 from tsmc_widgets.errors import check_one_of, quoted
 from tsmc_widgets.models.protocol import LanguageModel
 from tsmc_widgets.targets.target import Target, check_model
-from tsmc_widgets.twists.bodies import BodyTwist, LinearHeadTwist, LoRATwist, MLPHeadTwist
-from tsmc_widgets.twists.conditional import ConditionalBodyTwist, ConditionalHeadTwist
+from tsmc_widgets.twists.bodies import (
+    BodyTwist,
+    ConditionalBodyTwist,
+    ConditionalHeadTwist,
+    LinearHeadTwist,
+    LoRATwist,
+    MLPHeadTwist,
+)
 from tsmc_widgets.twists.lookahead import text_factors
-from tsmc_widgets.twists.table import TableHeadTwist
 from tsmc_widgets.twists.tied import TiedHeadTwist
-from tsmc_widgets.twists.trainable import TrainableModule
+from tsmc_widgets.twists.trainable import TableHeadTwist, TrainableModule
 
 
 @dataclass(frozen=True, slots=True)

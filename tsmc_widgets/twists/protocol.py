@@ -247,7 +247,6 @@ class AdaptedTwist(BaseTwist):
         self.inner.start_at(log_psi, log_bound)
 
     def __getattr__(self, name: str) -> Any:
-        """Methods of the user's twist."""
         if name == "inner":  # Not set yet, as while a pickle is read.
             raise AttributeError(name)
         return getattr(self.inner, name)

@@ -81,7 +81,7 @@ def _close(own: list[float], saved: Any) -> bool:
 
 
 def _hidden_size(lm: LanguageModel) -> int | None:
-    model = network(lm)
+    model: Any = network(lm)
     if model is None or not hasattr(model, "config"):
         return None
     return model.config.get_text_config(decoder=True).hidden_size

@@ -17,8 +17,7 @@ from tsmc_widgets import numerics
 from tsmc_widgets.errors import check_integer, check_kind, check_number, quoted
 from tsmc_widgets.evaluation.bracket import Bracket
 from tsmc_widgets.evaluation.estimates import PooledOverRuns
-from tsmc_widgets.evaluation.factors import FactorShare, factor_breakdown
-from tsmc_widgets.evaluation.verdict import judge_run
+from tsmc_widgets.evaluation.run_quality import FactorShare, factor_breakdown, judge_run
 from tsmc_widgets.smc.genealogy import paths
 from tsmc_widgets.smc.trace import check_trace
 

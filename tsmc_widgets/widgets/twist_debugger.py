@@ -15,12 +15,16 @@ import torch
 
 from tsmc_widgets.errors import TsmcError, check_integer
 from tsmc_widgets.evaluation.estimates import frame_of
-from tsmc_widgets.evaluation.siblings import ROLLOUTS, Family, fill_in, read_again, rollout_texts
 from tsmc_widgets.evaluation.twist_report import (
     NUM_RUNS,
+    ROLLOUTS,
+    Family,
     Stages,
     TwistReport,
     check_measured,
+    fill_in,
+    read_again,
+    rollout_texts,
     with_kl,
 )
 from tsmc_widgets.evaluation.what_if import Fork, best_power, fork, power_rows
