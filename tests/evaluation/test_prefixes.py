@@ -57,6 +57,14 @@ def test_prefixes_that_have_ended_are_left_out():
     assert not any("c" in text for text in prefixes.texts(target))
 
 
+def test_no_prefix_goes_on_after_its_end():
+    target = eos_target()
+    tokens = pick_prefixes(target, tw.exact(target).sample(20, 0), seed=0).tokens
+    ended = target.over(tokens)[:, :-1]
+    assert bool(ended[: len(tokens) // 2].any())
+    assert (tokens[:, 1:][ended] == target.ending.fill).all()
+
+
 @pytest.mark.parametrize("make", [lambda: table_target(3, 4, seed=11), eos_target])
 def test_rollouts_agree_with_the_exact_psi(make):
     target = make()

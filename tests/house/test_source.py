@@ -14,7 +14,7 @@ MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
 # Where the package stands. A change that only moves code must not raise a limit.
 LIMITS = {
-    "Python lines": 36_000,
+    "Python lines": 36_050,
     "Python files": 108,
     "JavaScript and CSS lines": 6_950,
     "scripts without ES imports": 1,

@@ -205,7 +205,7 @@ def pick_prefixes(
     generator = torch.Generator(target.lm.device).manual_seed(seed * 10_007 + 9_001)
     lengths = sorted({max(1, round(share * target.num_steps)) for share in SHARES})
     count, half = len(lengths) * PREFIXES, len(lengths) * PREFIXES // 2
-    drawn = replace(target.context, ending=None).draw(count - half, generator)
+    drawn = target.context.draw(count - half, generator)
     tokens = torch.cat([drawn, samples[:half]])
     row = torch.arange(len(tokens))
     step = torch.tensor(lengths).repeat(len(tokens) // len(lengths) + 1)[: len(tokens)]
