@@ -75,7 +75,6 @@ TRAININGS = {
     "infilling-2-1": Training(method="ctl"),
     "happy-review": ON_SMOLLM2,
     "unhappy-story": replace(ON_SMOLLM2, held_out=100),
-    "sad-answer": replace(ON_SMOLLM2, held_out=100),
 }
 
 

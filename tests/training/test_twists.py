@@ -40,7 +40,7 @@ def test_one_ships_for_every_problem_of_the_script():
     assert sum(path.stat().st_size for path in SHIPPED_FOLDER.rglob("*")) < 6e6
 
 
-SLOW = {"happy-review", "sad-answer"}  # It takes seconds to load SmolLM2.
+SLOW = {"happy-review"}  # It takes seconds to load SmolLM2.
 
 
 @pytest.mark.parametrize(
