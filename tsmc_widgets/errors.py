@@ -69,14 +69,13 @@ class NoTokenizerError(UnsupportedModelError):
 class BudgetError(TsmcError, RuntimeError):
     """An exact computation would need, or has used up, more than its budget.
 
-    ``samples`` holds those that were found, or None.
+    Attributes:
+        samples: those that rejection found until then; None for what draws none.
     """
 
     def __init__(self, message: str, samples: Any = None) -> None:
         super().__init__(message)
         self.samples = samples
-
-    samples: Any  # Those found until then, where rejection raised it.
 
 
 class MemoryLimitError(TsmcError, MemoryError):

@@ -123,7 +123,7 @@ class TestPastBatches:
         monkeypatch.setattr(trainer_module, "PAST", 3)
         resumed(lambda: learner(target), tmp_path / "training", 5, 3)
 
-    def test_an_update_that_broke_off_leaves_them(self, target, monkeypatch):
+    def test_an_update_that_broke_off_leaves_them(self, target):
         whole, broken = learner(target), learner(target)
         list(whole.updates(4))
         list(broken.updates(3))

@@ -457,13 +457,12 @@ class TwistTrainer:
         )
         return self._share.merge(update)
 
-    def _later(self, batch: Samples) -> Iterator[Samples]:
-        """The batches of the steps after an update's first: its own and, in turn, a past one."""
+    def _later(self, batch: Samples) -> list[Samples]:
+        """Remember a batch; those of the steps after its first: a past one and itself, in turn."""
         if self.steps > 1 and batch.sums is not None:
             self._past = [*self._past, batch][-PAST:]
-        chosen = random.Random(f"{self.seed} {self._address}")
-        for at in range(1, self.steps):
-            yield chosen.choice(self._past) if at % 2 and self._past else batch
+        chosen, past = random.Random(f"{self.seed} {self._address}"), self._past or [batch]
+        return [chosen.choice(past) if at % 2 else batch for at in range(1, self.steps)]
 
     def _descend(
         self, batch: Samples, positives: Samples | None
@@ -655,8 +654,9 @@ def pool_of(positives: Any) -> dict[str, Tensor]:
 
 def past_tensors(batches: Sequence[Samples]) -> dict[str, Tensor]:
     """The tensors of past batches of a tied head, off their device."""
+    # Copies, as texts and sums share log_q, and a file holds no tensor twice.
     return {
-        f"past.{at}.{kind}.{name}": value.cpu().clone()  # Two of them are one: no file has that.
+        f"past.{at}.{kind}.{name}": value.cpu().clone()
         for at, batch in enumerate(batches)
         for kind, part in (("texts", batch), ("sums", batch.sums))
         for name in part.__slots__

@@ -18,6 +18,7 @@ from tsmc_widgets.targets.classifier import CachedClassifier
 from tsmc_widgets.targets.functions import NamedFunction
 from tsmc_widgets.targets.problems import Problem, load_problem
 from tsmc_widgets.targets.protocol import KINDS, Potential, take_apart, term_of
+from tsmc_widgets.targets.target import is_chat
 from tsmc_widgets.targets.tokens import check_pattern, token_ids
 
 TABLE = "table:"
@@ -96,18 +97,16 @@ def describe_problem(problem: str | Problem | Mapping[str, Any]) -> dict[str, An
 
 def prompt_text(prompt: Any) -> str:
     """A prompt as a person reads it: the text, the last message of a chat, or token ids."""
-    if isinstance(prompt, str):
-        return prompt
-    ids = not prompt or not isinstance(prompt[-1], Mapping)
-    return " ".join(f"#{each}" for each in prompt) if ids else prompt[-1]["content"]
+    if is_chat(prompt):
+        return prompt[-1]["content"]
+    return prompt if isinstance(prompt, str) else " ".join(f"#{each}" for each in prompt)
 
 
 def with_text(prompt: Any, text: str) -> Any:
     """The same prompt, or one with another text: of a chat its last message."""
     if text == prompt_text(prompt):
         return prompt
-    is_chat = not isinstance(prompt, str) and prompt and isinstance(prompt[-1], Mapping)
-    return [*prompt[:-1], {**prompt[-1], "content": text}] if is_chat else text
+    return [*prompt[:-1], {**prompt[-1], "content": text}] if is_chat(prompt) else text
 
 
 def parse_potential(described: Mapping[str, Any] | Sequence[Any]) -> Potential:

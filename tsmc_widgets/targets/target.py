@@ -322,7 +322,7 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
         ids = list((optional(lm, "encode_prompt") or lm.encode)(prompt))
     elif isinstance(prompt, Tensor | np.ndarray):
         ids = as_ids("prompt", prompt, ndim=1).tolist()
-    elif isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+    elif is_chat(prompt):
         ids = _chat_ids(lm, prompt)
     elif isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
         ids = list(prompt)
@@ -346,6 +346,11 @@ def prompt_ids(lm: LanguageModel, prompt: Prompt) -> Int[Tensor, " length"]:
             "predict: give a prompt, such as a first word or the model's BOS token."
         )
     return torch.tensor(ids, dtype=torch.int64, device=lm.device)
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is messages of a chat, and neither text nor token ids."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def _chat_ids(lm: LanguageModel, messages: Sequence[Any]) -> list[int]:

@@ -119,7 +119,7 @@ def _text(
     return Control(name, make, changes)
 
 
-def _choice(name: str, label: str, tooltip: str, options: Sequence[str]) -> Control:
+def _choice(name: str, label: str, tooltip: str, options: Sequence[Any]) -> Control:
     def make(part: Part) -> ipw.Dropdown:
         value = part[name]
         chosen = options[value - 1] if isinstance(value, int) else value
@@ -227,21 +227,16 @@ def _read_hostility(_: Part, now: Mapping[str, Any]) -> Part:
     return {"kind": "RewardThreshold", "reward": HOSTILITY, mode: plain(now["eta"])}
 
 
-_SENTIMENTS = {"positive": "vader/positive", "negative": "vader/negative"}
-_SENTIMENT_MODES = {"exp(β score)": "TemperedReward", "score at least η": "RewardThreshold"}
+_SENTIMENTS = [("positive", "vader/positive"), ("negative", "vader/negative")]
+_SENTIMENT_MODES = [("exp(β score)", "TemperedReward"), ("score at least η", "RewardThreshold")]
 
 
 def _asks_sentiment(part: Part) -> bool:
     """Whether the controls of sentiment can show a description."""
     own = {"TemperedReward": {"beta", "reward_max"}, "RewardThreshold": {"at_least"}}
     known = part.keys() - {"kind", "reward"} == own.get(part["kind"])
-    return known and part["reward"] in _SENTIMENTS.values() and part.get("reward_max", 1) == 1
-
-
-def _sentiment_menu(name: str, label: str, tooltip: str, options: Part) -> Control:
-    return Control(name, lambda part: _control(
-        ipw.Dropdown, label, tooltip, options=list(options.items()), value=part[name]
-    ))  # fmt: skip
+    own_judge = known and part["reward"] in dict(_SENTIMENTS).values()
+    return own_judge and part.get("reward_max", 1) == 1
 
 
 def _read_sentiment(_: Part, now: Mapping[str, Any]) -> Part:
@@ -339,9 +334,8 @@ KINDS: tuple[FactorKind, ...] = (
         title="sentiment (VADER)",
         start={"kind": "TemperedReward", "reward": "vader/positive", "beta": 5, "reward_max": 1.0},
         controls=(
-            _sentiment_menu("reward", "score", "How much VADER finds it so, from -1 to 1",
-                            _SENTIMENTS),
-            _sentiment_menu("kind", "asks for", "What is asked of the score", _SENTIMENT_MODES),
+            _choice("reward", "score", "How much VADER finds it so, from −1 to 1", _SENTIMENTS),
+            _choice("kind", "asks for", "What is asked of the score", _SENTIMENT_MODES),
             POWER,
             Control("eta", partial(_score, most=1.0, step=0.05)),
         ),
