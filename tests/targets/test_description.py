@@ -58,6 +58,8 @@ def test_a_chat_is_a_prompt_that_a_person_types_the_last_message_of():
     spec = tw.RunSpec(problem={**describe_problem("sad-answer"), "prompt": turns})
     assert tw.RunSpec.from_json(spec.to_json()) == spec
     assert f"prompt={turns!r}".replace("'", '"') in code_of_spec(spec)
+    # The judge reads the answer alone, and no word of the request.
+    assert describe_problem("sad-answer")["potential"][0]["scope"] == "continuation"
     assert prompt_text([3, 4]) == "#3 #4"
     assert with_text([3, 4], "#3 #4") == [3, 4]
     assert with_text([3, 4], "a") == with_text("b", "a") == "a"

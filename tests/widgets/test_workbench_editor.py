@@ -154,7 +154,11 @@ class TestPotential:
         assert editor.parts == parts
         fields["beta" if tempered else "eta"].value = 0.5
         assert editor.parts != parts
-        other = {**parts[0], "scope": "full"}
+        narrow = {**parts[0], "scope": "continuation"}
+        editor = PotentialEditor([narrow], lambda: None)
+        editor.rows[0].fields["reward"].value = "vader/positive"
+        assert editor.parts == [{**narrow, "reward": "vader/positive"}]
+        other = {**parts[0], "at_most": 0.5}
         assert PotentialEditor([other], lambda: None).rows[0].kind is KINDS[-1]
 
     def test_what_is_wrong_is_said_in_the_factor(self, editor):

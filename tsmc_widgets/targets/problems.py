@@ -237,9 +237,9 @@ def _reward(**bounds: Any) -> Maker:
     return lambda judge: RewardThreshold(judge, **bounds)
 
 
-def _tempered(beta: int) -> Maker:
+def _tempered(beta: int, **options: Any) -> Maker:
     """Of a judge whose scalar logit is at most 1, as VADER's is."""
-    return lambda judge: TemperedReward(judge, beta=beta, reward_max=1.0)
+    return lambda judge: TemperedReward(judge, beta=beta, reward_max=1.0, **options)
 
 
 def _problems(**usual: Any) -> Callable[..., Problem]:
@@ -528,7 +528,7 @@ _SENTIMENTS = (
         "sad-answer",
         "a chat model's first line of a sad story: exp(-5 sentiment)",
         "Steering an assistant: the prompt is a chat, and its answers are seldom sad enough.",
-        _tempered(5),
+        _tempered(5, scope="continuation"),
         prompt=[{"role": "user", "content": "Write the first line of a sad story."}],
         eos="absorb",
     ),

@@ -234,16 +234,18 @@ _SENTIMENT_MODES = [("exp(β score)", "TemperedReward"), ("score at least η", "
 def _asks_sentiment(part: Part) -> bool:
     """Whether the controls of sentiment can show a description."""
     own = {"TemperedReward": {"beta", "reward_max"}, "RewardThreshold": {"at_least"}}
-    known = part.keys() - {"kind", "reward"} == own.get(part["kind"])
+    known = part.keys() - {"kind", "reward", "scope"} == own.get(part["kind"])
     own_judge = known and part["reward"] in dict(_SENTIMENTS).values()
     return own_judge and part.get("reward_max", 1) == 1
 
 
-def _read_sentiment(_: Part, now: Mapping[str, Any]) -> Part:
-    part = {"kind": now["kind"], "reward": now["reward"]}
+def _read_sentiment(part: Part, now: Mapping[str, Any]) -> Part:
     if now["kind"] == "TemperedReward":
-        return {**part, "beta": plain(now["beta"]), "reward_max": 1.0}
-    return {**part, "at_least": plain(now["eta"])}
+        level = {"beta": plain(now["beta"]), "reward_max": 1.0}
+    else:
+        level = {"at_least": plain(now["eta"])}
+    scope = {"scope": part["scope"]} if "scope" in part else {}
+    return {"kind": now["kind"], "reward": now["reward"], **level, **scope}
 
 
 def _lengths(part: Part) -> ipw.IntRangeSlider:
